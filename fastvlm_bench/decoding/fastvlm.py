@@ -1,0 +1,117 @@
+"""FastVLM's self-speculative decoding (arXiv 2510.22641): draft, verify, accept, roll back. The heart of the project.
+
+The first n layers and the imitation head draft up to γ tokens; the layers from n on verify them in one pass that
+reuses the draft's hidden states and KV cache. Tokens that the target would have chosen stand; the first other one
+is replaced by the target's own. With greedy decoding the output is the target's, token by token.
+
+    model.generate(**inputs, custom_generate=FastVLM.from_pretrained("drafts/my-draft", model))
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvlm_bench.clock import Clock
+from fastvlm_bench.decoding.accept import accept_greedy
+from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
+from fastvlm_bench.decoding.session import Session
+from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.trace import Generation, Round
+
+
+class FastVLM:
+    """A decoding method, to be passed to `generate` as `custom_generate`. `last` holds the latest trace.
+
+    gamma: most tokens drafted per round. stop_below: drafting stops before a token whose draft probability is
+    lower (0 = never): the costly verification is then not spent on a draft that would fail.
+    """
+
+    def __init__(self, draft: Draft, *, gamma: int = 6, stop_below: float = 0.0, clock: Clock | None = None) -> None:
+        if gamma < 1 or not 0.0 <= stop_below < 1.0:
+            raise ValueError(f"gamma must be at least 1 and stop_below within 0 .. 1, not {gamma} and {stop_below}")
+        self.draft, self.gamma, self.stop_below = draft, gamma, stop_below
+        self.clock = clock or Clock()
+        self.last: Generation | None = None
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, model: Any, **options: Any) -> "FastVLM":
+        """Load a draft folder and check that it was trained for `model`; options as in the constructor."""
+        return cls(Draft.load(Path(folder), model), **options)
+
+    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
+        """Decode one sequence. `prepared` is what `generate` hands to every custom method. Returns all ids, (1, T)."""
+        clock, began = self.clock, self.clock.synchronised()
+        gate = LayerGate(decoder_layers(model), self.draft.exit_layer, self.draft.head)
+        session = Session(model, input_ids, clock=clock, **prepared)
+        rounds: list[Round] = []
+        with gate.installed(self.draft.new_cache()):
+            session.prefill()
+            first = clock.now()
+            if hasattr(session.cache, "activate_past_recording"):
+                session.cache.activate_past_recording()  # else sliding windows could not be rolled back
+            while not session.stop:
+                rounds.append(self._round(session, gate))
+            ended = clock.synchronised()
+        self.last = Generation(session.new_tokens, session.stop, first - began, None, first - began, ended - first, rounds)
+        return session.sequence
+
+    def _round(self, session: Session, gate: LayerGate) -> Round:
+        gate.kept.clear()
+        kwargs = dict(session.kwargs)
+        drafted, draft_s = self._draft(session, gate, kwargs)
+        tested, predicted, outputs, verify_s = self._verify(session, gate, kwargs, drafted)
+        accepted = accept_greedy(drafted, predicted)
+        emitted = session.emit(drafted[:accepted] + predicted[accepted : accepted + 1])
+        kept = min(accepted + 1, tested)
+        self._roll_back(session, gate, tested - kept)
+        session.advance_kwargs(outputs, session.kwargs, kept)
+        return Round(len(drafted), accepted + (accepted < len(drafted)), accepted, emitted, draft_s, verify_s)
+
+    def _draft(self, session: Session, gate: LayerGate, kwargs: dict[str, Any]) -> tuple[list[int], float]:
+        """Draft until γ, EOS, the token limit or doubt. Every token but a final EOS has passed the early layers."""
+        gate.mode, clock, seconds = Mode.DRAFT, self.clock, 0.0
+        drafted: list[int] = []
+        most = min(self.gamma, session.remaining - 1)
+        while True:
+            started = clock.now()
+            outputs = session.forward(1, drafted, kwargs)
+            if len(drafted) < most:
+                (token,) = session.choose(outputs.logits, session.length + len(drafted))
+                doubtful = self.stop_below > 0 and _probability(outputs.logits, token) < self.stop_below
+            seconds += clock.now() - started
+            # The pass of the last token, or of one whose successor is in doubt, was not in vain: verification
+            # starts from its state and gives the token that follows it, whatever the draft thought.
+            if len(drafted) >= most or doubtful:
+                return drafted, seconds
+            drafted.append(token)
+            if session.is_eos(token):
+                return drafted, seconds
+            session.advance_kwargs(outputs, kwargs, 1)
+
+    def _verify(
+        self, session: Session, gate: LayerGate, kwargs: dict[str, Any], drafted: list[int]
+    ) -> tuple[int, list[int], Any, float]:
+        """One pass of the layers from the exit on, over all kept states: the target's choice at each position."""
+        gate.mode = Mode.VERIFY
+        count = len(gate.kept)
+        ahead = drafted[: count - 1]
+        view = {**kwargs, "past_key_values": session.cache_view(gate.exit_layer)}
+        started = self.clock.now()
+        outputs = session.forward(count, ahead, view)
+        predicted = session.choose(outputs.logits, session.length)
+        seconds = self.clock.now() - started
+        outputs["past_key_values"] = session.cache
+        return count, predicted, outputs, seconds
+
+    def _roll_back(self, session: Session, gate: LayerGate, rejected: int) -> None:
+        """Forget the KV of the rejected tokens, in every layer and in the head."""
+        session.cache.crop(-rejected)
+        if gate.head_cache is not None:
+            gate.head_cache.crop(-rejected)
+
+
+def _probability(logits: Tensor, token: int) -> float:
+    return float(torch.softmax(logits[0, -1].float(), dim=-1)[token])

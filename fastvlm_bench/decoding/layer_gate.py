@@ -1,0 +1,97 @@
+"""The layer gate: runs a part of any decoder by replacing its layers' `forward`, and nothing else.
+
+The top-level model is always called with real token ids, so masks, rotary or learned positions, per-layer inputs,
+norms, soft-capping and the LM head stay the model's own, and layer indices never move.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Mode(Enum):
+    """FULL: every layer. DRAFT: layers below the exit, then the head. VERIFY: layers from the exit on."""
+
+    FULL = 0
+    DRAFT = 1
+    VERIFY = 2
+
+
+class Head(Protocol):
+    """What stands between the exit and the target's own norm and LM head while drafting."""
+
+    attends: bool  # keeps KV of its own, which is filled at prefill and rolled back with the rest
+
+    def __call__(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor: ...
+
+
+class LayerGate:
+    """Gates `layers` at `exit_layer` = n, 1 <= n < L: drafting runs layers 0 .. n-1.
+
+    While drafting, the states that arrive at layer n are kept in `kept`, (1, k, width) each; verification starts
+    from them, so the early layers are not computed again.
+    """
+
+    def __init__(self, layers: nn.ModuleList, exit_layer: int, head: Head | None = None) -> None:
+        if not 1 <= exit_layer < len(layers):
+            raise ValueError(f"exit layer {exit_layer} is not within 1 .. {len(layers) - 1}")
+        self.layers, self.exit_layer, self.head = layers, exit_layer, head
+        self.mode = Mode.FULL
+        self.kept: list[Tensor] = []
+        self.head_cache: Any = None
+
+    @contextmanager
+    def installed(self, head_cache: Any = None) -> Iterator["LayerGate"]:
+        """Replace each layer's `forward` for the time of one generation, and restore it exactly."""
+        self.mode, self.kept, self.head_cache = Mode.FULL, [], head_cache
+        replaced = []
+        try:
+            for index, layer in enumerate(self.layers):
+                own = layer.__dict__.get("forward")  # set where accelerate has hooked the layer
+                replaced.append((layer, own))
+                layer.forward = self._gated(index, layer.forward)
+            yield self
+        finally:
+            for layer, own in replaced:
+                if own is None:
+                    del layer.forward
+                else:
+                    layer.forward = own
+            self.kept, self.head_cache = [], None
+
+    def _gated(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+        if index < self.exit_layer:
+
+            def below(states: Tensor, *args: Any, **kwargs: Any) -> Any:
+                return states if self.mode is Mode.VERIFY else forward(states, *args, **kwargs)
+
+            return below
+        if index > self.exit_layer:
+
+            def above(states: Tensor, *args: Any, **kwargs: Any) -> Any:
+                return states if self.mode is Mode.DRAFT else forward(states, *args, **kwargs)
+
+            return above
+
+        head, fills = self.head, self.head is not None and self.head.attends
+
+        def at_exit(states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self.mode is Mode.DRAFT:
+                self.kept.append(states)
+                if head is None:
+                    return states
+                return head(states, *args, **self._with_own_cache(kwargs) if fills else kwargs)
+            if self.mode is Mode.VERIFY:
+                states = self.kept[0] if len(self.kept) == 1 else torch.cat(self.kept, dim=1)
+            elif fills and head is not None:  # prefill: the head looks at the prompt once, for its KV
+                head(states, *args, **self._with_own_cache(kwargs))
+            return forward(states, *args, **kwargs)
+
+        return at_exit
+
+    def _with_own_cache(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {**kwargs, "past_key_values": self.head_cache}

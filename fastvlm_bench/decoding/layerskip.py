@@ -1,0 +1,13 @@
+"""LayerSkip's draft (arXiv 2404.16710): the raw exit, no imitation head. The ablation of the head."""
+
+from typing import Any
+
+from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.imitation_head import Draft
+
+
+class LayerSkip(FastVLM):
+    """The same loop as FastVLM; the exit's states go straight to the target's final norm and LM head."""
+
+    def __init__(self, exit_layer: int, **options: Any) -> None:
+        super().__init__(Draft(exit_layer, None), **options)

@@ -1,0 +1,85 @@
+"""The load-time self-check: drafting and verifying must give the very logits of a full pass, or the model is refused.
+
+This makes "any VLM" safe without a list of architectures: what cannot be gated shows at once.
+"""
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from fastvlm_bench.clock import Clock
+from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
+from fastvlm_bench.decoding.session import Session
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.layers import decoder_layers
+
+TOKENS = 3
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # relative to the largest logit
+
+
+def self_check(model: Any, inputs: dict[str, Any], exit_layer: int) -> float:
+    """Draft three tokens at `exit_layer`, verify them, compare with full passes one by one on the same tokens.
+
+    Returns the largest difference of logits relative to the largest logit; raises UsageError above the tolerance of
+    the model's dtype, or where the cache cannot be rolled back.
+    """
+    full, drafted = _Probe(None), _Probe(exit_layer)
+    for probe in (full, drafted):
+        with torch.inference_mode():
+            model.generate(
+                **inputs, max_new_tokens=TOKENS + 2, min_new_tokens=TOKENS + 2, do_sample=False, custom_generate=probe
+            )
+    scale = full.logits.abs().max().clamp_min(1e-6)
+    difference = float((full.logits - drafted.logits).abs().max() / scale)
+    limit = TOLERANCE.get(model.dtype, 0.1)
+    if not difference <= limit:  # also true for NaN
+        raise UsageError(
+            f"{type(model).__name__} cannot be decoded self-speculatively: verification differs from a full pass by "
+            f"{difference:.1e} of the largest logit (limit {limit:.0e}) at exit layer {exit_layer}; use --method standard"
+        )
+    return difference
+
+
+class _Probe:
+    """Feeds the prompt and three fixed tokens, in full or drafted and verified twice, and keeps the logits."""
+
+    def __init__(self, exit_layer: int | None) -> None:
+        self.exit_layer = exit_layer
+        self.logits = torch.empty(0)
+
+    def __call__(self, model: Any, input_ids: torch.Tensor, **prepared: Any) -> torch.Tensor:
+        session = Session(model, input_ids, clock=Clock(), **prepared)
+        session.prefill()
+        if not getattr(session.cache, "is_croppable", False):
+            raise UsageError(
+                f"{type(model).__name__} keeps state that cannot be rolled back ({type(session.cache).__name__}); "
+                "use --method standard"
+            )
+        tokens = input_ids[0, -TOKENS:].tolist()
+        if self.exit_layer is None:
+            self.logits = torch.cat([self._full(session, tokens[:i]) for i in range(TOKENS + 1)])
+            return session.sequence
+        if hasattr(session.cache, "activate_past_recording"):
+            session.cache.activate_past_recording()
+        gate = LayerGate(decoder_layers(model), self.exit_layer)
+        with gate.installed(DynamicCache()):
+            for attempt in range(2):  # the second attempt must not see that the first was ever made
+                gate.kept.clear()
+                gate.mode, kwargs = Mode.DRAFT, dict(session.kwargs)
+                for i in range(TOKENS + 1):
+                    outputs = session.forward(1, tokens[:i], kwargs)
+                    if i < TOKENS:
+                        session.advance_kwargs(outputs, kwargs, 1)
+                gate.mode = Mode.VERIFY
+                view = {**kwargs, "past_key_values": session.cache_view(self.exit_layer)}
+                self.logits = session.forward(TOKENS + 1, tokens, view).logits[0].float()
+                if attempt == 0:
+                    session.cache.crop(-(TOKENS + 1))
+        return session.sequence
+
+    def _full(self, session: Session, ahead: list[int]) -> torch.Tensor:
+        outputs = session.forward(1, ahead, session.kwargs)
+        session.advance_kwargs(outputs, session.kwargs, 1)
+        logits: torch.Tensor = outputs.logits[0].float()
+        return logits

@@ -1,0 +1,135 @@
+"""One generation's state: token ids, transformers' keyword arguments and the KV cache. Batch size 1, greedy.
+
+Everything that `generate` prepared (positions, masks, encoded images, processors) passes through here unchanged, so
+methods need no knowledge of the architecture.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
+
+from fastvlm_bench.clock import Clock
+from fastvlm_bench.errors import UsageError
+
+
+class Session:
+    """Feeds tokens to the model and keeps the books that `transformers` would keep."""
+
+    def __init__(
+        self, model: Any, input_ids: Tensor, *, logits_processor: Any, stopping_criteria: Any, generation_config: Any,
+        streamer: Any = None, clock: Clock, **model_kwargs: Any,
+    ) -> None:  # fmt: skip
+        model_kwargs.pop("synced_gpus", None)
+        if input_ids.shape[0] != 1:
+            raise UsageError(f"batch size {input_ids.shape[0]}: this method decodes one sequence at a time")
+        if generation_config.do_sample or generation_config.num_beams > 1:
+            raise UsageError("sampling and beams are not supported: pass do_sample=False, num_beams=1")
+        self.model, self.config, self.clock, self.streamer = model, generation_config, clock, streamer
+        self.prompt_length = input_ids.shape[1]
+        # One buffer for the whole output: growing by concatenation would cost a copy for each token.
+        self._ids = input_ids.new_zeros(1, max(generation_config.max_length, self.prompt_length) + 1)
+        self._ids[:, : self.prompt_length] = input_ids
+        self.length = self.prompt_length
+        self.kwargs = model_kwargs
+        self.processors = logits_processor
+        self.stop = ""
+        eos = generation_config.eos_token_id
+        self._eos = frozenset([eos] if isinstance(eos, int) else eos or [])
+        # The two usual criteria are checked on Python numbers; any other one is asked token by token.
+        self._criteria = [c for c in stopping_criteria if not isinstance(c, EosTokenCriteria | MaxLengthCriteria)]
+
+    @property
+    def remaining(self) -> int:
+        """How many more tokens may be emitted."""
+        return int(self.config.max_length) - self.length
+
+    @property
+    def new_tokens(self) -> list[int]:
+        return self._ids[0, self.prompt_length : self.length].tolist()
+
+    @property
+    def sequence(self) -> Tensor:
+        """(1, prompt + new tokens): what `generate` returns."""
+        return self._ids[:, : self.length].clone()
+
+    @property
+    def cache(self) -> Any:
+        return self.kwargs["past_key_values"]
+
+    def is_eos(self, token: int) -> bool:
+        return token in self._eos
+
+    def prefill(self) -> int:
+        """Encode the image, run the prompt through all layers, emit the first token and return it."""
+        outputs = self.model._prefill(self._ids[:, : self.length], self.config, self.kwargs)
+        self.advance_kwargs(outputs, self.kwargs, 1)
+        (token,) = self.choose(outputs.logits[:, -1:], self.length)
+        self.emit([token])
+        return token
+
+    def forward(self, count: int, ahead: list[int], kwargs: dict[str, Any]) -> Any:
+        """Run the last `count` tokens of output + `ahead`. Returns the model's output, logits (1, count, vocab).
+
+        kwargs: the bookkeeping that describes exactly this many tokens (`self.kwargs`, or a copy advanced by drafts).
+        """
+        end = self.length + len(ahead)
+        if ahead:
+            self._ids[0, self.length : end] = torch.tensor(ahead, device=self._ids.device)
+        inputs = self.model.prepare_inputs_for_generation(
+            self._ids[:, :end], next_sequence_length=count, **{**kwargs, "logits_to_keep": count}
+        )
+        return self.model(**inputs, return_dict=True)
+
+    def advance_kwargs(self, outputs: Any, kwargs: dict[str, Any], count: int) -> None:
+        """Let `transformers` account for `count` new tokens, in place."""
+        self.model._update_model_kwargs_for_generation(
+            outputs, kwargs, is_encoder_decoder=self.model.config.is_encoder_decoder, num_new_tokens=count
+        )
+
+    def choose(self, logits: Tensor, prefix_length: int) -> list[int]:
+        """The argmax at each position of `logits`, (1, k, vocab), after the user's logits processors.
+
+        Position i follows the first `prefix_length + i` ids, so that a repetition penalty, say, sees the right
+        prefix on draft and target alike. Ties go to the lowest id, for every method.
+        """
+        if len(self.processors):
+            rows = [
+                self.processors(self._ids[:, : prefix_length + i], logits[:, i].to(torch.float32, copy=True))
+                for i in range(logits.shape[1])
+            ]
+            logits = torch.stack(rows, dim=1)
+        return logits[0].argmax(dim=-1).tolist()
+
+    def emit(self, tokens: list[int]) -> int:
+        """Append tokens up to the first EOS or the limit; returns how many were taken. Sets `stop` at the end."""
+        taken = 0
+        for token in tokens:
+            self._ids[0, self.length] = token
+            self.length += 1
+            taken += 1
+            if token in self._eos:
+                self.stop = "eos"
+            elif self.remaining <= 0:
+                self.stop = "length"
+            elif self._criteria and any(bool(c(self._ids[:, : self.length], None)) for c in self._criteria):
+                self.stop = "criteria"
+            if self.stop:
+                break
+        if self.streamer is not None:
+            self.streamer.put(self._ids[0, self.length - taken : self.length].cpu())
+            if self.stop:
+                self.streamer.end()
+        return taken
+
+    def cache_view(self, exit_layer: int) -> Any:
+        """The cache as verification must see it: every layer as long as it was before drafting.
+
+        Masks and positions are sized from the first layers, which have grown while drafting; in the view they
+        alias the exit layer's KV, and skipped layers never touch them.
+        """
+        view = copy.copy(self.cache)
+        view.layers = [self.cache.layers[exit_layer]] * exit_layer + self.cache.layers[exit_layer:]
+        return view

@@ -1,0 +1,44 @@
+"""The errors that a user can cause or must know of. Each carries the exit code of the command line.
+
+Exit codes: 0 success, 1 internal error, 2 bad input, 4 runs that cannot be compared, 5 output not lossless where
+that was required, 6 corrupt record, 130 interrupted (Ctrl-C), 143 terminated.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BenchError(Exception):
+    """An error with a one-line message that names the culprit, the allowed values and the remedy."""
+
+    exit_code = 1
+
+
+class UsageError(BenchError):
+    """Bad input: an option, a file, a data set or a draft that does not fit."""
+
+    exit_code = 2
+
+
+class IncompatibleRuns(BenchError):
+    """`compare` was given runs whose numbers must not stand side by side."""
+
+    exit_code = 4
+
+
+class LosslessViolation(BenchError):
+    """A lossless method produced a token that the target would not have chosen."""
+
+    exit_code = 5
+
+
+class CorruptRecord(BenchError):
+    """A stored record was changed or damaged after it was written."""
+
+    exit_code = 6
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """The hint to append to an error message: "; did you mean 'x'?", or "" when nothing is near."""
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,29 @@
+"""Identifies a target by its weights, whatever folder, revision or dtype it was loaded from."""
+
+import hashlib
+from typing import Any
+
+import torch
+
+_FULL_BYTES = 1 << 20
+
+
+def weights_sha256(model: Any) -> str:
+    """SHA-256 over every parameter's name, shape and values, in the dtype float32; cached on the model.
+
+    Of a parameter larger than 2 MiB the first and the last MiB count, so that billions of weights take seconds.
+    A float16 checkpoint loaded in float32 or float16 has one fingerprint; bfloat16 rounds, and has another.
+    """
+    cached = getattr(model, "_fastvlm_bench_sha256", None)
+    if cached is not None:
+        return str(cached)
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().flatten()
+        edge = _FULL_BYTES // 4
+        pieces = [flat] if flat.numel() <= 2 * edge else [flat[:edge], flat[-edge:]]
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        for piece in pieces:
+            digest.update(piece.to("cpu", torch.float32).contiguous().numpy().tobytes())
+    model._fastvlm_bench_sha256 = digest.hexdigest()
+    return str(model._fastvlm_bench_sha256)

@@ -1,0 +1,40 @@
+"""What a decoding method reports: counts and seconds, never rates. Standard library only."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Round:
+    """One drafting of up to γ tokens and one verification.
+
+    `tested` is `accepted` plus one if a draft was rejected: drafts after a rejection were never tested.
+    `emitted` counts the tokens that reached the output, the correction or bonus token included, after truncation
+    at EOS or at the token limit. `draft_s` and `verify_s` are seconds inside the model's forward passes only, so
+    that what is missing to the wall time is the loop's own overhead. Standard decoding is a round with nothing
+    drafted: `Round(0, 0, 0, 1, 0.0, verify_s)`.
+    """
+
+    drafted: int
+    tested: int
+    accepted: int
+    emitted: int
+    draft_s: float
+    verify_s: float
+
+
+@dataclass(slots=True)
+class Generation:
+    """The trace of one generation. `len(token_ids) == 1 + sum(r.emitted for r in rounds)`.
+
+    token_ids: new tokens only, up to and including EOS. stop: "eos" or "length".
+    ttft_s: request start to first token = `vision_s + prefill_s` (+ the head's prefill, inside `prefill_s`).
+    vision_s: image encoding, None where it cannot be told from the prefill. decode_s: first token to last token.
+    """
+
+    token_ids: list[int]
+    stop: str
+    ttft_s: float
+    vision_s: float | None
+    prefill_s: float
+    decode_s: float
+    rounds: list[Round] = field(default_factory=list)
