@@ -6,7 +6,7 @@ arXiv 2510.22641. Training f never touches the target.
 
 import copy
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from fastvlm_bench.drafts import MANIFEST, Manifest, first_line, read_manifest
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.models.fingerprint import weights_sha256
 from fastvlm_bench.models.layers import decoder_layers
 
-MANIFEST, WEIGHTS = "manifest.json", "head.safetensors"
+WEIGHTS = "head.safetensors"
 
 
 class MlpHead(nn.Module):
@@ -71,25 +72,6 @@ class AttentionHead(nn.Module):
 HEADS: dict[str, type[MlpHead] | type[AttentionHead]] = {"mlp": MlpHead, "attention": AttentionHead}
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What a draft is and what it was made for. `validation` holds α by suite, measured when it was trained."""
-
-    exit_layer: int
-    head: str
-    target_architecture: str
-    target_layers: int
-    target_width: int
-    target_vocabulary: int
-    target_weights_sha256: str
-    head_parameters: int
-    losses: dict[str, float] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-    validation: dict[str, float] = field(default_factory=dict)
-    default: bool = False
-    format_version: int = 1
-
-
 class Draft:
     """Exit layer + head, ready to be gated into one target. `head` None is the raw exit (LayerSkip's draft)."""
 
@@ -123,7 +105,7 @@ class Draft:
         try:
             head.load_state_dict(load_file(folder / WEIGHTS))
         except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise UsageError(f"{folder / WEIGHTS}: not this head's weights ({_first_line(error)}); train it again") from None
+            raise UsageError(f"{folder / WEIGHTS}: not this head's weights ({first_line(error)}); train it again") from None
         return cls(manifest.exit_layer, head.to(like.device, like.dtype).eval(), manifest)
 
 
@@ -137,17 +119,6 @@ def new_head(kind: str, model: Any, exit_layer: int) -> MlpHead | AttentionHead:
     return HEADS[kind](layer, width).to(like.device, like.dtype)
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a draft folder; UsageError if there is none or it cannot be read."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UsageError(f"no draft at {folder}: {MANIFEST} is missing; give a folder that training wrote")
-    try:
-        return Manifest(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{path}: not a draft's manifest ({_first_line(error)}); train the draft again") from None
-
-
 def check_fit(manifest: Manifest, model: Any, folder: Path | str) -> None:
     """UsageError naming every field in which `model` is not the target that the draft was trained for."""
     ours = describe_target(model)
@@ -158,10 +129,6 @@ def check_fit(manifest: Manifest, model: Any, folder: Path | str) -> None:
     ]
     if differing:
         raise UsageError(f"draft {folder} was made for another model: {'; '.join(differing)}; train one for this model")
-    if not 1 <= manifest.exit_layer < manifest.target_layers:
-        raise UsageError(
-            f"draft {folder}: exit layer {manifest.exit_layer} is not within 1 .. {manifest.target_layers - 1}"
-        )
 
 
 def describe_target(model: Any) -> dict[str, Any]:
@@ -174,7 +141,3 @@ def describe_target(model: Any) -> dict[str, Any]:
         "target_vocabulary": output.out_features,
         "target_weights_sha256": weights_sha256(model),
     }
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__

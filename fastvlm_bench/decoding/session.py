@@ -23,10 +23,10 @@ class Session:
         streamer: Any = None, clock: Clock, **model_kwargs: Any,
     ) -> None:  # fmt: skip
         model_kwargs.pop("synced_gpus", None)
-        if input_ids.shape[0] != 1:
-            raise UsageError(f"batch size {input_ids.shape[0]}: this method decodes one sequence at a time")
         if generation_config.do_sample or generation_config.num_beams > 1:
             raise UsageError("sampling and beams are not supported: pass do_sample=False, num_beams=1")
+        if input_ids.shape[0] != 1:
+            raise UsageError(f"batch size {input_ids.shape[0]}: this method decodes one sequence at a time")
         self.model, self.config, self.clock, self.streamer = model, generation_config, clock, streamer
         self.prompt_length = input_ids.shape[1]
         # One buffer for the whole output: growing by concatenation would cost a copy for each token.

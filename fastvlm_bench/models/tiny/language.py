@@ -77,8 +77,13 @@ def caption(scene: Scene, variant: int) -> str:
     )
 
 
-def description(scene: Scene) -> str:
-    """The long description: count, every object in reading order, neighbours' relations, sizes."""
+def description(scene: Scene, variant: int = 0) -> str:
+    """The long description: count, every object in reading order, neighbours' relations, sizes.
+
+    Variant 0 is what the model is taught; 1 and 2 are what other annotators would write.
+    """
+    if variant:
+        return _other_description(scene, variant)
     objects = scene.objects
     plural_s = "s" if len(objects) > 1 else ""
     lines = [f"The image shows {NUMBERS[len(objects)]} object{plural_s} on a {scene.background} background."]
@@ -98,6 +103,20 @@ def description(scene: Scene) -> str:
     if len(objects) > 1:
         lines.append(f"In total, {NUMBERS[large]} of them {'is' if large == 1 else 'are'} large and "
                      f"{NUMBERS[small]} {'is' if small == 1 else 'are'} small.")  # fmt: skip
+    return " ".join(lines)
+
+
+def _other_description(scene: Scene, variant: int) -> str:
+    objects = scene.objects
+    if variant == 1:
+        lines = [f"There are {len(objects)} shapes in this picture, and the background is {scene.background}."]
+        lines += [f"{_capital(noun(o))} is in the {o.position}." for o in objects]
+        lines += [f"The {a.shape} is {relation(a, b)} the {b.shape}." for a, b in zip(objects, objects[1:4], strict=False)]
+    else:
+        lines = [f"This is a {scene.background} image with {NUMBERS[len(objects)]} objects."]
+        lines += [f"In the {o.position} of the image there is {noun(o)}." for o in objects]
+        large = sum(o.size == "large" for o in objects)
+        lines.append(f"{_capital(NUMBERS[large])} of the objects are large and {NUMBERS[len(objects) - large]} are small.")
     return " ".join(lines)
 
 
@@ -179,3 +198,20 @@ def _relation(unique: list[Object], pick, rng: np.random.Generator) -> Question:
                 "to the left of": "to the right of", "to the right of": "to the left of"}[truth]  # fmt: skip
     said, answer = (truth, "yes") if pick(range(2)) else (opposite, "no")
     return Question("relation", f"Is the {a.shape} {said} the {b.shape}?", answer)
+
+
+def human_answers(question: Question, rng: np.random.Generator) -> list[str]:
+    """Ten annotators' answers, VQAv2's format: at least seven agree on the right one, the others vary as people do."""
+    aside = {
+        "gray": ["grey"], "teal": ["blue green", "turquoise"], "tan": ["beige"], "purple": ["violet"],
+        "yes": ["yes it is", "yeah"], "no": ["nope", "not"], "nothing": ["none", "empty"], "plain": ["solid", "none"],
+        "striped": ["stripes", "lines"], "dotted": ["dots", "polka dots"], "large": ["big"], "small": ["little", "tiny"],
+        "moon": ["crescent"], "cross": ["plus"], "top left": ["upper left"], "bottom right": ["lower right"],
+        "center": ["middle"],
+    }.get(question.answer, [])  # fmt: skip
+    if question.answer.isdigit():
+        aside = [NUMBERS[int(question.answer)], str(int(question.answer) + 1)]
+    others = int(rng.integers(0, 4)) if aside else 0
+    answers = [question.answer] * (10 - others) + [aside[int(rng.integers(len(aside)))] for _ in range(others)]
+    rng.shuffle(answers)
+    return answers

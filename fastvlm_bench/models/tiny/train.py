@@ -35,10 +35,10 @@ ROW_TOKENS = 256
 SAVE_EVERY_S = 120.0
 
 
-def tokenizer_texts(seed: int) -> list[str]:
+def tokenizer_texts(seed: int, scenes: int = 3000) -> list[str]:
     """A sample of everything that is ever said, to learn the vocabulary from."""
     rng, texts = np.random.default_rng(seed), [language.CAPTION_PROMPT, language.DESCRIBE_PROMPT] * 50
-    for _ in range(3000):
+    for _ in range(scenes):
         scene = sample_scene(rng, held_out=False)
         texts += [language.caption(scene, v) for v in range(language.CAPTION_VARIANTS)]
         texts.append(language.description(scene))
@@ -59,9 +59,12 @@ def optimisers(module: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     ]
 
 
-def rate(done: float, warmup: float = 0.02) -> float:
-    """Learning-rate factor at a share `done` of a stage: linear warm-up, flat, then linear to 2 % over the last 40 %."""
-    return min(done / warmup + 1e-3, 1.0, 0.02 + 0.98 * (1 - done) / 0.4)
+def rate(done: int, updates: int, warmup: int) -> float:
+    """Learning-rate factor: linear warm-up, flat, then linear to 2 % over the last 40 % of the stage.
+
+    Up to 60 % it does not depend on `updates`: a checkpoint from there may be resumed with another total.
+    """
+    return min(done / warmup + 1e-3, 1.0, 0.02 + 0.98 * (1 - done / updates) / 0.4)
 
 
 class Stage:
@@ -69,8 +72,9 @@ class Stage:
 
     def __init__(
         self, name: str, module: nn.Module, loss: Callable[[np.random.Generator], tuple[Tensor, dict[str, float]]],
-        *, updates: int, lr: float, seed: int, out: Path,
+        *, updates: int, warmup: int, lr: float, seed: int, out: Path,
     ) -> None:  # fmt: skip
+        self.warmup = warmup
         self.name, self.module, self.loss, self.updates, self.seed, self.out = name, module, loss, updates, seed, out
         self.lr, self.optimisers = lr, optimisers(module, lr)
 
@@ -84,22 +88,31 @@ class Stage:
         torch.save(state, self.path.with_suffix(".tmp"))
         self.path.with_suffix(".tmp").replace(self.path)
 
+    def _trim_log(self, done: int) -> None:
+        """Forget what was logged after the checkpoint: it will be trained, and logged, again."""
+        path = self.out / "log.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        kept = [line for line in lines if line["stage"] != self.name or line["done"] <= done]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
     def run(self, progress: Progress) -> None:
+        """Train to the end, from the last checkpoint if there is one."""
         done = 0
         if self.path.exists():
             state = torch.load(self.path, weights_only=True)
-            if state["updates"] != self.updates:
+            if state["updates"] != self.updates and state["done"] > 0.6 * min(self.updates, state["updates"]):
                 raise SystemExit(f"{self.path} belongs to a run of {state['updates']} updates; use another --out")
             self.module.load_state_dict(state["module"])
             done = state["done"]
             for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=False):
                 optimiser.load_state_dict(saved)
+        self._trim_log(done)
         bar = progress.add_task(self.name, total=self.updates, completed=done, note="")
         saved_at, began, logged = time.monotonic(), time.monotonic(), dict[str, list[float]]()
         while done < self.updates:
             for optimiser in self.optimisers:
                 for group in optimiser.param_groups:
-                    group["lr"] = self.lr * rate(done / self.updates)
+                    group["lr"] = self.lr * rate(done, self.updates, self.warmup)
             rng = np.random.default_rng([self.seed, *self.name.encode(), done])
             loss, values = self.loss(rng)
             if not math.isfinite(loss.item()):
@@ -191,7 +204,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the final checkpoint folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--updates", type=int, nargs=3, default=[3000, 6000, 1500], metavar=("TOWER", "LANGUAGE", "DEEPEN"))
+    parser.add_argument("--updates", type=int, nargs=3, default=[2500, 3000, 1600], metavar=("TOWER", "LANGUAGE", "DEEPEN"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -205,10 +218,10 @@ def main() -> None:
                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
     common = {"seed": args.seed, "out": args.out}
     with Progress(*columns) as progress:
-        tower_stage(shallow, 48, updates=args.updates[0], lr=2e-3, **common).run(progress)
-        language_stage("language", shallow, tokenizer, 8, updates=args.updates[1], lr=2e-3, **common).run(progress)
+        tower_stage(shallow, 48, updates=args.updates[0], warmup=50, lr=2e-3, **common).run(progress)
+        language_stage("language", shallow, tokenizer, 8, updates=args.updates[1], warmup=160, lr=2e-3, **common).run(progress)
         deepen(shallow, deep, COPIES)
-        language_stage("deepen", deep, tokenizer, 8, updates=args.updates[2], lr=1e-3, **common).run(progress)
+        language_stage("deepen", deep, tokenizer, 8, updates=args.updates[2], warmup=40, lr=1e-3, **common).run(progress)
     deep.generation_config.max_length = None
     save(deep, build_processor(tokenizer), args.out / "checkpoint")
     print(f"checkpoint written to {args.out / 'checkpoint'}")

@@ -1,0 +1,204 @@
+"""Runs side by side: only where everything but the method is the same, and paired sample by sample."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastvlm_bench import metrics
+from fastvlm_bench.arms import Arm, Measured, arms, pairs
+from fastvlm_bench.errors import BenchError, IncompatibleRuns, UsageError
+from fastvlm_bench.layout import NOTHING, Cells, draw, say
+from fastvlm_bench.quality import Quality, compare_quality
+from fastvlm_bench.record import Run, list_runs, read_run
+from fastvlm_bench.report import quality_cell, ratio
+from fastvlm_bench.statistics import Estimate, ratio_of_totals
+from fastvlm_bench.summary import Row, speedups, summarise
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+CONFIG_IDENTITY = ("temperature", "top_k", "top_p", "ignore_eos", "compile", "warmup")
+"""Settings of a run that change what is measured. Methods, their options and the draft are what one compares."""
+HARDWARE = ("cpu", "gpu", "threads")
+VERSIONS = ("python", "torch", "transformers", "driver", "commit")
+"""Differences worth a note, not a refusal: comparing two versions is a fair question."""
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """One run x suite x method. `against` names the arm of the first run that it is divided by, "" if there is none.
+
+    `decode` and `e2e` are Σ seconds of that arm / Σ seconds of this one on the same samples: above 1 is faster.
+    `identical` of `compared` samples have the same token ids in both runs.
+    """
+
+    row: Row
+    against: str
+    decode: Estimate | None
+    e2e: Estimate | None
+    quality: tuple[Quality, ...]
+    identical: int | None
+    compared: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows by suite, then method, then run. `forced` lists the identity fields that differ: [] unless forced."""
+
+    runs: tuple[Run, ...]
+    rows: tuple[ComparedRow, ...]
+    forced: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """What must be equal for two runs' numbers to stand side by side, by name."""
+    meta, environment = run.meta, run.meta.get("environment", {})
+    fields: dict[str, Any] = {"schema_version": meta["schema_version"]}
+    fields["suites"] = ", ".join(sorted(suite["name"] for suite in meta["suites"]))
+    for suite in meta["suites"]:
+        for name in ("version", "split", "sha256", "prompt", "max_new_tokens"):
+            fields[f"{suite['name']} {name}"] = suite[name]
+        ids = [sample["sample_id"] for sample in suite["samples"]]
+        digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:8]
+        fields[f"{suite['name']} samples"] = f"{len(ids)} (sha256 {digest})"
+    for name in ("weights_sha256", "dtype", "device", "attention"):
+        fields[f"model {name}"] = meta["model"].get(name)
+    fields |= {name: environment.get(name) for name in HARDWARE}
+    fields |= {f"config {name}": meta["config"].get(name) for name in CONFIG_IDENTITY}
+    return fields
+
+
+def _differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    names = [*first, *(name for name in other if name not in first)]
+    return [f"{name}: {first.get(name)} / {other.get(name)}" for name in names if first.get(name) != other.get(name)]
+
+
+def find_comparable(results_dir: Path) -> list[Run]:
+    """The newest run, then the newer ones among those comparable with it. Damaged runs are passed over.
+
+    UsageError if there are not two; it names what keeps the next newest run apart.
+    """
+    runs: list[Run] = []
+    for folder in list_runs(Path(results_dir)):
+        try:
+            runs.append(read_run(folder))
+        except BenchError:
+            continue
+    if not runs:
+        raise UsageError(f"{results_dir} has no run; make one with `fastvlm-bench run`, or name another folder")
+    newest, *others = runs
+    comparable = [other for other in others if not _differing(identity(newest), identity(other))]
+    if not comparable:
+        reason = f"; {others[0].run_id} differs in {'; '.join(_differing(identity(newest), identity(others[0])))}" if (
+            others) else ""  # fmt: skip
+        raise UsageError(f"no run in {results_dir} is comparable with the newest, {newest.run_id}{reason}")
+    return [newest, *comparable]
+
+
+def compare(runs: Sequence[Run], force: bool = False) -> Comparison:
+    """Compare runs with the first one. IncompatibleRuns lists every differing identity field, unless `force`."""
+    if len(runs) < 2:
+        raise UsageError(f"compare needs two runs, not {len(runs)}; name their folders")
+    first, *others = runs
+    found = [f"{first.run_id} and {other.run_id}: {field}"
+             for other in others for field in _differing(identity(first), identity(other))]  # fmt: skip
+    if found and not force:
+        raise IncompatibleRuns(f"these runs cannot be compared: {'; '.join(found)}; --force shows them all the same")
+    notes = [f"{first.run_id} and {other.run_id} differ in {field}"
+             for other in others for field in _differing(_versions(first), _versions(other))]  # fmt: skip
+    notes += [f"{run.run_id} is {run.meta['status']}, not finished" for run in runs if run.meta["status"] != "success"]
+    base = arms(first)
+    rows: list[ComparedRow] = []
+    for run in runs:
+        for row, arm in zip(summarise(run), arms(run), strict=True):
+            rows.append(_compared(row, arm, None if run is first else _counterpart(arm, base)))
+    suites = [suite["name"] for suite in first.meta["suites"]]
+    rows = [row for row in rows if row.row.suite in suites]
+    rows.sort(key=lambda row: (suites.index(row.row.suite), row.row.method_name))
+    return Comparison(tuple(runs), tuple(rows), tuple(found), tuple(notes))
+
+
+def _versions(run: Run) -> dict[str, Any]:
+    return {name: run.meta.get("environment", {}).get(name) for name in VERSIONS}
+
+
+def _counterpart(arm: Arm, base: Sequence[Arm]) -> Arm | None:
+    """The arm of the first run with this label; failing that the one with this method name, if it is the only one."""
+    own = [other for other in base if other.suite["name"] == arm.suite["name"]]
+    for key in ("label", "name"):
+        same = [other for other in own if other.method[key] == arm.method[key]]
+        if len(same) == 1:
+            return same[0]
+    return None
+
+
+def _compared(row: Row, arm: Arm, against: Arm | None) -> ComparedRow:
+    if against is None:
+        qualities = tuple(Quality(q.metric, q.value, None, "") for q in row.quality)
+        return ComparedRow(row, "", None, None, qualities, None, 0)
+    paired = _pairs(arm, against)
+    decode, e2e = speedups(paired, ratio_of_totals)
+    qualities = tuple(compare_quality(metric, arm, paired) for metric in arm.suite["metrics"])
+    same = sum(ours.same_tokens(theirs) for ours, theirs in paired)
+    return ComparedRow(row, against.method["label"], decode, e2e, qualities, same, len(paired))
+
+
+def _pairs(arm: Arm, against: Arm) -> list[tuple[Measured, Measured]]:
+    """Pairs across runs. With unequal repeats the medians still pair, but only the first repeat's output is."""
+    exact = pairs(arm, against)
+    if exact or not arm.measured:
+        return exact
+    return pairs(_first_outputs(arm), _first_outputs(against))
+
+
+def _first_outputs(arm: Arm) -> Arm:
+    trimmed = {key: Measured(**{**vars(m), "lines": m.lines[:1]}) for key, m in arm.measured.items()}
+    return Arm(arm.suite, arm.method, trimmed, arm.failed, 1)
+
+
+def print_comparison(comparison: Comparison, console: "Console | None" = None) -> None:
+    """Print a comparison to a rich console (default: standard output)."""
+    from rich.console import Console
+
+    console = Console() if console is None else console
+    names = {run.folder: chr(ord("A") + index % 26) for index, run in enumerate(comparison.runs)}
+    letters = {run.run_id: names[run.folder] for run in comparison.runs}
+    for run in comparison.runs:
+        say(console, f"{names[run.folder]} = {run.run_id}")
+    if comparison.forced:
+        say(console, "FORCED: these runs are not comparable. " + "; ".join(comparison.forced), "bold red")
+    for suite in dict.fromkeys(row.row.suite for row in comparison.rows):
+        own = [row for row in comparison.rows if row.row.suite == suite]
+        console.print()
+        say(console, f"{suite} {own[0].row.suite_version} · split {own[0].row.split} · n = {own[0].row.samples}"
+            + (" · FORCED" if comparison.forced else ""), "bold")  # fmt: skip
+        labels = Cells("run: method", tuple(f"{letters[r.row.run_id]}: {r.row.method}" for r in own), "left")
+        draw(console, labels, _columns(own))
+    console.print()
+    say(console, "vs A: seconds of the same method in A / seconds here, totals on the same samples, 95 % interval; "
+        "it includes what changed in the machine between the runs", "dim")  # fmt: skip
+    for note in comparison.notes:
+        say(console, f"note: {note}", "yellow")
+
+
+def _columns(rows: Sequence[ComparedRow]) -> list[Cells]:
+    def column(header: str, cell: Callable[[ComparedRow], str]) -> Cells:
+        return Cells(header, tuple(cell(row) for row in rows))
+
+    def metric(index: int) -> Callable[[ComparedRow], str]:
+        return lambda r: quality_cell(r.quality[index]) if index < len(r.quality) else NOTHING
+
+    own = [
+        column("decode ×\nin its run ↑", lambda r: ratio(r.row.decode_speedup)),
+        column("decode ×\nvs A ↑", lambda r: ratio(r.decode)),
+        column("end-to-end ×\nvs A ↑", lambda r: ratio(r.e2e)),
+        column("tokens\nas A", lambda r: NOTHING if r.identical is None else f"{r.identical}/{r.compared}"),
+        column("α ↑\n", lambda r: NOTHING if r.row.alpha is None else f"{r.row.alpha:.2f}"),
+        column("τ ↑\n", lambda r: NOTHING if r.row.tau is None else f"{r.row.tau:.2f}"),
+    ]
+    for index, quality in enumerate(rows[0].quality):
+        own.append(column(f"{metrics.LABELS.get(quality.metric, quality.metric)} ↑\n0-100 (Δ A)", metric(index)))
+    return own

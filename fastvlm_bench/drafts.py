@@ -1,0 +1,74 @@
+"""Draft folders and their manifests: what a draft is, and which one a user means. Without torch."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastvlm_bench.errors import UsageError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a draft is and what it was made for. `validation` holds α by suite, measured when it was trained."""
+
+    exit_layer: int
+    head: str
+    target_architecture: str
+    target_layers: int
+    target_width: int
+    target_vocabulary: int
+    target_weights_sha256: str
+    head_parameters: int
+    losses: dict[str, float] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
+    default: bool = False
+    format_version: int = 1
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a draft folder; UsageError if there is none or it cannot be read."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UsageError(f"no draft at {folder}: {MANIFEST} is missing; give a folder that training wrote")
+    try:
+        manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{path}: not a draft's manifest ({first_line(error)}); train the draft again") from None
+    if not 1 <= manifest.exit_layer < manifest.target_layers:
+        raise UsageError(f"{path}: exit layer {manifest.exit_layer} is not within 1 .. {manifest.target_layers - 1}")
+    return manifest
+
+
+def read_manifests(root: Path) -> dict[Path, Manifest]:
+    """Draft folder -> manifest, for `root` itself or else the folders in it. UsageError if there is none."""
+    if (root / MANIFEST).is_file() or not root.is_dir():
+        return {root: read_manifest(root)}
+    return {path.parent: read_manifest(path.parent) for path in sorted(root.glob(f"*/{MANIFEST}"))} or {
+        root: read_manifest(root)
+    }
+
+
+def choose_draft(root: Path | None, *, head: str | None, exit_layer: int | None, model: str) -> Path:
+    """The draft folder with the wanted head and exit layer; without wishes the default one, else the best validated."""
+    if root is None:
+        raise UsageError(f"model '{model}' comes without a draft: give one with --draft FOLDER")
+    found = read_manifests(root)
+    layers = next(iter(found.values())).target_layers
+    if exit_layer is not None and not 1 <= exit_layer < layers:
+        raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{model}'")
+    fitting = {f: m for f, m in found.items() if head in (None, m.head) and exit_layer in (None, m.exit_layer)}
+    if not fitting:
+        there = "; ".join(f"head={m.head},exit_layer={m.exit_layer}" for m in found.values())
+        wish = ",".join(f"{k}={v}" for k, v in (("head", head), ("exit_layer", exit_layer)) if v is not None)
+        raise UsageError(f"no draft with {wish} under {root}; there is {there}")
+    return max(fitting, key=lambda f: (fitting[f].default, sum(fitting[f].validation.values())))
+
+
+def first_line(error: BaseException) -> str:
+    """An error's first line, for a one-line message."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__

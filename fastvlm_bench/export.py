@@ -1,0 +1,242 @@
+"""Rows and samples as CSV, LaTeX, Markdown and JSON, all with the columns of one list, made from `summary.Row`."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, get_args
+
+from fastvlm_bench import metrics
+from fastvlm_bench.arms import arms, count
+from fastvlm_bench.record import Run
+from fastvlm_bench.statistics import Estimate
+from fastvlm_bench.storage import finite, write_atomically
+from fastvlm_bench.summary import Row, Spread, summarise
+from fastvlm_bench.verdict import judge, word
+
+TABLE_COLUMNS = (
+    "model", "suite", "split", "method", "samples_ok", "decode_speedup", "e2e_speedup", "identical", "ttft_s_median",
+    "tpot_s_median", "decode_tokens_per_s", "alpha", "tau", "peak_allocated_bytes", "peak_rss_bytes",
+)  # fmt: skip
+"""What fits a page: the columns of `rows_latex` and `rows_markdown`, followed by the suites' metrics."""
+SAMPLE_COLUMNS = (
+    "run_id", "model", "suite", "split", "sample_id", "image_id", "method", "repeat", "order", "stop", "tokens",
+    "text", "token_ids", "identical", "ttft_s", "vision_s", "prefill_s", "decode_s", "e2e_s", "rounds", "drafted",
+    "tested", "accepted", "emitted", "draft_s", "verify_s", "peak_rss_bytes", "peak_allocated_bytes",
+    "peak_reserved_bytes", "error",
+)  # fmt: skip
+"""The columns of `samples_csv`, followed by `score_<metric>` of each metric."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A name with its unit as suffix, and how to read it from a row. None is written as an empty cell."""
+
+    name: str
+    read: Callable[[Row], Any]
+
+
+def _columns() -> list[Column]:
+    """One column for each plain field of Row, three for an Estimate or a Spread, five for each metric."""
+    columns: list[Column] = []
+    for field in fields(Row):
+        name, kinds = field.name, get_args(field.type) or (field.type,)
+        if name == "quality":
+            columns += [column for metric in metrics.LABELS for column in _quality_columns(metric)]
+        elif Estimate in kinds:
+            parts = (("", "value"), ("_low", "low"), ("_high", "high"))
+            columns += [Column(name + suffix, _part(name, part)) for suffix, part in parts]
+            columns.append(Column(f"{name}_verdict", lambda row, n=name: _verdict(getattr(row, n))))  # type: ignore[misc]
+        elif Spread in kinds:
+            columns += [Column(f"{name}_{part}", _part(name, part)) for part in ("median", "p5", "p95")]
+        else:
+            columns.append(Column(name, _part(name, None)))
+    return columns
+
+
+def _part(name: str, part: str | None) -> Callable[[Row], Any]:
+    def read(row: Row) -> Any:
+        value = getattr(row, name)
+        return value if part is None or value is None else getattr(value, part)
+
+    return read
+
+
+def _verdict(estimate: Estimate | None) -> str | None:
+    return None if estimate is None else word(estimate)
+
+
+def _quality_columns(metric: str) -> list[Column]:
+    def quality(read: Callable[[Any], Any]) -> Callable[[Row], Any]:
+        return lambda row: next((read(q) for q in row.quality if q.metric == metric), None)
+
+    return [
+        Column(f"quality_{metric}", quality(lambda q: q.value)),
+        Column(f"quality_{metric}_delta", quality(lambda q: q.delta and q.delta.value)),
+        Column(f"quality_{metric}_delta_low", quality(lambda q: q.delta and q.delta.low)),
+        Column(f"quality_{metric}_delta_high", quality(lambda q: q.delta and q.delta.high)),
+        Column(f"quality_{metric}_verdict", quality(lambda q: q.verdict or None)),
+    ]
+
+
+def columns() -> list[Column]:
+    """The columns of `rows_csv` and `--json`, in order. The list depends on nothing but the version."""
+    return _columns()
+
+
+def row_dict(row: Row) -> dict[str, Any]:
+    """A row as {column: value}; lists stay lists."""
+    return {column.name: column.read(row) for column in columns()}
+
+
+def save(path: Path, text: str) -> None:
+    """Write UTF-8 text with its line feeds as they are, atomically. A lone surrogate becomes a question mark."""
+    write_atomically(Path(path), text.encode("utf-8", "replace"))
+
+
+# ------------------------------------------------------------------------------------------ CSV and JSON
+
+
+def _text(value: Any) -> str:
+    """A cell: "" for None, true / false, full precision, the items of a list separated by semicolons."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return ";".join(_text(item) for item in value)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """RFC 4180 with line feeds. Text is quoted, so that no reader takes the answer "None" for a missing one."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+    writer.writerow(header)
+    writer.writerows([_text(value) for value in row] for row in rows)
+    return buffer.getvalue()
+
+
+def rows_csv(rows: Sequence[Row]) -> str:
+    """One line a suite x method. Read it with `dtype=str, keep_default_na=False`; empty means not measured."""
+    names = columns()
+    return _csv([column.name for column in names], ([column.read(row) for column in names] for row in rows))
+
+
+def samples_csv(run: Run) -> str:
+    """One line a suite x sample x method x repeat, with the score of each text."""
+    header = [*SAMPLE_COLUMNS, *(f"score_{metric}" for metric in metrics.LABELS)]
+    return _csv(header, ([values.get(name) for name in header] for values in _samples(run)))
+
+
+def _samples(run: Run) -> Iterable[dict[str, Any]]:
+    known = {(suite["name"], sample["sample_id"]): (suite, sample)
+             for suite in run.meta["suites"] for sample in suite["samples"]}  # fmt: skip
+    reference = {(x["suite"], x["sample_id"], x["repeat"]): x["token_ids"]
+                 for x in run.lines if x["method"] == run.meta["reference"]}  # fmt: skip
+    scores = _scores(run)
+    for line in run.lines:
+        suite, sample = known[line["suite"], line["sample_id"]]
+        base, ids, done = reference.get((line["suite"], line["sample_id"], line["repeat"])), line["token_ids"], {}
+        if line["error"] is None:
+            done = {
+                "tokens": len(ids), "token_ids": " ".join(map(str, ids)), "e2e_s": line["ttft_s"] + line["decode_s"],
+                "identical": None if base is None else ids == base, **asdict(count([line])),
+            }  # fmt: skip
+        yield {
+            **{name: value for name, value in line.items() if name not in ("rounds", "token_ids")},
+            **(line.get("memory") or {}), **done, **scores.get(line["seq"], {}),
+            "run_id": run.run_id, "model": run.meta["model"]["id"], "split": suite["split"],
+            "image_id": sample["image_id"],
+        }  # fmt: skip
+
+
+def _scores(run: Run) -> dict[int, dict[str, float]]:
+    """{seq: {score_<metric>: value}}: each repeat of an arm is scored as a corpus of its own."""
+    scores: dict[int, dict[str, float]] = {}
+    for arm in arms(run):
+        for repeat in sorted({line["repeat"] for line in arm.lines()}):
+            own = [(line, sample.references) for sample in arm.measured.values() for line in sample.lines
+                   if line["repeat"] == repeat]  # fmt: skip
+            for metric in arm.suite["metrics"]:
+                result = metrics.load(metric).score([line["text"] for line, _ in own], [refs for _, refs in own])
+                for (line, _), value in zip(own, result.per_sample, strict=True):
+                    scores.setdefault(line["seq"], {})[f"score_{metric}"] = float(value)
+    return scores
+
+
+def run_json(run: Run, rows: Sequence[Row] | None = None) -> str:
+    """What `--json` prints: the run without its samples, its rows, warnings and verdict."""
+    rows = summarise(run) if rows is None else rows
+    verdict = judge(run, rows)
+    meta = {name: value for name, value in run.meta.items() if name != "suites"}
+    meta["suites"] = [{name: value for name, value in suite.items() if name != "samples"}
+                      for suite in run.meta["suites"]]  # fmt: skip
+    meta |= {"warnings": [notice.as_dict() for notice in verdict.warnings], "verdict": verdict.as_dict()}
+    document = {**meta, "rows": [row_dict(row) for row in rows]}
+    return json.dumps(finite(document), allow_nan=False, indent=1) + "\n"
+
+
+# ------------------------------------------------------------------------------------------ LaTeX and Markdown
+
+
+def _page(rows: Sequence[Row], names: Sequence[str] | None) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of a page table: unknown names are an error, columns that are empty throughout are left out."""
+    by_name = {column.name: column for column in columns()}
+    wanted = [*TABLE_COLUMNS, *(f"quality_{m}" for m in metrics.LABELS)] if names is None else list(names)
+    cells = {name: [by_name[name].read(row) for row in rows] for name in wanted}
+    kept = [name for name in wanted if names is not None or any(value is not None for value in cells[name])]
+    return kept, [[_short(name, row, cells[name][i]) for name in kept] for i, row in enumerate(rows)]
+
+
+def _short(name: str, row: Row, value: Any) -> str:
+    estimate = getattr(row, name, None)
+    if isinstance(estimate, Estimate) and estimate.low is not None and estimate.high is not None:
+        return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{value:.4g}" if isinstance(value, float) else _text(value)
+
+
+def rows_markdown(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
+    """A GitHub table of the page columns, or of those named."""
+    header, body = _page(rows, names)
+
+    escapes = str.maketrans({"\\": "\\\\", "|": "\\|", "\n": " ", "_": "\\_", "*": "\\*", "<": "&lt;"})
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.translate(escapes) for cell in cells) + " |"
+
+    return "\n".join([line(header), "|" + " --- |" * len(header), *(line(cells) for cells in body)]) + "\n"
+
+
+LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "\n": " ",
+})  # fmt: skip
+
+
+def rows_latex(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
+    """A booktabs tabular of the page columns, or of those named; everything is escaped."""
+    header, body = _page(rows, names)
+    words = ("model", "suite", "split", "method")
+    spec = "".join("l" if name in words else "r" for name in header)
+    lines = [" & ".join(cell.translate(LATEX) for cell in cells) + r" \\" for cells in [header, *body]]
+    top = ["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{spec}}}", r"\toprule", lines[0], r"\midrule"]
+    return "\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def run_markdown(run: Run, rows: Sequence[Row] | None = None) -> str:
+    """`summary.md` of a run: the table, the warnings and the verdict."""
+    rows = summarise(run) if rows is None else rows
+    verdict = judge(run, rows)
+    reasons = "".join(f"\n- {reason}" for reason in verdict.reasons)
+    warnings = "".join(f"\n- **{notice.name}** {notice.message}" for notice in verdict.warnings)
+    model = run.meta["model"]
+    return (
+        f"# {run.run_id}\n\n{model['id']}, {model['dtype']}, {model['device']}; reference {run.meta['reference']}. "
+        "Seconds and bytes; speed-ups are reference / method totals with 95 % intervals; docs/results-schema.md "
+        f"explains the columns.\n\n{rows_markdown(rows)}"
+        + (f"\n## Warnings\n{warnings}\n" if warnings else "")
+        + f"\n## {verdict.status}\n{reasons}\n"
+    )

@@ -1,0 +1,69 @@
+"""What must hold within one line of a record, whatever the method. The runner checks each line as it is made."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+MEASURED = ("token_ids", "text", "stop", "ttft_s", "vision_s", "prefill_s", "decode_s")
+"""Fields that are null in the line of a failed sample."""
+SLACK, SLACK_S = 1.05, 1e-3
+"""Device events and the wall clock may disagree by 5 % and 1 ms before it counts as an accounting error."""
+
+
+def check_line(line: Mapping[str, Any], max_new_tokens: int | None = None) -> list[str]:
+    """What is wrong with a line of samples.jsonl, a phrase each; empty if all identities hold.
+
+    The counts are those of `trace.Round`. MLPerf's TEST06 gives three of them: the tokens counted are the tokens
+    of the output, from the first on, with at most one EOS (the last token, where `stop` is "eos").
+    """
+    if line["error"] is not None:
+        kept = [name for name in MEASURED if line.get(name) is not None]
+        return [f"a failed sample carries {', '.join(kept)}"] if kept or line["rounds"] else []
+    return [*_tokens(line, max_new_tokens), *_rounds(line["rounds"]), *_seconds(line)]
+
+
+def _tokens(line: Mapping[str, Any], max_new_tokens: int | None) -> list[str]:
+    ids, problems = line["token_ids"], []
+    emitted = sum(round_[3] for round_ in line["rounds"])
+    if not ids:
+        return ["no token at all: prefill always gives one"]
+    if len(ids) != 1 + emitted:
+        problems.append(f"{len(ids)} tokens, but 1 + emitted = {1 + emitted}")
+    if line["stop"] not in ("eos", "length"):
+        problems.append(f"stop is {line['stop']!r}, not eos or length")
+    if line["stop"] == "eos" and ids.count(ids[-1]) > 1:
+        problems.append(f"EOS (token {ids[-1]}) appears {ids.count(ids[-1])} times")
+    if max_new_tokens is not None and len(ids) > max_new_tokens:
+        problems.append(f"{len(ids)} tokens, more than the limit of {max_new_tokens}")
+    return problems
+
+
+def _rounds(rounds: list[list[Any]]) -> list[str]:
+    problems = []
+    for index, (drafted, tested, accepted, emitted, draft_s, verify_s) in enumerate(rounds):
+        last = index == len(rounds) - 1
+        if not 0 <= accepted <= tested <= drafted:
+            problems.append(f"round {index}: not 0 <= accepted {accepted} <= tested {tested} <= drafted {drafted}")
+        if tested > accepted + 1:
+            problems.append(f"round {index}: tested {tested} goes on after a rejection (accepted {accepted})")
+        if not 1 <= emitted <= accepted + 1 or (emitted <= accepted and not last):
+            problems.append(f"round {index}: emitted {emitted} of accepted {accepted} + 1")
+        if not all(isinstance(s, int | float) and s >= 0 for s in (draft_s, verify_s)):
+            problems.append(f"round {index}: seconds {draft_s} and {verify_s} are not both >= 0")
+    return problems
+
+
+def _seconds(line: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for name in ("ttft_s", "prefill_s", "decode_s"):
+        if not isinstance(line[name], int | float) or not math.isfinite(line[name]) or line[name] < 0:
+            problems.append(f"{name} is {line[name]!r}, not a time")
+    if problems:
+        return problems
+    inside = math.fsum(r[4] + r[5] for r in line["rounds"])
+    if inside > line["decode_s"] * SLACK + SLACK_S:
+        problems.append(f"rounds take {inside:.6g} s, more than decode_s {line['decode_s']:.6g}")
+    parts = line["prefill_s"] + (line["vision_s"] or 0.0)
+    if parts > line["ttft_s"] * SLACK + SLACK_S:
+        problems.append(f"vision_s + prefill_s = {parts:.6g} s, more than ttft_s {line['ttft_s']:.6g}")
+    return problems

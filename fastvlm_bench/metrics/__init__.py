@@ -1,0 +1,65 @@
+"""Quality metrics: one metric a file; the file name is the metric's name in suites and results.
+
+Every metric module has `score(predictions, references) -> MetricScore`: one prediction and one list of references for
+each sample, in the same order. The value is on the official scorer's own scale of 0 to 1 (CIDEr-D may exceed 1).
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from fastvlm_bench.errors import UsageError, did_you_mean
+
+
+@dataclass(frozen=True)
+class MetricScore:
+    """A metric over a set of samples.
+
+    `value` is the score of the whole set; for BLEU-4 it is computed from pooled counts and is not the mean of
+    `per_sample`, for every other metric it is. `per_sample` keeps the order of the samples.
+    """
+
+    value: float
+    per_sample: list[float]
+
+
+class Metric(Protocol):
+    """What a metric module offers."""
+
+    def score(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore: ...
+
+
+LABELS = {
+    "bleu4": "BLEU-4",
+    "rouge_l": "ROUGE-L",
+    "cider_d": "CIDEr-D",
+    "vqa_accuracy": "VQA acc.",
+    "exact_match": "EM",
+}
+"""Name of each metric -> the column title in tables."""
+
+
+def names() -> list[str]:
+    """The names of all metrics, in the order in which tables show them."""
+    return list(LABELS)
+
+
+def load(name: str) -> Metric:
+    """The module of the metric `name`. Raises UsageError, with the list of names, when there is none."""
+    if name not in LABELS:
+        raise UsageError(f"unknown metric '{name}'{did_you_mean(name, LABELS)}; choose one of: {', '.join(LABELS)}")
+    return cast(Metric, importlib.import_module(f"{__name__}.{name}"))
+
+
+def check_samples(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    """Raise UsageError unless there is at least one prediction, each with its own non-empty list of references."""
+    if len(predictions) != len(references):
+        raise UsageError(f"{len(predictions)} predictions but {len(references)} lists of references; one list each")
+    if not predictions:
+        raise UsageError("no samples to score; a metric needs at least one prediction")
+    for index, texts in enumerate(references):
+        if isinstance(texts, str):
+            raise UsageError(f"references of sample {index} are one string; give a list of strings")
+        if not texts:
+            raise UsageError(f"sample {index} has no references; a metric needs at least one")

@@ -1,0 +1,89 @@
+"""Write the embedded splits in the official formats: `python -m fastvlm_bench.models.tiny.render_suites suites/data`.
+
+All scenes are held out from training (see `Scene.held_out`); the output is a pure function of the seed.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastvlm_bench.models.tiny import language
+from fastvlm_bench.models.tiny.scenes import Scene, render, sample_scene
+
+INFO = {"description": "Rendered scenes of fastvlm-bench's embedded world; not the real data set", "version": "1"}
+LICENCE = {"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}
+
+
+def _write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _scenes(seed: int, count: int, min_objects: int) -> list[Scene]:
+    """Held-out scenes, all different."""
+    rng, found = np.random.default_rng(seed), dict[str, Scene]()
+    while len(found) < count:
+        scene = sample_scene(rng, held_out=True, min_objects=min_objects)
+        found.setdefault(scene.digest(), scene)
+    return list(found.values())
+
+
+def _images(scenes: list[Scene], folder: Path, pattern: str) -> list[dict[str, Any]]:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, scene in enumerate(scenes, 1):
+        name = pattern % number
+        render(scene).save(folder / name, optimize=True)
+        rows.append({"id": number, "file_name": name, "height": 96, "width": 96, "license": 1})
+    return rows
+
+
+def captions(out: Path, scenes: list[Scene], texts: list[list[str]]) -> None:
+    """COCO captions format: annotations/captions_embedded.json and images/000000000001.png."""
+    images = _images(scenes, out / "images", "%012d.png")
+    annotations: list[dict[str, Any]] = []
+    for image, lines in zip(images, texts, strict=True):
+        for line in lines:
+            annotations.append({"image_id": image["id"], "id": len(annotations) + 1, "caption": line})
+    whole = {"info": INFO, "licenses": [LICENCE], "images": images, "annotations": annotations}
+    _write(out / "annotations" / "captions_embedded.json", whole)
+
+
+def questions(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
+    """VQAv2 format: questions and annotations with ten answers; images/COCO_embedded_000000000001.png."""
+    _images(scenes, out / "images", "COCO_embedded_%012d.png")
+    rng, asked, answered = np.random.default_rng(seed), list[dict[str, Any]](), list[dict[str, Any]]()
+    for image_id, scene in enumerate(scenes, 1):
+        for number, question in enumerate(language.questions(scene, rng)[:each]):
+            key = {"image_id": image_id, "question_id": image_id * 1000 + number}
+            kind = "yes/no" if question.answer in ("yes", "no") else "number" if question.answer.isdigit() else "other"
+            answers = language.human_answers(question, rng)
+            asked.append({**key, "question": question.text})
+            answered.append({
+                **key, "question_type": question.kind, "answer_type": kind,
+                "multiple_choice_answer": question.answer,
+                "answers": [{"answer": a, "answer_confidence": "yes", "answer_id": i} for i, a in enumerate(answers, 1)],
+            })  # fmt: skip
+    head = {"info": INFO, "license": LICENCE, "data_type": "embedded", "data_subtype": "embedded"}
+    _write(out / "v2_OpenEnded_embedded_questions.json", {**head, "task_type": "Open-Ended", "questions": asked})
+    _write(out / "v2_embedded_annotations.json", {**head, "annotations": answered})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=20261124)
+    args = parser.parse_args()
+    scenes = _scenes(args.seed, 200, 1)
+    captions(args.out / "coco-caption", scenes, [[language.caption(s, v) for v in range(5)] for s in scenes])
+    scenes = _scenes(args.seed + 1, 120, 2)
+    questions(args.out / "vqav2", scenes, args.seed + 1, 5)
+    scenes = _scenes(args.seed + 2, 100, 3)
+    captions(args.out / "describe", scenes, [[language.description(s, v) for v in range(3)] for s in scenes])
+
+
+if __name__ == "__main__":
+    main()

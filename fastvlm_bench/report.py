@@ -1,0 +1,232 @@
+"""What the terminal says about a run: tables, one sentence a method, warnings, and VALID or INVALID."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastvlm_bench import metrics
+from fastvlm_bench.layout import NOTHING, Cells, draw, say
+from fastvlm_bench.quality import Quality
+from fastvlm_bench.record import Run
+from fastvlm_bench.statistics import Estimate
+from fastvlm_bench.summary import Row, summarise
+from fastvlm_bench.verdict import Verdict, greedy, judge, word
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MIB = 2**20
+
+
+def print_report(
+    run: Run, console: "Console | None" = None, rows: Sequence[Row] | None = None, verdict: Verdict | None = None
+) -> None:
+    """Print the report of a run to a rich console (default: standard output)."""
+    from rich.console import Console
+
+    console = Console() if console is None else console
+    rows = summarise(run) if rows is None else rows
+    verdict = judge(run, rows) if verdict is None else verdict
+    say(console, headline(run), "bold")
+    for suite in run.meta["suites"]:
+        own = [row for row in rows if row.suite == suite["name"]]
+        console.print()
+        say(console, suite_headline(own[0]), "bold")
+        for columns in (speed_columns, quality_columns):
+            console.print()
+            draw(console, _labels(own), columns(own))
+        console.print()
+        for row in own:
+            if sentence := conclusion(run, row):
+                say(console, sentence)
+        drafting = [row for row in own if row.alpha is not None]
+        for shown, columns in ((drafting, draft_columns), (own, time_columns)):
+            if shown:
+                console.print()
+                draw(console, _labels(shown), columns(shown))
+    console.print()
+    say(console, "↑ higher is better, ↓ lower is better; [ ] 95 % interval; × reference/method seconds, totals; "
+        "formulas: docs/measuring.md", "dim")  # fmt: skip
+    if verdict.warnings:
+        console.print()
+    for notice in verdict.warnings:
+        say(console, f"{notice.name}: {notice.message}", "yellow")
+    console.print()
+    if verdict.status == "VALID":
+        say(console, "VALID", "bold green")
+    else:
+        say(console, "INVALID: " + "; ".join(verdict.reasons), "bold red")
+
+
+def headline(run: Run) -> str:
+    """The run in one line: model, precision, device, threads."""
+    model, threads = run.meta["model"], run.meta.get("environment", {}).get("threads")
+    parts = [f"{run.run_id}: {model['id']}", model["dtype"], model["device"]]
+    parts += [f"{threads} threads"] if threads and model["device"] == "cpu" else []
+    parts += [f"attention {model['attention']}"]
+    return " · ".join(parts)
+
+
+def suite_headline(row: Row) -> str:
+    """The suite in one line: what was measured, on what data, how often."""
+    repeats = f" × {row.repeats} repeats" if row.repeats > 1 else ""
+    return (
+        f"{row.suite} {row.suite_version} · split {row.split} · {row.source} · n = {row.samples}{repeats} · "
+        f"at most {row.max_new_tokens} tokens · reference {row.reference}"
+    )
+
+
+# ------------------------------------------------------------------------------------------ numbers
+
+
+def number(value: float | None, digits: int = 2, scale: float = 1.0) -> str:
+    """A fixed-point number, or a dash for what was not measured."""
+    return NOTHING if value is None else f"{value * scale:.{digits}f}"
+
+
+def share(value: float | None) -> str:
+    """A share of one, in per cent."""
+    return NOTHING if value is None else f"{value:.0%}".replace("%", " %")
+
+
+def milliseconds(value: float | None) -> str:
+    """Seconds as milliseconds with three digits or so."""
+    return NOTHING if value is None else f"{value * 1000:.{2 if value < 0.01 else 1 if value < 0.1 else 0}f}"
+
+
+def ratio(estimate: Estimate | None) -> str:
+    """A ratio with its interval, in as many digits as the interval carries."""
+    if estimate is None:
+        return NOTHING
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.2f}×"
+    digits = 1 if estimate.high - estimate.low >= 1 else 2
+    return f"{estimate.value:.{digits}f}× [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def mebibytes(value: int | None, signed: bool = False) -> str:
+    """Bytes as MiB."""
+    return NOTHING if value is None else f"{value / MIB:{'+' if signed else ''}.1f}"
+
+
+def quality_cell(quality: Quality) -> str:
+    """A metric on a 0-100 scale and, in brackets, its difference to the reference with the interval's half width."""
+    value, delta = number(quality.value, 1, 100), quality.delta
+    if delta is None:
+        return value
+    if quality.verdict == "identical":
+        return f"{value} (identical)"
+    half = "" if delta.low is None or delta.high is None else f" ±{(delta.high - delta.low) * 50:.1f}"
+    return f"{value} ({delta.value * 100:+.1f}{half})"
+
+
+# ------------------------------------------------------------------------------------------ tables
+
+
+def _labels(rows: Sequence[Row]) -> Cells:
+    return Cells("method", tuple(row.method for row in rows), "left")
+
+
+def _column(header: str, rows: Sequence[Row], cell: Callable[[Row], str]) -> Cells:
+    return Cells(header, tuple(cell(row) for row in rows))
+
+
+def _same(row: Row) -> str:
+    return NOTHING if row.identical is None else f"{row.identical}/{row.samples_paired}"
+
+
+def speed_columns(rows: Sequence[Row]) -> list[Cells]:
+    """What one wants to know first, and at what output."""
+    return [
+        _column("decode\nspeed-up ↑", rows, lambda r: ratio(r.decode_speedup)),
+        _column("end-to-end\nspeed-up ↑", rows, lambda r: ratio(r.e2e_speedup)),
+        _column("same\ntokens", rows, _same),
+        _column("TTFT\nms ↓", rows, lambda r: milliseconds(r.ttft_s.median)),
+        _column("TPOT\nms ↓", rows, lambda r: milliseconds(r.tpot_s.median)),
+        _column("decode\ntok/s ↑", rows, lambda r: number(r.decode_tokens_per_s, 1)),
+        _column("failed\nsamples", rows, lambda r: f"{r.samples_failed}/{r.samples}" if r.samples_failed else ""),
+    ]
+
+
+def quality_columns(rows: Sequence[Row]) -> list[Cells]:
+    """The metrics of the suite with their differences to the reference, and the memory."""
+
+    def metric(index: int) -> Callable[[Row], str]:
+        return lambda row: quality_cell(row.quality[index])
+
+    columns = [
+        _column(f"{metrics.LABELS.get(quality.metric, quality.metric)} ↑\n0-100 (Δ)", rows, metric(index))
+        for index, quality in enumerate(rows[0].quality)
+    ]
+    kind = "allocated" if any(row.peak_allocated_bytes is not None for row in rows) else "rss"
+    name = "tensors" if kind == "allocated" else "RSS"
+    return [
+        *columns,
+        _column(f"peak {name}\nMiB ↓", rows, lambda r: mebibytes(getattr(r, f"peak_{kind}_bytes"))),
+        _column("Δ peak\nMiB", rows, lambda r: mebibytes(getattr(r, f"peak_{kind}_delta_bytes"), True)),
+    ]
+
+
+def draft_columns(rows: Sequence[Row]) -> list[Cells]:
+    """How good the drafts are."""
+    return [
+        _column("α ↑\n", rows, lambda r: number(r.alpha)),
+        _column("τ ↑\ntok/round", rows, lambda r: number(r.tau)),
+        _column("accepted\n/drafted ↑", rows, lambda r: number(r.draft_acceptance_rate)),
+        _column("drafted\n/round", rows, lambda r: number(r.drafted_per_round, 1)),
+        _column("% accepted of tested ↑\nat position 1 2 3 ..", rows,
+                lambda r: " ".join(f"{a * 100:.0f}" for a in r.acceptance_by_position)),
+        _column("head\nMiB", rows, lambda r: mebibytes(r.extra_bytes) if r.extra_bytes else NOTHING),
+    ]  # fmt: skip
+
+
+def _ceiling(row: Row) -> str:
+    return NOTHING if row.method == row.reference else number(row.e2e_speedup_ceiling)
+
+
+def time_columns(rows: Sequence[Row]) -> list[Cells]:
+    """Where the decoding time goes, what its parts predict, and how much decoding there is to speed up."""
+    return [
+        _column("draft\n% time", rows, lambda r: share(r.draft_share) if r.draft_share else NOTHING),
+        _column("verify\n% time", rows, lambda r: share(r.verify_share)),
+        _column("other\n% time", rows, lambda r: share(r.other_share)),
+        _column("predicted\ndecode ×", rows, lambda r: number(r.predicted_decode_speedup)),
+        _column("effi-\nciency", rows, lambda r: number(r.efficiency)),
+        _column("decode\n% of e2e", rows, lambda r: share(r.decode_share)),
+        _column("ceiling\nof e2e ×", rows, _ceiling),
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------ sentences
+
+
+def describe(method: Mapping[str, Any]) -> str:
+    """A method by name and the options that make its speed: "fastvlm(γ=6, exit 2, attention head)"."""
+    options = method.get("options") or {}
+    parts = [f"γ={options['gamma']}"] if options.get("gamma") else []
+    parts += [f"exit {options['exit_layer']}"] if options.get("exit_layer") else []
+    parts += [f"{options['head']} head"] if options.get("head") else []
+    return f"{method['name']}({', '.join(parts)})" if parts else str(method["name"])
+
+
+def conclusion(run: Run, row: Row) -> str:
+    """One sentence about a lossless method against the reference; "" for the reference and for lossy methods."""
+    if row.method == row.reference or not row.lossless:
+        return ""
+    name, estimate, doing = describe(run.method(row.method)), row.decode_speedup, "decodes"
+    if estimate is None:
+        estimate, doing = row.e2e_speedup, "answers"
+    if estimate is None:
+        return f"{name}: nothing was measured together with {row.reference}."
+    found = word(estimate)
+    value, _, interval = ratio(estimate).partition(" ")
+    interval = f" {interval}" if interval else ""
+    phrase = {
+        "FASTER": f"{doing} {value} faster than {row.reference}{interval}",
+        "SLOWER": f"{doing} {value} as fast as {row.reference}{interval}: it is slower",
+        "SAME": f"{doing} as fast as {row.reference}, {value}{interval}",
+        "AMBIGUOUS": f"{doing} {value} as fast as {row.reference}{interval}: too few samples or too much noise to tell",
+    }[found]
+    if doing == "decodes" and row.e2e_speedup is not None:
+        phrase += f", end to end {ratio(row.e2e_speedup)}"
+    same = f", identical on {row.identical} of {row.samples_paired}" if greedy(run.meta) else ""
+    return f"{name} {phrase}{same}."

@@ -1,0 +1,146 @@
+"""The benchmark loop: warm-up, then samples x methods x repeats, interleaved, each line recorded as it is measured."""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from fastvlm_bench.clock import Clock
+from fastvlm_bench.decoding.build import Built
+from fastvlm_bench.decoding.measure import measure
+from fastvlm_bench.decoding.self_check import self_check
+from fastvlm_bench.errors import BenchError
+from fastvlm_bench.identities import check_line
+from fastvlm_bench.memory import PeakMemory
+from fastvlm_bench.models.layers import vision_module
+from fastvlm_bench.models.load import Target
+from fastvlm_bench.record import RunWriter
+from fastvlm_bench.suite import Sample, Suite, open_image
+
+MAX_FAILURES_IN_A_ROW = 3
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the loop tells its watcher after each group of methods on one sample and repeat."""
+
+    suite: str
+    done: int
+    total: int
+    lines: Sequence[dict[str, Any]]
+
+
+class Runner:
+    """Runs built methods on one loaded target. Nothing is shared between generations but the model's weights."""
+
+    def __init__(self, target: Target, methods: Sequence[Built], clock: Clock, *, max_new_tokens: int | None) -> None:
+        self.target, self.methods, self.clock, self.max_new_tokens = target, methods, clock, max_new_tokens
+        self.vision = vision_module(target.model)
+
+    def self_check(self, suite: Suite) -> dict[int, float]:
+        """Check each exit layer in use on the suite's first sample; returns exit layer -> relative logit difference."""
+        inputs = self._inputs(suite.samples[0])
+        exits = sorted({m.exit_layer for m in self.methods if m.exit_layer is not None and m.lossless})
+        return {layer: self_check(self.target.model, inputs, layer) for layer in exits}
+
+    def warm_up(self, suite: Suite, samples: int) -> None:
+        """Decode the suite's last samples with every method, unrecorded: other samples than are measured first."""
+        for sample in suite.samples[::-1][:samples]:
+            inputs = self._inputs(sample)
+            for built in self.methods:
+                measure(built.method, self.target.model, inputs, self._limit(suite), self.vision)
+
+    def fastest_threads(self, suite: Suite, candidates: Sequence[int], rounds: int = 3) -> int:
+        """The CPU thread count at which the reference decodes fastest: the count that flatters nobody.
+
+        Interleaved; the smallest total of `rounds` decodings of one sample wins.
+        """
+        inputs, reference = self._inputs(suite.samples[-1]), self.methods[0].method
+        seconds = dict.fromkeys(candidates, 0.0)
+        for attempt in range(rounds + 1):
+            for threads in candidates:
+                torch.set_num_threads(threads)
+                trace = measure(reference, self.target.model, inputs, self._limit(suite))
+                if attempt:  # the first decoding at a new thread count starts the threads
+                    seconds[threads] += trace.ttft_s + trace.decode_s
+        best = min(candidates, key=lambda threads: seconds[threads])
+        torch.set_num_threads(best)
+        return best
+
+    def run(self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Step], None]) -> None:
+        """Measure what `writer` does not hold yet. The order of methods rotates from sample to sample (ABBA for two)."""
+        done, total, failed_in_a_row = 0, len(suite.samples) * repeats, 0
+        gc.collect()
+        gc.freeze()  # what is loaded stays: the collector then has only a sample's own garbage to look at
+        for index, sample in enumerate(suite.samples):
+            inputs: dict[str, Any] | None = None
+            for repeat in range(repeats):
+                done += 1
+                if (suite.name, sample.sample_id, repeat) in writer.completed:
+                    continue
+                inputs = inputs or self._inputs(sample)
+                turn = (index + repeat) % len(self.methods)
+                order = [*self.methods[turn:], *self.methods[:turn]]
+                lines = [self._line(suite, sample, built, repeat, place, inputs) for place, built in enumerate(order)]
+                for line in lines:
+                    writer.append(line)
+                failed = all(line["error"] for line in lines)
+                failed_in_a_row = failed_in_a_row + 1 if failed else 0
+                watch(Step(suite.name, done, total, lines))
+                if failed_in_a_row == MAX_FAILURES_IN_A_ROW:
+                    raise BenchError(
+                        f"{MAX_FAILURES_IN_A_ROW} samples in a row failed in every method ({lines[-1]['error']}); "
+                        "what was measured is kept; try a smaller --max-new-tokens or another --device"
+                    )
+
+    def _line(
+        self, suite: Suite, sample: Sample, built: Built, repeat: int, order: int, inputs: dict[str, Any]
+    ) -> dict[str, Any]:
+        key = {"suite": suite.name, "sample_id": sample.sample_id, "method": built.label, "repeat": repeat, "order": order}
+        nothing = dict.fromkeys(("token_ids", "text", "stop", "ttft_s", "vision_s", "prefill_s", "decode_s", "memory"))
+        failure = None
+        gc.collect()
+        gc.disable()
+        try:
+            with PeakMemory(self.target.device) as peak:
+                trace = measure(built.method, self.target.model, inputs, self._limit(suite), self.vision)
+        except (RuntimeError, ValueError, FloatingPointError) as error:
+            kind = "out_of_memory" if _out_of_memory(error) else type(error).__name__
+            failure = f"{kind}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else 'no message'}"
+        finally:
+            gc.enable()
+        if failure is not None:  # outside the except block, so that the traceback no longer holds the tensors
+            if self.target.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return {**key, **nothing, "rounds": [], "scores": {}, "error": failure}
+        line = {
+            **key, "token_ids": trace.token_ids, "text": self.target.decode(trace.token_ids), "stop": trace.stop,
+            "ttft_s": trace.ttft_s, "vision_s": trace.vision_s, "prefill_s": trace.prefill_s,
+            "decode_s": trace.decode_s,
+            "rounds": [[r.drafted, r.tested, r.accepted, r.emitted, r.draft_s, r.verify_s] for r in trace.rounds],
+            "memory": peak.result, "scores": {}, "error": None,
+        }  # fmt: skip
+        if broken := check_line(line, self._limit(suite)):
+            raise BenchError(f"internal error: {built.label} on sample {sample.sample_id}: {'; '.join(broken)}")
+        return line
+
+    def _inputs(self, sample: Sample) -> dict[str, Any]:
+        """Processor outputs, outside the clock and the same tensors for every method."""
+        image: Image.Image = open_image(sample)
+        return self.target.encode(image, sample.prompt)
+
+    def _limit(self, suite: Suite) -> int:
+        return self.max_new_tokens or suite.max_new_tokens
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
+
+
+def utc_stamp() -> str:
+    """Now, for a run's id."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime())

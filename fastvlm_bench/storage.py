@@ -1,0 +1,130 @@
+"""Files that survive a crash: sealed JSON lines, whole-file replacement, one writer a folder; and field-wise diffs.
+
+Standard library only; `record` is built on it.
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fastvlm_bench.errors import BenchError, UsageError
+
+LOCK_FILE = ".lock"
+_SEAL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
+
+
+def finite(value: Any) -> Any:
+    """The value with NaN and infinities as None: they are not JSON."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def seal(line: Mapping[str, Any]) -> bytes:
+    """The bytes of a line: ASCII JSON with its CRC-32 as the last key, and a line feed."""
+    body = {key: value for key, value in line.items() if key != "crc32"}
+    raw = json.dumps(finite(body), allow_nan=False, separators=(",", ":")).encode("ascii")
+    return raw[:-1] + b',"crc32":"%08x"}\n' % zlib.crc32(raw)
+
+
+def unseal(raw: bytes) -> dict[str, Any]:
+    """The line of these bytes (without line feed). ValueError if it is not JSON or its CRC does not match."""
+    line = json.loads(raw)
+    found = _SEAL.search(raw)
+    if not isinstance(line, dict) or found is None:
+        raise ValueError("it is not an object that ends in its crc32")
+    if zlib.crc32(raw[: found.start()] + b"}") != int(found[1], 16):
+        raise ValueError("its crc32 does not match")
+    return line
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file whole: temporary file in the same folder, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BenchError(f"cannot write {path}: {error.strerror}; free space or make it writable") from error
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def encode_document(meta: Mapping[str, Any]) -> bytes:
+    return (json.dumps(finite(meta), allow_nan=False, indent=1) + "\n").encode("ascii")
+
+
+def now() -> str:
+    """The time in UTC, ISO-8601, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and sequences as {"a.b.0": leaf}, to compare two configurations field by field."""
+    items: Sequence[tuple[Any, Any]] = []
+    if isinstance(value, Mapping):
+        items = list(value.items())
+    elif isinstance(value, list | tuple):
+        items = list(enumerate(value))
+    if not items:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """ "field: old -> new" for each leaf that differs, as JSON writes it (so a tuple equals a list)."""
+    before, after = flatten(finite(old)), flatten(finite(new))
+    names = [*before, *(name for name in after if name not in before)]
+    absent = "(absent)"
+    return [
+        f"{name}: {before.get(name, absent)} -> {after.get(name, absent)}"
+        for name in names
+        if before.get(name, absent) != after.get(name, absent)
+    ]
+
+
+def lock_folder(folder: Path) -> int:
+    """The descriptor of the locked lock file. UsageError, naming the process, if another writer holds it."""
+    import fcntl  # POSIX only; reading results must work everywhere
+
+    path = folder / LOCK_FILE
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            raise UsageError(f"{folder} is being written by process {owner}; wait for it or stop it") from None
+        with contextlib.suppress(FileNotFoundError):
+            # A writer that has just finished may have removed this very file: then lock its successor.
+            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, b"%d\n" % os.getpid())
+                return descriptor
+        os.close(descriptor)

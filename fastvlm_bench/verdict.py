@@ -1,0 +1,221 @@
+"""What a run's numbers may be used for: warnings that teach, a word per comparison, and VALID or INVALID."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastvlm_bench.arms import Arm, arms, pairs
+from fastvlm_bench.identities import check_line
+from fastvlm_bench.record import Run
+from fastvlm_bench.statistics import Estimate, welch_p
+from fastvlm_bench.summary import Row, summarise
+
+WARNINGS = (
+    "ShortOutputs", "Diverged", "SlowerThanReference", "UntrainedDraft", "TooFewSamples", "NoisyMachine", "Throttled",
+    "DirtyTree", "EmbeddedData", "OrderEffect", "FailedSamples",
+)  # fmt: skip
+"""The closed list: each name is explained in docs/measuring.md."""
+SAME_WITHIN = 0.01
+SHORT_TOKENS, FEW_SAMPLES, FEWEST_SAMPLES = 8, 20, 5
+NOISY, VERY_NOISY = 0.10, 0.25
+LOW_ALPHA = 0.05
+ORDER_P = 0.01
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A warning: a name of `WARNINGS`, and one line with the cause and the flag to try."""
+
+    name: str
+    message: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"name": self.name, "message": self.message}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`status` is "VALID" or "INVALID"; `reasons` says why it is INVALID."""
+
+    status: str
+    reasons: tuple[str, ...]
+    warnings: tuple[Notice, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The entry `verdict` of run.json; the warnings have an entry of their own."""
+        return {"status": self.status, "reasons": list(self.reasons)}
+
+
+def word(estimate: Estimate | None) -> str:
+    """FASTER or SLOWER where the interval leaves out 1, SAME where it lies within ±1 %, AMBIGUOUS otherwise."""
+    if estimate is None or estimate.low is None or estimate.high is None or estimate.n < FEWEST_SAMPLES:
+        return "AMBIGUOUS"
+    if estimate.low >= 1 - SAME_WITHIN and estimate.high <= 1 + SAME_WITHIN:
+        return "SAME"
+    if estimate.low > 1:
+        return "FASTER"
+    return "SLOWER" if estimate.high < 1 else "AMBIGUOUS"
+
+
+def greedy(meta: Mapping[str, Any]) -> bool:
+    """Whether a run decodes greedily: only then must a lossless method give the very same tokens."""
+    return not meta["config"].get("temperature")
+
+
+def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None) -> Verdict:
+    """The verdict on a run. `status` replaces that of `run.json`, for the runner, which judges before it finishes."""
+    rows = summarise(run) if rows is None else rows
+    own = arms(run)
+    warnings = [*_run_warnings(run), *(w for row, arm in zip(rows, own, strict=True) for w in _warnings(run, row, arm)),
+                *_order_effects(run, own)]  # fmt: skip
+    reasons = tuple(_reasons(run, rows, own, status or str(run.meta["status"])))
+    return Verdict("INVALID" if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
+
+
+def _some(items: Sequence[str]) -> str:
+    """Up to three of the items, and how many more there are."""
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+
+
+# ------------------------------------------------------------------------------------------ warnings
+
+
+def _run_warnings(run: Run) -> Iterable[Notice]:
+    environment = run.meta.get("environment", {})
+    if environment.get("dirty"):
+        yield Notice("DirtyTree", "the code had uncommitted changes, so no commit names it; commit, then run again")
+    embedded = [suite["name"] for suite in run.meta["suites"] if suite["split"] == "embedded"]
+    if embedded:
+        yield Notice(
+            "EmbeddedData",
+            f"{', '.join(embedded)}: measured on the embedded sample, not on the real data set; "
+            "use --data DIR --split NAME",
+        )
+    for recorded in run.meta.get("warnings") or []:
+        if recorded["name"] == "Throttled":  # seen while it ran: it cannot be told from the record
+            yield Notice("Throttled", recorded["message"])
+
+
+def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
+    where = f"{row.suite}, {row.method}"
+    if row.samples_failed:
+        causes = sorted(
+            {
+                str(line["error"]).split(":")[0]
+                for line in run.lines
+                if line["error"] is not None and (line["suite"], line["method"]) == (row.suite, row.method)
+            }
+        )
+        yield Notice("FailedSamples", f"{where}: {row.samples_failed} of {row.samples} samples failed "
+                     f"({_some(causes)}); they and their pairs do not count; see samples.jsonl")  # fmt: skip
+    if row.method == row.reference:
+        yield from _reference_warnings(row)
+        return
+    if row.samples_paired < FEW_SAMPLES:
+        yield Notice("TooFewSamples", f"{row.suite}: {row.samples_paired} samples; an interval needs {FEW_SAMPLES} "
+                     "to be worth reading; raise --limit or give --data DIR")  # fmt: skip
+    if row.identical is not None and row.identical < row.samples_paired and greedy(run.meta) and row.lossless:
+        yield Notice("Diverged", f"{where}: {len(row.diverged)} of {row.samples_paired} outputs differ from "
+                     f"{row.reference} (sample@token {_some(row.diverged)}); {_divergence_cause(row)}")  # fmt: skip
+    yield from _untrained(row, arm, where)
+    decode, e2e = word(row.decode_speedup), word(row.e2e_speedup)
+    if "SLOWER" in (decode, e2e):
+        phase, estimate = ("decoding", row.decode_speedup) if decode == "SLOWER" else ("end to end", row.e2e_speedup)
+        assert estimate is not None
+        yield Notice("SlowerThanReference", f"{where}: {phase} is {estimate.value:.2f}x as fast as {row.reference}; "
+                     f"{_slowness_cause(row)}")  # fmt: skip
+
+
+def _reference_warnings(row: Row) -> Iterable[Notice]:
+    if row.new_tokens_median is not None and row.new_tokens_median < SHORT_TOKENS:
+        yield Notice("ShortOutputs", f"{row.suite}: the median answer has {row.new_tokens_median:g} tokens, so prefill "
+                     "decides and drafting cannot show; choose a suite with longer answers")  # fmt: skip
+    if row.tpot_spread is not None and row.tpot_spread > NOISY:
+        degree = "very noisy" if row.tpot_spread > VERY_NOISY else "noisy"
+        yield Notice("NoisyMachine", f"{row.suite}: {degree}, the time per token of {row.reference} spreads by "
+                     f"{row.tpot_spread:.0%} (IQR / median); stop other programs, pin --threads, "
+                     "raise --repeats")  # fmt: skip
+
+
+def _divergence_cause(row: Row) -> str:
+    if row.dtype == "float32":
+        return "in float32 that is a fault of the method: report it"
+    return f"{row.dtype} rounds a block of tokens unlike single ones; check with --dtype float32"
+
+
+def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
+    if not (arm.method.get("draft") or (arm.method.get("options") or {}).get("gamma")) or not row.rounds:
+        return
+    if not row.drafted_per_round:
+        yield Notice("UntrainedDraft", f"{where}: the draft was never used; lower stop_below=, or train the draft")
+    elif row.alpha == 1.0:
+        yield Notice("UntrainedDraft", f"{where}: every tested draft was accepted: the draft equals its "
+                     "target, or a count is wrong; try a lower exit_layer=, or raise --limit")  # fmt: skip
+    elif row.alpha is not None and row.alpha < LOW_ALPHA:
+        yield Notice("UntrainedDraft", f"{where}: α is {row.alpha:.3f}, the draft guesses; train it for this target "
+                     "(`fastvlm-bench train`), or choose a higher exit_layer=")  # fmt: skip
+
+
+def _slowness_cause(row: Row) -> str:
+    if row.predicted_decode_speedup is not None and row.predicted_decode_speedup > 1:
+        return "its costs predict a gain, so the loop around the model loses it; try a larger model, or --device cuda"
+    if row.alpha is not None and row.alpha < 0.5:
+        return f"α is {row.alpha:.2f}, most drafting is wasted; try a smaller gamma=, or train the draft"
+    return "drafting and verifying cost more than they save; try a lower exit_layer=, or a smaller gamma="
+
+
+def _order_effects(run: Run, own: Sequence[Arm]) -> Iterable[Notice]:
+    """A method's ratio must not depend on whether it ran before or after the reference (Welch's t on log ratios)."""
+    references = {arm.suite["name"]: arm for arm in own if arm.method["label"] == run.meta["reference"]}
+    for arm in own:
+        reference = references.get(arm.suite["name"])
+        if reference is None or arm is reference:
+            continue
+        before: list[float] = []
+        after: list[float] = []
+        for ours, theirs in pairs(arm, reference):
+            for a, b in zip(ours.lines, theirs.lines, strict=True):
+                a_s, b_s = a["ttft_s"] + a["decode_s"], b["ttft_s"] + b["decode_s"]
+                if a_s > 0 and b_s > 0:
+                    (before if a["order"] < b["order"] else after).append(math.log(b_s / a_s))
+        p = welch_p(before, after)
+        if p is not None and p < ORDER_P:
+            shift = math.exp(sum(before) / len(before) - sum(after) / len(after)) - 1
+            yield Notice("OrderEffect", f"{arm.suite['name']}, {arm.method['label']}: {shift:+.1%} speed-up when it "
+                         f"runs before {reference.method['label']} (p = {p:.1g}); raise --warmup, let the machine "
+                         "cool")  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------ INVALID
+
+
+def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> Iterable[str]:
+    if status != "success":
+        yield f"the run is {status}, not finished; go on with --resume {run.folder.name}"
+    if run.torn:
+        yield "the last line is torn: the run was killed while writing it; go on with --resume"
+    broken = [
+        f"{line['suite']}/{line['sample_id']}/{line['method']}: {problem}"
+        for arm in own
+        for line in (*arm.lines(), *(x for x in run.lines if x["error"] is not None and _of(x, arm)))
+        for problem in check_line(line, arm.suite["max_new_tokens"])
+    ]
+    if broken:
+        yield f"the counts do not add up ({_some(broken)})"
+    for row in rows:
+        where = f"{row.suite}, {row.method}"
+        if row.samples_failed:
+            yield f"{where}: {row.samples_failed} of {row.samples} samples failed"
+        if row.method == row.reference:
+            continue
+        if row.samples_paired < FEWEST_SAMPLES:
+            yield f"{where}: {row.samples_paired} samples measured in both arms; at least {FEWEST_SAMPLES} are needed"
+        elif status == "success" and not row.samples_failed and row.samples_paired < row.samples:
+            yield f"{where}: {row.samples - row.samples_paired} of {row.samples} samples have no pair"
+        if row.lossless and row.dtype == "float32" and greedy(run.meta) and row.diverged:
+            yield f"{where}: {len(row.diverged)} outputs of a lossless method differ from {row.reference} in float32"
+
+
+def _of(line: Mapping[str, Any], arm: Arm) -> bool:
+    return bool(line["suite"] == arm.suite["name"] and line["method"] == arm.method["label"])

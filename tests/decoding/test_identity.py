@@ -1,0 +1,129 @@
+"""Greedy output of every lossless method equals transformers' own, token by token: exits, γ, EOS, stops."""
+
+from typing import Any
+
+import pytest
+import torch
+from targets import LAYERS, generate, oracle_draft
+from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, StoppingCriteria, StoppingCriteriaList
+
+from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.decoding.hf_generate import HfGenerate
+from fastvlm_bench.decoding.layerskip import LayerSkip
+from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.imitation_head import Draft, new_head
+
+EXITS = range(1, LAYERS)
+
+
+@pytest.fixture(scope="module")
+def expected(llava: Any, inputs: dict[str, Any]) -> list[int]:
+    tokens = generate(llava, inputs)
+    assert len(set(tokens)) > 15, "the random target repeats itself: identity would prove little"
+    return tokens
+
+
+@pytest.mark.parametrize("gamma", [1, 2, 3, 5, 8, 50])
+@pytest.mark.parametrize("exit_layer", EXITS)
+def test_oracle_draft(llava: Any, inputs: dict[str, Any], expected: list[int], exit_layer: int, gamma: int) -> None:
+    method = FastVLM(oracle_draft(llava, exit_layer), gamma=gamma)
+    assert generate(llava, inputs, method) == expected
+    assert method.last is not None and method.last.token_ids == expected
+    rounds = method.last.rounds
+    assert 1 + sum(r.emitted for r in rounds) == len(expected)
+    assert all(r.accepted <= r.tested <= r.drafted <= gamma for r in rounds)
+    assert all(r.emitted == r.accepted + 1 for r in rounds)  # no EOS here: each round gives its correction or bonus
+    accepted, rejected = sum(r.accepted for r in rounds), sum(r.tested - r.accepted for r in rounds)
+    assert accepted > 5 and rejected > 0, "the draft must meet acceptances and rejections"
+
+
+@pytest.mark.parametrize("head", ["mlp", "attention", None])
+@pytest.mark.parametrize("exit_layer", EXITS)
+def test_untrained_heads(llava: Any, inputs: dict[str, Any], expected: list[int], exit_layer: int, head: str | None) -> None:
+    draft = Draft(exit_layer, new_head(head, llava, exit_layer) if head else None)
+    assert generate(llava, inputs, FastVLM(draft, gamma=4)) == expected
+    assert generate(llava, inputs, LayerSkip(exit_layer, gamma=4)) == expected
+
+
+def test_perfect_draft_is_always_accepted(llava: Any, inputs: dict[str, Any], expected: list[int]) -> None:
+    method = FastVLM(oracle_draft(llava, 2, spoiled=0.0), gamma=6)
+    assert generate(llava, inputs, method) == expected
+    assert method.last is not None
+    assert all(r.accepted == r.drafted for r in method.last.rounds)
+    assert len(method.last.rounds) == -(-(len(expected) - 1) // 7)  # γ + 1 tokens a round
+
+
+@pytest.mark.parametrize("stop_below", [0.001, 0.05, 0.5, 0.99])
+def test_confidence_stop(llava: Any, inputs: dict[str, Any], expected: list[int], stop_below: float) -> None:
+    method = FastVLM(oracle_draft(llava, 3), gamma=8, stop_below=stop_below)
+    assert generate(llava, inputs, method) == expected
+
+
+@pytest.mark.parametrize("place", range(1, 14))
+@pytest.mark.parametrize("gamma", [1, 4, 12])
+def test_eos_at_each_place(llava: Any, inputs: dict[str, Any], expected: list[int], place: int, gamma: int) -> None:
+    """Whatever token is declared to be EOS, inside or outside a draft, the output ends with it as standard does."""
+    eos = expected[place]
+    wanted = generate(llava, inputs, eos_token_id=eos)
+    for spoiled in (0.0, 0.4):
+        method = FastVLM(oracle_draft(llava, 2, spoiled), gamma=gamma)
+        assert generate(llava, inputs, method, eos_token_id=eos) == wanted
+        assert method.last is not None and method.last.stop == "eos"
+        assert method.last.token_ids == wanted and wanted.count(eos) == 1
+    standard = Standard()
+    assert generate(llava, inputs, standard, eos_token_id=eos) == wanted
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
+def test_token_limit(llava: Any, inputs: dict[str, Any], expected: list[int], count: int) -> None:
+    for method in (FastVLM(oracle_draft(llava, 2, 0.0), gamma=5), Standard()):
+        assert generate(llava, inputs, method, count) == expected[:count]
+        assert method.last is not None and method.last.stop == "length"
+
+
+def test_standard_and_transformers_loop(llava: Any, inputs: dict[str, Any], expected: list[int]) -> None:
+    for method in (Standard(), HfGenerate()):
+        assert generate(llava, inputs, method) == expected
+        assert method.last is not None and method.last.token_ids == expected
+        assert len(method.last.rounds) == len(expected) - 1
+
+
+def test_logits_processors_see_the_right_prefix(llava: Any, inputs: dict[str, Any]) -> None:
+    def processors() -> LogitsProcessorList:
+        return LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.5)])
+
+    wanted = generate(llava, inputs, logits_processor=processors())
+    assert wanted != generate(llava, inputs), "the processor must matter here"
+    method = FastVLM(oracle_draft(llava, 2), gamma=5)
+    assert generate(llava, inputs, method, logits_processor=processors()) == wanted
+
+
+def test_users_stopping_criteria(llava: Any, inputs: dict[str, Any], expected: list[int]) -> None:
+    class StopAt(StoppingCriteria):  # type: ignore[misc]
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            return torch.tensor([input_ids[0, -1].item() == expected[11]])
+
+    method = FastVLM(oracle_draft(llava, 2, 0.0), gamma=9)
+    wanted = generate(llava, inputs, stopping_criteria=StoppingCriteriaList([StopAt()]))
+    assert generate(llava, inputs, method, stopping_criteria=StoppingCriteriaList([StopAt()])) == wanted
+
+
+def test_generations_leave_no_trace(llava: Any, inputs: dict[str, Any], expected: list[int]) -> None:
+    """Neither another image nor another method in between changes an output, and the model is left as it was."""
+    other = {**inputs, "pixel_values": -inputs["pixel_values"]}
+    method = FastVLM(oracle_draft(llava, 2), gamma=5)
+    other_expected = generate(llava, other)
+    assert other_expected != expected
+    for given, wanted in ((other, other_expected), (inputs, expected), (other, other_expected)):
+        assert generate(llava, given, method) == wanted
+    assert not any("forward" in layer.__dict__ for layer in llava.model.language_model.layers)
+
+
+@pytest.mark.parametrize("options", [{"do_sample": True}, {"num_beams": 3}])
+def test_refuses_what_it_cannot_do(llava: Any, inputs: dict[str, Any], options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="do_sample=False"):
+        llava.generate(**inputs, max_new_tokens=3, custom_generate=LayerSkip(2), **options)
+    two = {key: torch.cat([value, value]) for key, value in inputs.items()}
+    with pytest.raises(UsageError, match="batch size 2"):
+        llava.generate(**two, max_new_tokens=3, do_sample=False, custom_generate=LayerSkip(2))

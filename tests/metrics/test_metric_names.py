@@ -1,0 +1,65 @@
+"""What all metrics share: names, loading, refusal of bad input, imports, speed."""
+
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.metrics import LABELS, MetricScore, load, names
+
+
+def test_names_and_labels() -> None:
+    assert names() == ["bleu4", "rouge_l", "cider_d", "vqa_accuracy", "exact_match"]
+    assert list(LABELS.values()) == ["BLEU-4", "ROUGE-L", "CIDEr-D", "VQA acc.", "EM"]
+
+
+def test_an_unknown_name_is_refused_with_the_list() -> None:
+    with pytest.raises(UsageError, match="unknown metric 'cider'; did you mean 'cider_d'.*bleu4, rouge_l, cider_d"):
+        load("cider")
+    with pytest.raises(UsageError):
+        load("ptb_tokenizer")  # a module here, but no metric
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_perfect_and_a_wrong_prediction(name: str) -> None:
+    score = load(name).score(["red dog runs fast", "green sky"], [["red dog runs fast"], ["blue cat sleeps now"]])
+    assert isinstance(score, MetricScore) and len(score.per_sample) == 2
+    assert score.per_sample[0] > 0.9 and score.per_sample[1] < 0.01
+    assert 0.0 < score.value < score.per_sample[0]
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        (["a"], [["a"], ["b"]], "1 predictions but 2 lists"),
+        (["a", "b"], [["a"]], "2 predictions but 1 lists"),
+        ([], [], "no samples"),
+        (["a", "b"], [["a"], []], "sample 1 has no references"),
+        (["a", "b"], ["a", "b"], "sample 0 are one string"),
+    ],
+)
+def test_bad_input_is_refused(name: str, predictions: list[str], references: list[list[str]], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load(name).score(predictions, references)
+
+
+def test_metrics_import_neither_torch_nor_tables() -> None:
+    code = (
+        "import sys; from fastvlm_bench import metrics; [metrics.load(n) for n in metrics.names()];"
+        "print([m for m in ('torch', 'transformers', 'pandas', 'rich', 'numpy') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_thousand_images_take_a_moment(name: str) -> None:
+    dice = random.Random(11)
+    words = "man woman dog cat train kitchen red blue riding sitting beside under table street's, two (old)".split()
+    texts = [" ".join(dice.choice(words) for _ in range(10)) + "." for _ in range(6000)]
+    started = time.perf_counter()
+    load(name).score(texts[:1000], [texts[1000 + i * 5 : 1005 + i * 5] for i in range(1000)])
+    assert time.perf_counter() - started < 10.0  # measured: under 1 s; a quadratic slip takes minutes

@@ -1,0 +1,238 @@
+"""The statistics against scipy and numpy, against numbers worked out by hand, and against their own promises."""
+
+import math
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special, stats
+
+from fastvlm_bench.statistics import (
+    Estimate,
+    bootstrap_draws,
+    equivalence,
+    geometric_mean_ratio,
+    mean_difference,
+    middle,
+    percentile,
+    percentile_interval,
+    ratio_of_totals,
+    regularised_beta,
+    relative_spread,
+    rule_of_three,
+    t_quantile,
+    t_tail,
+    welch_p,
+)
+from fastvlm_bench.summary import summarise
+from fastvlm_bench.verdict import word
+
+positive = st.floats(1e-3, 1e3)
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 7.5, 29, 99, 1000, 100_000])
+@pytest.mark.parametrize("p", [0.001, 0.025, 0.3, 0.5, 0.9, 0.95, 0.975, 0.9995])
+def test_t_quantile_is_scipys(p: float, df: float) -> None:
+    assert t_quantile(p, df) == pytest.approx(stats.t.ppf(p, df), rel=1e-8, abs=1e-12)
+
+
+@given(st.floats(0, 1), st.floats(0.05, 200), st.floats(0.05, 200))
+def test_regularised_beta_is_scipys(x: float, a: float, b: float) -> None:
+    assert regularised_beta(x, a, b) == pytest.approx(special.betainc(a, b, x), rel=1e-8, abs=1e-12)
+
+
+@given(st.floats(-50, 50), st.floats(1, 500))
+def test_t_tail_is_scipys(t: float, df: float) -> None:
+    assert t_tail(t, df) == pytest.approx(2 * stats.t.sf(abs(t), df), rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize(("p", "df"), [(0.0, 5), (1.0, 5), (0.5, 0)])
+def test_t_quantile_refuses_what_has_no_answer(p: float, df: float) -> None:
+    with pytest.raises(ValueError, match="t_quantile needs"):
+        t_quantile(p, df)
+
+
+@given(st.lists(st.tuples(positive, positive), min_size=2, max_size=40))
+def test_geometric_mean_ratio_is_scipys_t_interval_of_logs(pairs: list[tuple[float, float]]) -> None:
+    logs = np.log([a / b for a, b in pairs])
+    found = geometric_mean_ratio([a for a, _ in pairs], [b for _, b in pairs])
+    assert found is not None and found.low is not None and found.high is not None
+    low, high = stats.t.interval(0.95, len(logs) - 1, loc=logs.mean(), scale=stats.sem(logs) or 1e-300)
+    assert found.value == pytest.approx(math.exp(logs.mean()))
+    assert found.n == len(pairs)
+    assert math.log(found.low) == pytest.approx(low, rel=1e-6, abs=1e-9)
+    assert math.log(found.high) == pytest.approx(high, rel=1e-6, abs=1e-9)
+
+
+def test_geometric_mean_ratio_leaves_out_pairs_without_a_ratio() -> None:
+    assert geometric_mean_ratio([1.0, 0.0], [2.0, 0.0]) == Estimate(0.5, None, None, 1)
+    assert geometric_mean_ratio([0.0], [1.0]) is None
+
+
+def test_ratio_of_totals_by_hand() -> None:
+    found = ratio_of_totals([2.0, 4.0, 6.0], [1.0, 2.0, 5.0])
+    # R = 12/8; residuals a - R b = 0.5, 1, -1.5; s² = 3.5/2; SE = sqrt(3 * 1.75)/8; t(0.975, 2) = 4.302652729749
+    assert found is not None and found.low is not None and found.high is not None
+    half = 4.302652729749464 * math.sqrt(3 * 1.75) / 8
+    assert found.value == 1.5
+    assert found.high == pytest.approx(1.5 + half)
+    assert found.low == pytest.approx(1.5 - half)
+
+
+def test_ratios_without_data_are_none_and_one_pair_has_no_interval() -> None:
+    assert ratio_of_totals([], []) is None
+    assert ratio_of_totals([1.0], [0.0]) is None
+    assert ratio_of_totals([3.0], [2.0]) == Estimate(1.5, None, None, 1)
+
+
+@given(st.lists(st.tuples(positive, positive), min_size=3, max_size=20), st.floats(0.01, 100), st.randoms())
+def test_ratios_do_not_depend_on_the_unit_of_time_or_on_the_order(
+    pairs: list[tuple[float, float]], scale: float, source: random.Random
+) -> None:
+    shuffled = source.sample(pairs, len(pairs))
+    for estimator in (ratio_of_totals, geometric_mean_ratio):
+        one = estimator([a for a, _ in pairs], [b for _, b in pairs])
+        other = estimator([a * scale for a, _ in shuffled], [b * scale for _, b in shuffled])
+        assert one is not None and other is not None
+        assert (other.value, other.low, other.high) == pytest.approx((one.value, one.low, one.high), rel=1e-6, abs=1e-9)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1000, max_size=1000), st.sampled_from([1, 5, 50, 95, 99]))
+def test_percentile_is_numpys_where_n_allows_it(values: list[float], q: float) -> None:
+    assert percentile(values, q) == pytest.approx(np.percentile(values, q), abs=1e-9)
+
+
+@pytest.mark.parametrize(("n", "q", "given_"), [(99, 95, False), (100, 95, True), (99, 5, False), (100, 5, True),
+                                               (999, 99, False), (1000, 99, True), (999, 1, False)])  # fmt: skip
+def test_percentiles_need_samples(n: int, q: float, given_: bool) -> None:
+    assert (percentile([float(i) for i in range(n)], q) is not None) == given_
+
+
+def test_middle_and_relative_spread() -> None:
+    assert middle([]) is None
+    assert middle([3.0, 1.0, 2.0, 10.0]) == 2.5
+    assert relative_spread([1.0, 2.0, 3.0]) is None
+    assert relative_spread([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2 / 3)
+    assert relative_spread([-1.0, -1.0, -1.0, -1.0]) is None
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=50))
+def test_mean_difference_without_clusters_is_scipys_paired_interval(values: list[float]) -> None:
+    found = mean_difference(values, list(range(len(values))))
+    assert found is not None
+    scale = stats.sem(values)
+    half = stats.t.ppf(0.975, len(values) - 1) * scale
+    assert found.value == pytest.approx(np.mean(values), abs=1e-12)
+    assert found.high == pytest.approx(np.mean(values) + half, abs=1e-9)
+
+
+def test_mean_difference_counts_images_not_questions() -> None:
+    values, images = [1.0, 0.0, 0.0, 1.0], ["a", "b", "c", "d"]
+    once = mean_difference(values, images)
+    tenfold = mean_difference(values * 10, images * 10)
+    assert once is not None and tenfold is not None
+    assert (tenfold.low, tenfold.high) == pytest.approx((once.low, once.high))
+    assert tenfold.n == 40
+
+
+def test_mean_difference_of_one_image_has_no_interval() -> None:
+    assert mean_difference([1.0, 0.0], ["a", "a"]) == Estimate(0.5, None, None, 2)
+    assert mean_difference([], []) is None
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [((-0.001, 0.001), "equivalent"), ((0.001, 0.004), "equivalent"), ((0.01, 0.03), "better"),
+     ((-0.03, -0.01), "worse"), ((-0.02, 0.02), "undecided")],
+)  # fmt: skip
+def test_equivalence(interval: tuple[float, float], expected: str) -> None:
+    estimate = Estimate(sum(interval) / 2, *interval, 50)
+    assert equivalence(estimate, estimate, 0.005) == expected
+
+
+def test_equivalence_needs_an_interval() -> None:
+    assert equivalence(Estimate(0.0, None, None, 1), None, 0.005) == "undecided"
+    assert equivalence(None, None, 0.005) == "undecided"
+
+
+def test_rule_of_three() -> None:
+    assert rule_of_three(200) == 0.015
+    assert rule_of_three(2) == 1.0
+    assert rule_of_three(0) is None
+
+
+def test_bootstrap_needs_a_hundred_images() -> None:
+    assert bootstrap_draws(len, [*range(99), 98]) is None
+
+
+def test_bootstrap_of_a_mean_agrees_with_its_t_interval_and_is_seeded() -> None:
+    source = random.Random(1)
+    values = [source.gauss(0.3, 1) for _ in range(150)]
+
+    def mean(indices: object) -> float:
+        return sum(values[i] for i in indices) / 150  # type: ignore[attr-defined]
+
+    draws = bootstrap_draws(mean, list(range(150)), resamples=1000)
+    assert draws is not None
+    assert draws == bootstrap_draws(mean, list(range(150)), resamples=1000)
+    found, expected = percentile_interval(mean(range(150)), draws, 150), mean_difference(values, list(range(150)))
+    assert expected is not None
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.03)
+
+
+def test_bootstrap_keeps_the_questions_of_an_image_together() -> None:
+    images = [i // 2 for i in range(200)]
+
+    def broken_pairs(indices: object) -> float:
+        chosen = list(indices)  # type: ignore[call-overload]
+        return float(sum(chosen.count(i) != chosen.count(i ^ 1) for i in range(0, 200, 2)))
+
+    assert bootstrap_draws(broken_pairs, images, resamples=5) == [0.0] * 5
+
+
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=30), st.lists(st.floats(-5, 5), min_size=3, max_size=30))
+def test_welch_is_scipys(first: list[float], second: list[float]) -> None:
+    if np.var(first) + np.var(second) < 1e-9:
+        return
+    assert welch_p(first, second) == pytest.approx(stats.ttest_ind(first, second, equal_var=False).pvalue, abs=1e-7)
+
+
+def test_welch_needs_three_and_handles_constants() -> None:
+    assert welch_p([1.0, 2.0], [1.0, 2.0, 3.0]) is None
+    assert welch_p([1.0] * 3, [1.0] * 3) == 1.0
+    assert welch_p([1.0] * 3, [2.0] * 3) == 0.0
+
+
+def test_two_identical_noisy_arms_are_seldom_called_faster(fake: SimpleNamespace) -> None:
+    """A/A: the whole chain, from lines to the word, on 200 runs of two equal arms with 10 % noise."""
+    suite = fake.suite(n=20, metrics=[])
+    words = []
+    for seed in range(200):
+        run = fake.run(suites=[suite], methods=[fake.method("standard"), fake.method("hf-generate")], seed=seed,
+                       noise=0.1, tokens=8)  # fmt: skip
+        row = summarise(run)[1]
+        words += [word(row.decode_speedup), word(row.e2e_speedup)]
+    for phase in (words[::2], words[1::2]):
+        assert phase.count("FASTER") <= 10
+        assert phase.count("SLOWER") <= 10
+
+
+def test_a_known_ratio_lies_in_its_interval(fake: SimpleNamespace) -> None:
+    """An arm made exactly 1.30 times slower: 95 % of the intervals hold 1/1.30, here at least 90 %."""
+    suite, held = fake.suite(n=20, metrics=[]), 0
+    for seed in range(100):
+
+        def slow(line: dict, source: random.Random = random.Random(seed)) -> dict:  # noqa: B008
+            if line["method"] == "standard":
+                return line
+            return {**line, "decode_s": line["decode_s"] * 1.30}
+
+        run = fake.run(suites=[suite], methods=[fake.method("standard"), fake.method("slow")], seed=seed, noise=0.05,
+                       change=slow)  # fmt: skip
+        row = summarise(run)[1]
+        assert word(row.decode_speedup) == "SLOWER"
+        held += row.decode_speedup.low <= 1 / 1.30 <= row.decode_speedup.high
+    assert held >= 90

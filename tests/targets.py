@@ -1,0 +1,68 @@
+"""Small random-weight targets whose greedy outputs vary, and heads that are right most of the time."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.models.layers import decoder_layers
+
+PROMPT = "\nDescribe this image in detail. ASSISTANT:"
+LAYERS = 6
+
+
+def random_llava(layers: int = LAYERS, seed: int = 0) -> Any:
+    """A LLaVA of the embedded shape with random weights, scaled so that its outputs have many distinct tokens."""
+    from transformers import LlavaForConditionalGeneration
+
+    from fastvlm_bench.models.tiny.checkpoint import build_config, build_tokenizer
+    from fastvlm_bench.models.tiny.train import tokenizer_texts
+
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer(tokenizer_texts(0, scenes=200))
+    model = LlavaForConditionalGeneration(build_config(tokenizer, layers)).eval()
+    with torch.no_grad():
+        for parameter in model.model.language_model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0, 0.09)
+    return model, tokenizer
+
+
+class OracleHead(nn.Module):
+    """The target's own remaining layers, with a KV cache of their own, spoiled by noise at a share of the positions.
+
+    A draft with random weights would never be accepted; this one meets acceptances and rejections at every exit.
+    """
+
+    attends = True
+
+    def __init__(self, model: Any, exit_layer: int, spoiled: float, seed: int = 0) -> None:
+        super().__init__()
+        self.layers = copy.deepcopy(nn.ModuleList(decoder_layers(model)[exit_layer:]))
+        for index, layer in enumerate(self.layers):
+            layer.__dict__.pop("forward", None)
+            for module in layer.modules():
+                if hasattr(module, "layer_idx"):
+                    module.layer_idx = index
+        self.spoiled, self.generator = spoiled, torch.Generator().manual_seed(seed)
+
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        for layer in self.layers:
+            states = layer(states, *args, **kwargs)
+        if torch.rand(1, generator=self.generator).item() < self.spoiled:
+            return torch.randn(states.shape, generator=self.generator) * states.std()
+        return states
+
+
+def oracle_draft(model: Any, exit_layer: int, spoiled: float = 0.25, seed: int = 0) -> Draft:
+    return Draft(exit_layer, OracleHead(model, exit_layer, spoiled, seed))  # type: ignore[arg-type]
+
+
+def generate(model: Any, inputs: dict[str, Tensor], method: Any = None, count: int = 40, **options: Any) -> list[int]:
+    """New token ids of greedy generation with `method`, or transformers' own loop."""
+    given = {"custom_generate": method} if method is not None else {}
+    ids = model.generate(**inputs, max_new_tokens=count, do_sample=False, **given, **options)
+    new: list[int] = ids[0, inputs["input_ids"].shape[1] :].tolist()
+    return new
