@@ -1,6 +1,67 @@
-"""A monotonic clock that can wait for the device."""
+"""A monotonic clock that can wait for the device, and one that tests can wind. torch is imported for devices only."""
+
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
 class Clock:
-    def __init__(self, device=None): self.device = device
-    def now(self) -> float: return time.perf_counter_ns() / 1e9
-    def synchronised(self) -> float: return self.now()
+    """Seconds from `time.perf_counter_ns`, which neither NTP nor daylight saving can turn back.
+
+    device: a name ("cpu", "cuda:1") or a `torch.device`; for the CPU there is nothing to wait for.
+    """
+
+    def __init__(self, device: Any = "cpu") -> None:
+        self.device = str(device)
+        self._synchronise: Callable[[Any], None] | None = None
+        if self.device.partition(":")[0] != "cpu":
+            import torch
+
+            self._synchronise = torch.accelerator.synchronize
+        self._origin = time.perf_counter_ns()
+
+    def now(self) -> float:
+        """Seconds since the clock was made, without waiting for the device: a GPU may still be at work."""
+        return (time.perf_counter_ns() - self._origin) * 1e-9
+
+    def synchronised(self) -> float:
+        """Seconds since the clock was made, once the device has done all that it was given."""
+        if self._synchronise is not None:
+            self._synchronise(self.device)
+        return self.now()
+
+
+class FakeClock(Clock):
+    """A clock for tests: exact times without waiting.
+
+    ticks: the seconds that pass before each reading after the first: one number for all of them, or one by one;
+    reading it once more than there are ticks fails. `advance` lets a scripted model take time of its own.
+    `synchronisations` counts the calls of `synchronised`.
+    """
+
+    def __init__(self, ticks: float | Iterable[float] = 1.0) -> None:
+        super().__init__("cpu")
+        self.seconds = 0.0
+        self.synchronisations = 0
+        self._read = False
+        self._every = ticks if isinstance(ticks, int | float) else None
+        self._ticks = iter(()) if isinstance(ticks, int | float) else iter(ticks)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass between two readings."""
+        self.seconds += seconds
+
+    def now(self) -> float:
+        """The fake time in seconds; the first reading is 0 unless `advance` was called."""
+        if self._read:
+            tick = self._every if self._every is not None else next(self._ticks, None)
+            if tick is None:
+                raise AssertionError("the fake clock was read more often than it has ticks")
+            self.seconds += tick
+        self._read = True
+        return self.seconds
+
+    def synchronised(self) -> float:
+        """As `now`, and counted."""
+        self.synchronisations += 1
+        return self.now()

@@ -19,21 +19,22 @@ from fastvlm_bench.summary import Row, speedups, summarise
 if TYPE_CHECKING:
     from rich.console import Console
 
-CONFIG_IDENTITY = ("temperature", "top_k", "top_p", "ignore_eos", "compile", "warmup")
+CONFIG_IDENTITY = ("temperature", "top_k", "top_p", "ignore_eos", "compile")
 """Settings of a run that change what is measured. Methods, their options and the draft are what one compares."""
 HARDWARE = ("cpu", "gpu", "threads")
-VERSIONS = ("python", "torch", "transformers", "driver", "commit")
+VERSIONS = ("tool", "commit", "python", "torch", "transformers", "cuda", "driver")
 """Differences worth a note, not a refusal: comparing two versions is a fair question."""
 
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One run x suite x method. `against` names the arm of the first run that it is divided by, "" if there is none.
+    """One run (its index) x suite x method. `against` names the arm of the first run that it is divided by, or is "".
 
     `decode` and `e2e` are Σ seconds of that arm / Σ seconds of this one on the same samples: above 1 is faster.
     `identical` of `compared` samples have the same token ids in both runs.
     """
 
+    run: int
     row: Row
     against: str
     decode: Estimate | None
@@ -77,16 +78,17 @@ def _differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def find_comparable(results_dir: Path) -> list[Run]:
-    """The newest run, then the newer ones among those comparable with it. Damaged runs are passed over.
+    """The newest run, then the newer ones among those comparable with it. Damaged and empty runs are passed over.
 
     UsageError if there are not two; it names what keeps the next newest run apart.
     """
     runs: list[Run] = []
     for folder in list_runs(Path(results_dir)):
         try:
-            runs.append(read_run(folder))
+            run = read_run(folder)
         except BenchError:
             continue
+        runs += [run] if run.lines else []
     if not runs:
         raise UsageError(f"{results_dir} has no run; make one with `fastvlm-bench run`, or name another folder")
     newest, *others = runs
@@ -112,9 +114,9 @@ def compare(runs: Sequence[Run], force: bool = False) -> Comparison:
     notes += [f"{run.run_id} is {run.meta['status']}, not finished" for run in runs if run.meta["status"] != "success"]
     base = arms(first)
     rows: list[ComparedRow] = []
-    for run in runs:
+    for index, run in enumerate(runs):
         for row, arm in zip(summarise(run), arms(run), strict=True):
-            rows.append(_compared(row, arm, None if run is first else _counterpart(arm, base)))
+            rows.append(_compared(index, row, arm, _counterpart(arm, base) if index else None))
     suites = [suite["name"] for suite in first.meta["suites"]]
     rows = [row for row in rows if row.row.suite in suites]
     rows.sort(key=lambda row: (suites.index(row.row.suite), row.row.method_name))
@@ -135,15 +137,15 @@ def _counterpart(arm: Arm, base: Sequence[Arm]) -> Arm | None:
     return None
 
 
-def _compared(row: Row, arm: Arm, against: Arm | None) -> ComparedRow:
+def _compared(run: int, row: Row, arm: Arm, against: Arm | None) -> ComparedRow:
     if against is None:
         qualities = tuple(Quality(q.metric, q.value, None, "") for q in row.quality)
-        return ComparedRow(row, "", None, None, qualities, None, 0)
+        return ComparedRow(run, row, "", None, None, qualities, None, 0)
     paired = _pairs(arm, against)
     decode, e2e = speedups(paired, ratio_of_totals)
     qualities = tuple(compare_quality(metric, arm, paired) for metric in arm.suite["metrics"])
     same = sum(ours.same_tokens(theirs) for ours, theirs in paired)
-    return ComparedRow(row, against.method["label"], decode, e2e, qualities, same, len(paired))
+    return ComparedRow(run, row, against.method["label"], decode, e2e, qualities, same, len(paired))
 
 
 def _pairs(arm: Arm, against: Arm) -> list[tuple[Measured, Measured]]:
@@ -164,10 +166,9 @@ def print_comparison(comparison: Comparison, console: "Console | None" = None) -
     from rich.console import Console
 
     console = Console() if console is None else console
-    names = {run.folder: chr(ord("A") + index % 26) for index, run in enumerate(comparison.runs)}
-    letters = {run.run_id: names[run.folder] for run in comparison.runs}
-    for run in comparison.runs:
-        say(console, f"{names[run.folder]} = {run.run_id}")
+    names = [chr(ord("A") + index) if index < 26 else f"run {index}" for index in range(len(comparison.runs))]
+    for name, run in zip(names, comparison.runs, strict=True):
+        say(console, f"{name} = {run.run_id}")
     if comparison.forced:
         say(console, "FORCED: these runs are not comparable. " + "; ".join(comparison.forced), "bold red")
     for suite in dict.fromkeys(row.row.suite for row in comparison.rows):
@@ -175,7 +176,7 @@ def print_comparison(comparison: Comparison, console: "Console | None" = None) -
         console.print()
         say(console, f"{suite} {own[0].row.suite_version} · split {own[0].row.split} · n = {own[0].row.samples}"
             + (" · FORCED" if comparison.forced else ""), "bold")  # fmt: skip
-        labels = Cells("run: method", tuple(f"{letters[r.row.run_id]}: {r.row.method}" for r in own), "left")
+        labels = Cells("run: method", tuple(f"{names[r.run]}: {r.row.method}" for r in own), "left")
         draw(console, labels, _columns(own))
     console.print()
     say(console, "vs A: seconds of the same method in A / seconds here, totals on the same samples, 95 % interval; "

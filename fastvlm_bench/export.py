@@ -1,7 +1,5 @@
 """Rows and samples as CSV, LaTeX, Markdown and JSON, all with the columns of one list, made from `summary.Row`."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -10,6 +8,8 @@ from typing import Any, get_args
 
 from fastvlm_bench import metrics
 from fastvlm_bench.arms import arms, count
+from fastvlm_bench.errors import UsageError, did_you_mean
+from fastvlm_bench.quality import score
 from fastvlm_bench.record import Run
 from fastvlm_bench.statistics import Estimate
 from fastvlm_bench.storage import finite, write_atomically
@@ -48,7 +48,8 @@ def _columns() -> list[Column]:
         elif Estimate in kinds:
             parts = (("", "value"), ("_low", "low"), ("_high", "high"))
             columns += [Column(name + suffix, _part(name, part)) for suffix, part in parts]
-            columns.append(Column(f"{name}_verdict", lambda row, n=name: _verdict(getattr(row, n))))  # type: ignore[misc]
+            if not name.endswith("geomean"):
+                columns.append(Column(f"{name}_verdict", lambda row, n=name: _verdict(getattr(row, n))))  # type: ignore[misc]
         elif Spread in kinds:
             columns += [Column(f"{name}_{part}", _part(name, part)) for part in ("median", "p5", "p95")]
         else:
@@ -111,12 +112,13 @@ def _text(value: Any) -> str:
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """RFC 4180 with line feeds. Text is quoted, so that no reader takes the answer "None" for a missing one."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
-    writer.writerow(header)
-    writer.writerows([_text(value) for value in row] for row in rows)
-    return buffer.getvalue()
+    """RFC 4180, with line feeds. Not the csv module: before Python 3.13 it leaves a carriage return unquoted."""
+
+    def cell(value: Any) -> str:
+        text = _text(value)
+        return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
+
+    return "".join(",".join(map(cell, row)) + "\n" for row in [header, *rows])
 
 
 def rows_csv(rows: Sequence[Row]) -> str:
@@ -161,7 +163,9 @@ def _scores(run: Run) -> dict[int, dict[str, float]]:
             own = [(line, sample.references) for sample in arm.measured.values() for line in sample.lines
                    if line["repeat"] == repeat]  # fmt: skip
             for metric in arm.suite["metrics"]:
-                result = metrics.load(metric).score([line["text"] for line, _ in own], [refs for _, refs in own])
+                result = score(metric, arm.suite, [line["text"] for line, _ in own], [refs for _, refs in own])
+                if result is None:
+                    continue
                 for (line, _), value in zip(own, result.per_sample, strict=True):
                     scores.setdefault(line["seq"], {})[f"score_{metric}"] = float(value)
     return scores
@@ -240,3 +244,23 @@ def run_markdown(run: Run, rows: Sequence[Row] | None = None) -> str:
         + (f"\n## Warnings\n{warnings}\n" if warnings else "")
         + f"\n## {verdict.status}\n{reasons}\n"
     )
+
+
+FORMATS = ("csv", "samples-csv", "latex", "markdown", "json")
+
+
+def export_runs(runs: Sequence[Run], form: str) -> str:
+    """Runs in one of `FORMATS`, one table for all of them; as JSON one object, or an array where there are several.
+
+    UsageError lists the formats if `form` is not one.
+    """
+    if form not in FORMATS:
+        raise UsageError(f"unknown format '{form}'{did_you_mean(form, FORMATS)}; choose one of: {', '.join(FORMATS)}")
+    if form == "samples-csv":
+        first, *others = (samples_csv(run) for run in runs)
+        return first + "".join(text[text.index("\n") + 1 :] for text in others)
+    if form == "json":
+        objects = [run_json(run) for run in runs]
+        return objects[0] if len(objects) == 1 else "[\n" + ",\n".join(text.rstrip() for text in objects) + "\n]\n"
+    write = {"csv": rows_csv, "latex": rows_latex, "markdown": rows_markdown}[form]
+    return write([row for run in runs for row in summarise(run)])

@@ -1,11 +1,13 @@
 """Quality of an arm and its paired difference to the reference, metric by metric."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastvlm_bench import metrics
 from fastvlm_bench.arms import Arm, Measured
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.statistics import (
     Estimate,
     bootstrap_draws,
@@ -32,56 +34,67 @@ class Quality:
     verdict: str
 
 
-def score(metric: str, samples: Sequence[Measured]) -> float | None:
-    """The metric over these samples, None of none."""
-    if not samples:
+def score(
+    metric: str, suite: Mapping[str, Any], texts: Sequence[str], references: Sequence[Sequence[str]]
+) -> metrics.MetricScore | None:
+    """The metric over some samples of a suite; None where it says nothing about them (none at all, CIDEr-D of one).
+
+    A metric that weighs words by how many images use them gets the references of the whole suite for that, so that a
+    failed sample does not change the scores of the others.
+    """
+    scorer = metrics.load(metric)
+    whole: dict[str, Any] = {}
+    if "document_frequency_references" in inspect.signature(scorer.score).parameters:
+        whole["document_frequency_references"] = [sample["references"] for sample in suite["samples"]]
+    try:
+        return scorer.score(texts, references, **whole)
+    except UsageError:
         return None
-    return float(metrics.load(metric).score([s.text for s in samples], [s.references for s in samples]).value)
 
 
 def compare_quality(metric: str, arm: Arm, paired: Sequence[tuple[Measured, Measured]] | None) -> Quality:
     """The metric over all measured samples of the arm, and its difference over the pairs (ours, reference).
 
     A metric that is a mean over samples gets the cluster-robust t interval of its per-sample differences (for
-    CIDEr-D this keeps the document frequencies fixed); a corpus metric (BLEU) gets a bootstrap over images.
+    CIDEr-D this keeps the document frequencies fixed); a pooled metric (BLEU-4) gets a bootstrap over images.
     """
-    value = score(metric, list(arm.measured.values()))
-    if not paired:
+    own = list(arm.measured.values())
+    scored = score(metric, arm.suite, [s.text for s in own], [s.references for s in own])
+    value = scored.value if scored is not None else None
+    if not paired or scored is None:
         return Quality(metric, value, None, "")
     n = len(paired)
     if all(a["text"] == b["text"] for ours, theirs in paired for a, b in zip(ours.lines, theirs.lines, strict=True)):
         return Quality(metric, value, Estimate(0.0, None, None, n), "identical")
-    scorer = metrics.load(metric)
-    ours_texts = [ours.text for ours, _ in paired]
-    their_texts = [theirs.text for _, theirs in paired]
+    texts = [ours.text for ours, _ in paired], [theirs.text for _, theirs in paired]
     references = [ours.references for ours, _ in paired]
     images = [ours.image_id for ours, _ in paired]
-    ours, theirs = scorer.score(ours_texts, references), scorer.score(their_texts, references)
-    delta = float(ours.value - theirs.value)
-    differences = [float(a - b) for a, b in zip(ours.per_sample, theirs.per_sample, strict=True)]
-    if abs(sum(differences) / n - delta) < 1e-9:
-        interval = mean_difference(differences, images)
-        verdict = equivalence(mean_difference(differences, images, 0.90), interval, MARGIN)
-        return Quality(metric, value, interval, verdict)
-
-    draws = _resampled(scorer, ours_texts, their_texts, references, images)
-    if draws is None:
+    ours, theirs = (score(metric, arm.suite, own_texts, references) for own_texts in texts)
+    if ours is None or theirs is None:
+        return Quality(metric, value, None, "")
+    delta = ours.value - theirs.value
+    scorer = metrics.load(metric)
+    if hasattr(scorer, "counts") and hasattr(scorer, "combine"):
+        draws = _resampled(scorer, texts, references, images)
+        if draws is not None:
+            wide = percentile_interval(delta, draws, n)
+            return Quality(metric, value, wide, equivalence(percentile_interval(delta, draws, n, 0.90), wide, MARGIN))
+    differences = [a - b for a, b in zip(ours.per_sample, theirs.per_sample, strict=True)]
+    if hasattr(scorer, "counts") or abs(sum(differences) / n - delta) > 1e-9:
         return Quality(metric, value, Estimate(delta, None, None, n), "undecided")
-    interval = percentile_interval(delta, draws, n)
-    return Quality(metric, value, interval, equivalence(percentile_interval(delta, draws, n, 0.90), interval, MARGIN))
+    estimate = mean_difference(differences, images)
+    return Quality(metric, value, estimate, equivalence(mean_difference(differences, images, 0.90), estimate, MARGIN))
 
 
 def _resampled(
-    scorer: Any, ours: Sequence[str], theirs: Sequence[str], references: Sequence[Sequence[str]], images: Sequence[str]
+    scorer: Any, texts: tuple[Sequence[str], Sequence[str]], references: Sequence[Sequence[str]], images: Sequence[str]
 ) -> list[float] | None:
-    """Bootstrap draws of the difference of a pooled metric; None if the metric does not give its counts apart.
+    """Bootstrap draws of the difference of a pooled metric.
 
-    Such a metric has `counts(predictions, references)`, a tuple a sample, and `combine(sums) -> float`: scoring the
-    texts again for each of thousands of draws would take minutes.
+    Such a metric gives its counts apart, so that a draw adds numbers instead of scoring texts again:
+    `counts(predictions, references)`, a tuple a sample, and `combine(sums) -> float`.
     """
-    if not (hasattr(scorer, "counts") and hasattr(scorer, "combine")):
-        return None
-    both = [scorer.counts(ours, references), scorer.counts(theirs, references)]
+    both = [scorer.counts(own, references) for own in texts]
 
     def difference(indices: Sequence[int]) -> float:
         a, b = (scorer.combine([sum(column) for column in zip(*(c[i] for i in indices), strict=True)]) for c in both)

@@ -28,6 +28,9 @@ from fastvlm_bench.storage import (
 
 SCHEMA_VERSION = 1
 RUN_FILE, SAMPLES_FILE, TORN_FILE = "run.json", "samples.jsonl", "samples.jsonl.torn"
+MACHINE = ("model.weights_sha256", "model.dtype", "model.device", "model.attention", "environment.cpu",
+           "environment.gpu", "environment.threads")  # fmt: skip
+"""Fields of `run.json` that must not change between the invocations of one run."""
 Key = tuple[str, str, int]
 """(suite, sample_id, repeat): the group of lines, one a method, that is measured together."""
 
@@ -167,10 +170,10 @@ class RunWriter:
             folder.mkdir(parents=True, exist_ok=True)
             lock = lock_folder(folder)
         except OSError as error:
-            raise UsageError(f"cannot write to {folder}: {error.strerror}; choose another --output") from None
+            raise UsageError(f"cannot write to {folder}: {error.strerror}; choose another --out") from None
         if (folder / RUN_FILE).exists() or (folder / SAMPLES_FILE).exists():
             os.close(lock)
-            raise UsageError(f"{folder} already holds a run; go on with --resume, or choose another --output")
+            raise UsageError(f"{folder} already holds a run; go on with --resume, or choose another --out")
         return cls(folder, {"schema_version": SCHEMA_VERSION, **run}, lock, [])
 
     @classmethod
@@ -205,6 +208,20 @@ class RunWriter:
         except BaseException:
             os.close(lock)
             raise
+
+    def update(self, **fields: Any) -> None:
+        """Replace fields of `run.json` before the first line, with what only the loaded model could tell.
+
+        Once there are lines (a resumed run), UsageError if `MACHINE` fields change: a run must not mix two machines
+        or two sets of weights.
+        """
+        changed = [d for d in differences(self.meta, {**self.meta, **fields}) if d.split(":")[0] in MACHINE]
+        if self._seq and changed:
+            raise UsageError(
+                f"{self.folder} was measured elsewhere ({'; '.join(changed)}); resume it there, or start anew"
+            )
+        self.meta = {**self.meta, **fields}
+        write_atomically(self.folder / RUN_FILE, encode_document(self.meta))
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add one line (without `v`, `seq`, `crc32`) and make it durable. BenchError, line undone, if it cannot."""

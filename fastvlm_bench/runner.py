@@ -1,7 +1,6 @@
 """The benchmark loop: warm-up, then samples x methods x repeats, interleaved, each line recorded as it is measured."""
 
 import gc
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,7 +139,3 @@ class Runner:
 def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
 
-
-def utc_stamp() -> str:
-    """Now, for a run's id."""
-    return time.strftime("%Y%m%d-%H%M%S", time.gmtime())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastvlm_bench.arms import Arm, Measured, arms, by_position, count, pairs
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.quality import Quality, compare_quality
 from fastvlm_bench.record import Run
@@ -112,7 +113,14 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def summarise(run: Run) -> list[Row]:
-    """The rows of a run: suites, then methods, in the order of `run.json`. An arm without samples has a row too."""
+    """The rows of a run: suites, then methods, in the order of `run.json`. An arm without samples has a row too.
+
+    UsageError: the run ended before there was anything to measure.
+    """
+    if "dtype" not in run.meta["model"]:
+        error = run.meta.get("error")
+        raise UsageError(f"{run.folder} has no measurement: the run ended before its model was loaded"
+                         + (f" ({error})" if error else "") + "; run it again")  # fmt: skip
     own = arms(run)
     references = {arm.suite["name"]: arm for arm in own if arm.method["label"] == run.meta["reference"]}
     return [_row(run, arm, references.get(arm.suite["name"])) for arm in own]

@@ -192,7 +192,7 @@ def _order_effects(run: Run, own: Sequence[Arm]) -> Iterable[Notice]:
 
 def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> Iterable[str]:
     if status != "success":
-        yield f"the run is {status}, not finished; go on with --resume {run.folder.name}"
+        yield f"the run is {status}, not finished; go on with --resume {run.folder}"
     if run.torn:
         yield "the last line is torn: the run was killed while writing it; go on with --resume"
     broken = [

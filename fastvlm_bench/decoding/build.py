@@ -12,10 +12,10 @@ from fastvlm_bench.decoding.hf_generate import HfGenerate
 from fastvlm_bench.decoding.layerskip import LayerSkip
 from fastvlm_bench.decoding.measure import Method
 from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.drafts import choose_draft
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.load import Target
-from fastvlm_bench.drafts import choose_draft
 
 
 @dataclass

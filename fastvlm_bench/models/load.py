@@ -1,7 +1,6 @@
 """`load_target("tiny" | hub id | folder)`: the target with its processor, on its device, ready for methods."""
 
 import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.fingerprint import weights_sha256
 from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.models.names import TINY, check_model_name, default_drafts
 
-TINY = Path(__file__).parent / "tiny" / "checkpoint"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -79,18 +78,6 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def check_model_name(name: str) -> None:
-    """Refuse what can be told to be wrong before torch has to load anything."""
-    if name == "tiny":
-        if not (TINY / "config.json").is_file():
-            raise UsageError(f"the embedded model is missing at {TINY}; run python -m fastvlm_bench.models.tiny.train")
-    elif os.path.isdir(name):
-        if not (Path(name) / "config.json").is_file():
-            raise UsageError(f"model folder {name} has no config.json; give a folder written by save_pretrained")
-    elif name.startswith((".", "/")) or name.count("/") != 1:
-        raise UsageError(f"unknown model '{name}': use 'tiny', a hub id such as llava-hf/llava-1.5-7b-hf, or a folder")
-
-
 def load_target(name: str = "tiny", *, device: str = "auto", dtype: str = "auto") -> Target:
     """Load a target for inference.
 
@@ -109,8 +96,7 @@ def load_target(name: str = "tiny", *, device: str = "auto", dtype: str = "auto"
             reason = str(error).strip().splitlines()[0][:200]
             raise UsageError(f"model '{name}' cannot be loaded: {reason}; check the id, the folder and the network") from None
     model.to(place).eval()
-    drafts = TINY.parent / "drafts" if name == "tiny" else None
-    return Target(name, model, processor, place, drafts)
+    return Target(name, model, processor, place, default_drafts(name))
 
 
 @contextlib.contextmanager

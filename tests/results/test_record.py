@@ -211,6 +211,32 @@ def test_differences_name_nested_fields_and_take_a_tuple_for_a_list() -> None:
     assert differences({"a": (1, {"x": math.inf})}, {"a": [1, {"x": None}]}) == []
 
 
+def test_update_before_the_first_line_and_not_to_another_machine_after_it(
+    fake: SimpleNamespace, tmp_path: Path
+) -> None:
+    meta, made = fake.made(suites=[fake.suite(n=2)])
+    early = {
+        **meta,
+        "model": {"id": "tiny"},
+        "environment": {},
+        "methods": [{"label": "standard"}, {"label": "fastvlm"}],
+    }
+    with RunWriter.create(tmp_path / "run", early) as writer:
+        writer.update(model=meta["model"], environment=meta["environment"], methods=meta["methods"])
+        assert read_meta(tmp_path / "run")["model"] == meta["model"]
+        writer.append(made[0])
+    with RunWriter.resume(tmp_path / "run", meta["config_sha256"]) as writer:
+        writer.update(environment={**meta["environment"], "load_average": [9.0]})
+        with pytest.raises(
+            UsageError, match=r"elsewhere \(model\.dtype: float32 -> bfloat16; environment\.threads: 2 -> 1"
+        ):
+            writer.update(
+                model={**meta["model"], "dtype": "bfloat16"}, environment={**meta["environment"], "threads": 1}
+            )
+    assert read_meta(tmp_path / "run")["environment"]["load_average"] == [9.0]
+    assert read_meta(tmp_path / "run")["model"]["dtype"] == "float32"
+
+
 def test_create_does_not_overwrite(folder: Path, fake: SimpleNamespace) -> None:
     with pytest.raises(UsageError, match="already holds a run"):
         RunWriter.create(folder, fake.meta([fake.suite(n=1)], [fake.method("standard")]))

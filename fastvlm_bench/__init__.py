@@ -1,0 +1,19 @@
+"""fastvlm-bench: self-speculative decoding of vision-language models, measured (arXiv 2510.22641; not Apple's FastVLM)."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fastvlm_bench.decoding.fastvlm import FastVLM
+
+__all__ = ["FastVLM", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """`fastvlm_bench.FastVLM`, loaded when asked for: it brings torch."""
+    if name == "FastVLM":
+        from fastvlm_bench.decoding.fastvlm import FastVLM
+
+        return FastVLM
+    raise AttributeError(name)

@@ -1,0 +1,190 @@
+"""The official annotation files, read as they are: COCO captions, Karpathy's COCO splits, VQAv2.
+
+Every fault is a UsageError of one line: the file, the place in it, what is wrong, and the layout that is expected.
+Texts are kept as they stand; tokenising them is the metrics' business. Standard library only.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastvlm_bench.errors import UsageError
+
+MAX_BYTES = 1 << 30
+"""No official file is that large; parsing one would take several times its size in memory."""
+ANSWERS = 10
+"""VQA accuracy is defined on exactly ten human answers a question."""
+COCO_LAYOUT = "COCO's layout is {images: [{id, file_name}], annotations: [{image_id, caption}]}"
+KARPATHY_LAYOUT = "Karpathy's layout is {images: [{cocoid, filepath, filename, split, sentences: [{raw}]}]}"
+QUESTIONS_LAYOUT = "VQAv2's layout is {questions: [{question_id, image_id, question}]}"
+ANSWERS_LAYOUT = "VQAv2's layout is {annotations: [{question_id, image_id, answers: [{answer}] x 10}]}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sample as its annotation file has it. `place` is where, for messages; `question` is "" for captions."""
+
+    sample_id: str
+    image_id: str
+    image_name: str
+    references: tuple[str, ...]
+    place: str
+    question: str = ""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed JSON file, and the layout it ought to have."""
+
+    path: Path
+    content: Any
+    layout: str
+
+    def fault(self, place: str, problem: str) -> UsageError:
+        """The error to raise: file, place, problem, remedy."""
+        return UsageError(" ".join(f"{self.path}: {place} {problem}; {self.layout}".split()))
+
+    def rows(self, key: str) -> list[Any]:
+        """The list at the top level's `key`, which must have entries."""
+        if not isinstance(self.content, dict):
+            raise self.fault("the file", f"holds {_kind(self.content)}, not an object")
+        found = self.get(self.content, key, list, "the top level")
+        if not found:
+            raise self.fault(f"'{key}'", "is an empty list")
+        return list(found)
+
+    def get(self, row: Any, key: str, kind: type, place: str) -> Any:
+        """`row[key]`, of the type that it must have."""
+        if not isinstance(row, dict):
+            raise self.fault(place, f"is {_kind(row)}, not an object")
+        if key not in row:
+            raise self.fault(place, f"has no '{key}' (it has {', '.join(list(map(str, row))[:8]) or 'nothing'})")
+        if not isinstance(row[key], kind) or isinstance(row[key], bool):
+            raise self.fault(place if place == "the top level" else f"{place}.{key}",
+                             f"is {_kind(row[key])}, not {_kind(kind())}")  # fmt: skip
+        return row[key]
+
+    def identity(self, row: Any, key: str, place: str) -> str:
+        """An id, which is a whole number in the official files and may be a text in others."""
+        kind = str if isinstance(row, dict) and isinstance(row.get(key), str) else int
+        found = str(self.get(row, key, kind, place))
+        if not found.strip() or not found.isprintable():
+            raise self.fault(f"{place}.{key}", f"is {found!r}, which cannot be an id")
+        return found
+
+
+def read_document(path: Path, layout: str) -> tuple[Document, bytes]:
+    """A JSON file (a byte order mark is tolerated) and its bytes, for hashing. UsageError if it cannot be parsed."""
+    try:
+        if os.path.getsize(path) > MAX_BYTES:
+            raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MiB, so not an official file; {layout}")
+        raw = path.read_bytes()
+        return Document(path, json.loads(raw), layout), raw
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
+    except (ValueError, RecursionError) as error:
+        problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        start = raw[:20].decode("ascii", "replace").replace("\ufffd", "?").splitlines()
+        raise UsageError(f"{path}: not JSON ({problem}; it starts with {(start or [''])[0]!r}); "
+                         "download the official file again") from None  # fmt: skip
+
+
+def read_coco_captions(document: Document) -> list[Entry]:
+    """COCO captions: one entry an image, in the order of `images`, with its captions in file order."""
+    names: dict[str, str] = {}
+    places: dict[str, str] = {}
+    for index, row in enumerate(document.rows("images")):
+        place = f"images[{index}]"
+        image_id = document.identity(row, "id", place)
+        _unique(document, places, image_id, place, "id")
+        names[image_id] = document.get(row, "file_name", str, place)
+    captions: dict[str, list[str]] = {image_id: [] for image_id in names}
+    ids: dict[str, str] = {}
+    for index, row in enumerate(document.rows("annotations")):
+        place = f"annotations[{index}]"
+        image_id = document.identity(row, "image_id", place)
+        if image_id not in captions:
+            raise document.fault(f"{place}.image_id", f"is {image_id}, which is not among the images")
+        if "id" in row:
+            _unique(document, ids, document.identity(row, "id", place), place, "id")
+        captions[image_id].append(document.get(row, "caption", str, place))
+    for image_id, texts in captions.items():
+        if not any(text.strip() for text in texts):
+            raise document.fault(f"{places[image_id]} (id {image_id})", "has no reference caption")
+    return [Entry(i, i, name, tuple(captions[i]), places[i]) for i, name in names.items()]
+
+
+def read_coco_karpathy(document: Document, subset: str, folder: str) -> list[Entry]:
+    """Karpathy's `dataset_coco.json`: the images of one of its subsets, all of which lie in `folder`."""
+    entries: list[Entry] = []
+    places: dict[str, str] = {}
+    subsets = set()
+    for index, row in enumerate(document.rows("images")):
+        place = f"images[{index}]"
+        found = document.get(row, "split", str, place)
+        subsets.add(found)
+        if found != subset:
+            continue
+        image_id = document.identity(row, "cocoid", place)
+        _unique(document, places, image_id, place, "cocoid")
+        if document.get(row, "filepath", str, place) != folder:
+            raise document.fault(f"{place}.filepath", f"is {row['filepath']!r}, not '{folder}'")
+        sentences = document.get(row, "sentences", list, place)
+        texts = [document.get(s, "raw", str, f"{place}.sentences[{i}]") for i, s in enumerate(sentences)]
+        if not any(text.strip() for text in texts):
+            raise document.fault(f"{place} (cocoid {image_id})", "has no reference caption")
+        entries.append(Entry(image_id, image_id, document.get(row, "filename", str, place), tuple(texts), place))
+    if not entries:
+        there = ", ".join(sorted(map(repr, subsets)))
+        raise document.fault("'images'", f"has none with split '{subset}', only {there}")
+    return entries
+
+
+def read_vqav2(questions: Document, annotations: Document, image_name: str) -> list[Entry]:
+    """VQAv2: one entry a question, in file order, with its ten answers. `image_name` formats the image id."""
+    answers: dict[str, tuple[str, tuple[str, ...]]] = {}
+    seen: dict[str, str] = {}
+    for index, row in enumerate(annotations.rows("annotations")):
+        place = f"annotations[{index}]"
+        question_id = annotations.identity(row, "question_id", place)
+        _unique(annotations, seen, question_id, place, "question_id")
+        given = annotations.get(row, "answers", list, place)
+        if len(given) != ANSWERS:
+            raise annotations.fault(f"{place}.answers", f"has {len(given)} answers, not {ANSWERS}")
+        texts = tuple(annotations.get(a, "answer", str, f"{place}.answers[{i}]") for i, a in enumerate(given))
+        answers[question_id] = annotations.identity(row, "image_id", place), texts
+    entries: list[Entry] = []
+    places: dict[str, str] = {}
+    for index, row in enumerate(questions.rows("questions")):
+        place = f"questions[{index}]"
+        question_id = questions.identity(row, "question_id", place)
+        _unique(questions, places, question_id, place, "question_id")
+        if question_id not in answers:
+            problem = f"is {question_id}, which has no answers in {annotations.path}"
+            raise questions.fault(f"{place}.question_id", problem)
+        image_id = questions.get(row, "image_id", int, place)
+        answered, texts = answers[question_id]
+        if answered != str(image_id):
+            raise questions.fault(f"{place}.image_id", f"is {image_id}, but {answered} in {annotations.path}")
+        text = questions.get(row, "question", str, place)
+        if not text.strip():
+            raise questions.fault(f"{place}.question", "is empty")
+        name = image_name.format(image_id=image_id)
+        entries.append(Entry(question_id, answered, name, texts, place, text))
+    return entries
+
+
+def _unique(document: Document, places: dict[str, str], identity: str, place: str, key: str) -> None:
+    if identity in places:
+        raise document.fault(f"{place}.{key}", f"is {identity}, a duplicate id: {places[identity]} has it too")
+    places[identity] = place
+
+
+def _kind(value: Any) -> str:
+    """A JSON value's type in JSON's words."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    words = {str: "a string", int: "a whole number", float: "a decimal number", list: "a list", dict: "an object"}
+    return words[type(value)]

@@ -1,0 +1,193 @@
+"""`run`, from configuration to exit code: check, load, build, warm up, measure, record, judge, report."""
+
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fastvlm_bench.config import METHODS, REFERENCE, RunConfig
+from fastvlm_bench.drafts import choose_draft
+from fastvlm_bench.environment import describe_environment
+from fastvlm_bench.errors import BenchError, UsageError
+from fastvlm_bench.export import rows_csv, run_json, run_markdown, samples_csv, save
+from fastvlm_bench.live import Live
+from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
+from fastvlm_bench.record import Run, RunWriter, read_run
+from fastvlm_bench.report import print_report
+from fastvlm_bench.storage import now
+from fastvlm_bench.suite import Suite, check_images, load_suite
+from fastvlm_bench.summary import summarise
+from fastvlm_bench.verdict import judge
+
+INTERRUPTED, TERMINATED = 130, 143
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived: end as on Ctrl-C, with another exit code."""
+
+
+def run_benchmark(config: RunConfig, *, resume: Path | None, csv: Path | None, as_json: bool) -> int:
+    """Run what `config` says and print the report; returns the exit code. Nothing measured is ever lost."""
+    suites = check(config)
+    writer = RunWriter.resume(resume, config.sha256(), config.to_dict()) if resume else None
+    _catch_signals()
+    live = Live(Console(stderr=True, quiet=as_json), REFERENCE)
+    outcome, code, failure = "success", 0, None
+    try:
+        writer = writer or _create(config, suites)
+        _measure(config, suites, writer, live)
+    except (KeyboardInterrupt, Terminated) as stop:
+        outcome, code = "interrupted", TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    except BenchError as error:
+        outcome, code, failure = "error", error.exit_code, error
+        if writer is None:
+            raise
+    except BaseException:
+        if writer is not None:
+            writer.finish("error", error="internal error")
+        raise
+    if writer is None:  # stopped before there was anything to keep
+        return code
+    run = _finish(writer, outcome, None if failure is None else str(failure))
+    if run.lines:
+        _show(run, csv, as_json)
+    if outcome == "interrupted":
+        done = len({(line["suite"], line["sample_id"], line["repeat"]) for line in run.lines})
+        print(f"fastvlm-bench: interrupted; {done} samples are kept; go on with --resume {run.folder}", file=sys.stderr)
+    if failure is not None:
+        raise failure
+    return code
+
+
+def check(config: RunConfig) -> list[Suite]:
+    """Everything that can be told to be wrong before the model loads: names, files, images, drafts, exits, output."""
+    config.validate()
+    check_model_name(config.model)
+    layers = layer_count(config.model)
+    for spec in config.specs:
+        exit_layer = spec.options.get("exit_layer")
+        if layers is not None and isinstance(exit_layer, int) and exit_layer >= layers:
+            raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{config.model}'")
+        if "head" in METHODS[spec.name].options:
+            choose_draft(_drafts(config), model=config.model, **_wish(spec.options))
+    suites = [load_suite(name, split=config.split, data=config.data, limit=config.limit) for name in config.suites]
+    for suite in suites:
+        check_images(suite)
+    return suites
+
+
+def _drafts(config: RunConfig) -> Path | None:
+    return Path(config.draft) if config.draft else default_drafts(config.model)
+
+
+def _wish(options: Any) -> dict[str, Any]:
+    return {key: options.get(key) for key in ("head", "exit_layer")}
+
+
+def _create(config: RunConfig, suites: Sequence[Suite]) -> RunWriter:
+    """The run's folder, with what is known before the model is loaded."""
+    names = "+".join(suite.name for suite in suites)
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    model = Path(config.model).name
+    run_id = f"{stamp}-{model}-{names}-{secrets.token_hex(2)}"
+    return RunWriter.create(Path(config.out) / run_id, {
+        "run_id": run_id, "status": "started", "command": sys.argv, "config": config.to_dict(),
+        "config_sha256": config.sha256(), "suites": [_described(suite, config) for suite in suites],
+        "model": {"id": config.model}, "methods": [{"label": spec.label} for spec in config.specs],
+        "reference": REFERENCE, "environment": {}, "started_at": now(), "completed_at": None, "totals": {},
+        "warnings": [], "verdict": None, "error": None,
+    })  # fmt: skip
+
+
+def _described(suite: Suite, config: RunConfig) -> dict[str, Any]:
+    samples = [
+        {"sample_id": s.sample_id, "image_id": s.image_id, "prompt": s.prompt, "references": list(s.references)}
+        for s in suite.samples
+    ]
+    limit = config.max_new_tokens or suite.max_new_tokens
+    return {**asdict(suite), "metrics": list(suite.metrics), "max_new_tokens": limit, "samples": samples}
+
+
+def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live: Live) -> None:
+    """Load, build, check, warm up and run. torch is imported here: what was wrong before has already been said."""
+    import torch
+
+    from fastvlm_bench.clock import Clock
+    from fastvlm_bench.decoding.build import build
+    from fastvlm_bench.models.load import load_target
+    from fastvlm_bench.runner import Runner
+
+    torch.manual_seed(config.seed)
+    with live:
+        live.say(f"loading {config.model}")
+        target = load_target(config.model, device=config.device, dtype=config.dtype)
+        clock = Clock(target.device)
+        methods = [build(spec, target, _drafts(config), clock) for spec in config.specs]
+        runner = Runner(target, methods, clock, max_new_tokens=config.max_new_tokens)
+        differences = runner.self_check(suites[0])
+        for layer, difference in differences.items():
+            live.say(f"self-check at exit {layer}: verification equals a full pass within {difference:.0e} of the largest logit")
+        if target.device.type == "cpu":
+            threads = config.threads or writer.meta["environment"].get("threads")
+            if threads is None:
+                live.say("looking for the thread count at which standard decoding is fastest")
+                cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+                threads = runner.fastest_threads(suites[0], sorted({1, *(2**i for i in range(1, 7) if 2**i <= cores)}))
+            torch.set_num_threads(threads)
+        writer.update(
+            model=target.describe(), methods=[m.described for m in methods],
+            environment={**describe_environment(target.device), "self_check": {str(k): v for k, v in differences.items()}},
+        )  # fmt: skip
+        for suite in suites:
+            live.say(f"{suite.name}: warming up")
+            runner.warm_up(suite, config.warmup)
+            runner.run(suite, config.repeats, writer, live.step)
+
+
+def _finish(writer: RunWriter, outcome: str, error: str | None) -> Run:
+    """Judge what was recorded, write the final run.json and summary.md, and read the run back as a stranger would."""
+    run = read_run(writer.folder)
+    fields: dict[str, Any] = {"error": error}
+    if run.lines:
+        verdict = judge(run, status=outcome)
+        failed = sum(line["error"] is not None for line in run.lines)
+        fields |= {
+            "verdict": verdict.as_dict(), "warnings": [notice.as_dict() for notice in verdict.warnings],
+            "totals": {
+                "lines": len(run.lines), "failed": failed,
+                "new_tokens": sum(len(line["token_ids"] or []) for line in run.lines),
+            },
+        }  # fmt: skip
+    writer.finish(outcome, **fields)
+    run = read_run(writer.folder)
+    if run.lines:
+        save(run.folder / "summary.md", run_markdown(run))
+    return run
+
+
+def _show(run: Run, csv: Path | None, as_json: bool) -> None:
+    rows = summarise(run)
+    if as_json:
+        print(run_json(run, rows))
+    else:
+        print_report(run, rows=rows)
+        print(f"\nrecords: {run.folder}")
+    if csv is not None:
+        save(csv, rows_csv(rows))
+        save(csv.with_name(f"{csv.stem}-samples.csv"), samples_csv(run))
+
+
+def _catch_signals() -> None:
+    def terminate(*_: Any) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's `&` ignores it: Ctrl-C must work all the same
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,183 @@
+"""The command line: parse, call, exit code. No logic, and nothing heavy is imported before a command needs it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from fastvlm_bench import __version__
+from fastvlm_bench.errors import BenchError
+
+
+class _Group(TyperGroup):
+    """Turns a BenchError into its one line and its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BenchError as error:
+            typer.echo(f"fastvlm-bench: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:  # `fastvlm-bench … | head`
+            sys.stderr.close()
+            raise typer.Exit(0) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Benchmarks FastVLM's self-speculative decoding (arXiv 2510.22641; not Apple's FastVLM) against standard "
+    "decoding of the same vision-language model: speed, acceptance, memory and quality on the same samples.",
+)
+
+RESULTS = Path("results")
+Names = Annotated[list[str] | None, typer.Option("--suite", "-s", help="A suite, repeatable; see `suites`.")]
+RunFolders = Annotated[list[Path] | None, typer.Argument(help="Run folders; left out: the newest under results/.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        typer.echo(f"fastvlm-bench {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    suite: Names = None,
+    model: Annotated[str, typer.Option(help="`tiny` (embedded), a hub id, or a checkpoint folder.")] = "tiny",
+    draft: Annotated[Path | None, typer.Option(help="A draft folder, or a folder of them; default: the model's own.")] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="name or name:key=value,…; repeatable; see `methods`.")] = None,
+    gamma: Annotated[int | None, typer.Option(help="Most tokens drafted per round, for methods that do not name their own.")] = None,
+    exit_layer: Annotated[int | None, typer.Option(help="Layers run while drafting, likewise.")] = None,
+    split: Annotated[str | None, typer.Option(help="The suite's split; default: embedded, or what --data holds.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with the real data set in its official layout.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples of each suite.")] = None,
+    repeats: Annotated[int, typer.Option(help="Repetitions of each sample; their median counts.")] = 1,
+    warmup: Annotated[int, typer.Option(help="Samples decoded by each method before anything counts.")] = 3,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Token limit; default: the suite's.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of torch's generator, recorded.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (float32 on the CPU), float32, bfloat16 or float16.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: the count at which `standard` is fastest.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder that gets the run's folder.")] = RESULTS,
+    resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run's folder.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV, and FILE-samples.csv beside it.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:  # fmt: skip
+    """Decode each sample with each method in turn and report speed, acceptance, memory and quality."""
+    from fastvlm_bench.config import RunConfig
+
+    chosen: dict[str, Any] = {"suites": tuple(suite)} if suite else {}
+    chosen |= {"methods": tuple(method)} if method else {}
+    config = RunConfig(
+        **chosen, model=model, draft=str(draft) if draft else None, gamma=gamma, exit_layer=exit_layer, split=split,
+        data=str(data) if data else None, limit=limit, repeats=repeats, warmup=warmup, max_new_tokens=max_new_tokens,
+        seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),
+    )  # fmt: skip
+    from fastvlm_bench.benchmark import run_benchmark
+
+    raise typer.Exit(run_benchmark(config, resume=resume, csv=csv, as_json=json))
+
+
+@app.command()
+def compare(
+    runs: RunFolders = None,
+    force: Annotated[bool, typer.Option(help="Compare runs that differ in more than their methods; the table says so.")] = False,
+    results: Annotated[Path, typer.Option(help="Where to look for runs.")] = RESULTS,
+) -> None:  # fmt: skip
+    """Put runs side by side, with paired intervals; refuses runs that are not comparable."""
+    from fastvlm_bench.compare import compare as compare_runs
+    from fastvlm_bench.compare import find_comparable, print_comparison
+    from fastvlm_bench.record import read_run
+
+    found = [read_run(folder) for folder in runs] if runs else find_comparable(results)
+    print_comparison(compare_runs(found, force=force))
+
+
+@app.command()
+def report(runs: RunFolders = None, results: Annotated[Path, typer.Option(help="Where to look for runs.")] = RESULTS) -> None:
+    """Print a run's tables again, from its records alone."""
+    from fastvlm_bench.report import print_report
+
+    for found in _runs(runs, results):
+        print_report(found)
+
+
+@app.command()
+def export(
+    runs: RunFolders = None,
+    to: Annotated[str, typer.Option("--format", "-f", help="csv, samples-csv, latex, markdown or json.")] = "csv",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A file; default: standard output.")] = None,
+    results: Annotated[Path, typer.Option(help="Where to look for runs.")] = RESULTS,
+) -> None:
+    """Write runs as CSV (one row a suite and method), per-sample CSV, LaTeX (booktabs), Markdown or JSON."""
+    from fastvlm_bench.export import export_runs, save
+
+    text = export_runs(_runs(runs, results), to)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        save(out, text)
+
+
+@app.command()
+def suites() -> None:
+    """List the suites."""
+    from fastvlm_bench.suite import describe_suites
+
+    _list([(suite.name, f"{suite.title} ({', '.join(suite.splits)})") for suite in describe_suites()])
+
+
+@app.command()
+def methods() -> None:
+    """List the decoding methods and their options."""
+    from fastvlm_bench.config import METHODS
+
+    for name, kind in METHODS.items():
+        _list([(name, kind.description)])
+        _list([(f"  {key}", f"{option.help} (default {option.default})") for key, option in kind.options.items()])
+
+
+@app.command()
+def models() -> None:
+    """List the models that come with the tool, and what else --model takes."""
+    from fastvlm_bench.drafts import read_manifests
+
+    tiny = Path(__file__).parent / "models" / "tiny"
+    _list([("tiny", "the embedded LLaVA of 24 layers, trained on rendered scenes; nothing is downloaded")])
+    for folder, draft in read_manifests(tiny / "drafts").items():
+        alpha = ", ".join(f"{suite} {value:.2f}" for suite, value in draft.validation.items())
+        mark = " (default)" if draft.default else ""
+        _list([(f"  {folder.name}", f"draft: exit {draft.exit_layer}, {draft.head} head, held-out α {alpha}{mark}")])
+    _list([("HUB_ID or FOLDER", "any image-text-to-text checkpoint of transformers; checked by running it before use")])
+
+
+def _runs(folders: list[Path] | None, results: Path) -> list[Any]:
+    from fastvlm_bench.errors import UsageError
+    from fastvlm_bench.record import list_runs, read_run
+
+    if not folders:
+        folders = list_runs(results)[:1]
+    if not folders:
+        raise UsageError(f"no run under {results}; make one with fastvlm-bench run, or name a run folder")
+    return [read_run(folder) for folder in folders]
+
+
+def _list(rows: list[tuple[str, str]]) -> None:
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        typer.echo(f"{name:<{max(width, 18)}} {text}")
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

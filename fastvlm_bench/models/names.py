@@ -1,0 +1,38 @@
+"""What can be told about a model's name without loading anything. Without torch."""
+
+import json
+import os
+from pathlib import Path
+
+from fastvlm_bench.errors import UsageError
+
+TINY = Path(__file__).parent / "tiny" / "checkpoint"
+TINY_DRAFTS = Path(__file__).parent / "tiny" / "drafts"
+
+
+def check_model_name(name: str) -> None:
+    """UsageError for what is neither `tiny`, nor a checkpoint folder, nor shaped like a hub id."""
+    if name == "tiny":
+        if not (TINY / "config.json").is_file():
+            raise UsageError(f"the embedded model is missing at {TINY}; run python -m fastvlm_bench.models.tiny.train")
+    elif os.path.isdir(name):
+        if not (Path(name) / "config.json").is_file():
+            raise UsageError(f"model folder {name} has no config.json; give a folder written by save_pretrained")
+    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UsageError(f"unknown model '{name}': use 'tiny', a hub id such as llava-hf/llava-1.5-7b-hf, or a folder")
+
+
+def layer_count(name: str) -> int | None:
+    """The decoder's layers as config.json tells them; None for a hub id or where it does not."""
+    folder = TINY if name == "tiny" else Path(name)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    count = config.get("text_config", config).get("num_hidden_layers")
+    return count if isinstance(count, int) else None
+
+
+def default_drafts(name: str) -> Path | None:
+    """Where the drafts of a model lie that comes with some."""
+    return TINY_DRAFTS if name == "tiny" else None

@@ -1,0 +1,84 @@
+"""Held-out skill of the embedded model: `python -m fastvlm_bench.models.tiny.evaluate [--model DIR] [--json FILE]`.
+
+VQA exact match by kind of question, caption scores, and the share of facts that a long description states rightly.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastvlm_bench.metrics import bleu4, cider_d
+from fastvlm_bench.models.load import Target, load_target
+from fastvlm_bench.models.tiny import language
+from fastvlm_bench.models.tiny.scenes import Scene, render, sample_scene
+from fastvlm_bench.training import own_answers
+
+SEED = 7
+
+
+def answers(target: Target, asked: Sequence[tuple[Scene, str]], most: int) -> list[str]:
+    """The target's greedy answer to each (scene, prompt)."""
+    out: list[str] = []
+    for start in range(0, len(asked), 64):
+        inputs = [target.encode(render(scene), prompt) for scene, prompt in asked[start : start + 64]]
+        out += [target.decode(e.answer) for e in own_answers(target.model, target.processor, inputs, most, 64)]
+    return out
+
+
+def facts(scene: Scene, text: str) -> tuple[int, int]:
+    """(right, all) facts of a description: the count, the background, and each object with all its attributes in place."""
+    sentences = text.split(".")
+    right = sum(
+        any(language.noun(o)[2:] in s and f"in the {o.position}" in s.lower() for s in sentences) for o in scene.objects
+    )
+    opening = language.description(scene).split(".")[0]
+    return right + int(sentences[0] == opening), len(scene.objects) + 1
+
+
+def evaluate(target: Target, scenes: int) -> dict[str, Any]:
+    """Scores on `scenes` held-out scenes; see the module's docstring."""
+    rng = np.random.default_rng(SEED)
+    worlds = [sample_scene(rng, held_out=True) for _ in range(scenes)]
+    asked = [(scene, q) for scene in worlds for q in language.questions(scene, rng)]
+    said = answers(target, [(s, q.text + language.SHORT_ANSWER) for s, q in asked], 8)
+    right, total = Counter[str](), Counter[str]()
+    for (_, question), answer in zip(asked, said, strict=True):
+        total[question.kind] += 1
+        right[question.kind] += answer == question.answer
+    captions = answers(target, [(s, language.CAPTION_PROMPT) for s in worlds], 64)
+    references = [[language.caption(s, v) for v in range(language.CAPTION_VARIANTS)] for s in worlds]
+    described = answers(target, [(s, language.DESCRIBE_PROMPT) for s in worlds], 160)
+    counts = [facts(s, t) for s, t in zip(worlds, described, strict=True)]
+    return {
+        "scenes": scenes, "questions": len(asked), "seed": SEED,
+        "vqa_exact_match": sum(right.values()) / sum(total.values()),
+        "vqa_exact_match_by_kind": {kind: right[kind] / total[kind] for kind in sorted(total)},
+        "caption_cider_d": cider_d.score(captions, references).value,
+        "caption_bleu4": bleu4.score(captions, references).value,
+        "description_facts": sum(r for r, _ in counts) / sum(n for _, n in counts),
+        "descriptions_word_for_word": sum(t == language.description(s) for s, t in zip(worlds, described, strict=True)) / scenes,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--scenes", type=int, default=250)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    scores = evaluate(load_target(args.model, device="cpu"), args.scenes)
+    print(json.dumps(scores, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(scores, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Method specifications: what is read, what is refused and with which words."""
+
+import pytest
+
+from fastvlm_bench.config import METHODS, MethodSpec
+from fastvlm_bench.errors import UsageError
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        MethodSpec.parse(text)
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_a_name_alone_has_the_defaults() -> None:
+    spec = MethodSpec.parse("fastvlm")
+    assert (spec.name, spec.label, spec.lossless) == ("fastvlm", "fastvlm", True)
+    assert spec.options == {"gamma": 6, "stop_below": 0.0}  # exit layer and head are the draft's own
+    assert MethodSpec.parse("layerskip").options == {"gamma": 6, "exit_layer": 2, "stop_below": 0.0}
+    assert MethodSpec.parse("standard").options == MethodSpec.parse("hf-generate").options == {}
+    assert MethodSpec.parse("early-exit").options == {}
+
+
+def test_all_options() -> None:
+    spec = MethodSpec.parse("fastvlm:gamma=4,exit_layer=6,head=mlp,stop_below=0.6")
+    assert spec.options == {"gamma": 4, "exit_layer": 6, "head": "mlp", "stop_below": 0.6}
+    assert isinstance(spec.options["gamma"], int) and isinstance(spec.options["stop_below"], float)
+
+
+def test_the_label_is_what_was_typed_and_the_text_is_canonical() -> None:
+    one, other = MethodSpec.parse(" fastvlm: stop_below = .60 ,gamma=04"), MethodSpec.parse("fastvlm:gamma=4,stop_below=6e-1")
+    assert one.label == "fastvlm: stop_below = .60 ,gamma=04"
+    assert str(one) == str(other) == "fastvlm:gamma=4,stop_below=0.6"
+    assert str(MethodSpec.parse("standard")) == "standard"
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_the_canonical_form_reads_back(name: str) -> None:
+    spec = MethodSpec.parse(name)
+    again = MethodSpec.parse(str(spec))
+    assert (again.options, str(again)) == (spec.options, str(spec))
+
+
+def test_only_early_exit_may_change_the_output() -> None:
+    assert [name for name, kind in METHODS.items() if not kind.lossless] == ["early-exit"]
+
+
+def test_shared_options_reach_those_that_take_them_and_do_not_name_their_own() -> None:
+    def options(text: str) -> dict[str, object]:
+        return dict(MethodSpec.parse(text, gamma=3, exit_layer=5).options)
+
+    assert options("fastvlm") == {"gamma": 3, "exit_layer": 5, "stop_below": 0.0}
+    assert options("fastvlm:gamma=8") == {"gamma": 8, "exit_layer": 5, "stop_below": 0.0}
+    assert options("layerskip:exit_layer=1") == {"gamma": 3, "exit_layer": 1, "stop_below": 0.0}
+    assert options("early-exit") == {"exit_layer": 5}
+    assert options("standard") == {}
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("fastvml", "unknown method 'fastvml': one of standard, fastvlm, layerskip, early-exit, hf-generate"
+                "; did you mean 'fastvlm'?"),
+    ("early_exit", "unknown method 'early_exit': one of standard, fastvlm, layerskip, early-exit, hf-generate"
+                   "; did you mean 'early-exit'?"),
+    ("", "unknown method '': one of standard, fastvlm, layerskip, early-exit, hf-generate"),
+    ("fastvlm:gama=4", "method 'fastvlm' has no option 'gama': it takes gamma, exit_layer, head, stop_below"
+                       "; did you mean 'gamma'?"),
+    ("fastvlm:exit-layer=4", "method 'fastvlm' has no option 'exit-layer': it takes gamma, exit_layer, head, stop_below"
+                             "; did you mean 'exit_layer'?"),
+    ("standard:gamma=4", "method 'standard' has no option 'gamma': it takes none"),
+    ("early-exit:gamma=4", "method 'early-exit' has no option 'gamma': it takes exit_layer, head"),
+    ("fastvlm:head=mpl", "option 'head' of method 'fastvlm' is 'mpl'; it must be one of mlp, attention, as in "
+                         "fastvlm:head=…; did you mean 'mlp'?"),
+    ("fastvlm:gamma", "option 'gamma' of method 'fastvlm' is without a value; it must be a whole number of at least 1, "
+                      "at most 64, as in fastvlm:gamma=…"),
+    ("fastvlm:gamma=4,gamma=5", "method 'fastvlm:gamma=4,gamma=5' gives an option twice; name each once"),
+])  # fmt: skip
+def test_refusals_in_full(text: str, message: str) -> None:
+    assert refusal(text) == message
+
+
+@pytest.mark.parametrize("text", [
+    "fastvlm:gamma=0", "fastvlm:gamma=65", "fastvlm:gamma=-1", "fastvlm:gamma=4.0", "fastvlm:gamma=1e1", "fastvlm:gamma=",
+    "fastvlm:gamma=1_0", "fastvlm:gamma=٤", "fastvlm:gamma=99999999999999999999", "fastvlm:exit_layer=0",
+    "fastvlm:stop_below=1", "fastvlm:stop_below=-0.1", "fastvlm:stop_below=nan", "fastvlm:stop_below=inf",
+    "fastvlm:stop_below=1e-", "fastvlm:head=", "fastvlm:", "fastvlm:,", "fastvlm:gamma=4,", "fastvlm:stop_below=0,6",
+    "fastvlm:gamma=4=5", "standard:", "fastvlm gamma=4", "FastVLM",
+])  # fmt: skip
+def test_refused(text: str) -> None:
+    refusal(text)
+
+
+@pytest.mark.parametrize("text", ["fastvlm:gamma=1", "fastvlm:gamma=64", "fastvlm:stop_below=0", "fastvlm:stop_below=.999"])
+def test_the_ends_of_the_ranges_are_allowed(text: str) -> None:
+    assert MethodSpec.parse(text).label == text

@@ -1,0 +1,66 @@
+"""The clock waits for devices only when asked to, never goes back, and its fake gives exact times."""
+
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from fastvlm_bench.clock import Clock, FakeClock
+
+
+def test_it_counts_seconds_from_its_making() -> None:
+    clock = Clock()
+    before = clock.now()
+    time.sleep(0.02)
+    after = clock.synchronised()
+    assert 0 <= before < 0.01 and 0.02 <= after - before < 2
+
+
+def test_the_wall_clock_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock("cpu")
+    before = clock.now()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert clock.now() >= before
+
+
+def test_readings_are_nanoseconds_since_the_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([10**18, 10**18 + 1, 10**18 + 1_500_000_000])
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: next(readings))
+    clock = Clock()
+    assert clock.now() == pytest.approx(1e-9, abs=1e-15)  # as floats of seconds since boot, this would be lost
+    assert clock.now() == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cuda", "mps"])
+def test_a_device_is_waited_for_before_the_time_is_read(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    accelerator = SimpleNamespace(synchronize=lambda name: events.append(f"wait {name}"))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(accelerator=accelerator))
+    clock = Clock(device)
+    counter = time.perf_counter_ns
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: events.append("read") or counter())
+    clock.now()
+    clock.synchronised()
+    assert events == ["read", f"wait {device}", "read"]
+
+
+def test_one_tick_for_all_readings() -> None:
+    clock = FakeClock(0.5)
+    assert [clock.now(), clock.synchronised(), clock.now()] == [0.0, 0.5, 1.0]
+    assert clock.synchronisations == 1
+
+
+def test_ticks_one_by_one_may_go_back_and_run_out() -> None:
+    clock = FakeClock([1.0, 0.0, -2.0])
+    assert [clock.now() for _ in range(4)] == [0.0, 1.0, 1.0, -1.0]
+    with pytest.raises(AssertionError, match="more often than it has ticks"):
+        clock.now()
+
+
+def test_a_scripted_model_takes_time_of_its_own() -> None:
+    clock = FakeClock(0)
+    clock.advance(2.0)
+    started = clock.now()
+    clock.advance(0.25)
+    assert (started, clock.now() - started) == (2.0, 0.25)

@@ -1,0 +1,115 @@
+"""Peak memory: short peaks are seen, an earlier span's peak is not, and what cannot be measured is None."""
+
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from fastvlm_bench import memory
+from fastvlm_bench.memory import PeakMemory
+
+BLOCK = 64 << 20
+KEYS = {"peak_rss_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "rss_method"}
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's high-water mark is Linux's")
+
+
+def touch(seconds: float = 0.0) -> None:
+    """Make BLOCK bytes resident for a moment."""
+    block = bytearray(BLOCK)
+    block[::4096] = b"x" * len(block[::4096])
+    time.sleep(seconds)
+
+
+def measured(seconds: float = 0.0, work: bool = True) -> int:
+    with PeakMemory("cpu") as peak:
+        if work:
+            touch(seconds)
+    assert set(peak.result) == KEYS and peak.result["peak_allocated_bytes"] is None
+    return int(peak.result["peak_rss_bytes"])
+
+
+@pytest.fixture
+def without_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "no such folder" / "clear_refs")
+
+
+@on_linux
+def test_the_kernel_sees_a_peak_of_no_duration_and_forgets_it() -> None:
+    idle = measured(work=False)
+    busy = measured()
+    again = measured(work=False)
+    assert busy - idle > 0.9 * BLOCK
+    assert abs(again - idle) < 0.3 * BLOCK
+    with PeakMemory() as peak:
+        pass
+    assert peak.result["rss_method"] == "kernel"
+
+
+def test_elsewhere_a_thread_samples(without_kernel: None) -> None:
+    idle, busy = measured(work=False), measured(seconds=0.2)
+    assert busy - idle > 0.9 * BLOCK
+    with PeakMemory() as peak:
+        assert any(thread.name == "peak-memory" for thread in threading.enumerate())
+    assert peak.result["rss_method"] == "sampled"
+    assert not any(thread.name == "peak-memory" for thread in threading.enumerate())
+
+
+def test_a_reset_that_does_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Some sandboxes take the write and keep the old mark."""
+    (tmp_path / "status").write_text("VmPeak:\t  9 kB\nVmHWM:\t  900000 kB\nVmRSS:\t  300000 kB\n")
+    monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "clear_refs")
+    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
+    with PeakMemory() as peak:
+        pass
+    assert peak.result["rss_method"] == "sampled"
+    assert peak.result["peak_rss_bytes"] != 900000 * 1024
+
+
+def test_kilobytes_are_1024_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  300001 kB\nVmRSS:\t  300000 kB\n")
+    monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "clear_refs")
+    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
+    with PeakMemory() as peak:
+        pass
+    assert (peak.result["peak_rss_bytes"], peak.result["rss_method"]) == (300001 * 1024, "kernel")
+    assert (tmp_path / "clear_refs").read_text() == "5"
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_failing_span_is_measured_and_its_error_passed_on(sampled: bool, request: pytest.FixtureRequest) -> None:
+    if sampled:
+        request.getfixturevalue("without_kernel")
+    with pytest.raises(RuntimeError, match="out of memory"), PeakMemory() as peak:
+        raise RuntimeError("out of memory")
+    assert peak.result["peak_rss_bytes"] > 0
+    assert not any(thread.name == "peak-memory" for thread in threading.enumerate())
+
+
+def test_on_a_gpu_the_allocator_is_reset_and_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, str]] = []
+    numbers = {"reset_peak_memory_stats": None, "max_memory_allocated": 11, "max_memory_reserved": 22}
+
+    def answer(name: str) -> object:
+        return lambda device: calls.append((name, device)) or numbers[name]
+
+    cuda = SimpleNamespace(**{name: answer(name) for name in numbers})
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    with PeakMemory("cuda:1") as peak:
+        assert calls == [("reset_peak_memory_stats", "cuda:1")]
+    assert (peak.result["peak_allocated_bytes"], peak.result["peak_reserved_bytes"]) == (11, 22)
+    assert {device for _, device in calls} == {"cuda:1"}
+
+
+@pytest.mark.gpu
+def test_on_a_real_gpu() -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    before = torch.cuda.memory_allocated()
+    with PeakMemory("cuda:0") as peak:
+        torch.empty(BLOCK, dtype=torch.uint8, device="cuda:0")
+    assert peak.result["peak_allocated_bytes"] - before >= BLOCK
+    assert peak.result["peak_reserved_bytes"] >= peak.result["peak_allocated_bytes"]

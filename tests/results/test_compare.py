@@ -1,0 +1,169 @@
+"""Runs side by side: who may stand there, what the ratios are, and what happens with --force."""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fastvlm_bench.compare import Comparison, compare, find_comparable, identity, print_comparison
+from fastvlm_bench.errors import IncompatibleRuns, UsageError
+from fastvlm_bench.record import Run
+from fastvlm_bench.statistics import Estimate
+
+
+def timed(seconds: float) -> Any:
+    """Every decoding takes so long, every prefill 1 s."""
+    return lambda line: {**line, "decode_s": seconds, "ttft_s": 1.0, "vision_s": None, "prefill_s": 1.0}
+
+
+def two(fake: SimpleNamespace, *, second: tuple[str, ...] = ("standard", "fastvlm"), **meta: Any) -> list[Run]:
+    suites = [fake.suite(n=8)]
+    return [
+        fake.run(suites=suites, change=timed(3.0), meta={"run_id": "first"}),
+        fake.run(suites=suites, change=timed(1.0), labels=second, seed=1, meta={"run_id": "second", **meta}),
+    ]
+
+
+def test_ratios_are_against_the_same_arm_of_the_first_run(fake: SimpleNamespace) -> None:
+    found = compare(two(fake))
+    assert [(r.row.run_id, r.row.method, r.against) for r in found.rows] == [
+        ("first", "fastvlm", ""), ("second", "fastvlm", "fastvlm"),
+        ("first", "standard", ""), ("second", "standard", "standard"),
+    ]  # fmt: skip
+    assert found.rows[0].decode is None and found.rows[0].identical is None
+    assert found.rows[1].decode == Estimate(3.0, 3.0, 3.0, 8)
+    assert found.rows[1].e2e == Estimate(2.0, 2.0, 2.0, 8)
+    assert (found.rows[1].identical, found.rows[1].compared) == (8, 8)
+    assert {q.verdict for q in found.rows[1].quality} == {"identical"}
+    assert found.forced == () and found.notes == ()
+
+
+def test_another_gamma_is_what_one_compares(fake: SimpleNamespace) -> None:
+    rows = compare(two(fake, second=("standard", "fastvlm:gamma=2"))).rows
+    other = next(row for row in rows if row.row.method == "fastvlm:gamma=2")
+    assert other.against == "fastvlm" and other.decode == Estimate(3.0, 3.0, 3.0, 8)
+
+
+def test_an_ambiguous_counterpart_is_none(fake: SimpleNamespace) -> None:
+    rows = compare(two(fake, second=("standard", "early-exit"))).rows
+    alone = next(row for row in rows if row.row.method == "early-exit")
+    assert (alone.against, alone.decode, alone.compared) == ("", None, 0)
+
+
+def test_outputs_and_quality_across_runs(fake: SimpleNamespace) -> None:
+    def worse(line: dict[str, Any]) -> dict[str, Any]:
+        if line["sample_id"] != "000":
+            return line
+        return {**line, "text": "nothing alike", "token_ids": [1000, *line["token_ids"][1:]]}
+
+    suites = [fake.suite(n=8)]
+    rows = compare([fake.run(suites=suites), fake.run(suites=suites, change=worse, meta={"run_id": "b"})]).rows
+    later = [row for row in rows if row.row.run_id == "b"]
+    assert [(row.identical, row.compared) for row in later] == [(7, 8)] * 2
+    assert all(q.delta is not None and q.delta.value < 0 for row in later for q in row.quality)
+
+
+def test_unequal_repeats_still_pair(fake: SimpleNamespace) -> None:
+    suites = [fake.suite(n=8)]
+    found = compare([fake.run(suites=suites, change=timed(3.0)),
+                     fake.run(suites=suites, change=timed(1.0), repeats=3, meta={"run_id": "b"})])  # fmt: skip
+    later = [row for row in found.rows if row.row.run_id == "b"]
+    assert [(row.decode, row.identical) for row in later] == [(Estimate(3.0, 3.0, 3.0, 8), 8)] * 2
+
+
+@pytest.mark.parametrize(
+    ("meta", "field"),
+    [
+        ({"model": {"weights_sha256": "cd" * 32}}, f"model weights_sha256: {'ab' * 32} / {'cd' * 32}"),
+        ({"model": {"dtype": "bfloat16"}}, "model dtype: float32 / bfloat16"),
+        ({"model": {"device": "cuda"}}, "model device: cpu / cuda"),
+        ({"model": {"attention": "eager"}}, "model attention: sdpa / eager"),
+        ({"environment": {"cpu": "Other"}}, "cpu: Example CPU / Other"),
+        ({"environment": {"gpu": "H100"}}, "gpu: None / H100"),
+        ({"environment": {"threads": 1}}, "threads: 2 / 1"),
+        ({"config": {"temperature": 0.5}}, "config temperature: None / 0.5"),
+    ],
+)
+def test_refusal_names_the_field_and_both_values(fake: SimpleNamespace, meta: dict[str, Any], field: str) -> None:
+    runs = two(fake, **meta)
+    with pytest.raises(IncompatibleRuns) as caught:
+        compare(runs)
+    assert f"first and second: {field}" in str(caught.value) and "--force" in str(caught.value)
+    assert caught.value.exit_code == 4
+    assert compare(runs, force=True).forced == (f"first and second: {field}",)
+
+
+@pytest.mark.parametrize("name", ["version", "split", "sha256", "prompt", "max_new_tokens"])
+def test_suites_must_be_the_same(fake: SimpleNamespace, name: str) -> None:
+    runs = [fake.run(suites=[fake.suite(n=8)]), fake.run(suites=[fake.suite(n=8, **{name: 41})])]
+    with pytest.raises(IncompatibleRuns, match=rf"coco-caption {name}: .* / 41"):
+        compare(runs)
+
+
+def test_samples_must_be_the_same_and_all_differences_are_listed(fake: SimpleNamespace) -> None:
+    runs = [fake.run(suites=[fake.suite(n=8)]),
+            fake.run(suites=[fake.suite(n=6)], meta={"model": {"dtype": "bfloat16"}})]  # fmt: skip
+    with pytest.raises(IncompatibleRuns, match=r"samples: 8 \(sha256 \w{8}\) / 6 \(sha256 \w{8}\); .*dtype"):
+        compare(runs)
+    forced = compare(runs, force=True)
+    assert [row.compared for row in forced.rows] == [0, 6, 0, 6]
+
+
+def test_methods_draft_and_commit_are_not_identity(fake: SimpleNamespace) -> None:
+    method = fake.method("fastvlm", options={"gamma": 2}, draft={"exit_layer": 9})
+    a = fake.run(suites=[fake.suite(n=8)])
+    b = fake.run(suites=[fake.suite(n=8)], methods=[fake.method("standard"), method], repeats=2,
+                 meta={"environment": {"commit": "f" * 40}})  # fmt: skip
+    assert identity(a) == identity(b)
+    notes = compare([a, b]).notes
+    assert len(notes) == 1 and f"differ in commit: {'0' * 40} / {'f' * 40}" in notes[0]
+
+
+def test_fewer_than_two_runs(fake: SimpleNamespace) -> None:
+    with pytest.raises(UsageError, match="needs two runs, not 1"):
+        compare([fake.run(suites=[fake.suite(n=2)])])
+
+
+def test_find_comparable_takes_the_newest_and_passes_over_others(fake: SimpleNamespace, tmp_path: Path) -> None:
+    def write(name: str, day: int, **meta: Any) -> None:
+        fake.write(f"results/{name}", suites=[fake.suite(n=3, metrics=[])],
+                   meta={"run_id": name, "started_at": f"2026-01-{day:02d}T00:00:00Z", **meta})  # fmt: skip
+
+    write("old", 1)
+    write("other", 5, model={"dtype": "bfloat16"})
+    with pytest.raises(UsageError, match="the newest, other; old differs in model dtype: bfloat16 / float32"):
+        find_comparable(tmp_path / "results")
+    write("new", 7)
+    write("middle", 3)
+    (tmp_path / "results" / "middle" / "samples.jsonl").write_bytes(b"nonsense\n")
+    assert [run.run_id for run in find_comparable(tmp_path / "results")] == ["new", "old"]
+
+
+def test_find_comparable_without_runs(fake: SimpleNamespace, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no run"):
+        find_comparable(tmp_path)
+    fake.write("results/only", suites=[fake.suite(n=2, metrics=[])])
+    with pytest.raises(UsageError, match="no run in .* is comparable with the newest"):
+        find_comparable(tmp_path / "results")
+
+
+def shown(comparison: Comparison, width: int) -> str:
+    stream = io.StringIO()
+    print_comparison(comparison, Console(width=width, file=stream, _environ={}))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_printed_comparison(fake: SimpleNamespace, width: int) -> None:
+    text = shown(compare(two(fake)), width)
+    assert max(map(len, text.splitlines())) <= width and "…" not in text
+    assert "A = first" in text and "B: fastvlm" in text and "3.00× [3.00, 3.00]" in text and "8/8" in text
+    assert "FORCED" not in text
+
+
+def test_forced_comparison_is_marked(fake: SimpleNamespace) -> None:
+    text = shown(compare(two(fake, model={"dtype": "bfloat16"}), force=True), 100)
+    assert "FORCED: these runs are not comparable" in text and "n = 8 · FORCED" in text

@@ -1,0 +1,161 @@
+"""The report at several widths and encodings: complete numbers, no line too long, the sentence that sums up."""
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fastvlm_bench.layout import Cells, break_label, draw
+from fastvlm_bench.record import Run
+from fastvlm_bench.report import conclusion, describe, mebibytes, milliseconds, number, print_report, ratio, share
+from fastvlm_bench.statistics import Estimate
+from fastvlm_bench.summary import Row, summarise
+
+LONG = "fastvlm:gamma=6,exit_layer=2,head=attention,stop_below=0.25"
+
+
+@pytest.fixture
+def run(fake: SimpleNamespace) -> Run:
+    """Two suites, four methods, one of them lossy, one with a long label."""
+
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        if line["method"] != "early-exit":
+            return line
+        rounds = [[1, 0, 0, 1, 0.0016, 0.0] for _ in line["token_ids"][1:]]
+        text = "a blue thing" if int(line["sample_id"]) % 3 == 0 else line["text"]
+        return {**line, "rounds": rounds, "decode_s": 0.0018 * len(rounds), "text": text}
+
+    made: Run = fake.run(suites=[fake.suite(n=30), fake.suite("vqa-v2", n=30)], repeats=2, change=change,
+                         labels=("standard", LONG, "fastvlm", "early-exit"))  # fmt: skip
+    return made
+
+
+def printed(run: Run, width: int, **options: Any) -> str:
+    stream = io.StringIO()
+    print_report(run, Console(width=width, file=stream, _environ={}, **options))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_fits_and_cuts_nothing(run: Run, width: int) -> None:
+    text = printed(run, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for row in summarise(run):
+        for value in (
+            ratio(row.decode_speedup), ratio(row.e2e_speedup), milliseconds(row.ttft_s.median),
+            milliseconds(row.tpot_s.median), number(row.decode_tokens_per_s, 1), number(row.tau),
+            mebibytes(row.peak_rss_bytes), share(row.verify_share), number(row.predicted_decode_speedup),
+        ):  # fmt: skip
+            assert value in text
+        for accepted in [" ".join(f"{a * 100:.0f}" for a in row.acceptance_by_position)]:
+            assert accepted in text
+
+
+def test_narrow_and_wide_show_the_same_columns(run: Run) -> None:
+    headers = ("decode", "end-to-end", "same", "TTFT", "TPOT", "BLEU-4", "ROUGE-L", "CIDEr-D", "VQA acc.", "peak RSS",
+               "Δ peak", "α ↑", "τ ↑", "/drafted", "at position", "draft", "verify", "other", "predicted", "ciency",
+               "ceiling", "head")  # fmt: skip
+    for width in (80, 200):
+        assert [header for header in headers if header not in printed(run, width)] == []
+
+
+def test_titles_name_model_split_source_and_machine(run: Run) -> None:
+    text = " ".join(printed(run, 100).split())
+    assert "tiny · float32 · cpu · 2 threads · attention sdpa" in text
+    assert "coco-caption 1 · split embedded · embedded (rendered scenes) · n = 30 × 2 repeats" in text
+    assert "at most 40 tokens · reference standard" in text
+
+
+def test_ascii_and_no_colour(run: Run) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
+    print_report(run, Console(width=80, file=stream, _environ={"NO_COLOR": "1"}))
+    text = raw.getvalue().decode("ascii")
+    assert "\x1b" not in text and "?" not in text
+    assert "gamma=6" in text and "decode" in text and max(map(len, text.splitlines())) <= 80
+
+
+def test_colour_only_where_the_terminal_has_it(run: Run) -> None:
+    assert "\x1b" not in printed(run, 100)
+    assert "\x1b" in printed(run, 100, force_terminal=True, color_system="standard")
+
+
+def test_text_of_users_is_not_markup(fake: SimpleNamespace) -> None:
+    suite = fake.suite(n=5, source="/data/[red]coco[/red] :smile:", metrics=[])
+    assert "/data/[red]coco[/red] :smile:" in printed(fake.run(suites=[suite]), 200)
+
+
+def test_verdict_and_warnings_are_printed(run: Run, fake: SimpleNamespace) -> None:
+    text = printed(run, 100)
+    assert text.rstrip().endswith("VALID") and "EmbeddedData: coco-caption, vqa-v2" in text and "ShortOutputs" in text
+    bad = " ".join(printed(fake.run(suites=[fake.suite(n=2)], status="interrupted"), 100).split())
+    assert "INVALID: the run is interrupted, not finished; go on with --resume run; coco-caption, fastvlm: 2" in bad
+
+
+def test_a_run_without_any_measurement_is_printed(fake: SimpleNamespace) -> None:
+    for change in (fake.failed, lambda line: None):
+        text = " ".join(printed(fake.run(suites=[fake.suite(n=3)], change=change), 80).split())
+        assert "nan" not in text and "inf" not in text and "None" not in text and "INVALID" in text
+        assert "nothing was measured together with standard" in text
+
+
+@pytest.mark.parametrize(
+    ("estimate", "identical", "expected"),
+    [
+        (Estimate(2.31, 2.25, 2.37, 200), 200, "decodes 2.31× faster than standard [2.25, 2.37], end to end 1.50× "
+         "[1.40, 1.60], identical on 200 of 200."),
+        (Estimate(0.85, 0.80, 0.90, 200), 198, "decodes 0.85× as fast as standard [0.80, 0.90]: it is slower, end to "
+         "end 1.50× [1.40, 1.60], identical on 198 of 200."),
+        (Estimate(1.0, 0.995, 1.005, 200), 200, "decodes as fast as standard, 1.00× [0.99, 1.00], end"),
+        (Estimate(1.1, 0.9, 1.3, 200), 200, "decodes 1.10× as fast as standard [0.90, 1.30]: too few samples or too "
+         "much noise to tell, end"),
+        (None, 200, "answers 1.50× faster than standard [1.40, 1.60], identical on 200 of 200."),
+    ],
+)  # fmt: skip
+def test_conclusion(
+    fake: SimpleNamespace, estimate: Estimate | None, identical: int, expected: str
+) -> None:  # fmt: skip
+    run = fake.run(suites=[fake.suite(n=5, metrics=[])])
+    row = summarise(run)[1]
+    changed = Row(**{**vars(row), "decode_speedup": estimate, "e2e_speedup": Estimate(1.5, 1.4, 1.6, 200),
+                     "identical": identical, "samples_paired": 200})  # fmt: skip
+    assert conclusion(run, changed).startswith(f"fastvlm(γ=6, exit 2, attention head) {expected}")
+    assert conclusion(run, summarise(run)[0]) == ""
+
+
+def test_describe_without_options(fake: SimpleNamespace) -> None:
+    assert describe(fake.method("standard")) == "standard"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(ratio(Estimate(2.314, 2.25, 2.371, 9)), "2.31× [2.25, 2.37]"),
+     (ratio(Estimate(8.04, 6.0, 10.2, 9)), "8.0× [6.0, 10.2]"),
+     (ratio(Estimate(2.0, None, None, 1)), "2.00×"), (ratio(None), "–"), (number(None), "–"), (share(0.125), "12 %"),
+     (milliseconds(0.00483), "4.83"), (milliseconds(0.0499), "49.9"), (milliseconds(1.234), "1234"),
+     (mebibytes(3 * 2**20, True), "+3.0")],
+)  # fmt: skip
+def test_numbers(text: str, expected: str) -> None:
+    assert text == expected
+
+
+@pytest.mark.parametrize("label", [LONG, "fastvlm:draft=" + "x" * 90, "standard", "a,b"])
+def test_break_label_keeps_every_character(label: str) -> None:
+    broken = break_label(label, 26)
+    assert broken.replace("\n  ", "") == label
+    assert max(map(len, broken.split("\n"))) <= 28
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_stacked_tables_repeat_the_label_and_keep_every_column(width: int) -> None:
+    stream = io.StringIO()
+    columns = [Cells(f"column {i}", (f"{i}{i}{i}", "–")) for i in range(12)] + [Cells("empty", ("–", "–"))]
+    draw(Console(width=width, file=stream, _environ={}), Cells("method", ("first", "second"), "left"), columns)
+    text = stream.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert all(f"column {i}" in text and f"{i}{i}{i}" in text for i in range(12))
+    assert text.count("first") == text.count("method") > 1
+    assert "empty" not in text

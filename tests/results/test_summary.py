@@ -1,0 +1,253 @@
+"""Every derived number of a small run worked out by hand, and the rules for failures, repeats and short answers."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fastvlm_bench import metrics
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.statistics import Estimate
+from fastvlm_bench.summary import Row, Spread, check_line, summarise
+
+
+def entry(sample: str, method: str, ids: list[int], ttft: float, decode: float, rounds: list[list[Any]],
+          **changes: Any) -> dict[str, Any]:  # fmt: skip
+    base = {"suite": "coco-caption", "sample_id": sample, "method": method, "repeat": 0, "order": 0, "token_ids": ids,
+            "text": "a red circle", "stop": "length", "ttft_s": ttft, "vision_s": ttft / 2, "prefill_s": ttft / 2,
+            "decode_s": decode, "rounds": rounds, "memory": {"peak_rss_bytes": 100, "peak_allocated_bytes": None},
+            "scores": {}, "error": None}  # fmt: skip
+    return {**base, **changes}
+
+
+@pytest.fixture
+def by_hand(fake: SimpleNamespace) -> list[Row]:
+    """Two samples of 5 and 4 tokens; standard: 0.25 s a token, fastvlm: 3 drafts at 0.05 s, 0.3 s to verify."""
+    single = [0, 0, 0, 1, 0.0, 0.25]
+    lines = [
+        entry("000", "standard", [3, 4, 5, 6, 7], 1.0, 1.2, [single] * 4),
+        entry("000", "fastvlm", [3, 4, 5, 6, 7], 1.1, 0.6, [[3, 3, 3, 4, 0.15, 0.3]], memory={"peak_rss_bytes": 130}),
+        entry("001", "standard", [3, 4, 5, 6], 1.0, 0.8, [single] * 3),
+        entry("001", "fastvlm", [3, 4, 5, 6], 1.1, 1.4, [[3, 2, 1, 2, 0.15, 0.3], [3, 1, 0, 1, 0.15, 0.3]],
+              memory={"peak_rss_bytes": 120}),
+    ]  # fmt: skip
+    run = fake.run(suites=[fake.suite(n=2)])
+    assert [problem for line in lines for problem in check_line(line)] == []
+    run.lines[:] = [{**line, "seq": seq} for seq, line in enumerate(lines)]
+    return summarise(run)
+
+
+def test_reference_row(by_hand: list[Row]) -> None:
+    row = by_hand[0]
+    assert (row.method, row.samples, row.samples_ok, row.samples_failed, row.repeats) == ("standard", 2, 2, 0, 1)
+    assert row.ttft_s == Spread(1.0, None, None)
+    assert row.tpot_s.median == pytest.approx((1.2 / 4 + 0.8 / 3) / 2)
+    assert row.e2e_s.median == pytest.approx((2.2 + 1.8) / 2)
+    assert row.decode_tokens_per_s == pytest.approx(7 / 2.0)
+    assert row.e2e_tokens_per_s == pytest.approx(9 / 4.0)
+    assert row.decode_share == pytest.approx(2.0 / 4.0)
+    assert row.vision_share == pytest.approx(1.0 / 4.0)
+    assert row.new_tokens_median == 4.5
+    assert row.standard_s_per_token == pytest.approx(0.25)
+    assert (row.tau, row.alpha, row.draft_acceptance_rate) == (1.0, None, None)
+    assert row.acceptance_by_position == ()
+    for name in ("decode_speedup", "e2e_speedup", "identical", "predicted_decode_speedup", "efficiency", "ratio_spread",
+                 "peak_rss_delta_bytes", "draft_s_per_token"):  # fmt: skip
+        assert getattr(row, name) is None
+    assert all(quality.delta is None and quality.verdict == "" for quality in row.quality)
+
+
+def test_method_row(by_hand: list[Row]) -> None:
+    row = by_hand[1]
+    assert row.decode_speedup is not None and row.e2e_speedup is not None
+    assert row.decode_speedup.value == pytest.approx((1.2 + 0.8) / (0.6 + 1.4))
+    assert row.e2e_speedup.value == pytest.approx((2.2 + 1.8) / (1.7 + 2.5))
+    assert row.decode_speedup_geomean is not None and row.e2e_speedup_geomean is not None
+    assert row.decode_speedup_geomean.value == pytest.approx(((1.2 / 0.6) * (0.8 / 1.4)) ** 0.5)
+    assert row.e2e_speedup_geomean.value == pytest.approx(((2.2 / 1.7) * (1.8 / 2.5)) ** 0.5)
+    assert row.alpha == pytest.approx(4 / 6)  # accepted 3 + 1 + 0, tested 3 + 2 + 1
+    assert row.draft_acceptance_rate == pytest.approx(4 / 9)
+    assert row.tau == pytest.approx(7 / 3)
+    assert row.acceptance_by_position == pytest.approx((2 / 3, 1 / 2, 1.0))
+    assert (row.rounds, row.drafted_per_round) == (3, 3.0)
+    assert row.draft_s_per_token == pytest.approx(0.05)
+    assert row.verify_s_per_round == pytest.approx(0.3)
+    predicted = (7 / 3) * 0.25 / (3 * 0.05 + 0.3)
+    assert row.predicted_decode_speedup == pytest.approx(predicted)
+    assert row.efficiency == pytest.approx(1.0 / predicted)
+    assert (row.draft_share, row.verify_share, row.other_share) == pytest.approx((0.45 / 2, 0.9 / 2, 0.65 / 2))
+    assert row.e2e_speedup_ceiling == pytest.approx(4.0 / 2.0)
+    assert (row.identical, row.samples_paired, row.samples_one_token) == (2, 2, 0)
+    assert row.different_rate_upper == 1.0
+    assert (row.peak_rss_bytes, row.peak_rss_delta_bytes, row.peak_allocated_bytes) == (130, 30, None)
+    assert [(q.metric, q.delta, q.verdict) for q in row.quality] == [
+        (metric, Estimate(0.0, None, None, 2), "identical") for metric in ("bleu4", "rouge_l", "cider_d")
+    ]
+
+
+def test_repeats_are_medians_of_times_within_a_sample(fake: SimpleNamespace) -> None:
+    def outlier(line: dict[str, Any]) -> dict[str, Any]:
+        seconds = {0: 0.5, 1: 0.5, 2: 50.0}[line["repeat"]]
+        return {**line, "decode_s": seconds if line["method"] == "fastvlm" else 1.0}
+
+    row = summarise(fake.run(suites=[fake.suite(n=4)], repeats=3, change=outlier))[1]
+    assert row.repeats == 3
+    assert row.decode_speedup == Estimate(2.0, 2.0, 2.0, 4)
+
+
+def test_a_sample_that_failed_in_one_arm_leaves_both_arms_of_the_pair(fake: SimpleNamespace) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        if line["sample_id"] == "001":  # would change every ratio if it were counted
+            return fake.failed(line) if line["method"] == "fastvlm" else {**line, "decode_s": 1000.0}
+        return {**line, "decode_s": 1.0 if line["method"] == "fastvlm" else 3.0}
+
+    reference, row = summarise(fake.run(suites=[fake.suite(n=4)], change=change))
+    assert (reference.samples_ok, row.samples_ok, row.samples_failed, row.samples_paired) == (4, 3, 1, 3)
+    assert row.decode_speedup == Estimate(3.0, 3.0, 3.0, 3)
+    assert row.identical == 3
+    assert row.e2e_speedup is not None and row.e2e_speedup.n == 3
+
+
+def test_a_sample_that_failed_in_one_repeat_is_failed(fake: SimpleNamespace) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        return fake.failed(line) if (line["sample_id"], line["repeat"]) == ("002", 1) else line
+
+    assert [(r.samples_ok, r.samples_failed) for r in summarise(fake.run(suites=[fake.suite(n=4)], repeats=2,
+                                                                         change=change))] == [(3, 1)] * 2  # fmt: skip
+
+
+def test_all_failed_and_nothing_run_give_rows_without_numbers(fake: SimpleNamespace) -> None:
+    for change in (fake.failed, lambda line: None):
+        for row in summarise(fake.run(suites=[fake.suite(n=3)], change=change)):
+            assert row.samples_ok == 0
+            assert row.decode_speedup is None and row.alpha is None and row.decode_tokens_per_s is None
+            assert row.ttft_s == Spread(None, None, None)
+            assert all(quality.value is None for quality in row.quality)
+
+
+def test_one_token_answers_have_no_decode_ratio_and_are_counted(fake: SimpleNamespace) -> None:
+    row = summarise(fake.run(suites=[fake.suite("vqa-v2", n=6)], tokens=1))[1]
+    assert (row.samples_one_token, row.samples_paired) == (6, 6)
+    assert row.decode_speedup is None and row.tpot_s.median is None and row.decode_tokens_per_s is None
+    assert row.e2e_speedup is not None and row.e2e_speedup.n == 6
+    assert row.e2e_speedup_ceiling == 1.0
+
+
+def test_one_token_answers_among_longer_ones(fake: SimpleNamespace) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        if line["sample_id"] == "000":
+            return {**line, "token_ids": line["token_ids"][:1], "rounds": [], "decode_s": 0.0, "stop": "length"}
+        return {**line, "decode_s": 1.0 if line["method"] == "fastvlm" else 2.0}
+
+    row = summarise(fake.run(suites=[fake.suite(n=3)], change=change))[1]
+    assert row.samples_one_token == 1
+    assert row.decode_speedup == Estimate(2.0, 2.0, 2.0, 2)
+
+
+def test_identical_is_about_token_ids_in_every_repeat(fake: SimpleNamespace) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        if line["method"] == "fastvlm" and (line["sample_id"], line["repeat"]) == ("001", 1):
+            return {**line, "token_ids": [*line["token_ids"][:3], 1000, *line["token_ids"][4:]]}  # the same text
+        return line
+
+    row = summarise(fake.run(suites=[fake.suite(n=4)], repeats=2, change=change))[1]
+    assert (row.identical, row.samples_paired, row.diverged) == (3, 4, ("001@3",))
+    assert row.different_rate_upper is None
+    assert {quality.verdict for quality in row.quality} == {"identical"}
+
+
+def test_a_shorter_output_diverges_where_it_ends(fake: SimpleNamespace) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        return {**line, "token_ids": line["token_ids"][:5]} if line["method"] == "fastvlm" else line
+
+    assert summarise(fake.run(suites=[fake.suite(n=1)], change=change))[1].diverged == ("000@5",)
+
+
+def test_early_exit_predicts_from_its_draft_cost_and_has_no_alpha(fake: SimpleNamespace) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        if line["method"] != "early-exit":
+            return {**line, "rounds": [[0, 0, 0, 1, 0.0, 0.010] for _ in line["rounds"]]}
+        return {**line, "rounds": [[1, 0, 0, 1, 0.002, 0.0] for _ in line["rounds"]]}
+
+    row = summarise(fake.run(suites=[fake.suite(n=3)], labels=("standard", "early-exit"), change=change))[1]
+    assert (row.alpha, row.draft_acceptance_rate, row.tau, row.lossless) == (None, None, 1.0, False)
+    assert row.predicted_decode_speedup == pytest.approx(5.0)
+
+
+def test_quality_difference_is_paired_and_clustered_by_image(fake: SimpleNamespace) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        wrong = line["method"] == "early-exit" and int(line["sample_id"]) % 4 < 2  # both questions of every other image
+        return {**line, "text": "wrong"} if wrong else line
+
+    suite = fake.suite("vqa-v2", n=40)
+    row = summarise(fake.run(suites=[suite], labels=("standard", "early-exit"), change=change))[1]
+    (quality,) = row.quality
+    assert quality.delta is not None and quality.delta.low is not None and quality.delta.high is not None
+    assert quality.value == pytest.approx(0.5)
+    assert quality.delta.value == pytest.approx(-0.5)
+    # 20 images, residuals ±1 a pair: SE² = 20/19 * 20 / 40², half width t(0.975, 19) = 2.093 SE
+    assert quality.delta.high - quality.delta.value == pytest.approx(2.093024 * (20 / 19 * 20 / 1600) ** 0.5, rel=1e-5)
+    assert quality.verdict == "worse"
+
+
+class Pooled:
+    """A corpus metric, matches / length over all samples, that gives its counts apart."""
+
+    calls = 0
+
+    def counts(self, predictions: list[str], references: object) -> list[tuple[float, float]]:
+        return [(float(text.count("a")), float(len(text))) for text in predictions]
+
+    def combine(self, sums: list[float]) -> float:
+        return sums[0] / sums[1]
+
+    def score(self, predictions: list[str], references: object) -> metrics.MetricScore:
+        self.calls += 1
+        each = self.counts(predictions, references)
+        pooled = self.combine([sum(column) for column in zip(*each, strict=True)])
+        return metrics.MetricScore(pooled, [self.combine(list(one)) for one in each])
+
+
+@pytest.mark.parametrize(("n", "has_interval"), [(100, True), (99, False)])
+def test_a_pooled_metric_gets_a_bootstrap_over_images(
+    fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, n: int, has_interval: bool
+) -> None:
+    scorer = Pooled()
+    monkeypatch.setattr(metrics, "load", lambda name: scorer)
+
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        if line["method"] == "early-exit":
+            return {**line, "text": "aab" * (1 + int(line["sample_id"]) % 7) + "b"}
+        return {**line, "text": "ab" * (1 + int(line["sample_id"]) % 5)}
+
+    suite = fake.suite(n=n, metrics=["bleu4"])
+    row = summarise(fake.run(suites=[suite], labels=("standard", "early-exit"), change=change))[1]
+    (quality,) = row.quality
+    assert quality.delta is not None
+    exact = sum(2 * (1 + i % 7) for i in range(n)) / sum(3 * (1 + i % 7) + 1 for i in range(n)) - 0.5
+    assert quality.delta.value == pytest.approx(exact)
+    assert (quality.delta.low is not None) == has_interval
+    assert quality.verdict == ("better" if has_interval else "undecided")
+    assert scorer.calls < 10
+
+
+def test_interrupted_half_group_is_not_paired(fake: SimpleNamespace) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any] | None:
+        return None if (line["method"], line["sample_id"], line["repeat"]) == ("fastvlm", "003", 1) else line
+
+    row = summarise(fake.run(suites=[fake.suite(n=4)], repeats=2, change=change))[1]
+    assert (row.samples_ok, row.samples_paired) == (4, 3)
+
+
+def test_percentiles_only_from_a_hundred_samples(fake: SimpleNamespace) -> None:
+    few = summarise(fake.run(suites=[fake.suite(n=99, metrics=[])]))[0]
+    many = summarise(fake.run(suites=[fake.suite(n=100, metrics=[])]))[0]
+    assert few.e2e_s.p95 is None and few.e2e_s.median is not None
+    assert many.e2e_s.p5 is not None and many.e2e_s.p95 is not None and many.e2e_s.p5 < many.e2e_s.p95
+
+
+def test_a_run_that_ended_before_its_model_was_loaded(fake: SimpleNamespace) -> None:
+    run = fake.run(suites=[fake.suite(n=2)], change=lambda line: None, meta={"error": "no such model"})
+    run.meta["model"] = {"id": "tiny"}
+    with pytest.raises(UsageError, match=r"run has no measurement: .* loaded \(no such model\); run it again"):
+        summarise(run)

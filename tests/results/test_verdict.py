@@ -1,0 +1,185 @@
+"""Each warning appears for its cause and not without it; each reason makes a run INVALID."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fastvlm_bench.statistics import Estimate
+from fastvlm_bench.verdict import WARNINGS, Notice, Verdict, judge, word
+
+
+def names(verdict: Verdict) -> list[str]:
+    return [notice.name for notice in verdict.warnings]
+
+
+def message(verdict: Verdict, name: str) -> str:
+    return next(notice.message for notice in verdict.warnings if notice.name == name)
+
+
+@pytest.fixture
+def real(fake: SimpleNamespace) -> dict[str, Any]:
+    """A suite that gives no warning at all."""
+    suite: dict[str, Any] = fake.suite(n=40, split="val", source="coco", metrics=[])
+    return suite
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(1.02, 1.3, "FASTER"), (1.001, 1.02, "FASTER"), (0.7, 0.99, "SLOWER"), (0.995, 1.009, "SAME"),
+     (1.001, 1.009, "SAME"), (0.98, 1.3, "AMBIGUOUS"), (0.98, 1.02, "AMBIGUOUS")],
+)  # fmt: skip
+def test_word(low: float, high: float, expected: str) -> None:
+    assert word(Estimate((low + high) / 2, low, high, 30)) == expected
+
+
+def test_word_without_evidence_is_ambiguous() -> None:
+    assert word(None) == "AMBIGUOUS"
+    assert word(Estimate(2.0, None, None, 1)) == "AMBIGUOUS"
+    assert word(Estimate(2.0, 1.9, 2.1, 4)) == "AMBIGUOUS"
+
+
+def test_a_good_run_is_valid_without_warnings(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    verdict = judge(fake.run(suites=[real]))
+    assert verdict == Verdict("VALID", (), ())
+    assert verdict.as_dict() == {"status": "VALID", "reasons": []}
+    assert Notice("ShortOutputs", "x").as_dict() == {"name": "ShortOutputs", "message": "x"}
+
+
+def test_short_outputs(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    assert names(judge(fake.run(suites=[real], tokens=8))) == []
+    assert "ShortOutputs" in names(judge(fake.run(suites=[real], tokens=7)))
+
+
+def test_divergence_is_invalid_in_float32_only(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        wrong = line["method"] == "fastvlm" and line["sample_id"] in ("003", "007", "011", "013")
+        return {**line, "token_ids": [1000, *line["token_ids"][1:]]} if wrong else line
+
+    exact = judge(fake.run(suites=[real], change=change))
+    assert exact.status == "INVALID"
+    assert exact.reasons == ("coco-caption, fastvlm: 4 outputs of a lossless method differ from standard in float32",)
+    assert "4 of 40 outputs differ" in message(exact, "Diverged")
+    assert "003@0, 007@0, 011@0 and 1 more" in message(exact, "Diverged")
+    rounded = judge(fake.run(suites=[real], change=change, meta={"model": {"dtype": "bfloat16"}}))
+    assert rounded.status == "VALID" and "--dtype float32" in message(rounded, "Diverged")
+    sampled = judge(fake.run(suites=[real], change=change, meta={"config": {"temperature": 0.7}}))
+    assert sampled.status == "VALID" and names(sampled) == []
+
+
+def test_lossy_method_may_differ(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        return {**line, "token_ids": [1000, *line["token_ids"][1:]]} if line["method"] == "early-exit" else line
+
+    verdict = judge(fake.run(suites=[real], labels=("standard", "early-exit"), change=change))
+    assert verdict.status == "VALID" and "Diverged" not in names(verdict)
+
+
+def test_slower_than_reference_names_its_cause(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    def overhead(line: dict[str, Any]) -> dict[str, Any]:
+        return {**line, "decode_s": line["decode_s"] * 5} if line["method"] == "fastvlm" else line
+
+    assert "the loop around" in message(judge(fake.run(suites=[real], change=overhead)), "SlowerThanReference")
+    poor = judge(fake.run(suites=[real], alpha=0.2))
+    assert "α is 0.2" in message(poor, "SlowerThanReference") and "gamma=" in message(poor, "SlowerThanReference")
+
+    def costly(line: dict[str, Any]) -> dict[str, Any]:
+        if line["method"] != "fastvlm":
+            return line
+        rounds = [[*r[:4], r[4] * 8, r[5] * 2] for r in line["rounds"]]
+        return {**line, "rounds": rounds, "decode_s": 1.05 * sum(r[4] + r[5] for r in rounds)}
+
+    assert "cost more than they save" in message(judge(fake.run(suites=[real], change=costly)), "SlowerThanReference")
+
+
+def test_untrained_draft(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    assert "the draft guesses" in message(judge(fake.run(suites=[real], alpha=0.01)), "UntrainedDraft")
+    assert "the draft guesses" in message(judge(fake.run(suites=[real], alpha=0.0)), "UntrainedDraft")
+    assert "every tested draft was accepted" in message(judge(fake.run(suites=[real], alpha=1.0)), "UntrainedDraft")
+    assert "UntrainedDraft" not in names(judge(fake.run(suites=[real], alpha=0.3)))
+
+    def unused(line: dict[str, Any]) -> dict[str, Any]:
+        return {**line, "rounds": [[0, 0, 0, 1, 0.0, 0.01] for _ in line["token_ids"][1:]], "decode_s": 0.01 * 60}
+
+    assert "never used" in message(judge(fake.run(suites=[real], change=unused)), "UntrainedDraft")
+
+
+@pytest.mark.parametrize(("n", "warned", "status"), [(20, False, "VALID"), (19, True, "VALID"), (5, True, "VALID"),
+                                                    (4, True, "INVALID"), (1, True, "INVALID")])  # fmt: skip
+def test_too_few_samples(fake: SimpleNamespace, n: int, warned: bool, status: str) -> None:
+    verdict = judge(fake.run(suites=[fake.suite(n=n, split="val", metrics=[])]))
+    assert ("TooFewSamples" in names(verdict), verdict.status) == (warned, status)
+
+
+def test_noisy_machine_is_read_on_the_reference_not_on_acceptance(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    assert "NoisyMachine" not in names(judge(fake.run(suites=[real], alpha=0.5, noise=0.01)))
+    noise = {f"{i:03d}": 1 + 0.2 * (i % 4) for i in range(40)}
+    very = {f"{i:03d}": 1 + 1.0 * (i % 4) for i in range(40)}
+    for factors, expected in ((noise, "coco-caption: noisy"), (very, "coco-caption: very noisy")):
+
+        def change(line: dict[str, Any], by: dict[str, float] = factors) -> dict[str, Any]:
+            return {**line, "decode_s": line["decode_s"] * by[line["sample_id"]]}
+
+        assert message(judge(fake.run(suites=[real], change=change)), "NoisyMachine").startswith(expected)
+
+
+def test_recorded_and_environmental_warnings(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    meta = {"environment": {"dirty": True}, "warnings": [{"name": "Throttled", "message": "thermal"},
+                                                         {"name": "ShortOutputs", "message": "stale"}]}  # fmt: skip
+    verdict = judge(fake.run(suites=[real], meta=meta))
+    assert names(verdict) == ["DirtyTree", "Throttled"] and message(verdict, "Throttled") == "thermal"
+    assert names(judge(fake.run(suites=[{**real, "split": "embedded"}]))) == ["EmbeddedData"]
+
+
+def test_order_effect(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        return {**line, "decode_s": line["decode_s"] * (1.2 if line["order"] else 1.0)}
+
+    verdict = judge(fake.run(suites=[real], change=change))
+    assert "coco-caption, fastvlm: +" in message(verdict, "OrderEffect")
+
+
+def test_failed_samples_are_invalid_and_named(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        return fake.failed(line) if line["method"] == "fastvlm" and line["sample_id"] == "004" else line
+
+    verdict = judge(fake.run(suites=[real], change=change))
+    assert verdict.status == "INVALID" and verdict.reasons == ("coco-caption, fastvlm: 1 of 40 samples failed",)
+    assert "1 of 40 samples failed (out_of_memory)" in message(verdict, "FailedSamples")
+
+
+@pytest.mark.parametrize("status", ["started", "interrupted", "error"])
+def test_unfinished_runs_are_invalid(fake: SimpleNamespace, real: dict[str, Any], status: str) -> None:
+    run = fake.run(suites=[real], status=status)
+    assert judge(run).reasons == (f"the run is {status}, not finished; go on with --resume run",)
+    assert judge(run, status="success").status == "VALID"
+
+
+def test_broken_identities_are_invalid(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        return {**line, "rounds": line["rounds"][:-1]} if line["sample_id"] == "000" else line
+
+    verdict = judge(fake.run(suites=[real], change=change))
+    assert verdict.status == "INVALID" and "the counts do not add up (coco-caption/000/" in verdict.reasons[0]
+
+
+def test_missing_pairs_of_a_finished_run_and_torn_lines_are_invalid(
+    fake: SimpleNamespace, real: dict[str, Any], tmp_path: Path
+) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any] | None:
+        return None if line["sample_id"] > "029" else line
+
+    verdict = judge(fake.run(suites=[real], change=change))
+    assert verdict.reasons == ("coco-caption, fastvlm: 10 of 40 samples have no pair",)
+    run = fake.run(suites=[real])
+    torn = type(run)(run.folder, run.meta, run.lines, torn=True)
+    assert judge(torn).reasons == ("the last line is torn: the run was killed while writing it; go on with --resume",)
+
+
+def test_the_list_of_warnings_is_closed_and_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text("utf-8")
+    source = (Path(__file__).parents[2] / "fastvlm_bench" / "verdict.py").read_text("utf-8")
+    for name in WARNINGS:
+        assert f"`{name}`" in text
+        assert f'"{name}"' in source.split("WARNINGS = (")[1].split(")", 1)[1]

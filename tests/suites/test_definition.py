@@ -1,0 +1,110 @@
+"""Suite files: the ones we ship, where they are found, and what a faulty one of a user's own is told."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastvlm_bench import suite_definition
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.suite import describe_suites, suite_names
+from fastvlm_bench.suite_definition import read_definition, suites_folder
+
+GOOD = """
+version = "1"
+title = "Mine"
+kind = "vqa"
+prompt = "{question}"
+max_new_tokens = 8
+metrics = ["exact_match"]
+licence = "mine"
+citation = "none"
+default_split = "test"
+[splits.test]
+format = "vqav2"
+questions = "q.json"
+annotations = "a.json"
+images = "images"
+image_name = "{image_id:06d}.png"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FASTVLM_BENCH_SUITES", str(tmp_path))
+    (tmp_path / "mine.toml").write_text(GOOD)
+    return tmp_path
+
+
+def test_the_shipped_suites() -> None:
+    assert suite_names() == ["coco-caption", "describe", "vqav2"]
+    splits = {suite.name: list(suite.splits) for suite in describe_suites()}
+    assert splits == {
+        "coco-caption": ["embedded", "val2014", "val2017", "karpathy-test"],
+        "describe": ["embedded", "val2017", "val2014"],
+        "vqav2": ["embedded", "val2014"],
+    }
+    for suite in describe_suites():
+        assert suite.default_split == "embedded" and suite.title and "\n" not in suite.title
+        assert [split.name for split in suite.splits.values() if split.root] == ["embedded"]
+
+
+def test_a_suite_of_ones_own(folder: Path) -> None:
+    assert suite_names() == ["mine"]
+    assert read_definition("mine").split("test").image_name.format(image_id=7) == "000007.png"
+
+
+def test_an_installed_package_uses_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "fastvlm_bench"
+    monkeypatch.setattr(suite_definition, "__file__", str(package / "suite_definition.py"))
+    assert suites_folder() == tmp_path / "suites"
+    (package / "_suites").mkdir(parents=True)
+    (tmp_path / "suites").mkdir()  # another package's
+    assert suites_folder() == package / "_suites"
+
+
+def test_an_override_without_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTVLM_BENCH_SUITES", str(tmp_path))
+    with pytest.raises(UsageError, match="no suite files .* correct FASTVLM_BENCH_SUITES or unset it"):
+        suite_names()
+
+
+@pytest.mark.parametrize(("old", "new", "problem"), [
+    ('version = "1"', "version = 1", "'version' must be given as str"),
+    ('version = "1"', "", "'version' must be given as str"),
+    ('version = "1"', 'version = "1"\nmetric = []', "unknown key 'metric': .*did you mean 'metrics'"),
+    ('version = "1"', "version = ", "not a readable TOML file"),
+    ('kind = "vqa"', 'kind = "chat"', "kind 'chat' must be one of caption, vqa"),
+    ("max_new_tokens = 8", "max_new_tokens = 0", "max_new_tokens must be at least 1"),
+    ("max_new_tokens = 8", "max_new_tokens = true", "'max_new_tokens' must be given as int"),
+    ('["exact_match"]', "[]", "metrics must list names"),
+    ('["exact_match"]', "[1]", "metrics must list names"),
+    ('"{question}"', '"?"', "prompt must contain {question}"),
+    ('default_split = "test"', 'default_split = "val"', "default_split must be one of test"),
+    ('format = "vqav2"', 'format = "vqa"', "splits.test.format 'vqa' must be one of coco-captions, "),
+    ('questions = "q.json"', "", "splits.test needs 'questions' for format vqav2"),
+    ('images = "images"', "", "splits.test needs 'images'"),
+    ('images = "images"', "images = 3", "every value must be a string"),
+    ('images = "images"', 'images = "i"\nimage = "j"', "unknown key 'image': .*did you mean 'images'"),
+    ("{image_id:06d}", "{id}", "image_name must format image_id only"),
+    ("{image_id:06d}", "{image_id:zz}", "image_name must format image_id only"),
+    ("[splits.test]", "[splits]\ntest = 1\n[splits.other]", "splits.test must be a table"),
+])  # fmt: skip
+def test_a_faulty_suite_file(folder: Path, old: str, new: str, problem: str) -> None:
+    assert old in GOOD
+    (folder / "mine.toml").write_text(GOOD.replace(old, new))
+    with pytest.raises(UsageError, match=problem) as caught:
+        read_definition("mine")
+    assert str(caught.value).startswith(str(folder / "mine.toml")) and "\n" not in str(caught.value)
+
+
+def test_reading_a_suite_needs_no_heavy_import() -> None:
+    code = (
+        "import sys\nfrom fastvlm_bench.suite import load_suite\nimport fastvlm_bench.config, fastvlm_bench.clock\n"
+        "import fastvlm_bench.memory, fastvlm_bench.environment\nload_suite('coco-caption', limit=1)\n"
+        "print([m for m in ('torch', 'transformers', 'PIL', 'numpy', 'psutil', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+                          cwd=Path(__file__).parents[2])  # fmt: skip
+    assert done.stdout.strip() == "[]", done.stderr
