@@ -132,10 +132,10 @@ def read_coco_karpathy(document: Document, subset: str, folder: str) -> list[Ent
         if document.get(row, "filepath", str, place) != folder:
             raise document.fault(f"{place}.filepath", f"is {row['filepath']!r}, not '{folder}'")
         sentences = document.get(row, "sentences", list, place)
-        texts = [document.get(s, "raw", str, f"{place}.sentences[{i}]") for i, s in enumerate(sentences)]
+        texts = _texts(document, sentences, "raw", f"{place}.sentences")
         if not any(text.strip() for text in texts):
             raise document.fault(f"{place} (cocoid {image_id})", "has no reference caption")
-        entries.append(Entry(image_id, image_id, document.get(row, "filename", str, place), tuple(texts), place))
+        entries.append(Entry(image_id, image_id, document.get(row, "filename", str, place), texts, place))
     if not entries:
         there = ", ".join(sorted(map(repr, subsets)))
         raise document.fault("'images'", f"has none with split '{subset}', only {there}")
@@ -153,8 +153,9 @@ def read_vqav2(questions: Document, annotations: Document, image_name: str) -> l
         given = annotations.get(row, "answers", list, place)
         if len(given) != ANSWERS:
             raise annotations.fault(f"{place}.answers", f"has {len(given)} answers, not {ANSWERS}")
-        texts = tuple(annotations.get(a, "answer", str, f"{place}.answers[{i}]") for i, a in enumerate(given))
-        answers[question_id] = annotations.identity(row, "image_id", place), texts
+        answers[question_id] = (
+            annotations.identity(row, "image_id", place), _texts(annotations, given, "answer", f"{place}.answers")
+        )  # fmt: skip
     entries: list[Entry] = []
     places: dict[str, str] = {}
     for index, row in enumerate(questions.rows("questions")):
@@ -180,6 +181,17 @@ def _unique(document: Document, places: dict[str, str], identity: str, place: st
     if identity in places:
         raise document.fault(f"{place}.{key}", f"is {identity}, a duplicate id: {places[identity]} has it too")
     places[identity] = place
+
+
+def _texts(document: Document, rows: list[Any], key: str, place: str) -> tuple[str, ...]:
+    """The text at `key` of every row."""
+    try:  # VQAv2 has two million answers: only where something is wrong is each looked at by itself
+        texts = tuple([row[key] for row in rows])
+        if all(type(text) is str for text in texts):
+            return texts
+    except (KeyError, TypeError, IndexError):
+        pass
+    return tuple(document.get(row, key, str, f"{place}[{index}]") for index, row in enumerate(rows))
 
 
 def _kind(value: Any) -> str:

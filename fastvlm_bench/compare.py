@@ -119,7 +119,8 @@ def compare(runs: Sequence[Run], force: bool = False) -> Comparison:
             rows.append(_compared(index, row, arm, _counterpart(arm, base) if index else None))
     suites = [suite["name"] for suite in first.meta["suites"]]
     rows = [row for row in rows if row.row.suite in suites]
-    rows.sort(key=lambda row: (suites.index(row.row.suite), row.row.method_name))
+    names = list(dict.fromkeys(row.row.method_name for row in rows))
+    rows.sort(key=lambda row: (suites.index(row.row.suite), names.index(row.row.method_name)))
     return Comparison(tuple(runs), tuple(rows), tuple(found), tuple(notes))
 
 

@@ -211,7 +211,10 @@ def rows_markdown(rows: Sequence[Row], names: Sequence[str] | None = None) -> st
     def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cell.translate(escapes) for cell in cells) + " |"
 
-    return "\n".join([line(header), "|" + " --- |" * len(header), *(line(cells) for cells in body)]) + "\n"
+    return (
+        "\n".join(["| " + " | ".join(header) + " |", "|" + " --- |" * len(header), *(line(cells) for cells in body)])
+        + "\n"
+    )
 
 
 LATEX = str.maketrans({

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DynamicCache
@@ -104,7 +105,7 @@ class Draft:
         head = new_head(manifest.head, model, manifest.exit_layer)
         try:
             head.load_state_dict(load_file(folder / WEIGHTS))
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise UsageError(f"{folder / WEIGHTS}: not this head's weights ({first_line(error)}); train it again") from None
         return cls(manifest.exit_layer, head.to(like.device, like.dtype).eval(), manifest)
 

@@ -71,15 +71,17 @@ def draw(console: "Console", label: Cells, columns: Sequence[Cells]) -> None:
 def _groups(label: Cells, columns: Sequence[Cells], width: int) -> list[list[Cells]]:
     """The columns in as few tables as the width allows, then as even as that number of tables allows."""
 
+    start, widths = _width(label), [_width(column) for column in columns]
+
     def pack(limit: int) -> list[list[Cells]]:
         groups: list[list[Cells]] = []
         used = limit + 1
-        for column in columns:
-            if used + GAP + _width(column) > limit:
+        for column, wide in zip(columns, widths, strict=True):
+            if used + GAP + wide > limit:
                 groups.append([])
-                used = _width(label)
+                used = start
             groups[-1].append(column)
-            used += GAP + _width(column)
+            used += GAP + wide
         return groups
 
     best = pack(width)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from fastvlm_bench import metrics
@@ -42,14 +43,23 @@ def score(
     A metric that weighs words by how many images use them gets the references of the whole suite for that, so that a
     failed sample does not change the scores of the others.
     """
-    scorer = metrics.load(metric)
-    whole: dict[str, Any] = {}
-    if "document_frequency_references" in inspect.signature(scorer.score).parameters:
-        whole["document_frequency_references"] = [sample["references"] for sample in suite["samples"]]
+    whole = tuple(tuple(sample["references"]) for sample in suite["samples"])
+    scorer: Any = metrics.load(metric)
+    return _scored(scorer, tuple(texts), tuple(map(tuple, references)), whole)
+
+
+@lru_cache(maxsize=64)
+def _scored(
+    scorer: Any, texts: tuple[str, ...], references: tuple[tuple[str, ...], ...], whole: tuple[tuple[str, ...], ...]
+) -> metrics.MetricScore | None:
+    """Cached: the arms of lossless methods have the same texts, and a report is made more than once."""
+    known = inspect.signature(scorer.score).parameters
+    extra = {"document_frequency_references": whole} if "document_frequency_references" in known else {}
     try:
-        return scorer.score(texts, references, **whole)
+        result: metrics.MetricScore = scorer.score(texts, references, **extra)
     except UsageError:
         return None
+    return result
 
 
 def compare_quality(metric: str, arm: Arm, paired: Sequence[tuple[Measured, Measured]] | None) -> Quality:

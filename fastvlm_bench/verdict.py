@@ -153,8 +153,8 @@ def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
         yield Notice("UntrainedDraft", f"{where}: every tested draft was accepted: the draft equals its "
                      "target, or a count is wrong; try a lower exit_layer=, or raise --limit")  # fmt: skip
     elif row.alpha is not None and row.alpha < LOW_ALPHA:
-        yield Notice("UntrainedDraft", f"{where}: α is {row.alpha:.3f}, the draft guesses; train it for this target "
-                     "(`fastvlm-bench train`), or choose a higher exit_layer=")  # fmt: skip
+        yield Notice("UntrainedDraft", f"{where}: α is {row.alpha:.3f}, the draft guesses; train it for this target, "
+                     "or choose a higher exit_layer=")  # fmt: skip
 
 
 def _slowness_cause(row: Row) -> str:

@@ -1,6 +1,7 @@
 """`load_target("tiny" | hub id | folder)`: the target with its processor, on its device, ready for methods."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 from PIL import Image
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -88,11 +90,11 @@ def load_target(name: str = "tiny", *, device: str = "auto", dtype: str = "auto"
     place = pick_device(device)
     source = str(TINY) if name == "tiny" else name
     wanted: Any = DTYPES.get(dtype) or (torch.float32 if place.type == "cpu" else "auto")
-    with _quiet():
+    with _quiet(downloads=not Path(source).is_dir()):
         try:
             processor = AutoProcessor.from_pretrained(source)
             model = AutoModelForImageTextToText.from_pretrained(source, dtype=wanted)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0][:200]
             raise UsageError(f"model '{name}' cannot be loaded: {reason}; check the id, the folder and the network") from None
     model.to(place).eval()
@@ -100,11 +102,18 @@ def load_target(name: str = "tiny", *, device: str = "auto", dtype: str = "auto"
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
-    """Without torchvision, transformers tells of each fallback to Pillow; one line of that is one too many."""
-    level = transformers.logging.get_verbosity()
+def _quiet(downloads: bool) -> Iterator[None]:
+    """Without torchvision, transformers tells of each fallback to Pillow: many lines too many.
+
+    Its progress bars stay only where something may be downloaded.
+    """
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
+    if not downloads:
+        transformers.logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()

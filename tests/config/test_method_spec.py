@@ -29,7 +29,8 @@ def test_all_options() -> None:
 
 
 def test_the_label_is_what_was_typed_and_the_text_is_canonical() -> None:
-    one, other = MethodSpec.parse(" fastvlm: stop_below = .60 ,gamma=04"), MethodSpec.parse("fastvlm:gamma=4,stop_below=6e-1")
+    one = MethodSpec.parse(" fastvlm: stop_below = .60 ,gamma=04")
+    other = MethodSpec.parse("fastvlm:gamma=4,stop_below=6e-1")
     assert one.label == "fastvlm: stop_below = .60 ,gamma=04"
     assert str(one) == str(other) == "fastvlm:gamma=4,stop_below=0.6"
     assert str(MethodSpec.parse("standard")) == "standard"
@@ -80,9 +81,10 @@ def test_refusals_in_full(text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "fastvlm:gamma=0", "fastvlm:gamma=65", "fastvlm:gamma=-1", "fastvlm:gamma=4.0", "fastvlm:gamma=1e1", "fastvlm:gamma=",
-    "fastvlm:gamma=1_0", "fastvlm:gamma=٤", "fastvlm:gamma=99999999999999999999", "fastvlm:exit_layer=0",
-    "fastvlm:stop_below=1", "fastvlm:stop_below=-0.1", "fastvlm:stop_below=nan", "fastvlm:stop_below=inf",
+    "fastvlm:gamma=0", "fastvlm:gamma=65", "fastvlm:gamma=-1", "fastvlm:gamma=4.0", "fastvlm:gamma=1e1",
+    "fastvlm:gamma=", "fastvlm:gamma=1_0", "fastvlm:gamma=٤", "fastvlm:gamma=99999999999999999999",
+    "fastvlm:exit_layer=0", "fastvlm:stop_below=1",
+    "fastvlm:stop_below=-0.1", "fastvlm:stop_below=nan", "fastvlm:stop_below=inf",
     "fastvlm:stop_below=1e-", "fastvlm:head=", "fastvlm:", "fastvlm:,", "fastvlm:gamma=4,", "fastvlm:stop_below=0,6",
     "fastvlm:gamma=4=5", "standard:", "fastvlm gamma=4", "FastVLM",
 ])  # fmt: skip
@@ -90,6 +92,7 @@ def test_refused(text: str) -> None:
     refusal(text)
 
 
-@pytest.mark.parametrize("text", ["fastvlm:gamma=1", "fastvlm:gamma=64", "fastvlm:stop_below=0", "fastvlm:stop_below=.999"])
-def test_the_ends_of_the_ranges_are_allowed(text: str) -> None:
-    assert MethodSpec.parse(text).label == text
+@pytest.mark.parametrize("option", ["gamma=1", "gamma=64", "stop_below=0", "stop_below=.999"])
+def test_the_ends_of_the_ranges_are_allowed(option: str) -> None:
+    key, _, value = option.partition("=")
+    assert MethodSpec.parse(f"fastvlm:{option}").options[key] == float(value)

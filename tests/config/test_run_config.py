@@ -58,8 +58,9 @@ def test_a_shared_option_without_effect_is_refused() -> None:
     ({"gamma": 0}, "--gamma is 0; it must be a whole number, 1 .. 64"),
     ({"gamma": 65}, "--gamma is 65"),
     ({"exit_layer": 0}, "--exit-layer is 0; it must be a whole number, at least 1"),
-    ({"repeats": 0}, "--repeats is 0"), ({"repeats": None}, "--repeats is None"), ({"repeats": 1.5}, "--repeats is 1.5"),
-    ({"repeats": True}, "--repeats is True"), ({"limit": 0}, "--limit is 0"), ({"warmup": -1}, "--warmup is -1"),
+    ({"repeats": 0}, "--repeats is 0"), ({"repeats": None}, "--repeats is None"),
+    ({"repeats": 1.5}, "--repeats is 1.5"), ({"repeats": True}, "--repeats is True"),
+    ({"limit": 0}, "--limit is 0"), ({"warmup": -1}, "--warmup is -1"),
     ({"max_new_tokens": 0}, "--max-new-tokens is 0"), ({"seed": -1}, "--seed is -1"), ({"seed": 1 << 63}, "--seed is"),
     ({"threads": 0}, f"--threads is 0; it must be a whole number, 1 .. {os.cpu_count()}"),
     ({"threads": 100_000}, "--threads is 100000"),
@@ -77,8 +78,10 @@ def test_refusals(options: dict[str, Any], message: str, tmp_path: Path) -> None
     assert message in refusal(out=str(tmp_path), **options)
 
 
-@pytest.mark.parametrize("options", [{"device": "cuda:12"}, {"device": "mps"}, {"warmup": 0}, {"seed": 0}, {"gamma": 64},
-                                     {"threads": 1}, {"exit_layer": 1}, {"suites": "vqav2"}, {"suites": ["vqav2"]}])  # fmt: skip
+@pytest.mark.parametrize("options", [
+    {"device": "cuda:12"}, {"device": "mps"}, {"warmup": 0}, {"seed": 0}, {"gamma": 64}, {"threads": 1},
+    {"exit_layer": 1}, {"suites": "vqav2"}, {"suites": ["vqav2"]},
+])  # fmt: skip
 def test_allowed(options: dict[str, Any], tmp_path: Path) -> None:
     config = RunConfig(out=str(tmp_path), **options)
     assert config.validate() is config

@@ -39,7 +39,12 @@ def test_a_device_is_waited_for_before_the_time_is_read(device: str, monkeypatch
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(accelerator=accelerator))
     clock = Clock(device)
     counter = time.perf_counter_ns
-    monkeypatch.setattr(time, "perf_counter_ns", lambda: events.append("read") or counter())
+
+    def read() -> int:
+        events.append("read")
+        return counter()
+
+    monkeypatch.setattr(time, "perf_counter_ns", read)
     clock.now()
     clock.synchronised()
     assert events == ["read", f"wait {device}", "read"]

@@ -68,8 +68,9 @@ def test_only_listed_variables_are_recorded_and_no_secret(monkeypatch: pytest.Mo
     listed = {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "0,1", "HF_HUB_OFFLINE": "1",
               "TORCH_LOGS": "", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}  # fmt: skip
     hidden = {"HF_TOKEN": "hf_abcdefghijkl", "TORCH_HUB_TOKEN": "x", "OMP_API_KEY": "x", "MKL_PASSWORD": "x",
-              "TORCH_PROXY": "http://me:pw@proxy", "OMP_PLACES": "hf_abcdefghijkl", "TORCH_HOME": "/home/me", "HOME": "/h",
-              "AWS_SECRET_ACCESS_KEY": "x", "XOMP_A": "1", "OMP_a": "1", "CUDA_VISIBLE_DEVICES_2": "1"}  # fmt: skip
+              "TORCH_PROXY": "http://me:pw@proxy", "OMP_PLACES": "hf_abcdefghijkl", "TORCH_HOME": "/home/me",
+              "HOME": "/h", "AWS_SECRET_ACCESS_KEY": "x", "XOMP_A": "1", "OMP_a": "1",
+              "CUDA_VISIBLE_DEVICES_2": "1"}  # fmt: skip
     for name, value in (listed | hidden).items():
         monkeypatch.setenv(name, value)
     recorded = variables()

@@ -1,5 +1,6 @@
 """Peak memory: short peaks are seen, an earlier span's peak is not, and what cannot be measured is None."""
 
+import functools
 import sys
 import threading
 import time
@@ -92,10 +93,11 @@ def test_on_a_gpu_the_allocator_is_reset_and_asked(monkeypatch: pytest.MonkeyPat
     calls: list[tuple[str, str]] = []
     numbers = {"reset_peak_memory_stats": None, "max_memory_allocated": 11, "max_memory_reserved": 22}
 
-    def answer(name: str) -> object:
-        return lambda device: calls.append((name, device)) or numbers[name]
+    def answer(name: str, device: str) -> int | None:
+        calls.append((name, device))
+        return numbers[name]
 
-    cuda = SimpleNamespace(**{name: answer(name) for name in numbers})
+    cuda = SimpleNamespace(**{name: functools.partial(answer, name) for name in numbers})
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     with PeakMemory("cuda:1") as peak:
         assert calls == [("reset_peak_memory_stats", "cuda:1")]

@@ -59,7 +59,8 @@ def test_narrow_and_wide_show_the_same_columns(run: Run) -> None:
                "Δ peak", "α ↑", "τ ↑", "/drafted", "at position", "draft", "verify", "other", "predicted", "ciency",
                "ceiling", "head")  # fmt: skip
     for width in (80, 200):
-        assert [header for header in headers if header not in printed(run, width)] == []
+        text = printed(run, width)
+        assert [header for header in headers if header not in text] == []
 
 
 def test_titles_name_model_split_source_and_machine(run: Run) -> None:

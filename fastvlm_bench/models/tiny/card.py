@@ -1,0 +1,116 @@
+"""Write the model card beside the weights: `python -m fastvlm_bench.models.tiny.card TRAINING_DIR`.
+
+Reads the training log and the held-out scores, both measured by committed commands; needs matplotlib (extra `dev`).
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+STAGES = {"tower": "loss", "language": "answer_tokens", "deepen": "answer_tokens"}
+
+
+def curve(log: list[dict[str, Any]], path: Path) -> None:
+    """Loss and token accuracy of the two decoder stages, and the tower's loss, against updates."""
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+    start = 0
+    for stage in STAGES:
+        lines = [line for line in log if line["stage"] == stage]
+        steps = [start + line["done"] for line in lines]
+        left.plot(steps, [line["loss"] for line in lines], label=stage)
+        if stage != "tower":
+            right.plot(steps, [line["answer_tokens"] for line in lines], label=f"{stage}: short answers")
+            right.plot(steps, [line["text_tokens"] for line in lines], "--", label=f"{stage}: captions, descriptions")
+        start += lines[-1]["done"]
+    left.set(title="training loss (stages have losses of their own)", xlabel="update", yscale="log")
+    right.set(title="token accuracy on training batches", xlabel="update", ylim=(0.5, 1.0))
+    for axes in (left, right):
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def card(log: list[dict[str, Any]], scores: dict[str, Any], command: str) -> str:
+    """The card's Markdown."""
+    stages = []
+    for stage in STAGES:
+        last = [line for line in log if line["stage"] == stage][-1]
+        detail = ", ".join(f"{k} {v}" for k, v in last.items() if k not in ("stage", "done", "elapsed_s"))
+        stages.append(f"| {stage} | {last['done']} | {detail} |")
+    kinds = "\n".join(f"| {kind} | {100 * value:.1f} % |" for kind, value in scores["vqa_exact_match_by_kind"].items())
+    return f"""---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [llava, tiny, speculative-decoding, fastvlm-bench]
+---
+# The embedded vision-language model of fastvlm-bench
+
+A LLaVA of 9.2 M parameters (SigLIP tower of 4 layers, two-layer projector, Llama decoder of 24 layers, width 192,
+vocabulary of {scores["vocabulary"]}), trained from scratch on rendered scenes: one to five coloured shapes on a 3 x 3 grid.
+It captions, describes and answers short questions about such scenes, and about nothing else. It exists so that
+self-speculative decoding can be measured, tested and understood without a download. It loads with plain
+`AutoProcessor` / `AutoModelForImageTextToText`.
+
+## Training
+`{command}`
+
+The target is trained plainly: next-token cross-entropy at the last layer, no exit has a loss of its own. Three stages:
+the tower alone (labels per patch through a probe that is thrown away), projector and a decoder of 8 layers with the
+tower frozen, then every decoder layer is made three in place (its residual branches divided by three, so that three
+small steps replace a large one) and all 24 are trained on. `training_log.jsonl` beside this file is the log.
+
+| stage | updates | last logged means over training batches |
+|---|---|---|
+{chr(10).join(stages)}
+
+![curve](curve.png)
+
+## Held-out skill
+{scores["scenes"]} scenes that training never saw (the hash of a scene decides its side), {scores["questions"]} questions;
+`python -m fastvlm_bench.models.tiny.evaluate --scenes {scores["scenes"]}`:
+
+| what | score |
+|---|---|
+| VQA exact match, all kinds | {100 * scores["vqa_exact_match"]:.1f} % |
+| caption CIDEr-D (five references, document frequencies of these scenes) | {scores["caption_cider_d"]:.3f} |
+| caption BLEU-4 | {scores["caption_bleu4"]:.3f} |
+| facts stated rightly in long descriptions | {100 * scores["description_facts"]:.1f} % |
+| long descriptions right word for word | {100 * scores["descriptions_word_for_word"]:.1f} % |
+
+| kind of question | exact match |
+|---|---|
+{kinds}
+
+## Limits
+* Its world is ten shapes, eight colours, two sizes, three patterns, five backgrounds; it knows no photograph.
+* Its language is a grammar of few templates. Drafting such text is easier than drafting English: acceptance here says
+  how the method works, not what a real model reaches.
+* Weights are stored in float16 and trained in float32.
+* Layers of one triple start equal, so neighbouring layers may be more alike than in a decoder trained whole. What a raw
+  exit reaches is measured in `results/` (method `layerskip`).
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("training", type=Path, help="the folder given to train --out")
+    parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parent / "checkpoint")
+    args = parser.parse_args()
+    log = [json.loads(line) for line in (args.training / "log.jsonl").read_text().splitlines()]
+    scores = json.loads((args.training / "scores.json").read_text())
+    scores["vocabulary"] = json.loads((args.checkpoint / "config.json").read_text())["text_config"]["vocab_size"]
+    updates = " ".join(str([line for line in log if line["stage"] == stage][-1]["done"]) for stage in STAGES)
+    command = f"python -m fastvlm_bench.models.tiny.train --out DIR --threads 2 --updates {updates}"
+    shutil.copy(args.training / "log.jsonl", args.checkpoint / "training_log.jsonl")
+    (args.checkpoint / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+    (args.checkpoint / "README.md").write_text(card(log, scores, command), encoding="utf-8")
+    curve(log, args.checkpoint / "curve.png")
+
+
+if __name__ == "__main__":
+    main()

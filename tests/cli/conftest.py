@@ -1,0 +1,36 @@
+"""The command line in this process: torch and the embedded model are loaded once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from fastvlm_bench.cli import app
+
+
+@pytest.fixture
+def call() -> Callable[..., Any]:
+    """Runs `fastvlm-bench ARGS`; an exception that is no clean exit fails the test."""
+
+    def invoke(*arguments: str | Path) -> Any:
+        result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False, env={"COLUMNS": "100"})
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def refused(call: Callable[..., Any]) -> Callable[..., str]:
+    """Runs a command that must be refused: exit code 2, one line, no traceback; returns the line."""
+
+    def invoke(*arguments: str | Path) -> str:
+        result = call(*arguments)
+        assert result.exit_code == 2, result.output
+        lines = [line for line in result.stderr.splitlines() if line.startswith("fastvlm-bench: ")]
+        assert len(lines) == 1 and result.stderr.rstrip().endswith(lines[0]), result.stderr
+        assert "Traceback" not in result.output
+        return str(lines[0])
+
+    return invoke

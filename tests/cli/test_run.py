@@ -1,0 +1,159 @@
+"""`run` on the embedded model, as a stranger would use it; what it records, and going on after an interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from fastvlm_bench.models.names import TINY
+from fastvlm_bench.record import read_run
+from fastvlm_bench.suite import load_suite, open_image
+
+FEW = ("run", "--limit", "4", "--threads", "1", "--warmup", "1")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One run of all methods on two suites, through the command line."""
+    from typer.testing import CliRunner
+
+    from fastvlm_bench.cli import app
+
+    out = tmp_path_factory.mktemp("results")
+    arguments = [*FEW, "--suite", "coco-caption", "--suite", "vqav2", "--out", str(out), "--csv", str(out / "table.csv")]
+    for method in ("fastvlm", "fastvlm:head=mlp", "layerskip", "early-exit", "hf-generate"):
+        arguments += ["--method", method]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "100"})
+    assert result.exit_code == 0, result.output
+    return result, out, read_run(next(out.glob("*/run.json")).parent)
+
+
+def test_table(ran: Any) -> None:
+    result, _, run = ran
+    assert "identical on 4 of 4" in result.stdout and "embedded (rendered scenes)" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 100
+    for method in run.meta["methods"]:
+        assert method["label"] in result.stdout
+
+
+def test_record(ran: Any) -> None:
+    _, _, run = ran
+    assert run.meta["status"] == "success" and run.meta["verdict"]["status"] in ("VALID", "INVALID")
+    assert len(run.lines) == 2 * 4 * 6 and not any(line["error"] for line in run.lines)
+    assert run.meta["model"]["weights_sha256"] and run.meta["environment"]["threads"] == 1
+    by_key: dict[tuple[str, str], dict[str, list[int]]] = {}
+    for line in run.lines:
+        by_key.setdefault((line["suite"], line["sample_id"]), {})[line["method"]] = line["token_ids"]
+    for tokens in by_key.values():
+        for method in ("fastvlm", "fastvlm:head=mlp", "layerskip", "hf-generate"):
+            assert tokens[method] == tokens["standard"]
+
+
+def test_orders_rotate(ran: Any) -> None:
+    _, _, run = ran
+    firsts = [line["method"] for line in run.lines if line["suite"] == "coco-caption" and line["order"] == 0]
+    assert firsts == [m["label"] for m in run.meta["methods"]][:4]
+
+
+def test_plain_transformers_gives_the_recorded_tokens(ran: Any) -> None:
+    """The checkpoint loads without any code of ours, and plain `generate` gives the very token ids of the records."""
+    _, _, run = ran
+    processor = AutoProcessor.from_pretrained(TINY)
+    model = AutoModelForImageTextToText.from_pretrained(TINY, dtype=torch.float32).eval()
+    for suite in run.meta["suites"]:
+        for sample in load_suite(suite["name"], limit=4).samples:
+            chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": sample.prompt}]}]
+            text = processor.apply_chat_template(chat, add_generation_prompt=True)
+            inputs = processor(text=text, images=open_image(sample), return_tensors="pt")
+            ids = model.generate(**inputs, max_new_tokens=suite["max_new_tokens"], do_sample=False)
+            new = ids[0, inputs["input_ids"].shape[1] :].tolist()
+            for line in run.lines:
+                if (line["suite"], line["sample_id"]) == (suite["name"], sample.sample_id) and line["method"] != "early-exit":
+                    assert line["token_ids"] == new
+
+
+def test_custom_generate_for_users() -> None:
+    """README: `model.generate(**inputs, custom_generate=FastVLM.from_pretrained(draft, model))`."""
+    from fastvlm_bench import FastVLM
+    from fastvlm_bench.models.load import load_target
+    from fastvlm_bench.models.names import TINY_DRAFTS
+
+    target = load_target("tiny", device="cpu")
+    sample = load_suite("describe", limit=1).samples[0]
+    inputs = target.encode(open_image(sample), sample.prompt)
+    plain = target.model.generate(**inputs, max_new_tokens=60, do_sample=False)
+    for folder in TINY_DRAFTS.glob("*/"):
+        method = FastVLM.from_pretrained(folder, target.model, gamma=5)
+        assert torch.equal(plain, target.model.generate(**inputs, max_new_tokens=60, do_sample=False, custom_generate=method))
+
+
+def test_csv_and_exports(ran: Any, call: Callable[..., Any]) -> None:
+    _, out, run = ran
+    assert len((out / "table.csv").read_text().splitlines()) == 1 + 2 * 6
+    assert len((out / "table-samples.csv").read_text().splitlines()) >= 1 + 2 * 4 * 6
+    for kind, piece in (("csv", "decode_speedup"), ("latex", "\\toprule"), ("markdown", "| "), ("json", '"rows"')):
+        result = call("export", run.folder, "--format", kind)
+        assert result.exit_code == 0 and piece in result.stdout
+    assert "identical on 4 of 4" in call("report", run.folder).stdout
+
+
+def test_json_prints_only_json(call: Callable[..., Any], tmp_path: Path) -> None:
+    result = call(*FEW, "--json", "--out", tmp_path)
+    assert result.exit_code == 0 and result.stderr == ""
+    found = json.loads(result.stdout)
+    assert {row["method"] for row in found["rows"]} == {"standard", "fastvlm"}
+
+
+def test_compare(ran: Any, call: Callable[..., Any], tmp_path: Path) -> None:
+    _, _, run = ran
+    for gamma in ("2", "4"):
+        assert call(*FEW, "--suite", "coco-caption", "--gamma", gamma, "--out", tmp_path).exit_code == 0
+    result = call("compare", "--results", tmp_path)
+    assert result.exit_code == 0, result.output
+    other = call(*FEW, "--suite", "coco-caption", "--max-new-tokens", "9", "--out", tmp_path / "other")
+    assert other.exit_code == 0
+    folders = [next((tmp_path / "other").glob("*/run.json")).parent, next(tmp_path.glob("*/run.json")).parent]
+    result = call("compare", *folders)
+    assert result.exit_code == 4 and "max_new_tokens" in result.stderr and "9" in result.stderr
+    assert call("compare", "--force", *folders).exit_code == 0
+
+
+def test_resume_refuses_another_configuration(ran: Any, refused: Callable[..., str]) -> None:
+    _, out, run = ran
+    line = refused(*FEW, "--out", out, "--resume", run.folder, "--gamma", "3")
+    assert "gamma" in line and "another configuration" in line
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_then_resumed(tmp_path: Path, number: int, code: int, call: Callable[..., Any]) -> None:
+    """Ctrl-C keeps all finished samples and prints the partial table; --resume measures the rest."""
+    command = [sys.executable, "-m", "fastvlm_bench.cli", "run", "--limit", "60", "--threads", "1", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "100"}
+    )
+    deadline = time.monotonic() + 90
+    while not (lines := [p for p in tmp_path.glob("*/samples.jsonl") if p.read_text().count("\n") >= 6]):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    folder = lines[0].parent
+    run = read_run(folder)
+    assert run.meta["status"] == "interrupted" and 6 <= len(run.lines) < 120 and len(run.lines) % 2 == 0
+    assert "Traceback" not in stderr and f"--resume {folder}" in stderr
+    assert "interrupted" in stdout and "coco-caption" in stdout
+    result = call("run", "--limit", "60", "--threads", "1", "--out", tmp_path, "--resume", folder)
+    assert result.exit_code == 0, result.output
+    whole = read_run(folder)
+    assert whole.meta["status"] == "success" and len(whole.lines) == 120
+    assert whole.lines[: len(run.lines)] == run.lines
