@@ -1,4 +1,4 @@
-"""fastvlm-bench: self-speculative decoding of vision-language models, measured (arXiv 2510.22641; not Apple's FastVLM)."""
+"""Self-speculative decoding of vision-language models, measured (FastVLM, arXiv 2510.22641; not Apple's)."""
 
 from typing import TYPE_CHECKING, Any
 

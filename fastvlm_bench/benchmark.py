@@ -133,7 +133,9 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
         runner = Runner(target, methods, clock, max_new_tokens=config.max_new_tokens)
         differences = runner.self_check(suites[0])
         for layer, difference in differences.items():
-            live.say(f"self-check at exit {layer}: verification equals a full pass within {difference:.0e} of the largest logit")
+            live.say(
+                f"self-check, exit {layer}: verification is a full pass within {difference:.0e} of the largest logit"
+            )
         if target.device.type == "cpu":
             threads = config.threads or writer.meta["environment"].get("threads")
             if threads is None:
@@ -143,7 +145,9 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
             torch.set_num_threads(threads)
         writer.update(
             model=target.describe(), methods=[m.described for m in methods],
-            environment={**describe_environment(target.device), "self_check": {str(k): v for k, v in differences.items()}},
+            environment={
+                **describe_environment(target.device), "self_check": {str(k): v for k, v in differences.items()},
+            },
         )  # fmt: skip
         for suite in suites:
             live.say(f"{suite.name}: warming up")

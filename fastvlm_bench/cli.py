@@ -50,7 +50,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def run(
     suite: Names = None,
     model: Annotated[str, typer.Option(help="`tiny` (embedded), a hub id, or a checkpoint folder.")] = "tiny",
-    draft: Annotated[Path | None, typer.Option(help="A draft folder, or a folder of them; default: the model's own.")] = None,
+    draft: Annotated[Path | None, typer.Option(help="A draft folder, or a folder of them; default: the model's.")] = None,
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="name or name:key=value,…; repeatable; see `methods`.")] = None,
     gamma: Annotated[int | None, typer.Option(help="Most tokens drafted per round, for methods that do not name their own.")] = None,
     exit_layer: Annotated[int | None, typer.Option(help="Layers run while drafting, likewise.")] = None,
@@ -100,7 +100,9 @@ def compare(
 
 
 @app.command()
-def report(runs: RunFolders = None, results: Annotated[Path, typer.Option(help="Where to look for runs.")] = RESULTS) -> None:
+def report(
+    runs: RunFolders = None, results: Annotated[Path, typer.Option(help="Where to look for runs.")] = RESULTS
+) -> None:
     """Print a run's tables again, from its records alone."""
     from fastvlm_bench.report import print_report
 

@@ -6,6 +6,7 @@ arXiv 2510.22641. Training f never touches the target.
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class MlpHead(nn.Module):
 
     attends = False
 
-    def __init__(self, layer: nn.Module, width: int, inner: int | None = None) -> None:
+    def __init__(self, above: Sequence[nn.Module], width: int, inner: int | None = None) -> None:
         super().__init__()
         inner = inner or 2 * width
         self.norm = nn.LayerNorm(width)
@@ -56,21 +57,32 @@ class AttentionHead(nn.Module):
     """
 
     attends = True
+    depth = 1
 
-    def __init__(self, layer: nn.Module, width: int) -> None:
+    def __init__(self, above: Sequence[nn.Module], width: int) -> None:
         super().__init__()
-        self.layer = copy.deepcopy(layer)  # starts as the target's layer n
-        self.layer.__dict__.pop("forward", None)
-        for module in self.layer.modules():
-            if hasattr(module, "layer_idx"):
-                module.layer_idx = 0
+        # Starts as a copy of the target's layers from the exit on.
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in above[: self.depth])
+        for index, layer in enumerate(self.layers):
+            layer.__dict__.pop("forward", None)
+            for module in layer.modules():
+                if hasattr(module, "layer_idx"):
+                    setattr(module, "layer_idx", index)  # noqa: B010 - a module's own, untyped attribute
 
     def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        result = self.layer(states, *args, **kwargs)
-        return result[0] if isinstance(result, tuple) else result
+        for layer in self.layers:
+            result = layer(states, *args, **kwargs)
+            states = result[0] if isinstance(result, tuple) else result
+        return states
 
 
-HEADS: dict[str, type[MlpHead] | type[AttentionHead]] = {"mlp": MlpHead, "attention": AttentionHead}
+class TwigHead(AttentionHead):
+    """Two such layers, as TwigVLM (arXiv 2503.14075) grows them on an early layer."""
+
+    depth = 2
+
+
+HEADS: dict[str, type[MlpHead] | type[AttentionHead]] = {"mlp": MlpHead, "attention": AttentionHead, "twig": TwigHead}
 
 
 class Draft:
@@ -106,7 +118,9 @@ class Draft:
         try:
             head.load_state_dict(load_file(folder / WEIGHTS))
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise UsageError(f"{folder / WEIGHTS}: not this head's weights ({first_line(error)}); train it again") from None
+            raise UsageError(
+                f"{folder / WEIGHTS}: not this head's weights ({first_line(error)}); train it again"
+            ) from None
         return cls(manifest.exit_layer, head.to(like.device, like.dtype).eval(), manifest)
 
 
@@ -114,10 +128,10 @@ def new_head(kind: str, model: Any, exit_layer: int) -> MlpHead | AttentionHead:
     """An untrained head of the given kind for `model`, on the layer's device and in its dtype."""
     if kind not in HEADS:
         raise UsageError(f"unknown head '{kind}': one of {', '.join(HEADS)}{did_you_mean(kind, HEADS)}")
-    layer = decoder_layers(model)[exit_layer]
-    like = next(layer.parameters())
+    above = list(decoder_layers(model)[exit_layer:])
+    like = next(above[0].parameters())
     width = model.get_output_embeddings().in_features
-    return HEADS[kind](layer, width).to(like.device, like.dtype)
+    return HEADS[kind](above, width).to(like.device, like.dtype)
 
 
 def check_fit(manifest: Manifest, model: Any, folder: Path | str) -> None:

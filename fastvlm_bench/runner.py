@@ -71,7 +71,7 @@ class Runner:
         return best
 
     def run(self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Step], None]) -> None:
-        """Measure what `writer` does not hold yet. The order of methods rotates from sample to sample (ABBA for two)."""
+        """Measure what `writer` does not hold yet. The order of methods rotates by sample (ABBA for two)."""
         done, total, failed_in_a_row = 0, len(suite.samples) * repeats, 0
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector then has only a sample's own garbage to look at
@@ -99,7 +99,13 @@ class Runner:
     def _line(
         self, suite: Suite, sample: Sample, built: Built, repeat: int, order: int, inputs: dict[str, Any]
     ) -> dict[str, Any]:
-        key = {"suite": suite.name, "sample_id": sample.sample_id, "method": built.label, "repeat": repeat, "order": order}
+        key = {
+            "suite": suite.name,
+            "sample_id": sample.sample_id,
+            "method": built.label,
+            "repeat": repeat,
+            "order": order,
+        }
         nothing = dict.fromkeys(("token_ids", "text", "stop", "ttft_s", "vision_s", "prefill_s", "decode_s", "memory"))
         failure = None
         gc.collect()
@@ -137,5 +143,6 @@ class Runner:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
-
+    return (
+        isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
+    )

@@ -96,8 +96,7 @@ def load_suite(
     entries = _read_entries(chosen, _find_files(root, chosen), digest.update)[:limit]
     images, sizes = _find_images(root, chosen, entries, f"{name}/{chosen.name}")
     for entry in entries:
-        line = f"{entry.sample_id}\0{entry.image_name}\0{sizes[entry.image_name]}\n"
-        digest.update(line.encode("utf-8", "surrogatepass"))
+        digest.update(f"{entry.sample_id}\0{entry.image_name}\0{sizes[entry.image_name]}\n".encode())
     samples = tuple(
         Sample(e.sample_id, e.image_id, images[e.image_name], definition.prompt.replace("{question}", e.question),
                e.references) for e in entries
@@ -179,9 +178,7 @@ def _image_folders(root: Path, split: Split) -> list[Path]:
     return [root / split.images, root / "images" / split.images]
 
 
-def _find_images(
-    root: Path, split: Split, entries: list[Entry], where: str
-) -> tuple[dict[str, Path], dict[str, int]]:
+def _find_images(root: Path, split: Split, entries: list[Entry], where: str) -> tuple[dict[str, Path], dict[str, int]]:
     """Image name -> path, and -> size in bytes. UsageError for a name that leaves the folder, or for missing files."""
     folders = _image_folders(root, split)
     folder = next((path for path in folders if path.is_dir()), None)
@@ -271,8 +268,7 @@ def _decode(path: Path) -> "Image":
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                image.load()
-                return image.convert("RGB")
+                return image.convert("RGB")  # decodes to the end of the file
     except UnidentifiedImageError:
         with open(path, "rb") as file:
             start = file.read(15)

@@ -8,7 +8,7 @@ tested on: a drafted token is worth something only while everything before it wa
 import copy
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,7 +112,7 @@ class HeadTrainer:
                 raise FloatingPointError(f"loss of {item.name} is {loss.item()} at update {self.done}")
             total, values[item.name] = total + loss, loss.item()
         self.optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         for item in self.exits:  # each head by itself: one that is far off must not slow the others
             nn.utils.clip_grad_norm_(item.head.parameters(), 1.0)
         self.optimiser.step()
@@ -139,9 +139,15 @@ class HeadTrainer:
         made = {}
         for item in self.exits:
             manifest = Manifest(
-                exit_layer=item.layer, head=item.kind, losses=LOSSES, data=data, validation=item.alpha,
-                default=item.name == default, head_parameters=sum(p.numel() for p in item.head.parameters()), **describe_target(self.model),
-            )  # fmt: skip
+                exit_layer=item.layer,
+                head=item.kind,
+                losses=LOSSES,
+                data=data,
+                validation=item.alpha,
+                default=item.name == default,
+                head_parameters=sum(p.numel() for p in item.head.parameters()),
+                **describe_target(self.model),
+            )
             made[item.name] = Draft(item.layer, item.head.eval(), manifest)
         return made
 
@@ -213,7 +219,9 @@ def own_answers(model: Any, processor: Any, inputs: Sequence[dict[str, Tensor]],
     for start in range(0, len(inputs), size):
         group = inputs[start : start + size]
         width = max(i["input_ids"].shape[1] for i in group)
-        ids = torch.cat([nn.functional.pad(i["input_ids"], (width - i["input_ids"].shape[1], 0), value=pad) for i in group])
+        ids = torch.cat(
+            [nn.functional.pad(i["input_ids"], (width - i["input_ids"].shape[1], 0), value=pad) for i in group]
+        )
         mask = torch.cat([nn.functional.pad(i["attention_mask"], (width - i["input_ids"].shape[1], 0)) for i in group])
         others = {k: torch.cat([i[k] for i in group]) for k in group[0] if k not in ("input_ids", "attention_mask")}
         made = model.generate(
@@ -236,7 +244,7 @@ def _final_norm(model: Any) -> nn.Module:
 
 
 def fit(
-    trainer: HeadTrainer, batches: Iterator[Batch], validation: dict[str, Sequence[Batch]],
+    trainer: HeadTrainer, batches: Iterator[Batch], validation: Mapping[str, Sequence[Batch]],
     report: Callable[[int, float, dict[str, float]], None], *, every: int = 100,
 ) -> None:  # fmt: skip
     """Run all updates; validate and report every `every` updates and at the end."""

@@ -31,7 +31,7 @@ class Built:
 
 def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -> Built:
     """Build one method on a loaded target. drafts: a draft folder or a folder of draft folders."""
-    options = dict(spec.options)
+    options: dict[str, Any] = dict(spec.options)
     draft: Draft | None = None
     method: Method
     if spec.name in ("fastvlm", "early-exit"):

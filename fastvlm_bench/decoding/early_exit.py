@@ -38,5 +38,7 @@ class EarlyExit:
                 session.advance_kwargs(outputs, session.kwargs, 1)
                 rounds.append(Round(1, 0, 0, session.emit(token), seconds, 0.0))
             ended = clock.synchronised()
-        self.last = Generation(session.new_tokens, session.stop, first - began, None, first - began, ended - first, rounds)
+        self.last = Generation(
+            session.new_tokens, session.stop, first - began, None, first - began, ended - first, rounds
+        )
         return session.sequence

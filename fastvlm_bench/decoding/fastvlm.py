@@ -55,7 +55,9 @@ class FastVLM:
             while not session.stop:
                 rounds.append(self._round(session, gate))
             ended = clock.synchronised()
-        self.last = Generation(session.new_tokens, session.stop, first - began, None, first - began, ended - first, rounds)
+        self.last = Generation(
+            session.new_tokens, session.stop, first - began, None, first - began, ended - first, rounds
+        )
         return session.sequence
 
     def _round(self, session: Session, gate: LayerGate) -> Round:

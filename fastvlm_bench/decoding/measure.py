@@ -26,7 +26,7 @@ def measure(
 
     vision: the image encoder, timed by hooks with a synchronisation at both ends, once a generation.
     """
-    clock, spans = method.clock, []  # type: ignore[var-annotated]
+    clock, spans = method.clock, []
     hooks = []
     if vision is not None:
         hooks = [
@@ -37,7 +37,9 @@ def measure(
     try:
         with torch.inference_mode():
             began = clock.synchronised()
-            model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, custom_generate=method)
+            model.generate(
+                **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, custom_generate=method
+            )
             total = clock.synchronised() - began
     finally:
         for hook in hooks:

@@ -36,7 +36,7 @@ def self_check(model: Any, inputs: dict[str, Any], exit_layer: int) -> float:
     if not difference <= limit:  # also true for NaN
         raise UsageError(
             f"{type(model).__name__} cannot be decoded self-speculatively: verification differs from a full pass by "
-            f"{difference:.1e} of the largest logit (limit {limit:.0e}) at exit layer {exit_layer}; use --method standard"
+            f"{difference:.1e} of the largest logit (limit {limit:.0e}) at exit {exit_layer}; use --method standard"
         )
     return difference
 

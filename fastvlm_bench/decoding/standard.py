@@ -31,5 +31,7 @@ class Standard:
             session.advance_kwargs(outputs, session.kwargs, 1)
             rounds.append(Round(0, 0, 0, session.emit(token), 0.0, seconds))
         ended = clock.synchronised()
-        self.last = Generation(session.new_tokens, session.stop, first - began, None, first - began, ended - first, rounds)
+        self.last = Generation(
+            session.new_tokens, session.stop, first - began, None, first - began, ended - first, rounds
+        )
         return session.sequence

@@ -23,7 +23,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass
 class Target:
-    """The full VLM: its output is the truth. `id` is what the user typed; `drafts` is where its drafts lie, if known."""
+    """The full VLM: its output is the truth. `id` is what the user typed; `drafts` is where its drafts lie."""
 
     id: str
     model: Any
@@ -74,7 +74,11 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(device.type, lambda: True)()
+    there = True
+    if device.type == "cuda":
+        there = torch.cuda.is_available()
+    elif device.type == "mps":
+        there = torch.backends.mps.is_available()
     if not there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise UsageError(f"device '{name}' is not available here; use --device cpu or auto")
     return device
@@ -96,7 +100,9 @@ def load_target(name: str = "tiny", *, device: str = "auto", dtype: str = "auto"
             model = AutoModelForImageTextToText.from_pretrained(source, dtype=wanted)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0][:200]
-            raise UsageError(f"model '{name}' cannot be loaded: {reason}; check the id, the folder and the network") from None
+            raise UsageError(
+                f"model '{name}' cannot be loaded: {reason}; check the id, the folder and the network"
+            ) from None
     model.to(place).eval()
     return Target(name, model, processor, place, default_drafts(name))
 

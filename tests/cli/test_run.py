@@ -29,7 +29,17 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from fastvlm_bench.cli import app
 
     out = tmp_path_factory.mktemp("results")
-    arguments = [*FEW, "--suite", "coco-caption", "--suite", "vqav2", "--out", str(out), "--csv", str(out / "table.csv")]
+    arguments = [
+        *FEW,
+        "--suite",
+        "coco-caption",
+        "--suite",
+        "vqav2",
+        "--out",
+        str(out),
+        "--csv",
+        str(out / "table.csv"),
+    ]
     for method in ("fastvlm", "fastvlm:head=mlp", "layerskip", "early-exit", "hf-generate"):
         arguments += ["--method", method]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "100"})
@@ -77,7 +87,9 @@ def test_plain_transformers_gives_the_recorded_tokens(ran: Any) -> None:
             ids = model.generate(**inputs, max_new_tokens=suite["max_new_tokens"], do_sample=False)
             new = ids[0, inputs["input_ids"].shape[1] :].tolist()
             for line in run.lines:
-                if (line["suite"], line["sample_id"]) == (suite["name"], sample.sample_id) and line["method"] != "early-exit":
+                if (line["suite"], line["sample_id"]) == (suite["name"], sample.sample_id) and line[
+                    "method"
+                ] != "early-exit":
                     assert line["token_ids"] == new
 
 
@@ -93,7 +105,9 @@ def test_custom_generate_for_users() -> None:
     plain = target.model.generate(**inputs, max_new_tokens=60, do_sample=False)
     for folder in TINY_DRAFTS.glob("*/"):
         method = FastVLM.from_pretrained(folder, target.model, gamma=5)
-        assert torch.equal(plain, target.model.generate(**inputs, max_new_tokens=60, do_sample=False, custom_generate=method))
+        assert torch.equal(
+            plain, target.model.generate(**inputs, max_new_tokens=60, do_sample=False, custom_generate=method)
+        )
 
 
 def test_csv_and_exports(ran: Any, call: Callable[..., Any]) -> None:
@@ -136,7 +150,18 @@ def test_resume_refuses_another_configuration(ran: Any, refused: Callable[..., s
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_then_resumed(tmp_path: Path, number: int, code: int, call: Callable[..., Any]) -> None:
     """Ctrl-C keeps all finished samples and prints the partial table; --resume measures the rest."""
-    command = [sys.executable, "-m", "fastvlm_bench.cli", "run", "--limit", "60", "--threads", "1", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "fastvlm_bench.cli",
+        "run",
+        "--limit",
+        "60",
+        "--threads",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "100"}
     )

@@ -70,7 +70,7 @@ def test_shared_options_reach_those_that_take_them_and_do_not_name_their_own() -
                              "; did you mean 'exit_layer'?"),
     ("standard:gamma=4", "method 'standard' has no option 'gamma': it takes none"),
     ("early-exit:gamma=4", "method 'early-exit' has no option 'gamma': it takes exit_layer, head"),
-    ("fastvlm:head=mpl", "option 'head' of method 'fastvlm' is 'mpl'; it must be one of mlp, attention, as in "
+    ("fastvlm:head=mpl", "option 'head' of method 'fastvlm' is 'mpl'; it must be one of mlp, attention, twig, as in "
                          "fastvlm:head=…; did you mean 'mlp'?"),
     ("fastvlm:gamma", "option 'gamma' of method 'fastvlm' is without a value; it must be a whole number of at least 1, "
                       "at most 64, as in fastvlm:gamma=…"),

@@ -38,9 +38,11 @@ def test_oracle_draft(llava: Any, inputs: dict[str, Any], expected: list[int], e
     assert accepted > 5 and rejected > 0, "the draft must meet acceptances and rejections"
 
 
-@pytest.mark.parametrize("head", ["mlp", "attention", None])
+@pytest.mark.parametrize("head", ["mlp", "attention", "twig", None])
 @pytest.mark.parametrize("exit_layer", EXITS)
-def test_untrained_heads(llava: Any, inputs: dict[str, Any], expected: list[int], exit_layer: int, head: str | None) -> None:
+def test_untrained_heads(
+    llava: Any, inputs: dict[str, Any], expected: list[int], exit_layer: int, head: str | None
+) -> None:
     draft = Draft(exit_layer, new_head(head, llava, exit_layer) if head else None)
     assert generate(llava, inputs, FastVLM(draft, gamma=4)) == expected
     assert generate(llava, inputs, LayerSkip(exit_layer, gamma=4)) == expected

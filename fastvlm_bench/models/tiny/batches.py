@@ -13,7 +13,17 @@ from transformers import PreTrainedTokenizerFast
 from fastvlm_bench.models.tiny import language
 from fastvlm_bench.models.tiny.checkpoint import PATCH, PATCHES
 from fastvlm_bench.models.tiny.scenes import (
-    BACKGROUNDS, CELL, COLORS, GRID, IMAGE_SIZE, PATTERNS, SHAPES, SIZES, Scene, render, sample_scene,
+    BACKGROUNDS,
+    CELL,
+    COLORS,
+    GRID,
+    IMAGE_SIZE,
+    PATTERNS,
+    SHAPES,
+    SIZES,
+    Scene,
+    render,
+    sample_scene,
 )  # fmt: skip
 
 LABELS = {

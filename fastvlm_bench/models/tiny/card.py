@@ -51,7 +51,7 @@ tags: [llava, tiny, speculative-decoding, fastvlm-bench]
 # The embedded vision-language model of fastvlm-bench
 
 A LLaVA of 9.2 M parameters (SigLIP tower of 4 layers, two-layer projector, Llama decoder of 24 layers, width 192,
-vocabulary of {scores["vocabulary"]}), trained from scratch on rendered scenes: one to five coloured shapes on a 3 x 3 grid.
+vocabulary of {scores["vocabulary"]}), trained from scratch on rendered scenes of one to five coloured shapes on a grid.
 It captions, describes and answers short questions about such scenes, and about nothing else. It exists so that
 self-speculative decoding can be measured, tested and understood without a download. It loads with plain
 `AutoProcessor` / `AutoModelForImageTextToText`.
@@ -71,8 +71,8 @@ small steps replace a large one) and all 24 are trained on. `training_log.jsonl`
 ![curve](curve.png)
 
 ## Held-out skill
-{scores["scenes"]} scenes that training never saw (the hash of a scene decides its side), {scores["questions"]} questions;
-`python -m fastvlm_bench.models.tiny.evaluate --scenes {scores["scenes"]}`:
+{scores["scenes"]} scenes that training never saw (the hash of a scene decides its side), {scores["questions"]}
+questions; `python -m fastvlm_bench.models.tiny.evaluate --scenes {scores["scenes"]}`:
 
 | what | score |
 |---|---|

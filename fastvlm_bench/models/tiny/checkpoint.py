@@ -76,7 +76,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast, layers: int) -> LlavaConfig
 
 
 def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:
-    """Write the checkpoint folder; weights in float16, which holds trained weights of this size without loss of skill."""
+    """Write the checkpoint folder; weights in float16, which keeps the skill of trained weights of this size."""
     folder.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -32,13 +32,17 @@ def answers(target: Target, asked: Sequence[tuple[Scene, str]], most: int) -> li
 
 
 def facts(scene: Scene, text: str) -> tuple[int, int]:
-    """(right, all) facts of a description: the count, the background, and each object with all its attributes in place."""
+    """(right, all) facts of a description: its opening, and each object with all its attributes in its place."""
     sentences = text.split(".")
     right = sum(
         any(language.noun(o)[2:] in s and f"in the {o.position}" in s.lower() for s in sentences) for o in scene.objects
     )
     opening = language.description(scene).split(".")[0]
     return right + int(sentences[0] == opening), len(scene.objects) + 1
+
+
+def _word_for_word(scene: Scene, text: str) -> bool:
+    return text == language.description(scene)
 
 
 def evaluate(target: Target, scenes: int) -> dict[str, Any]:
@@ -62,7 +66,7 @@ def evaluate(target: Target, scenes: int) -> dict[str, Any]:
         "caption_cider_d": cider_d.score(captions, references).value,
         "caption_bleu4": bleu4.score(captions, references).value,
         "description_facts": sum(r for r, _ in counts) / sum(n for _, n in counts),
-        "descriptions_word_for_word": sum(t == language.description(s) for s, t in zip(worlds, described, strict=True)) / scenes,
+        "descriptions_word_for_word": sum(map(_word_for_word, worlds, described)) / scenes,
     }  # fmt: skip
 
 

@@ -5,7 +5,9 @@ is mostly taught, so greedy decoding has a clear mode; the others are what furth
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -111,12 +113,16 @@ def _other_description(scene: Scene, variant: int) -> str:
     if variant == 1:
         lines = [f"There are {len(objects)} shapes in this picture, and the background is {scene.background}."]
         lines += [f"{_capital(noun(o))} is in the {o.position}." for o in objects]
-        lines += [f"The {a.shape} is {relation(a, b)} the {b.shape}." for a, b in zip(objects, objects[1:4], strict=False)]
+        lines += [
+            f"The {a.shape} is {relation(a, b)} the {b.shape}." for a, b in zip(objects, objects[1:4], strict=False)
+        ]
     else:
         lines = [f"This is a {scene.background} image with {NUMBERS[len(objects)]} objects."]
         lines += [f"In the {o.position} of the image there is {noun(o)}." for o in objects]
         large = sum(o.size == "large" for o in objects)
-        lines.append(f"{_capital(NUMBERS[large])} of the objects are large and {NUMBERS[len(objects) - large]} are small.")
+        lines.append(
+            f"{_capital(NUMBERS[large])} of the objects are large and {NUMBERS[len(objects) - large]} are small."
+        )
     return " ".join(lines)
 
 
@@ -131,47 +137,63 @@ class Question:
 
 def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """All kinds of question about the scene, one each where the scene allows it, in random order."""
-    objects, pick = scene.objects, lambda items: items[int(rng.integers(len(items)))]
+    objects, pick = scene.objects, _picker(rng)
     by_shape, by_color = Counter(o.shape for o in objects), Counter(o.color for o in objects)
     unique = [o for o in objects if by_shape[o.shape] == 1]
+    ground = pick(["What color is the background?", "What is the background color?"])
+    number = pick(["How many objects are there?", "How many objects are in the image?"])
     out = [
-        Question("background", pick(["What color is the background?", "What is the background color?"]), scene.background),
-        Question("count", pick(["How many objects are there?", "How many objects are in the image?"]), str(len(objects))),
+        Question("background", ground, scene.background),
+        Question("count", number, str(len(objects))),
         _count_color(pick, by_color),
         _count_shape(pick, by_shape),
         _exists(objects, pick),
         _what_at(objects, pick),
-    ]  # fmt: skip
+    ]
     if unique:
-        item = pick(unique)
-        out.append(Question("color", pick([f"What color is the {item.shape}?", f"What is the color of the {item.shape}?"]), item.color))
-        item = pick(unique)
-        out.append(Question("size", f"Is the {item.shape} small or large?", item.size))
-        item = pick(unique)
-        out.append(Question("pattern", pick([f"Is the {item.shape} plain, striped or dotted?", f"What pattern does the {item.shape} have?"]), item.pattern))
-        item = pick(unique)
-        out.append(Question("where", pick([f"Where is the {item.shape}?", f"In which part of the image is the {item.shape}?"]), item.position))  # fmt: skip
+        out += _about_one(unique, pick)
     lone_colors = [o for o in objects if by_color[o.color] == 1]
     if lone_colors:
         item = pick(lone_colors)
-        out.append(Question("shape", pick([f"What shape is the {item.color} object?", f"What is the {item.color} object?"]), item.shape))
+        text = pick([f"What shape is the {item.color} object?", f"What is the {item.color} object?"])
+        out.append(Question("shape", text, item.shape))
     if len(unique) >= 2:
         out.append(_relation(unique, pick, rng))
-    rng.shuffle(out)  # type: ignore[arg-type]
+    rng.shuffle(out)
     return out
 
 
-def _count_color(pick, by_color: Counter[str]) -> Question:  # type: ignore[no-untyped-def]
+def _picker(rng: np.random.Generator) -> Callable[..., Any]:
+    """Draws one of the given choices."""
+    return lambda choices: choices[int(rng.integers(len(choices)))]
+
+
+def _about_one(unique: list[Object], pick: Callable[..., Any]) -> list[Question]:
+    """Colour, size, pattern and place of objects whose shape is there only once."""
+    item = pick(unique)
+    color = pick([f"What color is the {item.shape}?", f"What is the color of the {item.shape}?"])
+    out = [Question("color", color, item.color)]
+    item = pick(unique)
+    out.append(Question("size", f"Is the {item.shape} small or large?", item.size))
+    item = pick(unique)
+    pattern = pick([f"Is the {item.shape} plain, striped or dotted?", f"What pattern does the {item.shape} have?"])
+    out.append(Question("pattern", pattern, item.pattern))
+    item = pick(unique)
+    where = pick([f"Where is the {item.shape}?", f"In which part of the image is the {item.shape}?"])
+    return [*out, Question("where", where, item.position)]
+
+
+def _count_color(pick: Callable[..., Any], by_color: Counter[str]) -> Question:
     color = pick(list(by_color)) if pick(range(4)) else pick(list(COLORS))
     return Question("count-color", f"How many {color} objects are there?", str(by_color[color]))
 
 
-def _count_shape(pick, by_shape: Counter[str]) -> Question:  # type: ignore[no-untyped-def]
+def _count_shape(pick: Callable[..., Any], by_shape: Counter[str]) -> Question:
     shape = pick(list(by_shape)) if pick(range(4)) else pick(SHAPES)
     return Question("count-shape", f"How many {plural(shape)} are there?", str(by_shape[shape]))
 
 
-def _exists(objects: tuple[Object, ...], pick) -> Question:  # type: ignore[no-untyped-def]
+def _exists(objects: tuple[Object, ...], pick: Callable[..., Any]) -> Question:
     """Balanced between yes and no; most "no" pair a colour and a shape that are both there, but not together."""
     there = {(o.color, o.shape) for o in objects}
     if pick(range(2)):
@@ -185,13 +207,13 @@ def _exists(objects: tuple[Object, ...], pick) -> Question:  # type: ignore[no-u
     return Question("exists", f"{start}{'n' if color[0] in 'aeiou' else ''} {color} {shape}?", answer)
 
 
-def _what_at(objects: tuple[Object, ...], pick) -> Question:  # type: ignore[no-untyped-def]
+def _what_at(objects: tuple[Object, ...], pick: Callable[..., Any]) -> Question:
     held = {o.position: o.shape for o in objects}
     position = pick(list(held)) if pick(range(5)) else pick(POSITIONS)
     return Question("what-at", f"What is in the {position}?", held.get(position, "nothing"))
 
 
-def _relation(unique: list[Object], pick, rng: np.random.Generator) -> Question:  # type: ignore[no-untyped-def]
+def _relation(unique: list[Object], pick: Callable[..., Any], rng: np.random.Generator) -> Question:
     a, b = (unique[i] for i in rng.choice(len(unique), size=2, replace=False))
     truth = relation(a, b)
     opposite = {"above": "below", "below": "above",
@@ -204,8 +226,10 @@ def human_answers(question: Question, rng: np.random.Generator) -> list[str]:
     """Ten annotators' answers, VQAv2's format: at least seven agree on the right one, the others vary as people do."""
     aside = {
         "gray": ["grey"], "teal": ["blue green", "turquoise"], "tan": ["beige"], "purple": ["violet"],
-        "yes": ["yes it is", "yeah"], "no": ["nope", "not"], "nothing": ["none", "empty"], "plain": ["solid", "none"],
-        "striped": ["stripes", "lines"], "dotted": ["dots", "polka dots"], "large": ["big"], "small": ["little", "tiny"],
+        "yes": ["yes it is", "yeah"], "no": ["nope", "not"], "nothing": ["none", "empty"],
+        "plain": ["solid", "none"],
+        "striped": ["stripes", "lines"], "dotted": ["dots", "polka dots"], "large": ["big"],
+        "small": ["little", "tiny"],
         "moon": ["crescent"], "cross": ["plus"], "top left": ["upper left"], "bottom right": ["lower right"],
         "center": ["middle"],
     }.get(question.answer, [])  # fmt: skip

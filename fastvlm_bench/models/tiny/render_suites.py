@@ -65,7 +65,9 @@ def questions(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
             answered.append({
                 **key, "question_type": question.kind, "answer_type": kind,
                 "multiple_choice_answer": question.answer,
-                "answers": [{"answer": a, "answer_confidence": "yes", "answer_id": i} for i, a in enumerate(answers, 1)],
+                "answers": [
+                    {"answer": a, "answer_confidence": "yes", "answer_id": i} for i, a in enumerate(answers, 1)
+                ],
             })  # fmt: skip
     head = {"info": INFO, "license": LICENCE, "data_type": "embedded", "data_subtype": "embedded"}
     _write(out / "v2_OpenEnded_embedded_questions.json", {**head, "task_type": "Open-Ended", "questions": asked})

@@ -49,7 +49,8 @@ def tokenizer_texts(seed: int, scenes: int = 3000) -> list[str]:
 
 def optimisers(module: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices, AdamW for embeddings, patches, projector biases and norms."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, param in module.named_parameters():
         if param.requires_grad:
             (matrices if param.ndim == 2 and "layers." in name else others).append(param)
@@ -204,7 +205,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the final checkpoint folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--updates", type=int, nargs=3, default=[2500, 3000, 1600], metavar=("TOWER", "LANGUAGE", "DEEPEN"))
+    parser.add_argument(
+        "--updates", type=int, nargs=3, default=[2500, 3000, 1600], metavar=("TOWER", "LANGUAGE", "DEEPEN")
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -219,9 +222,13 @@ def main() -> None:
     common = {"seed": args.seed, "out": args.out}
     with Progress(*columns) as progress:
         tower_stage(shallow, 48, updates=args.updates[0], warmup=50, lr=2e-3, **common).run(progress)
-        language_stage("language", shallow, tokenizer, 8, updates=args.updates[1], warmup=160, lr=2e-3, **common).run(progress)
+        language_stage("language", shallow, tokenizer, 8, updates=args.updates[1], warmup=160, lr=2e-3, **common).run(
+            progress
+        )
         deepen(shallow, deep, COPIES)
-        language_stage("deepen", deep, tokenizer, 8, updates=args.updates[2], warmup=40, lr=1e-3, **common).run(progress)
+        language_stage("deepen", deep, tokenizer, 8, updates=args.updates[2], warmup=40, lr=1e-3, **common).run(
+            progress
+        )
     deep.generation_config.max_length = None
     save(deep, build_processor(tokenizer), args.out / "checkpoint")
     print(f"checkpoint written to {args.out / 'checkpoint'}")

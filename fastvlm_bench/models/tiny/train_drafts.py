@@ -20,7 +20,7 @@ from fastvlm_bench.models.tiny import language
 from fastvlm_bench.models.tiny.scenes import render, sample_scene
 from fastvlm_bench.training import Batch, Example, HeadTrainer, batched, collate, fit, own_answers
 
-EXITS = ((1, "attention"), (2, "attention"), (2, "mlp"), (4, "mlp"), (8, "mlp"))
+EXITS = ((1, "attention"), (1, "twig"), (2, "attention"), (2, "mlp"), (4, "mlp"), (8, "mlp"))
 MIX = {"describe": 0.5, "coco-caption": 0.35, "vqav2": 0.15}
 MOST_TOKENS = 160
 
