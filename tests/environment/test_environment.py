@@ -135,7 +135,8 @@ def place(root: Path, files: dict[str, str]) -> None:
 
 def test_the_tightest_quota_of_version_2_counts(tmp_path: Path) -> None:
     place(tmp_path, {"own": "0::/a/b\n", "fs/a/b/cpu.max": "max 100000\n", "fs/a/cpu.max": "150000 100000\n",
-                     "fs/cpu.max": "400000 100000\n", "fs/a/b/cpu.stat": "usage_usec 5\nnr_periods 9\nnr_throttled 4\n"})  # fmt: skip
+                     "fs/cpu.max": "400000 100000\n",
+                     "fs/a/b/cpu.stat": "usage_usec 5\nnr_periods 9\nnr_throttled 4\n"})  # fmt: skip
     assert quota_cpus(tmp_path / "fs", tmp_path / "own") == 1.5
     assert throttled_periods(tmp_path / "fs", tmp_path / "own") == 4
 

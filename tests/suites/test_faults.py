@@ -81,7 +81,7 @@ def put(*path: str | int, value: Any = None) -> Callable[[Any], None]:
     (QUESTIONS, put("questions", 3, "image_id", value=42), "questions[3].image_id", "is 42, but 73 in"),
     (QUESTIONS, put("questions", 3, "image_id", value="73"), "questions[3].image_id", "a string, not a whole number"),
     (ANSWERS, put("annotations", 1, "answers", 9, value=...), "annotations[1].answers", "has 9 answers, not 10"),
-    (ANSWERS, lambda c: c["annotations"][1]["answers"].append({"answer": "x"}), "annotations[1].answers", "has 11 answers"),
+    (ANSWERS, lambda c: c["annotations"][1]["answers"].append({"answer": "x"}), "annotations[1].answers", "has 11"),
     (ANSWERS, put("annotations", 1, "answers", value=[]), "annotations[1].answers", "has 0 answers, not 10"),
     (ANSWERS, put("annotations", 1, "answers", value=None), "annotations[1].answers", "is null, not a list"),
     (ANSWERS, put("annotations", 1, "answers", 4, value="red"), "annotations[1].answers[4]", "is a string, not an"),
