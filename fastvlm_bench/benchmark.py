@@ -18,6 +18,7 @@ from fastvlm_bench.environment import describe_environment
 from fastvlm_bench.errors import BenchError, UsageError
 from fastvlm_bench.export import rows_csv, run_json, run_markdown, samples_csv, save
 from fastvlm_bench.live import Live
+from fastvlm_bench.metrics import load as load_metric
 from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
 from fastvlm_bench.record import Run, RunWriter, read_run
 from fastvlm_bench.report import print_report
@@ -79,6 +80,8 @@ def check(config: RunConfig) -> list[Suite]:
             choose_draft(_drafts(config), model=config.model, **_wish(spec.options))
     suites = [load_suite(name, split=config.split, data=config.data, limit=config.limit) for name in config.suites]
     for suite in suites:
+        for metric in suite.metrics:
+            load_metric(metric)
         check_images(suite)
     return suites
 

@@ -41,11 +41,10 @@ def test_objects_stay_in_their_cells() -> None:
     for scene in scenes(60, seed=3):
         pixels = np.asarray(render(scene)).astype(int)
         taken = {o.cell for o in scene.objects}
-        background = pixels[[c // 3 * CELL for c in range(9) if c not in taken], [c % 3 * CELL for c in range(9) if c not in taken]]
         for cell in set(range(9)) - taken:
             y, x = cell // 3 * CELL, cell % 3 * CELL
             assert np.ptp(pixels[y : y + CELL, x : x + CELL].reshape(-1, 3), axis=0).max() == 0
-        assert len(background) == 9 - len(taken) and pixels.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
+        assert pixels.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
 
 
 def test_questions_have_one_right_answer() -> None:
