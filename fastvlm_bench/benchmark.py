@@ -51,10 +51,12 @@ def run_benchmark(config: RunConfig, *, resume: Path | None, csv: Path | None, a
         if writer is None:
             raise
     except BaseException:
-        if writer is not None:
+        if writer is not None and not writer.discard():
             writer.finish("error", error="internal error")
         raise
-    if writer is None:  # stopped before there was anything to keep
+    if writer is None or (outcome != "success" and not resume and writer.discard()):  # nothing to keep
+        if failure is not None:
+            raise failure
         return code
     run = _finish(writer, outcome, None if failure is None else str(failure))
     if run.lines:
@@ -101,7 +103,7 @@ def _create(config: RunConfig, suites: Sequence[Suite]) -> RunWriter:
     model = Path(config.model).name
     run_id = f"{stamp}-{model}-{names}-{secrets.token_hex(2)}"
     return RunWriter.create(Path(config.out) / run_id, {
-        "run_id": run_id, "status": "started", "command": sys.argv, "config": config.to_dict(),
+        "run_id": run_id, "status": "started", "command": ["fastvlm-bench", *sys.argv[1:]], "config": config.to_dict(),
         "config_sha256": config.sha256(), "suites": [_described(suite, config) for suite in suites],
         "model": {"id": config.model}, "methods": [{"label": spec.label} for spec in config.specs],
         "reference": REFERENCE, "environment": {}, "started_at": now(), "completed_at": None, "totals": {},

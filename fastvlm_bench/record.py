@@ -249,6 +249,17 @@ class RunWriter:
         finally:
             self.close()
 
+    def discard(self) -> bool:
+        """Remove a run that has measured nothing; False, and nothing done, if it has any line."""
+        if self._seq:
+            return False
+        self.close()
+        for name in (RUN_FILE, SAMPLES_FILE):
+            (self.folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not ours alone: a user's file may lie there
+            self.folder.rmdir()
+        return True
+
     def close(self) -> None:
         """Let go of the folder without changing `run.json`. Closing twice is allowed."""
         if self._lock < 0:

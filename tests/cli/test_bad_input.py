@@ -149,6 +149,7 @@ def test_draft_of_another_model(refused: Refused, tmp_path: Path) -> None:
     (draft / "manifest.json").write_text(json.dumps({**manifest, "target_weights_sha256": "0" * 64}))
     line = refused("run", "--draft", draft, "--limit", "2", "--threads", "1", "--out", tmp_path / "out")
     assert "made for another model" in line and "weights_sha256" in line and "train one" in line
+    assert not list((tmp_path / "out").iterdir()), "a run that measured nothing leaves nothing behind"
 
 
 @pytest.mark.loads_model

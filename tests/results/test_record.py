@@ -348,3 +348,13 @@ def test_golden_run_of_schema_1_stays_readable() -> None:
     run = read_run(Path(__file__).parent / "golden-v1")
     assert (run.run_id, len(run.lines), run.meta["status"]) == ("20261124-101500-tiny-coco-caption-ab12", 12, "success")
     assert run.method("fastvlm")["options"]["gamma"] == 6
+
+
+def test_discard_removes_only_a_run_without_lines(fake: SimpleNamespace, tmp_path: Path) -> None:
+    meta, made = fake.made(suites=[fake.suite(n=4)])
+    assert RunWriter.create(tmp_path / "empty", meta).discard()
+    assert not (tmp_path / "empty").exists()
+    with RunWriter.create(tmp_path / "kept", meta) as writer:
+        writer.append(made[0])
+        assert not writer.discard()
+    assert len(read_run(tmp_path / "kept").lines) == 1
