@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fastvlm_bench.decoding.layer_gate import Head
 from fastvlm_bench.imitation_head import AttentionHead, Draft, Manifest, MlpHead, describe_target, new_head
 from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.muon import Muon
 
 LOSSES = {"cosine": 0.1, "kd": 1.0, "ce": 0.5}
 FUSED = 3  # the cosine term's aim is the mean of the last three layers' states, reported best by the paper
@@ -84,10 +85,11 @@ class HeadTrainer:
             item.head.requires_grad_(True).train()
         self.updates, self.done = updates, 0
         parameters = [p for item in self.exits for p in item.head.parameters()]
-        self.optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimiser, lambda n: min((n + 1) / 30, 1.0, 0.02 + 0.98 * max(0.0, 1 - n / updates) / 0.5)
-        )
+        self.lr = lr
+        self.optimisers: list[torch.optim.Optimizer] = [
+            Muon([p for p in parameters if p.ndim == 2], lr=lr, weight_decay=0.01),
+            torch.optim.AdamW([p for p in parameters if p.ndim != 2], lr=lr, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
         # Final norm and LM head are called as the target has them; the width of the last layer's output fits both.
         self.norm = copy.copy(_final_norm(model))
         self.output = model.get_output_embeddings()
@@ -111,14 +113,21 @@ class HeadTrainer:
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"loss of {item.name} is {loss.item()} at update {self.done}")
             total, values[item.name] = total + loss, loss.item()
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
         total.backward()
         for item in self.exits:  # each head by itself: one that is far off must not slow the others
             nn.utils.clip_grad_norm_(item.head.parameters(), 1.0)
-        self.optimiser.step()
-        self.schedule.step()
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.lr * self._rate()
+            optimiser.step()
         self.done += 1
         return values
+
+    def _rate(self) -> float:
+        """Learning-rate factor: linear warm-up over 30 updates, flat, linear to 2 % over the last half."""
+        return min((self.done + 1) / 30, 1.0, 0.02 + 0.98 * (1 - self.done / self.updates) / 0.5)
 
     @torch.no_grad()
     def validate(self, batches: Sequence["Batch"], suite: str) -> None:
