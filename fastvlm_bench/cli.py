@@ -115,12 +115,15 @@ def export(
     runs: RunFolders = None,
     to: Annotated[str, typer.Option("--format", "-f", help="csv, samples-csv, latex, markdown or json.")] = "csv",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A file; default: standard output.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="For latex and markdown: column names, separated by commas.")
+    ] = None,
     results: Annotated[Path, typer.Option(help="Where to look for runs.")] = RESULTS,
 ) -> None:
     """Write runs as CSV (one row a suite and method), per-sample CSV, LaTeX (booktabs), Markdown or JSON."""
     from fastvlm_bench.export import export_runs, save
 
-    text = export_runs(_runs(runs, results), to)
+    text = export_runs(_runs(runs, results), to, columns.split(",") if columns else None)
     if out is None:
         sys.stdout.write(text)
     else:

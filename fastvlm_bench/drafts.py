@@ -8,6 +8,7 @@ from typing import Any
 from fastvlm_bench.errors import UsageError
 
 MANIFEST = "manifest.json"
+HEAD_LAYERS = {"mlp": 0, "attention": 1, "twig": 2}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def read_manifests(root: Path) -> dict[Path, Manifest]:
 
 
 def choose_draft(root: Path | None, *, head: str | None, exit_layer: int | None, model: str) -> Path:
-    """The draft folder with the wanted head and exit layer; without wishes the default one, else the best validated."""
+    """The draft folder with the wanted head and exit layer; without wishes the default one, else the best promise."""
     if root is None:
         raise UsageError(f"model '{model}' comes without a draft: give one with --draft FOLDER")
     found = read_manifests(root)
@@ -65,7 +66,18 @@ def choose_draft(root: Path | None, *, head: str | None, exit_layer: int | None,
         there = "; ".join(f"head={m.head},exit_layer={m.exit_layer}" for m in found.values())
         wish = ",".join(f"{k}={v}" for k, v in (("head", head), ("exit_layer", exit_layer)) if v is not None)
         raise UsageError(f"no draft with {wish} under {root}; there is {there}")
-    return max(fitting, key=lambda f: (fitting[f].default, sum(fitting[f].validation.values())))
+    return max(fitting, key=lambda f: (fitting[f].default, predicted_speedup(fitting[f])))
+
+
+def predicted_speedup(draft: Manifest, gamma: int = 6) -> float:
+    """What the validation α promises before anything is timed: E(α, γ) / (γ·c + 1), arXiv 2211.17192, theorem 3.8.
+
+    E = (1 - α^(γ+1)) / (1 - α); c = (exit layer + the head's layers) / the target's layers. Only ranks drafts.
+    """
+    alpha = sum(draft.validation.values()) / len(draft.validation) if draft.validation else 0.0
+    cost = (draft.exit_layer + HEAD_LAYERS.get(draft.head, 0)) / draft.target_layers
+    expected = sum(alpha**i for i in range(gamma + 1))
+    return expected / (gamma * cost + 1)
 
 
 def first_line(error: BaseException) -> str:

@@ -252,11 +252,17 @@ def run_markdown(run: Run, rows: Sequence[Row] | None = None) -> str:
 FORMATS = ("csv", "samples-csv", "latex", "markdown", "json")
 
 
-def export_runs(runs: Sequence[Run], form: str) -> str:
+def export_runs(runs: Sequence[Run], form: str, names: Sequence[str] | None = None) -> str:
     """Runs in one of `FORMATS`, one table for all of them; as JSON one object, or an array where there are several.
 
-    UsageError lists the formats if `form` is not one.
+    names: the columns of a LaTeX or Markdown table. UsageError for an unknown format or column.
     """
+    known = [column.name for column in columns()]
+    for name in names or ():
+        if name not in known:
+            raise UsageError(f"unknown column '{name}'{did_you_mean(name, known)}; docs/results-schema.md lists them")
+    if names and form not in ("latex", "markdown"):
+        raise UsageError(f"--columns is for latex and markdown; {form} always has every column")
     if form not in FORMATS:
         raise UsageError(f"unknown format '{form}'{did_you_mean(form, FORMATS)}; choose one of: {', '.join(FORMATS)}")
     if form == "samples-csv":
@@ -265,5 +271,7 @@ def export_runs(runs: Sequence[Run], form: str) -> str:
     if form == "json":
         objects = [run_json(run) for run in runs]
         return objects[0] if len(objects) == 1 else "[\n" + ",\n".join(text.rstrip() for text in objects) + "\n]\n"
-    write = {"csv": rows_csv, "latex": rows_latex, "markdown": rows_markdown}[form]
-    return write([row for run in runs for row in summarise(run)])
+    rows = [row for run in runs for row in summarise(run)]
+    if form == "csv":
+        return rows_csv(rows)
+    return rows_latex(rows, names) if form == "latex" else rows_markdown(rows, names)

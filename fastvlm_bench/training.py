@@ -78,7 +78,7 @@ def captured(layers: nn.ModuleList, wanted: Sequence[int]) -> Iterator[Captured]
 class HeadTrainer:
     """Trains several (exit layer, head kind) pairs together on one frozen target."""
 
-    def __init__(self, model: Any, exits: Sequence[tuple[int, str]], *, lr: float = 2e-3, updates: int) -> None:
+    def __init__(self, model: Any, exits: Sequence[tuple[int, str]], *, lr: float = 1e-2, updates: int) -> None:
         self.model, self.layers = model.requires_grad_(False), decoder_layers(model)
         self.exits = [Exit(layer, kind, new_head(kind, model, layer)) for layer, kind in exits]
         for item in self.exits:

@@ -27,8 +27,8 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from fastvlm_bench.models.tiny import language
 from fastvlm_bench.models.tiny.batches import LABELS, Packer, patch_labels, pixels
 from fastvlm_bench.models.tiny.checkpoint import WIDTH, build_config, build_processor, build_tokenizer, save
-from fastvlm_bench.muon import Muon
 from fastvlm_bench.models.tiny.scenes import sample_scene
+from fastvlm_bench.muon import Muon
 
 SHALLOW, COPIES = 8, 3
 ROW_TOKENS = 256

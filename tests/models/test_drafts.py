@@ -1,0 +1,64 @@
+"""Which draft a user means: by head and exit layer, else the default, else the one that promises most."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from fastvlm_bench.drafts import MANIFEST, Manifest, choose_draft, predicted_speedup, read_manifests
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.imitation_head import HEADS
+
+
+def draft(root: Path, head: str, exit_layer: int, alpha: float, default: bool = False) -> Manifest:
+    manifest = Manifest(exit_layer, head, "X", 24, 192, 640, "0" * 64, 1, validation={"s": alpha}, default=default)
+    folder = root / f"{head}-exit{exit_layer}"
+    folder.mkdir(parents=True)
+    (folder / MANIFEST).write_text(json.dumps(asdict(manifest)))
+    return manifest
+
+
+def choose(root: Path, head: str | None = None, exit_layer: int | None = None) -> str:
+    return choose_draft(root, head=head, exit_layer=exit_layer, model="m").name
+
+
+def test_choice(tmp_path: Path) -> None:
+    draft(tmp_path, "mlp", 2, 0.7)
+    draft(tmp_path, "mlp", 16, 0.9)
+    draft(tmp_path, "attention", 2, 0.85)
+    assert choose(tmp_path) == "attention-exit2"
+    assert choose(tmp_path, head="mlp") == "mlp-exit2", "two thirds of the target as a draft cannot pay"
+    assert choose(tmp_path, exit_layer=16) == "mlp-exit16"
+    draft(tmp_path, "twig", 1, 0.1, default=True)
+    assert choose(tmp_path) == "twig-exit1"
+    with pytest.raises(UsageError, match="no draft with head=twig,exit_layer=2 .* there is .*head=mlp,exit_layer=2"):
+        choose(tmp_path, "twig", 2)
+
+
+def test_prediction_by_hand(tmp_path: Path) -> None:
+    # E = 1 + .5 + .25 = 1.75 at γ = 2; c = (2 + 1) / 24 = 1/8; 1.75 / (2/8 + 1) = 1.4
+    assert predicted_speedup(draft(tmp_path, "attention", 2, 0.5), gamma=2) == pytest.approx(1.4)
+
+
+def test_every_head_has_its_cost() -> None:
+    from fastvlm_bench.drafts import HEAD_LAYERS
+
+    assert set(HEAD_LAYERS) == set(HEADS)
+    for name, kind in HEADS.items():
+        assert HEAD_LAYERS[name] == getattr(kind, "depth", 0)
+
+
+def test_one_folder_or_many(tmp_path: Path) -> None:
+    draft(tmp_path, "mlp", 2, 0.7)
+    assert list(read_manifests(tmp_path / "mlp-exit2")) == [tmp_path / "mlp-exit2"]
+    assert list(read_manifests(tmp_path)) == [tmp_path / "mlp-exit2"]
+
+
+def test_exit_layer_beyond_the_target(tmp_path: Path) -> None:
+    draft(tmp_path, "mlp", 2, 0.7)
+    (tmp_path / "mlp-exit2" / MANIFEST).write_text(
+        (tmp_path / "mlp-exit2" / MANIFEST).read_text().replace('"exit_layer": 2', '"exit_layer": 24')
+    )
+    with pytest.raises(UsageError, match=r"exit layer 24 is not within 1 \.\. 23"):
+        choose(tmp_path)

@@ -1,0 +1,95 @@
+"""What the documentation claims is executed: commands exist, links lead somewhere, code runs, numbers are recorded."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from fastvlm_bench.cli import app
+from fastvlm_bench.record import read_run
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "results" / "README.md"]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def command_lines() -> list[tuple[str, str]]:
+    """(page, command) for each use of the tool in a shell block or in backticks."""
+    found = []
+    for page in PAGES:
+        text = re.sub(r"```(?:text|python)\n.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+        text = text.replace("\\\n", " ")
+        for match in re.finditer(r"(?<![\w/-])fastvlm-bench ([a-z][^`\n]*)", text):
+            for piece in match.group(1).split("#")[0].split(";"):
+                found.append((page.name, piece.removeprefix(" fastvlm-bench ").strip()))
+    return found
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(command_lines()) > 8
+
+
+@pytest.mark.parametrize(("page", "line"), command_lines())
+def test_commands_and_options_exist(page: str, line: str) -> None:
+    group = typer.main.get_command(app)
+    words = [w for w in shlex.split(line.split(" && ")[0]) if w]
+    assert words[0] in group.commands, f"{page}: {line}"  # type: ignore[attr-defined]
+    known = {opt for p in group.commands[words[0]].params for opt in p.opts}  # type: ignore[attr-defined]
+    for word in words[1:]:
+        if word.startswith("-"):
+            assert word.split("=")[0] in known, f"{page}: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_first_two_blocks_are_one_command_each() -> None:
+    blocks = re.findall(r"```(?:sh|bash|shell|console)\n(.*?)```", README, flags=re.S)[:2]
+    assert blocks == ["make demo\n", "make test\n"]
+    targets = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^demo:", targets, flags=re.M) and re.search(r"^test:", targets, flags=re.M)
+    assert "not Apple's FastVLM" in README.splitlines()[0]
+
+
+def test_tree_names_every_file() -> None:
+    tree = re.search(r"## The tree\n```text\n(.*?)```", README, flags=re.S)
+    assert tree is not None
+    files = subprocess.run(
+        ["git", "ls-files", "fastvlm_bench/*.py", "suites/*.toml"], cwd=ROOT, capture_output=True, text=True
+    )
+    for name in {Path(f).name for f in files.stdout.split()} - {"__init__.py"}:
+        assert re.search(rf"(?<![\w.]){re.escape(name)}\s", tree.group(1)), f"{name} is not in the README's tree"
+
+
+def test_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    exec(compile(code, "README.md", "exec"), {})
+    assert "The image shows" in capsys.readouterr().out
+
+
+def test_reference_table_is_what_the_records_say() -> None:
+    """The README's table is the output of the export command that stands above it, byte by byte."""
+    found = re.search(r"`(fastvlm-bench export [^`]*)`:\n\n(\|.*?)\n\n", README, flags=re.S)
+    assert found is not None
+    words = shlex.split(found.group(1))[1:]
+    arguments = [str(p) for w in words for p in (sorted(ROOT.glob(w)) if w.startswith("results/") else [w])]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.stdout.strip() == found.group(2).strip()
+
+
+def test_reference_runs_are_whole_and_valid() -> None:
+    folders = [p.parent for p in (ROOT / "results").glob("*/run.json")]
+    assert folders
+    for folder in folders:
+        run = read_run(folder)
+        assert run.meta["status"] == "success" and run.meta["verdict"]["status"] == "VALID", folder
+        assert not run.meta["environment"]["dirty"], f"{folder}: no commit names the code that ran"
+        assert {s["split"] for s in run.meta["suites"]} == {"embedded"}
