@@ -68,11 +68,11 @@ class MethodKind:
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
 
 
-GAMMA = Option(int, 6, "most tokens drafted per round", low=1, high=MAX_GAMMA)
+GAMMA = Option(int, 10, "most tokens drafted per round", low=1, high=MAX_GAMMA)
 EXIT_LAYER = Option(int, None, "target layers run while drafting; by default the draft's own", low=1)
 RAW_EXIT_LAYER = Option(int, 2, "target layers run while drafting", low=1)
 HEAD = Option(str, None, "kind of imitation head; by default the draft's own", choices=("mlp", "attention", "twig"))
-STOP_BELOW = Option(float, 0.0, "drafting stops before a token less probable than this; 0 is never", low=0, below=1)
+STOP_BELOW = Option(float, 0.5, "drafting stops before a token less probable than this; 0 is never", low=0, below=1)
 METHODS: dict[str, MethodKind] = {
     "standard": MethodKind("one token per pass of the whole target: the reference", True),
     "fastvlm": MethodKind(

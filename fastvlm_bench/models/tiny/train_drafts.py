@@ -59,7 +59,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--default", default="", help="the draft that `fastvlm` uses, such as attention-exit2")
+    parser.add_argument(
+        "--default", default="attention-exit1", help="the draft that `fastvlm` uses, such as attention-exit2"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
