@@ -50,8 +50,7 @@ class FastVLM:
         with gate.installed(self.draft.new_cache()):
             session.prefill()
             first = clock.now()
-            if hasattr(session.cache, "activate_past_recording"):
-                session.cache.activate_past_recording()  # else sliding windows could not be rolled back
+            session.record_past()  # else sliding windows could not be rolled back
             while not session.stop:
                 rounds.append(self._round(session, gate))
             ended = clock.synchronised()
@@ -100,7 +99,7 @@ class FastVLM:
         gate.mode = Mode.VERIFY
         count = len(gate.kept)
         ahead = drafted[: count - 1]
-        view = {**kwargs, "past_key_values": session.cache_view(gate.exit_layer)}
+        view = {**kwargs, "past_key_values": session.cache_view(gate.exit_layer, count)}
         started = self.clock.now()
         outputs = session.forward(count, ahead, view)
         predicted = session.choose(outputs.logits, session.length)
@@ -110,9 +109,8 @@ class FastVLM:
 
     def _roll_back(self, session: Session, gate: LayerGate, rejected: int) -> None:
         """Forget the KV of the rejected tokens, in every layer and in the head."""
-        session.cache.crop(-rejected)
-        if gate.head_cache is not None:
-            gate.head_cache.crop(-rejected)
+        session.roll_back(rejected)
+        gate.roll_back_head(rejected)
 
 
 def _probability(logits: Tensor, token: int) -> float:

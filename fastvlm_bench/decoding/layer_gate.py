@@ -4,6 +4,7 @@ The top-level model is always called with real token ids, so masks, rotary or le
 norms, soft-capping and the LM head stay the model's own, and layer indices never move.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -88,10 +89,38 @@ class LayerGate:
             if self.mode is Mode.VERIFY:
                 states = self.kept[0] if len(self.kept) == 1 else torch.cat(self.kept, dim=1)
             elif fills and head is not None:  # prefill: the head looks at the prompt once, for its KV
+                if self.head_cache is not None:
+                    self.head_cache = _like(kwargs.get("past_key_values"), self.exit_layer, self.head_cache)
                 head(states, *args, **self._with_own_cache(kwargs))
             return forward(states, *args, **kwargs)
 
         return at_exit
 
+    def roll_back_head(self, count: int) -> None:
+        """Forget the KV of the last `count` tokens in the layers that the head has."""
+        if self.head_cache is not None:
+            for layer in getattr(self.head_cache, "self_attention_cache", self.head_cache).layers:
+                convolves = any(getattr(layer, "is_conv_states_initialized", {}).values())
+                if convolves or getattr(layer, "keys", None) is not None:
+                    layer.crop(-count)
+
     def _with_own_cache(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         return {**kwargs, "past_key_values": self.head_cache}
+
+
+def _like(cache: Any, exit_layer: int, default: Any) -> Any:
+    """An empty cache for the head, of the very kinds of layer (full, sliding, cross-attending) that follow the exit.
+
+    cache: the target's, in which no layer from the exit on has seen the prompt yet: their copies are empty.
+    """
+    if hasattr(cache, "self_attention_cache"):
+        own, cross = (
+            _like(part, exit_layer, default) for part in (cache.self_attention_cache, cache.cross_attention_cache)
+        )
+        return type(cache)(own, cross)
+    if not getattr(cache, "layers", None) or cache.get_seq_length(exit_layer) > 0:
+        return default
+    own = copy.copy(cache)
+    own.layers = copy.deepcopy(cache.layers[exit_layer:])
+    own.activate_past_recording()
+    return own

@@ -26,10 +26,27 @@ def self_check(model: Any, inputs: dict[str, Any], exit_layer: int) -> float:
     """
     full, drafted = _Probe(None), _Probe(exit_layer)
     for probe in (full, drafted):
-        with torch.inference_mode():
-            model.generate(
-                **inputs, max_new_tokens=TOKENS + 2, min_new_tokens=TOKENS + 2, do_sample=False, custom_generate=probe
-            )
+        try:
+            with torch.inference_mode():
+                model.generate(
+                    **inputs, max_new_tokens=TOKENS + 2, min_new_tokens=TOKENS + 2, do_sample=False,
+                    custom_generate=probe,
+                )  # fmt: skip
+        except (
+            AttributeError,
+            IndexError,
+            KeyError,
+            NotImplementedError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise UsageError(
+                f"{type(model).__name__} cannot be decoded self-speculatively at exit {exit_layer}: "
+                f"{_reason(model, exit_layer, error)}"
+            ) from error
     scale = full.logits.abs().max().clamp_min(1e-6)
     difference = float((full.logits - drafted.logits).abs().max() / scale)
     limit = TOLERANCE.get(model.dtype, 0.1)
@@ -39,6 +56,21 @@ def self_check(model: Any, inputs: dict[str, Any], exit_layer: int) -> float:
             f"{difference:.1e} of the largest logit (limit {limit:.0e}) at exit {exit_layer}; use --method standard"
         )
     return difference
+
+
+def _reason(model: Any, exit_layer: int, error: Exception) -> str:
+    """Why, and what would work."""
+    text = model.config.get_text_config(decoder=True)
+    if shared := getattr(text, "num_kv_shared_layers", 0):
+        kinds = text.layer_types[:-shared]
+        donor = min(len(kinds) - 1 - kinds[::-1].index(kind) for kind in set(text.layer_types[-shared:]))
+        if exit_layer > donor:
+            return (
+                f"its last {shared} layers use the KV of layer {donor}, which verification would skip; "
+                f"use an exit layer of at most {donor}, or --method standard"
+            )
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160] if lines else 'no message'}; use --method standard"
 
 
 class _Probe:
@@ -56,12 +88,12 @@ class _Probe:
                 f"{type(model).__name__} keeps state that cannot be rolled back ({type(session.cache).__name__}); "
                 "use --method standard"
             )
-        tokens = input_ids[0, -TOKENS:].tolist()
+        # The prompt's last tokens; an encoder-decoder's decoder has none, and repeats its first answer.
+        tokens = [*input_ids[0, -TOKENS:].tolist(), *session.new_tokens * TOKENS][:TOKENS]
         if self.exit_layer is None:
             self.logits = torch.cat([self._full(session, tokens[:i]) for i in range(TOKENS + 1)])
             return session.sequence
-        if hasattr(session.cache, "activate_past_recording"):
-            session.cache.activate_past_recording()
+        session.record_past()
         gate = LayerGate(decoder_layers(model), self.exit_layer)
         with gate.installed(DynamicCache()):
             for attempt in range(2):  # the second attempt must not see that the first was ever made
@@ -72,10 +104,10 @@ class _Probe:
                     if i < TOKENS:
                         session.advance_kwargs(outputs, kwargs, 1)
                 gate.mode = Mode.VERIFY
-                view = {**kwargs, "past_key_values": session.cache_view(self.exit_layer)}
+                view = {**kwargs, "past_key_values": session.cache_view(self.exit_layer, TOKENS + 1)}
                 self.logits = session.forward(TOKENS + 1, tokens, view).logits[0].float()
                 if attempt == 0:
-                    session.cache.crop(-(TOKENS + 1))
+                    session.roll_back(TOKENS + 1)
         return session.sequence
 
     def _full(self, session: Session, ahead: list[int]) -> torch.Tensor:

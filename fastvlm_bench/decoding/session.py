@@ -36,6 +36,9 @@ class Session:
         self.kwargs = model_kwargs
         self.processors = logits_processor
         self.stop = ""
+        # Layers whose KV is the image's and does not grow with the text (Mllama): never rolled back.
+        text = model.config.get_text_config(decoder=True)
+        self._fixed = frozenset(getattr(text, "cross_attention_layers", None) or ())
         eos = generation_config.eos_token_id
         self._eos = frozenset([eos] if isinstance(eos, int) else eos or [])
         # The two usual criteria are checked on Python numbers; any other one is asked token by token.
@@ -78,9 +81,9 @@ class Session:
         end = self.length + len(ahead)
         if ahead:
             self._ids[0, self.length : end] = torch.tensor(ahead, device=self._ids.device)
-        inputs = self.model.prepare_inputs_for_generation(
-            self._ids[:, :end], next_sequence_length=count, **{**kwargs, "logits_to_keep": count}
-        )
+        if "logits_to_keep" in kwargs:  # `generate` puts it there where the model takes it
+            kwargs = {**kwargs, "logits_to_keep": count}
+        inputs = self.model.prepare_inputs_for_generation(self._ids[:, :end], next_sequence_length=count, **kwargs)
         return self.model(**inputs, return_dict=True)
 
     def advance_kwargs(self, outputs: Any, kwargs: dict[str, Any], count: int) -> None:
@@ -124,12 +127,49 @@ class Session:
                 self.streamer.end()
         return taken
 
-    def cache_view(self, exit_layer: int) -> Any:
-        """The cache as verification must see it: every layer as long as it was before drafting.
+    def record_past(self) -> None:
+        """Let sliding windows and convolutions keep what they would drop, so that they can be rolled back."""
+        if hasattr(self.cache, "activate_past_recording"):
+            self.cache.activate_past_recording()
 
-        Masks and positions are sized from the first layers, which have grown while drafting; in the view they
-        alias the exit layer's KV, and skipped layers never touch them.
+    def roll_back(self, count: int) -> None:
+        """Forget the last `count` tokens in every layer that grew with them; 0 only lets sliding windows shrink."""
+        cache = _text_cache(self.cache)
+        for index, layer in enumerate(cache.layers):
+            if index not in self._fixed:
+                layer.crop(-count)
+
+    def cache_view(self, exit_layer: int, drafted: int) -> Any:
+        """The cache as verification must see it: every layer as long as it was before `drafted` tokens passed.
+
+        Masks and positions are sized from the first layers, which have grown while drafting. In the view each is
+        a layer of its kind from the exit on, or, where there is none, a copy cut back; skipped layers touch neither.
         """
+        layers = _text_cache(self.cache).layers
+        kinds: dict[Any, Any] = {}
+        for index in range(len(layers) - 1, exit_layer - 1, -1):
+            kinds[self._kind(index, layers)] = layers[index]
         view = copy.copy(self.cache)
-        view.layers = [self.cache.layers[exit_layer]] * exit_layer + self.cache.layers[exit_layer:]
+        below = [
+            kinds.get(self._kind(index, layers)) or self._cut(index, layers, drafted) for index in range(exit_layer)
+        ]
+        if view is not (text := _text_cache(view)):
+            text = view.self_attention_cache = copy.copy(text)
+        text.layers = below + layers[exit_layer:]
         return view
+
+    def _kind(self, index: int, layers: list[Any]) -> tuple[type, bool, int | None]:
+        return type(layers[index]), index in self._fixed, getattr(layers[index], "sliding_window", None)
+
+    def _cut(self, index: int, layers: list[Any], drafted: int) -> Any:
+        layer = layers[index]
+        if index in self._fixed or not hasattr(layer, "keys") or layer.keys is None:
+            return layer  # neither masks nor positions are sized from it
+        layer = copy.copy(layer)
+        layer.crop(-drafted)
+        return layer
+
+
+def _text_cache(cache: Any) -> Any:
+    """The part of a cache that grows with the text: an encoder-decoder's cross-attention does not."""
+    return getattr(cache, "self_attention_cache", cache)

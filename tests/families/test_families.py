@@ -1,0 +1,137 @@
+"""Each family, built small with random weights: greedy identity with transformers' `generate` in float32."""
+
+import random
+from typing import Any
+
+import pytest
+from families.builders import FAMILIES, build, plain, randomise
+from families.others import blip2_t5, gemma4, qwen3_5
+from families.shapes import LAYERS, VOCABULARY
+
+from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.decoding.layerskip import LayerSkip
+from fastvlm_bench.decoding.self_check import self_check
+from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.imitation_head import Draft, new_head
+
+FAST = ("llava", "gemma3", "mllama", "florence2")
+COUNT = 24
+NO_ATTENTION_HEAD = {
+    "paligemma2": "while drafting, Gemma2's full mask is sized from layer 1, which does not grow when it is the exit",
+    "mllama": "the layer after these exits looks at the image only, so its copy makes no head",
+}
+"""Known limits of one head kind; every family decodes with the raw exit and the mlp head."""
+
+
+class Scripted(FastVLM):
+    """FastVLM whose drafts are the target's own tokens, spoiled at a share of the places: both outcomes happen."""
+
+    def __init__(self, expected: list[int], exit_layer: int, spoiled: float = 0.3, **options: Any) -> None:
+        super().__init__(Draft(exit_layer, None), **options)
+        self.expected, self.spoiled, self.random = expected, spoiled, random.Random(0)
+
+    def _draft(self, session: Any, gate: Any, kwargs: Any) -> Any:
+        def choose(logits: Any, prefix: int) -> list[int]:
+            place = prefix - session.prompt_length
+            token = self.expected[place] if place < len(self.expected) else 5
+            return [(token + 7) % (VOCABULARY - 20) if self.random.random() < self.spoiled else token]
+
+        session.choose = choose
+        try:
+            return super()._draft(session, gate, kwargs)
+        finally:
+            del session.choose
+
+
+def decode(model: Any, inputs: dict[str, Any], method: Any, count: int = COUNT, **options: Any) -> list[int]:
+    model.generate(**inputs, max_new_tokens=count, do_sample=False, custom_generate=method, **options)
+    tokens: list[int] = method.last.token_ids
+    return tokens
+
+
+@pytest.fixture(
+    scope="module", params=[name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
+def family(request: pytest.FixtureRequest) -> Any:
+    model, inputs, expected = build(request.param)
+    assert len(expected) == COUNT and len(set(expected)) >= 8, f"outputs prove little: {expected}"
+    return model, inputs, expected
+
+
+def test_identity(family: Any) -> None:
+    model, inputs, expected = family
+    assert decode(model, inputs, Standard()) == expected
+    accepted = rejected = 0
+    for exit_layer in range(1, LAYERS):
+        for gamma in (1, 3, 6):
+            method = Scripted(expected, exit_layer, gamma=gamma)
+            assert decode(model, inputs, method) == expected, f"exit {exit_layer}, gamma {gamma}"
+            accepted += sum(r.accepted for r in method.last.rounds)
+            rejected += sum(r.tested - r.accepted for r in method.last.rounds)
+        assert decode(model, inputs, LayerSkip(exit_layer, gamma=4)) == expected, f"raw exit {exit_layer}"
+    assert accepted > 50 and rejected > 20
+
+
+def test_perfect_draft(family: Any) -> None:
+    model, inputs, expected = family
+    method = Scripted(expected, 2, 0.0, gamma=5)
+    assert decode(model, inputs, method) == expected
+    assert len(method.last.rounds) == 4  # 23 tokens after the first, 6 a round
+
+
+def test_attention_head(family: Any, request: pytest.FixtureRequest) -> None:
+    model, inputs, expected = family
+    name = request.node.callspec.params["family"]
+    if name in NO_ATTENTION_HEAD:
+        pytest.skip(NO_ATTENTION_HEAD[name])
+    for exit_layer in (1, 3):
+        draft = Draft(exit_layer, new_head("attention", model, exit_layer))
+        assert decode(model, inputs, FastVLM(draft, gamma=3)) == expected
+
+
+def test_eos_inside_a_draft(family: Any) -> None:
+    model, inputs, expected = family
+    for place in (1, 4, 9):
+        eos = expected[place]
+        wanted = plain(model, inputs, COUNT, eos_token_id=eos)
+        for spoiled in (0.0, 0.3):
+            method = Scripted(expected, 2, spoiled, gamma=6)
+            assert decode(model, inputs, method, eos_token_id=eos) == wanted
+            assert method.last.stop == "eos"
+
+
+def test_mlp_head(family: Any) -> None:
+    model, inputs, expected = family
+    for exit_layer in (1, 3):
+        draft = Draft(exit_layer, new_head("mlp", model, exit_layer))
+        assert decode(model, inputs, FastVLM(draft, gamma=3)) == expected
+
+
+def test_self_check(family: Any) -> None:
+    model, inputs, _ = family
+    for exit_layer in range(1, LAYERS):
+        assert self_check(model, inputs, exit_layer) < 1e-4
+
+
+def test_recurrent_state_is_refused() -> None:
+    model, inputs = qwen3_5()
+    randomise(model, 0)
+    with pytest.raises(UsageError, match="state that cannot be rolled back.*use --method standard") as caught:
+        self_check(model, inputs, 2)
+    assert "\n" not in str(caught.value)
+
+
+def test_t5_blocks_are_refused() -> None:
+    model, inputs = blip2_t5()
+    randomise(model, 0)
+    with pytest.raises(UsageError, match="cannot be decoded self-speculatively at exit 2: .*; use --method standard"):
+        self_check(model, inputs, 2)
+
+
+def test_kv_sharing_past_the_donor_is_refused() -> None:
+    model, inputs = gemma4(shared=2)
+    randomise(model, 0)
+    assert self_check(model, inputs, 1) < 1e-4
+    with pytest.raises(UsageError, match="use an exit layer of at most 1, or --method standard"):
+        self_check(model, inputs, 2)
