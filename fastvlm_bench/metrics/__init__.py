@@ -6,7 +6,7 @@ each sample, in the same order. The value is on the official scorer's own scale 
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from fastvlm_bench.errors import UsageError, did_you_mean
@@ -17,15 +17,21 @@ class MetricScore:
     """A metric over a set of samples.
 
     `value` is the score of the whole set; for BLEU-4 it is computed from pooled counts and is not the mean of
-    `per_sample`, for every other metric it is. `per_sample` keeps the order of the samples.
+    `per_sample`, for every other metric it is. `per_sample` keeps the order of the samples. `parts`: further values of
+    the whole set that the metric yields, by name (BLEU-1 to -3, precision and recall, how many answers were unparsed).
     """
 
     value: float
     per_sample: list[float]
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 class Metric(Protocol):
-    """What a metric module offers."""
+    """What a metric module offers.
+
+    A pooled metric, whose value is not the mean of `per_sample`, also has `counts(predictions, references)`, a tuple of
+    whole numbers a sample, and `combine(sums) -> float`, the value of their sums: a bootstrap then adds numbers.
+    """
 
     def score(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore: ...
 
