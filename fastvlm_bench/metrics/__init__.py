@@ -42,6 +42,12 @@ LABELS = {
     "cider_d": "CIDEr-D",
     "vqa_accuracy": "VQA acc.",
     "exact_match": "EM",
+    "anls": "ANLS",
+    "relaxed_accuracy": "relaxed acc.",
+    "gqa_match": "GQA acc.",
+    "pope": "POPE acc.",
+    "multiple_choice": "MC acc.",
+    "visdial_ranking": "MRR",
 }
 """Name of each metric -> the column title in tables."""
 
@@ -69,3 +75,10 @@ def check_samples(predictions: Sequence[str], references: Sequence[Sequence[str]
             raise UsageError(f"references of sample {index} are one string; give a list of strings")
         if not texts:
             raise UsageError(f"sample {index} has no references; a metric needs at least one")
+
+
+def check_variant(metric: str, variant: str, known: Sequence[str]) -> None:
+    """Raise UsageError, with the list of variants, for one that the metric does not have."""
+    if variant not in known:
+        raise UsageError(f"unknown variant '{variant}' of {metric}{did_you_mean(variant, known)}; "
+                         f"choose one of: {', '.join(known)}")  # fmt: skip
