@@ -10,9 +10,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "fastvlm_bench"
 HEAVY = ("torch", "transformers")
 LIGHT = (
-    "metrics", "suite", "suite_definition", "annotations", "record", "storage", "summary", "arms", "quality", "statistics",
-    "identities", "verdict", "report", "layout", "export", "compare", "config", "trace", "errors", "cli", "drafts",
-    "environment", "memory", "clock", "live", "models.names",
+    "metrics", "suite", "suite_definition", "annotations", "record", "storage", "summary", "arms", "quality",
+    "statistics", "identities", "verdict", "report", "layout", "export", "compare", "config", "trace", "errors", "cli",
+    "drafts", "environment", "memory", "clock", "live", "models.names", "scoring",
 )  # fmt: skip
 # From the top down: a module may import from its own level or one further down.
 LEVELS = (
