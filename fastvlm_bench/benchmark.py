@@ -22,6 +22,7 @@ from fastvlm_bench.metrics import load as load_metric
 from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
 from fastvlm_bench.record import Run, RunWriter, read_run
 from fastvlm_bench.report import print_report
+from fastvlm_bench.scoring import write_predictions
 from fastvlm_bench.storage import now
 from fastvlm_bench.suite import Suite, check_images, load_suite
 from fastvlm_bench.summary import summarise
@@ -34,8 +35,12 @@ class Terminated(BaseException):
     """SIGTERM arrived: end as on Ctrl-C, with another exit code."""
 
 
-def run_benchmark(config: RunConfig, *, resume: Path | None, csv: Path | None, as_json: bool) -> int:
+def run_benchmark(
+    config: RunConfig, *, resume: Path | None, csv: Path | None, predictions: Path | None = None, as_json: bool
+) -> int:
     """Run what `config` says and print the report; returns the exit code. Nothing measured is ever lost."""
+    if predictions is not None and not predictions.parent.is_dir():
+        raise UsageError(f"--predictions-out {predictions}: {predictions.parent} is not a folder; choose another")
     suites = check(config)
     writer = RunWriter.resume(resume, config.sha256(), config.to_dict()) if resume else None
     _catch_signals()
@@ -61,6 +66,8 @@ def run_benchmark(config: RunConfig, *, resume: Path | None, csv: Path | None, a
     run = _finish(writer, outcome, None if failure is None else str(failure))
     if run.lines:
         _show(run, csv, as_json)
+        if predictions is not None:
+            write_predictions(run, predictions)
     if outcome == "interrupted":
         done = len({(line["suite"], line["sample_id"], line["repeat"]) for line in run.lines})
         print(f"fastvlm-bench: interrupted; {done} samples are kept; go on with --resume {run.folder}", file=sys.stderr)

@@ -67,6 +67,7 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder that gets the run's folder.")] = RESULTS,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run's folder.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV, and FILE-samples.csv beside it.")] = None,
+    predictions_out: Annotated[Path | None, typer.Option(help="Also write FILE-suite-method.json in the official results format.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:  # fmt: skip
     """Decode each sample with each method in turn and report speed, acceptance, memory and quality."""
@@ -81,7 +82,30 @@ def run(
     )  # fmt: skip
     from fastvlm_bench.benchmark import run_benchmark
 
-    raise typer.Exit(run_benchmark(config, resume=resume, csv=csv, as_json=json))
+    raise typer.Exit(run_benchmark(config, resume=resume, csv=csv, predictions=predictions_out, as_json=json))
+
+
+@app.command()
+def score(
+    suite: Annotated[str, typer.Option("--suite", "-s", help="The suite whose metrics are used; see `suites`.")],
+    annotations: Annotated[Path, typer.Option(help="The official annotation file.")],
+    predictions: Annotated[Path, typer.Option(help="Predictions of any tool, in the official results format.")],
+    allow_missing: Annotated[bool, typer.Option(help="Count a sample without prediction as an empty text.")] = False,
+    variant: Annotated[list[str] | None, typer.Option(help="METRIC=VARIANT, as vqa_accuracy=official; repeatable.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:  # fmt: skip
+    """Score a results file, [{"image_id", "caption"}] or [{"question_id", "answer"}], with a suite's metrics."""
+    import json as json_module
+
+    from fastvlm_bench.scoring import score_file
+
+    chosen = {name: value for name, _, value in (text.partition("=") for text in variant or [])}
+    found = score_file(suite, annotations, predictions, allow_missing=allow_missing, variants=chosen)
+    if json:
+        typer.echo(json_module.dumps(found.as_dict()))
+        return
+    typer.echo(f"{suite}, n = {found.n}, PTB-compatible tokenizer {found.as_dict()['tokenizer']}, CIDEr-D df full")
+    _list([(name, found.reasons[name] if value is None else f"{value:.4f}") for name, value in found.values.items()])
 
 
 @app.command()

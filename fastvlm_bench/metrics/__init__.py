@@ -6,7 +6,7 @@ each sample, in the same order. The value is on the official scorer's own scale 
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from fastvlm_bench.errors import UsageError, did_you_mean
@@ -17,15 +17,21 @@ class MetricScore:
     """A metric over a set of samples.
 
     `value` is the score of the whole set; for BLEU-4 it is computed from pooled counts and is not the mean of
-    `per_sample`, for every other metric it is. `per_sample` keeps the order of the samples.
+    `per_sample`, for every other metric it is. `per_sample` keeps the order of the samples. `parts`: further values of
+    the whole set that the metric yields, by name (BLEU-1 to -3, precision and recall, how many answers were unparsed).
     """
 
     value: float
     per_sample: list[float]
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 class Metric(Protocol):
-    """What a metric module offers."""
+    """What a metric module offers.
+
+    A pooled metric, whose value is not the mean of `per_sample`, also has `counts(predictions, references)`, a tuple of
+    whole numbers a sample, and `combine(sums) -> float`, the value of their sums: a bootstrap then adds numbers.
+    """
 
     def score(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore: ...
 
@@ -36,6 +42,12 @@ LABELS = {
     "cider_d": "CIDEr-D",
     "vqa_accuracy": "VQA acc.",
     "exact_match": "EM",
+    "anls": "ANLS",
+    "relaxed_accuracy": "relaxed acc.",
+    "gqa_match": "GQA acc.",
+    "pope": "POPE acc.",
+    "multiple_choice": "MC acc.",
+    "visdial_ranking": "MRR",
 }
 """Name of each metric -> the column title in tables."""
 
@@ -63,3 +75,10 @@ def check_samples(predictions: Sequence[str], references: Sequence[Sequence[str]
             raise UsageError(f"references of sample {index} are one string; give a list of strings")
         if not texts:
             raise UsageError(f"sample {index} has no references; a metric needs at least one")
+
+
+def check_variant(metric: str, variant: str, known: Sequence[str]) -> None:
+    """Raise UsageError, with the list of variants, for one that the metric does not have."""
+    if variant not in known:
+        raise UsageError(f"unknown variant '{variant}' of {metric}{did_you_mean(variant, known)}; "
+                         f"choose one of: {', '.join(known)}")  # fmt: skip

@@ -20,25 +20,39 @@ _ORDERS = (1, 2, 3, 4)
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
     """Corpus BLEU-4 of raw texts, and the BLEU-4 of each sample alone (0 for an empty prediction).
 
-    The value pools the counts of all samples: it is not the mean of `per_sample`. Raises UsageError when the lengths
-    differ or there is nothing to score.
+    The value pools the counts of all samples: it is not the mean of `per_sample`. `parts` holds BLEU-1 to BLEU-3,
+    which stop at shorter n-grams. Raises UsageError when the lengths differ or there is nothing to score.
     """
+    of_samples = counts(predictions, references)
+    sums = [sum(column) for column in zip(*of_samples, strict=True)]
+    shorter = {f"bleu{orders}": combine(sums, orders) for orders in _ORDERS[:-1]}
+    return MetricScore(combine(sums), [combine(of_sample) for of_sample in of_samples], shorter)
+
+
+def counts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[tuple[int, ...]]:
+    """For each sample: clipped matches for n = 1 … 4, n-grams of the prediction for n = 1 … 4, the prediction's length
+    in words and the closest reference's. Raises UsageError for bad lengths."""
     check_samples(predictions, references)
-    matched, possible = [0] * len(_ORDERS), [0] * len(_ORDERS)
-    predicted_length = reference_length = 0
-    per_sample = []
+    found = []
     for prediction, texts in zip(tokenize_all(predictions), references, strict=True):
         words = prediction.split()
         reference_words = [text.split() for text in tokenize_all(texts)]
-        hits = _clipped_matches(words, reference_words)
-        total = [max(0, len(words) - n + 1) for n in _ORDERS]
+        possible = [max(0, len(words) - n + 1) for n in _ORDERS]
         closest = min((abs(len(other) - len(words)), len(other)) for other in reference_words)[1]
-        per_sample.append(_bleu(hits, total, len(words), closest))
-        matched = [a + b for a, b in zip(matched, hits, strict=True)]
-        possible = [a + b for a, b in zip(possible, total, strict=True)]
-        predicted_length += len(words)
-        reference_length += closest
-    return MetricScore(_bleu(matched, possible, predicted_length, reference_length), per_sample)
+        found.append((*_clipped_matches(words, reference_words), *possible, len(words), closest))
+    return found
+
+
+def combine(sums: Sequence[int], orders: int = len(_ORDERS)) -> float:
+    """BLEU-`orders` of one sample's counts, or of the sums over several."""
+    matched, possible = sums[: len(_ORDERS)], sums[len(_ORDERS) : 2 * len(_ORDERS)]
+    predicted_length, reference_length = sums[-2:]
+    product = 1.0
+    for hits, total in zip(matched[:orders], possible[:orders], strict=True):
+        product *= (hits + 1e-15) / (total + 1e-9)
+    ratio = (predicted_length + 1e-15) / (reference_length + 1e-9)
+    brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
+    return brevity * product ** (1 / orders)
 
 
 def _clipped_matches(words: list[str], references: list[list[str]]) -> list[int]:
@@ -53,12 +67,3 @@ def _clipped_matches(words: list[str], references: list[list[str]]) -> list[int]
 
 def _ngrams(words: list[str], n: int) -> Counter[tuple[str, ...]]:
     return Counter(zip(*(words[start:] for start in range(n)), strict=False))
-
-
-def _bleu(matched: list[int], possible: list[int], predicted_length: int, reference_length: int) -> float:
-    product = 1.0
-    for hits, total in zip(matched, possible, strict=True):
-        product *= (hits + 1e-15) / (total + 1e-9)
-    ratio = (predicted_length + 1e-15) / (reference_length + 1e-9)
-    brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    return brevity * product ** (1 / len(_ORDERS))

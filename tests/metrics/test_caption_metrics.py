@@ -77,7 +77,8 @@ def test_the_order_of_images_and_references_does_not_matter(name: str) -> None:
 @pytest.mark.parametrize("empty", ["", "   ", "...", "\x00", "\ud800"])
 def test_an_empty_prediction_scores_zero(name: str, empty: str) -> None:
     references = [["a red dog"], ["a blue cat", "..."]]
-    assert load(name).score([empty, empty], references) == MetricScore(0.0, [0.0, 0.0])
+    score = load(name).score([empty, empty], references)
+    assert (score.value, score.per_sample) == (0.0, [0.0, 0.0]) and not any(score.parts.values())
 
 
 @pytest.mark.parametrize("name", CAPTION_METRICS)
@@ -113,6 +114,25 @@ def test_bleu_pools_counts_and_clips_them() -> None:
     # "dog" stands at most twice in one reference: 2 of 4 unigrams, 1 of 3 bigrams, no longer ones.
     references = [["dog", "dog", "sun"], ["dog"]]
     assert bleu4._clipped_matches(["dog"] * 4, references) == [2, 1, 0, 0]
+
+
+@pytest.mark.parametrize("sample_set", SETS)
+def test_shorter_bleu_equals_the_official_scorer(sample_set: str) -> None:
+    corpus = VECTORS[sample_set]["corpus"]
+    expected = {f"bleu{n}": pytest.approx(corpus[f"Bleu_{n}"], rel=0, abs=1e-9) for n in (1, 2, 3)}
+    assert bleu4.score(*SETS[sample_set]).parts == expected
+
+
+def test_bleu_of_summed_counts_is_the_score() -> None:
+    counts = bleu4.counts(["red dog runs fast today", "cat"], [["red dog runs fast now"], ["cat", "a big cat"]])
+    assert counts == [(4, 3, 2, 1, 5, 4, 3, 2, 5, 5), (1, 0, 0, 0, 1, 0, 0, 0, 1, 1)]
+    assert bleu4.combine([a + b for a, b in zip(*counts, strict=True)]) == pytest.approx((5 / 24) ** 0.25, abs=1e-6)
+    both = bleu4.counts(HYPOTHESES, REFERENCES)
+    assert (
+        bleu4.combine([sum(column) for column in zip(*both, strict=True)]) == bleu4.score(HYPOTHESES, REFERENCES).value
+    )
+    with pytest.raises(UsageError, match="1 predictions but 2 lists"):
+        bleu4.counts(["a"], [["a"], ["b"]])
 
 
 def test_rouge_by_hand() -> None:

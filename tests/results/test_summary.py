@@ -231,6 +231,17 @@ def test_a_pooled_metric_gets_a_bootstrap_over_images(
     assert scorer.calls < 10
 
 
+def test_bleu_itself_gets_a_bootstrap_interval(fake: SimpleNamespace) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        worse = line["method"] == "early-exit" and int(line["sample_id"]) % 2
+        return {**line, "text": line["text"].replace("a ", "some ")} if worse else line
+
+    suite = fake.suite(n=100, metrics=["bleu4"])
+    (quality,) = summarise(fake.run(suites=[suite], labels=("standard", "early-exit"), change=change))[1].quality
+    assert quality.delta is not None and quality.delta.low is not None and quality.delta.high is not None
+    assert quality.delta.low < quality.delta.value < quality.delta.high < 0 and quality.verdict == "worse"
+
+
 def test_interrupted_half_group_is_not_paired(fake: SimpleNamespace) -> None:
     def change(line: dict[str, Any]) -> dict[str, Any] | None:
         return None if (line["method"], line["sample_id"], line["repeat"]) == ("fastvlm", "003", 1) else line

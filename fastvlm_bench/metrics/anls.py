@@ -1,0 +1,45 @@
+"""ANLS, average normalised Levenshtein similarity (DocVQA, Biten et al., ICCV 2019, arXiv 1905.13648).
+
+For a prediction p with answers a_1 … a_m: s_j = 1 − Lev(norm p, norm a_j) / max(|p|, |a_j|), where norm strips, lowers
+the case and collapses white space, while the lengths are those of the texts as they stand. The sample scores max_j s_j,
+or 0 if that is below 0.5: exactly 0.5 is kept. The value is the mean over the samples.
+
+Source: the official script of the Robust Reading Competition (task 17, `evaluateMethod`). The package `anls` 0.0.2
+drops the boundary 0.5; this does not.
+"""
+
+from collections.abc import Sequence
+
+from fastvlm_bench.metrics import MetricScore, check_samples
+
+_THRESHOLD = 0.5
+
+
+def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
+    """Mean ANLS of raw texts, and one value a sample. Raises UsageError for bad lengths."""
+    check_samples(predictions, references)
+    per_sample = [_anls(prediction, answers) for prediction, answers in zip(predictions, references, strict=True)]
+    return MetricScore(sum(per_sample) / len(per_sample), per_sample)
+
+
+def _anls(prediction: str, answers: Sequence[str]) -> float:
+    distances = []
+    for answer in answers:
+        length = max(len(answer.upper()), len(prediction.upper()))  # officially of the raw texts, in upper case
+        distances.append(levenshtein(_normalise(prediction), _normalise(answer)) / length if length else 0.0)
+    similarity = 1 - min(distances)
+    return similarity if similarity >= _THRESHOLD else 0.0
+
+
+def _normalise(text: str) -> str:
+    return " ".join(text.strip().lower().split())
+
+
+def levenshtein(left: str, right: str) -> int:
+    """Fewest insertions, deletions and substitutions of characters that make `left` into `right`."""
+    row = list(range(len(right) + 1))
+    for i, mine in enumerate(left, 1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(right, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (mine != other))
+    return row[-1]
