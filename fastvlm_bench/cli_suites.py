@@ -7,7 +7,7 @@ import typer
 
 from fastvlm_bench.suite_definition import Definition
 
-suites_app = typer.Typer(help="List the suites; show one, or check its files.")
+suites_app = typer.Typer(help="List the suites; show one, check its files, or fetch them.")
 Name = Annotated[str, typer.Argument(help="A suite.")]
 Data = Annotated[Path, typer.Option(help="The folder with the official files (for jsonl: the file).")]
 OneSplit = Annotated[str | None, typer.Option(help="Only this split.")]
@@ -75,3 +75,46 @@ def check(name: Name, data: Data, split: OneSplit = None) -> None:
     if findings.problems:
         typer.echo(f"fastvlm-bench: {len(findings.problems)} problems with the files of '{name}' in {data}", err=True)
         raise typer.Exit(2)
+
+
+@suites_app.command()
+def prepare(
+    name: Name,
+    data: Data,
+    split: OneSplit = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched; fetch nothing.")] = False,
+) -> None:
+    """Download a suite's files from their official places, resumably; say what must be put there by hand."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    from fastvlm_bench.config import check_writable
+    from fastvlm_bench.suite_definition import read_definition
+    from fastvlm_bench.suite_files import layout
+    from fastvlm_bench.suite_prepare import fetch, planned
+
+    suite = read_definition(name)
+    real = [s for s in suite.splits.values() if not s.root and split in (None, s.name)]
+    downloads = planned(name, data, split)
+    for download in downloads:
+        typer.echo(f"{'would get' if dry_run else 'get'} {download.url} -> {data / download.makes}")
+    if not dry_run and downloads:
+        check_writable(data)
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        tasks: dict[str, TaskID] = {}
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+
+            def step(file: str, have: int, total: int | None) -> None:
+                if file not in tasks:
+                    tasks[file] = bar.add_task(file)
+                bar.update(tasks[file], completed=have, total=total)
+
+            for download in downloads:
+                fetch(download, data, step)
+    if suite.manual:
+        typer.echo(f"by hand: {suite.manual}")
+    if not suite.downloads and not suite.manual:
+        typer.echo(f"nothing to download for '{name}'")
+    for item in real:
+        typer.echo(f"split {item.name}: {data} then holds {layout(item)}")
+    typer.echo(f"then: fastvlm-bench suites check {name} --data {data}")

@@ -83,8 +83,8 @@ def visdial(root: Path) -> None:
 
 
 def scienceqa(root: Path) -> None:
-    row = {"question": "Which one?", "choices": ["a cell", "a rock"], "answer": 1, "hint": "Look.", "image": "image.png",
-           "split": "test"}  # fmt: skip
+    row = {"question": "Which one?", "choices": ["a cell", "a rock"], "answer": 1, "hint": "Look.",
+           "image": "image.png", "split": "test"}  # fmt: skip
     write(root / "problems.json", {"4": row, "5": {**row, "image": None}, "6": {**row, "hint": ""}})
     write(root / "pid_splits.json", {"train": [], "test": ["4", "5", "6"]})
     for name in ("4", "6"):
@@ -163,7 +163,8 @@ def made(name: str, root: Path, **options: Any) -> Suite:
      "What is 0 {here}?\nWhen the provided information is insufficient, respond with 'Unanswerable'.\n" + SHORT,
      tuple(f"a{n}" for n in range(1, 11))),
     ("gqa", None, ["201307251", "07"], ["n161313"] * 2, "Is it red?\n" + SHORT, ("no",)),
-    ("textvqa", None, ["34602"], ["003a8ae2ef43b901"], "What brand is it?\n" + SHORT, tuple(f"a{n}" for n in range(10))),
+    ("textvqa", None, ["34602"], ["003a8ae2ef43b901"], "What brand is it?\n" + SHORT,
+     tuple(f"a{n}" for n in range(10))),
     ("scienceqa-img", None, ["4", "6"], ["4", "6"], "Context: Look.\nWhich one?\nA. a cell\nB. a rock\n"
      "Answer with the option's letter from the given choices directly.", ("B", "A. a cell", "B. a rock")),
     ("chartqa", None, ["test_human/0", "test_human/1", "test_augmented/0", "test_augmented/1"],
@@ -238,8 +239,8 @@ def mmmu_row(**other: Any) -> dict[str, Any]:
 
 def test_mmmu_options_are_a_python_literal(tmp_path: Path) -> None:
     document = Document(Path("a.parquet"), None, mmmu.LAYOUT)
-    rows = [mmmu_row(), mmmu_row(id="v2", options="[]", answer="['x', 'y']"), mmmu_row(id="v3", image_2={"bytes": png()}),
-            mmmu_row(id="v4", options="[]", answer="24/7")]  # fmt: skip
+    rows = [mmmu_row(), mmmu_row(id="v2", options="[]", answer="['x', 'y']"),
+            mmmu_row(id="v3", image_2={"bytes": png()}), mmmu_row(id="v4", options="[]", answer="24/7")]  # fmt: skip
     entries = mmmu.entries_of(document, rows, tmp_path, {})
     assert [entry.sample_id for entry in entries] == ["validation_Art_1", "v2", "v4"]  # v3 has two images
     assert entries[0].question == "<image 1> What?\nA. it's\nB. B's"
@@ -302,7 +303,8 @@ def put(*path: str | int, value: Any) -> Callable[[Any], None]:
     ("chartqa", None, "ChartQA Dataset/test/test_human.json", lambda c: c.clear(), "holds an empty list"),
     ("docvqa", None, "val_v1.0.json", put("data", 0, "answers", value=[]), "data[0].answers is an empty list"),
     ("mm-vet", None, "mm-vet.json", put("v1_0", "imagename", value="/etc/passwd"), "not a path below"),
-    ("nocaps", "val-in", "nocaps_val_4500_captions.json", put("images", 0, "domain", value="in"), "is 'in', not one of"),
+    ("nocaps", "val-in", "nocaps_val_4500_captions.json", put("images", 0, "domain", value="in"),
+     "is 'in', not one of"),
     ("coco-caption", "karpathy-test-lavis", "coco_karpathy_test.json", put(0, "image", value="val2014/x.jpg"),
      "[0].image is 'val2014/x.jpg', which ends in no image id"),
     ("coco-caption", "karpathy-test-lavis", "coco_karpathy_test.json",
