@@ -6,7 +6,8 @@ Texts are kept as they stand; tokenising them is the metrics' business. Standard
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ ANSWERS_LAYOUT = "VQAv2's layout is {annotations: [{question_id, image_id, answe
 
 @dataclass(frozen=True)
 class Entry:
-    """One sample as its annotation file has it. `place` is where, for messages; `question` is "" for captions."""
+    """One sample as its annotation file has it. `place` is where, for messages; `question` is "" for captions.
+
+    fields: what a prompt's other placeholders stand for, by name.
+    """
 
     sample_id: str
     image_id: str
@@ -32,6 +36,7 @@ class Entry:
     references: tuple[str, ...]
     place: str
     question: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,29 @@ class Document:
             raise self.fault(f"'{key}'", "is an empty list")
         return list(found)
 
+    def listed(self) -> list[Any]:
+        """The file's own list, which must have entries."""
+        if not isinstance(self.content, list):
+            raise self.fault("the file", f"holds {_kind(self.content)}, not a list")
+        if not self.content:
+            raise self.fault("the file", "holds an empty list")
+        return self.content
+
+    def table(self) -> dict[str, Any]:
+        """The file's own object, which must have entries."""
+        if not isinstance(self.content, dict):
+            raise self.fault("the file", f"holds {_kind(self.content)}, not an object")
+        if not self.content:
+            raise self.fault("the file", "holds an empty object")
+        return self.content
+
+    def text(self, row: Any, key: str, place: str) -> str:
+        """The text at `key`, which must say something."""
+        found: str = self.get(row, key, str, place)
+        if not found.strip():
+            raise self.fault(f"{place}.{key}", "is empty")
+        return found
+
     def get(self, row: Any, key: str, kind: type, place: str) -> Any:
         """`row[key]`, of the type that it must have."""
         if not isinstance(row, dict):
@@ -77,18 +105,24 @@ class Document:
 
 def read_document(path: Path, layout: str) -> tuple[Document, bytes]:
     """A JSON file (a byte order mark is tolerated) and its bytes, for hashing. UsageError if it cannot be parsed."""
+    raw = read_bytes(path, layout)
     try:
-        if os.path.getsize(path) > MAX_BYTES:
-            raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MiB, so not an official file; {layout}")
-        raw = path.read_bytes()
         return Document(path, json.loads(raw), layout), raw
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
     except (ValueError, RecursionError) as error:
         problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         start = raw[:20].decode("ascii", "replace").replace("\ufffd", "?").splitlines()
         raise UsageError(f"{path}: not JSON ({problem}; it starts with {(start or [''])[0]!r}); "
                          "download the official file again") from None  # fmt: skip
+
+
+def read_bytes(path: Path, layout: str = "give the official file") -> bytes:
+    """A file's bytes. UsageError if it cannot be read or is too large to be an annotation file."""
+    try:
+        if os.path.getsize(path) > MAX_BYTES:
+            raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MiB, so not an official file; {layout}")
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
 
 
 def read_coco_captions(document: Document) -> list[Entry]:
@@ -98,7 +132,7 @@ def read_coco_captions(document: Document) -> list[Entry]:
     for index, row in enumerate(document.rows("images")):
         place = f"images[{index}]"
         image_id = document.identity(row, "id", place)
-        _unique(document, places, image_id, place, "id")
+        unique(document, places, image_id, place, "id")
         names[image_id] = document.get(row, "file_name", str, place)
     captions: dict[str, list[str]] = {image_id: [] for image_id in names}
     ids: dict[str, str] = {}
@@ -108,7 +142,7 @@ def read_coco_captions(document: Document) -> list[Entry]:
         if image_id not in captions:
             raise document.fault(f"{place}.image_id", f"is {image_id}, which is not among the images")
         if "id" in row:
-            _unique(document, ids, document.identity(row, "id", place), place, "id")
+            unique(document, ids, document.identity(row, "id", place), place, "id")
         captions[image_id].append(document.get(row, "caption", str, place))
     for image_id, texts in captions.items():
         if not any(text.strip() for text in texts):
@@ -128,11 +162,11 @@ def read_coco_karpathy(document: Document, subset: str, folder: str) -> list[Ent
         if found != subset:
             continue
         image_id = document.identity(row, "cocoid", place)
-        _unique(document, places, image_id, place, "cocoid")
+        unique(document, places, image_id, place, "cocoid")
         if document.get(row, "filepath", str, place) != folder:
             raise document.fault(f"{place}.filepath", f"is {row['filepath']!r}, not '{folder}'")
         sentences = document.get(row, "sentences", list, place)
-        texts = _texts(document, sentences, "raw", f"{place}.sentences")
+        texts = texts_of(document, sentences, "raw", f"{place}.sentences")
         if not any(text.strip() for text in texts):
             raise document.fault(f"{place} (cocoid {image_id})", "has no reference caption")
         entries.append(Entry(image_id, image_id, document.get(row, "filename", str, place), texts, place))
@@ -149,19 +183,19 @@ def read_vqav2(questions: Document, annotations: Document, image_name: str) -> l
     for index, row in enumerate(annotations.rows("annotations")):
         place = f"annotations[{index}]"
         question_id = annotations.identity(row, "question_id", place)
-        _unique(annotations, seen, question_id, place, "question_id")
+        unique(annotations, seen, question_id, place, "question_id")
         given = annotations.get(row, "answers", list, place)
         if len(given) != ANSWERS:
             raise annotations.fault(f"{place}.answers", f"has {len(given)} answers, not {ANSWERS}")
         answers[question_id] = (
-            annotations.identity(row, "image_id", place), _texts(annotations, given, "answer", f"{place}.answers")
+            annotations.identity(row, "image_id", place), texts_of(annotations, given, "answer", f"{place}.answers")
         )  # fmt: skip
     entries: list[Entry] = []
     places: dict[str, str] = {}
     for index, row in enumerate(questions.rows("questions")):
         place = f"questions[{index}]"
         question_id = questions.identity(row, "question_id", place)
-        _unique(questions, places, question_id, place, "question_id")
+        unique(questions, places, question_id, place, "question_id")
         if question_id not in answers:
             problem = f"is {question_id}, which has no answers in {annotations.path}"
             raise questions.fault(f"{place}.question_id", problem)
@@ -177,13 +211,14 @@ def read_vqav2(questions: Document, annotations: Document, image_name: str) -> l
     return entries
 
 
-def _unique(document: Document, places: dict[str, str], identity: str, place: str, key: str) -> None:
+def unique(document: Document, places: dict[str, str], identity: str, place: str, key: str) -> None:
+    """Note where an id stands; the fault to raise if it stood elsewhere before."""
     if identity in places:
         raise document.fault(f"{place}.{key}", f"is {identity}, a duplicate id: {places[identity]} has it too")
     places[identity] = place
 
 
-def _texts(document: Document, rows: list[Any], key: str, place: str) -> tuple[str, ...]:
+def texts_of(document: Document, rows: list[Any], key: str, place: str) -> tuple[str, ...]:
     """The text at `key` of every row."""
     try:  # VQAv2 has two million answers: only where something is wrong is each looked at by itself
         texts = tuple([row[key] for row in rows])

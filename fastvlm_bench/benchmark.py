@@ -87,7 +87,10 @@ def check(config: RunConfig) -> list[Suite]:
             raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{config.model}'")
         if "head" in METHODS[spec.name].options:
             choose_draft(_drafts(config), model=config.model, **_wish(spec.options))
-    suites = [load_suite(name, split=config.split, data=config.data, limit=config.limit) for name in config.suites]
+    suites = [
+        load_suite(name, split=config.split, data=config.data, limit=config.limit, prompt_set=config.prompt_set,
+                   prompt=config.prompt) for name in config.suites
+    ]  # fmt: skip
     for suite in suites:
         for metric in suite.metrics:
             load_metric(metric)

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from fastvlm_bench import __version__
+from fastvlm_bench.cli_suites import suites_app
 from fastvlm_bench.errors import BenchError
 
 
@@ -33,6 +34,8 @@ app = typer.Typer(
     help="Benchmarks FastVLM's self-speculative decoding (arXiv 2510.22641; not Apple's FastVLM) against standard "
     "decoding of the same vision-language model: speed, acceptance, memory and quality on the same samples.",
 )
+
+app.add_typer(suites_app, name="suites")
 
 RESULTS = Path("results")
 Names = Annotated[list[str] | None, typer.Option("--suite", "-s", help="A suite, repeatable; see `suites`.")]
@@ -60,6 +63,8 @@ def run(
     repeats: Annotated[int, typer.Option(help="Repetitions of each sample; their median counts.")] = 1,
     warmup: Annotated[int, typer.Option(help="Samples decoded by each method before anything counts.")] = 3,
     max_new_tokens: Annotated[int | None, typer.Option(help="Token limit; default: the suite's.")] = None,
+    prompt_set: Annotated[str | None, typer.Option(help="Whose prompts: lmms, llava or blip2, as the suite has them; default lmms.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="A prompt of your own, with {question} where the question belongs.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of torch's generator, recorded.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (float32 on the CPU), float32, bfloat16 or float16.")] = "auto",
@@ -78,6 +83,7 @@ def run(
     config = RunConfig(
         **chosen, model=model, draft=str(draft) if draft else None, gamma=gamma, exit_layer=exit_layer, split=split,
         data=str(data) if data else None, limit=limit, repeats=repeats, warmup=warmup, max_new_tokens=max_new_tokens,
+        prompt_set=prompt_set, prompt=prompt,
         seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),
     )  # fmt: skip
     from fastvlm_bench.benchmark import run_benchmark
@@ -152,14 +158,6 @@ def export(
         sys.stdout.write(text)
     else:
         save(out, text)
-
-
-@app.command()
-def suites() -> None:
-    """List the suites."""
-    from fastvlm_bench.suite import describe_suites
-
-    _list([(suite.name, f"{suite.title} ({', '.join(suite.splits)})") for suite in describe_suites()])
 
 
 @app.command()

@@ -153,7 +153,8 @@ class RunConfig:
 
     suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first. draft: a draft
     folder or a folder of them. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
-    in `load_suite`. max_new_tokens: None is the suite's. threads: None lets the runner choose. `validate` adds the
+    in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
+    where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. `validate` adds the
     checks that look at the disk.
     """
 
@@ -169,6 +170,8 @@ class RunConfig:
     repeats: int = 1
     warmup: int = 3
     max_new_tokens: int | None = None
+    prompt_set: str | None = None
+    prompt: str | None = None
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
@@ -221,6 +224,7 @@ class RunConfig:
         """Check what lies on the disk, too: the suites and splits exist and `out` can be written. Returns itself."""
         for name in self.suites:
             definition = read_definition(name)
+            definition.choose_prompt(self.prompt_set, self.prompt)
             if self.split is not None:
                 definition.split(self.split)
         check_writable(Path(self.out))

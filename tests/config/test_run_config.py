@@ -14,6 +14,7 @@ from fastvlm_bench.errors import UsageError
 CHANGED: dict[str, Any] = {
     "suites": ("vqav2",), "model": "other/model", "draft": "drafts/x", "methods": ("layerskip",), "gamma": 4,
     "exit_layer": 3, "split": "val2014", "data": "coco", "limit": 7, "repeats": 2, "warmup": 1, "max_new_tokens": 9,
+    "prompt_set": "blip2", "prompt": "Say what you see.",
     "seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "out": "elsewhere", "resume": "x", "json": True,
     "require_lossless": True,
 }  # fmt: skip
@@ -69,7 +70,12 @@ def test_a_shared_option_without_effect_is_refused() -> None:
     ({"device": "gpu"}, "unknown device 'gpu': one of auto, cpu, cuda, cuda:N, mps"),
     ({"device": "cuda:x"}, "unknown device 'cuda:x'"),
     ({"suites": ()}, "suites are missing"), ({"suites": ("vqav2", "vqav2")}, "each once"),
-    ({"suites": ("vqa",)}, "unknown suite 'vqa': one of coco-caption, describe, vqav2; did you mean 'vqav2'?"),
+    ({"suites": ("vqa",)}, "; did you mean 'vqav2'?"),
+    ({"prompt_set": "lava"}, "has no prompt set 'lava': one of lmms, llava, blip2, custom; did you mean 'llava'?"),
+    ({"prompt_set": "custom"}, "--prompt-set custom needs the text"),
+    ({"prompt_set": "lmms", "prompt": "Say."}, "exclude each other"),
+    ({"suites": ("vqav2",), "prompt": "What?"}, "--prompt 'What?' must contain {question} (suite 'vqav2')"),
+    ({"prompt": "{question}"}, "there is no question to put there"), ({"prompt": "<image> Say."}, "contains '<image>'"),
     ({"split": "val2018"}, "unknown split 'val2018' of suite 'coco-caption'"),
     ({"suites": ("coco-caption", "vqav2"), "split": "val2017"}, "unknown split 'val2017' of suite 'vqav2'"),
     ({"methods": ("fast",)}, "unknown method 'fast'"),

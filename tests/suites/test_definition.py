@@ -37,17 +37,29 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+EMBEDDED = {"coco-caption", "describe", "vqav2"}
+UNSCORED = {"coco-caption-long", "llava-bench", "mm-vet", "vqav2-long"}
+
+
 def test_the_shipped_suites() -> None:
-    assert suite_names() == ["coco-caption", "describe", "vqav2"]
-    splits = {suite.name: list(suite.splits) for suite in describe_suites()}
-    assert splits == {
-        "coco-caption": ["embedded", "val2014", "val2017", "karpathy-test"],
-        "describe": ["embedded", "val2017", "val2014"],
-        "vqav2": ["embedded", "val2014"],
-    }
+    assert suite_names() == [
+        "chartqa", "coco-caption", "coco-caption-long", "describe", "docvqa", "flickr30k", "gqa", "jsonl",
+        "llava-bench", "mm-vet", "mmmu", "nocaps", "okvqa", "pope", "scienceqa-img", "textvqa", "visdial-gen", "vqav2",
+        "vqav2-long",
+    ]  # fmt: skip
     for suite in describe_suites():
-        assert suite.default_split == "embedded" and suite.title and "\n" not in suite.title
-        assert [split.name for split in suite.splits.values() if split.root] == ["embedded"]
+        assert suite.title and "\n" not in suite.title and suite.licence and suite.citation and suite.version
+        embedded = [split.name for split in suite.splits.values() if split.root]
+        assert embedded == (["embedded"] if suite.name in EMBEDDED else [])
+        assert (suite.default_split == "embedded") == bool(embedded)
+        assert (suite.metrics == ()) == (suite.name in UNSCORED)
+        for download in suite.downloads:
+            assert download.url.startswith(("https://", "http://images.cocodataset.org/"))
+
+
+def test_visdial_gen_is_never_given_the_names_of_the_ranking() -> None:
+    suite = read_definition("visdial-gen")
+    assert not {"ndcg", "mrr", "visdial_ranking"} & set(suite.metrics)
 
 
 def test_a_suite_of_ones_own(folder: Path) -> None:
@@ -78,11 +90,10 @@ def test_an_override_without_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ('kind = "vqa"', 'kind = "chat"', "kind 'chat' must be one of caption, vqa"),
     ("max_new_tokens = 8", "max_new_tokens = 0", "max_new_tokens must be at least 1"),
     ("max_new_tokens = 8", "max_new_tokens = true", "'max_new_tokens' must be given as int"),
-    ('["exact_match"]', "[]", "metrics must list names"),
     ('["exact_match"]', "[1]", "metrics must list names"),
-    ('"{question}"', '"?"', "prompt must contain {question}"),
+    ('"{question}"', '"?"', "prompt lmms must contain {question}"),
     ('default_split = "test"', 'default_split = "val"', "default_split must be one of test"),
-    ('format = "vqav2"', 'format = "vqa"', "splits.test.format 'vqa' must be one of coco-captions, "),
+    ('format = "vqav2"', 'format = "vqa"', "splits.test.format 'vqa' must be one of .*coco-captions, "),
     ('questions = "q.json"', "", "splits.test needs 'questions' for format vqav2"),
     ('images = "images"', "", "splits.test needs 'images'"),
     ('images = "images"', "images = 3", "every value must be a string"),

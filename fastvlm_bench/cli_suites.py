@@ -1,0 +1,120 @@
+"""The commands below `fastvlm-bench suites`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastvlm_bench.suite_definition import Definition
+
+suites_app = typer.Typer(help="List the suites; show one, check its files, or fetch them.")
+Name = Annotated[str, typer.Argument(help="A suite.")]
+Data = Annotated[Path, typer.Option(help="The folder with the official files (for jsonl: the file).")]
+OneSplit = Annotated[str | None, typer.Option(help="Only this split.")]
+
+
+@suites_app.callback(invoke_without_command=True)
+def listing(context: typer.Context) -> None:
+    """List the suites."""
+    if context.invoked_subcommand is None:
+        from fastvlm_bench.suite import describe_suites
+
+        for suite in describe_suites():
+            typer.echo(f"{suite.name:<18} {suite.title} ({', '.join(suite.splits)})")
+
+
+@suites_app.command()
+def show(name: Name) -> None:
+    """Say what a suite is, which files it reads, its prompts, and a sample of its embedded split."""
+    from fastvlm_bench.suite import load_suite
+    from fastvlm_bench.suite_definition import read_definition
+    from fastvlm_bench.suite_files import layout
+
+    suite = read_definition(name)
+    typer.echo(f"{suite.name}, version {suite.version}: {suite.title}")
+    if suite.about:
+        typer.echo(suite.about)
+    typer.echo(f"metrics   {', '.join(suite.metrics) or 'none: generated and timed, not scored'}")
+    typer.echo(f"tokens    at most {suite.max_new_tokens} new ones a sample")
+    typer.echo(f"licence   {suite.licence}\ncitation  {suite.citation}")
+    for key, text in suite.prompts.items():
+        typer.echo(f"prompt    {key}{' (default)' if key == suite.default_set else ''}: {text!r}")
+    for split in suite.splits.values():
+        count = f", {split.samples} samples" if split.samples else ""
+        typer.echo(f"split     {split.name}{count}: {'embedded' if split.root else 'DIR holds ' + layout(split)}")
+        if split.note:
+            typer.echo(f"          {split.note}")
+    _sources(suite)
+    if any(split.root for split in suite.splits.values()):
+        sample = load_suite(name, split=suite.default_split, limit=1).samples[0]
+        typer.echo(f"\nsample {sample.sample_id} of the embedded split: {sample.image_path}")
+        typer.echo(sample.prompt)
+        for text in sample.references:
+            typer.echo(f"  reference: {text}")
+
+
+def _sources(suite: Definition) -> None:
+    for download in suite.downloads:
+        typer.echo(f"get       {download.url} -> DIR/{download.makes}")
+    if suite.manual:
+        typer.echo(f"by hand   {suite.manual}")
+
+
+@suites_app.command()
+def check(name: Name, data: Data, split: OneSplit = None) -> None:
+    """Read a suite's files and decode every image; list each problem once. Exit code 2 if there is any."""
+    from fastvlm_bench.suite_check import check_data
+
+    findings = check_data(name, data, split)
+    for line in findings.checked:
+        typer.echo(line)
+    for line in findings.warnings:
+        typer.echo(f"warning: {line}")
+    for line in findings.problems:
+        typer.echo(f"problem: {line}")
+    if findings.problems:
+        typer.echo(f"fastvlm-bench: {len(findings.problems)} problems with the files of '{name}' in {data}", err=True)
+        raise typer.Exit(2)
+
+
+@suites_app.command()
+def prepare(
+    name: Name,
+    data: Data,
+    split: OneSplit = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched; fetch nothing.")] = False,
+) -> None:
+    """Download a suite's files from their official places, resumably; say what must be put there by hand."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    from fastvlm_bench.config import check_writable
+    from fastvlm_bench.suite_definition import read_definition
+    from fastvlm_bench.suite_files import layout
+    from fastvlm_bench.suite_prepare import fetch, planned
+
+    suite = read_definition(name)
+    real = [s for s in suite.splits.values() if not s.root and split in (None, s.name)]
+    downloads = planned(name, data, split)
+    for download in downloads:
+        typer.echo(f"{'would get' if dry_run else 'get'} {download.url} -> {data / download.makes}")
+    if not dry_run and downloads:
+        check_writable(data)
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        tasks: dict[str, TaskID] = {}
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+
+            def step(file: str, have: int, total: int | None) -> None:
+                if file not in tasks:
+                    tasks[file] = bar.add_task(file)
+                bar.update(tasks[file], completed=have, total=total)
+
+            for download in downloads:
+                fetch(download, data, step)
+    if suite.manual:
+        typer.echo(f"by hand: {suite.manual}")
+    if not suite.downloads and not suite.manual:
+        typer.echo(f"nothing to download for '{name}'")
+    for item in real:
+        typer.echo(f"split {item.name}: {data} then holds {layout(item)}")
+    typer.echo(f"then: fastvlm-bench suites check {name} --data {data}")

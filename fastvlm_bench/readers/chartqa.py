@@ -1,0 +1,18 @@
+"""ChartQA: lists of questions without ids; the id is FILE/INDEX, so that the two halves do not collide."""
+
+from fastvlm_bench.annotations import Entry
+from fastvlm_bench.readers import Source
+
+NEEDS = ("annotations",)
+LAYOUT = "ChartQA's layout is [{imgname, query, label}]"
+
+
+def read(source: Source) -> list[Entry]:
+    entries = []
+    for document in source.documents("annotations", LAYOUT):
+        for index, row in enumerate(document.listed()):
+            place = f"[{index}]"
+            name = document.text(row, "imgname", place)
+            label, query = document.text(row, "label", place), document.text(row, "query", place)
+            entries.append(Entry(f"{document.path.stem}/{index}", name, name, (label,), place, query))
+    return entries

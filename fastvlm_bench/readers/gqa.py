@@ -1,0 +1,19 @@
+"""GQA: an object of questions by id, one answer each."""
+
+from fastvlm_bench.annotations import Entry
+from fastvlm_bench.readers import Source
+
+NEEDS = ("questions",)
+LAYOUT = "GQA's layout is {ID: {question, imageId, answer}}"
+
+
+def read(source: Source) -> list[Entry]:
+    document = source.document("questions", LAYOUT)
+    entries = []
+    for question_id, row in document.table().items():
+        place = f"['{question_id}']"
+        image_id = document.identity(row, "imageId", place)
+        answer = document.text(row, "answer", place)
+        question = document.text(row, "question", place)
+        entries.append(Entry(question_id, image_id, f"{image_id}.jpg", (answer,), place, question))
+    return entries

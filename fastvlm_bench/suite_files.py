@@ -1,0 +1,146 @@
+"""The files of a suite on disk: where the annotation files and images of a split are, and what is missing."""
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from fastvlm_bench import readers
+from fastvlm_bench.annotations import Entry
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.suite_definition import Split
+
+SHOWN = 5
+CACHE = "(inside the annotation files)"
+"""The `images` of a split whose images are unpacked from its annotation files."""
+FILE_FORMAT = "jsonl"
+"""The one format for which the data may be given as a file."""
+
+
+def data_root(given: str | Path, splits: Sequence[Split]) -> Path:
+    """The folder (or `jsonl` file) that holds the data; UsageError if it is neither."""
+    path = Path(given).expanduser()
+    if path.is_dir() or (path.is_file() and any(split.format == FILE_FORMAT for split in splits)):
+        return path
+    state = "is not a folder" if path.exists() else "does not exist"
+    raise UsageError(f"data folder {given} {state}; give the folder that holds the official files")
+
+
+def layout(split: Split) -> str:
+    """The official files of a split, in words."""
+    items = [item for names in split.files.values() for item in names]
+    names = [" or ".join(f"annotations/{name}" for name in _either(item)) for item in items]
+    where = split.images if split.images == CACHE else " or ".join(f"{name}/" for name in _either(split.images))
+    return f"{', '.join(names)} and {where}"
+
+
+def _either(names: str) -> list[str]:
+    return [name.strip() for name in names.split("|")]
+
+
+def candidates(root: Path, split: Split) -> dict[str, tuple[Path, ...] | None]:
+    """Key -> the annotation files, in `annotations/` or directly in the folder; None if one is in neither."""
+    if root.is_file():
+        return dict.fromkeys(split.files, (root,))
+    found: dict[str, tuple[Path, ...] | None] = {}
+    for key, items in split.files.items():
+        paths = [_candidate(root, item) for item in items]
+        found[key] = tuple(path for group in paths for path in group) if all(paths) else None
+    return found
+
+
+def _candidate(root: Path, item: str) -> list[Path]:
+    for name in _either(item):
+        for folder in (root / "annotations", root):
+            if "*" in name:
+                if paths := sorted(path for path in folder.glob(name) if path.is_file()):
+                    return paths
+            elif (folder / name).is_file():
+                return [folder / name]
+    return []
+
+
+def read_entries(root: Path, split: Split, hashed: Callable[[bytes], Any]) -> list[Entry]:
+    """The samples of a split. UsageError for missing files and for what is wrong in them."""
+    found = candidates(root, split)
+    missing = [" or ".join(_either(item)) for key, paths in found.items() if paths is None for item in split.files[key]
+               if not _candidate(root, item)]  # fmt: skip
+    if missing:
+        raise UsageError(f"missing {' and '.join(missing)} in {root} and {root / 'annotations'}; split '{split.name}' "
+                         f"needs {layout(split)}")  # fmt: skip
+    settings = {"images": split.images, "image_name": split.image_name, "subset": split.subset,
+                "cache": str(image_cache())}  # fmt: skip
+    files = {key: paths for key, paths in found.items() if paths is not None}
+    return readers.load(split.format).read(readers.Source(files, settings, hashed))
+
+
+# ------------------------------------------------------------------------------------------ images
+
+
+def image_folders(root: Path, split: Split) -> list[Path]:
+    """Where the images of a split may lie, best first."""
+    if split.images == CACHE:
+        return [image_cache()]
+    return [folder / name for name in _either(split.images) for folder in (root, root / "images")]
+
+
+def image_cache() -> Path:
+    """Where images that come inside other files are unpacked to, named by their contents."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fastvlm-bench" / "images"
+
+
+def find_images(root: Path, split: Split, entries: list[Entry], where: str) -> tuple[dict[str, Path], dict[str, int]]:
+    """Image name -> path, and -> size in bytes. UsageError for a name that leaves the folder, or for missing files."""
+    root = root.parent if root.is_file() else root
+    folders = image_folders(root, split)
+    folder = next((path for path in folders if path.is_dir()), None)
+    if folder is None:
+        raise UsageError(f"images of {where} not found: looked for {' and '.join(map(str, folders))}")
+    allowed = tuple(os.path.realpath(path) for path in (folder, root))
+    paths: dict[str, Path] = {}
+    sizes: dict[str, int] = {}
+    missing: list[str] = []
+    for entry in entries:
+        name = entry.image_name
+        if name in paths:
+            continue
+        paths[name] = path = folder / _checked_name(entry, where)
+        try:
+            link = stat.S_ISLNK(os.lstat(path).st_mode)
+            if (link or os.sep in name) and not _within(path, allowed):
+                raise UsageError(f"{where}: {entry.place} has image '{name}', a link that leads out of {root}; "
+                                 "copy the image there")  # fmt: skip
+            status = os.stat(path)
+        except OSError:
+            status = None
+        if status is None or not stat.S_ISREG(status.st_mode):
+            missing.append(name)
+        else:
+            sizes[name] = status.st_size
+    if missing:
+        raise UsageError(f"{len(missing)} of {len(paths)} images of {where} are missing in {folder}: {some(missing)}; "
+                         "add them, or use --limit to stay with the first samples")  # fmt: skip
+    return paths, sizes
+
+
+def _checked_name(entry: Entry, where: str) -> str:
+    """The image name, if it can only mean a file below the image folder."""
+    name = entry.image_name
+    parts = PureWindowsPath(name)  # knows both kinds of slash and drive letters
+    printable = name.isprintable() and bool(name.strip())
+    if not printable or parts.anchor or ".." in parts.parts:
+        raise UsageError(f"{where}: {entry.place} has image {name!r}, which is not a path below the image folder; "
+                         "download the official annotation file again")  # fmt: skip
+    return name
+
+
+def _within(path: Path, allowed: tuple[str, ...]) -> bool:
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(folder) for folder in allowed)
+
+
+def some(names: list[str]) -> str:
+    """The first few of a list, in words."""
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
