@@ -159,6 +159,17 @@ def models() -> None:
     _list([("HUB_ID or FOLDER", "any image-text-to-text checkpoint of transformers; checked by running it before use")])
 
 
+@app.command()
+def doctor(
+    results: Annotated[Path, typer.Option("--out", help="The folder that would get results: is there room?")] = RESULTS,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:  # fmt: skip
+    """Describe this machine and advise on what would spoil a measurement; paste it into a bug report."""
+    from fastvlm_bench.doctor import examine
+
+    typer.echo(examine(results, as_json=json))
+
+
 def _runs(folders: list[Path] | None, results: Path) -> list[Any]:
     from fastvlm_bench.errors import UsageError
     from fastvlm_bench.record import list_runs, read_run
