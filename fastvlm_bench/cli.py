@@ -66,6 +66,7 @@ def run(
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the count at which `standard` is fastest.")] = None,
     out: Annotated[Path, typer.Option(help="Folder that gets the run's folder.")] = RESULTS,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run's folder.")] = None,
+    require_lossless: Annotated[bool, typer.Option(help="Exit with 5 if an output has a token that the target would not have chosen.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV, and FILE-samples.csv beside it.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:  # fmt: skip
@@ -78,6 +79,7 @@ def run(
         **chosen, model=model, draft=str(draft) if draft else None, gamma=gamma, exit_layer=exit_layer, split=split,
         data=str(data) if data else None, limit=limit, repeats=repeats, warmup=warmup, max_new_tokens=max_new_tokens,
         seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),
+        require_lossless=require_lossless,
     )  # fmt: skip
     from fastvlm_bench.benchmark import run_benchmark
 

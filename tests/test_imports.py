@@ -12,7 +12,7 @@ HEAVY = ("torch", "transformers")
 LIGHT = (
     "metrics", "suite", "suite_definition", "annotations", "record", "storage", "summary", "arms", "quality",
     "statistics", "identities", "verdict", "report", "layout", "export", "compare", "config", "trace", "errors", "cli",
-    "drafts", "environment", "doctor", "memory", "clock", "live", "models.names",
+    "drafts", "environment", "doctor", "nvml", "conditions", "memory", "clock", "live", "models.names",
 )  # fmt: skip
 # From the top down: a module may import from its own level or one further down.
 LEVELS = (
