@@ -15,7 +15,7 @@ from rich.console import Console
 from fastvlm_bench.config import METHODS, REFERENCE, RunConfig
 from fastvlm_bench.drafts import choose_draft
 from fastvlm_bench.environment import describe_environment
-from fastvlm_bench.errors import BenchError, UsageError
+from fastvlm_bench.errors import BenchError, LosslessViolation, UsageError
 from fastvlm_bench.export import rows_csv, run_json, run_markdown, samples_csv, save
 from fastvlm_bench.live import Live
 from fastvlm_bench.metrics import load as load_metric
@@ -73,7 +73,22 @@ def run_benchmark(
         print(f"fastvlm-bench: interrupted; {done} samples are kept; go on with --resume {run.folder}", file=sys.stderr)
     if failure is not None:
         raise failure
+    if config.require_lossless:
+        require_lossless(run)
     return code
+
+
+def require_lossless(run: Run) -> None:
+    """LosslessViolation, naming the first, if an output violates losslessness or could not be judged."""
+    bad = [line for line in run.lines
+           if (line.get("losslessness") or {}).get("outcome") in ("violation", "unchecked")]  # fmt: skip
+    if bad:
+        first, found = bad[0], bad[0]["losslessness"]
+        where = f"token {found['index']}, gap {found['gap']}" if "index" in found else found["reason"]
+        raise LosslessViolation(
+            f"{len(bad)} outputs are not lossless; the first: {first['method']} on sample {first['sample_id']} of "
+            f"{first['suite']} ({found['outcome']}: {where}); everything is kept in {run.folder}"
+        )
 
 
 def check(config: RunConfig) -> list[Suite]:
@@ -135,6 +150,7 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
     import torch
 
     from fastvlm_bench.clock import Clock
+    from fastvlm_bench.conditions import RECORDED, watch
     from fastvlm_bench.decoding.build import build
     from fastvlm_bench.models.load import load_target
     from fastvlm_bench.runner import Runner
@@ -145,7 +161,8 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
         target = load_target(config.model, device=config.device, dtype=config.dtype)
         clock = Clock(target.device)
         methods = [build(spec, target, _drafts(config), clock) for spec in config.specs]
-        runner = Runner(target, methods, clock, max_new_tokens=config.max_new_tokens)
+        conditions = watch(target.device)
+        runner = Runner(target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions)
         differences = runner.self_check(suites[0])
         for layer, difference in differences.items():
             live.say(
@@ -164,10 +181,17 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
                 **describe_environment(target.device), "self_check": {str(k): v for k, v in differences.items()},
             },
         )  # fmt: skip
-        for suite in suites:
-            live.say(f"{suite.name}: warming up")
-            runner.warm_up(suite, config.warmup)
-            runner.run(suite, config.repeats, writer, live.step)
+        try:
+            with conditions:
+                for suite in suites:
+                    live.say(f"{suite.name}: warming up")
+                    runner.warm_up(suite, config.warmup)
+                    runner.run(suite, config.repeats, writer, live.step)
+        finally:  # an interrupted run, too, must say under what conditions it measured; a resumed one keeps both
+            before = [notice for notice in writer.meta["warnings"] or [] if notice["name"] in RECORDED]
+            new = [notice for notice in conditions.notices() if notice not in before]
+            seen = [*writer.meta.get("conditions", []), conditions.summary()]
+            writer.update(warnings=before + new, conditions=seen)
 
 
 def _finish(writer: RunWriter, outcome: str, error: str | None) -> Run:

@@ -71,6 +71,7 @@ def run(
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the count at which `standard` is fastest.")] = None,
     out: Annotated[Path, typer.Option(help="Folder that gets the run's folder.")] = RESULTS,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run's folder.")] = None,
+    require_lossless: Annotated[bool, typer.Option(help="Exit with 5 if an output has a token that the target would not have chosen.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV, and FILE-samples.csv beside it.")] = None,
     predictions_out: Annotated[Path | None, typer.Option(help="Also write FILE-suite-method.json in the official results format.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -85,6 +86,7 @@ def run(
         data=str(data) if data else None, limit=limit, repeats=repeats, warmup=warmup, max_new_tokens=max_new_tokens,
         prompt_set=prompt_set, prompt=prompt,
         seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),
+        require_lossless=require_lossless,
     )  # fmt: skip
     from fastvlm_bench.benchmark import run_benchmark
 
@@ -182,6 +184,17 @@ def models() -> None:
         mark = " (default)" if draft.default else ""
         _list([(f"  {folder.name}", f"draft: exit {draft.exit_layer}, {draft.head} head, held-out α {alpha}{mark}")])
     _list([("HUB_ID or FOLDER", "any image-text-to-text checkpoint of transformers; checked by running it before use")])
+
+
+@app.command()
+def doctor(
+    results: Annotated[Path, typer.Option("--out", help="The folder that would get results: is there room?")] = RESULTS,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:  # fmt: skip
+    """Describe this machine and advise on what would spoil a measurement; paste it into a bug report."""
+    from fastvlm_bench.doctor import examine
+
+    typer.echo(examine(results, as_json=json))
 
 
 def _runs(folders: list[Path] | None, results: Path) -> list[Any]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "pillow", "numpy")
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "pillow", "numpy", "nvidia-ml-py")
 CODE = ("fastvlm_bench", "suites", "pyproject.toml")
 """What makes a checkout dirty: results that a run has just written do not."""
 VARIABLES = re.compile(
@@ -74,6 +74,8 @@ def _probes(kind: str, index: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "interop_threads", lambda: int(_torch().get_num_interop_threads())
     yield "cuda", lambda: _torch().version.cuda or _absent("this torch was built without CUDA")
     yield "cudnn", lambda: _torch().backends.cudnn.version() or _absent("this torch was built without cuDNN")
+    yield "accelerators", lambda: accelerators() or _absent("torch sees none: it runs on the CPU")
+    yield "float32_matmul", lambda: str(_torch().get_float32_matmul_precision())
     yield "gpu", lambda: _gpu(kind, index)
     yield "gpus", lambda: gpus() or _absent("no CUDA device")
     yield "driver", driver
@@ -177,6 +179,13 @@ def _gpu(kind: str, index: int) -> str:
     if kind != "cuda":
         raise Absent("the run uses the CPU")
     return str(_torch().cuda.get_device_name(index))
+
+
+def accelerators() -> list[str]:
+    """The devices that torch can use beside the CPU, as --device takes them."""
+    torch = _torch()
+    found = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return found + (["mps"] if torch.backends.mps.is_available() else [])
 
 
 def gpus() -> list[dict[str, Any]]:

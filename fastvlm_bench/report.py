@@ -131,7 +131,13 @@ def _column(header: str, rows: Sequence[Row], cell: Callable[[Row], str]) -> Cel
 
 
 def _same(row: Row) -> str:
-    return NOTHING if row.identical is None else f"{row.identical}/{row.samples_paired}"
+    return NOTHING if row.identical is None else f"{row.identical}/{row.samples_paired}{_others(row)}"
+
+
+def _others(row: Row) -> str:
+    """What the outputs that are not identical are: ", 2 near-ties, 1 violation"."""
+    counts = ((row.near_ties, "near-tie"), (row.violations, "violation"))
+    return "".join(f", {count} {name}{'s' * (count > 1)}" for count, name in counts if count)
 
 
 def speed_columns(rows: Sequence[Row]) -> list[Cells]:
@@ -228,5 +234,5 @@ def conclusion(run: Run, row: Row) -> str:
     }[found]
     if doing == "decodes" and row.e2e_speedup is not None:
         phrase += f", end to end {ratio(row.e2e_speedup)}"
-    same = f", identical on {row.identical} of {row.samples_paired}" if greedy(run.meta) else ""
+    same = f", identical on {row.identical} of {row.samples_paired}{_others(row)}" if greedy(run.meta) else ""
     return f"{name} {phrase}{same}."

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from fastvlm_bench.clock import Clock
+from fastvlm_bench.conditions import Conditions, CpuConditions
 from fastvlm_bench.decoding.build import Built
+from fastvlm_bench.decoding.losslessness import UNCHECKED, judge_output
 from fastvlm_bench.decoding.measure import measure
 from fastvlm_bench.decoding.self_check import self_check
 from fastvlm_bench.errors import BenchError
@@ -36,15 +38,22 @@ class Step:
 class Runner:
     """Runs built methods on one loaded target. Nothing is shared between generations but the model's weights."""
 
-    def __init__(self, target: Target, methods: Sequence[Built], clock: Clock, *, max_new_tokens: int | None) -> None:
+    def __init__(
+        self, target: Target, methods: Sequence[Built], clock: Clock, *, max_new_tokens: int | None,
+        conditions: Conditions | None = None,
+    ) -> None:  # fmt: skip
         self.target, self.methods, self.clock, self.max_new_tokens = target, methods, clock, max_new_tokens
+        self.conditions = conditions or CpuConditions()
         self.vision = vision_module(target.model)
+        self.noise = 0.0
 
     def self_check(self, suite: Suite) -> dict[int, float]:
         """Check each exit layer in use on the suite's first sample; returns exit layer -> relative logit difference."""
         inputs = self._inputs(suite.samples[0])
         exits = sorted({m.exit_layer for m in self.methods if m.exit_layer is not None and m.lossless})
-        return {layer: self_check(self.target.model, inputs, layer) for layer in exits}
+        found = {layer: self_check(self.target.model, inputs, layer) for layer in exits}
+        self.noise = max(found.values(), default=0.0)
+        return found
 
     def warm_up(self, suite: Suite, samples: int) -> None:
         """Decode the suite's last samples with every method, unrecorded: other samples than are measured first."""
@@ -85,8 +94,9 @@ class Runner:
                 turn = (index + repeat) % len(self.methods)
                 order = [*self.methods[turn:], *self.methods[:turn]]
                 lines = [self._line(suite, sample, built, repeat, place, inputs) for place, built in enumerate(order)]
-                for line in lines:
-                    writer.append(line)
+                flags = self.conditions.flags()
+                for line in lines:  # the whole group carries them: a ratio is as good as its worse half
+                    writer.append({**line, "flags": flags, "losslessness": self._judge(suite, line, lines, inputs)})
                 failed = all(line["error"] for line in lines)
                 failed_in_a_row = failed_in_a_row + 1 if failed else 0
                 watch(Step(suite.name, done, total, lines))
@@ -111,7 +121,7 @@ class Runner:
         gc.collect()
         gc.disable()
         try:
-            with PeakMemory(self.target.device) as peak:
+            with self.conditions.span(built.label), PeakMemory(self.target.device) as peak:
                 trace = measure(built.method, self.target.model, inputs, self._limit(suite), self.vision)
         except (RuntimeError, ValueError, FloatingPointError) as error:
             kind = "out_of_memory" if _out_of_memory(error) else type(error).__name__
@@ -132,6 +142,22 @@ class Runner:
         if broken := check_line(line, self._limit(suite)):
             raise BenchError(f"internal error: {built.label} on sample {sample.sample_id}: {'; '.join(broken)}")
         return line
+
+    def _judge(
+        self, suite: Suite, line: dict[str, Any], group: Sequence[dict[str, Any]], inputs: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """Outside the clock: how a lossless method's output compares with the reference's. None: nothing to compare."""
+        reference = next(other for other in group if other["method"] == self.methods[0].label)
+        lossless = next(built.lossless for built in self.methods if built.label == line["method"])
+        if line is reference or not lossless or line["error"] or reference["error"]:
+            return None
+        try:
+            return judge_output(
+                self.target.model, inputs, line["token_ids"], reference["token_ids"], noise=self.noise,
+                limit=self._limit(suite),
+            )  # fmt: skip
+        except RuntimeError as error:  # out of memory, say: the measurement stands, the question stays open
+            return {"outcome": UNCHECKED, "reason": f"{type(error).__name__}: {str(error).strip()[:200]}"}
 
     def _inputs(self, sample: Sample) -> dict[str, Any]:
         """Processor outputs, outside the clock and the same tensors for every method."""

@@ -63,6 +63,8 @@ class Row:
     identical: int | None
     different_rate_upper: float | None
     diverged: tuple[str, ...]
+    near_ties: int | None
+    violations: int | None
     ttft_s: Spread
     tpot_s: Spread
     decode_s: Spread
@@ -186,7 +188,8 @@ def _paired(paired: Sequence[tuple[Measured, Measured]] | None) -> dict[str, Any
     if paired is None:
         return {
             "samples_paired": 0, "samples_one_token": 0, "identical": None, "different_rate_upper": None,
-            "diverged": (), "decode_speedup": None, "e2e_speedup": None, "decode_speedup_geomean": None,
+            "diverged": (), "near_ties": None, "violations": None,
+            "decode_speedup": None, "e2e_speedup": None, "decode_speedup_geomean": None,
             "e2e_speedup_geomean": None, "ratio_spread": None,
         }  # fmt: skip
     decode, e2e = speedups(paired, ratio_of_totals)
@@ -199,12 +202,20 @@ def _paired(paired: Sequence[tuple[Measured, Measured]] | None) -> dict[str, Any
         "identical": len(paired) - len(differing),
         "different_rate_upper": None if differing else rule_of_three(len(paired)),
         "diverged": tuple(f"{ours.sample_id}@{index}" for ours, index in differing),
+        "near_ties": _outcomes(paired, "near-tie"),
+        "violations": _outcomes(paired, "violation"),
         "decode_speedup": decode,
         "e2e_speedup": e2e,
         "decode_speedup_geomean": decode_geomean,
         "e2e_speedup_geomean": e2e_geomean,
         "ratio_spread": relative_spread(ratios),
     }
+
+
+def _outcomes(paired: Sequence[tuple[Measured, Measured]], outcome: str) -> int | None:
+    """Samples with this outcome in any repeat; None where none was judged (lossy methods, records of 0.1)."""
+    judged = [[found["outcome"] for line in ours.lines if (found := line.get("losslessness"))] for ours, _ in paired]
+    return sum(outcome in outcomes for outcomes in judged) if any(judged) else None
 
 
 def _speculation(arm: Arm, reference: Arm | None, paired: Sequence[tuple[Measured, Measured]] | None) -> dict[str, Any]:

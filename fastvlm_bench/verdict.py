@@ -13,7 +13,7 @@ from fastvlm_bench.summary import Row, summarise
 
 WARNINGS = (
     "ShortOutputs", "Diverged", "SlowerThanReference", "UntrainedDraft", "TooFewSamples", "NoisyMachine", "Throttled",
-    "DirtyTree", "EmbeddedData", "OrderEffect", "FailedSamples",
+    "NotIsolated", "DirtyTree", "EmbeddedData", "OrderEffect", "FailedSamples",
 )  # fmt: skip
 """The closed list: each name is explained in docs/measuring.md."""
 SAME_WITHIN = 0.01
@@ -93,8 +93,8 @@ def _run_warnings(run: Run) -> Iterable[Notice]:
             "use --data DIR --split NAME",
         )
     for recorded in run.meta.get("warnings") or []:
-        if recorded["name"] == "Throttled":  # seen while it ran: it cannot be told from the record
-            yield Notice("Throttled", recorded["message"])
+        if recorded["name"] in ("Throttled", "NotIsolated"):  # seen while it ran: the record cannot tell it
+            yield Notice(recorded["name"], recorded["message"])
 
 
 def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
@@ -117,7 +117,8 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
                      "to be worth reading; raise --limit or give --data DIR")  # fmt: skip
     if row.identical is not None and row.identical < row.samples_paired and greedy(run.meta) and row.lossless:
         yield Notice("Diverged", f"{where}: {len(row.diverged)} of {row.samples_paired} outputs differ from "
-                     f"{row.reference} (sample@token {_some(row.diverged)}); {_divergence_cause(row)}")  # fmt: skip
+                     f"{row.reference} (sample@token {_some(row.diverged)}){_judged(row)}; "
+                     f"{_divergence_cause(row)}")  # fmt: skip
     yield from _untrained(row, arm, where)
     decode, e2e = word(row.decode_speedup), word(row.e2e_speedup)
     if "SLOWER" in (decode, e2e):
@@ -138,7 +139,15 @@ def _reference_warnings(row: Row) -> Iterable[Notice]:
                      "raise --repeats")  # fmt: skip
 
 
+def _judged(row: Row) -> str:
+    if row.near_ties is None and row.violations is None:
+        return ""
+    return f", {row.near_ties or 0} near-ties and {row.violations or 0} violations"
+
+
 def _divergence_cause(row: Row) -> str:
+    if row.violations:
+        return "a violation is a token that the target would not have chosen, a fault of the method: report it"
     if row.dtype == "float32":
         return "in float32 that is a fault of the method: report it"
     return f"{row.dtype} rounds a block of tokens unlike single ones; check with --dtype float32"
@@ -215,6 +224,8 @@ def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> 
             yield f"{where}: {row.samples - row.samples_paired} of {row.samples} samples have no pair"
         if row.lossless and row.dtype == "float32" and greedy(run.meta) and row.diverged:
             yield f"{where}: {len(row.diverged)} outputs of a lossless method differ from {row.reference} in float32"
+        elif row.violations and greedy(run.meta):
+            yield f"{where}: {row.violations} outputs have a token that the target would not have chosen"
 
 
 def _of(line: Mapping[str, Any], arm: Arm) -> bool:

@@ -12,7 +12,7 @@ HEAVY = ("torch", "transformers")
 LIGHT = (
     "metrics", "suite", "suite_definition", "annotations", "record", "storage", "summary", "arms", "quality",
     "statistics", "identities", "verdict", "report", "layout", "export", "compare", "config", "trace", "errors", "cli",
-    "drafts", "environment", "memory", "clock", "live", "models.names", "scoring",
+    "drafts", "environment", "memory", "clock", "live", "models.names", "scoring", "doctor", "nvml", "conditions",
 )  # fmt: skip
 # From the top down: a module may import from its own level or one further down.
 LEVELS = (

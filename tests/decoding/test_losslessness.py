@@ -1,0 +1,275 @@
+"""Three outcomes of a differing output, and mutants that must be caught: one wrong token, a cache not rolled back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from targets import generate, oracle_draft
+
+from fastvlm_bench.benchmark import require_lossless
+from fastvlm_bench.clock import Clock
+from fastvlm_bench.decoding import fastvlm
+from fastvlm_bench.decoding.build import Built
+from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.decoding.losslessness import judge_output, ulp
+from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.errors import BenchError, LosslessViolation
+from fastvlm_bench.runner import Runner
+
+COUNT = 24
+
+
+@pytest.fixture(scope="module")
+def expected(llava: Any, inputs: dict[str, Any]) -> list[int]:
+    return generate(llava, inputs, count=COUNT)
+
+
+def judged(
+    llava: Any, inputs: dict[str, Any], tokens: list[int], expected: list[int], **options: Any
+) -> dict[str, Any]:
+    return judge_output(llava, inputs, tokens, expected, limit=COUNT, **options)
+
+
+def test_the_same_ids_are_identical_and_cost_no_pass(expected: list[int]) -> None:
+    assert judge_output(None, {}, list(expected), expected, limit=COUNT) == {"outcome": "identical"}
+
+
+@pytest.mark.parametrize("place", [0, 1, 7, COUNT - 1])
+def test_a_flipped_token_is_a_violation_where_it_stands(
+    llava: Any, inputs: dict[str, Any], expected: list[int], place: int
+) -> None:
+    spoilt = [*expected]
+    spoilt[place] = (spoilt[place] + 1) % 100 + 10
+    found = judged(llava, inputs, spoilt, expected)
+    assert (found["outcome"], found["index"]) == ("violation", place)
+    assert (found["token"], found["expected"]) == (spoilt[place], expected[place])
+    assert found["gap"] > found["epsilon"] > 0
+
+
+def test_wrong_lengths_are_violations(llava: Any, inputs: dict[str, Any], expected: list[int], eos: int) -> None:
+    for tokens, index in (([], 0), (expected[:-1], COUNT - 1), ([*expected[:3], eos, *expected[4:]], 4)):
+        found = judged(llava, inputs, tokens, expected)
+        assert (found["outcome"], found["index"], found["gap"]) == ("violation", index, None)
+
+
+@pytest.fixture
+def eos(llava: Any) -> Iterator[int]:
+    before = llava.generation_config.eos_token_id
+    llava.generation_config.eos_token_id = 2
+    yield 2
+    llava.generation_config.eos_token_id = before
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "expected"),
+    [(20.0, torch.bfloat16, 0.125), (-20.0, torch.bfloat16, 0.125), (16.0, torch.float32, 16 * 2**-23),
+     (31.9, torch.float16, 16 * 2**-10), (0.0, torch.float32, 2.0**-149)],
+)  # fmt: skip
+def test_units_in_the_last_place(value: float, dtype: torch.dtype, expected: float) -> None:
+    assert ulp(value, dtype) == expected
+
+
+def test_nan_logits_are_no_near_tie(llava: Any, inputs: dict[str, Any], expected: list[int]) -> None:
+    handle = llava.lm_head.register_forward_hook(lambda _, __, out: out * float("nan"))
+    try:
+        assert judged(llava, inputs, [expected[0] + 1, *expected[1:]], expected)["outcome"] == "violation"
+    finally:
+        handle.remove()
+
+
+# ------------------------------------------------------------------------------------------ through the runner
+
+
+class Record:
+    """Stands for a RunWriter: keeps the lines."""
+
+    def __init__(self) -> None:
+        self.completed: set[Any] = set()
+        self.lines: list[dict[str, Any]] = []
+
+    def append(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+
+
+def run(llava: Any, inputs: dict[str, Any], method: Any, samples: int = 2) -> list[dict[str, Any]]:
+    target = SimpleNamespace(model=llava, device=torch.device("cpu"), decode=lambda ids: " ".join(map(str, ids)))
+    methods = [
+        Built("standard", Standard(), True, None, {}),
+        Built("fastvlm", method, True, 2, {}),
+    ]
+    runner = Runner(target, methods, Clock(), max_new_tokens=COUNT)  # type: ignore[arg-type]
+    runner._inputs = lambda sample: inputs  # type: ignore[method-assign]
+    suite = SimpleNamespace(name="s", samples=[SimpleNamespace(sample_id=str(i)) for i in range(samples)])
+    writer = Record()
+    runner.run(suite, 1, writer, lambda step: None)  # type: ignore[arg-type]
+    return writer.lines
+
+
+def outcomes(lines: list[dict[str, Any]]) -> list[str]:
+    assert all(line["losslessness"] is None for line in lines if line["method"] == "standard")
+    return [line["losslessness"]["outcome"] for line in lines if line["method"] == "fastvlm"]
+
+
+def test_the_true_method_is_identical(llava: Any, inputs: dict[str, Any]) -> None:
+    assert outcomes(run(llava, inputs, FastVLM(oracle_draft(llava, 2), gamma=4))) == ["identical"] * 2
+
+
+def test_a_mutant_that_flips_one_token_in_many_is_caught(
+    llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, expected: list[int]
+) -> None:
+    calls, real = [0], fastvlm.accept_greedy
+
+    def accepts_one_wrong(drafted: list[int], predicted: list[int]) -> int:
+        calls[0] += 1
+        accepted = real(drafted, predicted)
+        return accepted + (accepted < len(drafted) and calls[0] > 3)
+
+    monkeypatch.setattr(fastvlm, "accept_greedy", accepts_one_wrong)
+    lines = run(llava, inputs, FastVLM(oracle_draft(llava, 2, spoiled=0.4), gamma=4))
+    assert "violation" in outcomes(lines)
+    stored = SimpleNamespace(lines=lines, folder=Path("results/x"))
+    with pytest.raises(LosslessViolation, match=r"fastvlm on sample \d of s \(violation: token \d+, gap"):
+        require_lossless(stored)  # type: ignore[arg-type]
+    assert LosslessViolation.exit_code == 5
+
+
+def test_a_cache_that_is_not_rolled_back_is_caught(
+    llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FastVLM, "_roll_back", lambda *_: None)
+    lines = run(llava, inputs, FastVLM(oracle_draft(llava, 2, spoiled=0.4), gamma=4))
+    caught = [line["error"] is not None or line["losslessness"]["outcome"] == "violation"
+              for line in lines if line["method"] == "fastvlm"]  # fmt: skip
+    assert any(caught)
+
+
+def test_a_count_that_is_off_by_one_stops_the_run(
+    llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = FastVLM._round
+
+    def off_by_one(self: FastVLM, *arguments: Any) -> Any:
+        found = real(self, *arguments)
+        found.emitted -= 1
+        return found
+
+    monkeypatch.setattr(FastVLM, "_round", off_by_one)
+    with pytest.raises(BenchError, match=r"internal error: fastvlm on sample 0: 24 tokens, but 1 \+ emitted"):
+        run(llava, inputs, FastVLM(oracle_draft(llava, 2), gamma=4))
+
+
+def test_what_cannot_be_judged_is_said_and_is_not_lossless(
+    llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastvlm_bench import runner
+
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("3 GiB")
+
+    monkeypatch.setattr(runner, "judge_output", no_memory)
+    lines = run(llava, inputs, FastVLM(oracle_draft(llava, 2), gamma=4))
+    assert outcomes(lines) == ["unchecked"] * 2
+    with pytest.raises(LosslessViolation, match="unchecked: OutOfMemoryError: 3 GiB"):
+        require_lossless(SimpleNamespace(lines=lines, folder=Path("x")))  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------ failures of one generation
+
+
+class Failing:
+    """A method that raises on the chosen calls, otherwise decodes as `inner` does."""
+
+    def __init__(self, inner: Any, error: Exception, calls: set[int] | None) -> None:
+        self.inner, self.error, self.calls, self.count = inner, error, calls, 0
+        self.clock = inner.clock
+
+    @property
+    def last(self) -> Any:
+        return self.inner.last
+
+    @last.setter
+    def last(self, value: Any) -> None:
+        self.inner.last = value
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.count += 1
+        if self.calls is None or self.count in self.calls:
+            raise self.error
+        return self.inner(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("tried 3 GiB"), RuntimeError("DefaultCPUAllocator: not enough memory: 3 GiB")]
+)
+def test_out_of_memory_in_one_arm_of_one_sample(llava: Any, inputs: dict[str, Any], error: Exception) -> None:
+    lines = run(llava, inputs, Failing(FastVLM(oracle_draft(llava, 2), gamma=4), error, {2}), samples=3)
+    failed = [line for line in lines if line["error"]]
+    assert [(line["sample_id"], line["method"]) for line in failed] == [("1", "fastvlm")]
+    assert failed[0]["error"].startswith("out_of_memory: ") and failed[0]["rounds"] == []
+    assert all(failed[0][name] is None for name in ("token_ids", "ttft_s", "decode_s", "memory", "losslessness"))
+    assert outcomes([line for line in lines if not line["error"]]) == ["identical"] * 2, "the next sample is sound"
+
+
+def test_out_of_memory_on_every_sample_of_one_arm_is_a_result(llava: Any, inputs: dict[str, Any]) -> None:
+    method = Failing(FastVLM(oracle_draft(llava, 2)), torch.OutOfMemoryError("x"), None)
+    lines = run(llava, inputs, method, samples=5)
+    assert len(lines) == 10 and sum(line["error"] is not None for line in lines) == 5
+
+
+def test_out_of_memory_on_every_sample_ends_the_run(
+    llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("tried 3 GiB")
+
+    monkeypatch.setattr(Standard, "__call__", no_memory)
+    monkeypatch.setattr(FastVLM, "__call__", no_memory)
+    with pytest.raises(BenchError, match=r"3 samples in a row failed in every method \(out_of_memory"):
+        run(llava, inputs, FastVLM(oracle_draft(llava, 2)), samples=9)
+
+
+class Backwards(Clock):
+    """A clock that goes back a second at each reading."""
+
+    def now(self) -> float:
+        self.seconds = getattr(self, "seconds", 100.0) - 1.0
+        return self.seconds
+
+
+def test_a_clock_that_goes_backwards_stops_the_run(llava: Any, inputs: dict[str, Any]) -> None:
+    with pytest.raises(BenchError, match=r"internal error: fastvlm on sample 0: .*not a time"):
+        run(llava, inputs, FastVLM(oracle_draft(llava, 2), gamma=4, clock=Backwards()))
+
+
+def test_a_draft_may_propose_anything_the_target_decides(
+    llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, expected: list[int]
+) -> None:
+    """Image tokens, padding, end of sequence, the last id: proposed in turn at each draft, never emitted unduly."""
+    odd = [llava.config.image_token_id, 0, 1, llava.config.text_config.vocab_size - 1]
+    method, turn = FastVLM(oracle_draft(llava, 2), gamma=4), [0]
+    real = fastvlm.Session.choose
+
+    def choose(session: Any, logits: Any, prefix_length: int) -> list[int]:
+        found = real(session, logits, prefix_length)
+        if len(found) == 1 and prefix_length > session.prompt_length and drafting[0]:
+            turn[0] += 1
+            return [odd[turn[0] % len(odd)]]
+        return found
+
+    drafting = [False]
+    real_draft = FastVLM._draft
+
+    def draft(*arguments: Any) -> Any:
+        drafting[0] = True
+        try:
+            return real_draft(*arguments)
+        finally:
+            drafting[0] = False
+
+    monkeypatch.setattr(fastvlm.Session, "choose", choose)
+    monkeypatch.setattr(FastVLM, "_draft", draft)
+    assert generate(llava, inputs, method, count=COUNT) == expected
+    assert turn[0] > 10
