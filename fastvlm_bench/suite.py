@@ -139,7 +139,10 @@ def _choose_split(definition: Definition, name: str | None, folder: str | Path |
 def _rendered(template: str, entry: Entry) -> str:
     """The template with every placeholder replaced in one pass, so that braces in the data are left alone."""
     values = {"question": entry.question, "Question": entry.question.capitalize(), **entry.fields}
-    return PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
+    if lacking := [name for name in PLACEHOLDER.findall(template) if name not in values]:
+        there = ", ".join(f"{{{name}}}" for name in values)
+        raise UsageError(f"prompt {template!r} holds {{{lacking[0]}}}, which these samples do not have; use {there}")
+    return PLACEHOLDER.sub(lambda match: values[match[1]], template)
 
 
 def open_image(sample: Sample) -> "Image":

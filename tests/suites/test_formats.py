@@ -375,3 +375,5 @@ def test_prompt_sets(data: Path, chosen: str | None, prompt: str) -> None:
     assert (suite.prompt_set, suite.samples[0].prompt) == (chosen or "lmms", prompt)
     suite = load_suite("vqav2", data=data, prompt="Q: {question} A:")
     assert (suite.prompt_set, suite.samples[0].prompt) == ("custom", "Q: What is 0 {here}? A:")
+    with pytest.raises(UsageError, match="holds {history}, which these samples do not have; use {question}"):
+        load_suite("vqav2", data=data, prompt="{history} {question}")
