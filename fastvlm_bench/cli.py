@@ -24,6 +24,10 @@ class _Group(TyperGroup):
         except BrokenPipeError:  # `fastvlm-bench … | head`
             sys.stderr.close()
             raise typer.Exit(0) from None
+        except SystemExit as stop:  # rich meets the closed pipe first, and makes 1 of it
+            if isinstance(stop.__context__, BrokenPipeError):
+                raise typer.Exit(0) from None
+            raise
 
 
 app = typer.Typer(

@@ -8,16 +8,17 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench import annotations, metrics
+from fastvlm_bench import annotations, metrics, readers
 from fastvlm_bench.annotations import Document, Entry
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.metrics.ptb_tokenizer import VERSION
 from fastvlm_bench.record import Run
 from fastvlm_bench.storage import write_atomically
-from fastvlm_bench.suite_definition import Definition, read_definition
+from fastvlm_bench.suite_definition import Definition, Split, read_definition
 
 KEYS = {"caption": ("image_id", "caption"), "vqa": ("question_id", "answer")}
 """Kind of a suite -> the keys of an entry in its official results file: the sample's id, the model's text."""
@@ -80,28 +81,35 @@ def score_file(
 
 
 def read_references(definition: Definition, path: Path) -> list[Entry]:
-    """The samples of an official annotation file in whichever format of the suite it has; images are not looked for."""
+    """The samples of an official annotation file in whichever format of the suite it has; images are not looked for.
+
+    The splits whose own file name it bears are tried first; the first format that fits is taken.
+    """
     splits = list(definition.splits.values())
-    named = [split for split in splits if path.name in split.files.values()]
-    formats = {split.format: split for split in reversed(named or splits)}
-    document, _ = annotations.read_document(path, "give the official annotation file")
-    content = document.content if isinstance(document.content, dict) else {}
-    if "coco-karpathy" in formats and "annotations" not in content:
-        split = formats["coco-karpathy"]
-        return annotations.read_coco_karpathy(
-            Document(path, document.content, annotations.KARPATHY_LAYOUT), split.subset, split.images
-        )
-    if "vqav2" in formats:
-        answers = Document(path, document.content, annotations.ANSWERS_LAYOUT)
+    named = [s for s in splits if any(fnmatch(path.name, name) for names in s.files.values() for name in names)]
+    failure: UsageError | None = None
+    for split in {s.format: s for s in reversed(named or splits)}.values():
+        try:
+            return _read(split, path)
+        except UsageError as error:
+            failure = failure or error
+    raise failure or UsageError(f"suite '{definition.name}' has no split that could be scored")
+
+
+def _read(split: Split, path: Path) -> list[Entry]:
+    if split.format == "vqav2":
         # The questions are in another file, and are not needed to score: stand-ins pass the same reader.
-        asked = [
-            {"question": "?", "image_id": 0, **row} for row in answers.rows("annotations") if isinstance(row, dict)
-        ]
+        document, _ = annotations.read_document(path, annotations.ANSWERS_LAYOUT)
+        answers = Document(path, document.content, annotations.ANSWERS_LAYOUT)
+        asked = [{"question": "?", "image_id": 0, **row} for row in answers.rows("annotations") if isinstance(row, dict)]
         questions = Document(path, {"questions": asked}, annotations.ANSWERS_LAYOUT)
         return annotations.read_vqav2(questions, answers, "{image_id}")
-    if "coco-captions" in formats or "coco-karpathy" in formats:
-        return annotations.read_coco_captions(Document(path, document.content, annotations.COCO_LAYOUT))
-    raise UsageError(f"suite '{definition.name}' has no reader for scoring a file ({', '.join(formats)})")
+    needs = set(readers.load(split.format).NEEDS) & set(split.files) - {"annotations", "questions"}
+    if needs:
+        raise UsageError(f"{path}: format {split.format} also needs {', '.join(sorted(needs))}; `score` reads one file")
+    key = "annotations" if "annotations" in split.files else "questions"
+    settings = {"images": split.images, "image_name": split.image_name, "subset": split.subset}
+    return readers.load(split.format).read(readers.Source({key: (path,)}, settings, lambda raw: None))
 
 
 def read_predictions(

@@ -171,6 +171,8 @@ def _slowness_cause(row: Row) -> str:
         return "its costs predict a gain, so the loop around the model loses it; try a larger model, or --device cuda"
     if row.alpha is not None and row.alpha < 0.5:
         return f"α is {row.alpha:.2f}, most drafting is wasted; try a smaller gamma=, or train the draft"
+    if row.alpha is None:
+        return "it drafts nothing, so only its own loop can be the cause; no flag helps"
     return "drafting and verifying cost more than they save; try a lower exit_layer=, or a smaller gamma="
 
 

@@ -1,6 +1,12 @@
-"""The acceptance rules: which drafted tokens stand. Greedy here; nothing else may decide."""
+"""The acceptance rules: which drafted tokens stand. Greedy or by sampling; nothing else may decide.
+
+The loop decodes greedily; the sampling rule waits for it to draw its drafts.
+"""
 
 from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 
 def accept_greedy(drafted: Sequence[int], predicted: Sequence[int]) -> int:
@@ -15,3 +21,39 @@ def accept_greedy(drafted: Sequence[int], predicted: Sequence[int]) -> int:
             break
         accepted += 1
     return accepted
+
+
+def accept_sampled(
+    drafted: Sequence[int], q: Tensor, p: Tensor, generator: torch.Generator | None = None
+) -> tuple[int, int]:
+    """(how many drafted tokens stand, the token that follows them), distributed exactly as the target's samples.
+
+    Speculative sampling (arXiv 2211.17192, algorithm 1): drafted[i], drawn from q[i], stands with probability
+    min(1, p[i]/q[i]); the first that falls is replaced by a draw from max(0, p[i] - q[i]), normalised; if all stand, a
+    bonus token is drawn from p[k]. q: (k, vocab), the draft's probabilities; p: (k + 1, vocab), the target's, both
+    after the same temperature, top-k and top-p. ValueError: wrong shapes, or a token that the draft cannot have drawn.
+    """
+    if q.shape[0] != len(drafted) or p.shape != (len(drafted) + 1, q.shape[1]):
+        raise ValueError(f"{len(drafted)} drafted tokens need q (k, V) and p (k + 1, V), not {q.shape} and {p.shape}")
+    for i, token in enumerate(drafted):
+        own, target = float(q[i, token]), float(p[i, token])
+        if not own > 0:  # also true for NaN
+            raise ValueError(f"drafted token {token} at position {i} has draft probability {own}")
+        if _uniform(generator) * own >= target:  # u < p/q without the division; p = 0 never stands
+            return i, _draw(residual(p[i], q[i]), generator)
+    return len(drafted), _draw(p[-1], generator)
+
+
+def residual(p: Tensor, q: Tensor) -> Tensor:
+    """max(0, p - q), not normalised; p itself where nothing is left of it (p = q, up to rounding)."""
+    left = (p - q).clamp_min(0)
+    return left if bool(left.sum() > 0) else p
+
+
+def _uniform(generator: torch.Generator | None) -> float:
+    """Uniform on [0, 1)."""
+    return float(torch.rand((), generator=generator, dtype=torch.float64))
+
+
+def _draw(weights: Tensor, generator: torch.Generator | None) -> int:
+    return int(torch.multinomial(weights, 1, generator=generator))

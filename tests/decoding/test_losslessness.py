@@ -49,6 +49,31 @@ def test_a_flipped_token_is_a_violation_where_it_stands(
     assert found["gap"] > found["epsilon"] > 0
 
 
+def test_a_gap_within_the_noise_is_a_near_tie_and_what_follows_is_judged_on_its_own_prefix(
+    llava: Any, inputs: dict[str, Any], expected: list[int]
+) -> None:
+    def after(tokens: list[int]) -> dict[str, Any]:
+        ids = torch.cat([inputs["input_ids"], torch.tensor([tokens])], dim=1)
+        return {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    with torch.inference_mode():
+        second = int(llava(**after(expected[:5])).logits[0, -1].topk(2).indices[1])
+    # The target's own continuation after its second choice: all that speaks against it is one gap.
+    spoilt = [*expected[:5], second]
+    whole = [*spoilt, *generate(llava, after(spoilt), count=COUNT - 6)]
+    found = judged(llava, inputs, whole, expected)
+    assert (found["outcome"], found["index"]) == ("violation", 5)
+    largest = judged(llava, inputs, whole, expected, noise=1.0)["epsilon"]
+    noise = 1.01 * found["gap"] / largest
+    tie = judged(llava, inputs, whole, expected, noise=noise)
+    assert (tie["outcome"], tie["index"], tie["token"], tie["expected"]) == ("near-tie", 5, second, expected[5])
+    assert tie["gap"] == found["gap"] < tie["epsilon"]
+    with torch.inference_mode():
+        whole[15] = int(llava(**after(whole[:15])).logits[0, -1].argmin())
+    later = judged(llava, inputs, whole, expected, noise=noise)
+    assert (later["outcome"], later["index"]) == ("violation", 15), "a later fault is still seen"
+
+
 def test_wrong_lengths_are_violations(llava: Any, inputs: dict[str, Any], expected: list[int], eos: int) -> None:
     for tokens, index in (([], 0), (expected[:-1], COUNT - 1), ([*expected[:3], eos, *expected[4:]], 4)):
         found = judged(llava, inputs, tokens, expected)

@@ -1,0 +1,201 @@
+"""Sampled acceptance gives the target's distribution exactly: by enumeration, by chi-square, and mutants that fail.
+
+Enumeration runs the real code with its two sources of chance replaced: the uniform number by each midpoint of a grid
+(the probabilities are multiples of 1/20, their ratios to q of a fine enough grid), the draw by its whole distribution.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+
+from fastvlm_bench.decoding import accept
+from fastvlm_bench.decoding.accept import accept_sampled, residual
+
+V, GRID = 5, 20
+Distribution = dict[tuple[int, ...], float]
+
+
+def table(rows: dict[Any, list[int]]) -> Callable[[tuple[int, ...]], Tensor]:
+    """A conditional distribution: by the last token of the prefix, in twentieths."""
+    return lambda prefix: torch.tensor(rows[prefix[-1] if prefix else None], dtype=torch.float64) / 20
+
+
+# q is a divisor of 20 wherever a token can be drawn, so that p/q is a multiple of 1/20 of the grid.
+Q = table({None: [4, 4, 4, 4, 4], 0: [10, 5, 5, 0, 0], 1: [4, 4, 4, 4, 4], 2: [0, 10, 10, 0, 0], 3: [20, 0, 0, 0, 0],
+           4: [5, 5, 5, 5, 0]})  # fmt: skip
+P = table({None: [8, 5, 4, 3, 0], 0: [5, 5, 0, 4, 6], 1: [4, 4, 4, 4, 4], 2: [0, 0, 0, 0, 20], 3: [20, 0, 0, 0, 0],
+           4: [1, 2, 3, 4, 10]})  # fmt: skip
+
+
+def enumerate_round(drafted: tuple[int, ...], prefix: tuple[int, ...]) -> Distribution:
+    """The distribution of what one round emits after `prefix`, the drafted tokens given."""
+    steps = [prefix + drafted[:i] for i in range(len(drafted) + 1)]
+    q, p = torch.stack([Q(s) for s in steps[:-1]]), torch.stack([P(s) for s in steps])
+    found: Distribution = defaultdict(float)
+    for us in itertools.product([(j + 0.5) / GRID for j in range(GRID)], repeat=len(drafted)):
+        numbers, weights = iter(us), []
+
+        def draw(given: Tensor, _: Any, weights: list[Tensor] = weights) -> int:
+            weights.append(given / given.sum())
+            return -1
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(accept, "_uniform", lambda _, numbers=numbers: next(numbers))
+            patch.setattr(accept, "_draw", draw)
+            accepted, _ = accept_sampled(drafted, q, p)
+        (only,) = weights
+        for token, weight in enumerate(only.tolist()):
+            if weight:
+                found[(*drafted[:accepted], token)] += weight / GRID ** len(drafted)
+    return found
+
+
+def outputs(length: int, gamma: int, prefix: tuple[int, ...] = (), weight: float = 1.0) -> Distribution:
+    """The distribution of the first `length` tokens of draft-and-verify rounds, over everything that may be drafted."""
+    if len(prefix) >= length:
+        return {prefix[:length]: weight}
+    found: Distribution = defaultdict(float)
+    for drafted in itertools.product(range(V), repeat=gamma):
+        chance = 1.0
+        for i, token in enumerate(drafted):
+            chance *= float(Q(prefix + drafted[:i])[token])
+        if chance:
+            for emitted, share in enumerate_round(drafted, prefix).items():
+                for sequence, part in outputs(length, gamma, prefix + emitted, weight * chance * share).items():
+                    found[sequence] += part
+    return found
+
+
+def wanted(length: int) -> Distribution:
+    found: Distribution = {}
+    for sequence in itertools.product(range(V), repeat=length):
+        chance = 1.0
+        for i, token in enumerate(sequence):
+            chance *= float(P(sequence[:i])[token])
+        if chance:
+            found[sequence] = chance
+    return found
+
+
+def distance(gamma: int, length: int) -> float:
+    """The total variation distance from the target's own sequences."""
+    ours, theirs = outputs(length, gamma), wanted(length)
+    return sum(abs(ours.get(s, 0.0) - theirs.get(s, 0.0)) for s in {*ours, *theirs}) / 2
+
+
+@pytest.mark.parametrize(("gamma", "length"), [(1, 3), (2, 2)])
+def test_every_sequence_has_exactly_the_targets_probability(gamma: int, length: int) -> None:
+    assert distance(gamma, length) < 1e-12
+
+
+# ------------------------------------------------------------------------------------------ chi-square
+
+
+def counts(size: int, seed: int, vocabulary: int = 12) -> tuple[Tensor, Tensor]:
+    """First tokens of `size` rounds with a fixed draft and target, and how many are expected of each."""
+    generator = torch.Generator().manual_seed(seed)
+    q, p = (torch.rand(vocabulary, generator=generator, dtype=torch.float64) ** 2 for _ in range(2))
+    q[0], p[0], p[1] = 0.0, 0.3, 0.0  # the draft never proposes 0; the target never wants 1
+    q, p = q / q.sum(), p / p.sum()
+    found = torch.zeros(vocabulary, dtype=torch.float64)
+    drafts = torch.multinomial(q, size, replacement=True, generator=generator).tolist()
+    for draft in drafts:
+        accepted, token = accept_sampled([draft], q[None], torch.stack([p, p]), generator)
+        found[draft if accepted else token] += 1
+    return found, size * p
+
+
+def chi_square_p(size: int, seed: int) -> float:
+    found, expected = counts(size, seed)
+    if bool((found[expected == 0] > 0).any()):
+        return 0.0
+    there = expected > 0
+    return float(chisquare(found[there], expected[there]).pvalue)
+
+
+def test_samples_follow_the_target() -> None:
+    assert min(chi_square_p(3000, seed) for seed in range(3)) > 1e-3
+
+
+# ------------------------------------------------------------------------------------------ mutants
+
+
+def resample_from_p(p: Tensor, q: Tensor) -> Tensor:
+    return p
+
+
+def no_clamp(p: Tensor, q: Tensor) -> Tensor:
+    return (p - q).abs()
+
+
+@pytest.mark.parametrize("mutant", [resample_from_p, no_clamp])
+def test_a_wrong_residual_is_caught(mutant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accept, "residual", mutant)
+    assert distance(1, 2) > 1e-3
+    assert chi_square_p(3000, 0) < 1e-4
+
+
+@pytest.mark.parametrize("factor", [1.1, 1 / 1.1])
+def test_a_ratio_that_is_wrong_by_a_tenth_is_caught(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten per cent more or less acceptance: the uniform number is compared with p/q times the factor."""
+    real = accept._uniform
+    monkeypatch.setattr(accept, "_uniform", lambda generator: real(generator) / factor)
+    assert min(chi_square_p(20_000, seed) for seed in range(3)) < 1e-4
+
+
+def test_never_accepting_and_always_accepting_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (2.0, -1.0):
+        monkeypatch.setattr(accept, "_uniform", lambda generator, number=number: number)
+        assert chi_square_p(3000, 0) < 1e-4
+
+
+# ------------------------------------------------------------------------------------------ edges
+
+
+def test_equal_distributions_always_stand_and_nothing_is_divided_by_zero() -> None:
+    generator = torch.Generator().manual_seed(0)
+    p = torch.tensor([0.5, 0.25, 0.25, 0.0])
+    assert torch.equal(residual(p, p), p)
+    for _ in range(200):
+        accepted, token = accept_sampled([0, 1], torch.stack([p, p]), torch.stack([p, p, p]), generator)
+        assert accepted == 2 and token != 3
+
+
+def test_temperature_towards_zero_is_greedy() -> None:
+    """One-hot target: the draft stands exactly where it is the argmax, otherwise the argmax replaces it."""
+    q, p = torch.full((2, 4), 0.25), torch.eye(4)[[2, 1, 3]]
+    assert accept_sampled([2, 1], q, p) == (2, 3)
+    assert accept_sampled([2, 0], q, p) == (1, 1)
+    assert accept_sampled([0, 1], q, p) == (0, 2)
+
+
+def test_nothing_drafted_is_plain_sampling() -> None:
+    assert accept_sampled([], torch.empty(0, 4), torch.eye(4)[[1]]) == (0, 1)
+
+
+def test_a_seed_makes_it_repeatable() -> None:
+    def draw(seed: int) -> list[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(seed)
+        q = torch.full((3, 8), 1 / 8)
+        p = torch.softmax(torch.arange(32.0).reshape(4, 8).sin(), dim=-1)
+        return [accept_sampled([1, 2, 3], q, p, generator) for _ in range(20)]
+
+    assert draw(1) == draw(1) != draw(2)
+
+
+def test_impossible_input_is_refused() -> None:
+    p = torch.full((2, 4), 0.25)
+    with pytest.raises(ValueError, match="draft probability 0.0"):
+        accept_sampled([0], torch.tensor([[0.0, 0.5, 0.5, 0.0]]), p)
+    with pytest.raises(ValueError, match="draft probability nan"):
+        accept_sampled([0], torch.full((1, 4), float("nan")), p)
+    with pytest.raises(ValueError, match="need q"):
+        accept_sampled([0, 1], p[:1], p)
+    with pytest.raises(RuntimeError):
+        accept_sampled([0], torch.full((1, 4), 0.25), torch.full((2, 4), float("nan")))
