@@ -16,8 +16,8 @@ def refusal(text: str) -> str:
 def test_a_name_alone_has_the_defaults() -> None:
     spec = MethodSpec.parse("fastvlm")
     assert (spec.name, spec.label, spec.lossless) == ("fastvlm", "fastvlm", True)
-    assert spec.options == {"gamma": 6, "stop_below": 0.0}  # exit layer and head are the draft's own
-    assert MethodSpec.parse("layerskip").options == {"gamma": 6, "exit_layer": 2, "stop_below": 0.0}
+    assert spec.options == {"gamma": 10, "stop_below": 0.5}  # exit layer and head are the draft's own
+    assert MethodSpec.parse("layerskip").options == {"gamma": 10, "exit_layer": 2, "stop_below": 0.5}
     assert MethodSpec.parse("standard").options == MethodSpec.parse("hf-generate").options == {}
     assert MethodSpec.parse("early-exit").options == {}
 
