@@ -168,14 +168,6 @@ def florence2() -> Built:
     return model, {**prompt(17), "pixel_values": pixels(1, 3, 32, 32)}
 
 
-def fast_vlm() -> Built:
-    config = hf.FastVlmConfig(
-        vision_config=hf.TimmWrapperConfig(architecture="fastvit_mci3"), text_config=hf.Qwen2Config(**TEXT),
-        image_token_id=IMAGE,
-    )  # fmt: skip
-    return hf.FastVlmForConditionalGeneration(config), {**prompt(1), "pixel_values": pixels(1, 3, 64, 64)}
-
-
 def qwen3_5() -> Built:
     """Refused: its linear-attention layers keep a recurrent state."""
     config = hf.Qwen3_5Config(
