@@ -84,8 +84,8 @@ def number(value: float | None, digits: int = 2, scale: float = 1.0) -> str:
 
 
 def share(value: float | None) -> str:
-    """A share of one, in per cent."""
-    return NOTHING if value is None else f"{value:.0%}".replace("%", " %")
+    """A share of one, in per cent; what rounds to nothing has no sign."""
+    return NOTHING if value is None else f"{round(value, 2) + 0.0:.0%}".replace("%", " %")
 
 
 def milliseconds(value: float | None) -> str:

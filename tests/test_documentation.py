@@ -75,14 +75,33 @@ def test_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "The image shows" in capsys.readouterr().out
 
 
+RESULTS = ROOT / "results"
+
+
 def test_reference_table_is_what_the_records_say() -> None:
-    """The README's table is the output of the export command that stands above it, byte by byte."""
-    found = re.search(r"`(fastvlm-bench export [^`]*)`:\n\n(\|.*?)\n\n", README, flags=re.S)
+    """The table in results/README.md is the output of the export command that stands above it, byte by byte."""
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"`(fastvlm-bench export [^`]*)`:\n\n(\|.*?)\n\n", page, flags=re.S)
     assert found is not None
     words = shlex.split(found.group(1))[1:]
     arguments = [str(p) for w in words for p in (sorted(ROOT.glob(w)) if w.startswith("results/") else [w])]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.stdout.strip() == found.group(2).strip()
+
+
+def test_reference_sentences_are_what_the_records_say() -> None:
+    """Each sentence of the README's results is one that `report` prints of a committed run."""
+    block = re.search(r"## Reference results\n.*?```text\n(.*?)```", README, flags=re.S)
+    assert block is not None
+    said = ""
+    for folder in sorted(p.parent for p in RESULTS.glob("*/run.json")):
+        result = CliRunner().invoke(app, ["report", str(folder)], catch_exceptions=False)
+        said += " ".join(result.stdout.split()) + " "
+    sentences = [" ".join(line.split()) for line in re.split(r"\n(?=\S)", block.group(1).strip())]
+    assert len(sentences) >= 6
+    for sentence in sentences:
+        suite, _, claim = sentence.partition(": ")
+        assert suite in said and claim in said, sentence
 
 
 def test_reference_runs_are_whole_and_valid() -> None:
