@@ -101,7 +101,9 @@ def _read(split: Split, path: Path) -> list[Entry]:
         # The questions are in another file, and are not needed to score: stand-ins pass the same reader.
         document, _ = annotations.read_document(path, annotations.ANSWERS_LAYOUT)
         answers = Document(path, document.content, annotations.ANSWERS_LAYOUT)
-        asked = [{"question": "?", "image_id": 0, **row} for row in answers.rows("annotations") if isinstance(row, dict)]
+        asked = [
+            {"question": "?", "image_id": 0, **row} for row in answers.rows("annotations") if isinstance(row, dict)
+        ]
         questions = Document(path, {"questions": asked}, annotations.ANSWERS_LAYOUT)
         return annotations.read_vqav2(questions, answers, "{image_id}")
     needs = set(readers.load(split.format).NEEDS) & set(split.files) - {"annotations", "questions"}

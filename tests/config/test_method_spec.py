@@ -51,9 +51,9 @@ def test_shared_options_reach_those_that_take_them_and_do_not_name_their_own() -
     def options(text: str) -> dict[str, object]:
         return dict(MethodSpec.parse(text, gamma=3, exit_layer=5).options)
 
-    assert options("fastvlm") == {"gamma": 3, "exit_layer": 5, "stop_below": 0.0}
-    assert options("fastvlm:gamma=8") == {"gamma": 8, "exit_layer": 5, "stop_below": 0.0}
-    assert options("layerskip:exit_layer=1") == {"gamma": 3, "exit_layer": 1, "stop_below": 0.0}
+    assert options("fastvlm") == {"gamma": 3, "exit_layer": 5, "stop_below": 0.5}
+    assert options("fastvlm:gamma=8") == {"gamma": 8, "exit_layer": 5, "stop_below": 0.5}
+    assert options("layerskip:exit_layer=1") == {"gamma": 3, "exit_layer": 1, "stop_below": 0.5}
     assert options("early-exit") == {"exit_layer": 5}
     assert options("standard") == {}
 
