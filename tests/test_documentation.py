@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -35,11 +36,13 @@ def test_there_are_commands_to_check() -> None:
 
 @pytest.mark.parametrize(("page", "line"), command_lines())
 def test_commands_and_options_exist(page: str, line: str) -> None:
-    group = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
     words = [w for w in shlex.split(line.split(" && ")[0]) if w]
-    assert words[0] in group.commands, f"{page}: {line}"  # type: ignore[attr-defined]
-    known = {opt for p in group.commands[words[0]].params for opt in p.opts}  # type: ignore[attr-defined]
-    for word in words[1:]:
+    assert words[0] in command.commands, f"{page}: {line}"
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    known = {opt for p in command.params for opt in p.opts}
+    for word in words:
         if word.startswith("-"):
             assert word.split("=")[0] in known, f"{page}: {line}"
 
