@@ -166,7 +166,7 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
         differences = runner.self_check(suites[0])
         for layer, difference in differences.items():
             live.say(
-                f"self-check, exit {layer}: verification is a full pass within {difference:.0e} of the largest logit"
+                f"self-check, exit {layer}: verification matches a full pass to {difference:.0e} of the largest logit"
             )
         if target.device.type == "cpu":
             threads = config.threads or writer.meta["environment"].get("threads")

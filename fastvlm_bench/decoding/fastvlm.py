@@ -4,7 +4,7 @@ The first n layers and the imitation head draft up to γ tokens; the layers from
 reuses the draft's hidden states and KV cache. Tokens that the target would have chosen stand; the first other one
 is replaced by the target's own. With greedy decoding the output is the target's, token by token.
 
-    model.generate(**inputs, custom_generate=FastVLM.from_pretrained("drafts/my-draft", model))
+    model.generate(**inputs, custom_generate=FastVLM.from_pretrained("drafts/my-draft"))
 """
 
 from pathlib import Path
@@ -26,10 +26,12 @@ class FastVLM:
     """A decoding method, to be passed to `generate` as `custom_generate`. `last` holds the latest trace.
 
     gamma: most tokens drafted per round. stop_below: drafting stops before a token whose draft probability is
-    lower (0 = never): the costly verification is then not spent on a draft that would fail.
+    lower (0 = never, as in the paper; 0.5 on the command line): no verification is spent on a draft in doubt.
     """
 
-    def __init__(self, draft: Draft, *, gamma: int = 6, stop_below: float = 0.0, clock: Clock | None = None) -> None:
+    def __init__(
+        self, draft: Draft | Path, *, gamma: int = 10, stop_below: float = 0.0, clock: Clock | None = None
+    ) -> None:
         if gamma < 1 or not 0.0 <= stop_below < 1.0:
             raise ValueError(f"gamma must be at least 1 and stop_below within 0 .. 1, not {gamma} and {stop_below}")
         self.draft, self.gamma, self.stop_below = draft, gamma, stop_below
@@ -37,17 +39,27 @@ class FastVLM:
         self.last: Generation | None = None
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, model: Any, **options: Any) -> "FastVLM":
-        """Load a draft folder and check that it was trained for `model`; options as in the constructor."""
-        return cls(Draft.load(Path(folder), model), **options)
+    def from_pretrained(cls, folder: str | Path, model: Any = None, **options: Any) -> "FastVLM":
+        """A method with the draft in `folder`; options as in the constructor.
+
+        The draft is loaded, and checked to be trained for the model, at once if it is given, else at the first call.
+        """
+        return cls(Path(folder) if model is None else Draft.load(Path(folder), model), **options)
+
+    def draft_for(self, model: Any) -> Draft:
+        """The draft, loaded for `model` if it was not yet."""
+        if isinstance(self.draft, Path):
+            self.draft = Draft.load(self.draft, model)
+        return self.draft
 
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         """Decode one sequence. `prepared` is what `generate` hands to every custom method. Returns all ids, (1, T)."""
         clock, began = self.clock, self.clock.synchronised()
-        gate = LayerGate(decoder_layers(model), self.draft.exit_layer, self.draft.head)
+        draft = self.draft_for(model)
+        gate = LayerGate(decoder_layers(model), draft.exit_layer, draft.head)
         session = Session(model, input_ids, clock=clock, **prepared)
         rounds: list[Round] = []
-        with gate.installed(self.draft.new_cache()):
+        with gate.installed(draft.new_cache()):
             session.prefill()
             first = clock.now()
             session.record_past()  # else sliding windows could not be rolled back

@@ -94,7 +94,7 @@ def test_plain_transformers_gives_the_recorded_tokens(ran: Any) -> None:
 
 
 def test_custom_generate_for_users() -> None:
-    """README: `model.generate(**inputs, custom_generate=FastVLM.from_pretrained(draft, model))`."""
+    """README: `model.generate(**inputs, custom_generate=FastVLM.from_pretrained(draft))`."""
     from fastvlm_bench import FastVLM
     from fastvlm_bench.models.load import load_target
     from fastvlm_bench.models.names import TINY_DRAFTS
@@ -104,7 +104,7 @@ def test_custom_generate_for_users() -> None:
     inputs = target.encode(open_image(sample), sample.prompt)
     plain = target.model.generate(**inputs, max_new_tokens=60, do_sample=False)
     for folder in TINY_DRAFTS.glob("*/"):
-        method = FastVLM.from_pretrained(folder, target.model, gamma=5)
+        method = FastVLM.from_pretrained(folder, gamma=5)
         assert torch.equal(
             plain, target.model.generate(**inputs, max_new_tokens=60, do_sample=False, custom_generate=method)
         )

@@ -78,7 +78,7 @@ def test_rollback_equals_never_drafted(llava: Any, inputs: dict[str, Any], exit_
                 return -states
 
         method = FastVLM(Draft(exit_layer, WrongHead()), gamma=4)  # type: ignore[arg-type]
-        gate = LayerGate(decoder_layers(llava), exit_layer, method.draft.head)
+        gate = LayerGate(decoder_layers(llava), exit_layer, method.draft_for(llava).head)
         with gate.installed():
             played = method._round(session, gate)
             assert played.drafted >= 1 and played.accepted == 0 and played.emitted == 1
