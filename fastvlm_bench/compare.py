@@ -1,6 +1,7 @@
 """Runs side by side: only where everything but the method is the same, and paired sample by sample."""
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +74,15 @@ def identity(run: Run) -> dict[str, Any]:
 
 
 def _differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    names = [*first, *(name for name in other if name not in first)]
-    return [f"{name}: {first.get(name)} / {other.get(name)}" for name in names if first.get(name) != other.get(name)]
+    """What differs, a phrase each. What only one run has (the fields of a suite, say) is told by the list of suites."""
+    return [f"{name}: {_short(first[name])} / {_short(other[name])}" for name in first
+            if name in other and first[name] != other[name]]  # fmt: skip
+
+
+def _short(value: Any) -> str:
+    """A value on one line; of a hash the first eight digits tell two apart."""
+    text = " ".join(str(value).split())
+    return text[:8] if re.fullmatch(r"[0-9a-f]{64}", text) else text
 
 
 def find_comparable(results_dir: Path) -> list[Run]:
@@ -105,8 +113,8 @@ def compare(runs: Sequence[Run], force: bool = False) -> Comparison:
     if len(runs) < 2:
         raise UsageError(f"compare needs two runs, not {len(runs)}; name their folders")
     first, *others = runs
-    found = [f"{first.run_id} and {other.run_id}: {field}"
-             for other in others for field in _differing(identity(first), identity(other))]  # fmt: skip
+    found = [f"{first.run_id} and {other.run_id} ({'; '.join(fields)})"
+             for other in others if (fields := _differing(identity(first), identity(other)))]  # fmt: skip
     if found and not force:
         raise IncompatibleRuns(f"these runs cannot be compared: {'; '.join(found)}; --force shows them all the same")
     notes = [f"{first.run_id} and {other.run_id} differ in {field}"

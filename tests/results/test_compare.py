@@ -77,7 +77,7 @@ def test_unequal_repeats_still_pair(fake: SimpleNamespace) -> None:
 @pytest.mark.parametrize(
     ("meta", "field"),
     [
-        ({"model": {"weights_sha256": "cd" * 32}}, f"model weights_sha256: {'ab' * 32} / {'cd' * 32}"),
+        ({"model": {"weights_sha256": "cd" * 32}}, "model weights_sha256: abababab / cdcdcdcd"),
         ({"model": {"dtype": "bfloat16"}}, "model dtype: float32 / bfloat16"),
         ({"model": {"device": "cuda"}}, "model device: cpu / cuda"),
         ({"model": {"attention": "eager"}}, "model attention: sdpa / eager"),
@@ -91,9 +91,9 @@ def test_refusal_names_the_field_and_both_values(fake: SimpleNamespace, meta: di
     runs = two(fake, **meta)
     with pytest.raises(IncompatibleRuns) as caught:
         compare(runs)
-    assert f"first and second: {field}" in str(caught.value) and "--force" in str(caught.value)
+    assert f"first and second ({field}" in str(caught.value) and "--force" in str(caught.value)
     assert caught.value.exit_code == 4
-    assert compare(runs, force=True).forced == (f"first and second: {field}",)
+    assert compare(runs, force=True).forced == (f"first and second ({field})",)
 
 
 @pytest.mark.parametrize("name", ["version", "split", "sha256", "prompt", "max_new_tokens"])
