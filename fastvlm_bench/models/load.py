@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import HfApi
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
@@ -18,6 +20,7 @@ from fastvlm_bench.models.fingerprint import weights_sha256
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.names import TINY, check_model_name, default_drafts
 
+HUB_TIMEOUT_S = 5.0
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -94,10 +97,11 @@ def load_target(name: str = "tiny", *, device: str = "auto", dtype: str = "auto"
     place = pick_device(device)
     source = str(TINY) if name == "tiny" else name
     wanted: Any = DTYPES.get(dtype) or (torch.float32 if place.type == "cpu" else "auto")
-    with _quiet(downloads=not Path(source).is_dir()):
+    local = Path(source).is_dir() or not _hub_answers(source)
+    with _quiet(downloads=not local):
         try:
-            processor = AutoProcessor.from_pretrained(source)
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=wanted)
+            processor = AutoProcessor.from_pretrained(source, local_files_only=local)
+            model = AutoModelForImageTextToText.from_pretrained(source, dtype=wanted, local_files_only=local)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0][:200]
             raise UsageError(
@@ -105,6 +109,27 @@ def load_target(name: str = "tiny", *, device: str = "auto", dtype: str = "auto"
             ) from None
     model.to(place).eval()
     return Target(name, model, processor, place, default_drafts(name))
+
+
+def _hub_answers(name: str) -> bool:
+    """Whether the hub can be asked for this model; without it, the cache serves at once, or not at all.
+
+    Asked first with a short time-out, because loading would retry each file for minutes. UsageError where the hub
+    answers that there is no such model, or that it is gated.
+    """
+    try:
+        HfApi().model_info(name, timeout=HUB_TIMEOUT_S)
+    except GatedRepoError:
+        raise UsageError(
+            f"model '{name}' is gated: accept its terms on the hub, then log in with `hf auth login`"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UsageError(
+            f"the hub has no public model '{name}': check the id, or log in with `hf auth login`"
+        ) from None
+    except Exception:  # each way of being offline has an exception of its own
+        return False
+    return True
 
 
 @contextlib.contextmanager

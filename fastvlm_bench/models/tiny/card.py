@@ -1,6 +1,6 @@
 """Write the model card beside the weights: `python -m fastvlm_bench.models.tiny.card TRAINING_DIR`.
 
-Reads the training log and the held-out scores, both measured by committed commands; needs matplotlib (extra `dev`).
+Reads the training log and the held-out scores, both measured by committed commands; needs matplotlib (extra `card`).
 """
 
 import argparse
