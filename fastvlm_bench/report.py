@@ -61,7 +61,7 @@ def headline(run: Run) -> str:
     """The run in one line: model, precision, device, threads."""
     model, threads = run.meta["model"], run.meta.get("environment", {}).get("threads")
     parts = [f"{run.run_id}: {model['id']}", model["dtype"], model["device"]]
-    parts += [f"{threads} threads"] if threads and model["device"] == "cpu" else []
+    parts += [f"{threads} thread{'s' if threads != 1 else ''}"] if threads and model["device"] == "cpu" else []
     parts += [f"attention {model['attention']}"]
     return " · ".join(parts)
 

@@ -13,7 +13,7 @@ from fastvlm_bench.summary import Row, summarise
 
 WARNINGS = (
     "ShortOutputs", "Diverged", "SlowerThanReference", "UntrainedDraft", "TooFewSamples", "NoisyMachine", "Throttled",
-    "NotIsolated", "DirtyTree", "EmbeddedData", "OrderEffect", "FailedSamples",
+    "NotIsolated", "DirtyTree", "EmbeddedData", "SubsetCider", "OrderEffect", "FailedSamples",
 )  # fmt: skip
 """The closed list: each name is explained in docs/measuring.md."""
 SAME_WITHIN = 0.01
@@ -92,6 +92,14 @@ def _run_warnings(run: Run) -> Iterable[Notice]:
             f"{', '.join(embedded)}: measured on the embedded sample, not on the real data set; "
             "use --data DIR --split NAME",
         )
+    for suite in run.meta["suites"]:
+        # CIDEr-D weighs words by how many of the scored images have them: a part of a set scores unlike the whole.
+        if "cider_d" in suite["metrics"] and run.meta["config"].get("limit") == len(suite["samples"]):
+            yield Notice(
+                "SubsetCider",
+                f"{suite['name']}: CIDEr-D takes its document frequencies from these {len(suite['samples'])} images; "
+                "compare it with no other --limit, and for a paper leave --limit out",
+            )
     for recorded in run.meta.get("warnings") or []:
         if recorded["name"] in ("Throttled", "NotIsolated"):  # seen while it ran: the record cannot tell it
             yield Notice(recorded["name"], recorded["message"])

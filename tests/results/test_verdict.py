@@ -47,6 +47,15 @@ def test_a_good_run_is_valid_without_warnings(fake: SimpleNamespace, real: dict[
     assert Notice("ShortOutputs", "x").as_dict() == {"name": "ShortOutputs", "message": "x"}
 
 
+def test_cider_of_a_part_of_a_suite_is_said(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    """`--limit` cut the suite: as many samples as the limit. A limit that cut nothing says nothing."""
+    caption = {**fake.suite(n=30), "split": "val2014"}
+    cut = judge(fake.run(suites=[caption], meta={"config": {"limit": 30}}))
+    assert "SubsetCider" in names(cut) and "these 30 images" in str(cut.warnings)
+    assert "SubsetCider" not in names(judge(fake.run(suites=[caption], meta={"config": {"limit": 31}})))
+    assert "SubsetCider" not in names(judge(fake.run(suites=[caption])))
+
+
 def test_short_outputs(fake: SimpleNamespace, real: dict[str, Any]) -> None:
     assert names(judge(fake.run(suites=[real], tokens=8))) == []
     assert "ShortOutputs" in names(judge(fake.run(suites=[real], tokens=7)))
