@@ -186,7 +186,7 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
                 for suite in suites:
                     live.say(f"{suite.name}: warming up")
                     runner.warm_up(suite, config.warmup)
-                    runner.run(suite, config.repeats, writer, live.step)
+                    runner.run(suite, config.repeats, writer, live.show)
         finally:  # an interrupted run, too, must say under what conditions it measured; a resumed one keeps both
             before = [notice for notice in writer.meta["warnings"] or [] if notice["name"] in RECORDED]
             new = [notice for notice in conditions.notices() if notice not in before]

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Live:
-    """Shows one bar a suite; `step` is the runner's watcher."""
+    """Shows one bar a suite; `show` is the runner's watcher."""
 
     def __init__(self, console: Console, reference: str) -> None:
         self.reference = reference
@@ -32,18 +32,18 @@ class Live:
         """One line above the bars."""
         self.progress.console.print(text, style="dim", highlight=False)
 
-    def step(self, step: Any) -> None:
+    def show(self, group: Any) -> None:
         """Advance the suite's bar; the estimate is Σ reference decode seconds / Σ method decode seconds so far."""
-        if step.suite not in self._bars:
-            self._bars[step.suite] = self.progress.add_task(step.suite, total=step.total, estimate="")
-        if all(line["error"] is None for line in step.lines):
-            for line in step.lines:
-                key = (step.suite, line["method"])
+        if group.suite not in self._bars:
+            self._bars[group.suite] = self.progress.add_task(group.suite, total=group.total, estimate="")
+        if all(line["error"] is None for line in group.lines):
+            for line in group.lines:
+                key = (group.suite, line["method"])
                 self._seconds[key] = self._seconds.get(key, 0.0) + line["decode_s"]
-        base = self._seconds.get((step.suite, self.reference), 0.0)
+        base = self._seconds.get((group.suite, self.reference), 0.0)
         shares = [
             f"{method} {base / seconds:.2f}×"
             for (suite, method), seconds in self._seconds.items()
-            if suite == step.suite and method != self.reference and seconds > 0
+            if suite == group.suite and method != self.reference and seconds > 0
         ]
-        self.progress.update(self._bars[step.suite], completed=step.done, estimate="  ".join(sorted(shares)))
+        self.progress.update(self._bars[group.suite], completed=group.done, estimate="  ".join(sorted(shares)))

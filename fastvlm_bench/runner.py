@@ -26,7 +26,7 @@ MAX_FAILURES_IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
-class Step:
+class Group:
     """What the loop tells its watcher after each group of methods on one sample and repeat."""
 
     suite: str
@@ -79,7 +79,7 @@ class Runner:
         torch.set_num_threads(best)
         return best
 
-    def run(self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Step], None]) -> None:
+    def run(self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None]) -> None:
         """Measure what `writer` does not hold yet. The order of methods rotates by sample (ABBA for two)."""
         done, total, failed_in_a_row = 0, len(suite.samples) * repeats, 0
         gc.collect()
@@ -99,7 +99,7 @@ class Runner:
                     writer.append({**line, "flags": flags, "losslessness": self._judge(suite, line, lines, inputs)})
                 failed = all(line["error"] for line in lines)
                 failed_in_a_row = failed_in_a_row + 1 if failed else 0
-                watch(Step(suite.name, done, total, lines))
+                watch(Group(suite.name, done, total, lines))
                 if failed_in_a_row == MAX_FAILURES_IN_A_ROW:
                     raise BenchError(
                         f"{MAX_FAILURES_IN_A_ROW} samples in a row failed in every method ({lines[-1]['error']}); "

@@ -79,7 +79,7 @@ def execute(folder: Path, samples: int, pause_s: float = 0.0, watch: Any = None)
     runner = Runner(target, methods, Clock(), max_new_tokens=LIMIT)  # type: ignore[arg-type]
     runner._inputs = lambda sample: {"input_ids": torch.tensor([[int(sample.sample_id)]])}  # type: ignore[method-assign]
     suite = SimpleNamespace(name="s", samples=[SimpleNamespace(sample_id=f"{i:05d}") for i in range(samples)])
-    runner.run(suite, 1, writer, lambda step: None if watch is None else watch(step.done))  # type: ignore[arg-type]
+    runner.run(suite, 1, writer, lambda group: None if watch is None else watch(group.done))  # type: ignore[arg-type]
     writer.finish("success")
 
 
