@@ -5,9 +5,12 @@ Reads the training log and the held-out scores, both measured by committed comma
 
 import argparse
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 STAGES = {"tower": "loss", "language": "answer_tokens", "deepen": "answer_tokens"}
 
@@ -51,7 +54,8 @@ tags: [llava, tiny, speculative-decoding, fastvlm-bench]
 ---
 # The embedded vision-language model of fastvlm-bench
 
-A LLaVA of 9.2 M parameters (SigLIP tower of 4 layers, two-layer projector, Llama decoder of 24 layers, width 192,
+A LLaVA of {scores["parameters"] / 1e6:.1f} M parameters (SigLIP tower of 4 layers, two-layer projector, Llama
+decoder of 24 layers, width 192,
 vocabulary of {scores["vocabulary"]}), trained from scratch on rendered scenes of one to five coloured shapes on a grid.
 It captions, describes and answers short questions about such scenes, and about nothing else. It exists so that
 self-speculative decoding can be measured, tested and understood without a download. It loads with plain
@@ -107,6 +111,8 @@ def main() -> None:
     log = [json.loads(line) for line in (args.training / "log.jsonl").read_text().splitlines()]
     scores = json.loads((args.training / "scores.json").read_text())
     scores["vocabulary"] = json.loads((args.checkpoint / "config.json").read_text())["text_config"]["vocab_size"]
+    with safe_open(args.checkpoint / "model.safetensors", framework="numpy") as weights:
+        scores["parameters"] = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
     updates = " ".join(str([line for line in log if line["stage"] == stage][-1]["done"]) for stage in STAGES)
     command = f"python -m fastvlm_bench.models.tiny.train --out DIR --threads 2 --updates {updates}"
     shutil.copy(args.training / "log.jsonl", args.checkpoint / "training_log.jsonl")
