@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from fastvlm_bench.drafts import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.suite_definition import read_definition
 
@@ -71,7 +72,7 @@ class MethodKind:
 GAMMA = Option(int, 10, "most tokens drafted per round", low=1, high=MAX_GAMMA)
 EXIT_LAYER = Option(int, None, "target layers run while drafting; by default the draft's own", low=1)
 RAW_EXIT_LAYER = Option(int, 2, "target layers run while drafting", low=1)
-HEAD = Option(str, None, "kind of imitation head; by default the draft's own", choices=("mlp", "attention", "twig"))
+HEAD = Option(str, None, "kind of imitation head; by default the draft's own", choices=tuple(HEAD_LAYERS))
 STOP_BELOW = Option(float, 0.5, "drafting stops before a token less probable than this; 0 is never", low=0, below=1)
 METHODS: dict[str, MethodKind] = {
     "standard": MethodKind("one token per pass of the whole target: the reference", True),

@@ -8,12 +8,18 @@ from typing import Any
 from fastvlm_bench.errors import UsageError
 
 MANIFEST = "manifest.json"
-HEAD_LAYERS = {"mlp": 0, "attention": 1, "twig": 2}
+HEAD_LAYERS = {"linear": 0, "mlp": 0, "gated-mlp": 0, "attention": 1, "twig": 2, "eagle": 1}
+"""Head -> how many layers of the target's kind it has unless its options say otherwise."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a draft is and what it was made for. `validation` holds α by suite, measured when it was trained."""
+    """What a draft is and what it was made for.
+
+    head_options: the head's own, such as its depth. draft_vocabulary: how many token ids it may draft, 0 for all.
+    validation: α by suite, measured on held-out samples when it was trained. advice: the γ and stop_below with the
+    best predicted speed-up on the machine that trained it, and that prediction.
+    """
 
     exit_layer: int
     head: str
@@ -27,6 +33,9 @@ class Manifest:
     data: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
     default: bool = False
+    head_options: dict[str, int] = field(default_factory=dict)
+    draft_vocabulary: int = 0
+    advice: dict[str, float] = field(default_factory=dict)
     format_version: int = 1
 
 
@@ -75,7 +84,7 @@ def predicted_speedup(draft: Manifest, gamma: int = 6) -> float:
     E = (1 - α^(γ+1)) / (1 - α); c = (exit layer + the head's layers) / the target's layers. Only ranks drafts.
     """
     alpha = sum(draft.validation.values()) / len(draft.validation) if draft.validation else 0.0
-    cost = (draft.exit_layer + HEAD_LAYERS.get(draft.head, 0)) / draft.target_layers
+    cost = (draft.exit_layer + draft.head_options.get("depth", HEAD_LAYERS.get(draft.head, 0))) / draft.target_layers
     expected = sum(alpha**i for i in range(gamma + 1))
     return expected / (gamma * cost + 1)
 

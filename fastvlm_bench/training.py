@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from fastvlm_bench.decoding.layer_gate import Head
-from fastvlm_bench.imitation_head import AttentionHead, Draft, Manifest, MlpHead, describe_target, new_head
+from fastvlm_bench.drafts import Manifest
+from fastvlm_bench.heads import ImitationHead, new_head
+from fastvlm_bench.imitation_head import Draft, describe_target
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.muon import Muon
 
@@ -39,7 +41,7 @@ class Exit:
 
     layer: int
     kind: str
-    head: MlpHead | AttentionHead
+    head: ImitationHead
     alpha: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -12,7 +12,8 @@ from fastvlm_bench.decoding.hf_generate import HfGenerate
 from fastvlm_bench.decoding.layerskip import LayerSkip
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.imitation_head import Draft, new_head
+from fastvlm_bench.heads import new_head
+from fastvlm_bench.imitation_head import Draft
 
 EXITS = range(1, LAYERS)
 

@@ -8,7 +8,7 @@ import pytest
 
 from fastvlm_bench.drafts import MANIFEST, Manifest, choose_draft, predicted_speedup, read_manifests
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.imitation_head import HEADS
+from fastvlm_bench.heads import HEADS
 
 
 def draft(root: Path, head: str, exit_layer: int, alpha: float, default: bool = False) -> Manifest:
