@@ -14,7 +14,8 @@ class ReducedOutput:
     """Stands in for the LM head while drafting: logits of the whole width, minus infinity where a token is left out."""
 
     def __init__(self, output: nn.Linear, ids: Tensor) -> None:
-        self.replaces, self.ids = output, ids
+        self.replaces: nn.Module = output
+        self.ids = ids
         self.width = output.weight.shape[0]
         self.weight = output.weight.detach()[ids].clone()  # a copy: rows that lie apart would be slow to read
         bias: Tensor | None = getattr(output, "bias", None)

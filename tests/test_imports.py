@@ -16,7 +16,8 @@ LIGHT = (
 )  # fmt: skip
 # From the top down: a module may import from its own level or one further down.
 LEVELS = (
-    ("cli",), ("benchmark",), ("runner", "training"), ("decoding",), ("imitation_head",), ("heads", "reduced_vocabulary"), ("models",),
+    ("cli",), ("benchmark",), ("runner", "training"), ("decoding",), ("imitation_head",),
+    ("heads", "reduced_vocabulary"), ("models",),
 )  # fmt: skip
 
 

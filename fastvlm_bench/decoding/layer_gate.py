@@ -37,7 +37,7 @@ class Head(Protocol):
 class Output(Protocol):
     """The LM head that drafts with fewer token ids."""
 
-    replaces: nn.Module
+    replaces: nn.Module  # whose place it takes
 
     def __call__(self, states: Tensor) -> Tensor: ...
 
@@ -115,7 +115,7 @@ class LayerGate:
                 states = self.kept[0] if len(self.kept) == 1 else torch.cat(self.kept, dim=1)
             elif fills and head is not None:  # prefill: the head looks at the prompt once, for its KV
                 if self.head_cache is not None:
-                    self.head_cache = _like(kwargs.get("past_key_values"), self.exit_layer, self.head_cache)
+                    self.head_cache = like_cache(kwargs.get("past_key_values"), self.exit_layer, self.head_cache)
                 if head.recurs:  # it waits for the last layer
                     self._prompt = (states, args, self._with_own_cache(kwargs))
                 else:
@@ -176,14 +176,14 @@ def shifted(states: Tensor) -> Tensor:
     return nn.functional.pad(states, (0, 0, 1, 0))[:, :-1]
 
 
-def _like(cache: Any, exit_layer: int, default: Any) -> Any:
+def like_cache(cache: Any, exit_layer: int, default: Any) -> Any:
     """An empty cache for the head, of the very kinds of layer (full, sliding, cross-attending) that follow the exit.
 
     cache: the target's, in which no layer from the exit on has seen the prompt yet: their copies are empty.
     """
     if hasattr(cache, "self_attention_cache"):
         own, cross = (
-            _like(part, exit_layer, default) for part in (cache.self_attention_cache, cache.cross_attention_cache)
+            like_cache(part, exit_layer, default) for part in (cache.self_attention_cache, cache.cross_attention_cache)
         )
         return type(cache)(own, cross)
     if not getattr(cache, "layers", None) or cache.get_seq_length(exit_layer) > 0:
