@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from fastvlm_bench import __version__
 from fastvlm_bench.cli_suites import suites_app
+from fastvlm_bench.cli_train import train
 from fastvlm_bench.errors import BenchError
 
 
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 
 app.add_typer(suites_app, name="suites")
+app.command()(train)
 
 RESULTS = Path("results")
 Names = Annotated[list[str] | None, typer.Option("--suite", "-s", help="A suite, repeatable; see `suites`.")]

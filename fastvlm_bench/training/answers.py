@@ -42,15 +42,16 @@ class AnswerFile:
         self.path = path
         self.known: dict[str, tuple[tuple[int, ...], bool]] = {}
         if path.is_file():
-            whole = []
-            for line in path.read_bytes().split(b"\n"):
+            whole, raw = [], path.read_bytes()
+            for line in raw.split(b"\n"):
                 try:
                     found = unseal(line)
                 except ValueError:
                     continue  # a torn last line, or the nothing after it: its answer is generated again
                 whole.append(line)
                 self.known[found["sample_id"]] = (tuple(found["token_ids"]), found["ended"])
-            write_atomically(path, b"".join(line + b"\n" for line in whole))
+            if raw != (text := b"".join(line + b"\n" for line in whole)):
+                write_atomically(path, text)
 
     def add(self, sample_id: str, answer: tuple[int, ...], ended: bool) -> None:
         self.known[sample_id] = (answer, ended)

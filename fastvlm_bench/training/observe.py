@@ -160,9 +160,7 @@ class Observer:
                 span.states[index] = args[0] if args else kwargs["hidden_states"]
                 span.args[index] = args[1:]
                 span.caches[index] = like_cache(kwargs.get("past_key_values"), index, DynamicCache())
-                span.kwargs[index] = {
-                    k: v for k, v in kwargs.items() if k not in ("hidden_states", "past_key_values")
-                }
+                span.kwargs[index] = {k: v for k, v in kwargs.items() if k not in ("hidden_states", "past_key_values")}
 
             return keep
 

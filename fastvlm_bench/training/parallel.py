@@ -70,3 +70,12 @@ def wait() -> None:
     """Until every process is here: the leader writes answers that the others read."""
     if world() > 1:
         distributed.barrier()
+
+
+def from_leader(value: Any) -> Any:
+    """The leader's value, in every process."""
+    if world() == 1:
+        return value
+    holder = [value]
+    distributed.broadcast_object_list(holder, src=0)
+    return holder[0]

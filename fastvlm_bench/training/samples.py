@@ -57,7 +57,9 @@ def folder_samples(images: Path, prompts: Path) -> list[TrainingSample]:
     try:
         lines = [line.strip() for line in prompts.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--prompts {prompts} cannot be read ({error}); give a UTF-8 text, one prompt a line") from None
+        raise UsageError(
+            f"--prompts {prompts} cannot be read ({error}); give a UTF-8 text, one prompt a line"
+        ) from None
     found = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found or not lines:
         what = f"no image ({', '.join(IMAGE_SUFFIXES)}) under {images}" if not found else f"no prompt in {prompts}"

@@ -5,6 +5,7 @@ two of them is what their recipes say. An update is a pure function of the weigh
 """
 
 import contextlib
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from fastvlm_bench.errors import BenchError
 from fastvlm_bench.heads import ImitationHead, new_head
+from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.muon import Muon
+from fastvlm_bench.reduced_vocabulary import ReducedOutput
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.losses import position_losses
@@ -42,14 +45,17 @@ class Student:
 class HeadTrainer:
     """Trains the heads of several recipes together.
 
-    updates: how many optimiser steps the whole training has; the learning rate falls towards its end. micro: texts
-    that pass the target together; halved for good when memory runs out. output_ids: the token ids that may be drafted.
+    updates: optimiser steps of the main stage, towards whose end the learning rate falls; refine_updates: those that
+    follow. micro: texts that pass the target together; halved for good when memory runs out. output_ids: the token ids
+    that may be drafted, None for all.
     """
 
     def __init__(
-        self, target: Target, recipes: Sequence[Recipe], *, lr: float, updates: int, micro: int, seed: int = 0
-    ) -> None:
+        self, target: Target, recipes: Sequence[Recipe], *, lr: float, updates: int, micro: int, seed: int = 0,
+        refine_updates: int = 0,
+    ) -> None:  # fmt: skip
         self.target, self.lr, self.updates, self.micro, self.done = target, lr, updates, micro, 0
+        self.refine_updates = refine_updates
         target.model.requires_grad_(False)
         torch.manual_seed(seed)
         self.students = [Student(recipe, target.model) for recipe in recipes]
@@ -105,7 +111,12 @@ class HeadTrainer:
         return losses
 
     def rate(self, done: int) -> float:
-        """Learning-rate factor: linear warm-up over 30 updates, flat, linear to 2 % over the last half."""
+        """Learning-rate factor: linear warm-up over 30 updates, flat, linear to 2 % over the last half.
+
+        Beyond `updates` lies the refinement stage: a fifth, falling likewise.
+        """
+        if done >= self.updates:
+            return 0.02 + 0.18 * max(0.0, 1 - (done - self.updates) / max(self.refine_updates, 1))
         return min((done + 1) / 30, 1.0, 0.02 + 0.98 * (1 - done / max(self.updates, 1)) / 0.5)
 
     def _backward(self, examples: Sequence[Example], weights: Sequence[Weights]) -> dict[str, float]:
@@ -184,6 +195,15 @@ class HeadTrainer:
                     found[student.name].append(Checked(right[start:end], confidence[start:end], example.ended))
                     start = end
         return found
+
+    def draft(self, student: Student) -> Draft:
+        """The recipe as a draft that can decode now: its head in the target's dtype."""
+        dtype = self.target.model.dtype
+        head = student.head if dtype == torch.float32 else copy.deepcopy(student.head).to(dtype)
+        output = None
+        if self.output_ids is not None:
+            output = ReducedOutput(self.target.model.get_output_embeddings(), self.output_ids)
+        return Draft(student.recipe.exit_layer, head, None, output)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next update depends on, and the micro-batch that memory allowed."""
