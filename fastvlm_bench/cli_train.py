@@ -5,7 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-Heads = Annotated[list[str] | None, typer.Option("--head", help="linear, mlp, gated-mlp, attention, twig, eagle; or head:key=value,… (depth, loss weights, refine=0, name=…); repeatable.")]  # fmt: skip  # noqa: E501
+Heads = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--head",
+        help="linear, mlp, gated-mlp, attention, twig, eagle; or head:key=value,… (depth, loss weights, refine=0, name=…); repeatable.",
+    ),
+]
 
 
 def train(

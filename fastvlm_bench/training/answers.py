@@ -72,7 +72,7 @@ def own_answers(
     for start in range(0, len(samples), size):
         group = samples[start : start + size]
         if any(sample.sample_id not in file.known for sample in group):
-            for sample, (answer, ended) in zip(group, _generate(target, group, most), strict=True):
+            for sample, (answer, ended) in zip(group, greedy_answers(target, group, most), strict=True):
                 if sample.sample_id not in file.known:
                     file.add(sample.sample_id, answer, ended)
         report(start + len(group))
@@ -102,22 +102,23 @@ def pads_well(target: Target, samples: Sequence[TrainingSample], most: int) -> b
     if len(samples) < 2:
         return False
     try:
-        return _generate(target, samples, most) == [_generate(target, [sample], most)[0] for sample in samples]
+        return greedy_answers(target, samples, most) == [
+            greedy_answers(target, [sample], most)[0] for sample in samples
+        ]
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
         return False  # images of several sizes, say, that do not fit into one tensor
 
 
 @torch.inference_mode()
-def _generate(target: Target, samples: Sequence[TrainingSample], most: int) -> list[tuple[tuple[int, ...], bool]]:
+def greedy_answers(target: Target, samples: Sequence[TrainingSample], most: int) -> list[tuple[tuple[int, ...], bool]]:
+    """(token ids, whether they end with EOS) of each sample, decoded together in one batch padded on the left."""
     inputs = [target.encode(sample.open(), sample.prompt) for sample in samples]
     given = stack(inputs, pad_id(target), left=True)
     made = target.model.generate(
         **given, max_new_tokens=most, do_sample=False, num_beams=1, pad_token_id=pad_id(target)
     )
-    if not target.model.config.is_encoder_decoder:
-        made = made[:, given["input_ids"].shape[1] :]
-    else:
-        made = made[:, 1:]  # the decoder's start token
+    # What an encoder-decoder returns starts with the decoder's start token, not with the prompt.
+    made = made[:, 1 if target.model.config.is_encoder_decoder else given["input_ids"].shape[1] :]
     stops, out = set(ends(target)), []
     for row in made.tolist():
         end = next((i + 1 for i, token in enumerate(row) if token in stops), None)

@@ -189,9 +189,9 @@ class Training:
     def _choose_exit(self, base: Sequence[Example], held: Sequence[Example]) -> None:
         """Train candidates together for a while and take the one with the best predicted speed-up."""
         layers = len(self.target.layers)
-        depth = max(self.settings.recipes(1)[0].head_options.get("depth", 1), 1)
-        places = sorted({p for p in (1, 2, layers // 8, layers // 4, layers // 2) if 1 <= p <= layers - depth})
         first = self.settings.recipes(1)[0]
+        most = layers - max(first.depth, 1)
+        places = sorted({p for p in (1, 2, layers // 8, layers // 4, layers // 2) if 1 <= p <= most})
         recipes = [replace(first, exit_layer=p, name=f"exit{p}") for p in places]
         updates = max(self.settings.updates // 6, 10)
         trainer = self._trainer(recipes, updates)
@@ -324,8 +324,8 @@ class Training:
             return
         held = [(example.sample.sample_id, rows) for example, rows in self.buffer.held]
         costs = {name: [c.standard_s, c.draft_s, list(c.verify_s)] for name, c in self.costs.items()}
-        state = {"trainer": self.trainer.state() if self.trainer else None, "best": self.best, "stale": self.stale, "chosen": self.chosen,
-                 "costs": costs, "buffer": held}  # fmt: skip
+        state = {"trainer": self.trainer.state() if self.trainer else None, "best": self.best, "stale": self.stale,
+                 "chosen": self.chosen, "costs": costs, "buffer": held}  # fmt: skip
         temporary = self.folder / f".{STATE}.tmp"
         torch.save(state, temporary)
         temporary.replace(self.folder / STATE)

@@ -39,8 +39,8 @@ def save_drafts(
     write_curve(root)
     picture = draw_curve(root)
     own = best[favourite]["validated"]
-    display.say(f"saved {', '.join(map(str, made))}; curve in {root / 'curve.csv'}"
-                + (f" and {picture}" if picture else " (its picture needs: pip install 'fastvlm-bench[plots]')"))  # fmt: skip
+    drawn = f" and {picture}" if picture else " (its picture needs: pip install 'fastvlm-bench[plots]')"
+    display.say(f"saved {', '.join(map(str, made))}; curve in {root / 'curve.csv'}{drawn}")
     display.say(
         f"best: {favourite}, held-out α {own['alpha']:.3f}, predicted decode speed-up {own['speedup']:.2f}x at "
         f"γ {own['gamma']}, stop below {own['stop_below']:g}. Measure it:"

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from fastvlm_bench.drafts import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.settings import TrainSettings
@@ -18,7 +17,7 @@ def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None
     layers, model = len(target.layers), target.model
     recipes = settings.recipes(1 if settings.automatic else None)
     for recipe in recipes:
-        depth = recipe.head_options.get("depth", HEAD_LAYERS[recipe.head])
+        depth = recipe.depth
         if recipe.exit_layer >= layers or recipe.exit_layer + depth > layers:
             raise UsageError(
                 f"exit layer {recipe.exit_layer} with {depth} head layers does not fit the {layers} layers of "
@@ -49,9 +48,7 @@ def memory_estimate(settings: TrainSettings, target: Target) -> dict[str, float]
     output: Any = target.model.get_output_embeddings()
     width, vocabulary = output.in_features, output.out_features
     recipes = settings.recipes(1 if settings.automatic else None)
-    heads = sum(
-        layer * recipe.head_options.get("depth", HEAD_LAYERS[recipe.head]) or 6 * width * width for recipe in recipes
-    )
+    heads = sum(layer * recipe.depth or 6 * width * width for recipe in recipes)
     positions = settings.micro * (settings.max_new_tokens or 128)
     return {
         "heads": float(heads * OPTIMISER_BYTES), "logits": float(positions * vocabulary * 4 * (3 * len(recipes) + 1)),

@@ -81,6 +81,11 @@ class Recipe:
             refine=bool(_whole(text, "refine", given.get("refine", "1"), 0, 1)),
         )  # fmt: skip
 
+    @property
+    def depth(self) -> int:
+        """How many layers of the target's kind the head has."""
+        return self.head_options.get("depth", HEAD_LAYERS[self.head])
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for the manifest, the log and the comparison with what a checkpoint was trained with."""
         return {**vars(self), "head_options": dict(self.head_options), "losses": dict(self.losses)}

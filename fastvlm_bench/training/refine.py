@@ -13,16 +13,18 @@ CAPACITY = 512
 GAMMA, STOP_BELOW = 10, 0.0
 
 
-def rejection_weights(
-    checked: Mapping[str, Sequence[Checked]], refining: Sequence[str]
-) -> list[dict[str, list[float]]]:
+Rows = dict[str, list[float]]
+"""Recipe -> one weight a taught position of a text."""
+
+
+def rejection_weights(checked: Mapping[str, Sequence[Checked]], refining: Sequence[str]) -> list[Rows]:
     """For each text: recipe -> one weight a taught position, 1 + BOOST where the loop rejected that recipe's draft.
 
     The rejections are the loop's own: while a draft is right it stands on the target's text, so playing the loop on
     the guesses along that text gives the very rounds that decoding would (a test compares the two).
     """
     texts = max((len(found) for found in checked.values()), default=0)
-    out: list[dict[str, list[float]]] = [{} for _ in range(texts)]
+    out: list[Rows] = [{} for _ in range(texts)]
     for name in refining:
         rejected = simulate(checked[name], GAMMA, STOP_BELOW).rejected
         for row, text, places in zip(out, checked[name], rejected, strict=True):
@@ -33,16 +35,16 @@ def rejection_weights(
 
 
 class ReplayBuffer:
-    """The latest texts with their weights; the oldest leave. What is drawn depends on the seed and the draw's number."""
+    """The latest texts with their weights; the oldest leave. A draw depends on what is held and on its seed."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
-        self.held: list[tuple[Example, dict[str, list[float]]]] = []
+        self.held: list[tuple[Example, Rows]] = []
 
-    def add(self, examples: Sequence[Example], weights: Sequence[dict[str, list[float]]]) -> None:
+    def add(self, examples: Sequence[Example], weights: Sequence[Rows]) -> None:
         self.held = [*self.held, *zip(examples, weights, strict=True)][-self.capacity :]
 
-    def draw(self, count: int, seed: int) -> list[tuple[Example, dict[str, list[float]]]]:
+    def draw(self, count: int, seed: int) -> list[tuple[Example, Rows]]:
         """Texts with more rejections are drawn more often; without replacement."""
         rng = random.Random(seed)
         keyed = []

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.config import DEVICES, DTYPES, check_writable
-from fastvlm_bench.drafts import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.models.names import check_model_name, layer_count
 from fastvlm_bench.training.recipe import Recipe
@@ -140,11 +139,8 @@ class TrainSettings:
         self.places()
         layers = layer_count(self.model)
         for recipe in self.recipes(1 if self.automatic else None):
-            if (
-                layers is not None
-                and recipe.exit_layer + recipe.head_options.get("depth", HEAD_LAYERS[recipe.head]) > layers
-            ):
-                depth = recipe.head_options.get("depth", HEAD_LAYERS[recipe.head])
+            depth = recipe.depth
+            if layers is not None and recipe.exit_layer + depth > layers:
                 raise UsageError(
                     f"exit layer {recipe.exit_layer} with {depth} head layers is beyond the {layers} layers of "
                     f"'{self.model}'; choose an exit of at most {max(layers - max(depth, 1), 1)}"

@@ -145,7 +145,7 @@ class HeadTrainer:
                         "try a smaller --lr"
                     )
                 total, losses[student.name] = total + loss, losses[student.name] + loss.item()
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
         return parallel.sum_values(losses)
 
     @torch.no_grad()
