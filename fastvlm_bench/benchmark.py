@@ -6,12 +6,12 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from fastvlm_bench import document_frequencies
 from fastvlm_bench.config import METHODS, REFERENCE, RunConfig
 from fastvlm_bench.drafts import choose_draft
 from fastvlm_bench.environment import describe_environment
@@ -19,12 +19,14 @@ from fastvlm_bench.errors import BenchError, LosslessViolation, UsageError
 from fastvlm_bench.export import rows_csv, run_json, run_markdown, samples_csv, save
 from fastvlm_bench.live import Live
 from fastvlm_bench.metrics import load as load_metric
+from fastvlm_bench.metrics import parse_variants
 from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
 from fastvlm_bench.record import Run, RunWriter, read_run
 from fastvlm_bench.report import print_report
 from fastvlm_bench.scoring import write_predictions
 from fastvlm_bench.storage import now
 from fastvlm_bench.suite import Suite, check_images, load_suite
+from fastvlm_bench.suite_definition import read_definition
 from fastvlm_bench.summary import summarise
 from fastvlm_bench.verdict import judge
 
@@ -63,7 +65,7 @@ def run_benchmark(
         if failure is not None:
             raise failure
         return code
-    run = _finish(writer, outcome, None if failure is None else str(failure))
+    run = _finish(writer, outcome, None if failure is None else str(failure), suites)
     if run.lines:
         _show(run, csv, as_json)
         if predictions is not None:
@@ -102,15 +104,26 @@ def check(config: RunConfig) -> list[Suite]:
             raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{config.model}'")
         if "head" in METHODS[spec.name].options:
             choose_draft(_drafts(config), model=config.model, **_wish(spec.options))
-    suites = [
-        load_suite(name, split=config.split, data=config.data, limit=config.limit, prompt_set=config.prompt_set,
-                   prompt=config.prompt) for name in config.suites
-    ]  # fmt: skip
+    suites = load_suites(config)
     for suite in suites:
         for metric in suite.metrics:
             load_metric(metric)
         check_images(suite)
     return suites
+
+
+def load_suites(config: RunConfig) -> list[Suite]:
+    """The suites of a run. A chosen metric variant goes to the suites that have the metric; at least one must."""
+    wanted = parse_variants(config.variants)
+    own = {name: {m: v for m, v in wanted.items() if m in read_definition(name).metrics} for name in config.suites}
+    for metric in wanted:
+        if not any(metric in chosen for chosen in own.values()):
+            load_metric(metric)  # refuses a name that no metric has
+            raise UsageError(f"--variant {metric}=…: none of {', '.join(config.suites)} is scored with {metric}")
+    return [
+        load_suite(name, split=config.split, data=config.data, limit=config.limit, prompt_set=config.prompt_set,
+                   prompt=config.prompt, variants=own[name]) for name in config.suites
+    ]  # fmt: skip
 
 
 def _drafts(config: RunConfig) -> Path | None:
@@ -138,11 +151,13 @@ def _create(config: RunConfig, suites: Sequence[Suite]) -> RunWriter:
 
 def _described(suite: Suite, config: RunConfig) -> dict[str, Any]:
     samples = [
-        {"sample_id": s.sample_id, "image_id": s.image_id, "prompt": s.prompt, "references": list(s.references)}
+        {"sample_id": s.sample_id, "image_id": s.image_id, "prompt": s.prompt, "references": list(s.references),
+         **({"group": s.group} if s.group else {})}
         for s in suite.samples
-    ]
+    ]  # fmt: skip
+    fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents")}
     limit = config.max_new_tokens or suite.max_new_tokens
-    return {**asdict(suite), "metrics": list(suite.metrics), "max_new_tokens": limit, "samples": samples}
+    return {**fields, "metrics": list(suite.metrics), "max_new_tokens": limit, "samples": samples}
 
 
 def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live: Live) -> None:
@@ -194,9 +209,13 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
             writer.update(warnings=before + new, conditions=seen)
 
 
-def _finish(writer: RunWriter, outcome: str, error: str | None) -> Run:
+def _finish(writer: RunWriter, outcome: str, error: str | None, suites: Sequence[Suite]) -> Run:
     """Judge what was recorded, write the final run.json and summary.md, and read the run back as a stranger would."""
     run = read_run(writer.folder)
+    limited = {suite.name: suite.documents for suite in suites if suite.documents}
+    if run.lines and limited:
+        document_frequencies.write(run.folder, limited, {name: written_texts(run, name) for name in limited})
+        run = read_run(writer.folder)
     fields: dict[str, Any] = {"error": error}
     if run.lines:
         verdict = judge(run, status=outcome)
@@ -213,6 +232,13 @@ def _finish(writer: RunWriter, outcome: str, error: str | None) -> Run:
     if run.lines:
         save(run.folder / "summary.md", run_markdown(run))
     return run
+
+
+def written_texts(run: Run, name: str) -> list[str]:
+    """All texts of a suite's run: outputs and references."""
+    suite = next(suite for suite in run.meta["suites"] if suite["name"] == name)
+    references = [text for sample in suite["samples"] for text in sample["references"]]
+    return references + [line["text"] for line in run.lines if line["suite"] == name and line["text"] is not None]
 
 
 def _show(run: Run, csv: Path | None, as_json: bool) -> None:

@@ -45,6 +45,7 @@ app.command()(train)
 
 RESULTS = Path("results")
 Names = Annotated[list[str] | None, typer.Option("--suite", "-s", help="A suite, repeatable; see `suites`.")]
+Variants = Annotated[list[str] | None, typer.Option(help="METRIC=VARIANT, as vqa_accuracy=official; repeatable.")]
 RunFolders = Annotated[list[Path] | None, typer.Argument(help="Run folders; left out: the newest under results/.")]
 
 
@@ -78,6 +79,8 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder that gets the run's folder.")] = RESULTS,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run's folder.")] = None,
     require_lossless: Annotated[bool, typer.Option(help="Exit with 5 if an output has a token that the target would not have chosen.")] = False,
+    margin: Annotated[float, typer.Option(help="Points of 100 that count as no difference in quality: equivalent within ±margin.")] = 0.5,
+    variant: Variants = None,
     csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV, and FILE-samples.csv beside it.")] = None,
     predictions_out: Annotated[Path | None, typer.Option(help="Also write FILE-suite-method.json in the official results format.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -92,7 +95,7 @@ def run(
         data=str(data) if data else None, limit=limit, repeats=repeats, warmup=warmup, max_new_tokens=max_new_tokens,
         prompt_set=prompt_set, prompt=prompt,
         seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),
-        require_lossless=require_lossless,
+        require_lossless=require_lossless, margin=margin, variants=tuple(variant or ()),
     )  # fmt: skip
     from fastvlm_bench.benchmark import run_benchmark
 
@@ -105,7 +108,7 @@ def score(
     annotations: Annotated[Path, typer.Option(help="The official annotation file.")],
     predictions: Annotated[Path, typer.Option(help="Predictions of any tool, in the official results format.")],
     allow_missing: Annotated[bool, typer.Option(help="Count a sample without prediction as an empty text.")] = False,
-    variant: Annotated[list[str] | None, typer.Option(help="METRIC=VARIANT, as vqa_accuracy=official; repeatable.")] = None,
+    variant: Variants = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:  # fmt: skip
     """Score a results file, [{"image_id", "caption"}] or [{"question_id", "answer"}], with a suite's metrics."""
@@ -139,13 +142,16 @@ def compare(
 
 @app.command()
 def report(
-    runs: RunFolders = None, results: Annotated[Path, typer.Option(help="Where to look for runs.")] = RESULTS
-) -> None:
+    runs: RunFolders = None,
+    margin: Annotated[float | None, typer.Option(help="Points of 100 that count as no difference; default: the run's.")] = None,
+    results: Annotated[Path, typer.Option(help="Where to look for runs.")] = RESULTS,
+) -> None:  # fmt: skip
     """Print a run's tables again, from its records alone."""
     from fastvlm_bench.report import print_report
+    from fastvlm_bench.summary import summarise
 
     for found in _runs(runs, results):
-        print_report(found)
+        print_report(found, rows=summarise(found, margin))
 
 
 @app.command()

@@ -16,13 +16,14 @@ from typing import Any
 
 from fastvlm_bench.drafts import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
+from fastvlm_bench.metrics import parse_variants
 from fastvlm_bench.suite_definition import read_definition
 
 REFERENCE = "standard"
 MAX_GAMMA = 64
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
-NOT_MEASURED = ("out", "resume", "json", "require_lossless")
+NOT_MEASURED = ("out", "resume", "json", "require_lossless", "margin", "variants")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 Value = int | float | str
 
@@ -155,8 +156,9 @@ class RunConfig:
     suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first. draft: a draft
     folder or a folder of them. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
-    where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. `validate` adds the
-    checks that look at the disk.
+    where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. margin: the difference
+    in points of 100 that counts as none. variants: "METRIC=VARIANT" each. `validate` adds the checks that look at the
+    disk.
     """
 
     suites: tuple[str, ...] = ("coco-caption",)
@@ -181,9 +183,15 @@ class RunConfig:
     resume: str | None = None
     json: bool = False
     require_lossless: bool = False
+    margin: float = 0.5
+    variants: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("suites", "methods"):  # one name, or a list from a JSON file or the command line, will do
+        for name in (
+            "suites",
+            "methods",
+            "variants",
+        ):  # one name, or a list from a file, will do
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
         _whole("gamma", self.gamma, 1, MAX_GAMMA)
@@ -192,6 +200,9 @@ class RunConfig:
         for name in ("warmup", "seed"):
             _whole(name, getattr(self, name), 0, (1 << 63) - 1 if name == "seed" else math.inf)
         _whole("threads", self.threads, 1, os.cpu_count() or 1)
+        if not 0 < self.margin <= 100:
+            raise UsageError(f"--margin is {self.margin:g}; it must be above 0 and at most 100, points of 100")
+        parse_variants(self.variants)
         if self.dtype not in DTYPES:
             raise UsageError(f"unknown dtype '{self.dtype}': one of {', '.join(DTYPES)}"
                              f"{did_you_mean(self.dtype, DTYPES)}")  # fmt: skip

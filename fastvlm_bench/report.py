@@ -7,6 +7,7 @@ from fastvlm_bench import metrics
 from fastvlm_bench.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.quality import Quality
 from fastvlm_bench.record import Run
+from fastvlm_bench.report_quality import print_quality
 from fastvlm_bench.statistics import Estimate
 from fastvlm_bench.summary import Row, summarise
 from fastvlm_bench.verdict import Verdict, greedy, judge, word
@@ -43,6 +44,7 @@ def print_report(
             if shown:
                 console.print()
                 draw(console, _labels(shown), columns(shown))
+        print_quality(console, run, own)
     console.print()
     say(console, "↑ higher is better, ↓ lower is better; [ ] 95 % interval; × reference/method seconds, totals; "
         "formulas: docs/measuring.md", "dim")  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 from fastvlm_bench.arms import Arm, Measured, arms, by_position, count, pairs
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.identities import check_line
-from fastvlm_bench.quality import Quality, compare_quality
+from fastvlm_bench.quality import Quality, compare_quality, margin_of
 from fastvlm_bench.record import Run
 from fastvlm_bench.statistics import (
     Estimate,
@@ -114,9 +114,10 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(middle(values), percentile(values, 5), percentile(values, 95))
 
 
-def summarise(run: Run) -> list[Row]:
+def summarise(run: Run, margin: float | None = None) -> list[Row]:
     """The rows of a run: suites, then methods, in the order of `run.json`. An arm without samples has a row too.
 
+    margin: the quality difference that counts as none, in points of 100; None is the run's own.
     UsageError: the run ended before there was anything to measure.
     """
     if "dtype" not in run.meta["model"]:
@@ -125,7 +126,8 @@ def summarise(run: Run) -> list[Row]:
                          + (f" ({error})" if error else "") + "; run it again")  # fmt: skip
     own = arms(run)
     references = {arm.suite["name"]: arm for arm in own if arm.method["label"] == run.meta["reference"]}
-    return [_row(run, arm, references.get(arm.suite["name"])) for arm in own]
+    margin = margin_of(run.meta["config"], margin)
+    return [_row(run, arm, references.get(arm.suite["name"]), margin) for arm in own]
 
 
 def speedups(
@@ -139,7 +141,7 @@ def speedups(
     )
 
 
-def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
+def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
     model, method, suite = run.meta["model"], arm.method, arm.suite
     is_reference = method["label"] == run.meta["reference"]
     paired = pairs(arm, reference) if reference is not None and not is_reference else None
@@ -165,7 +167,7 @@ def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
         samples_ok=len(values),
         samples_failed=len(arm.failed),
         repeats=arm.repeats,
-        quality=tuple(compare_quality(metric, arm, paired) for metric in suite["metrics"]),
+        quality=tuple(compare_quality(metric, arm, paired, margin) for metric in suite["metrics"]),
         ttft_s=spread([v.ttft_s for v in values]),
         tpot_s=spread([v.tpot_s for v in values if v.tpot_s is not None]),
         decode_s=spread([v.decode_s for v in values if v.decodes]),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastvlm_bench.arms import Arm, arms, pairs
+from fastvlm_bench.document_frequencies import cider_df
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.record import Run
 from fastvlm_bench.statistics import Estimate, welch_p
@@ -94,11 +95,11 @@ def _run_warnings(run: Run) -> Iterable[Notice]:
         )
     for suite in run.meta["suites"]:
         # CIDEr-D weighs words by how many of the scored images have them: a part of a set scores unlike the whole.
-        if "cider_d" in suite["metrics"] and run.meta["config"].get("limit") == len(suite["samples"]):
+        if "cider_d" in suite["metrics"] and cider_df(suite, run.meta["config"]) == "subset":
             yield Notice(
                 "SubsetCider",
-                f"{suite['name']}: CIDEr-D takes its document frequencies from these {len(suite['samples'])} images; "
-                "compare it with no other --limit, and for a paper leave --limit out",
+                f"{suite['name']}: CIDEr-D takes its document frequencies from these {len(suite['samples'])} images "
+                "alone; compare it with no other --limit, and for a paper run it again to its end",
             )
     for recorded in run.meta.get("warnings") or []:
         if recorded["name"] in ("Throttled", "NotIsolated"):  # seen while it ran: the record cannot tell it

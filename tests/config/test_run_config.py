@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench.config import RunConfig, check_writable
+from fastvlm_bench.config import NOT_MEASURED, RunConfig, check_writable
 from fastvlm_bench.errors import UsageError
 
 CHANGED: dict[str, Any] = {
@@ -16,7 +16,7 @@ CHANGED: dict[str, Any] = {
     "exit_layer": 3, "split": "val2014", "data": "coco", "limit": 7, "repeats": 2, "warmup": 1, "max_new_tokens": 9,
     "prompt_set": "blip2", "prompt": "Say what you see.",
     "seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "out": "elsewhere", "resume": "x", "json": True,
-    "require_lossless": True,
+    "require_lossless": True, "margin": 1.0, "variants": ("vqa_accuracy=official",),
 }  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def test_the_hash_covers_exactly_what_is_measured(name: str) -> None:
     config = RunConfig()
     other = replace(config, **{name: CHANGED[name]})
     assert getattr(other, name) != getattr(config, name)
-    assert (other.sha256() == config.sha256()) == (name in ("out", "resume", "json", "require_lossless"))
+    assert (other.sha256() == config.sha256()) == (name in NOT_MEASURED)
 
 
 # ------------------------------------------------------------------------------------------ --out
