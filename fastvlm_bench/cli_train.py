@@ -40,6 +40,10 @@ def train(
     validate_every: Annotated[int, typer.Option(help="Steps between two validations.")] = 50,
     patience: Annotated[int, typer.Option(help="Stop after so many validations without a better prediction; 0 never.")] = 0,
     draft_vocabulary: Annotated[int, typer.Option(help="Draft only with so many of the most frequent token ids; 0 for all.")] = 0,
+    finetune_backbone: Annotated[str | None, typer.Option(help="First train the model itself, on task and exit loss (phase 1): lora or full. Writes OUT/backbone, and says what it did to quality.")] = None,
+    backbone_updates: Annotated[int, typer.Option(help="Steps of that.")] = 400,
+    backbone_lr: Annotated[float, typer.Option(help="Learning rate of that.")] = 3e-4,
+    exit_weight: Annotated[float, typer.Option(help="Weight of the exit loss beside the task loss.")] = 0.3,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (float32 on the CPU), float32, bfloat16 or float16; heads are float32.")] = "auto",
@@ -56,7 +60,9 @@ def train(
         prompts=_text(prompts), prompt_set=prompt_set, prompt=prompt, exit_layers=tuple(exit_layer.split(",")),
         loss=loss, on_policy=on_policy, references=references, samples=samples, held_out=held_out,
         max_new_tokens=max_new_tokens, updates=updates, refine_updates=refine, batch=batch, micro=micro, lr=lr,
-        validate_every=validate_every, patience=patience, draft_vocabulary=draft_vocabulary, seed=seed, device=device,
+        validate_every=validate_every, patience=patience, draft_vocabulary=draft_vocabulary,
+        finetune_backbone=finetune_backbone, backbone_updates=backbone_updates, backbone_lr=backbone_lr,
+        exit_weight=exit_weight, seed=seed, device=device,
         dtype=dtype, threads=threads, push=push, restart=restart, **chosen,
     )  # fmt: skip
     settings.validate()

@@ -80,13 +80,13 @@ def own_answers(
 
 
 def reference_answers(target: Target, samples: Sequence[TrainingSample], most: int) -> list[Example]:
-    """The samples' reference texts as the tokenizer writes them after the prompt, cut at `most` tokens."""
+    """The samples' first references as the tokenizer writes them after the prompt, cut at `most` tokens."""
     tokenizer = target.processor.tokenizer
     (eos, *_) = ends(target)
     out = []
     for sample in samples:
-        if sample.reference:
-            ids = tokenizer.encode(" " + sample.reference.strip(), add_special_tokens=False)[: most - 1]
+        if sample.references:
+            ids = tokenizer.encode(" " + sample.references[0].strip(), add_special_tokens=False)[: most - 1]
             out.append(Example(sample, (*ids, eos), True))
     return out
 

@@ -6,6 +6,7 @@ that was killed and started again with the same command ends with the weights of
 
 import json
 import random
+import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,12 @@ from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.reduced_vocabulary import most_frequent
 from fastvlm_bench.storage import now, write_atomically
 from fastvlm_bench.suite_definition import read_definition
-from fastvlm_bench.training import parallel
+from fastvlm_bench.training import backbone, parallel
 from fastvlm_bench.training.answers import Example, ends, own_answers, reference_answers
+from fastvlm_bench.training.backbone_quality import report_quality
 from fastvlm_bench.training.costs import measure_costs
 from fastvlm_bench.training.display import Display
+from fastvlm_bench.training.order import Order
 from fastvlm_bench.training.outcome import save_drafts
 from fastvlm_bench.training.prediction import Costs
 from fastvlm_bench.training.preflight import preflight
@@ -38,7 +41,8 @@ SAVE_EVERY_S = 60.0
 DEFAULT_TOKENS = 128
 FRESH = 16
 """Texts that the refinement stage adds to its buffer at a time, and updates between two additions."""
-STATE, SETTINGS, LOG, ANSWERS = "state.pt", "settings.json", "log.jsonl", "answers.jsonl"
+STATE, SETTINGS, LOG, QUALITY = "state.pt", "settings.json", "log.jsonl", "quality.json"
+ANSWERS, NEW_ANSWERS = "answers.jsonl", "answers-backbone.jsonl"
 
 
 def train(settings: TrainSettings) -> int:
@@ -73,8 +77,9 @@ def open_folder(settings: TrainSettings) -> None:
                 f"{ours[first]!r} now); choose another --out, or start it over with --restart"
             )
         return
-    for name in (STATE, LOG, ANSWERS, "curve.csv", "curve.png"):
+    for name in (STATE, LOG, ANSWERS, NEW_ANSWERS, backbone.STATE, QUALITY, "curve.csv", "curve.png"):
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / backbone.FOLDER, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"learns": settings.learns(), "started_at": now()}, indent=1)
     write_atomically(path, text.encode())
@@ -91,6 +96,7 @@ class Training:
         self.buffer = ReplayBuffer()
         self.stale = 0
         self.chosen: int | None = None
+        self.answers = ANSWERS
         self.trainer: HeadTrainer | None = None
         self.interrupted: bool | None = None  # None: not within the updates, where a half-made one must be finished
 
@@ -107,6 +113,8 @@ class Training:
             stored = self._stored()
             self.chosen = stored.get("chosen")
             preflight(self.settings, self.target, self.display.say)
+            if self.settings.finetune_backbone:
+                self._finetune()
             base, fresh, held = self._examples()
             if self.settings.automatic and self.chosen is None:
                 self._choose_exit(base, held)
@@ -122,12 +130,26 @@ class Training:
         except FloatingPointError as error:
             raise BenchError(f"{error}; what was trained before is kept in {self.folder}") from error
 
+    def _finetune(self) -> None:
+        """Phase 1; from here on the target is the new one, whose answers are its own."""
+        s, most = self.settings, self._most()
+        samples, held = self._samples()
+        samples = samples[: s.samples]
+        texts = reference_answers(self.target, samples, most) or self._answers(samples, most, "answers")
+        made = backbone.finetune(s, self.target, [e for e in texts if e.taught], self.display)
+        after = load_target(made, device=str(self.target.device), dtype=s.dtype)
+        if not (self.folder / QUALITY).is_file():
+            # The trained model is the old one no longer: load that again.
+            before = load_target(s.model, device=str(self.target.device), dtype=s.dtype)
+            report_quality(s, before, after, held, self.folder / QUALITY, self.display)
+        self.target, self.answers = after, NEW_ANSWERS
+
     # What is learned on
 
     def _examples(self) -> tuple[list[Example], list[Example], list[Example]]:
         """(base, fresh, held out): fresh texts are for the refinement stage and were never trained on before."""
         s = self.settings
-        most = s.max_new_tokens or self._suite_tokens()
+        most = self._most()
         samples, held = self._samples()
         base_samples = samples[: s.samples]
         wanted = s.refine_updates
@@ -154,12 +176,15 @@ class Training:
             parallel.wait()  # the leader writes, the others read what it wrote
         bar = self.display.bar(label, len(samples))
         size = min(64, max(self.settings.micro, 1) * 2)
-        found = own_answers(self.target, samples, most, self.folder / ANSWERS, bar, size)
+        found = own_answers(self.target, samples, most, self.folder / self.answers, bar, size)
         if parallel.leads():
             parallel.wait()
         return found
 
-    def _suite_tokens(self) -> int:
+    def _most(self) -> int:
+        """The token limit of a text."""
+        if self.settings.max_new_tokens is not None:
+            return self.settings.max_new_tokens
         tokens = [read_definition(name).max_new_tokens for name in self.settings.suites]
         return max(tokens, default=DEFAULT_TOKENS)
 
@@ -355,26 +380,8 @@ class Training:
             "source": " and ".join(text), "samples": source, "suites": list(s.suites), "texts": len(base),
             "tokens": sum(len(e.answer) for e in base), "updates": s.updates, "refine_updates": s.refine_updates,
             "batch": s.batch, "lr": s.lr, "seed": s.seed, "trained_at": now()[:10],
+            **({"finetuned_backbone": s.finetune_backbone, "of": s.model} if s.finetune_backbone else {}),
         }  # fmt: skip
-
-
-class Order:
-    """Which examples an update sees: a function of its number. Texts of like length together, so little is padding."""
-
-    def __init__(self, examples: Sequence[Example], size: int, seed: int) -> None:
-        self.examples, self.size, self.seed = examples, min(size, len(examples)), seed
-        self.groups = max(len(examples) // self.size, 1)
-        self._epoch, self._order = -1, list[list[int]]()
-
-    def batch(self, number: int) -> list[Example]:
-        epoch, place = divmod(number, self.groups)
-        if epoch != self._epoch:
-            rng = random.Random(f"{self.seed}/{epoch}")
-            indices = sorted(range(len(self.examples)), key=lambda i: (len(self.examples[i].answer) // 8, rng.random()))
-            chunks = [indices[i : i + self.size] for i in range(0, self.groups * self.size, self.size)]
-            rng.shuffle(chunks)
-            self._epoch, self._order = epoch, chunks
-        return [self.examples[i] for i in self._order[place]]
 
 
 def _shuffled(samples: Sequence[TrainingSample], seed: int) -> list[TrainingSample]:

@@ -119,9 +119,11 @@ class Observer:
             group = examples[start : start + size]
             yield (self.packed(group) if self.packs else self.forced(group[0])), group
 
-    @torch.no_grad()
-    def packed(self, examples: Sequence[Example]) -> View:
-        """Prompt + answer of each, padded on the right: causal attention then needs no thought for padding."""
+    def padded(self, examples: Sequence[Example]) -> tuple[dict[str, Tensor], Tensor]:
+        """Model inputs of prompt + answer of each, and which positions teach, (batch, tokens).
+
+        Padded on the right: causal attention then needs no thought for padding.
+        """
         rows, lengths = [], []
         for example in examples:
             inputs = example.inputs(self.target)
@@ -132,6 +134,12 @@ class Observer:
         for row, (prompt, example) in enumerate(zip(lengths, examples, strict=True)):
             # The first answer token comes from prefill and is never drafted; the state of the last predicts nothing.
             told[row, prompt : prompt + example.taught] = True
+        return batch, told
+
+    @torch.no_grad()
+    def packed(self, examples: Sequence[Example]) -> View:
+        """Prompt and answer of each in one pass."""
+        batch, told = self.padded(examples)
         with self._recorded() as span:
             self.target.model(**batch, use_cache=False, logits_to_keep=1)
         return View([span], told)

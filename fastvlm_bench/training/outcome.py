@@ -34,7 +34,9 @@ def save_drafts(
         folder = root if len(trainer.students) == 1 else root / student.name
         draft = _finished(settings, target, trainer, student, kept, data, default=student.name == favourite)
         draft.save(folder)
-        (folder / "README.md").write_text(card(settings, draft.manifest, kept["validated"]), encoding="utf-8")
+        (folder / "README.md").write_text(
+            card(settings, target.id, draft.manifest, kept["validated"]), encoding="utf-8"
+        )
         made.append(folder)
     write_curve(root)
     picture = draw_curve(root)
@@ -45,18 +47,18 @@ def save_drafts(
         f"best: {favourite}, held-out α {own['alpha']:.3f}, predicted decode speed-up {own['speedup']:.2f}x at "
         f"γ {own['gamma']}, stop below {own['stop_below']:g}. Measure it:"
     )
-    display.say("  " + measure_command(settings, root, own))
+    display.say("  " + measure_command(settings, target.id, root, own))
     if settings.push:
         push(root, settings.push, display)
     return made
 
 
-def measure_command(settings: TrainSettings, root: Path, own: Mapping[str, Any]) -> str:
+def measure_command(settings: TrainSettings, model: str, root: Path, own: Mapping[str, Any]) -> str:
     """The `run` that shows what the draft is worth, the raw exit beside it."""
     suite = settings.suites[0] if settings.suites else "jsonl"
     where = f" --data {settings.data}" if settings.data else "" if settings.suites else " --data FILE.jsonl"
     return (
-        f"fastvlm-bench run --model {settings.model} --draft {root} --suite {suite}{where} "
+        f"fastvlm-bench run --model {model} --draft {root} --suite {suite}{where} "
         f"-m fastvlm:gamma={own['gamma']},stop_below={own['stop_below']:g} -m layerskip"
     )
 
@@ -124,17 +126,17 @@ def _validations(root: Path) -> list[dict[str, Any]]:
     return [line for line in lines if "validated" in line]
 
 
-def card(settings: TrainSettings, manifest: Manifest | None, own: Mapping[str, Any]) -> str:
+def card(settings: TrainSettings, model: str, manifest: Manifest | None, own: Mapping[str, Any]) -> str:
     """The README of a draft folder, as the hub shows it. Every number is from the manifest or the validation."""
     assert manifest is not None
-    base = [] if settings.model == "tiny" or Path(settings.model).is_dir() else [f"base_model: {settings.model}"]
+    base = [] if model == "tiny" or Path(model).is_dir() else [f"base_model: {model}"]
     places = ", ".join(f"{value:.2f}" for value in own["by_position"])
     rows = "\n".join(f"| {suite} | {alpha:.3f} |" for suite, alpha in own["by_suite"].items())
     return "\n".join([
         "---", "library_name: fastvlm-bench", *base, "tags: [speculative-decoding, vision-language, draft]", "---",
         "# A draft for self-speculative decoding", "",
         f"Exit layer {manifest.exit_layer} of {manifest.target_layers} with a head of kind `{manifest.head}` "
-        f"({manifest.head_parameters:,} parameters), for `{settings.model}` ({manifest.target_architecture}, weights "
+        f"({manifest.head_parameters:,} parameters), for `{model}` ({manifest.target_architecture}, weights "
         f"`{manifest.target_weights_sha256[:16]}`). It is refused by any other model.", "",
         f"Trained on {manifest.data['texts']} texts ({manifest.data['source']}; {manifest.data['samples']}), "
         f"{manifest.data['tokens']} tokens; losses {manifest.losses}.", "",
@@ -142,7 +144,7 @@ def card(settings: TrainSettings, manifest: Manifest | None, own: Mapping[str, A
         *([f"α by place in the draft: {places}.", ""] if places else []),
         f"Predicted decode speed-up on the machine that trained it: {own['speedup']:.2f} at γ {own['gamma']}, "
         f"stop_below {own['stop_below']:g}. A prediction is not a measurement; measure with", "",
-        "```sh", measure_command(settings, Path(settings.push or settings.out), own), "```", "",
+        "```sh", measure_command(settings, model, Path(settings.push or settings.out), own), "```", "",
     ])  # fmt: skip
 
 

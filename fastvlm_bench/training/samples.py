@@ -20,19 +20,19 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One image and prompt. `open` gives the image, decoded. reference: a text to learn on, "" for none."""
+    """One image and prompt. `open` gives the image, decoded. references: texts to score by; the first to learn on."""
 
     sample_id: str
     image_id: str
     prompt: str
     open: Callable[[], "Image"]
-    reference: str = ""
+    references: tuple[str, ...] = ()
 
 
 def suite_samples(
     name: str, *, data: str | Path | None, split: str | None, prompt_set: str | None = None, prompt: str | None = None
 ) -> list[TrainingSample]:
-    """The samples of a suite's training split on disk (split None: `train`), with their first reference."""
+    """The samples of a suite's training split on disk (split None: `train`)."""
     definition = read_definition(name)
     if split is None:
         if TRAIN not in definition.splits:
@@ -45,9 +45,10 @@ def suite_samples(
 
 
 def _from(suite: str, sample: Sample) -> TrainingSample:
-    reference = sample.references[0] if sample.references else ""
     key = f"{suite}/{sample.sample_id}"
-    return TrainingSample(key, f"{suite}/{sample.image_id}", sample.prompt, partial(open_image, sample), reference)
+    return TrainingSample(
+        key, f"{suite}/{sample.image_id}", sample.prompt, partial(open_image, sample), sample.references
+    )
 
 
 def folder_samples(images: Path, prompts: Path) -> list[TrainingSample]:

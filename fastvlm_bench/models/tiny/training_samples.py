@@ -30,5 +30,5 @@ def rendered_samples(suite: str, count: int, seed: int, *, held_out: bool) -> li
             question = language.questions(scene, rng)[0]
             prompt, reference = question.text + language.SHORT_ANSWER, question.answer
         key = f"{suite}/{'held-out' if held_out else 'train'}-{seed}-{number}"
-        out.append(TrainingSample(key, key, prompt, partial(render, scene), reference))
+        out.append(TrainingSample(key, key, prompt, partial(render, scene), (reference,)))
     return out
