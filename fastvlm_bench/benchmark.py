@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fastvlm_bench import document_frequencies
 from fastvlm_bench.config import METHODS, REFERENCE, RunConfig
-from fastvlm_bench.drafts import choose_draft
+from fastvlm_bench.drafts import choose_draft, draft_folder
 from fastvlm_bench.environment import describe_environment
 from fastvlm_bench.errors import BenchError, LosslessViolation, UsageError
 from fastvlm_bench.export import rows_csv, run_json, run_markdown, samples_csv, save
@@ -127,11 +127,11 @@ def load_suites(config: RunConfig) -> list[Suite]:
 
 
 def _drafts(config: RunConfig) -> Path | None:
-    return Path(config.draft) if config.draft else default_drafts(config.model)
+    return draft_folder(config.draft) if config.draft else default_drafts(config.model)
 
 
 def _wish(options: Any) -> dict[str, Any]:
-    return {key: options.get(key) for key in ("head", "exit_layer")}
+    return {key: options.get(key) for key in ("head", "exit_layer", "draft")}
 
 
 def _create(config: RunConfig, suites: Sequence[Suite]) -> RunWriter:

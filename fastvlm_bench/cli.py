@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from fastvlm_bench import __version__
 from fastvlm_bench.cli_suites import suites_app
-from fastvlm_bench.cli_train import train
+from fastvlm_bench.cli_train import ablate, train
 from fastvlm_bench.errors import BenchError
 
 
@@ -42,6 +42,7 @@ app = typer.Typer(
 
 app.add_typer(suites_app, name="suites")
 app.command()(train)
+app.command()(ablate)
 
 RESULTS = Path("results")
 Names = Annotated[list[str] | None, typer.Option("--suite", "-s", help="A suite, repeatable; see `suites`.")]
@@ -60,7 +61,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def run(
     suite: Names = None,
     model: Annotated[str, typer.Option(help="`tiny` (embedded), a hub id, or a checkpoint folder.")] = "tiny",
-    draft: Annotated[Path | None, typer.Option(help="A draft folder, or a folder of them; default: the model's.")] = None,
+    draft: Annotated[str | None, typer.Option(help="A draft folder, a folder of them, or a hub repository; default: the model's.")] = None,
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="name or name:key=value,…; repeatable; see `methods`.")] = None,
     gamma: Annotated[int | None, typer.Option(help="Most tokens drafted per round, for methods that do not name their own.")] = None,
     exit_layer: Annotated[int | None, typer.Option(help="Layers run while drafting, likewise.")] = None,
@@ -91,7 +92,7 @@ def run(
     chosen: dict[str, Any] = {"suites": tuple(suite)} if suite else {}
     chosen |= {"methods": tuple(method)} if method else {}
     config = RunConfig(
-        **chosen, model=model, draft=str(draft) if draft else None, gamma=gamma, exit_layer=exit_layer, split=split,
+        **chosen, model=model, draft=draft, gamma=gamma, exit_layer=exit_layer, split=split,
         data=str(data) if data else None, limit=limit, repeats=repeats, warmup=warmup, max_new_tokens=max_new_tokens,
         prompt_set=prompt_set, prompt=prompt,
         seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),

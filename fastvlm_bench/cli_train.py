@@ -73,3 +73,65 @@ def train(
 
 def _text(path: Path | None) -> str | None:
     return str(path) if path is not None else None
+
+
+def ablate(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for drafts, run and table; the same command goes on with it.")
+    ],
+    suite: Annotated[
+        list[str] | None,
+        typer.Option("--suite", "-s", help="Suites to train and to measure on, repeatable; default describe."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="As in `train`.")] = "tiny",
+    data: Annotated[Path | None, typer.Option(help="As in `train`; the run reads it, too.")] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--recipe",
+            help="head:exit_layer=N,key=value,…, repeatable; default: heads x exits, each loss left out, no refinement.",
+        ),
+    ] = None,
+    exit_layer: Annotated[str, typer.Option(help="Exits of the default recipes, as 1,2.")] = "1,2",
+    raw_exit: Annotated[str, typer.Option(help="Exits at which the raw exit is measured beside them.")] = "1,2",
+    samples: Annotated[int, typer.Option(help="As in `train`.")] = 1200,
+    updates: Annotated[int, typer.Option(help="As in `train`.")] = 400,
+    refine: Annotated[int, typer.Option(help="As in `train`.")] = 100,
+    held_out: Annotated[int, typer.Option(help="As in `train`.")] = 48,
+    gamma: Annotated[int, typer.Option(help="Of every draft when measured.")] = 10,
+    stop_below: Annotated[float, typer.Option(help="Likewise.")] = 0.5,
+    limit: Annotated[int | None, typer.Option(help="Samples measured of each suite.")] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option(help="A run folder whose drafts join the table, repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    device: Annotated[str, typer.Option(help="As in `train`.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="As in `train`.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads, of training and measuring.")] = None,
+) -> None:
+    """Train many recipes on the same texts, measure them on the same samples, and write one table."""
+    from fastvlm_bench.config import RunConfig
+    from fastvlm_bench.training.settings import TrainSettings, whole_numbers
+
+    suites = tuple(suite or ("describe",))
+    exits = whole_numbers("--exit-layer", exit_layer)
+    if recipe is None:
+        from fastvlm_bench.training.recipe import default_recipes
+
+        recipe = list(default_recipes(exits))
+    settings = TrainSettings(
+        out=str(out / "drafts"), model=model, suites=suites, data=_text(data), heads=tuple(recipe),
+        exit_layers=tuple(map(str, exits)), samples=samples, updates=updates, refine_updates=refine, held_out=held_out,
+        seed=seed, device=device, dtype=dtype, threads=threads,
+    )  # fmt: skip
+    names = [made.name for made in settings.validate().recipes()]
+    options = f"gamma={gamma},stop_below={stop_below:g}"
+    methods = [f"layerskip:exit_layer={n},{options}" for n in whole_numbers("--raw-exit", raw_exit)]
+    methods += [f"fastvlm:draft={name},{options}" for name in names]
+    config = RunConfig(
+        suites=suites, model=model, data=_text(data), draft=str(out / "drafts"), methods=tuple(methods), limit=limit,
+        seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),
+    )  # fmt: skip
+    from fastvlm_bench.ablate import ablate as run_ablation
+
+    raise typer.Exit(run_ablation(settings, config, also or []))

@@ -45,6 +45,8 @@ class Option:
         """The allowed values in words."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
+        if self.kind is str:
+            return "a name of letters, digits, '.', '-' and '_'"
         if self.kind is float:
             return f"a number from {self.low:g} to below {self.below:g}"
         return f"a whole number of at least {self.low:g}" + (f", at most {self.high:g}" if self.high < math.inf else "")
@@ -53,6 +55,8 @@ class Option:
         """The value that `text` stands for; None if it is not an allowed one."""
         if self.choices:
             return text if text in self.choices else None
+        if self.kind is str:
+            return text if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) else None
         pattern = r"[+-]?[0-9]{1,9}" if self.kind is int else r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
         if not re.fullmatch(pattern, text):
             return None
@@ -74,12 +78,13 @@ GAMMA = Option(int, 10, "most tokens drafted per round", low=1, high=MAX_GAMMA)
 EXIT_LAYER = Option(int, None, "target layers run while drafting; by default the draft's own", low=1)
 RAW_EXIT_LAYER = Option(int, 2, "target layers run while drafting", low=1)
 HEAD = Option(str, None, "kind of imitation head; by default the draft's own", choices=tuple(HEAD_LAYERS))
+DRAFT = Option(str, None, "the draft of this name, a folder below --draft")
 STOP_BELOW = Option(float, 0.5, "drafting stops before a token less probable than this; 0 is never", low=0, below=1)
 METHODS: dict[str, MethodKind] = {
     "standard": MethodKind("one token per pass of the whole target: the reference", True),
     "fastvlm": MethodKind(
         "drafts with the first layers and an imitation head, verifies with the remaining layers", True,
-        {"gamma": GAMMA, "exit_layer": EXIT_LAYER, "head": HEAD, "stop_below": STOP_BELOW},
+        {"gamma": GAMMA, "draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD, "stop_below": STOP_BELOW},
     ),
     "layerskip": MethodKind(
         "as fastvlm, but drafts with the raw exit: what the imitation head is worth", True,
@@ -87,7 +92,7 @@ METHODS: dict[str, MethodKind] = {
     ),
     "early-exit": MethodKind(
         "the draft alone, never verified: the quality that verification keeps", False,
-        {"exit_layer": EXIT_LAYER, "head": HEAD},
+        {"draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD},
     ),
     "hf-generate": MethodKind("transformers' own generate: the check that standard is no slower", True),
 }  # fmt: skip

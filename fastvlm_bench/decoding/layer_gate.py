@@ -158,8 +158,7 @@ class LayerGate:
 
     def roll_back_head(self, count: int) -> None:
         """Forget the last `count` tokens: their KV in the head's layers, and their last states."""
-        if self.last is not None:
-            kept = self.last.shape[1] - count
+        if self.last is not None and (kept := self.last.shape[1] - count) > 0:
             self._previous = self.last[:, kept - 1 : kept]
         if self.head_cache is not None:
             for layer in getattr(self.head_cache, "self_attention_cache", self.head_cache).layers:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvlm_bench.errors import BenchError, UsageError
-from fastvlm_bench.models.load import Target
+from fastvlm_bench.models.load import Target, quiet_loading
 from fastvlm_bench.muon import Muon
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
@@ -100,9 +100,11 @@ class _Backbone:
                 optimiser.load_state_dict(value)
             done = stored["done"]
         order, bar, saved = Order(self.examples, s.batch, s.seed), self.display.bar("backbone", total), time.monotonic()
+        lately: list[tuple[float, float]] = []
         while done < total:
             batch = order.batch(done)
             task, exits = self._backward(batch, done)
+            lately.append((task, exits))
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
             for optimiser in self.optimisers:
                 for group in optimiser.param_groups:
@@ -112,6 +114,8 @@ class _Backbone:
             done += 1
             bar(done)
             if done % s.validate_every == 0 or done == total:
+                task, exits = (sum(values) / len(values) for values in zip(*lately, strict=True))
+                lately.clear()
                 line = {"backbone": done, "task_loss": task, "exit_loss": exits}
                 with (Path(s.out) / "log.jsonl").open("a", encoding="utf-8") as log:
                     log.write(json.dumps(line) + "\n")
@@ -121,16 +125,21 @@ class _Backbone:
                 saved = time.monotonic()
         model = self.model.merge_and_unload() if s.finetune_backbone == "lora" else self.model
         temporary = made.with_name(f".{FOLDER}.tmp")
-        model.save_pretrained(temporary)
+        with quiet_loading(downloads=False):
+            model.save_pretrained(temporary)
         self.target.processor.save_pretrained(temporary)
         temporary.rename(made)
 
     def _backward(self, batch: Sequence[Example], done: int) -> tuple[float, float]:
-        """Gradients of the mean loss over all taught positions; returns (task loss, mean exit loss)."""
-        positions = sum(example.taught for example in batch)
+        """Gradients of the mean loss over all answer tokens; returns (task loss, mean exit loss).
+
+        Here the first token teaches, too: a draft never makes it, but the backbone does.
+        """
+        positions = sum(len(example.answer) for example in batch)
         sums = [0.0, 0.0]
         for start in range(0, len(batch), self.settings.micro):
             inputs, told = self.observer.padded(batch[start : start + self.settings.micro])
+            told |= told.roll(-1, dims=1)  # one place earlier: the prompt's last position, which makes the first token
             next_tokens = inputs["input_ids"].roll(-1, dims=1)[told]
             with _layer_inputs(self.target.layers, self.exits) as seen:
                 self.target.model(**inputs, use_cache=False, logits_to_keep=1)

@@ -369,6 +369,13 @@ class Training:
             kept = [line for line in lines if json.loads(line).get("done", 0) <= done]
             write_atomically(path, "".join(line + "\n" for line in kept).encode())
 
+    def _phase_1(self) -> dict[str, Any]:
+        s = self.settings
+        if not s.finetune_backbone:
+            return {}
+        quality = json.loads((self.folder / QUALITY).read_text(encoding="utf-8"))
+        return {"finetuned_backbone": {"how": s.finetune_backbone, "of": s.model, "quality": quality}}
+
     def _data(self, base: Sequence[Example]) -> dict[str, Any]:
         s = self.settings
         text = [
@@ -380,7 +387,7 @@ class Training:
             "source": " and ".join(text), "samples": source, "suites": list(s.suites), "texts": len(base),
             "tokens": sum(len(e.answer) for e in base), "updates": s.updates, "refine_updates": s.refine_updates,
             "batch": s.batch, "lr": s.lr, "seed": s.seed, "trained_at": now()[:10],
-            **({"finetuned_backbone": s.finetune_backbone, "of": s.model} if s.finetune_backbone else {}),
+            **self._phase_1(),
         }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """What is trained: one recipe a draft, such as "attention:exit_layer=1,kd=1,cosine=0". Without torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +89,22 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for the manifest, the log and the comparison with what a checkpoint was trained with."""
         return {**vars(self), "head_options": dict(self.head_options), "losses": dict(self.losses)}
+
+
+def default_recipes(exits: Sequence[int]) -> tuple[str, ...]:
+    """The heads at each exit; then, at the first exit, the attention head without each of its losses, with other
+    losses, and without refinement."""
+    place = exits[0]
+    heads = [f"{head}:exit_layer={n},name={head}-exit{n}" for n in exits for head in ("linear", "mlp", "attention")]
+    return (
+        *heads,
+        f"gated-mlp:exit_layer={place}", f"twig:exit_layer={place}", f"eagle:exit_layer={place}",
+        f"attention:exit_layer={place},cosine=0,name=attention-no-cosine",
+        f"attention:exit_layer={place},kd=0,name=attention-no-kd",
+        f"attention:exit_layer={place},ce=0,name=attention-no-ce",
+        f"attention:exit_layer={place},acceptance=1,kd=0,ce=0,cosine=0,name=attention-acceptance-only",
+        f"attention:exit_layer={place},refine=0,name=attention-no-refinement",
+    )  # fmt: skip
 
 
 def parse_losses(text: str) -> dict[str, float]:

@@ -115,10 +115,7 @@ class TrainSettings:
         """The exit layers that were named."""
         if self.automatic and len(self.exit_layers) > 1:
             raise UsageError(f"--exit-layer is {', '.join(self.exit_layers)}; give numbers, or auto alone")
-        wrong = [text for text in self.exit_layers if text != AUTO and not (text.isdecimal() and int(text) >= 1)]
-        if wrong:
-            raise UsageError(f"--exit-layer has '{wrong[0]}'; it must be whole numbers of at least 1, as 4,8, or auto")
-        return [int(text) for text in self.exit_layers if text != AUTO]
+        return whole_numbers("--exit-layer", ",".join(t for t in self.exit_layers if t != AUTO), or_auto=True)
 
     def recipes(self, chosen: int | None = None) -> list[Recipe]:
         """One recipe for each head and exit layer; `chosen` stands for auto. UsageError where two have one name."""
@@ -161,3 +158,13 @@ class TrainSettings:
 
     def sha256(self) -> str:
         return hashlib.sha256(json.dumps(self.learns(), sort_keys=True).encode()).hexdigest()
+
+
+def whole_numbers(option: str, text: str, *, or_auto: bool = False) -> list[int]:
+    """ "4,8" -> [4, 8]; "" -> []. UsageError for what is not a whole number of at least 1."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    for part in parts:
+        if not part.isdecimal() or int(part) < 1:
+            end = ", or auto" if or_auto else ""
+            raise UsageError(f"{option} has '{part}'; it must be whole numbers of at least 1, as 4,8{end}")
+    return [int(part) for part in parts]
