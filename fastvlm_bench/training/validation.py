@@ -13,7 +13,7 @@ from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.prediction import Costs, Outlook, advise, simulate
 from fastvlm_bench.training.trainer import HeadTrainer
 
-GAMMA = 10
+GAMMA, STOP_BELOW = 10, 0.5
 LOOPED = 16
 """Held-out texts on which a head that recurs is run for real: its guesses depend on its own output."""
 
@@ -48,9 +48,12 @@ def validate(trainer: HeadTrainer, held_out: Sequence[Example], costs: Mapping[s
         texts = checked[name]
         suites = [example.sample.sample_id.partition("/")[0] for example in held_out]
         if student.head.recurs:
-            outlook = _looped(trainer.target, trainer.draft(student), held_out[:LOOPED])
+            draft = trainer.draft(student)
+            played = {stop: _looped(trainer.target, draft, held_out[:LOOPED], stop) for stop in (0.0, STOP_BELOW)}
+            stop = max(played, key=lambda stop: played[stop].speedup(price))
+            outlook = played[0.0]
             found[name] = Validated(
-                outlook.alpha, outlook.tau, [], outlook.speedup(price), GAMMA, 0.0, {"all": outlook.alpha}
+                outlook.alpha, outlook.tau, [], played[stop].speedup(price), GAMMA, stop, {"all": outlook.alpha}
             )
             continue
         outlook, best = simulate(texts, GAMMA, 0.0), advise(texts, price)
@@ -66,9 +69,9 @@ def validate(trainer: HeadTrainer, held_out: Sequence[Example], costs: Mapping[s
     return found
 
 
-def _looped(target: Target, draft: Draft, examples: Sequence[Example]) -> Outlook:
+def _looped(target: Target, draft: Draft, examples: Sequence[Example], stop_below: float) -> Outlook:
     """The loop itself on some texts; its own rounds, in the counts of a simulation."""
-    method, found = FastVLM(draft, gamma=GAMMA), Outlook()
+    method, found = FastVLM(draft, gamma=GAMMA, stop_below=stop_below), Outlook()
     for example in examples:
         with torch.inference_mode():
             target.model.generate(
