@@ -46,7 +46,8 @@ def _row(row: Row, method: dict[str, Any], tuned: dict[str, Any] | None) -> dict
     validation = list(draft.get("validation", {}).values())
     return {
         "suite": row.suite, "target": f"{tuned['of']} + phase 1 ({tuned['how']})" if tuned else row.model,
-        "draft": method["options"].get("draft") or row.method.partition(":")[0], "exit": method["options"]["exit_layer"], "head": head,
+        "draft": method["options"].get("draft") or row.method.partition(":")[0],
+        "exit": method["options"]["exit_layer"], "head": head,
         "losses": " ".join(f"{name} {weight:g}" for name, weight in draft.get("losses", {}).items()),
         "refined": "" if not draft else "yes" if recipe.get("refine") and data.get("refine_updates") else "no",
         "parameters": draft.get("head_parameters", 0),

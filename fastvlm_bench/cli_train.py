@@ -89,7 +89,7 @@ def ablate(
         list[str] | None,
         typer.Option(
             "--recipe",
-            help="head:exit_layer=N,key=value,…, repeatable; default: heads x exits, each loss left out, no refinement.",
+            help="head:exit_layer=N,key=value,…, repeatable; `default` (alone or among others): heads x exits, each loss left out, no refinement.",
         ),
     ] = None,
     exit_layer: Annotated[str, typer.Option(help="Exits of the default recipes, as 1,2.")] = "1,2",
@@ -115,12 +115,12 @@ def ablate(
 
     suites = tuple(suite or ("describe",))
     exits = whole_numbers("--exit-layer", exit_layer)
-    if recipe is None:
-        from fastvlm_bench.training.recipe import default_recipes
+    from fastvlm_bench.training.recipe import default_recipes
 
-        recipe = list(default_recipes(exits))
+    asked = recipe or ["default"]
+    heads = [text for given in asked for text in (default_recipes(exits) if given == "default" else [given])]
     settings = TrainSettings(
-        out=str(out / "drafts"), model=model, suites=suites, data=_text(data), heads=tuple(recipe),
+        out=str(out / "drafts"), model=model, suites=suites, data=_text(data), heads=tuple(heads),
         exit_layers=tuple(map(str, exits)), samples=samples, updates=updates, refine_updates=refine, held_out=held_out,
         seed=seed, device=device, dtype=dtype, threads=threads,
     )  # fmt: skip
