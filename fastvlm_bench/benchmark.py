@@ -44,6 +44,9 @@ def run_benchmark(
     if predictions is not None and not predictions.parent.is_dir():
         raise UsageError(f"--predictions-out {predictions}: {predictions.parent} is not a folder; choose another")
     suites = check(config)
+    if resume and config.refine:
+        raise UsageError("--resume cannot go on with --refine: what the drafts had learned is not in the records; "
+                         "start a new run")  # fmt: skip
     writer = RunWriter.resume(resume, config.sha256(), config.to_dict()) if resume else None
     _catch_signals()
     live = Live(Console(stderr=True, quiet=as_json), REFERENCE)
@@ -168,7 +171,7 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
     from fastvlm_bench.conditions import RECORDED, watch
     from fastvlm_bench.decoding.build import build
     from fastvlm_bench.models.load import load_target
-    from fastvlm_bench.runner import Runner
+    from fastvlm_bench.runner import Group, Runner
 
     torch.manual_seed(config.seed)
     with live:
@@ -196,17 +199,34 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
                 **describe_environment(target.device), "self_check": {str(k): v for k, v in differences.items()},
             },
         )  # fmt: skip
+        refiner = _refiner(target, methods) if config.refine else None
+
+        def after(group: Group) -> None:
+            live.show(group)
+            if refiner is not None:
+                refiner.learn(samples[group.suite, group.lines[0]["sample_id"]], group.lines)
+
+        samples = {(suite.name, sample.sample_id): sample for suite in suites for sample in suite.samples}
         try:
             with conditions:
                 for suite in suites:
                     live.say(f"{suite.name}: warming up")
                     runner.warm_up(suite, config.warmup)
-                    runner.run(suite, config.repeats, writer, live.show)
+                    runner.run(suite, config.repeats, writer, after)
         finally:  # an interrupted run, too, must say under what conditions it measured; a resumed one keeps both
             before = [notice for notice in writer.meta["warnings"] or [] if notice["name"] in RECORDED]
             new = [notice for notice in conditions.notices() if notice not in before]
             seen = [*writer.meta.get("conditions", []), conditions.summary()]
             writer.update(warnings=before + new, conditions=seen)
+            if refiner is not None:
+                refiner.save(writer.folder / "refined")
+                writer.update(refined=refiner.summary())
+
+
+def _refiner(target: Any, methods: Any) -> Any:
+    from fastvlm_bench.training.refine_run import RunRefiner
+
+    return RunRefiner(target, methods)
 
 
 def _finish(writer: RunWriter, outcome: str, error: str | None, suites: Sequence[Suite]) -> Run:

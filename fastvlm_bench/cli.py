@@ -77,6 +77,7 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (float32 on the CPU), float32, bfloat16 or float16.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the count at which `standard` is fastest.")] = None,
+    refine: Annotated[bool, typer.Option(help="Between samples, outside the clock, let drafts learn from their rejections; the report says how acceptance moves.")] = False,
     out: Annotated[Path, typer.Option(help="Folder that gets the run's folder.")] = RESULTS,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run's folder.")] = None,
     require_lossless: Annotated[bool, typer.Option(help="Exit with 5 if an output has a token that the target would not have chosen.")] = False,
@@ -96,7 +97,7 @@ def run(
         data=str(data) if data else None, limit=limit, repeats=repeats, warmup=warmup, max_new_tokens=max_new_tokens,
         prompt_set=prompt_set, prompt=prompt,
         seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),
-        require_lossless=require_lossless, margin=margin, variants=tuple(variant or ()),
+        require_lossless=require_lossless, refine=refine, margin=margin, variants=tuple(variant or ()),
     )  # fmt: skip
     from fastvlm_bench.benchmark import run_benchmark
 

@@ -184,6 +184,7 @@ class RunConfig:
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None
+    refine: bool = False
     out: str = "results"
     resume: str | None = None
     json: bool = False
@@ -216,6 +217,10 @@ class RunConfig:
                              f"{did_you_mean(self.device, DEVICES)}")  # fmt: skip
         if not self.suites or len(set(self.suites)) != len(self.suites):
             raise UsageError(f"suites are {', '.join(self.suites) or 'missing'}; name at least one, each once")
+        if self.refine and self.repeats > 1:
+            raise UsageError(
+                "--refine and --repeats exclude each other: a repeated sample would have been learned from"
+            )
         object.__setattr__(self, "methods", tuple(spec.label for spec in self._parse_methods()))
 
     def _parse_methods(self) -> list[MethodSpec]:
