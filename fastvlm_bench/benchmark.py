@@ -162,7 +162,8 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
         clock = Clock(target.device)
         methods = [build(spec, target, _drafts(config), clock) for spec in config.specs]
         conditions = watch(target.device)
-        runner = Runner(target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions)
+        runner = Runner(target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions,
+                        generation=config.generation, seed=config.seed)  # fmt: skip
         differences = runner.self_check(suites[0])
         for layer, difference in differences.items():
             live.say(

@@ -23,6 +23,10 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 NOT_MEASURED = ("out", "resume", "json", "require_lossless")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
+LATER = ("temperature", "top_p", "top_k", "ignore_eos")
+"""Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
+NEVER_EOS = 2**31 - 1
+"""No vocabulary is that large: with it as end of sequence, every output has the length of the limit."""
 Value = int | float | str
 
 
@@ -154,8 +158,9 @@ class RunConfig:
     suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first. draft: a draft
     folder or a folder of them. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
-    where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. `validate` adds the
-    checks that look at the disk.
+    where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. temperature: None or
+    0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. `validate` adds
+    the checks that look at the disk.
     """
 
     suites: tuple[str, ...] = ("coco-caption",)
@@ -176,6 +181,10 @@ class RunConfig:
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    ignore_eos: bool = False
     out: str = "results"
     resume: str | None = None
     json: bool = False
@@ -199,7 +208,31 @@ class RunConfig:
                              f"{did_you_mean(self.device, DEVICES)}")  # fmt: skip
         if not self.suites or len(set(self.suites)) != len(self.suites):
             raise UsageError(f"suites are {', '.join(self.suites) or 'missing'}; name at least one, each once")
+        self._check_sampling()
         object.__setattr__(self, "methods", tuple(spec.label for spec in self._parse_methods()))
+
+    def _check_sampling(self) -> None:
+        _number("temperature", self.temperature, 0, 100)
+        _number("top_p", self.top_p, 0, 1)
+        _whole("top_k", self.top_k, 1)
+        if self.top_p == 0:
+            raise UsageError("--top-p is 0; it must be above 0, up to 1: the tokens that make up this probability")
+        if not self.temperature:
+            for name in ("top_p", "top_k"):
+                if getattr(self, name) is not None:
+                    raise UsageError(f"--{name.replace('_', '-')} has no effect on greedy decoding; "
+                                     "add --temperature, or leave it out")  # fmt: skip
+        elif self.require_lossless:
+            raise UsageError("--require-lossless compares tokens, and samples differ by chance; leave --temperature "
+                             "out, or --require-lossless")  # fmt: skip
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """What `generate` is given to decode as asked: greedily, or with this temperature, top-k and top-p."""
+        options: dict[str, Any] = {"num_beams": 1, "do_sample": bool(self.temperature)}
+        if self.temperature:  # 0 and 1 switch off what the model's own generation config may have on
+            options |= {"temperature": self.temperature, "top_k": self.top_k or 0, "top_p": self.top_p or 1.0}
+        return options | ({"eos_token_id": NEVER_EOS} if self.ignore_eos else {})
 
     def _parse_methods(self) -> list[MethodSpec]:
         specs = [MethodSpec.parse(text, gamma=self.gamma, exit_layer=self.exit_layer) for text in self.methods]
@@ -245,7 +278,9 @@ class RunConfig:
 
     def sha256(self) -> str:
         """Of the fields that define the measurement: a run may be resumed only with the same."""
-        measured = {name: value for name, value in self.to_dict().items() if name not in NOT_MEASURED}
+        new = {f.name: f.default for f in fields(self) if f.name in LATER}
+        measured = {name: value for name, value in self.to_dict().items()
+                    if name not in NOT_MEASURED and not (name in new and value == new[name])}  # fmt: skip
         return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 
 
@@ -261,6 +296,13 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"cannot write results to {folder}: {error.strerror}; choose another --out") from None
+
+
+def _number(name: str, value: Any, low: float, high: float) -> None:
+    if value is not None and (
+        not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high
+    ):
+        raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be a number, {low:g} .. {high:g}")
 
 
 def _whole(name: str, value: Any, low: int, high: float = math.inf) -> None:

@@ -44,7 +44,8 @@ def print_report(
                 console.print()
                 draw(console, _labels(shown), columns(shown))
     console.print()
-    say(console, "↑ higher is better, ↓ lower is better; [ ] 95 % interval; × reference/method seconds, totals; "
+    totals = "totals" if greedy(run.meta) else "means of seconds per token, as sampled lengths differ"
+    say(console, f"↑ higher is better, ↓ lower is better; [ ] 95 % interval; × reference/method seconds, {totals}; "
         "formulas: docs/measuring.md", "dim")  # fmt: skip
     if verdict.warnings:
         console.print()
@@ -69,10 +70,19 @@ def headline(run: Run) -> str:
 def suite_headline(row: Row) -> str:
     """The suite in one line: what was measured, on what data, how often."""
     repeats = f" × {row.repeats} repeats" if row.repeats > 1 else ""
+    length = f"exactly {row.max_new_tokens} tokens (EOS ignored)" if row.ignore_eos else (
+        f"at most {row.max_new_tokens} tokens")  # fmt: skip
     return (
         f"{row.suite} {row.suite_version} · split {row.split} · {row.source} · n = {row.samples}{repeats} · "
-        f"at most {row.max_new_tokens} tokens · reference {row.reference}"
+        f"{length} · reference {row.reference}{sampling(row)}"
     )
+
+
+def sampling(row: Row) -> str:
+    """How tokens were drawn: " · sampled at temperature 0.7, top-p 0.9"; nothing where decoding was greedy."""
+    parts = [f"temperature {row.temperature:g}"] if row.temperature else []
+    parts += [f"top-{name} {value:g}" for name, value in (("p", row.top_p), ("k", row.top_k)) if value]
+    return f" · sampled at {', '.join(parts)}" if parts else ""
 
 
 # ------------------------------------------------------------------------------------------ numbers
@@ -131,6 +141,8 @@ def _column(header: str, rows: Sequence[Row], cell: Callable[[Row], str]) -> Cel
 
 
 def _same(row: Row) -> str:
+    if row.temperature and row.lossless and row.method != row.reference:
+        return "sampled"
     return NOTHING if row.identical is None else f"{row.identical}/{row.samples_paired}{_others(row)}"
 
 
@@ -234,5 +246,6 @@ def conclusion(run: Run, row: Row) -> str:
     }[found]
     if doing == "decodes" and row.e2e_speedup is not None:
         phrase += f", end to end {ratio(row.e2e_speedup)}"
-    same = f", identical on {row.identical} of {row.samples_paired}{_others(row)}" if greedy(run.meta) else ""
+    same = f", identical on {row.identical} of {row.samples_paired}{_others(row)}" if greedy(run.meta) else (
+        ", per token, drawn by a rule that keeps the target's distribution")  # fmt: skip
     return f"{name} {phrase}{same}."

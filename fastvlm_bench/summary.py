@@ -53,6 +53,10 @@ class Row:
     attention: str
     threads: int | None
     max_new_tokens: int
+    ignore_eos: bool
+    temperature: float
+    top_p: float | None
+    top_k: int | None
     samples: int
     samples_ok: int
     samples_failed: int
@@ -129,13 +133,23 @@ def summarise(run: Run) -> list[Row]:
 
 
 def speedups(
-    paired: Sequence[tuple[Measured, Measured]], estimator: Callable[..., Estimate | None]
+    paired: Sequence[tuple[Measured, Measured]], estimator: Callable[..., Estimate | None], per_token: bool = False
 ) -> tuple[Estimate | None, Estimate | None]:
-    """(decode, end-to-end): reference seconds over ours, by `estimator`. Decode leaves out one-token answers."""
+    """(decode, end-to-end): reference seconds over ours, by `estimator`. Decode leaves out one-token answers.
+
+    per_token: of seconds per token, because sampled answers of the two arms differ in length.
+    """
     decoding = [(ours, theirs) for ours, theirs in paired if ours.decodes and theirs.decodes]
+
+    def decode(of: Measured) -> float:
+        return of.decode_s / (of.tokens - 1) if per_token else of.decode_s
+
+    def e2e(of: Measured) -> float:
+        return of.e2e_s / of.tokens if per_token else of.e2e_s
+
     return (
-        estimator([theirs.decode_s for _, theirs in decoding], [ours.decode_s for ours, _ in decoding]),
-        estimator([theirs.e2e_s for _, theirs in paired], [ours.e2e_s for ours, _ in paired]),
+        estimator([decode(theirs) for _, theirs in decoding], [decode(ours) for ours, _ in decoding]),
+        estimator([e2e(theirs) for _, theirs in paired], [e2e(ours) for ours, _ in paired]),
     )
 
 
@@ -145,6 +159,8 @@ def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
     paired = pairs(arm, reference) if reference is not None and not is_reference else None
     values = list(arm.measured.values())
     threads = run.meta.get("environment", {}).get("threads")
+    config = run.meta["config"]
+    sampled = bool(config.get("temperature"))
     return Row(
         run_id=run.run_id,
         model=model["id"],
@@ -161,6 +177,10 @@ def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
         attention=model["attention"],
         threads=threads if isinstance(threads, int) else None,
         max_new_tokens=suite["max_new_tokens"],
+        ignore_eos=bool(config.get("ignore_eos")),
+        temperature=float(config.get("temperature") or 0),
+        top_p=config.get("top_p"),
+        top_k=config.get("top_k"),
         samples=len(suite["samples"]),
         samples_ok=len(values),
         samples_failed=len(arm.failed),
@@ -177,14 +197,17 @@ def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
         ),
         e2e_tokens_per_s=divide(sum(v.tokens for v in values), sum(v.e2e_s for v in values)),
         extra_bytes=int(method.get("extra_bytes") or 0),
-        **_paired(paired),
-        **_speculation(arm, reference, paired),
+        **_paired(paired, sampled),
+        **_speculation(arm, reference, paired, sampled),
         **_memory(arm, None if is_reference else reference),
     )
 
 
-def _paired(paired: Sequence[tuple[Measured, Measured]] | None) -> dict[str, Any]:
-    """What the comparison with the reference gives; all None for the reference itself."""
+def _paired(paired: Sequence[tuple[Measured, Measured]] | None, sampled: bool) -> dict[str, Any]:
+    """What the comparison with the reference gives; all None for the reference itself.
+
+    sampled: tokens were drawn, so that two runs of the target itself would differ: nothing is said of identity.
+    """
     if paired is None:
         return {
             "samples_paired": 0, "samples_one_token": 0, "identical": None, "different_rate_upper": None,
@@ -192,15 +215,18 @@ def _paired(paired: Sequence[tuple[Measured, Measured]] | None) -> dict[str, Any
             "decode_speedup": None, "e2e_speedup": None, "decode_speedup_geomean": None,
             "e2e_speedup_geomean": None, "ratio_spread": None,
         }  # fmt: skip
-    decode, e2e = speedups(paired, ratio_of_totals)
-    decode_geomean, e2e_geomean = speedups(paired, geometric_mean_ratio)
-    differing = [(ours, ours.divergence(theirs)) for ours, theirs in paired if not ours.same_tokens(theirs)]
-    ratios = [theirs.e2e_s / ours.e2e_s for ours, theirs in paired if ours.e2e_s > 0]
+    decode, e2e = speedups(paired, ratio_of_totals, sampled)
+    decode_geomean, e2e_geomean = speedups(paired, geometric_mean_ratio, sampled)
+    differing = [] if sampled else [
+        (ours, ours.divergence(theirs)) for ours, theirs in paired if not ours.same_tokens(theirs)
+    ]  # fmt: skip
+    ratios = [theirs.e2e_s / ours.e2e_s * (ours.tokens / theirs.tokens if sampled else 1)
+              for ours, theirs in paired if ours.e2e_s > 0]  # fmt: skip
     return {
         "samples_paired": len(paired),
         "samples_one_token": sum(not (ours.decodes and theirs.decodes) for ours, theirs in paired),
-        "identical": len(paired) - len(differing),
-        "different_rate_upper": None if differing else rule_of_three(len(paired)),
+        "identical": None if sampled else len(paired) - len(differing),
+        "different_rate_upper": None if differing or sampled else rule_of_three(len(paired)),
         "diverged": tuple(f"{ours.sample_id}@{index}" for ours, index in differing),
         "near_ties": _outcomes(paired, "near-tie"),
         "violations": _outcomes(paired, "violation"),
@@ -218,7 +244,9 @@ def _outcomes(paired: Sequence[tuple[Measured, Measured]], outcome: str) -> int 
     return sum(outcome in outcomes for outcomes in judged) if any(judged) else None
 
 
-def _speculation(arm: Arm, reference: Arm | None, paired: Sequence[tuple[Measured, Measured]] | None) -> dict[str, Any]:
+def _speculation(
+    arm: Arm, reference: Arm | None, paired: Sequence[tuple[Measured, Measured]] | None, sampled: bool
+) -> dict[str, Any]:
     """Counts of rounds, where the seconds went, and the speed-up that the costs predict."""
     own = count(arm.lines())
     decode_total = sum(line["decode_s"] for line in arm.lines())
@@ -235,7 +263,7 @@ def _speculation(arm: Arm, reference: Arm | None, paired: Sequence[tuple[Measure
     if paired and standard and tau is not None:
         # τ tokens for d̄ drafts and one verification, against τ standard forward passes.
         predicted = divide(tau * standard, (per_round or 0.0) * (draft or 0.0) + (verify or 0.0))
-        estimate = speedups(paired, ratio_of_totals)[0]
+        estimate = speedups(paired, ratio_of_totals, sampled)[0]
         measured = estimate.value if estimate is not None else None
     return {
         "alpha": divide(own.accepted, own.tested),
