@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.errors import UsageError, did_you_mean
+from fastvlm_bench.sampling import check_sampling, generation
 from fastvlm_bench.suite_definition import read_definition
 
 REFERENCE = "standard"
@@ -25,8 +26,6 @@ NOT_MEASURED = ("out", "resume", "json", "require_lossless")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos")
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
-NEVER_EOS = 2**31 - 1
-"""No vocabulary is that large: with it as end of sequence, every output has the length of the limit."""
 Value = int | float | str
 
 
@@ -200,6 +199,7 @@ class RunConfig:
         for name in ("warmup", "seed"):
             _whole(name, getattr(self, name), 0, (1 << 63) - 1 if name == "seed" else math.inf)
         _whole("threads", self.threads, 1, os.cpu_count() or 1)
+        _whole("top_k", self.top_k, 1)
         if self.dtype not in DTYPES:
             raise UsageError(f"unknown dtype '{self.dtype}': one of {', '.join(DTYPES)}"
                              f"{did_you_mean(self.dtype, DTYPES)}")  # fmt: skip
@@ -208,31 +208,13 @@ class RunConfig:
                              f"{did_you_mean(self.device, DEVICES)}")  # fmt: skip
         if not self.suites or len(set(self.suites)) != len(self.suites):
             raise UsageError(f"suites are {', '.join(self.suites) or 'missing'}; name at least one, each once")
-        self._check_sampling()
+        check_sampling(self)
         object.__setattr__(self, "methods", tuple(spec.label for spec in self._parse_methods()))
-
-    def _check_sampling(self) -> None:
-        _number("temperature", self.temperature, 0, 100)
-        _number("top_p", self.top_p, 0, 1)
-        _whole("top_k", self.top_k, 1)
-        if self.top_p == 0:
-            raise UsageError("--top-p is 0; it must be above 0, up to 1: the tokens that make up this probability")
-        if not self.temperature:
-            for name in ("top_p", "top_k"):
-                if getattr(self, name) is not None:
-                    raise UsageError(f"--{name.replace('_', '-')} has no effect on greedy decoding; "
-                                     "add --temperature, or leave it out")  # fmt: skip
-        elif self.require_lossless:
-            raise UsageError("--require-lossless compares tokens, and samples differ by chance; leave --temperature "
-                             "out, or --require-lossless")  # fmt: skip
 
     @property
     def generation(self) -> dict[str, Any]:
-        """What `generate` is given to decode as asked: greedily, or with this temperature, top-k and top-p."""
-        options: dict[str, Any] = {"num_beams": 1, "do_sample": bool(self.temperature)}
-        if self.temperature:  # 0 and 1 switch off what the model's own generation config may have on
-            options |= {"temperature": self.temperature, "top_k": self.top_k or 0, "top_p": self.top_p or 1.0}
-        return options | ({"eos_token_id": NEVER_EOS} if self.ignore_eos else {})
+        """What `generate` is given, besides the limit, to decode as asked."""
+        return generation(self)
 
     def _parse_methods(self) -> list[MethodSpec]:
         specs = [MethodSpec.parse(text, gamma=self.gamma, exit_layer=self.exit_layer) for text in self.methods]
@@ -296,13 +278,6 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"cannot write results to {folder}: {error.strerror}; choose another --out") from None
-
-
-def _number(name: str, value: Any, low: float, high: float) -> None:
-    if value is not None and (
-        not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high
-    ):
-        raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be a number, {low:g} .. {high:g}")
 
 
 def _whole(name: str, value: Any, low: int, high: float = math.inf) -> None:

@@ -52,7 +52,8 @@ def judge_output(
     """Compare an output (new token ids) with the reference's, greedy decoding.
 
     noise: how far block-wise logits lie from single ones, relative to the largest: what the self-check measured.
-    limit: the token limit of both. generation: as given to `generate` for both. Returns `outcome`, and where the ids differ: `index` of the first violating token
+    limit: the token limit of both. generation: as given to `generate` for both. Returns `outcome`, and where the ids
+    differ: `index` of the first violating token
     (of the first that differs from the reference, where none violates), `token`, `expected` (the target's own there),
     `gap` (logits) and `epsilon`, the largest gap that is a near-tie: 2 units in the last place of the model's dtype at
     that magnitude, or the noise if that is larger. For an output of the wrong length all but `outcome` and `index` are
