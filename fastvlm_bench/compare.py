@@ -11,9 +11,10 @@ from fastvlm_bench import metrics
 from fastvlm_bench.arms import Arm, Measured, arms, pairs
 from fastvlm_bench.errors import BenchError, IncompatibleRuns, UsageError
 from fastvlm_bench.layout import NOTHING, Cells, draw, say
+from fastvlm_bench.numbers import ratio
 from fastvlm_bench.quality import Quality, compare_quality
 from fastvlm_bench.record import Run, list_runs, read_run
-from fastvlm_bench.report import quality_cell, ratio
+from fastvlm_bench.report import quality_cell
 from fastvlm_bench.statistics import Estimate, ratio_of_totals
 from fastvlm_bench.summary import Row, speedups, summarise
 

@@ -24,7 +24,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 NOT_MEASURED = ("out", "resume", "json", "require_lossless")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
-LATER = ("temperature", "top_p", "top_k", "ignore_eos")
+LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases")
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 Value = int | float | str
 
@@ -158,8 +158,9 @@ class RunConfig:
     folder or a folder of them. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
     where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. temperature: None or
-    0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. `validate` adds
-    the checks that look at the disk.
+    0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases: tell the
+    phases of each generation apart by hooks, and by events on a device. `validate` adds the checks that look at the
+    disk.
     """
 
     suites: tuple[str, ...] = ("coco-caption",)
@@ -184,6 +185,7 @@ class RunConfig:
     top_p: float | None = None
     top_k: int | None = None
     ignore_eos: bool = False
+    phases: bool = False
     out: str = "results"
     resume: str | None = None
     json: bool = False

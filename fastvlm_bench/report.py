@@ -4,17 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench import metrics
+from fastvlm_bench.breakdown import memory_columns, outside, time_columns
 from fastvlm_bench.layout import NOTHING, Cells, draw, say
+from fastvlm_bench.numbers import mebibytes, milliseconds, number, ratio
 from fastvlm_bench.quality import Quality
 from fastvlm_bench.record import Run
-from fastvlm_bench.statistics import Estimate
 from fastvlm_bench.summary import Row, summarise
 from fastvlm_bench.verdict import Verdict, greedy, judge, word
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-MIB = 2**20
 
 
 def print_report(
@@ -43,6 +42,11 @@ def print_report(
             if shown:
                 console.print()
                 draw(console, _labels(shown), columns(shown))
+        if said := outside(run, suite["name"]):
+            say(console, said, "dim")
+        if (parts := memory_columns(run, own)) is not None:
+            console.print()
+            draw(console, _labels(own), parts)
     console.print()
     totals = "totals" if greedy(run.meta) else "means of seconds per token, as sampled lengths differ"
     say(console, f"↑ higher is better, ↓ lower is better; [ ] 95 % interval; × reference/method seconds, {totals}; "
@@ -85,37 +89,7 @@ def sampling(row: Row) -> str:
     return f" · sampled at {', '.join(parts)}" if parts else ""
 
 
-# ------------------------------------------------------------------------------------------ numbers
-
-
-def number(value: float | None, digits: int = 2, scale: float = 1.0) -> str:
-    """A fixed-point number, or a dash for what was not measured."""
-    return NOTHING if value is None else f"{value * scale:.{digits}f}"
-
-
-def share(value: float | None) -> str:
-    """A share of one, in per cent; what rounds to nothing has no sign."""
-    return NOTHING if value is None else f"{round(value, 2) + 0.0:.0%}".replace("%", " %")
-
-
-def milliseconds(value: float | None) -> str:
-    """Seconds as milliseconds with three digits or so."""
-    return NOTHING if value is None else f"{value * 1000:.{2 if value < 0.01 else 1 if value < 0.1 else 0}f}"
-
-
-def ratio(estimate: Estimate | None) -> str:
-    """A ratio with its interval, in as many digits as the interval carries."""
-    if estimate is None:
-        return NOTHING
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.2f}×"
-    digits = 1 if estimate.high - estimate.low >= 1 else 2
-    return f"{estimate.value:.{digits}f}× [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-
-
-def mebibytes(value: int | None, signed: bool = False) -> str:
-    """Bytes as MiB."""
-    return NOTHING if value is None else f"{value / MIB:{'+' if signed else ''}.1f}"
+# ------------------------------------------------------------------------------------------ tables
 
 
 def quality_cell(quality: Quality) -> str:
@@ -127,9 +101,6 @@ def quality_cell(quality: Quality) -> str:
         return f"{value} (identical)"
     half = "" if delta.low is None or delta.high is None else f" ±{(delta.high - delta.low) * 50:.1f}"
     return f"{value} ({delta.value * 100:+.1f}{half})"
-
-
-# ------------------------------------------------------------------------------------------ tables
 
 
 def _labels(rows: Sequence[Row]) -> Cells:
@@ -194,23 +165,6 @@ def draft_columns(rows: Sequence[Row]) -> list[Cells]:
         _column("% accepted of tested ↑\nat position 1 2 3 ..", rows,
                 lambda r: " ".join(f"{a * 100:.0f}" for a in r.acceptance_by_position)),
         _column("head\nMiB", rows, lambda r: mebibytes(r.extra_bytes) if r.extra_bytes else NOTHING),
-    ]  # fmt: skip
-
-
-def _ceiling(row: Row) -> str:
-    return NOTHING if row.method == row.reference else number(row.e2e_speedup_ceiling)
-
-
-def time_columns(rows: Sequence[Row]) -> list[Cells]:
-    """Where the decoding time goes, what its parts predict, and how much decoding there is to speed up."""
-    return [
-        _column("draft\n% time", rows, lambda r: share(r.draft_share) if r.draft_share else NOTHING),
-        _column("verify\n% time", rows, lambda r: share(r.verify_share)),
-        _column("other\n% time", rows, lambda r: share(r.other_share)),
-        _column("predicted\ndecode ×", rows, lambda r: number(r.predicted_decode_speedup)),
-        _column("effi-\nciency", rows, lambda r: number(r.efficiency)),
-        _column("decode\n% of e2e", rows, lambda r: share(r.decode_share)),
-        _column("ceiling\nof e2e ×", rows, _ceiling),
     ]  # fmt: skip
 
 

@@ -1,14 +1,15 @@
 """From stored counts and seconds to rows: one suite x method each. Every rate of the project is derived here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastvlm_bench.arms import Arm, Measured, arms, by_position, count, pairs
+from fastvlm_bench.arms import Arm, Measured, arms, pairs
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.quality import Quality, compare_quality
 from fastvlm_bench.record import Run
+from fastvlm_bench.speed import divide, speculation, speedups
 from fastvlm_bench.statistics import (
     Estimate,
     geometric_mean_ratio,
@@ -19,7 +20,7 @@ from fastvlm_bench.statistics import (
     rule_of_three,
 )
 
-__all__ = ["Quality", "Row", "Spread", "check_line", "summarise"]
+__all__ = ["Quality", "Row", "Spread", "check_line", "divide", "speedups", "summarise"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,12 @@ class Row:
     vision_share: float | None
     decode_share: float | None
     e2e_speedup_ceiling: float | None
+    phase_vision: float | None
+    phase_prefill: float | None
+    phase_draft: float | None
+    phase_verify: float | None
+    phase_other: float | None
+    phases_by: str
     peak_rss_bytes: int | None
     peak_rss_delta_bytes: int | None
     peak_allocated_bytes: int | None
@@ -106,11 +113,6 @@ class Row:
     peak_reserved_bytes: int | None
     peak_reserved_delta_bytes: int | None
     extra_bytes: int
-
-
-def divide(numerator: float, denominator: float | None) -> float | None:
-    """The quotient, or None where the denominator is zero or unknown: "not measured" is never 0 or infinity."""
-    return numerator / denominator if denominator else None
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -130,27 +132,6 @@ def summarise(run: Run) -> list[Row]:
     own = arms(run)
     references = {arm.suite["name"]: arm for arm in own if arm.method["label"] == run.meta["reference"]}
     return [_row(run, arm, references.get(arm.suite["name"])) for arm in own]
-
-
-def speedups(
-    paired: Sequence[tuple[Measured, Measured]], estimator: Callable[..., Estimate | None], per_token: bool = False
-) -> tuple[Estimate | None, Estimate | None]:
-    """(decode, end-to-end): reference seconds over ours, by `estimator`. Decode leaves out one-token answers.
-
-    per_token: of seconds per token, because sampled answers of the two arms differ in length.
-    """
-    decoding = [(ours, theirs) for ours, theirs in paired if ours.decodes and theirs.decodes]
-
-    def decode(of: Measured) -> float:
-        return of.decode_s / (of.tokens - 1) if per_token else of.decode_s
-
-    def e2e(of: Measured) -> float:
-        return of.e2e_s / of.tokens if per_token else of.e2e_s
-
-    return (
-        estimator([decode(theirs) for _, theirs in decoding], [decode(ours) for ours, _ in decoding]),
-        estimator([e2e(theirs) for _, theirs in paired], [e2e(ours) for ours, _ in paired]),
-    )
 
 
 def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
@@ -198,7 +179,7 @@ def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
         e2e_tokens_per_s=divide(sum(v.tokens for v in values), sum(v.e2e_s for v in values)),
         extra_bytes=int(method.get("extra_bytes") or 0),
         **_paired(paired, sampled),
-        **_speculation(arm, reference, paired, sampled),
+        **speculation(arm, reference, paired, sampled),
         **_memory(arm, None if is_reference else reference),
     )
 
@@ -242,48 +223,6 @@ def _outcomes(paired: Sequence[tuple[Measured, Measured]], outcome: str) -> int 
     """Samples with this outcome in any repeat; None where none was judged (lossy methods, records of 0.1)."""
     judged = [[found["outcome"] for line in ours.lines if (found := line.get("losslessness"))] for ours, _ in paired]
     return sum(outcome in outcomes for outcomes in judged) if any(judged) else None
-
-
-def _speculation(
-    arm: Arm, reference: Arm | None, paired: Sequence[tuple[Measured, Measured]] | None, sampled: bool
-) -> dict[str, Any]:
-    """Counts of rounds, where the seconds went, and the speed-up that the costs predict."""
-    own = count(arm.lines())
-    decode_total = sum(line["decode_s"] for line in arm.lines())
-    e2e_total = sum(line["ttft_s"] + line["decode_s"] for line in arm.lines())
-    visions = [line["vision_s"] for line in arm.lines()]
-    tau, per_round = divide(own.emitted, own.rounds), divide(own.drafted, own.rounds)
-    draft, verify = divide(own.draft_s, own.drafted), divide(own.verify_s, own.rounds)
-    standard = predicted = ceiling = measured = None
-    if reference is not None:
-        base = count(reference.lines())
-        standard = divide(base.verify_s, base.emitted) or None
-        seconds = sum(line["ttft_s"] + line["decode_s"] for line in reference.lines())
-        ceiling = divide(seconds, sum(line["ttft_s"] for line in reference.lines()))
-    if paired and standard and tau is not None:
-        # τ tokens for d̄ drafts and one verification, against τ standard forward passes.
-        predicted = divide(tau * standard, (per_round or 0.0) * (draft or 0.0) + (verify or 0.0))
-        estimate = speedups(paired, ratio_of_totals, sampled)[0]
-        measured = estimate.value if estimate is not None else None
-    return {
-        "alpha": divide(own.accepted, own.tested),
-        "draft_acceptance_rate": divide(own.accepted, own.drafted) if own.tested else None,
-        "tau": tau,
-        "acceptance_by_position": by_position(arm.lines()),
-        "rounds": own.rounds,
-        "drafted_per_round": per_round,
-        "draft_s_per_token": draft,
-        "verify_s_per_round": verify,
-        "standard_s_per_token": standard,
-        "predicted_decode_speedup": predicted,
-        "efficiency": divide(measured, predicted) if measured is not None else None,
-        "draft_share": divide(own.draft_s, decode_total),
-        "verify_share": divide(own.verify_s, decode_total),
-        "other_share": divide(decode_total - own.draft_s - own.verify_s, decode_total),
-        "vision_share": divide(sum(visions), e2e_total) if visions and None not in visions else None,
-        "decode_share": divide(decode_total, e2e_total),
-        "e2e_speedup_ceiling": ceiling,
-    }
 
 
 def _memory(arm: Arm, reference: Arm | None) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class FastVLM:
         self.draft, self.gamma, self.stop_below = draft, gamma, stop_below
         self.clock = clock or Clock()
         self.last: Generation | None = None
+        self.gate: LayerGate | None = None  # of the latest generation
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, model: Any = None, **options: Any) -> "FastVLM":
@@ -56,7 +57,7 @@ class FastVLM:
         """Decode one sequence. `prepared` is what `generate` hands to every custom method. Returns all ids, (1, T)."""
         clock, began = self.clock, self.clock.synchronised()
         draft = self.draft_for(model)
-        gate = LayerGate(decoder_layers(model), draft.exit_layer, draft.head)
+        gate = self.gate = LayerGate(decoder_layers(model), draft.exit_layer, draft.head)
         session = Session(model, input_ids, clock=clock, **prepared)
         rounds: list[Round] = []
         with gate.installed(draft.new_cache()):
