@@ -176,11 +176,14 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
     torch.manual_seed(config.seed)
     with live:
         live.say(f"loading {config.model}")
+        began = time.perf_counter()
         target = load_target(config.model, device=config.device, dtype=config.dtype)
+        load_s = time.perf_counter() - began
         clock = Clock(target.device)
         methods = [build(spec, target, _drafts(config), clock) for spec in config.specs]
         conditions = watch(target.device)
-        runner = Runner(target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions)
+        runner = Runner(target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions,
+                        generation=config.generation, seed=config.seed, phases=config.phases)  # fmt: skip
         differences = runner.self_check(suites[0])
         for layer, difference in differences.items():
             live.say(
@@ -211,13 +214,16 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
             with conditions:
                 for suite in suites:
                     live.say(f"{suite.name}: warming up")
+                    if not any(part["suite"] == suite.name for part in writer.meta.get("memory", [])):
+                        writer.update(memory=[*writer.meta.get("memory", []), *runner.memory(suite)])
                     runner.warm_up(suite, config.warmup)
                     runner.run(suite, config.repeats, writer, after)
         finally:  # an interrupted run, too, must say under what conditions it measured; a resumed one keeps both
             before = [notice for notice in writer.meta["warnings"] or [] if notice["name"] in RECORDED]
             new = [notice for notice in conditions.notices() if notice not in before]
             seen = [*writer.meta.get("conditions", []), conditions.summary()]
-            writer.update(warnings=before + new, conditions=seen)
+            outside = {"model_load_s": load_s, "first_call_s": runner.first_call_s}
+            writer.update(warnings=before + new, conditions=seen, outside=[*writer.meta.get("outside", []), outside])
             if refiner is not None:
                 refiner.save(writer.folder / "refined")
                 writer.update(refined=refiner.summary())

@@ -78,6 +78,11 @@ def run(
     dtype: Annotated[str, typer.Option(help="auto (float32 on the CPU), float32, bfloat16 or float16.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the count at which `standard` is fastest.")] = None,
     refine: Annotated[bool, typer.Option(help="Between samples, outside the clock, let drafts learn from their rejections; the report says how acceptance moves.")] = False,
+    temperature: Annotated[float | None, typer.Option(help="Sample at this temperature, exactly as the target would; default: greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens that make up this probability.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from so many likeliest tokens.")] = None,
+    ignore_eos: Annotated[bool, typer.Option(help="Decode to the token limit, whatever the model says: equal lengths for pure speed.")] = False,
+    phases: Annotated[bool, typer.Option(help="Time vision, prefill, draft and verify inside the model, by events on a GPU.")] = False,
     out: Annotated[Path, typer.Option(help="Folder that gets the run's folder.")] = RESULTS,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run's folder.")] = None,
     require_lossless: Annotated[bool, typer.Option(help="Exit with 5 if an output has a token that the target would not have chosen.")] = False,
@@ -98,6 +103,7 @@ def run(
         prompt_set=prompt_set, prompt=prompt,
         seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),
         require_lossless=require_lossless, refine=refine, margin=margin, variants=tuple(variant or ()),
+        temperature=temperature, top_p=top_p, top_k=top_k, ignore_eos=ignore_eos, phases=phases,
     )  # fmt: skip
     from fastvlm_bench.benchmark import run_benchmark
 
@@ -146,14 +152,18 @@ def compare(
 def report(
     runs: RunFolders = None,
     margin: Annotated[float | None, typer.Option(help="Points of 100 that count as no difference; default: the run's.")] = None,
+    memory_picture: Annotated[Path | None, typer.Option(help="Also draw what each peak of memory is made of: FILE.png, .svg or .pdf.")] = None,
     results: Annotated[Path, typer.Option(help="Where to look for runs.")] = RESULTS,
 ) -> None:  # fmt: skip
     """Print a run's tables again, from its records alone."""
+    from fastvlm_bench.memory_picture import draw_memory
     from fastvlm_bench.report import print_report
     from fastvlm_bench.summary import summarise
 
     for found in _runs(runs, results):
         print_report(found, rows=summarise(found, margin))
+        if memory_picture is not None:
+            draw_memory(found, memory_picture)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from typing import Any
 from fastvlm_bench.drafts import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.metrics import parse_variants
+from fastvlm_bench.sampling import check_sampling, generation
 from fastvlm_bench.suite_definition import read_definition
 
 REFERENCE = "standard"
@@ -25,6 +26,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 NOT_MEASURED = ("out", "resume", "json", "require_lossless", "margin", "variants")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
+LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "refine")
+"""Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 Value = int | float | str
 
 
@@ -161,9 +164,11 @@ class RunConfig:
     suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first. draft: a draft
     folder or a folder of them. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
-    where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. margin: the difference
-    in points of 100 that counts as none. variants: "METRIC=VARIANT" each. `validate` adds the checks that look at the
-    disk.
+    where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. temperature: None or
+    0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases: tell the
+    phases of each generation apart by hooks, and by events on a device. refine: drafts learn between samples. margin:
+    the difference in points of 100 that counts as none. variants: "METRIC=VARIANT" each. `validate` adds the checks
+    that look at the disk.
     """
 
     suites: tuple[str, ...] = ("coco-caption",)
@@ -185,6 +190,11 @@ class RunConfig:
     dtype: str = "auto"
     threads: int | None = None
     refine: bool = False
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    ignore_eos: bool = False
+    phases: bool = False
     out: str = "results"
     resume: str | None = None
     json: bool = False
@@ -209,6 +219,7 @@ class RunConfig:
         if not 0 < self.margin <= 100:
             raise UsageError(f"--margin is {self.margin:g}; it must be above 0 and at most 100, points of 100")
         parse_variants(self.variants)
+        _whole("top_k", self.top_k, 1)
         if self.dtype not in DTYPES:
             raise UsageError(f"unknown dtype '{self.dtype}': one of {', '.join(DTYPES)}"
                              f"{did_you_mean(self.dtype, DTYPES)}")  # fmt: skip
@@ -221,7 +232,13 @@ class RunConfig:
             raise UsageError(
                 "--refine and --repeats exclude each other: a repeated sample would have been learned from"
             )
+        check_sampling(self)
         object.__setattr__(self, "methods", tuple(spec.label for spec in self._parse_methods()))
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """What `generate` is given, besides the limit, to decode as asked."""
+        return generation(self)
 
     def _parse_methods(self) -> list[MethodSpec]:
         specs = [MethodSpec.parse(text, gamma=self.gamma, exit_layer=self.exit_layer) for text in self.methods]
@@ -267,7 +284,9 @@ class RunConfig:
 
     def sha256(self) -> str:
         """Of the fields that define the measurement: a run may be resumed only with the same."""
-        measured = {name: value for name, value in self.to_dict().items() if name not in NOT_MEASURED}
+        new = {f.name: f.default for f in fields(self) if f.name in LATER}
+        measured = {name: value for name, value in self.to_dict().items()
+                    if name not in NOT_MEASURED and not (name in new and value == new[name])}  # fmt: skip
         return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 
 

@@ -23,11 +23,12 @@ TABLE_COLUMNS = (
 )  # fmt: skip
 """What fits a page: the columns of `rows_latex` and `rows_markdown`, followed by the suites' metrics."""
 SAMPLE_COLUMNS = (
-    "run_id", "model", "suite", "split", "sample_id", "image_id", "method", "repeat", "order", "stop", "tokens",
+    "run_id", "model", "suite", "split", "sample_id", "image_id", "method", "repeat", "order", "seed", "stop", "tokens",
     "text", "token_ids", "identical", "losslessness",
     "losslessness_gap", "ttft_s", "vision_s", "prefill_s", "decode_s", "e2e_s", "rounds", "drafted",
     "tested", "accepted", "emitted", "draft_s", "verify_s", "peak_rss_bytes", "peak_allocated_bytes",
-    "peak_reserved_bytes", "flags", "error",
+    "peak_reserved_bytes", "device_used_bytes", "image_s", "processor_s", "phase_vision_s", "phase_prefill_s",
+    "phase_draft_s", "phase_verify_s", "phase_other_s", "flags", "error",
 )  # fmt: skip
 """The columns of `samples_csv`, followed by `score_<metric>` of each metric."""
 
@@ -162,6 +163,7 @@ def _samples(run: Run) -> Iterable[dict[str, Any]]:
             **{name: value for name, value in line.items() if name not in ("rounds", "token_ids")},
             "losslessness": (line.get("losslessness") or {}).get("outcome"),
             "losslessness_gap": (line.get("losslessness") or {}).get("gap"),
+            **{f"phase_{name}": value for name, value in (line.get("phases") or {}).items()},
             **(line.get("memory") or {}), **done, **scores.get(line["seq"], {}),
             "run_id": run.run_id, "model": run.meta["model"]["id"], "split": suite["split"],
             "image_id": sample["image_id"],

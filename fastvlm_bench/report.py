@@ -4,18 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench import metrics
+from fastvlm_bench.breakdown import memory_columns, outside, time_columns
 from fastvlm_bench.layout import NOTHING, Cells, draw, say
+from fastvlm_bench.numbers import mebibytes, milliseconds, number, ratio
 from fastvlm_bench.quality import Quality
 from fastvlm_bench.record import Run
 from fastvlm_bench.report_quality import print_quality
-from fastvlm_bench.statistics import Estimate
 from fastvlm_bench.summary import Row, summarise
 from fastvlm_bench.verdict import Verdict, greedy, judge, word
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-MIB = 2**20
 
 
 def print_report(
@@ -45,8 +44,14 @@ def print_report(
                 console.print()
                 draw(console, _labels(shown), columns(shown))
         print_quality(console, run, own)
+        if said := outside(run, suite["name"]):
+            say(console, said, "dim")
+        if (parts := memory_columns(run, own)) is not None:
+            console.print()
+            draw(console, _labels(own), parts)
     console.print()
-    say(console, "↑ higher is better, ↓ lower is better; [ ] 95 % interval; × reference/method seconds, totals; "
+    totals = "totals" if greedy(run.meta) else "means of seconds per token, as sampled lengths differ"
+    say(console, f"↑ higher is better, ↓ lower is better; [ ] 95 % interval; × reference/method seconds, {totals}; "
         "formulas: docs/measuring.md", "dim")  # fmt: skip
     if verdict.warnings:
         console.print()
@@ -71,43 +76,22 @@ def headline(run: Run) -> str:
 def suite_headline(row: Row) -> str:
     """The suite in one line: what was measured, on what data, how often."""
     repeats = f" × {row.repeats} repeats" if row.repeats > 1 else ""
+    length = f"exactly {row.max_new_tokens} tokens (EOS ignored)" if row.ignore_eos else (
+        f"at most {row.max_new_tokens} tokens")  # fmt: skip
     return (
         f"{row.suite} {row.suite_version} · split {row.split} · {row.source} · n = {row.samples}{repeats} · "
-        f"at most {row.max_new_tokens} tokens · reference {row.reference}"
+        f"{length} · reference {row.reference}{sampling(row)}"
     )
 
 
-# ------------------------------------------------------------------------------------------ numbers
+def sampling(row: Row) -> str:
+    """How tokens were drawn: " · sampled at temperature 0.7, top-p 0.9"; nothing where decoding was greedy."""
+    parts = [f"temperature {row.temperature:g}"] if row.temperature else []
+    parts += [f"top-{name} {value:g}" for name, value in (("p", row.top_p), ("k", row.top_k)) if value]
+    return f" · sampled at {', '.join(parts)}" if parts else ""
 
 
-def number(value: float | None, digits: int = 2, scale: float = 1.0) -> str:
-    """A fixed-point number, or a dash for what was not measured."""
-    return NOTHING if value is None else f"{value * scale:.{digits}f}"
-
-
-def share(value: float | None) -> str:
-    """A share of one, in per cent; what rounds to nothing has no sign."""
-    return NOTHING if value is None else f"{round(value, 2) + 0.0:.0%}".replace("%", " %")
-
-
-def milliseconds(value: float | None) -> str:
-    """Seconds as milliseconds with three digits or so."""
-    return NOTHING if value is None else f"{value * 1000:.{2 if value < 0.01 else 1 if value < 0.1 else 0}f}"
-
-
-def ratio(estimate: Estimate | None) -> str:
-    """A ratio with its interval, in as many digits as the interval carries."""
-    if estimate is None:
-        return NOTHING
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.2f}×"
-    digits = 1 if estimate.high - estimate.low >= 1 else 2
-    return f"{estimate.value:.{digits}f}× [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-
-
-def mebibytes(value: int | None, signed: bool = False) -> str:
-    """Bytes as MiB."""
-    return NOTHING if value is None else f"{value / MIB:{'+' if signed else ''}.1f}"
+# ------------------------------------------------------------------------------------------ tables
 
 
 def quality_cell(quality: Quality) -> str:
@@ -121,9 +105,6 @@ def quality_cell(quality: Quality) -> str:
     return f"{value} ({delta.value * 100:+.1f}{half})"
 
 
-# ------------------------------------------------------------------------------------------ tables
-
-
 def _labels(rows: Sequence[Row]) -> Cells:
     return Cells("method", tuple(row.method for row in rows), "left")
 
@@ -133,6 +114,8 @@ def _column(header: str, rows: Sequence[Row], cell: Callable[[Row], str]) -> Cel
 
 
 def _same(row: Row) -> str:
+    if row.temperature and row.lossless and row.method != row.reference:
+        return "sampled"
     return NOTHING if row.identical is None else f"{row.identical}/{row.samples_paired}{_others(row)}"
 
 
@@ -187,23 +170,6 @@ def draft_columns(rows: Sequence[Row]) -> list[Cells]:
     ]  # fmt: skip
 
 
-def _ceiling(row: Row) -> str:
-    return NOTHING if row.method == row.reference else number(row.e2e_speedup_ceiling)
-
-
-def time_columns(rows: Sequence[Row]) -> list[Cells]:
-    """Where the decoding time goes, what its parts predict, and how much decoding there is to speed up."""
-    return [
-        _column("draft\n% time", rows, lambda r: share(r.draft_share) if r.draft_share else NOTHING),
-        _column("verify\n% time", rows, lambda r: share(r.verify_share)),
-        _column("other\n% time", rows, lambda r: share(r.other_share)),
-        _column("predicted\ndecode ×", rows, lambda r: number(r.predicted_decode_speedup)),
-        _column("effi-\nciency", rows, lambda r: number(r.efficiency)),
-        _column("decode\n% of e2e", rows, lambda r: share(r.decode_share)),
-        _column("ceiling\nof e2e ×", rows, _ceiling),
-    ]  # fmt: skip
-
-
 # ------------------------------------------------------------------------------------------ sentences
 
 
@@ -236,5 +202,6 @@ def conclusion(run: Run, row: Row) -> str:
     }[found]
     if doing == "decodes" and row.e2e_speedup is not None:
         phrase += f", end to end {ratio(row.e2e_speedup)}"
-    same = f", identical on {row.identical} of {row.samples_paired}{_others(row)}" if greedy(run.meta) else ""
+    same = f", identical on {row.identical} of {row.samples_paired}{_others(row)}" if greedy(run.meta) else (
+        ", per token, drawn by a rule that keeps the target's distribution")  # fmt: skip
     return f"{name} {phrase}{same}."
