@@ -16,6 +16,7 @@ from typing import Any
 
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.sampling import check_sampling, generation
+from fastvlm_bench.stopping import check_stopping
 from fastvlm_bench.suite_definition import read_definition
 
 REFERENCE = "standard"
@@ -24,7 +25,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 NOT_MEASURED = ("out", "resume", "json", "require_lossless")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
-LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases")
+LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations")
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 Value = int | float | str
 
@@ -160,7 +161,7 @@ class RunConfig:
     where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. temperature: None or
     0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases: tell the
     phases of each generation apart by hooks, and by events on a device. `validate` adds the checks that look at the
-    disk.
+    disk. until_width, budget: as in `StopRule`, for each suite. invocations: processes, each with all the repeats.
     """
 
     suites: tuple[str, ...] = ("coco-caption",)
@@ -186,6 +187,9 @@ class RunConfig:
     top_k: int | None = None
     ignore_eos: bool = False
     phases: bool = False
+    until_width: float | None = None
+    budget: float | None = None
+    invocations: int = 1
     out: str = "results"
     resume: str | None = None
     json: bool = False
@@ -196,7 +200,7 @@ class RunConfig:
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
         _whole("gamma", self.gamma, 1, MAX_GAMMA)
-        for name in ("exit_layer", "limit", "repeats", "max_new_tokens"):
+        for name in ("exit_layer", "limit", "repeats", "max_new_tokens", "invocations"):
             _whole(name, getattr(self, name), 1)
         for name in ("warmup", "seed"):
             _whole(name, getattr(self, name), 0, (1 << 63) - 1 if name == "seed" else math.inf)
@@ -211,6 +215,7 @@ class RunConfig:
         if not self.suites or len(set(self.suites)) != len(self.suites):
             raise UsageError(f"suites are {', '.join(self.suites) or 'missing'}; name at least one, each once")
         check_sampling(self)
+        check_stopping(self.until_width, self.budget, self.invocations)
         object.__setattr__(self, "methods", tuple(spec.label for spec in self._parse_methods()))
 
     @property

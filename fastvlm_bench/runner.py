@@ -21,6 +21,7 @@ from fastvlm_bench.memory import PeakMemory, attribute, held_bytes
 from fastvlm_bench.models.layers import vision_module
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.record import RunWriter
+from fastvlm_bench.stopping import StopRule
 from fastvlm_bench.suite import Sample, Suite, open_image
 
 MAX_FAILURES_IN_A_ROW = 3
@@ -107,14 +108,24 @@ class Runner:
         torch.set_num_threads(best)
         return best
 
-    def run(self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None]) -> None:
-        """Measure what `writer` does not hold yet. The order of methods rotates by sample (ABBA for two)."""
+    def run(
+        self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None],
+        stop: StopRule | None = None, invocation: int = 0,
+    ) -> None:  # fmt: skip
+        """Measure what `writer` does not hold yet. The order of methods rotates by sample (ABBA for two).
+
+        stop: ends the suite before its last sample. invocation: the process, which has the repeats from its number
+        times `repeats` on.
+        """
+        repetitions = range(invocation * repeats, (invocation + 1) * repeats)
         done, total, failed_in_a_row = 0, len(suite.samples) * repeats, 0
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector then has only a sample's own garbage to look at
         for index, sample in enumerate(suite.samples):
             inputs: dict[str, Any] | None = None
-            for repeat in range(repeats):
+            for repeat in repetitions:
+                if stop is not None and stop.by is not None:
+                    return
                 done += 1
                 if (suite.name, sample.sample_id, repeat) in writer.completed:
                     continue
@@ -124,7 +135,10 @@ class Runner:
                 lines = [self._line(suite, sample, built, repeat, place, inputs) for place, built in enumerate(order)]
                 flags = self.conditions.flags()
                 for line in lines:  # the whole group carries them: a ratio is as good as its worse half
-                    writer.append({**line, "flags": flags, "losslessness": self._judge(suite, line, lines, inputs)})
+                    judged = self._judge(suite, line, lines, inputs)
+                    writer.append({**line, "flags": flags, "losslessness": judged, "invocation": invocation})
+                if stop is not None:
+                    stop.add([lines])
                 failed = all(line["error"] for line in lines)
                 failed_in_a_row = failed_in_a_row + 1 if failed else 0
                 watch(Group(suite.name, done, total, lines))

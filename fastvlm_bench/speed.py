@@ -37,6 +37,19 @@ def speedups(
     )
 
 
+def by_invocation(paired: Sequence[tuple[Measured, Measured]], per_token: bool) -> list[float]:
+    """The decode speed-up (end to end where nothing is decoded) of each invocation, totals over its own samples."""
+    numbers = sorted({line.get("invocation") or 0 for ours, _ in paired for line in ours.lines})
+    found = []
+    for number in numbers:
+        own = [(a, b) for ours, theirs in paired
+               if (a := ours.within(number)) is not None and (b := theirs.within(number)) is not None]  # fmt: skip
+        decode, e2e = speedups(own, ratio_of_totals, per_token)
+        if (estimate := decode or e2e) is not None:
+            found.append(estimate.value)
+    return found
+
+
 def speculation(
     arm: Arm, reference: Arm | None, paired: Sequence[tuple[Measured, Measured]] | None, sampled: bool
 ) -> dict[str, Any]:

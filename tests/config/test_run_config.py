@@ -17,7 +17,8 @@ CHANGED: dict[str, Any] = {
     "exit_layer": 3, "split": "val2014", "data": "coco", "limit": 7, "repeats": 2, "warmup": 1, "max_new_tokens": 9,
     "prompt_set": "blip2", "prompt": "Say what you see.",
     "seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "out": "elsewhere", "resume": "x", "json": True,
-    "require_lossless": True, "ignore_eos": True, "phases": True,
+    "require_lossless": True, "ignore_eos": True, "phases": True, "until_width": 0.02,
+    "budget": 60.0, "invocations": 3,
 }  # fmt: skip
 SAMPLED: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 20}
 
@@ -102,7 +103,7 @@ def test_allowed(options: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_it_round_trips_through_json() -> None:
-    config = RunConfig(**CHANGED | SAMPLED | {"require_lossless": False})
+    config = RunConfig(**CHANGED | SAMPLED | {"require_lossless": False, "invocations": 1})
     stored = json.loads(json.dumps(config.to_dict()))
     assert RunConfig.from_dict(stored) == config
     assert RunConfig.from_dict(stored).sha256() == config.sha256()
