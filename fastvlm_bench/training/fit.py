@@ -4,7 +4,9 @@ Every update is a pure function of the settings and of what stands in `state.pt`
 that was killed and started again with the same command ends with the weights of one that never was.
 """
 
+import contextlib
 import json
+import pickle
 import random
 import shutil
 import signal
@@ -50,8 +52,7 @@ def train(settings: TrainSettings) -> int:
     settings.validate()
     parallel.start()
     try:
-        if parallel.leads():
-            open_folder(settings)
+        parallel.lead(lambda: open_folder(settings))
         if settings.threads:
             torch.set_num_threads(settings.threads)
         target = load_target(settings.model, device=parallel.local_device(settings.device), dtype=settings.dtype)
@@ -95,6 +96,7 @@ class Training:
         self.best: dict[str, dict[str, Any]] = {}
         self.final: dict[str, dict[str, Any]] = {}
         self.buffer = ReplayBuffer()
+        self.texts: list[Example] = []
         self.stale = 0
         self.chosen: int | None = None
         self.answers = ANSWERS
@@ -108,8 +110,7 @@ class Training:
         self.interrupted = True
 
     def run(self) -> int:
-        signal.signal(signal.SIGTERM, self._signalled)
-        signal.signal(signal.SIGINT, self._signalled)
+        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             stored = self._stored()
             self.chosen = stored.get("chosen")
@@ -122,6 +123,7 @@ class Training:
             recipes = self.settings.recipes(self.chosen)
             self._start(recipes, [*base, *fresh], stored)
             self._updates(base, fresh, held)
+            self.interrupted = None
             assert self.trainer is not None
             self._validate_kept(held)
             save_drafts(self.settings, self.target, self.trainer, self.final, self._data(base), self.display)
@@ -131,6 +133,9 @@ class Training:
             return 130
         except FloatingPointError as error:
             raise BenchError(f"{error}; what was trained before is kept in {self.folder}") from error
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _finetune(self) -> None:
         """Phase 1; from here on the target is the new one, whose answers are its own."""
@@ -245,6 +250,7 @@ class Training:
     def _start(self, recipes: Sequence[Recipe], examples: Sequence[Example], stored: Mapping[str, Any]) -> None:
         s = self.settings
         self.trainer = trainer = self._trainer(recipes, s.updates)
+        self.texts = list(examples)
         trainer.prepare(examples)
         if s.draft_vocabulary:
             ids = most_frequent((e.answer for e in examples), s.draft_vocabulary, ends(self.target))
@@ -253,8 +259,7 @@ class Training:
             trainer.load(stored["trainer"])
             self.best, self.stale = stored["best"], stored["stale"]
             self.costs = {name: Costs(*prices) for name, prices in stored["costs"].items()}
-            known = {e.sample.sample_id: e for e in examples}
-            self.buffer.held = [(known[key], rows) for key, rows in stored["buffer"]]
+            self.buffer.held = [(examples[number], rows) for number, rows in stored["buffer"]]
             self.display.say(f"going on after update {trainer.done}")
         self._trim_log(trainer.done)
 
@@ -270,6 +275,9 @@ class Training:
         bar(trainer.done)
         self.interrupted = False
         while trainer.done < total:
+            if s.patience and self.stale >= s.patience and trainer.done < s.updates:  # also if killed just after
+                self.display.say(f"stopped early: no better prediction in {s.patience} validations")
+                break
             number = trainer.done
             weights: list[dict[str, list[float]]] | None = None
             batch = order.batch(number)
@@ -293,9 +301,6 @@ class Training:
             if trainer.done % s.validate_every == 0 or trainer.done in (s.updates, total):
                 self._validate(held, losses)
                 self._save()
-                if s.patience and self.stale >= s.patience and trainer.done < s.updates:
-                    self.display.say(f"stopped early: no better prediction in {s.patience} validations")
-                    break
             elif time.monotonic() - self.saved_at > SAVE_EVERY_S:
                 self._save()
 
@@ -335,13 +340,11 @@ class Training:
         prices: dict[tuple[int, str, Any], Costs] = {}
         found = {}
         for student in trainer.students:
-            student.head.eval()
             key = (student.recipe.exit_layer, student.recipe.head, tuple(student.recipe.head_options.items()))
             if key not in prices:
                 measured = measure_costs(self.target, inputs, example.answer, trainer.draft(student))
                 prices[key] = parallel.from_leader(measured)  # all decide alike
             found[student.name] = prices[key]
-            student.head.train()
         return found
 
     # What is kept
@@ -352,13 +355,15 @@ class Training:
             return {}
         try:
             return dict(torch.load(path, weights_only=True, map_location="cpu"))
-        except (OSError, RuntimeError, EOFError) as error:
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise BenchError(f"{path} cannot be read ({error}); start over with --restart") from None
 
     def _save(self) -> None:
         if not parallel.leads():
             return
-        held = [(example.sample.sample_id, rows) for example, rows in self.buffer.held]
+        # By number: a sample can have two texts, its reference and the target's own.
+        numbers = {id(example): number for number, example in enumerate(self.texts)}
+        held = [(numbers[id(example)], rows) for example, rows in self.buffer.held]
         costs = {name: [c.standard_s, c.draft_s, list(c.verify_s)] for name, c in self.costs.items()}
         state = {"trainer": self.trainer.state() if self.trainer else None, "best": self.best, "stale": self.stale,
                  "chosen": self.chosen, "costs": costs, "buffer": held}  # fmt: skip
@@ -376,8 +381,10 @@ class Training:
         """Forget what was logged after the state was saved: it will be trained, and logged, again."""
         path = self.folder / LOG
         if parallel.leads() and path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line).get("done", 0) <= done]
+            kept = []
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError):  # a torn last line
+                    kept += [line] if json.loads(line).get("done", 0) <= done else []
             write_atomically(path, "".join(line + "\n" for line in kept).encode())
 
     def _phase_1(self) -> dict[str, Any]:

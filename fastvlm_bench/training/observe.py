@@ -70,13 +70,14 @@ class View:
         further one its own output of the pass before, as it is within a draft.
         """
         first = max(self.spans[0].tops)
-        previous = torch.cat([span.tops[first] for span in self.spans], dim=1) if head.recurs else None
+        previous = target = torch.cat([span.tops[first] for span in self.spans], dim=1) if head.recurs else None
         out = []
         for _ in range(unroll if head.recurs else 1):
             before = shifted(previous) if previous is not None else None
             states = self._pass(head, exit_layer, before)
             out.append(states[self.told])
-            previous = states
+            if target is not None:  # the prompt is never drafted: there the target's states stay
+                previous = torch.where(self.told[..., None], states, target)
         return out
 
     def _pass(self, head: ImitationHead, exit_layer: int, previous: Tensor | None) -> Tensor:
@@ -99,10 +100,18 @@ class Observer:
         self.target, self.layers = target, decoder_layers(target.model)
         self.exits, self.fuse = sorted(set(exits)), min(fuse, len(self.layers))
         self.packs = False
+        # A model with random weights may write an image's placeholder, for which a whole text would need an image.
+        config = target.model.config
+        self.image_ids = {
+            token
+            for key in ("image_token_id", "image_token_index")
+            if (token := getattr(config, key, None)) is not None
+        }
 
     def choose_route(self, examples: Sequence[Example]) -> float:
         """Take the packed route if it gives the forced route's logits on two examples; returns the difference."""
-        pair = list(examples[:2])
+        pair = [example for example in examples if not self.image_ids.intersection(example.answer)][:2]
+        pair = pair or list(examples[:1])
         forced = torch.cat([self.forced(example).last_states() for example in pair])
         try:
             packed = self.packed(pair).last_states()
@@ -117,7 +126,11 @@ class Observer:
         size = size if self.packs else 1
         for start in range(0, len(examples), size):
             group = examples[start : start + size]
-            yield (self.packed(group) if self.packs else self.forced(group[0])), group
+            if self.packs and not any(self.image_ids.intersection(example.answer) for example in group):
+                yield self.packed(group), group
+            else:
+                for example in group:
+                    yield self.forced(example), [example]
 
     def padded(self, examples: Sequence[Example]) -> tuple[dict[str, Tensor], Tensor]:
         """Model inputs of prompt + answer of each, and which positions teach, (batch, tokens).
@@ -223,14 +236,17 @@ class Tail:
         self.norm, self.output = _final_norm(model), model.get_output_embeddings()
         text = model.config.get_text_config(decoder=True)
         self.cap = getattr(text, "final_logit_softcapping", None)
-        self.scale = float(getattr(text, "logit_scale", None) or 1.0)
+        gaps: dict[float, float] = {}
         with torch.no_grad():
             states = observer.forced(example).last_states()[-1:]
             own = _own_logits(target, example)
-            found = self(states)[0].float()
-            gap = float((found - own).abs().max() / own.abs().max().clamp_min(1e-6))
-        if not gap <= AGREEMENT:
-            raise ValueError(f"its final norm and LM head do not give its own logits (off by {gap:.1e})")
+            # A text model's scale is not applied by every VLM that has such a text model (Aya Vision's does not).
+            for self.scale in dict.fromkeys((float(getattr(text, "logit_scale", None) or 1.0), 1.0)):
+                found = self(states)[0].float()
+                gaps[self.scale] = float((found - own).abs().max() / own.abs().max().clamp_min(1e-6))
+        self.scale = min(gaps, key=lambda scale: gaps[scale])
+        if not gaps[self.scale] <= AGREEMENT:
+            raise ValueError(f"its final norm and LM head do not give its own logits (off by {gaps[self.scale]:.1e})")
 
     def __call__(self, states: Tensor) -> Tensor:
         """(n, width) -> (n, vocab)."""

@@ -19,6 +19,8 @@ class Order:
         if epoch != self._epoch:
             rng = random.Random(f"{self.seed}/{epoch}")
             indices = sorted(range(len(self.examples)), key=lambda i: (len(self.examples[i].answer) // 8, rng.random()))
+            for place_left_out in sorted(rng.sample(range(len(indices)), len(indices) - self.groups * self.size))[::-1]:
+                del indices[place_left_out]  # by chance: the last ones would always be the longest texts
             chunks = [indices[i : i + self.size] for i in range(0, self.groups * self.size, self.size)]
             rng.shuffle(chunks)
             self._epoch, self._order = epoch, chunks

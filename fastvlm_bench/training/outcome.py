@@ -155,6 +155,6 @@ def push(root: Path, repository: str, display: Display) -> None:
     api = HfApi()
     api.create_repo(repository, exist_ok=True)
     api.upload_folder(
-        folder_path=root, repo_id=repository, ignore_patterns=["state.pt", "answers.jsonl", "settings.json", ".*"]
+        folder_path=root, repo_id=repository, ignore_patterns=["*.pt", "answers*.jsonl", "settings.json", ".*"]
     )
     display.say(f"pushed to {repository}: use it with --draft {repository}")

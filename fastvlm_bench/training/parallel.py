@@ -4,11 +4,13 @@ Without either, one process does it all and nothing here does anything.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import distributed, nn
+
+from fastvlm_bench.errors import UsageError
 
 
 def start() -> None:
@@ -70,6 +72,19 @@ def wait() -> None:
     """Until every process is here: the leader writes answers that the others read."""
     if world() > 1:
         distributed.barrier()
+
+
+def lead(work: Callable[[], None]) -> None:
+    """Let the leader do it before anybody goes on; what it refuses is refused by all, so that none waits for it."""
+    refused: UsageError | None = None
+    if leads():
+        try:
+            work()
+        except UsageError as error:
+            refused = error
+    refused = from_leader(refused)
+    if refused is not None:
+        raise refused
 
 
 def from_leader(value: Any) -> Any:

@@ -80,23 +80,25 @@ def simulate(texts: Iterable[Checked], gamma: int, stop_below: float) -> Outlook
     """Play the loop of decoding/fastvlm.py on texts whose every guess is known.
 
     While a draft is right, so is the prefix that it was made on: those guesses are exactly the loop's. What the loop
-    drafts after a wrong token was never seen; it is taken to be as sure as the draft is along the target's text.
+    drafts after a wrong token was never seen; it is taken to be as sure, and to end, as along the target's text.
     """
     found = Outlook(by_position=[[0, 0] for _ in range(gamma)])
     for text in texts:
         at, end, rejected = 0, len(text.right), list[int]()
         while at < end:
-            # Where the limit cut the text, the last token that fits is never drafted.
-            most = min(gamma, end - at if text.ended else end - at - 1)
+            # Where the limit cut the text, the last token that fits is never drafted. Of a text that ends before it
+            # the loop does not know the end: after a wrong token it drafts on beyond.
+            most = gamma if text.ended else min(gamma, end - at - 1)
             drafted = accepted = 0
             finished = False
             while drafted < most and not finished:
-                place = at + drafted
+                place = min(at + drafted, end - 1)
+                last = text.ended and at + drafted == end - 1
                 if stop_below > 0 and text.confidence[place] < stop_below:
                     break
                 if text.right[place] and accepted == drafted:
                     accepted += 1
-                    finished = text.ended and place == end - 1  # the draft is EOS: nothing follows it
+                finished = last and text.right[place]  # the draft is EOS: nothing follows it
                 drafted += 1
             tested = accepted + (accepted < drafted)
             for place in range(tested):

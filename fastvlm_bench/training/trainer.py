@@ -30,12 +30,17 @@ Weights = Mapping[str, Sequence[float]]
 
 
 class Student:
-    """A recipe and its head in training. The head's weights are float32 whatever the target's dtype."""
+    """A recipe and its head in training. The head's weights are float32 whatever the target's dtype.
 
-    def __init__(self, recipe: Recipe, model: Any) -> None:
+    It stays in `eval`: the dropout that some families' layers have would make an update depend on more than its
+    weights and examples.
+    """
+
+    def __init__(self, recipe: Recipe, model: Any, seed: int) -> None:
         self.recipe = recipe
+        torch.manual_seed(seed)  # each for itself: a head starts alike whatever is trained beside it
         self.head: ImitationHead = new_head(recipe.head, model, recipe.exit_layer, recipe.head_options).float()
-        self.head.requires_grad_(True).train()
+        self.head.requires_grad_(True).eval()
 
     @property
     def name(self) -> str:
@@ -57,8 +62,7 @@ class HeadTrainer:
         self.target, self.lr, self.updates, self.micro, self.done = target, lr, updates, micro, 0
         self.refine_updates = refine_updates
         target.model.requires_grad_(False)
-        torch.manual_seed(seed)
-        self.students = [Student(recipe, target.model) for recipe in recipes]
+        self.students = [Student(recipe, target.model, seed) for recipe in recipes]
         self.observer = Observer(target, [r.exit_layer for r in recipes], max(r.fuse for r in recipes))
         self.tail: Tail | None = None
         self.output_ids: Tensor | None = None

@@ -40,8 +40,6 @@ class Validated:
 
 def validate(trainer: HeadTrainer, held_out: Sequence[Example], costs: Mapping[str, Costs]) -> dict[str, Validated]:
     """Each recipe on the held-out examples, at the costs of its exit and head."""
-    for student in trainer.students:
-        student.head.eval()
     checked, found = trainer.check(held_out), {}
     for student in trainer.students:
         name, price = student.name, costs[student.name]
@@ -64,8 +62,6 @@ def validate(trainer: HeadTrainer, held_out: Sequence[Example], costs: Mapping[s
         found[name] = Validated(
             outlook.alpha, outlook.tau, outlook.alpha_by_position, best.speedup, best.gamma, best.stop_below, by_suite
         )
-    for student in trainer.students:
-        student.head.train()
     return found
 
 
