@@ -22,7 +22,7 @@ REFERENCE = "standard"
 MAX_GAMMA = 64
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
-NOT_MEASURED = ("out", "resume", "json", "require_lossless", "margin", "variants")
+NOT_MEASURED = ("out", "resume", "json", "require_lossless", "margin", "variants", "java")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 Value = int | float | str
 
@@ -156,7 +156,8 @@ class RunConfig:
     folder or a folder of them. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
     where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. margin: the difference
-    in points of 100 that counts as none. variants: "METRIC=VARIANT" each. `validate` adds the checks that look at the
+    in points of 100 that counts as none. variants: "METRIC=VARIANT" each. java: METEOR and
+    SPICE of captions, too. `validate` adds the checks that look at the
     disk.
     """
 
@@ -184,6 +185,7 @@ class RunConfig:
     require_lossless: bool = False
     margin: float = 0.5
     variants: tuple[str, ...] = ()
+    java: bool = False
 
     def __post_init__(self) -> None:
         for name in (

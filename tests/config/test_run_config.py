@@ -17,6 +17,7 @@ CHANGED: dict[str, Any] = {
     "prompt_set": "blip2", "prompt": "Say what you see.",
     "seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "out": "elsewhere", "resume": "x", "json": True,
     "require_lossless": True, "margin": 1.0, "variants": ("vqa_accuracy=official",),
+    "java": True,
 }  # fmt: skip
 
 
