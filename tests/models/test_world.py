@@ -1,6 +1,5 @@
 """The embedded world: scenes, language and splits."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
