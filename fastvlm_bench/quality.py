@@ -26,13 +26,14 @@ class Quality:
     """One metric of one arm. `value` None: nothing to score. `delta` None: it is the reference, or nothing is paired.
 
     `verdict`: "identical" (all texts are, so the delta is exactly 0 and needs no interval), "equivalent", "better",
-    "worse", "undecided", or "" where there is no delta.
+    "worse", "undecided", or "" where there is no delta. `failure`: the error that a metric raised, in one line.
     """
 
     metric: str
     value: float | None
     delta: Estimate | None
     verdict: str
+    failure: str = ""
 
 
 def score(
@@ -63,6 +64,20 @@ def _scored(
 
 
 def compare_quality(metric: str, arm: Arm, paired: Sequence[tuple[Measured, Measured]] | None) -> Quality:
+    """`_compared`; a metric that raises leaves the times alone, which cannot be measured again as easily."""
+    try:
+        return _compared(metric, arm, paired)
+    except Exception as error:
+        return Quality(metric, None, None, "", failure_of(error))
+
+
+def failure_of(error: Exception) -> str:
+    """An exception in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
+
+
+def _compared(metric: str, arm: Arm, paired: Sequence[tuple[Measured, Measured]] | None) -> Quality:
     """The metric over all measured samples of the arm, and its difference over the pairs (ours, reference).
 
     A metric that is a mean over samples gets the cluster-robust t interval of its per-sample differences (for
