@@ -59,11 +59,11 @@ def test_shared_options_reach_those_that_take_them_and_do_not_name_their_own() -
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("fastvml", "unknown method 'fastvml': one of standard, fastvlm, layerskip, early-exit, hf-generate"
+    ("fastvml", "unknown method 'fastvml': one of standard, fastvlm, layerskip, early-exit, hf-generate, control"
                 "; did you mean 'fastvlm'?"),
-    ("early_exit", "unknown method 'early_exit': one of standard, fastvlm, layerskip, early-exit, hf-generate"
+    ("early_exit", "unknown method 'early_exit': one of standard, fastvlm, layerskip, early-exit, hf-generate, control"
                    "; did you mean 'early-exit'?"),
-    ("", "unknown method '': one of standard, fastvlm, layerskip, early-exit, hf-generate"),
+    ("", "unknown method '': one of standard, fastvlm, layerskip, early-exit, hf-generate, control"),
     ("fastvlm:gama=4", "method 'fastvlm' has no option 'gama': it takes gamma, draft, exit_layer, head, stop_below"
                        "; did you mean 'gamma'?"),
     ("fastvlm:exit-layer=4", "method 'fastvlm' has no option 'exit-layer': it takes gamma, draft, exit_layer, head, "
