@@ -12,11 +12,14 @@ from typing import Any
 from rich.console import Console
 
 from fastvlm_bench import document_frequencies
+from fastvlm_bench.clock import Clock
 from fastvlm_bench.config import METHODS, REFERENCE, RunConfig
 from fastvlm_bench.drafts import choose_draft, draft_folder
-from fastvlm_bench.environment import describe_environment
-from fastvlm_bench.errors import BenchError, LosslessViolation, UsageError
+from fastvlm_bench.energy import open_meter
+from fastvlm_bench.environment import Absent, describe_environment
+from fastvlm_bench.errors import BenchError, LosslessViolation, Terminated, UsageError
 from fastvlm_bench.export import rows_csv, run_json, run_markdown, samples_csv, save
+from fastvlm_bench.invocation import INTERRUPTED, TERMINATED, invoke_all
 from fastvlm_bench.live import Live
 from fastvlm_bench.metrics import load as load_metric
 from fastvlm_bench.metrics import parse_variants
@@ -24,17 +27,12 @@ from fastvlm_bench.models.names import check_model_name, default_drafts, layer_c
 from fastvlm_bench.record import Run, RunWriter, read_run
 from fastvlm_bench.report import print_report
 from fastvlm_bench.scoring import write_predictions
+from fastvlm_bench.stopping import StopRule
 from fastvlm_bench.storage import now
 from fastvlm_bench.suite import Suite, check_images, load_suite
 from fastvlm_bench.suite_definition import read_definition
 from fastvlm_bench.summary import summarise
 from fastvlm_bench.verdict import judge
-
-INTERRUPTED, TERMINATED = 130, 143
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived: end as on Ctrl-C, with another exit code."""
 
 
 def run_benchmark(
@@ -48,12 +46,19 @@ def run_benchmark(
         raise UsageError("--resume cannot go on with --refine: what the drafts had learned is not in the records; "
                          "start a new run")  # fmt: skip
     writer = RunWriter.resume(resume, config.sha256(), config.to_dict()) if resume else None
-    _catch_signals()
+    catch_signals()
     live = Live(Console(stderr=True, quiet=as_json), REFERENCE)
     outcome, code, failure = "success", 0, None
     try:
         writer = writer or _create(config, suites)
-        _measure(config, suites, writer, live)
+        if config.invocations > 1:
+            writer, code = invoke_all(writer, config, as_json)
+            if code in (INTERRUPTED, TERMINATED):
+                outcome = "interrupted"
+            elif code:
+                raise BenchError("an invocation failed, as said above; what was measured is kept")
+        else:
+            measure_suites(config, suites, writer, live)
     except (KeyboardInterrupt, Terminated) as stop:
         outcome, code = "interrupted", TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except BenchError as error:
@@ -163,11 +168,12 @@ def _described(suite: Suite, config: RunConfig) -> dict[str, Any]:
     return {**fields, "metrics": list(suite.metrics), "max_new_tokens": limit, "samples": samples}
 
 
-def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live: Live) -> None:
+def measure_suites(
+    config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live: Live, invocation: int = 0
+) -> None:
     """Load, build, check, warm up and run. torch is imported here: what was wrong before has already been said."""
     import torch
 
-    from fastvlm_bench.clock import Clock
     from fastvlm_bench.conditions import RECORDED, watch
     from fastvlm_bench.decoding.build import build
     from fastvlm_bench.models.load import load_target
@@ -213,11 +219,18 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
         try:
             with conditions:
                 for suite in suites:
+                    stop = _stop_rule(config, suite, writer, clock)
+                    if stop is not None and stop.by is not None:
+                        continue
                     live.say(f"{suite.name}: warming up")
                     if not any(part["suite"] == suite.name for part in writer.meta.get("memory", [])):
                         writer.update(memory=[*writer.meta.get("memory", []), *runner.memory(suite)])
                     runner.warm_up(suite, config.warmup)
-                    runner.run(suite, config.repeats, writer, after)
+                    runner.run(suite, config.repeats, writer, after, stop, invocation)
+                    if stop is not None:
+                        writer.update(stopped={**writer.meta.get("stopped", {}), suite.name: stop.summary()})
+            if config.energy is not None:
+                _measure_energy(config.energy, suites, runner, writer, live)
         finally:  # an interrupted run, too, must say under what conditions it measured; a resumed one keeps both
             before = [notice for notice in writer.meta["warnings"] or [] if notice["name"] in RECORDED]
             new = [notice for notice in conditions.notices() if notice not in before]
@@ -233,6 +246,38 @@ def _refiner(target: Any, methods: Any) -> Any:
     from fastvlm_bench.training.refine_run import RunRefiner
 
     return RunRefiner(target, methods)
+
+
+def _measure_energy(seconds: float, suites: Sequence[Suite], runner: Any, writer: RunWriter, live: Live) -> None:
+    """Blocks of each method after the timed samples, for the suites that have none yet; or why there are none."""
+    found = dict(writer.meta.get("energy") or {})
+    try:
+        meter = open_meter(runner.target.device)
+    except Absent as absent:
+        live.say(f"energy: not measured: {absent}")
+        writer.update(energy={**found, **{suite.name: {"source": None, "reason": str(absent)} for suite in suites}})
+        return
+    try:
+        for suite in suites:
+            if (found.get(suite.name) or {}).get("source") is None:
+                live.say(f"{suite.name}: energy, blocks of {seconds:g} s")
+                found[suite.name] = runner.energy(suite, meter, seconds)
+                writer.update(energy=found)
+    finally:
+        meter.close()
+
+
+def _stop_rule(config: RunConfig, suite: Suite, writer: RunWriter, clock: Clock) -> StopRule | None:
+    """The suite's rule, told what an earlier invocation measured; it may say that this was enough."""
+    if config.until_width is None and config.budget is None:
+        return None
+    rule = StopRule(REFERENCE, clock, config.until_width, config.budget)
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for line in read_run(writer.folder).lines:
+        if line["suite"] == suite.name and (suite.name, line["sample_id"], line["repeat"]) in writer.completed:
+            groups.setdefault((line["sample_id"], line["repeat"]), []).append(line)
+    rule.add(groups.values())
+    return rule
 
 
 def _finish(writer: RunWriter, outcome: str, error: str | None, suites: Sequence[Suite]) -> Run:
@@ -279,7 +324,9 @@ def _show(run: Run, csv: Path | None, as_json: bool) -> None:
         save(csv.with_name(f"{csv.stem}-samples.csv"), samples_csv(run))
 
 
-def _catch_signals() -> None:
+def catch_signals() -> None:
+    """SIGTERM raises Terminated, and SIGINT works under a shell's `&`, too."""
+
     def terminate(*_: Any) -> None:
         raise Terminated
 

@@ -18,6 +18,7 @@ from fastvlm_bench.drafts import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.metrics import parse_variants
 from fastvlm_bench.sampling import check_sampling, generation
+from fastvlm_bench.stopping import check_stopping
 from fastvlm_bench.suite_definition import read_definition
 
 REFERENCE = "standard"
@@ -26,7 +27,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 NOT_MEASURED = ("out", "resume", "json", "require_lossless", "margin", "variants")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
-LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "refine")
+LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
+         "refine")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 Value = int | float | str
 
@@ -167,8 +169,9 @@ class RunConfig:
     where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. temperature: None or
     0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases: tell the
     phases of each generation apart by hooks, and by events on a device. refine: drafts learn between samples. margin:
-    the difference in points of 100 that counts as none. variants: "METRIC=VARIANT" each. `validate` adds the checks
-    that look at the disk.
+    the difference in points of 100 that counts as none. variants: "METRIC=VARIANT" each.
+    until_width, budget: as in `StopRule`, for each suite. invocations: processes, each with all the repeats.
+    energy: seconds of the blocks in which energy is measured. `validate` adds the checks that look at the disk.
     """
 
     suites: tuple[str, ...] = ("coco-caption",)
@@ -195,6 +198,10 @@ class RunConfig:
     top_k: int | None = None
     ignore_eos: bool = False
     phases: bool = False
+    until_width: float | None = None
+    budget: float | None = None
+    invocations: int = 1
+    energy: float | None = None
     out: str = "results"
     resume: str | None = None
     json: bool = False
@@ -211,7 +218,7 @@ class RunConfig:
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
         _whole("gamma", self.gamma, 1, MAX_GAMMA)
-        for name in ("exit_layer", "limit", "repeats", "max_new_tokens"):
+        for name in ("exit_layer", "limit", "repeats", "max_new_tokens", "invocations"):
             _whole(name, getattr(self, name), 1)
         for name in ("warmup", "seed"):
             _whole(name, getattr(self, name), 0, (1 << 63) - 1 if name == "seed" else math.inf)
@@ -228,11 +235,10 @@ class RunConfig:
                              f"{did_you_mean(self.device, DEVICES)}")  # fmt: skip
         if not self.suites or len(set(self.suites)) != len(self.suites):
             raise UsageError(f"suites are {', '.join(self.suites) or 'missing'}; name at least one, each once")
-        if self.refine and self.repeats > 1:
-            raise UsageError(
-                "--refine and --repeats exclude each other: a repeated sample would have been learned from"
-            )
+        if self.refine and max(self.repeats, self.invocations) > 1:
+            raise UsageError("--refine goes with one repeat and one invocation: a repeated sample was learned from")
         check_sampling(self)
+        check_stopping(self.until_width, self.budget, self.invocations, self.energy)
         object.__setattr__(self, "methods", tuple(spec.label for spec in self._parse_methods()))
 
     @property

@@ -44,6 +44,10 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived: end as on Ctrl-C, with another exit code."""
+
+
 class NonFiniteLogits(FloatingPointError):
     """The model gave NaN or infinite logits: an argmax over them would silently be their index.
 

@@ -9,7 +9,8 @@ from fastvlm_bench.numbers import MIB
 from fastvlm_bench.record import Run
 
 NAMES = dict(zip(PARTS, ("weights", "draft head", "KV cache", "activations", "all else"), strict=True))
-COLOURS = ("#4C72B0", "#DD8452", "#55A868", "#C44E52", "#CCCCCC")
+COLOURS = {"weights": "#4C72B0", "head": "#DD8452", "cache": "#55A868", "activation": "#C44E52"}
+"""What is drawn: all else is Python and its libraries, which would dwarf a small model."""
 
 
 def draw_memory(run: Run, path: Path) -> None:
@@ -30,7 +31,7 @@ def draw_memory(run: Run, path: Path) -> None:
     for panel, suite in zip(panels[0], suites, strict=True):
         parts = memory_parts(run, suite)
         labels, bottoms = [break_label(method, 18) for method in parts], [0.0] * len(parts)
-        for name, colour in zip(PARTS, COLOURS, strict=True):
+        for name, colour in COLOURS.items():
             values = [(part[f"{name}_bytes"] or 0) / MIB for part in parts.values()]
             if any(values):
                 panel.bar(labels, values, 0.6, bottoms, color=colour, label=NAMES[name])
@@ -42,6 +43,8 @@ def draw_memory(run: Run, path: Path) -> None:
         panel.margins(y=0.12)
         kind = "tensors on the device" if next(iter(parts.values()))["kind"] == "allocated" else "resident memory"
         panel.set_ylabel(f"peak of one generation, MiB ({kind})", fontsize=9)
+        rest = max((part["rest_bytes"] or 0) / MIB for part in parts.values())
+        panel.set_xlabel(f"not drawn: {rest:.1f} MiB of {NAMES['rest']}", fontsize=9)
     panels[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
     try:
         figure.savefig(path, dpi=150, bbox_inches="tight")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench import metrics
-from fastvlm_bench.breakdown import memory_columns, outside, time_columns
+from fastvlm_bench.breakdown import energy_columns, energy_reason, memory_columns, outside, time_columns
 from fastvlm_bench.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.numbers import mebibytes, milliseconds, number, ratio
 from fastvlm_bench.quality import Quality
@@ -38,17 +38,25 @@ def print_report(
         for row in own:
             if sentence := conclusion(run, row):
                 say(console, sentence)
+        others = [row for row in own if row.method != row.reference]
         drafting = [row for row in own if row.alpha is not None]
-        for shown, columns in ((drafting, draft_columns), (own, time_columns)):
+        for shown, columns in ((others, estimate_columns), (drafting, draft_columns), (own, time_columns)):
             if shown:
                 console.print()
                 draw(console, _labels(shown), columns(shown))
         print_quality(console, run, own)
         if said := outside(run, suite["name"]):
+            console.print()
             say(console, said, "dim")
         if (parts := memory_columns(run, own)) is not None:
             console.print()
             draw(console, _labels(own), parts)
+        if energy := energy_columns(run, own):
+            console.print()
+            draw(console, _labels(own), energy)
+        if reason := energy_reason(run, suite["name"]):
+            console.print()
+            say(console, reason, "yellow")
     console.print()
     totals = "totals" if greedy(run.meta) else "means of seconds per token, as sampled lengths differ"
     say(console, f"↑ higher is better, ↓ lower is better; [ ] 95 % interval; × reference/method seconds, {totals}; "
@@ -76,6 +84,7 @@ def headline(run: Run) -> str:
 def suite_headline(row: Row) -> str:
     """The suite in one line: what was measured, on what data, how often."""
     repeats = f" × {row.repeats} repeats" if row.repeats > 1 else ""
+    repeats += f" in {row.invocations} invocations" if row.invocations > 1 else ""
     length = f"exactly {row.max_new_tokens} tokens (EOS ignored)" if row.ignore_eos else (
         f"at most {row.max_new_tokens} tokens")  # fmt: skip
     return (
@@ -157,6 +166,19 @@ def quality_columns(rows: Sequence[Row]) -> list[Cells]:
     ]
 
 
+def estimate_columns(rows: Sequence[Row]) -> list[Cells]:
+    """The other estimators of the speed-up, and the word that each of the two has earned."""
+    return [
+        _column("decode ×\ngeometric mean", rows, lambda r: ratio(r.decode_speedup_geomean)),
+        _column("end-to-end ×\ngeometric mean", rows, lambda r: ratio(r.e2e_speedup_geomean)),
+        _column("decode\nverdict", rows, lambda r: word(r.decode_speedup, r.decode_speedup_holm_p)),
+        _column("end-to-end\nverdict", rows, lambda r: word(r.e2e_speedup, r.e2e_speedup_holm_p)),
+        _column("each invocation\n×", rows, lambda r: " ".join(number(value) for value in r.speedup_by_invocation)),
+        _column("between\ninvocations", rows, lambda r: ratio(r.speedup_between)),
+        _column("outliers\nkept", rows, lambda r: str(r.outliers) if r.outliers else ""),
+    ]
+
+
 def draft_columns(rows: Sequence[Row]) -> list[Cells]:
     """How good the drafts are."""
     return [
@@ -191,7 +213,7 @@ def conclusion(run: Run, row: Row) -> str:
         estimate, doing = row.e2e_speedup, "answers"
     if estimate is None:
         return f"{name}: nothing was measured together with {row.reference}."
-    found = word(estimate)
+    found = word(estimate, row.decode_speedup_holm_p if doing == "decodes" else row.e2e_speedup_holm_p)
     value, _, interval = ratio(estimate).partition(" ")
     interval = f" {interval}" if interval else ""
     phrase = {

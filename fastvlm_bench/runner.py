@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -15,12 +16,14 @@ from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.losslessness import UNCHECKED, judge_output
 from fastvlm_bench.decoding.measure import GREEDY, measure, seed_of
 from fastvlm_bench.decoding.self_check import self_check
+from fastvlm_bench.energy import Meter, blocks
 from fastvlm_bench.errors import BenchError, NonFiniteLogits
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.memory import PeakMemory, attribute, held_bytes
 from fastvlm_bench.models.layers import vision_module
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.record import RunWriter
+from fastvlm_bench.stopping import StopRule
 from fastvlm_bench.suite import Sample, Suite, open_image
 
 MAX_FAILURES_IN_A_ROW = 3
@@ -90,6 +93,23 @@ class Runner:
             found.append({"suite": suite.name, "method": built.label, "sample_id": sample.sample_id, **parts})
         return found
 
+    def energy(self, suite: Suite, meter: Meter, seconds: float) -> dict[str, Any]:
+        """Joules of blocks of one method each, over the suite's samples in turn; what run.json keeps of them."""
+
+        def decoder(built: Built) -> Callable[[], int]:
+            turn = cycle(suite.samples)
+
+            def decode() -> int:  # the processor is part of the block for every method alike: energy has no clock
+                inputs = self._inputs(next(turn))
+                trace = measure(
+                    built.method, self.target.model, inputs, self._limit(suite), generation=self.generation
+                )  # fmt: skip
+                return len(trace.token_ids)
+
+            return decode
+
+        return blocks(meter, {built.label: decoder(built) for built in self.methods}, seconds)
+
     def fastest_threads(self, suite: Suite, candidates: Sequence[int], rounds: int = 3) -> int:
         """The CPU thread count at which the reference decodes fastest: the count that flatters nobody.
 
@@ -107,14 +127,24 @@ class Runner:
         torch.set_num_threads(best)
         return best
 
-    def run(self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None]) -> None:
-        """Measure what `writer` does not hold yet. The order of methods rotates by sample (ABBA for two)."""
+    def run(
+        self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None],
+        stop: StopRule | None = None, invocation: int = 0,
+    ) -> None:  # fmt: skip
+        """Measure what `writer` does not hold yet. The order of methods rotates by sample (ABBA for two).
+
+        stop: ends the suite before its last sample. invocation: the process, which has the repeats from its number
+        times `repeats` on.
+        """
+        repetitions = range(invocation * repeats, (invocation + 1) * repeats)
         done, total, failed_in_a_row = 0, len(suite.samples) * repeats, 0
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector then has only a sample's own garbage to look at
         for index, sample in enumerate(suite.samples):
             inputs: dict[str, Any] | None = None
-            for repeat in range(repeats):
+            for repeat in repetitions:
+                if stop is not None and stop.by is not None:
+                    return
                 done += 1
                 if (suite.name, sample.sample_id, repeat) in writer.completed:
                     continue
@@ -124,7 +154,10 @@ class Runner:
                 lines = [self._line(suite, sample, built, repeat, place, inputs) for place, built in enumerate(order)]
                 flags = self.conditions.flags()
                 for line in lines:  # the whole group carries them: a ratio is as good as its worse half
-                    writer.append({**line, "flags": flags, "losslessness": self._judge(suite, line, lines, inputs)})
+                    judged = self._judge(suite, line, lines, inputs)
+                    writer.append({**line, "flags": flags, "losslessness": judged, "invocation": invocation})
+                if stop is not None:
+                    stop.add([lines])
                 failed = all(line["error"] for line in lines)
                 failed_in_a_row = failed_in_a_row + 1 if failed else 0
                 watch(Group(suite.name, done, total, lines))

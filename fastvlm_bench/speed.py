@@ -37,6 +37,19 @@ def speedups(
     )
 
 
+def by_invocation(paired: Sequence[tuple[Measured, Measured]], per_token: bool) -> list[float]:
+    """The decode speed-up (end to end where nothing is decoded) of each invocation, totals over its own samples."""
+    numbers = sorted({line.get("invocation") or 0 for ours, _ in paired for line in ours.lines})
+    found = []
+    for number in numbers:
+        own = [(a, b) for ours, theirs in paired
+               if (a := ours.within(number)) is not None and (b := theirs.within(number)) is not None]  # fmt: skip
+        decode, e2e = speedups(own, ratio_of_totals, per_token)
+        if (estimate := decode or e2e) is not None:
+            found.append(estimate.value)
+    return found
+
+
 def speculation(
     arm: Arm, reference: Arm | None, paired: Sequence[tuple[Measured, Measured]] | None, sampled: bool
 ) -> dict[str, Any]:
@@ -78,6 +91,16 @@ def speculation(
         "e2e_speedup_ceiling": ceiling,
         **phases(list(arm.lines())),
     }
+
+
+def energy_of(meta: Mapping[str, Any], suite: str, method: str) -> tuple[float | None, float | None]:
+    """(joules per token, mean watts) of a method's blocks; None where the counter did not tell."""
+    entry = (meta.get("energy") or {}).get(suite) or {}
+    own = [block for block in entry.get("blocks") or [] if block["method"] == method]
+    if not own or any(block["joules"] is None for block in own):
+        return None, None
+    joules = sum(block["joules"] for block in own)
+    return divide(joules, sum(b["tokens"] for b in own)), divide(joules, sum(b["seconds"] for b in own))
 
 
 def phases(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

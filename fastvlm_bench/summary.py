@@ -1,19 +1,23 @@
 """From stored counts and seconds to rows: one suite x method each. Every rate of the project is derived here."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastvlm_bench.arms import Arm, Measured, arms, pairs
+from fastvlm_bench.drift import outliers
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.quality import Quality, compare_quality, margin_of
 from fastvlm_bench.record import Run
-from fastvlm_bench.speed import divide, speculation, speedups
+from fastvlm_bench.speed import by_invocation, divide, energy_of, speculation, speedups
 from fastvlm_bench.statistics import (
     Estimate,
     geometric_mean_ratio,
+    holm,
     middle,
+    p_of_one,
     percentile,
     ratio_of_totals,
     relative_spread,
@@ -81,6 +85,13 @@ class Row:
     e2e_speedup: Estimate | None
     decode_speedup_geomean: Estimate | None
     e2e_speedup_geomean: Estimate | None
+    decode_speedup_holm_p: float | None
+    e2e_speedup_holm_p: float | None
+    invocations: int
+    speedup_by_invocation: tuple[float, ...]
+    speedup_between: Estimate | None
+    outliers: int | None
+    e2e_speedup_without_outliers: Estimate | None
     ratio_spread: float | None
     tpot_spread: float | None
     alpha: float | None
@@ -113,6 +124,8 @@ class Row:
     peak_reserved_bytes: int | None
     peak_reserved_delta_bytes: int | None
     extra_bytes: int
+    joules_per_token: float | None
+    watts: float | None
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -133,7 +146,19 @@ def summarise(run: Run, margin: float | None = None) -> list[Row]:
     own = arms(run)
     references = {arm.suite["name"]: arm for arm in own if arm.method["label"] == run.meta["reference"]}
     margin = margin_of(run.meta["config"], margin)
-    return [_row(run, arm, references.get(arm.suite["name"]), margin) for arm in own]
+    return _holm([_row(run, arm, references.get(arm.suite["name"]), margin) for arm in own])
+
+
+def _holm(rows: list[Row]) -> list[Row]:
+    """With the p values of a method's speed-ups adjusted over the suites of the run; none where there is one suite."""
+    for label in {row.method for row in rows}:
+        for name in ("decode", "e2e"):
+            places = [i for i, row in enumerate(rows) if row.method == label]
+            known = [(i, p) for i in places if (p := p_of_one(getattr(rows[i], f"{name}_speedup"))) is not None]
+            if len(known) > 1:
+                for (i, _), p in zip(known, holm([p for _, p in known]), strict=True):
+                    rows[i] = replace(rows[i], **{f"{name}_speedup_holm_p": p})  # type: ignore[arg-type]
+    return rows
 
 
 def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
@@ -144,6 +169,7 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
     threads = run.meta.get("environment", {}).get("threads")
     config = run.meta["config"]
     sampled = bool(config.get("temperature"))
+    joules, watts = energy_of(run.meta, suite["name"], method["label"])
     return Row(
         run_id=run.run_id,
         model=model["id"],
@@ -169,6 +195,7 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
         samples_failed=len(arm.failed),
         repeats=arm.repeats,
         quality=tuple(compare_quality(metric, arm, paired, margin) for metric in suite["metrics"]),
+        invocations=len({line.get("invocation") or 0 for line in arm.lines()}),
         ttft_s=spread([v.ttft_s for v in values]),
         tpot_s=spread([v.tpot_s for v in values if v.tpot_s is not None]),
         decode_s=spread([v.decode_s for v in values if v.decodes]),
@@ -180,6 +207,8 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
         ),
         e2e_tokens_per_s=divide(sum(v.tokens for v in values), sum(v.e2e_s for v in values)),
         extra_bytes=int(method.get("extra_bytes") or 0),
+        joules_per_token=joules,
+        watts=watts,
         **_paired(paired, sampled),
         **speculation(arm, reference, paired, sampled),
         **_memory(arm, None if is_reference else reference),
@@ -196,7 +225,9 @@ def _paired(paired: Sequence[tuple[Measured, Measured]] | None, sampled: bool) -
             "samples_paired": 0, "samples_one_token": 0, "identical": None, "different_rate_upper": None,
             "diverged": (), "near_ties": None, "violations": None,
             "decode_speedup": None, "e2e_speedup": None, "decode_speedup_geomean": None,
-            "e2e_speedup_geomean": None, "ratio_spread": None,
+            "e2e_speedup_geomean": None, "ratio_spread": None, "decode_speedup_holm_p": None,
+            "e2e_speedup_holm_p": None, "speedup_by_invocation": (), "speedup_between": None, "outliers": None,
+            "e2e_speedup_without_outliers": None,
         }  # fmt: skip
     decode, e2e = speedups(paired, ratio_of_totals, sampled)
     decode_geomean, e2e_geomean = speedups(paired, geometric_mean_ratio, sampled)
@@ -205,6 +236,10 @@ def _paired(paired: Sequence[tuple[Measured, Measured]] | None, sampled: bool) -
     ]  # fmt: skip
     ratios = [theirs.e2e_s / ours.e2e_s * (ours.tokens / theirs.tokens if sampled else 1)
               for ours, theirs in paired if ours.e2e_s > 0]  # fmt: skip
+    logs = [math.log(ratio) if ratio > 0 else 0.0 for ratio in ratios]
+    each = by_invocation(paired, sampled)
+    odd = set(outliers(logs)) if len(logs) == len(paired) else set()
+    kept = [pair for place, pair in enumerate(paired) if place not in odd]
     return {
         "samples_paired": len(paired),
         "samples_one_token": sum(not (ours.decodes and theirs.decodes) for ours, theirs in paired),
@@ -217,6 +252,12 @@ def _paired(paired: Sequence[tuple[Measured, Measured]] | None, sampled: bool) -
         "e2e_speedup": e2e,
         "decode_speedup_geomean": decode_geomean,
         "e2e_speedup_geomean": e2e_geomean,
+        "decode_speedup_holm_p": None,
+        "e2e_speedup_holm_p": None,
+        "speedup_by_invocation": tuple(each) if len(each) > 1 else (),
+        "speedup_between": geometric_mean_ratio(each, [1.0] * len(each)) if len(each) > 1 else None,
+        "outliers": len(odd),
+        "e2e_speedup_without_outliers": speedups(kept, ratio_of_totals, sampled)[1] if odd else None,
         "ratio_spread": relative_spread(ratios),
     }
 

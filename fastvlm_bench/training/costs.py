@@ -21,18 +21,17 @@ ATTEMPTS = 5
 def measure_costs(target: Target, inputs: dict[str, Tensor], answer: Sequence[int], draft: Draft) -> Costs:
     """Medians over repeated passes on one prompt and a known text, by the very calls that the loop makes.
 
-    The whole target is timed before and after the draft, so that a slow drift of the machine falls on both.
+    The whole target and the draft are timed in turn, so that whatever else the machine does falls on both.
     """
-    probes = [_Probe(target.device, exit_of, list(answer)) for exit_of in (None, draft, None)]
+    whole, drafted = (_Probe(target.device, exit_of, list(answer)) for exit_of in (None, draft))
     with torch.inference_mode():
-        for probe in probes:
+        for probe in [whole, drafted] * ATTEMPTS:
             target.model.generate(
                 **inputs, max_new_tokens=POSITIONS + 2, min_new_tokens=POSITIONS + 2, do_sample=False, num_beams=1,
                 custom_generate=probe,
             )  # fmt: skip
     middle = statistics.median
-    whole, drafted = probes[0].full + probes[2].full, probes[1]
-    return Costs(middle(whole), middle(drafted.drafts), [middle(seconds) for seconds in drafted.verifications])
+    return Costs(middle(whole.full), middle(drafted.drafts), [middle(seconds) for seconds in drafted.verifications])
 
 
 class _Probe:
@@ -49,17 +48,17 @@ class _Probe:
         if self.draft is None:
             session.prefill()
             session.record_past()
-            for attempt in range(ATTEMPTS * POSITIONS):
+            for attempt in range(2 * POSITIONS):
                 _, seconds = self._timed(session, 1, [], dict(session.kwargs))
                 session.roll_back(1)
-                self.full += [seconds] if attempt >= ATTEMPTS else []  # the first passes are slower
+                self.full += [seconds] if attempt >= POSITIONS else []  # the first passes are slower
             return session.sequence
         gate = LayerGate.of(model, self.draft)
         tokens = (self.answer * POSITIONS)[:POSITIONS]
         with gate.installed(self.draft.new_cache()):
             session.prefill()
             session.record_past()
-            for attempt in range(ATTEMPTS + 1):
+            for attempt in range(2):
                 for count in range(1, POSITIONS + 1):
                     drafted, verified = self._round(session, gate, tokens[: count - 1])
                     if attempt:  # the first passes of each shape are slower

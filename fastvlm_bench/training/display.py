@@ -45,6 +45,8 @@ class Display:
 
         def update(done: int) -> None:
             self.progress.update(task, completed=done)
+            if done >= total > 0 and not self.console.is_terminal and label != "updates":
+                self.say(f"{label}: {total} done")
 
         return update
 

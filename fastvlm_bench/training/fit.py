@@ -94,6 +94,7 @@ class Training:
         self.began, self.saved_at = time.monotonic(), time.monotonic()
         self.costs: dict[str, Costs] = {}
         self.best: dict[str, dict[str, Any]] = {}
+        self.final: dict[str, dict[str, Any]] = {}
         self.buffer = ReplayBuffer()
         self.texts: list[Example] = []
         self.stale = 0
@@ -124,7 +125,8 @@ class Training:
             self._updates(base, fresh, held)
             self.interrupted = None
             assert self.trainer is not None
-            save_drafts(self.settings, self.target, self.trainer, self.best, self._data(base), self.display)
+            self._validate_kept(held)
+            save_drafts(self.settings, self.target, self.trainer, self.final, self._data(base), self.display)
             return 0
         except KeyboardInterrupt:
             self.display.say(f"interrupted; the same command goes on from what is kept in {self.folder}")
@@ -322,6 +324,15 @@ class Training:
         }  # fmt: skip
         self._log(line)
         self.display.table(trainer.done, losses, found, {name: kept["done"] for name, kept in self.best.items()})
+
+    def _validate_kept(self, held: Sequence[Example]) -> None:
+        """Validate the weights that are kept once more, with costs measured now: what the manifests promise."""
+        trainer = self.trainer
+        assert trainer is not None
+        for student in trainer.students:
+            student.head.load_state_dict(self.best[student.name]["head"])
+        found = validate(trainer, held, self._measure(trainer, held[0]))
+        self.final = {name: {**kept, "validated": found[name].as_dict()} for name, kept in self.best.items()}
 
     def _measure(self, trainer: HeadTrainer, example: Example) -> dict[str, Costs]:
         """The price of each recipe's passes here; measured once, and kept with the state."""

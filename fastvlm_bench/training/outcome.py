@@ -35,7 +35,7 @@ def save_drafts(
         draft = _finished(settings, target, trainer, student, kept, data, default=student.name == favourite)
         draft.save(folder)
         (folder / "README.md").write_text(
-            card(settings, target.id, draft.manifest, kept["validated"]), encoding="utf-8"
+            card(settings, target.id, folder, draft.manifest, kept["validated"]), encoding="utf-8"
         )
         made.append(folder)
     write_curve(root)
@@ -126,7 +126,7 @@ def _validations(root: Path) -> list[dict[str, Any]]:
     return [line for line in lines if "validated" in line]
 
 
-def card(settings: TrainSettings, model: str, manifest: Manifest | None, own: Mapping[str, Any]) -> str:
+def card(settings: TrainSettings, model: str, folder: Path, manifest: Manifest | None, own: Mapping[str, Any]) -> str:
     """The README of a draft folder, as the hub shows it. Every number is from the manifest or the validation."""
     assert manifest is not None
     base = [] if model == "tiny" or Path(model).is_dir() else [f"base_model: {model}"]
@@ -144,7 +144,7 @@ def card(settings: TrainSettings, model: str, manifest: Manifest | None, own: Ma
         *([f"α by place in the draft: {places}.", ""] if places else []),
         f"Predicted decode speed-up on the machine that trained it: {own['speedup']:.2f} at γ {own['gamma']}, "
         f"stop_below {own['stop_below']:g}. A prediction is not a measurement; measure with", "",
-        "```sh", measure_command(settings, model, Path(settings.push or settings.out), own), "```", "",
+        "```sh", measure_command(settings, model, Path(settings.push or folder), own), "```", "",
     ])  # fmt: skip
 
 

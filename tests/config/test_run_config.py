@@ -18,7 +18,8 @@ CHANGED: dict[str, Any] = {
     "prompt_set": "blip2", "prompt": "Say what you see.",
     "seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "out": "elsewhere", "resume": "x", "json": True,
     "require_lossless": True, "margin": 1.0, "variants": ("vqa_accuracy=official",), "ignore_eos": True, "phases": True,
-    "refine": True,
+    "refine": True, "until_width": 0.02,
+    "budget": 60.0, "invocations": 3, "energy": 5.0,
 }  # fmt: skip
 SAMPLED: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 20}
 
@@ -103,7 +104,7 @@ def test_allowed(options: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_it_round_trips_through_json() -> None:
-    config = RunConfig(**CHANGED | SAMPLED | {"require_lossless": False})
+    config = RunConfig(**CHANGED | SAMPLED | {"require_lossless": False, "invocations": 1})
     stored = json.loads(json.dumps(config.to_dict()))
     assert RunConfig.from_dict(stored) == config
     assert RunConfig.from_dict(stored).sha256() == config.sha256()
