@@ -40,7 +40,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
         (["--method", "layerskip", "--exit-layer", "24"], ["exit_layer=24", "1 .. 23", "'tiny'"]),
         (["--method", "layerskip:exit_layer=0"], ["'exit_layer'", "at least 1"]),
         (["--method", "fastvlm:exit_layer=99"], ["exit_layer=99", "1 .. 23"]),
-        (["--method", "fastvlm:head=mpl"], ["'head'", "one of linear, mlp, gated-mlp, attention", "did you mean 'mlp'?"]),
+        (["--method", "fastvlm:head=mpl"], ["'head'", "one of linear, mlp, gated-mlp,", "did you mean 'mlp'?"]),
         (["--method", "fastvlm:head=mlp,exit_layer=23"], ["no draft with head=mlp,exit_layer=23", "there is"]),
         (["--method", "standard:gamma=2"], ["'standard'", "'gamma'", "takes none"]),
         (["--model", "tinny"], ["unknown model 'tinny'", "'tiny'", "hub id"]),
