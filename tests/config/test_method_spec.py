@@ -71,8 +71,8 @@ def test_shared_options_reach_those_that_take_them_and_do_not_name_their_own() -
                              "; did you mean 'exit_layer'?"),
     ("standard:gamma=4", "method 'standard' has no option 'gamma': it takes none"),
     ("early-exit:gamma=4", "method 'early-exit' has no option 'gamma': it takes draft, exit_layer, head"),
-    ("fastvlm:head=mpl", "option 'head' of method 'fastvlm' is 'mpl'; it must be one of mlp, attention, twig, as in "
-                         "fastvlm:head=…; did you mean 'mlp'?"),
+    ("fastvlm:head=mpl", "option 'head' of method 'fastvlm' is 'mpl'; it must be one of linear, mlp, gated-mlp, "
+                         "attention, twig, eagle, as in fastvlm:head=…; did you mean 'mlp'?"),
     ("fastvlm:gamma", "option 'gamma' of method 'fastvlm' is without a value; it must be a whole number of at least 1, "
                       "at most 64, as in fastvlm:gamma=…"),
     ("fastvlm:gamma=4,gamma=5", "method 'fastvlm:gamma=4,gamma=5' gives an option twice; name each once"),
