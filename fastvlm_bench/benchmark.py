@@ -152,15 +152,18 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
     from fastvlm_bench.clock import Clock
     from fastvlm_bench.conditions import RECORDED, watch
     from fastvlm_bench.decoding.build import build
+    from fastvlm_bench.decoding.preflight import in_one_line, preflight
     from fastvlm_bench.models.load import load_target
     from fastvlm_bench.runner import Runner
 
     torch.manual_seed(config.seed)
     with live:
         live.say(f"loading {config.model}")
-        target = load_target(config.model, device=config.device, dtype=config.dtype)
+        target = load_target(config.model, **config.loading)
         clock = Clock(target.device)
         methods = [build(spec, target, _drafts(config), clock) for spec in config.specs]
+        facts = preflight(target, suites[0], config.max_new_tokens or max(s.max_new_tokens for s in suites))
+        live.say(f"preflight: {in_one_line(facts, target.device)}")
         conditions = watch(target.device)
         runner = Runner(target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions)
         differences = runner.self_check(suites[0])
@@ -176,7 +179,9 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
                 threads = runner.fastest_threads(suites[0], sorted({1, *(2**i for i in range(1, 7) if 2**i <= cores)}))
             torch.set_num_threads(threads)
         writer.update(
-            model=target.describe(), methods=[m.described for m in methods],
+            model={**target.describe(), "preflight": facts},
+            suites=_rendered(writer.meta["suites"], target),
+            methods=[m.described for m in methods],
             environment={
                 **describe_environment(target.device), "self_check": {str(k): v for k, v in differences.items()},
             },
@@ -192,6 +197,14 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
             new = [notice for notice in conditions.notices() if notice not in before]
             seen = [*writer.meta.get("conditions", []), conditions.summary()]
             writer.update(warnings=before + new, conditions=seen)
+
+
+def _rendered(suites: Sequence[dict[str, Any]], target: Any) -> list[dict[str, Any]]:
+    """The suites of run.json, each sample with the exact text that the model reads."""
+    return [
+        {**suite, "samples": [{**sample, "rendered": target.render(sample["prompt"])} for sample in suite["samples"]]}
+        for suite in suites
+    ]
 
 
 def _finish(writer: RunWriter, outcome: str, error: str | None) -> Run:

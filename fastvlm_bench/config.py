@@ -21,7 +21,12 @@ REFERENCE = "standard"
 MAX_GAMMA = 64
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
-NOT_MEASURED = ("out", "resume", "json", "require_lossless")
+LOADING = ("device", "dtype", "device_map", "attn", "quantize", "trust_remote_code", "offline")
+CHOICES = {
+    "dtype": DTYPES, "device_map": ("auto",), "attn": ("sdpa", "eager", "flash_attention_2"),
+    "quantize": ("4bit", "8bit"),
+}  # fmt: skip
+NOT_MEASURED = ("out", "resume", "json", "require_lossless", "offline")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 Value = int | float | str
 
@@ -152,7 +157,8 @@ class RunConfig:
     """The options of `run`. Made only of plain values; UsageError for any that cannot be.
 
     suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first. draft: a draft
-    folder or a folder of them. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
+    folder or a folder of them. device, dtype, device_map, attn, quantize, trust_remote_code, offline: as in
+    `load_target`. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
     where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. `validate` adds the
     checks that look at the disk.
@@ -175,6 +181,11 @@ class RunConfig:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
+    device_map: str | None = None
+    attn: str | None = None
+    quantize: str | None = None
+    trust_remote_code: bool = False
+    offline: bool = False
     threads: int | None = None
     out: str = "results"
     resume: str | None = None
@@ -191,12 +202,8 @@ class RunConfig:
         for name in ("warmup", "seed"):
             _whole(name, getattr(self, name), 0, (1 << 63) - 1 if name == "seed" else math.inf)
         _whole("threads", self.threads, 1, os.cpu_count() or 1)
-        if self.dtype not in DTYPES:
-            raise UsageError(f"unknown dtype '{self.dtype}': one of {', '.join(DTYPES)}"
-                             f"{did_you_mean(self.dtype, DTYPES)}")  # fmt: skip
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", self.device):
-            raise UsageError(f"unknown device '{self.device}': one of {', '.join(DEVICES)}"
-                             f"{did_you_mean(self.device, DEVICES)}")  # fmt: skip
+        check_loading(device=self.device, dtype=self.dtype, device_map=self.device_map, attn=self.attn,
+                      quantize=self.quantize)  # fmt: skip
         if not self.suites or len(set(self.suites)) != len(self.suites):
             raise UsageError(f"suites are {', '.join(self.suites) or 'missing'}; name at least one, each once")
         object.__setattr__(self, "methods", tuple(spec.label for spec in self._parse_methods()))
@@ -219,6 +226,11 @@ class RunConfig:
     def specs(self) -> tuple[MethodSpec, ...]:
         """The methods with --gamma and --exit-layer applied, the reference first."""
         return tuple(self._parse_methods())
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The options of `load_target`."""
+        return {name: getattr(self, name) for name in LOADING}
 
     def validate(self) -> "RunConfig":
         """Check what lies on the disk, too: the suites and splits exist and `out` can be written. Returns itself."""
@@ -244,9 +256,27 @@ class RunConfig:
         return cls(**stored)
 
     def sha256(self) -> str:
-        """Of the fields that define the measurement: a run may be resumed only with the same."""
-        measured = {name: value for name, value in self.to_dict().items() if name not in NOT_MEASURED}
+        """Of the fields that define the measurement: a run may be resumed only with the same.
+
+        Fields that came later count only where they are set: the hash of an older run stays what it was.
+        """
+        later = ("device_map", "attn", "quantize", "trust_remote_code")
+        measured = {
+            name: value for name, value in self.to_dict().items()
+            if name not in NOT_MEASURED and not (name in later and not value)
+        }  # fmt: skip
         return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
+
+
+def check_loading(*, device: str, **chosen: str | None) -> None:
+    """UsageError unless each option of loading a model (`dtype`, `device_map`, `attn`, `quantize`) is one there is."""
+    for name, value in chosen.items():
+        if value is not None and value not in CHOICES[name]:
+            word = name.replace("_", "-")
+            raise UsageError(f"unknown {word} '{value}': one of {', '.join(CHOICES[name])}"
+                             f"{did_you_mean(value, CHOICES[name])}")  # fmt: skip
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", device):
+        raise UsageError(f"unknown device '{device}': one of {', '.join(DEVICES)}{did_you_mean(device, DEVICES)}")
 
 
 def check_writable(folder: Path) -> None:

@@ -16,7 +16,8 @@ CHANGED: dict[str, Any] = {
     "exit_layer": 3, "split": "val2014", "data": "coco", "limit": 7, "repeats": 2, "warmup": 1, "max_new_tokens": 9,
     "prompt_set": "blip2", "prompt": "Say what you see.",
     "seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "out": "elsewhere", "resume": "x", "json": True,
-    "require_lossless": True,
+    "require_lossless": True, "device_map": "auto", "attn": "eager", "quantize": "4bit", "trust_remote_code": True,
+    "offline": True,
 }  # fmt: skip
 
 
@@ -68,6 +69,9 @@ def test_a_shared_option_without_effect_is_refused() -> None:
     ({"dtype": "fp32"}, "unknown dtype 'fp32': one of auto, float32, bfloat16, float16"),
     ({"dtype": "bfloat"}, "did you mean 'bfloat16'?"),
     ({"device": "gpu"}, "unknown device 'gpu': one of auto, cpu, cuda, cuda:N, mps"),
+    ({"attn": "flash"}, "unknown attn 'flash': one of sdpa, eager, flash_attention_2"),
+    ({"quantize": "4"}, "unknown quantize '4': one of 4bit, 8bit"),
+    ({"device_map": "all"}, "unknown device-map 'all': one of auto"),
     ({"device": "cuda:x"}, "unknown device 'cuda:x'"),
     ({"suites": ()}, "suites are missing"), ({"suites": ("vqav2", "vqav2")}, "each once"),
     ({"suites": ("vqa",)}, "; did you mean 'vqav2'?"),
@@ -108,7 +112,7 @@ def test_the_hash_covers_exactly_what_is_measured(name: str) -> None:
     config = RunConfig()
     other = replace(config, **{name: CHANGED[name]})
     assert getattr(other, name) != getattr(config, name)
-    assert (other.sha256() == config.sha256()) == (name in ("out", "resume", "json", "require_lossless"))
+    assert (other.sha256() == config.sha256()) == (name in ("out", "resume", "json", "require_lossless", "offline"))
 
 
 # ------------------------------------------------------------------------------------------ --out
