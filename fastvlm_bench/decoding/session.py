@@ -17,6 +17,9 @@ from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.accept import accept_greedy, accept_sampled, draw
 from fastvlm_bench.errors import NonFiniteLogits, UsageError
 
+PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+"""Fields of a configuration that name the tokens which stand for pictures."""
+
 
 class Session:
     """Feeds tokens to the model and keeps the books that `transformers` would keep."""
@@ -43,7 +46,10 @@ class Session:
         self.stop = ""
         # Layers whose KV is the image's and does not grow with the text (Mllama): never rolled back.
         text = model.config.get_text_config(decoder=True)
-        self._fixed = frozenset(getattr(text, "cross_attention_layers", None) or ())
+        self.fixed = frozenset(getattr(text, "cross_attention_layers", None) or ())
+        self.placeholders = frozenset(
+            token for name in PLACEHOLDERS if isinstance(token := getattr(model.config, name, None), int)
+        )
         eos = generation_config.eos_token_id
         self._eos = frozenset([eos] if isinstance(eos, int) else eos or [])
         # The two usual criteria are checked on Python numbers; any other one is asked token by token.
@@ -117,6 +123,10 @@ class Session:
         if not self.samples:
             return self.choose(logits, prefix_length)[0]
         (row,) = self.probabilities(logits, prefix_length)
+        if self.placeholders:  # left out before the draw: to drop one when it is drawn would favour other tokens
+            kept = row.clone()
+            kept[list(self.placeholders)] = 0
+            row = kept / kept.sum() if bool(kept.sum() > 0) else row
         self._drawn_from.append(row)
         return draw(row)
 
@@ -190,9 +200,9 @@ class Session:
 
     def roll_back(self, count: int) -> None:
         """Forget the last `count` tokens in every layer that grew with them; 0 only lets sliding windows shrink."""
-        cache = _text_cache(self.cache)
+        cache = text_cache(self.cache)
         for index, layer in enumerate(cache.layers):
-            if index not in self._fixed:
+            if index not in self.fixed:
                 layer.crop(-count)
 
     def cache_view(self, exit_layer: int, drafted: int) -> Any:
@@ -201,7 +211,7 @@ class Session:
         Masks and positions are sized from the first layers, which have grown while drafting. In the view each is
         a layer of its kind from the exit on, or, where there is none, a copy cut back; skipped layers touch neither.
         """
-        layers = _text_cache(self.cache).layers
+        layers = text_cache(self.cache).layers
         kinds: dict[Any, Any] = {}
         for index in range(len(layers) - 1, exit_layer - 1, -1):
             kinds[self._kind(index, layers)] = layers[index]
@@ -209,23 +219,23 @@ class Session:
         below = [
             kinds.get(self._kind(index, layers)) or self._cut(index, layers, drafted) for index in range(exit_layer)
         ]
-        if view is not (text := _text_cache(view)):
+        if view is not (text := text_cache(view)):
             text = view.self_attention_cache = copy.copy(text)
         text.layers = below + layers[exit_layer:]
         return view
 
     def _kind(self, index: int, layers: list[Any]) -> tuple[type, bool, int | None]:
-        return type(layers[index]), index in self._fixed, getattr(layers[index], "sliding_window", None)
+        return type(layers[index]), index in self.fixed, getattr(layers[index], "sliding_window", None)
 
     def _cut(self, index: int, layers: list[Any], drafted: int) -> Any:
         layer = layers[index]
-        if index in self._fixed or not hasattr(layer, "keys") or layer.keys is None:
+        if index in self.fixed or not hasattr(layer, "keys") or layer.keys is None:
             return layer  # neither masks nor positions are sized from it
         layer = copy.copy(layer)
         layer.crop(-drafted)
         return layer
 
 
-def _text_cache(cache: Any) -> Any:
+def text_cache(cache: Any) -> Any:
     """The part of a cache that grows with the text: an encoder-decoder's cross-attention does not."""
     return getattr(cache, "self_attention_cache", cache)
