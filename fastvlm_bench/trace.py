@@ -38,3 +38,18 @@ class Generation:
     prefill_s: float
     decode_s: float
     rounds: list[Round] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class BatchGeneration:
+    """The traces of a batch that was decoded together, and the seconds of the whole batch.
+
+    rows: one `Generation` a sequence, in the order of the input. Its seconds are shares: each moment is shared equally
+    by the rows that were being decoded then, so that sums over rows are the batch's. They are no latencies: a row
+    waits `ttft_s` for its first token, and its answer is there when the batch has come to it.
+    """
+
+    rows: list[Generation]
+    ttft_s: float
+    vision_s: float | None
+    decode_s: float

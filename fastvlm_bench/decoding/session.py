@@ -1,4 +1,4 @@
-"""One generation's state: token ids, transformers' keyword arguments and the KV cache. Batch size 1, greedy.
+"""One generation's state: token ids, transformers' keyword arguments and the KV cache. One sequence, greedy.
 
 Everything that `generate` prepared (positions, masks, encoded images, processors) passes through here unchanged, so
 methods need no knowledge of the architecture.
@@ -18,6 +18,8 @@ from fastvlm_bench.errors import UsageError
 class Session:
     """Feeds tokens to the model and keeps the books that `transformers` would keep."""
 
+    one_row = True  # BatchSession takes several
+
     def __init__(
         self, model: Any, input_ids: Tensor, *, logits_processor: Any, stopping_criteria: Any, generation_config: Any,
         streamer: Any = None, clock: Clock, **model_kwargs: Any,
@@ -25,12 +27,12 @@ class Session:
         model_kwargs.pop("synced_gpus", None)
         if generation_config.do_sample or generation_config.num_beams > 1:
             raise UsageError("sampling and beams are not supported: pass do_sample=False, num_beams=1")
-        if input_ids.shape[0] != 1:
+        if self.one_row and input_ids.shape[0] != 1:
             raise UsageError(f"batch size {input_ids.shape[0]}: this method decodes one sequence at a time")
         self.model, self.config, self.clock, self.streamer = model, generation_config, clock, streamer
         self.prompt_length = input_ids.shape[1]
         # One buffer for the whole output: growing by concatenation would cost a copy for each token.
-        self._ids = input_ids.new_zeros(1, max(generation_config.max_length, self.prompt_length) + 1)
+        self._ids = input_ids.new_zeros(len(input_ids), max(generation_config.max_length, self.prompt_length) + 1)
         self._ids[:, : self.prompt_length] = input_ids
         self.length = self.prompt_length
         self.kwargs = model_kwargs
@@ -40,7 +42,7 @@ class Session:
         text = model.config.get_text_config(decoder=True)
         self._fixed = frozenset(getattr(text, "cross_attention_layers", None) or ())
         eos = generation_config.eos_token_id
-        self._eos = frozenset([eos] if isinstance(eos, int) else eos or [])
+        self.end_tokens = frozenset([eos] if isinstance(eos, int) else eos or [])
         # The two usual criteria are checked on Python numbers; any other one is asked token by token.
         self._criteria = [c for c in stopping_criteria if not isinstance(c, EosTokenCriteria | MaxLengthCriteria)]
 
@@ -63,7 +65,7 @@ class Session:
         return self.kwargs["past_key_values"]
 
     def is_eos(self, token: int) -> bool:
-        return token in self._eos
+        return token in self.end_tokens
 
     def prefill(self) -> int:
         """Encode the image, run the prompt through all layers, emit the first token and return it."""
@@ -113,7 +115,7 @@ class Session:
             self._ids[0, self.length] = token
             self.length += 1
             taken += 1
-            if token in self._eos:
+            if token in self.end_tokens:
                 self.stop = "eos"
             elif self.remaining <= 0:
                 self.stop = "length"
@@ -134,7 +136,7 @@ class Session:
 
     def roll_back(self, count: int) -> None:
         """Forget the last `count` tokens in every layer that grew with them; 0 only lets sliding windows shrink."""
-        cache = _text_cache(self.cache)
+        cache = text_cache(self.cache)
         for index, layer in enumerate(cache.layers):
             if index not in self._fixed:
                 layer.crop(-count)
@@ -145,7 +147,7 @@ class Session:
         Masks and positions are sized from the first layers, which have grown while drafting. In the view each is
         a layer of its kind from the exit on, or, where there is none, a copy cut back; skipped layers touch neither.
         """
-        layers = _text_cache(self.cache).layers
+        layers = text_cache(self.cache).layers
         kinds: dict[Any, Any] = {}
         for index in range(len(layers) - 1, exit_layer - 1, -1):
             kinds[self._kind(index, layers)] = layers[index]
@@ -153,7 +155,7 @@ class Session:
         below = [
             kinds.get(self._kind(index, layers)) or self._cut(index, layers, drafted) for index in range(exit_layer)
         ]
-        if view is not (text := _text_cache(view)):
+        if view is not (text := text_cache(view)):
             text = view.self_attention_cache = copy.copy(text)
         text.layers = below + layers[exit_layer:]
         return view
@@ -170,6 +172,6 @@ class Session:
         return layer
 
 
-def _text_cache(cache: Any) -> Any:
+def text_cache(cache: Any) -> Any:
     """The part of a cache that grows with the text: an encoder-decoder's cross-attention does not."""
     return getattr(cache, "self_attention_cache", cache)
