@@ -36,9 +36,10 @@ class Terminated(BaseException):
 
 
 def run_benchmark(
-    config: RunConfig, *, resume: Path | None, csv: Path | None, predictions: Path | None = None, as_json: bool
-) -> int:
-    """Run what `config` says and print the report; returns the exit code. Nothing measured is ever lost."""
+    config: RunConfig, *, resume: Path | None, csv: Path | None, predictions: Path | None = None, as_json: bool,
+    show: bool = True,
+) -> int:  # fmt: skip
+    """Run what `config` says and print the report (`show`); returns the exit code. Nothing measured is ever lost."""
     if predictions is not None and not predictions.parent.is_dir():
         raise UsageError(f"--predictions-out {predictions}: {predictions.parent} is not a folder; choose another")
     suites = check(config)
@@ -65,7 +66,8 @@ def run_benchmark(
         return code
     run = _finish(writer, outcome, None if failure is None else str(failure))
     if run.lines:
-        _show(run, csv, as_json)
+        if show:
+            _show(run, csv, as_json)
         if predictions is not None:
             write_predictions(run, predictions)
     if outcome == "interrupted":
@@ -149,6 +151,7 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
     """Load, build, check, warm up and run. torch is imported here: what was wrong before has already been said."""
     import torch
 
+    from fastvlm_bench.batch_runner import BatchRunner
     from fastvlm_bench.clock import Clock
     from fastvlm_bench.conditions import RECORDED, watch
     from fastvlm_bench.decoding.build import build
@@ -162,7 +165,11 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
         clock = Clock(target.device)
         methods = [build(spec, target, _drafts(config), clock) for spec in config.specs]
         conditions = watch(target.device)
-        runner = Runner(target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions)
+        options: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "conditions": conditions}
+        if config.batch_size > 1:
+            runner: Runner = BatchRunner(target, methods, clock, size=config.batch_size, **options)
+        else:
+            runner = Runner(target, methods, clock, **options)
         differences = runner.self_check(suites[0])
         for layer, difference in differences.items():
             live.say(

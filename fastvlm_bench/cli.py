@@ -73,6 +73,7 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (float32 on the CPU), float32, bfloat16 or float16.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the count at which `standard` is fastest.")] = None,
+    batch_size: Annotated[str, typer.Option(help="Samples decoded at a time, for throughput: N, or a list as 1,2,4,8 for a table over sizes. 1 is the honest setting for latency.")] = "1",
     out: Annotated[Path, typer.Option(help="Folder that gets the run's folder.")] = RESULTS,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run's folder.")] = None,
     require_lossless: Annotated[bool, typer.Option(help="Exit with 5 if an output has a token that the target would not have chosen.")] = False,
@@ -81,8 +82,10 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:  # fmt: skip
     """Decode each sample with each method in turn and report speed, acceptance, memory and quality."""
+    from fastvlm_bench.batch_sweep import parse_sizes, run_sizes
     from fastvlm_bench.config import RunConfig
 
+    sizes = parse_sizes(batch_size)
     chosen: dict[str, Any] = {"suites": tuple(suite)} if suite else {}
     chosen |= {"methods": tuple(method)} if method else {}
     config = RunConfig(
@@ -90,10 +93,12 @@ def run(
         data=str(data) if data else None, limit=limit, repeats=repeats, warmup=warmup, max_new_tokens=max_new_tokens,
         prompt_set=prompt_set, prompt=prompt,
         seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),
-        require_lossless=require_lossless,
+        require_lossless=require_lossless, batch_size=sizes[0],
     )  # fmt: skip
     from fastvlm_bench.benchmark import run_benchmark
 
+    if len(sizes) > 1:
+        raise typer.Exit(run_sizes(config, sizes, resume=resume, csv=csv, predictions=predictions_out, as_json=json))
     raise typer.Exit(run_benchmark(config, resume=resume, csv=csv, predictions=predictions_out, as_json=json))
 
 
@@ -144,6 +149,18 @@ def report(
 
     for found in _runs(runs, results):
         print_report(found)
+
+
+@app.command()
+def batches(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of different batch sizes, or a folder of them.")],
+    to: Annotated[str, typer.Option("--format", "-f", help="table, csv, markdown or json.")] = "table",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A file; default: standard output.")] = None,
+) -> None:
+    """Put runs of different batch sizes side by side: where does speculation's gain end?"""
+    from fastvlm_bench.batch_table import print_table
+
+    print_table(runs, to, out)
 
 
 @app.command()

@@ -154,7 +154,8 @@ class RunConfig:
     suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first. draft: a draft
     folder or a folder of them. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
-    where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. `validate` adds the
+    where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. batch_size: samples
+    decoded at a time; 1 is the honest setting for latency. `validate` adds the
     checks that look at the disk.
     """
 
@@ -176,6 +177,7 @@ class RunConfig:
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None
+    batch_size: int = 1
     out: str = "results"
     resume: str | None = None
     json: bool = False
@@ -186,7 +188,7 @@ class RunConfig:
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
         _whole("gamma", self.gamma, 1, MAX_GAMMA)
-        for name in ("exit_layer", "limit", "repeats", "max_new_tokens"):
+        for name in ("exit_layer", "limit", "repeats", "max_new_tokens", "batch_size"):
             _whole(name, getattr(self, name), 1)
         for name in ("warmup", "seed"):
             _whole(name, getattr(self, name), 0, (1 << 63) - 1 if name == "seed" else math.inf)
@@ -246,6 +248,8 @@ class RunConfig:
     def sha256(self) -> str:
         """Of the fields that define the measurement: a run may be resumed only with the same."""
         measured = {name: value for name, value in self.to_dict().items() if name not in NOT_MEASURED}
+        if self.batch_size == 1:  # as in the runs from before there were batches
+            del measured["batch_size"]
         return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 
 
@@ -264,7 +268,7 @@ def check_writable(folder: Path) -> None:
 
 
 def _whole(name: str, value: Any, low: int, high: float = math.inf) -> None:
-    if value is None and name not in ("repeats", "warmup", "seed"):
+    if value is None and name not in ("repeats", "warmup", "seed", "batch_size"):
         return
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         limits = f"{low} .. {high}" if high < math.inf else f"at least {low}"

@@ -124,7 +124,7 @@ class Runner:
             with self.conditions.span(built.label), PeakMemory(self.target.device) as peak:
                 trace = measure(built.method, self.target.model, inputs, self._limit(suite), self.vision)
         except (RuntimeError, ValueError, FloatingPointError) as error:
-            kind = "out_of_memory" if _out_of_memory(error) else type(error).__name__
+            kind = "out_of_memory" if out_of_memory(error) else type(error).__name__
             failure = f"{kind}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else 'no message'}"
         finally:
             gc.enable()
@@ -168,7 +168,8 @@ class Runner:
         return self.max_new_tokens or suite.max_new_tokens
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the machine had no memory left."""
     return (
         isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastvlm_bench.arms import Arm, Measured, arms, by_position, count, pairs
+from fastvlm_bench.batches import batch_size, by_batch, latencies
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.quality import Quality, compare_quality
@@ -59,6 +60,7 @@ class Row:
     samples_paired: int
     samples_one_token: int
     repeats: int
+    batch_size: int
     quality: tuple[Quality, ...]
     identical: int | None
     different_rate_upper: float | None
@@ -72,6 +74,7 @@ class Row:
     new_tokens_median: float | None
     decode_tokens_per_s: float | None
     e2e_tokens_per_s: float | None
+    requests_per_s: float | None
     decode_speedup: Estimate | None
     e2e_speedup: Estimate | None
     decode_speedup_geomean: Estimate | None
@@ -131,7 +134,11 @@ def summarise(run: Run) -> list[Row]:
 def speedups(
     paired: Sequence[tuple[Measured, Measured]], estimator: Callable[..., Estimate | None]
 ) -> tuple[Estimate | None, Estimate | None]:
-    """(decode, end-to-end): reference seconds over ours, by `estimator`. Decode leaves out one-token answers."""
+    """(decode, end-to-end): reference seconds over ours, by `estimator`. Decode leaves out one-token answers.
+
+    What was decoded in one batch is one observation.
+    """
+    paired = by_batch(paired)
     decoding = [(ours, theirs) for ours, theirs in paired if ours.decodes and theirs.decodes]
     return (
         estimator([theirs.decode_s for _, theirs in decoding], [ours.decode_s for ours, _ in decoding]),
@@ -143,7 +150,7 @@ def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
     model, method, suite = run.meta["model"], arm.method, arm.suite
     is_reference = method["label"] == run.meta["reference"]
     paired = pairs(arm, reference) if reference is not None and not is_reference else None
-    values = list(arm.measured.values())
+    values, alone = list(arm.measured.values()), latencies(arm)
     threads = run.meta.get("environment", {}).get("threads")
     return Row(
         run_id=run.run_id,
@@ -165,17 +172,19 @@ def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
         samples_ok=len(values),
         samples_failed=len(arm.failed),
         repeats=arm.repeats,
+        batch_size=batch_size(run),
         quality=tuple(compare_quality(metric, arm, paired) for metric in suite["metrics"]),
-        ttft_s=spread([v.ttft_s for v in values]),
-        tpot_s=spread([v.tpot_s for v in values if v.tpot_s is not None]),
-        decode_s=spread([v.decode_s for v in values if v.decodes]),
-        e2e_s=spread([v.e2e_s for v in values]),
-        tpot_spread=relative_spread([v.tpot_s for v in values if v.tpot_s is not None]),
+        ttft_s=spread([v.ttft_s for v in alone]),
+        tpot_s=spread([v.tpot_s for v in alone if v.tpot_s is not None]),
+        decode_s=spread([v.decode_s for v in alone if v.decodes]),
+        e2e_s=spread([v.e2e_s for v in alone]),
+        tpot_spread=relative_spread([v.tpot_s for v in alone if v.tpot_s is not None]),
         new_tokens_median=middle([v.tokens for v in values]),
         decode_tokens_per_s=divide(
             sum(v.tokens - 1 for v in values if v.decodes), sum(v.decode_s for v in values if v.decodes)
         ),
         e2e_tokens_per_s=divide(sum(v.tokens for v in values), sum(v.e2e_s for v in values)),
+        requests_per_s=divide(len(values), sum(v.e2e_s for v in values)),
         extra_bytes=int(method.get("extra_bytes") or 0),
         **_paired(paired),
         **_speculation(arm, reference, paired),
@@ -195,7 +204,7 @@ def _paired(paired: Sequence[tuple[Measured, Measured]] | None) -> dict[str, Any
     decode, e2e = speedups(paired, ratio_of_totals)
     decode_geomean, e2e_geomean = speedups(paired, geometric_mean_ratio)
     differing = [(ours, ours.divergence(theirs)) for ours, theirs in paired if not ours.same_tokens(theirs)]
-    ratios = [theirs.e2e_s / ours.e2e_s for ours, theirs in paired if ours.e2e_s > 0]
+    ratios = [theirs.e2e_s / ours.e2e_s for ours, theirs in by_batch(paired) if ours.e2e_s > 0]
     return {
         "samples_paired": len(paired),
         "samples_one_token": sum(not (ours.decodes and theirs.decodes) for ours, theirs in paired),

@@ -41,6 +41,8 @@ class BatchSession(Session):
 
     def __init__(self, model: Any, input_ids: Tensor, gate: LayerGate | None = None, **given: Any) -> None:
         super().__init__(model, input_ids, **given)
+        if self.config.do_sample:
+            raise UsageError("a batch is decoded greedily: pass do_sample=False, or decode one at a time")
         if self.streamer is not None:
             raise UsageError("a streamer takes one sequence: leave it out, or decode one at a time")
         self.gate = gate

@@ -16,7 +16,7 @@ CHANGED: dict[str, Any] = {
     "exit_layer": 3, "split": "val2014", "data": "coco", "limit": 7, "repeats": 2, "warmup": 1, "max_new_tokens": 9,
     "prompt_set": "blip2", "prompt": "Say what you see.",
     "seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "out": "elsewhere", "resume": "x", "json": True,
-    "require_lossless": True,
+    "require_lossless": True, "batch_size": 4,
 }  # fmt: skip
 
 
