@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from fastvlm_bench.decoding.batch_check import batch_self_check
-from fastvlm_bench.decoding.batch_inputs import collate
+from fastvlm_bench.decoding.batch_inputs import collate, unevenness
 from fastvlm_bench.decoding.batch_measure import in_batches, measure_batch
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.errors import BenchError
 from fastvlm_bench.identities import check_line
+from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.memory import PeakMemory
 from fastvlm_bench.record import RunWriter
 from fastvlm_bench.runner import MAX_FAILURES_IN_A_ROW, Group, Runner, out_of_memory
@@ -34,19 +35,23 @@ class BatchRunner(Runner):
         self.batched = {built.label: in_batches(built.method, self.target.model) for built in self.methods}
         pad = self.target.model.generation_config.pad_token_id
         self.pad_token_id = pad if isinstance(pad, int) else 0
+        self.checked: set[frozenset[str]] = {frozenset()}
 
     def self_check(self, suite: Suite) -> dict[int, float]:
         """As for single samples, and each row of a small batch must give the logits that it gives alone."""
         found = super().self_check(suite)
         some = [self._inputs(sample) for sample in suite.samples[: max(self.size, 4)]]
-        some.sort(key=lambda inputs: int(inputs["input_ids"].shape[1]))  # the shortest and the longest prompts
-        chosen = [some[0], *some[1:-1][:1], some[-1]][: max(self.size, 2)]
+        some.sort(key=lambda inputs: int(inputs["input_ids"].shape[1]))
+        chosen = [some[0], some[-1], *some[1:-1]][: min(self.size, 3)]  # the shortest and the longest first
         drafts = {m.exit_layer: m.method.draft_for(self.target.model) for m in self.methods
                   if isinstance(m.method, FastVLM)}  # fmt: skip
         for draft in (None, *drafts.values()):
-            worst = batch_self_check(self.target.model, chosen, draft, self.pad_token_id)
-            self.noise = max(self.noise, worst)
+            self._check(chosen, draft)
         return found
+
+    def _check(self, singles: Sequence[dict[str, Any]], draft: Draft | None) -> None:
+        self.noise = max(self.noise, batch_self_check(self.target.model, singles, draft, self.pad_token_id))
+        self.checked.add(unevenness(singles))
 
     def warm_up(self, suite: Suite, samples: int) -> None:
         """Decode the suite's last samples with every method, unrecorded, in at least one batch."""
@@ -108,8 +113,13 @@ class BatchRunner(Runner):
                     )
 
     def _batch(self, samples: Sequence[Sample]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The batch's inputs and those of its samples, outside the clock and the same for every method."""
+        """The batch's inputs and those of its samples, outside the clock and the same for every method.
+
+        Samples that differ in other ways than those checked on load (another number of tiles, say) are checked first.
+        """
         singles = [self._inputs(sample) for sample in samples]
+        if unevenness(singles) not in self.checked:
+            self._check(singles, None)
         return collate(singles, self.pad_token_id), singles
 
     def _lines(

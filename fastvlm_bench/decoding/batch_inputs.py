@@ -44,6 +44,14 @@ def collate(singles: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, A
     return batch
 
 
+def unevenness(singles: Sequence[dict[str, Any]]) -> frozenset[str]:
+    """The inputs that `collate` must pad or fill up for these samples."""
+    shapes = [
+        {key: value.shape[1:] for key, value in single.items() if isinstance(value, Tensor)} for single in singles
+    ]
+    return frozenset(key for key in shapes[0] if any(other.get(key) != shapes[0][key] for other in shapes))
+
+
 def _padded_left(value: Tensor, length: int, fill: int) -> Tensor:
     missing = length - value.shape[1]
     return torch.cat([value.new_full((1, missing, *value.shape[2:]), fill), value], dim=1) if missing else value

@@ -9,7 +9,9 @@ from torch import Tensor
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TextStreamer
 
 from fastvlm_bench.decoding.batch import BatchEarlyExit, BatchFastVLM, BatchStandard
-from fastvlm_bench.decoding.batch_inputs import collate
+from fastvlm_bench.decoding.batch_cache import Move
+from fastvlm_bench.decoding.batch_check import batch_self_check
+from fastvlm_bench.decoding.batch_inputs import collate, unevenness
 from fastvlm_bench.decoding.early_exit import EarlyExit
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.imitation_head import Draft, new_head
@@ -206,6 +208,18 @@ def test_wrong_padding_and_streamers_are_refused(llava: Any, batch: Any) -> None
         decode(llava, batch, method, streamer=streamer)
 
 
+def test_the_self_check_passes_and_catches_a_wrong_move(
+    llava: Any, singles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafts = (None, Draft(2, None), Draft(2, new_head("attention", llava, 2)))
+    assert all(batch_self_check(llava, singles[:3], draft) < 1e-4 for draft in drafts)
+    real = Move.columns
+    monkeypatch.setattr(Move, "columns", lambda self, *given: (real(self, *given) - 1).clamp_min(0))
+    with pytest.raises(UsageError, match="logits differ from those of the row alone .*; use --batch-size 1") as caught:
+        batch_self_check(llava, singles[:3], Draft(2, None))
+    assert "\n" not in str(caught.value)
+
+
 def test_collate_pads_and_fills() -> None:
     def one(length: int, tiles: int) -> dict[str, Tensor]:
         return {"input_ids": torch.ones(1, length, dtype=torch.long), "pixel_values": torch.ones(1, tiles, 3)}
@@ -213,5 +227,9 @@ def test_collate_pads_and_fills() -> None:
     made = collate([one(2, 1), one(4, 3)], 9)
     assert made["input_ids"].tolist() == [[9, 9, 1, 1], [1, 1, 1, 1]]
     assert made["pixel_values"][:, :, 0].tolist() == [[1, 0, 0], [1, 1, 1]]
+    assert unevenness([one(2, 1), one(4, 1)]) == {"input_ids"} and unevenness([one(2, 1), one(2, 3)]) == {
+        "pixel_values"
+    }
+    assert unevenness([one(2, 3), one(2, 3)]) == set()
     with pytest.raises(UsageError, match="different inputs .pixel_values.; use --batch-size 1"):
         collate([one(2, 1), {"input_ids": torch.ones(1, 2)}], 0)
