@@ -1,7 +1,7 @@
 """Lines of a record, grouped: one arm a suite and method, one `Measured` a sample, medians over its repeats."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -35,6 +35,11 @@ class Measured:
     def tpot_s(self) -> float | None:
         """Seconds per output token after the first, (e2e - TTFT) / (tokens - 1)."""
         return (self.e2e_s - self.ttft_s) / (self.tokens - 1) if self.decodes else None
+
+    def within(self, invocation: int) -> "Measured | None":
+        """The same sample of one invocation alone; None if that did not measure it."""
+        own = [line for line in self.lines if (line.get("invocation") or 0) == invocation]
+        return replace(self, lines=tuple(own), **medians(own)) if own else None
 
     def same_tokens(self, other: "Measured") -> bool:
         """Whether each repeat has the token ids of the other arm's repeat."""
@@ -128,11 +133,18 @@ def _measured(sample: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> 
         image_id=sample["image_id"],
         references=tuple(sample["references"]),
         lines=tuple(lines),
-        tokens=median(len(line["token_ids"]) for line in lines),
-        ttft_s=median(line["ttft_s"] for line in lines),
-        decode_s=median(line["decode_s"] for line in lines),
-        e2e_s=median(line["ttft_s"] + line["decode_s"] for line in lines),
+        **medians(lines),
     )
+
+
+def medians(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The tokens and seconds of a `Measured` with these lines, one a repeat."""
+    return {
+        "tokens": median(len(line["token_ids"]) for line in lines),
+        "ttft_s": median(line["ttft_s"] for line in lines),
+        "decode_s": median(line["decode_s"] for line in lines),
+        "e2e_s": median(line["ttft_s"] + line["decode_s"] for line in lines),
+    }
 
 
 def pairs(arm: Arm, reference: Arm) -> list[tuple[Measured, Measured]]:

@@ -6,17 +6,19 @@ from typing import Any
 
 import torch
 
+from fastvlm_bench.batches import whole
 from fastvlm_bench.decoding.batch_check import batch_self_check
 from fastvlm_bench.decoding.batch_inputs import collate, unevenness
 from fastvlm_bench.decoding.batch_measure import in_batches, measure_batch
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
-from fastvlm_bench.errors import BenchError
+from fastvlm_bench.errors import BenchError, NonFiniteLogits
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.memory import PeakMemory
 from fastvlm_bench.record import RunWriter
 from fastvlm_bench.runner import MAX_FAILURES_IN_A_ROW, Group, Runner, out_of_memory
+from fastvlm_bench.stopping import StopRule
 from fastvlm_bench.suite import Sample, Suite
 
 NOTHING_MEASURED = ("token_ids", "text", "stop", "ttft_s", "vision_s", "prefill_s", "decode_s", "memory")
@@ -35,6 +37,7 @@ class BatchRunner(Runner):
         self.batched = {built.label: in_batches(built.method, self.target.model) for built in self.methods}
         pad = self.target.model.generation_config.pad_token_id
         self.pad_token_id = pad if isinstance(pad, int) else 0
+        self.read_s: list[dict[str, float]] = []  # of each sample of the batch, outside the clock
         self.checked: set[frozenset[str]] = {frozenset()}
 
     def self_check(self, suite: Suite) -> dict[int, float]:
@@ -59,7 +62,15 @@ class BatchRunner(Runner):
         for start in range(0, min(samples, len(last)), self.size):
             inputs, _ = self._batch(last[start : start + self.size])
             for method in self.batched.values():
-                measure_batch(method, self.target.model, inputs, self._limit(suite), self.vision)
+                measure_batch(method, self.target.model, inputs, self._limit(suite), self.vision, self.generation)
+
+    def memory(self, suite: Suite) -> list[dict[str, Any]]:
+        """Each method's first call, on the suite's last batch. The parts of a peak are told of single samples only."""
+        inputs, _ = self._batch(list(suite.samples[-self.size :]))
+        for label, method in self.batched.items():
+            first = measure_batch(method, self.target.model, inputs, self._limit(suite), None, self.generation)
+            self.first_call_s.setdefault(label, first.ttft_s + first.decode_s)
+        return []
 
     def fastest_threads(self, suite: Suite, candidates: Sequence[int], rounds: int = 3) -> int:
         """The CPU thread count at which the reference decodes a batch fastest."""
@@ -69,18 +80,23 @@ class BatchRunner(Runner):
         for attempt in range(rounds + 1):
             for threads in candidates:
                 torch.set_num_threads(threads)
-                trace = measure_batch(reference, self.target.model, inputs, self._limit(suite))
+                trace = measure_batch(reference, self.target.model, inputs, self._limit(suite), None, self.generation)
                 if attempt:  # the first decoding at a new thread count starts the threads
                     seconds[threads] += trace.ttft_s + trace.decode_s
         best = min(candidates, key=lambda threads: seconds[threads])
         torch.set_num_threads(best)
         return best
 
-    def run(self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None]) -> None:
+    def run(
+        self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None],
+        stop: StopRule | None = None, invocation: int = 0,
+    ) -> None:  # fmt: skip
         """Measure what `writer` does not hold yet, batch by batch. The order of methods rotates by batch.
 
-        A batch of which one sample is missing is measured again in full, because its seconds belong together.
+        A batch of which one sample is missing is measured again in full, because its seconds belong together. stop,
+        invocation: as in Runner; to the rule a batch is one observation.
         """
+        repetitions = range(invocation * repeats, (invocation + 1) * repeats)
         starts, failed_in_a_row = range(0, len(suite.samples), self.size), 0
         total, done = len(suite.samples) * repeats, 0
         gc.collect()
@@ -88,7 +104,9 @@ class BatchRunner(Runner):
         for number, start in enumerate(starts):
             samples = list(suite.samples[start : start + self.size])
             prepared: tuple[dict[str, Any], list[dict[str, Any]]] | None = None
-            for repeat in range(repeats):
+            for repeat in repetitions:
+                if stop is not None and stop.by is not None:
+                    return
                 done += len(samples)
                 if all((suite.name, sample.sample_id, repeat) in writer.completed for sample in samples):
                     continue
@@ -102,7 +120,9 @@ class BatchRunner(Runner):
                     group = [lines[row] for lines in by_method]
                     for line in group:
                         judged = self._judge(suite, line, group, single)
-                        writer.append({**line, "flags": flags, "losslessness": judged})
+                        writer.append({**line, "flags": flags, "losslessness": judged, "invocation": invocation})
+                if stop is not None:
+                    stop.add([[whole(lines) for lines in by_method]])
                 everything = [line for lines in by_method for line in lines]
                 failed_in_a_row = failed_in_a_row + 1 if all(line["error"] for line in everything) else 0
                 watch(Group(suite.name, done, total, everything))
@@ -117,7 +137,10 @@ class BatchRunner(Runner):
 
         Samples that differ in other ways than those checked on load (another number of tiles, say) are checked first.
         """
-        singles = [self._inputs(sample) for sample in samples]
+        singles, self.read_s = [], []
+        for sample in samples:
+            singles.append(self._inputs(sample))
+            self.read_s.append(self.prepared)
         if unevenness(singles) not in self.checked:
             self._check(singles, None)
         return collate(singles, self.pad_token_id), singles
@@ -137,9 +160,12 @@ class BatchRunner(Runner):
         try:
             with self.conditions.span(built.label), PeakMemory(self.target.device) as peak:
                 method = self.batched[built.label]
-                trace = measure_batch(method, self.target.model, inputs, self._limit(suite), self.vision)
+                trace = measure_batch(
+                    method, self.target.model, inputs, self._limit(suite), self.vision, self.generation
+                )
         except (RuntimeError, ValueError, FloatingPointError) as error:
             kind = "out_of_memory" if out_of_memory(error) else type(error).__name__
+            kind = "nan_logits" if isinstance(error, NonFiniteLogits) else kind
             text = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no message"
             failure = f"{kind}: {text}; in a batch of {len(samples)}: try a smaller --batch-size"
         finally:
@@ -158,7 +184,7 @@ class BatchRunner(Runner):
                 "ttft_s": done.ttft_s, "vision_s": done.vision_s, "prefill_s": done.prefill_s,
                 "decode_s": done.decode_s,
                 "rounds": [[r.drafted, r.tested, r.accepted, r.emitted, r.draft_s, r.verify_s] for r in done.rounds],
-                "memory": peak.result, "scores": {}, "error": None,
+                "memory": peak.result, "scores": {}, "error": None, **self.read_s[row],
                 "batch": {**batch, "row": row, "ttft_s": trace.ttft_s, "decode_s": trace.decode_s},
             }  # fmt: skip
             if broken := check_line(line, self._limit(suite)):

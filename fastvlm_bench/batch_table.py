@@ -13,11 +13,11 @@ from fastvlm_bench.compare import identity
 from fastvlm_bench.errors import IncompatibleRuns, UsageError, did_you_mean
 from fastvlm_bench.export import save, to_csv
 from fastvlm_bench.layout import NOTHING, Cells, draw, say
+from fastvlm_bench.notices import word
+from fastvlm_bench.numbers import mebibytes, milliseconds, number, ratio
 from fastvlm_bench.record import RUN_FILE, Run, read_run
-from fastvlm_bench.report import mebibytes, milliseconds, number, ratio
 from fastvlm_bench.statistics import Estimate, middle
 from fastvlm_bench.summary import Row, summarise
-from fastvlm_bench.verdict import word
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,7 +105,7 @@ def _size_row(run: Run, row: Row, arm: Arm) -> SizeRow:
         decode_tokens_per_s=row.decode_tokens_per_s,
         decode_speedup=decode[0], decode_speedup_low=decode[1], decode_speedup_high=decode[2],
         e2e_speedup=e2e[0], e2e_speedup_low=e2e[1], e2e_speedup_high=e2e[2],
-        verdict="" if row.method == row.reference else word(row.e2e_speedup),
+        verdict="" if row.method == row.reference else word(row.e2e_speedup, row.e2e_speedup_holm_p),
         identical=row.identical, samples_paired=row.samples_paired, alpha=row.alpha, tau=row.tau,
         wait_first_s=middle([first for first, _ in seen]), wait_last_s=middle([last for _, last in seen]),
         peak_bytes=row.peak_allocated_bytes or row.peak_rss_bytes,

@@ -8,8 +8,16 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from fastvlm_bench.arms import Arm, Measured
+from fastvlm_bench.arms import Arm, Measured, medians
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.record import Run
+
+
+def check_batches(size: int, **single: object) -> None:
+    """UsageError where an option that is for single samples is given together with batches."""
+    for name, given in single.items():
+        if given and size > 1:
+            raise UsageError(f"--{name} is for single samples; leave it out, or use --batch-size 1")
 
 
 def batch_size(run: Run) -> int:
@@ -23,12 +31,21 @@ def batch_of(line: Mapping[str, Any]) -> int | None:
     return None if batch is None else int(batch["id"])
 
 
+def speaks(line: Mapping[str, Any]) -> bool:
+    """Whether the line tells of an observation: a sample alone, or the first row of a batch for all its rows."""
+    return "batch" not in line or line["batch"]["row"] == 0
+
+
 def whole_seconds(line: Mapping[str, Any]) -> float | None:
-    """Seconds from the request to the last token: of the batch, told by its first row (None for the other rows)."""
-    batch = line.get("batch")
-    if batch is None:
-        return float(line["ttft_s"] + line["decode_s"])
-    return float(batch["ttft_s"] + batch["decode_s"]) if batch["row"] == 0 else None
+    """Seconds of the observation, from the request to the last token; None where another line tells them."""
+    own = line.get("batch") or line
+    return float(own["ttft_s"] + own["decode_s"]) if speaks(line) else None
+
+
+def whole(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A method's lines of one batch as one line with the batch's seconds."""
+    first = lines[0]
+    return {**first, **({name: first["batch"][name] for name in ("ttft_s", "decode_s")} if "batch" in first else {})}
 
 
 def by_batch(paired: Sequence[tuple[Measured, Measured]]) -> list[tuple[Measured, Measured]]:
@@ -46,17 +63,17 @@ def by_batch(paired: Sequence[tuple[Measured, Measured]]) -> list[tuple[Measured
 
 
 def _together(samples: Sequence[Measured]) -> Measured:
-    """The samples of a batch as one: sums over its rows, medians over the repeats."""
-    first = samples[0]
-
-    def seconds(*names: str) -> float:
-        lines = zip(*(sample.lines for sample in samples), strict=True)
-        return median(sum(line[name] for line in rows for name in names) for rows in lines)
-
-    return Measured(
-        f"batch {batch_of(first.lines[0])}", first.image_id, (), first.lines, sum(s.tokens for s in samples),
-        seconds("ttft_s"), seconds("decode_s"), seconds("ttft_s", "decode_s"),
+    """The samples of a batch as one, with a line a repeat: sums over its rows."""
+    lines = tuple(
+        {
+            "repeat": rows[0]["repeat"], "invocation": rows[0].get("invocation"),
+            "token_ids": [token for row in rows for token in row["token_ids"]],
+            "ttft_s": sum(row["ttft_s"] for row in rows), "decode_s": sum(row["decode_s"] for row in rows),
+        }
+        for rows in zip(*(sample.lines for sample in samples), strict=True)
     )  # fmt: skip
+    first = samples[0]
+    return Measured(f"batch {batch_of(first.lines[0])}", first.image_id, (), lines, **medians(lines))
 
 
 def latencies(arm: Arm) -> list[Measured]:
@@ -71,7 +88,7 @@ def waits(arm: Arm) -> list[tuple[float, float]]:
     """
     found = []
     for sample in arm.measured.values():
-        if (batch_of(sample.lines[0]) is None) or sample.lines[0]["batch"]["row"] == 0:
+        if speaks(sample.lines[0]):
             parts = [line.get("batch") or line for line in sample.lines]
             found.append((median(p["ttft_s"] for p in parts), median(p["ttft_s"] + p["decode_s"] for p in parts)))
     return found

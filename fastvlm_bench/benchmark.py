@@ -12,27 +12,25 @@ from typing import Any
 
 from rich.console import Console
 
+from fastvlm_bench.batches import speaks, whole
+from fastvlm_bench.clock import Clock
 from fastvlm_bench.config import METHODS, REFERENCE, RunConfig
 from fastvlm_bench.drafts import choose_draft
 from fastvlm_bench.environment import describe_environment
-from fastvlm_bench.errors import BenchError, LosslessViolation, UsageError
+from fastvlm_bench.errors import BenchError, LosslessViolation, Terminated, UsageError
 from fastvlm_bench.export import rows_csv, run_json, run_markdown, samples_csv, save
+from fastvlm_bench.invocation import INTERRUPTED, TERMINATED, invoke_all
 from fastvlm_bench.live import Live
 from fastvlm_bench.metrics import load as load_metric
 from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
 from fastvlm_bench.record import Run, RunWriter, read_run
 from fastvlm_bench.report import print_report
 from fastvlm_bench.scoring import write_predictions
+from fastvlm_bench.stopping import StopRule
 from fastvlm_bench.storage import now
 from fastvlm_bench.suite import Suite, check_images, load_suite
 from fastvlm_bench.summary import summarise
 from fastvlm_bench.verdict import judge
-
-INTERRUPTED, TERMINATED = 130, 143
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived: end as on Ctrl-C, with another exit code."""
 
 
 def run_benchmark(
@@ -44,12 +42,19 @@ def run_benchmark(
         raise UsageError(f"--predictions-out {predictions}: {predictions.parent} is not a folder; choose another")
     suites = check(config)
     writer = RunWriter.resume(resume, config.sha256(), config.to_dict()) if resume else None
-    _catch_signals()
+    catch_signals()
     live = Live(Console(stderr=True, quiet=as_json), REFERENCE)
     outcome, code, failure = "success", 0, None
     try:
         writer = writer or _create(config, suites)
-        _measure(config, suites, writer, live)
+        if config.invocations > 1:
+            writer, code = invoke_all(writer, config, as_json)
+            if code in (INTERRUPTED, TERMINATED):
+                outcome = "interrupted"
+            elif code:
+                raise BenchError("an invocation failed, as said above; what was measured is kept")
+        else:
+            measure_suites(config, suites, writer, live)
     except (KeyboardInterrupt, Terminated) as stop:
         outcome, code = "interrupted", TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except BenchError as error:
@@ -147,12 +152,13 @@ def _described(suite: Suite, config: RunConfig) -> dict[str, Any]:
     return {**asdict(suite), "metrics": list(suite.metrics), "max_new_tokens": limit, "samples": samples}
 
 
-def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live: Live) -> None:
+def measure_suites(
+    config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live: Live, invocation: int = 0
+) -> None:
     """Load, build, check, warm up and run. torch is imported here: what was wrong before has already been said."""
     import torch
 
     from fastvlm_bench.batch_runner import BatchRunner
-    from fastvlm_bench.clock import Clock
     from fastvlm_bench.conditions import RECORDED, watch
     from fastvlm_bench.decoding.build import build
     from fastvlm_bench.models.load import load_target
@@ -161,11 +167,16 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
     torch.manual_seed(config.seed)
     with live:
         live.say(f"loading {config.model}")
+        began = time.perf_counter()
         target = load_target(config.model, device=config.device, dtype=config.dtype)
+        load_s = time.perf_counter() - began
         clock = Clock(target.device)
         methods = [build(spec, target, _drafts(config), clock) for spec in config.specs]
         conditions = watch(target.device)
-        options: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "conditions": conditions}
+        options: dict[str, Any] = {
+            "max_new_tokens": config.max_new_tokens, "conditions": conditions, "generation": config.generation,
+            "seed": config.seed, "phases": config.phases,
+        }  # fmt: skip
         if config.batch_size > 1:
             runner: Runner = BatchRunner(target, methods, clock, size=config.batch_size, **options)
         else:
@@ -191,14 +202,36 @@ def _measure(config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live
         try:
             with conditions:
                 for suite in suites:
+                    stop = _stop_rule(config, suite, writer, clock)
+                    if stop is not None and stop.by is not None:
+                        continue
                     live.say(f"{suite.name}: warming up")
+                    if not any(part["suite"] == suite.name for part in writer.meta.get("memory", [])):
+                        writer.update(memory=[*writer.meta.get("memory", []), *runner.memory(suite)])
                     runner.warm_up(suite, config.warmup)
-                    runner.run(suite, config.repeats, writer, live.show)
+                    runner.run(suite, config.repeats, writer, live.show, stop, invocation)
+                    if stop is not None:
+                        writer.update(stopped={**writer.meta.get("stopped", {}), suite.name: stop.summary()})
         finally:  # an interrupted run, too, must say under what conditions it measured; a resumed one keeps both
             before = [notice for notice in writer.meta["warnings"] or [] if notice["name"] in RECORDED]
             new = [notice for notice in conditions.notices() if notice not in before]
             seen = [*writer.meta.get("conditions", []), conditions.summary()]
-            writer.update(warnings=before + new, conditions=seen)
+            outside = {"model_load_s": load_s, "first_call_s": runner.first_call_s}
+            writer.update(warnings=before + new, conditions=seen, outside=[*writer.meta.get("outside", []), outside])
+
+
+def _stop_rule(config: RunConfig, suite: Suite, writer: RunWriter, clock: Clock) -> StopRule | None:
+    """The suite's rule, told what an earlier invocation measured; it may say that this was enough."""
+    if config.until_width is None and config.budget is None:
+        return None
+    rule = StopRule(REFERENCE, clock, config.until_width, config.budget)
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for line in read_run(writer.folder).lines:
+        kept = line["suite"] == suite.name and (suite.name, line["sample_id"], line["repeat"]) in writer.completed
+        if kept and speaks(line):
+            groups.setdefault((line["sample_id"], line["repeat"]), []).append(whole([line]))
+    rule.add(groups.values())
+    return rule
 
 
 def _finish(writer: RunWriter, outcome: str, error: str | None) -> Run:
@@ -234,7 +267,9 @@ def _show(run: Run, csv: Path | None, as_json: bool) -> None:
         save(csv.with_name(f"{csv.stem}-samples.csv"), samples_csv(run))
 
 
-def _catch_signals() -> None:
+def catch_signals() -> None:
+    """SIGTERM raises Terminated, and SIGINT works under a shell's `&`, too."""
+
     def terminate(*_: Any) -> None:
         raise Terminated
 

@@ -74,6 +74,14 @@ def run(
     dtype: Annotated[str, typer.Option(help="auto (float32 on the CPU), float32, bfloat16 or float16.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the count at which `standard` is fastest.")] = None,
     batch_size: Annotated[str, typer.Option(help="Samples decoded at a time, for throughput: N, or a list as 1,2,4,8 for a table over sizes. 1 is the honest setting for latency.")] = "1",
+    temperature: Annotated[float | None, typer.Option(help="Sample at this temperature, exactly as the target would; default: greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens that make up this probability.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from so many likeliest tokens.")] = None,
+    ignore_eos: Annotated[bool, typer.Option(help="Decode to the token limit, whatever the model says: equal lengths for pure speed.")] = False,
+    phases: Annotated[bool, typer.Option(help="Time vision, prefill, draft and verify inside the model, by events on a GPU.")] = False,
+    invocations: Annotated[int, typer.Option(help="Processes that measure all of it, one after the other: restarts vary, too.")] = 1,
+    until_width: Annotated[float | None, typer.Option(help="End a suite when every decode speed-up is known to this share, such as 0.02.")] = None,
+    budget: Annotated[float | None, typer.Option(help="End a suite after so many seconds of measuring.")] = None,
     out: Annotated[Path, typer.Option(help="Folder that gets the run's folder.")] = RESULTS,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run's folder.")] = None,
     require_lossless: Annotated[bool, typer.Option(help="Exit with 5 if an output has a token that the target would not have chosen.")] = False,
@@ -93,6 +101,8 @@ def run(
         data=str(data) if data else None, limit=limit, repeats=repeats, warmup=warmup, max_new_tokens=max_new_tokens,
         prompt_set=prompt_set, prompt=prompt,
         seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),
+        temperature=temperature, top_p=top_p, top_k=top_k, ignore_eos=ignore_eos, phases=phases,
+        invocations=invocations, until_width=until_width, budget=budget,
         require_lossless=require_lossless, batch_size=sizes[0],
     )  # fmt: skip
     from fastvlm_bench.benchmark import run_benchmark
@@ -142,13 +152,20 @@ def compare(
 
 @app.command()
 def report(
-    runs: RunFolders = None, results: Annotated[Path, typer.Option(help="Where to look for runs.")] = RESULTS
+    runs: RunFolders = None,
+    memory_picture: Annotated[
+        Path | None, typer.Option(help="Also draw what each peak of memory is made of: FILE.png, .svg or .pdf.")
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Where to look for runs.")] = RESULTS,
 ) -> None:
     """Print a run's tables again, from its records alone."""
+    from fastvlm_bench.memory_picture import draw_memory
     from fastvlm_bench.report import print_report
 
     for found in _runs(runs, results):
         print_report(found)
+        if memory_picture is not None:
+            draw_memory(found, memory_picture)
 
 
 @app.command()

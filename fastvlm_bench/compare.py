@@ -12,9 +12,10 @@ from fastvlm_bench.arms import Arm, Measured, arms, pairs
 from fastvlm_bench.batches import batch_size
 from fastvlm_bench.errors import BenchError, IncompatibleRuns, UsageError
 from fastvlm_bench.layout import NOTHING, Cells, draw, say
+from fastvlm_bench.numbers import ratio
 from fastvlm_bench.quality import Quality, compare_quality
 from fastvlm_bench.record import Run, list_runs, read_run
-from fastvlm_bench.report import quality_cell, ratio
+from fastvlm_bench.report import quality_cell
 from fastvlm_bench.statistics import Estimate, ratio_of_totals
 from fastvlm_bench.summary import Row, speedups, summarise
 
@@ -70,7 +71,7 @@ def identity(run: Run) -> dict[str, Any]:
     for name in ("weights_sha256", "dtype", "device", "attention"):
         fields[f"model {name}"] = meta["model"].get(name)
     fields |= {name: environment.get(name) for name in HARDWARE}
-    fields |= {f"config {name}": meta["config"].get(name) for name in CONFIG_IDENTITY}
+    fields |= {f"config {name}": meta["config"].get(name) or None for name in CONFIG_IDENTITY}
     fields["batch size"] = batch_size(run)
     return fields
 
@@ -153,9 +154,9 @@ def _compared(run: int, row: Row, arm: Arm, against: Arm | None) -> ComparedRow:
         qualities = tuple(Quality(q.metric, q.value, None, "") for q in row.quality)
         return ComparedRow(run, row, "", None, None, qualities, None, 0)
     paired = _pairs(arm, against)
-    decode, e2e = speedups(paired, ratio_of_totals)
+    decode, e2e = speedups(paired, ratio_of_totals, bool(row.temperature))
     qualities = tuple(compare_quality(metric, arm, paired) for metric in arm.suite["metrics"])
-    same = sum(ours.same_tokens(theirs) for ours, theirs in paired)
+    same = None if row.temperature else sum(ours.same_tokens(theirs) for ours, theirs in paired)
     return ComparedRow(run, row, against.method["label"], decode, e2e, qualities, same, len(paired))
 
 

@@ -14,7 +14,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from fastvlm_bench.batches import check_batches
 from fastvlm_bench.errors import UsageError, did_you_mean
+from fastvlm_bench.sampling import check_sampling, generation
+from fastvlm_bench.stopping import check_stopping
 from fastvlm_bench.suite_definition import read_definition
 
 REFERENCE = "standard"
@@ -23,6 +26,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 NOT_MEASURED = ("out", "resume", "json", "require_lossless")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
+LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations",
+         "batch_size")  # fmt: skip
+"""Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 Value = int | float | str
 
 
@@ -155,8 +161,10 @@ class RunConfig:
     folder or a folder of them. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
     where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. batch_size: samples
-    decoded at a time; 1 is the honest setting for latency. `validate` adds the
-    checks that look at the disk.
+    decoded at a time; 1 is the honest setting for latency. temperature: None or
+    0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases: tell the
+    phases of each generation apart by hooks, and by events on a device. `validate` adds the checks that look at the
+    disk. until_width, budget: as in `StopRule`, for each suite. invocations: processes, each with all the repeats.
     """
 
     suites: tuple[str, ...] = ("coco-caption",)
@@ -178,6 +186,14 @@ class RunConfig:
     dtype: str = "auto"
     threads: int | None = None
     batch_size: int = 1
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    ignore_eos: bool = False
+    phases: bool = False
+    until_width: float | None = None
+    budget: float | None = None
+    invocations: int = 1
     out: str = "results"
     resume: str | None = None
     json: bool = False
@@ -188,11 +204,12 @@ class RunConfig:
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
         _whole("gamma", self.gamma, 1, MAX_GAMMA)
-        for name in ("exit_layer", "limit", "repeats", "max_new_tokens", "batch_size"):
+        for name in ("exit_layer", "limit", "repeats", "max_new_tokens", "invocations", "batch_size"):
             _whole(name, getattr(self, name), 1)
         for name in ("warmup", "seed"):
             _whole(name, getattr(self, name), 0, (1 << 63) - 1 if name == "seed" else math.inf)
         _whole("threads", self.threads, 1, os.cpu_count() or 1)
+        _whole("top_k", self.top_k, 1)
         if self.dtype not in DTYPES:
             raise UsageError(f"unknown dtype '{self.dtype}': one of {', '.join(DTYPES)}"
                              f"{did_you_mean(self.dtype, DTYPES)}")  # fmt: skip
@@ -201,7 +218,15 @@ class RunConfig:
                              f"{did_you_mean(self.device, DEVICES)}")  # fmt: skip
         if not self.suites or len(set(self.suites)) != len(self.suites):
             raise UsageError(f"suites are {', '.join(self.suites) or 'missing'}; name at least one, each once")
+        check_sampling(self)
+        check_batches(self.batch_size, temperature=self.temperature, phases=self.phases)
+        check_stopping(self.until_width, self.budget, self.invocations)
         object.__setattr__(self, "methods", tuple(spec.label for spec in self._parse_methods()))
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """What `generate` is given, besides the limit, to decode as asked."""
+        return generation(self)
 
     def _parse_methods(self) -> list[MethodSpec]:
         specs = [MethodSpec.parse(text, gamma=self.gamma, exit_layer=self.exit_layer) for text in self.methods]
@@ -247,9 +272,9 @@ class RunConfig:
 
     def sha256(self) -> str:
         """Of the fields that define the measurement: a run may be resumed only with the same."""
-        measured = {name: value for name, value in self.to_dict().items() if name not in NOT_MEASURED}
-        if self.batch_size == 1:  # as in the runs from before there were batches
-            del measured["batch_size"]
+        new = {f.name: f.default for f in fields(self) if f.name in LATER}
+        measured = {name: value for name, value in self.to_dict().items()
+                    if name not in NOT_MEASURED and not (name in new and value == new[name])}  # fmt: skip
         return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 
 

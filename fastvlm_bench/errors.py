@@ -42,3 +42,14 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """The hint to append to an error message: "; did you mean 'x'?", or "" when nothing is near."""
     near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived: end as on Ctrl-C, with another exit code."""
+
+
+class NonFiniteLogits(FloatingPointError):
+    """The model gave NaN or infinite logits: an argmax over them would silently be their index.
+
+    Not a BenchError: the sample has failed, and the run goes on.
+    """

@@ -22,11 +22,13 @@ TABLE_COLUMNS = (
 )  # fmt: skip
 """What fits a page: the columns of `rows_latex` and `rows_markdown`, followed by the suites' metrics."""
 SAMPLE_COLUMNS = (
-    "run_id", "model", "suite", "split", "sample_id", "image_id", "method", "repeat", "order", "stop", "tokens",
-    "text", "token_ids", "identical", "losslessness",
+    "run_id", "model", "suite", "split", "sample_id", "image_id", "method", "repeat", "invocation", "order", "seed",
+    "stop", "tokens", "text", "token_ids", "identical", "losslessness",
     "losslessness_gap", "ttft_s", "vision_s", "prefill_s", "decode_s", "e2e_s", "rounds", "drafted",
     "tested", "accepted", "emitted", "draft_s", "verify_s", "peak_rss_bytes", "peak_allocated_bytes",
-    "peak_reserved_bytes", "batch_id", "batch_size", "batch_row", "batch_ttft_s", "batch_decode_s", "flags", "error",
+    "peak_reserved_bytes", "device_used_bytes", "image_s", "processor_s", "phase_vision_s", "phase_prefill_s",
+    "phase_draft_s", "phase_verify_s", "phase_other_s", "batch_id", "batch_size", "batch_row", "batch_ttft_s",
+    "batch_decode_s", "flags", "error",
 )  # fmt: skip
 """The columns of `samples_csv`, followed by `score_<metric>` of each metric."""
 
@@ -49,8 +51,8 @@ def _columns() -> list[Column]:
         elif Estimate in kinds:
             parts = (("", "value"), ("_low", "low"), ("_high", "high"))
             columns += [Column(name + suffix, _part(name, part)) for suffix, part in parts]
-            if not name.endswith("geomean"):
-                columns.append(Column(f"{name}_verdict", lambda row, n=name: _verdict(getattr(row, n))))  # type: ignore[misc]
+            if name in ("decode_speedup", "e2e_speedup"):
+                columns.append(Column(f"{name}_verdict", lambda row, n=name: _verdict(row, n)))  # type: ignore[misc]
         elif Spread in kinds:
             columns += [Column(f"{name}_{part}", _part(name, part)) for part in ("median", "p5", "p95")]
         else:
@@ -66,8 +68,9 @@ def _part(name: str, part: str | None) -> Callable[[Row], Any]:
     return read
 
 
-def _verdict(estimate: Estimate | None) -> str | None:
-    return None if estimate is None else word(estimate)
+def _verdict(row: Row, name: str) -> str | None:
+    estimate = getattr(row, name)
+    return None if estimate is None else word(estimate, getattr(row, f"{name}_holm_p"))
 
 
 def _quality_columns(metric: str) -> list[Column]:
@@ -153,6 +156,7 @@ def _samples(run: Run) -> Iterable[dict[str, Any]]:
             "losslessness": (line.get("losslessness") or {}).get("outcome"),
             "losslessness_gap": (line.get("losslessness") or {}).get("gap"),
             **{f"batch_{key}": value for key, value in (line.get("batch") or {}).items()},
+            **{f"phase_{name}": value for name, value in (line.get("phases") or {}).items()},
             **(line.get("memory") or {}), **done, **scores.get(line["seq"], {}),
             "run_id": run.run_id, "model": run.meta["model"]["id"], "split": suite["split"],
             "image_id": sample["image_id"],

@@ -3,7 +3,9 @@
 torch and psutil are imported inside functions. Spans must not be nested: each one resets the peaks.
 """
 
+import contextlib
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +22,8 @@ class PeakMemory:
 
     result: peak_rss_bytes, the highest resident memory of this process in the span, children not counted;
     peak_allocated_bytes, the most that tensors held on the CUDA device; peak_reserved_bytes, the most that the
-    allocator held there, which depends on what ran before; rss_method, "kernel" or "sampled". None: not measured.
+    allocator held there, which depends on what ran before; device_used_bytes, what the driver says is in use there at
+    the end, by every process, contexts included; rss_method, "kernel" or "sampled". None: not measured.
     Linux resets the kernel's own high-water mark (5 into /proc/self/clear_refs) and reads VmHWM; elsewhere, and where
     that is forbidden, a thread samples every 10 ms.
     """
@@ -28,7 +31,7 @@ class PeakMemory:
     def __init__(self, device: Any = "cpu") -> None:
         self.device = str(device)
         self.result: dict[str, Any] = dict.fromkeys(
-            ("peak_rss_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "rss_method")
+            ("peak_rss_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes", "rss_method")
         )
         self._sampler: _Sampler | None = None
 
@@ -55,6 +58,51 @@ class PeakMemory:
 
             self.result["peak_allocated_bytes"] = int(torch.cuda.max_memory_allocated(self.device))
             self.result["peak_reserved_bytes"] = int(torch.cuda.max_memory_reserved(self.device))
+            free, total = torch.cuda.mem_get_info(self.device)
+            self.result["device_used_bytes"] = int(total - free)
+
+
+def held_bytes(device: Any = "cpu") -> int | None:
+    """What is held now, idle memory given back: by tensors on a CUDA device, else by the process. None: not known.
+
+    Not within a timed span: what is given back has to be fetched again.
+    """
+    if str(device).startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
+        return int(torch.cuda.memory_allocated(str(device)))
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):  # glibc only: elsewhere freed memory may stay resident
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        return _status_bytes("VmRSS")
+    except (OSError, ValueError):
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
+
+
+def attribute(
+    peak: Mapping[str, Any], before: int | None, *, weights: int, head: int, cache: int | None, device: Any
+) -> dict[str, Any]:
+    """One generation's peak in its parts, bytes: weights, draft head, KV cache at the end, activations, and the rest.
+
+    peak: `PeakMemory.result` of the generation. before: `held_bytes` just before it. activation_bytes is what it took
+    on top, less the cache: the largest intermediate values, the head's own KV, work space. rest_bytes is what was
+    there before and is neither weights nor head: Python and its libraries, other methods' heads.
+    """
+    kind = "allocated" if str(device).startswith("cuda") else "rss"
+    most = peak[f"peak_{kind}_bytes"]
+    taken = None if most is None or before is None else max(0, most - before)
+    return {
+        "kind": kind, "how": peak["rss_method"] if kind == "rss" else "allocator", "peak_bytes": most,
+        "weights_bytes": weights, "head_bytes": head, "cache_bytes": cache,
+        "activation_bytes": None if taken is None else max(0, taken - (cache or 0)),
+        "rest_bytes": None if before is None else max(0, before - weights - head),
+        "reserved_bytes": peak["peak_reserved_bytes"], "device_used_bytes": peak["device_used_bytes"],
+    }  # fmt: skip
 
 
 def _reset_high_water() -> bool:

@@ -4,17 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench import metrics
+from fastvlm_bench.breakdown import memory_columns, outside, time_columns
 from fastvlm_bench.layout import NOTHING, Cells, draw, say
+from fastvlm_bench.numbers import mebibytes, milliseconds, number, ratio
 from fastvlm_bench.quality import Quality
 from fastvlm_bench.record import Run
-from fastvlm_bench.statistics import Estimate
 from fastvlm_bench.summary import Row, summarise
 from fastvlm_bench.verdict import Verdict, greedy, judge, word
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-MIB = 2**20
 
 
 def print_report(
@@ -38,13 +37,21 @@ def print_report(
         for row in own:
             if sentence := conclusion(run, row):
                 say(console, sentence)
+        others = [row for row in own if row.method != row.reference]
         drafting = [row for row in own if row.alpha is not None]
-        for shown, columns in ((drafting, draft_columns), (own, time_columns)):
+        for shown, columns in ((others, estimate_columns), (drafting, draft_columns), (own, time_columns)):
             if shown:
                 console.print()
                 draw(console, _labels(shown), columns(shown))
+        if said := outside(run, suite["name"]):
+            console.print()
+            say(console, said, "dim")
+        if (parts := memory_columns(run, own)) is not None:
+            console.print()
+            draw(console, _labels(own), parts)
     console.print()
-    say(console, "↑ higher is better, ↓ lower is better; [ ] 95 % interval; × reference/method seconds, totals; "
+    totals = "totals" if greedy(run.meta) else "means of seconds per token, as sampled lengths differ"
+    say(console, f"↑ higher is better, ↓ lower is better; [ ] 95 % interval; × reference/method seconds, {totals}; "
         "formulas: docs/measuring.md", "dim")  # fmt: skip
     if verdict.warnings:
         console.print()
@@ -69,44 +76,24 @@ def headline(run: Run) -> str:
 def suite_headline(row: Row) -> str:
     """The suite in one line: what was measured, on what data, how often."""
     repeats = f" × {row.repeats} repeats" if row.repeats > 1 else ""
+    repeats += f" in {row.invocations} invocations" if row.invocations > 1 else ""
     batches = f" in batches of {row.batch_size}" if row.batch_size > 1 else ""
+    length = f"exactly {row.max_new_tokens} tokens (EOS ignored)" if row.ignore_eos else (
+        f"at most {row.max_new_tokens} tokens")  # fmt: skip
     return (
         f"{row.suite} {row.suite_version} · split {row.split} · {row.source} · n = {row.samples}{batches}{repeats} · "
-        f"at most {row.max_new_tokens} tokens · reference {row.reference}"
+        f"{length} · reference {row.reference}{sampling(row)}"
     )
 
 
-# ------------------------------------------------------------------------------------------ numbers
+def sampling(row: Row) -> str:
+    """How tokens were drawn: " · sampled at temperature 0.7, top-p 0.9"; nothing where decoding was greedy."""
+    parts = [f"temperature {row.temperature:g}"] if row.temperature else []
+    parts += [f"top-{name} {value:g}" for name, value in (("p", row.top_p), ("k", row.top_k)) if value]
+    return f" · sampled at {', '.join(parts)}" if parts else ""
 
 
-def number(value: float | None, digits: int = 2, scale: float = 1.0) -> str:
-    """A fixed-point number, or a dash for what was not measured."""
-    return NOTHING if value is None else f"{value * scale:.{digits}f}"
-
-
-def share(value: float | None) -> str:
-    """A share of one, in per cent; what rounds to nothing has no sign."""
-    return NOTHING if value is None else f"{round(value, 2) + 0.0:.0%}".replace("%", " %")
-
-
-def milliseconds(value: float | None) -> str:
-    """Seconds as milliseconds with three digits or so."""
-    return NOTHING if value is None else f"{value * 1000:.{2 if value < 0.01 else 1 if value < 0.1 else 0}f}"
-
-
-def ratio(estimate: Estimate | None) -> str:
-    """A ratio with its interval, in as many digits as the interval carries."""
-    if estimate is None:
-        return NOTHING
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.2f}×"
-    digits = 1 if estimate.high - estimate.low >= 1 else 2
-    return f"{estimate.value:.{digits}f}× [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-
-
-def mebibytes(value: int | None, signed: bool = False) -> str:
-    """Bytes as MiB."""
-    return NOTHING if value is None else f"{value / MIB:{'+' if signed else ''}.1f}"
+# ------------------------------------------------------------------------------------------ tables
 
 
 def quality_cell(quality: Quality) -> str:
@@ -120,9 +107,6 @@ def quality_cell(quality: Quality) -> str:
     return f"{value} ({delta.value * 100:+.1f}{half})"
 
 
-# ------------------------------------------------------------------------------------------ tables
-
-
 def _labels(rows: Sequence[Row]) -> Cells:
     return Cells("method", tuple(row.method for row in rows), "left")
 
@@ -132,6 +116,8 @@ def _column(header: str, rows: Sequence[Row], cell: Callable[[Row], str]) -> Cel
 
 
 def _same(row: Row) -> str:
+    if row.temperature and row.lossless and row.method != row.reference:
+        return "sampled"
     return NOTHING if row.identical is None else f"{row.identical}/{row.samples_paired}{_others(row)}"
 
 
@@ -174,6 +160,19 @@ def quality_columns(rows: Sequence[Row]) -> list[Cells]:
     ]
 
 
+def estimate_columns(rows: Sequence[Row]) -> list[Cells]:
+    """The other estimators of the speed-up, and the word that each of the two has earned."""
+    return [
+        _column("decode ×\ngeometric mean", rows, lambda r: ratio(r.decode_speedup_geomean)),
+        _column("end-to-end ×\ngeometric mean", rows, lambda r: ratio(r.e2e_speedup_geomean)),
+        _column("decode\nverdict", rows, lambda r: word(r.decode_speedup, r.decode_speedup_holm_p)),
+        _column("end-to-end\nverdict", rows, lambda r: word(r.e2e_speedup, r.e2e_speedup_holm_p)),
+        _column("each invocation\n×", rows, lambda r: " ".join(number(value) for value in r.speedup_by_invocation)),
+        _column("between\ninvocations", rows, lambda r: ratio(r.speedup_between)),
+        _column("outliers\nkept", rows, lambda r: str(r.outliers) if r.outliers else ""),
+    ]
+
+
 def draft_columns(rows: Sequence[Row]) -> list[Cells]:
     """How good the drafts are."""
     return [
@@ -184,23 +183,6 @@ def draft_columns(rows: Sequence[Row]) -> list[Cells]:
         _column("% accepted of tested ↑\nat position 1 2 3 ..", rows,
                 lambda r: " ".join(f"{a * 100:.0f}" for a in r.acceptance_by_position)),
         _column("head\nMiB", rows, lambda r: mebibytes(r.extra_bytes) if r.extra_bytes else NOTHING),
-    ]  # fmt: skip
-
-
-def _ceiling(row: Row) -> str:
-    return NOTHING if row.method == row.reference else number(row.e2e_speedup_ceiling)
-
-
-def time_columns(rows: Sequence[Row]) -> list[Cells]:
-    """Where the decoding time goes, what its parts predict, and how much decoding there is to speed up."""
-    return [
-        _column("draft\n% time", rows, lambda r: share(r.draft_share) if r.draft_share else NOTHING),
-        _column("verify\n% time", rows, lambda r: share(r.verify_share)),
-        _column("other\n% time", rows, lambda r: share(r.other_share)),
-        _column("predicted\ndecode ×", rows, lambda r: number(r.predicted_decode_speedup)),
-        _column("effi-\nciency", rows, lambda r: number(r.efficiency)),
-        _column("decode\n% of e2e", rows, lambda r: share(r.decode_share)),
-        _column("ceiling\nof e2e ×", rows, _ceiling),
     ]  # fmt: skip
 
 
@@ -225,7 +207,7 @@ def conclusion(run: Run, row: Row) -> str:
         estimate, doing = row.e2e_speedup, "answers"
     if estimate is None:
         return f"{name}: nothing was measured together with {row.reference}."
-    found = word(estimate)
+    found = word(estimate, row.decode_speedup_holm_p if doing == "decodes" else row.e2e_speedup_holm_p)
     value, _, interval = ratio(estimate).partition(" ")
     interval = f" {interval}" if interval else ""
     phrase = {
@@ -236,5 +218,6 @@ def conclusion(run: Run, row: Row) -> str:
     }[found]
     if doing == "decodes" and row.e2e_speedup is not None:
         phrase += f", end to end {ratio(row.e2e_speedup)}"
-    same = f", identical on {row.identical} of {row.samples_paired}{_others(row)}" if greedy(run.meta) else ""
+    same = f", identical on {row.identical} of {row.samples_paired}{_others(row)}" if greedy(run.meta) else (
+        ", per token, drawn by a rule that keeps the target's distribution")  # fmt: skip
     return f"{name} {phrase}{same}."

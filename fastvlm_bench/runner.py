@@ -1,8 +1,9 @@
 """The benchmark loop: warm-up, then samples x methods x repeats, interleaved, each line recorded as it is measured."""
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,14 +13,15 @@ from fastvlm_bench.clock import Clock
 from fastvlm_bench.conditions import Conditions, CpuConditions
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.losslessness import UNCHECKED, judge_output
-from fastvlm_bench.decoding.measure import measure
+from fastvlm_bench.decoding.measure import GREEDY, measure, seed_of
 from fastvlm_bench.decoding.self_check import self_check
-from fastvlm_bench.errors import BenchError
+from fastvlm_bench.errors import BenchError, NonFiniteLogits
 from fastvlm_bench.identities import check_line
-from fastvlm_bench.memory import PeakMemory
+from fastvlm_bench.memory import PeakMemory, attribute, held_bytes
 from fastvlm_bench.models.layers import vision_module
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.record import RunWriter
+from fastvlm_bench.stopping import StopRule
 from fastvlm_bench.suite import Sample, Suite, open_image
 
 MAX_FAILURES_IN_A_ROW = 3
@@ -40,8 +42,13 @@ class Runner:
 
     def __init__(
         self, target: Target, methods: Sequence[Built], clock: Clock, *, max_new_tokens: int | None,
-        conditions: Conditions | None = None,
+        conditions: Conditions | None = None, generation: Mapping[str, Any] = GREEDY, seed: int = 0,
+        phases: bool = False,
     ) -> None:  # fmt: skip
+        self.phases = phases
+        self.first_call_s: dict[str, float] = {}
+        self.prepared: dict[str, float] = {}
+        self.generation, self.seed, self.samples = generation, seed, bool(generation["do_sample"])
         self.target, self.methods, self.clock, self.max_new_tokens = target, methods, clock, max_new_tokens
         self.conditions = conditions or CpuConditions()
         self.vision = vision_module(target.model)
@@ -60,7 +67,29 @@ class Runner:
         for sample in suite.samples[::-1][:samples]:
             inputs = self._inputs(sample)
             for built in self.methods:
-                measure(built.method, self.target.model, inputs, self._limit(suite), self.vision)
+                measure(built.method, self.target.model, inputs, self._limit(suite), self.vision, self.generation)
+
+    def memory(self, suite: Suite) -> list[dict[str, Any]]:
+        """Where the peak of each method lies, on the suite's last sample: weights, head, KV cache, activations.
+
+        To be called before the warm-up: it gives idle memory back, and each method's first call is here.
+        """
+        sample, found = suite.samples[-1], []
+        inputs = self._inputs(sample)
+        weights = sum(p.nbytes for p in self.target.model.parameters())
+        for built in self.methods:
+            decode = partial(measure, built.method, self.target.model, inputs, self._limit(suite),
+                             generation=self.generation)  # fmt: skip
+            first = decode()  # makes what is made once
+            self.first_call_s.setdefault(built.label, first.ttft_s + first.decode_s)
+            gc.collect()
+            before = held_bytes(self.target.device)
+            with PeakMemory(self.target.device) as peak:
+                trace = decode()
+            parts = attribute(peak.result, before, weights=weights, head=built.described.get("extra_bytes", 0),
+                              cache=trace.cache_bytes, device=self.target.device)  # fmt: skip
+            found.append({"suite": suite.name, "method": built.label, "sample_id": sample.sample_id, **parts})
+        return found
 
     def fastest_threads(self, suite: Suite, candidates: Sequence[int], rounds: int = 3) -> int:
         """The CPU thread count at which the reference decodes fastest: the count that flatters nobody.
@@ -72,21 +101,31 @@ class Runner:
         for attempt in range(rounds + 1):
             for threads in candidates:
                 torch.set_num_threads(threads)
-                trace = measure(reference, self.target.model, inputs, self._limit(suite))
+                trace = measure(reference, self.target.model, inputs, self._limit(suite), None, self.generation)
                 if attempt:  # the first decoding at a new thread count starts the threads
                     seconds[threads] += trace.ttft_s + trace.decode_s
         best = min(candidates, key=lambda threads: seconds[threads])
         torch.set_num_threads(best)
         return best
 
-    def run(self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None]) -> None:
-        """Measure what `writer` does not hold yet. The order of methods rotates by sample (ABBA for two)."""
+    def run(
+        self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None],
+        stop: StopRule | None = None, invocation: int = 0,
+    ) -> None:  # fmt: skip
+        """Measure what `writer` does not hold yet. The order of methods rotates by sample (ABBA for two).
+
+        stop: ends the suite before its last sample. invocation: the process, which has the repeats from its number
+        times `repeats` on.
+        """
+        repetitions = range(invocation * repeats, (invocation + 1) * repeats)
         done, total, failed_in_a_row = 0, len(suite.samples) * repeats, 0
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector then has only a sample's own garbage to look at
         for index, sample in enumerate(suite.samples):
             inputs: dict[str, Any] | None = None
-            for repeat in range(repeats):
+            for repeat in repetitions:
+                if stop is not None and stop.by is not None:
+                    return
                 done += 1
                 if (suite.name, sample.sample_id, repeat) in writer.completed:
                     continue
@@ -96,7 +135,10 @@ class Runner:
                 lines = [self._line(suite, sample, built, repeat, place, inputs) for place, built in enumerate(order)]
                 flags = self.conditions.flags()
                 for line in lines:  # the whole group carries them: a ratio is as good as its worse half
-                    writer.append({**line, "flags": flags, "losslessness": self._judge(suite, line, lines, inputs)})
+                    judged = self._judge(suite, line, lines, inputs)
+                    writer.append({**line, "flags": flags, "losslessness": judged, "invocation": invocation})
+                if stop is not None:
+                    stop.add([lines])
                 failed = all(line["error"] for line in lines)
                 failed_in_a_row = failed_in_a_row + 1 if failed else 0
                 watch(Group(suite.name, done, total, lines))
@@ -117,14 +159,21 @@ class Runner:
             "order": order,
         }
         nothing = dict.fromkeys(("token_ids", "text", "stop", "ttft_s", "vision_s", "prefill_s", "decode_s", "memory"))
-        failure = None
+        failure, seed = None, None
+        if self.samples:
+            seed = seed_of(self.seed, suite.name, sample.sample_id, built.label, repeat)
+            key["seed"] = seed
         gc.collect()
         gc.disable()
         try:
             with self.conditions.span(built.label), PeakMemory(self.target.device) as peak:
-                trace = measure(built.method, self.target.model, inputs, self._limit(suite), self.vision)
+                trace = measure(
+                    built.method, self.target.model, inputs, self._limit(suite), self.vision, self.generation, seed,
+                    self.phases,
+                )  # fmt: skip
         except (RuntimeError, ValueError, FloatingPointError) as error:
             kind = "out_of_memory" if out_of_memory(error) else type(error).__name__
+            kind = "nan_logits" if isinstance(error, NonFiniteLogits) else kind
             failure = f"{kind}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else 'no message'}"
         finally:
             gc.enable()
@@ -137,7 +186,8 @@ class Runner:
             "ttft_s": trace.ttft_s, "vision_s": trace.vision_s, "prefill_s": trace.prefill_s,
             "decode_s": trace.decode_s,
             "rounds": [[r.drafted, r.tested, r.accepted, r.emitted, r.draft_s, r.verify_s] for r in trace.rounds],
-            "memory": peak.result, "scores": {}, "error": None,
+            "memory": peak.result, "scores": {}, "error": None, **self.prepared,
+            **({"phases": trace.phases} if trace.phases else {}),
         }  # fmt: skip
         if broken := check_line(line, self._limit(suite)):
             raise BenchError(f"internal error: {built.label} on sample {sample.sample_id}: {'; '.join(broken)}")
@@ -149,20 +199,24 @@ class Runner:
         """Outside the clock: how a lossless method's output compares with the reference's. None: nothing to compare."""
         reference = next(other for other in group if other["method"] == self.methods[0].label)
         lossless = next(built.lossless for built in self.methods if built.label == line["method"])
-        if line is reference or not lossless or line["error"] or reference["error"]:
-            return None
+        if line is reference or not lossless or self.samples or line["error"] or reference["error"]:
+            return None  # where tokens are drawn, losslessness is a matter of their distribution
         try:
             return judge_output(
                 self.target.model, inputs, line["token_ids"], reference["token_ids"], noise=self.noise,
-                limit=self._limit(suite),
+                limit=self._limit(suite), generation=self.generation,
             )  # fmt: skip
         except RuntimeError as error:  # out of memory, say: the measurement stands, the question stays open
             return {"outcome": UNCHECKED, "reason": f"{type(error).__name__}: {str(error).strip()[:200]}"}
 
     def _inputs(self, sample: Sample) -> dict[str, Any]:
         """Processor outputs, outside the clock and the same tensors for every method."""
+        began = self.clock.synchronised()
         image: Image.Image = open_image(sample)
-        return self.target.encode(image, sample.prompt)
+        read = self.clock.now()
+        inputs = self.target.encode(image, sample.prompt)
+        self.prepared = {"image_s": read - began, "processor_s": self.clock.synchronised() - read}
+        return inputs
 
     def _limit(self, suite: Suite) -> int:
         return self.max_new_tokens or suite.max_new_tokens

@@ -117,6 +117,25 @@ def ratio_of_totals(
     return Estimate(ratio, max(0.0, ratio - half), ratio + half, n)
 
 
+def p_of_one(estimate: Estimate | None, confidence: float = CONFIDENCE) -> float | None:
+    """Two-sided p of "the ratio is 1", from its t interval with n - 1 degrees of freedom. None without an interval."""
+    if estimate is None or estimate.high is None or estimate.n < 2:
+        return None
+    error = (estimate.high - estimate.value) / t_quantile((1 + confidence) / 2, estimate.n - 1)
+    if error <= 0:
+        return 1.0 if estimate.value == 1 else 0.0
+    return t_tail((estimate.value - 1) / error, estimate.n - 1)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's adjusted p values (1979), in the order given: each may be compared with the level itself."""
+    adjusted, running = [0.0] * len(ps), 0.0
+    for rank, place in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        running = max(running, min(1.0, (len(ps) - rank) * ps[place]))
+        adjusted[place] = running
+    return adjusted
+
+
 # ------------------------------------------------------------------------------------------ one arm
 
 

@@ -1,26 +1,31 @@
 """From stored counts and seconds to rows: one suite x method each. Every rate of the project is derived here."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fastvlm_bench.arms import Arm, Measured, arms, by_position, count, pairs
+from fastvlm_bench.arms import Arm, Measured, arms, pairs
 from fastvlm_bench.batches import batch_size, by_batch, latencies
+from fastvlm_bench.drift import outliers
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.quality import Quality, compare_quality
 from fastvlm_bench.record import Run
+from fastvlm_bench.speed import by_invocation, divide, speculation, speedups
 from fastvlm_bench.statistics import (
     Estimate,
     geometric_mean_ratio,
+    holm,
     middle,
+    p_of_one,
     percentile,
     ratio_of_totals,
     relative_spread,
     rule_of_three,
 )
 
-__all__ = ["Quality", "Row", "Spread", "check_line", "summarise"]
+__all__ = ["Quality", "Row", "Spread", "check_line", "divide", "speedups", "summarise"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,10 @@ class Row:
     attention: str
     threads: int | None
     max_new_tokens: int
+    ignore_eos: bool
+    temperature: float
+    top_p: float | None
+    top_k: int | None
     samples: int
     samples_ok: int
     samples_failed: int
@@ -79,6 +88,13 @@ class Row:
     e2e_speedup: Estimate | None
     decode_speedup_geomean: Estimate | None
     e2e_speedup_geomean: Estimate | None
+    decode_speedup_holm_p: float | None
+    e2e_speedup_holm_p: float | None
+    invocations: int
+    speedup_by_invocation: tuple[float, ...]
+    speedup_between: Estimate | None
+    outliers: int | None
+    e2e_speedup_without_outliers: Estimate | None
     ratio_spread: float | None
     tpot_spread: float | None
     alpha: float | None
@@ -98,6 +114,12 @@ class Row:
     vision_share: float | None
     decode_share: float | None
     e2e_speedup_ceiling: float | None
+    phase_vision: float | None
+    phase_prefill: float | None
+    phase_draft: float | None
+    phase_verify: float | None
+    phase_other: float | None
+    phases_by: str
     peak_rss_bytes: int | None
     peak_rss_delta_bytes: int | None
     peak_allocated_bytes: int | None
@@ -105,11 +127,6 @@ class Row:
     peak_reserved_bytes: int | None
     peak_reserved_delta_bytes: int | None
     extra_bytes: int
-
-
-def divide(numerator: float, denominator: float | None) -> float | None:
-    """The quotient, or None where the denominator is zero or unknown: "not measured" is never 0 or infinity."""
-    return numerator / denominator if denominator else None
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -128,22 +145,19 @@ def summarise(run: Run) -> list[Row]:
                          + (f" ({error})" if error else "") + "; run it again")  # fmt: skip
     own = arms(run)
     references = {arm.suite["name"]: arm for arm in own if arm.method["label"] == run.meta["reference"]}
-    return [_row(run, arm, references.get(arm.suite["name"])) for arm in own]
+    return _holm([_row(run, arm, references.get(arm.suite["name"])) for arm in own])
 
 
-def speedups(
-    paired: Sequence[tuple[Measured, Measured]], estimator: Callable[..., Estimate | None]
-) -> tuple[Estimate | None, Estimate | None]:
-    """(decode, end-to-end): reference seconds over ours, by `estimator`. Decode leaves out one-token answers.
-
-    What was decoded in one batch is one observation.
-    """
-    paired = by_batch(paired)
-    decoding = [(ours, theirs) for ours, theirs in paired if ours.decodes and theirs.decodes]
-    return (
-        estimator([theirs.decode_s for _, theirs in decoding], [ours.decode_s for ours, _ in decoding]),
-        estimator([theirs.e2e_s for _, theirs in paired], [ours.e2e_s for ours, _ in paired]),
-    )
+def _holm(rows: list[Row]) -> list[Row]:
+    """With the p values of a method's speed-ups adjusted over the suites of the run; none where there is one suite."""
+    for label in {row.method for row in rows}:
+        for name in ("decode", "e2e"):
+            places = [i for i, row in enumerate(rows) if row.method == label]
+            known = [(i, p) for i in places if (p := p_of_one(getattr(rows[i], f"{name}_speedup"))) is not None]
+            if len(known) > 1:
+                for (i, _), p in zip(known, holm([p for _, p in known]), strict=True):
+                    rows[i] = replace(rows[i], **{f"{name}_speedup_holm_p": p})  # type: ignore[arg-type]
+    return rows
 
 
 def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
@@ -152,6 +166,8 @@ def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
     paired = pairs(arm, reference) if reference is not None and not is_reference else None
     values, alone = list(arm.measured.values()), latencies(arm)
     threads = run.meta.get("environment", {}).get("threads")
+    config = run.meta["config"]
+    sampled = bool(config.get("temperature"))
     return Row(
         run_id=run.run_id,
         model=model["id"],
@@ -168,11 +184,16 @@ def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
         attention=model["attention"],
         threads=threads if isinstance(threads, int) else None,
         max_new_tokens=suite["max_new_tokens"],
+        ignore_eos=bool(config.get("ignore_eos")),
+        temperature=float(config.get("temperature") or 0),
+        top_p=config.get("top_p"),
+        top_k=config.get("top_k"),
         samples=len(suite["samples"]),
         samples_ok=len(values),
         samples_failed=len(arm.failed),
         repeats=arm.repeats,
         batch_size=batch_size(run),
+        invocations=len({line.get("invocation") or 0 for line in arm.lines()}),
         quality=tuple(compare_quality(metric, arm, paired) for metric in suite["metrics"]),
         ttft_s=spread([v.ttft_s for v in alone]),
         tpot_s=spread([v.tpot_s for v in alone if v.tpot_s is not None]),
@@ -186,30 +207,43 @@ def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
         e2e_tokens_per_s=divide(sum(v.tokens for v in values), sum(v.e2e_s for v in values)),
         requests_per_s=divide(len(values), sum(v.e2e_s for v in values)),
         extra_bytes=int(method.get("extra_bytes") or 0),
-        **_paired(paired),
-        **_speculation(arm, reference, paired),
+        **_paired(paired, sampled),
+        **speculation(arm, reference, paired, sampled),
         **_memory(arm, None if is_reference else reference),
     )
 
 
-def _paired(paired: Sequence[tuple[Measured, Measured]] | None) -> dict[str, Any]:
-    """What the comparison with the reference gives; all None for the reference itself."""
+def _paired(paired: Sequence[tuple[Measured, Measured]] | None, sampled: bool) -> dict[str, Any]:
+    """What the comparison with the reference gives; all None for the reference itself.
+
+    sampled: tokens were drawn, so that two runs of the target itself would differ: nothing is said of identity.
+    """
     if paired is None:
         return {
             "samples_paired": 0, "samples_one_token": 0, "identical": None, "different_rate_upper": None,
             "diverged": (), "near_ties": None, "violations": None,
             "decode_speedup": None, "e2e_speedup": None, "decode_speedup_geomean": None,
-            "e2e_speedup_geomean": None, "ratio_spread": None,
+            "e2e_speedup_geomean": None, "ratio_spread": None, "decode_speedup_holm_p": None,
+            "e2e_speedup_holm_p": None, "speedup_by_invocation": (), "speedup_between": None, "outliers": None,
+            "e2e_speedup_without_outliers": None,
         }  # fmt: skip
-    decode, e2e = speedups(paired, ratio_of_totals)
-    decode_geomean, e2e_geomean = speedups(paired, geometric_mean_ratio)
-    differing = [(ours, ours.divergence(theirs)) for ours, theirs in paired if not ours.same_tokens(theirs)]
-    ratios = [theirs.e2e_s / ours.e2e_s for ours, theirs in by_batch(paired) if ours.e2e_s > 0]
+    decode, e2e = speedups(paired, ratio_of_totals, sampled)
+    decode_geomean, e2e_geomean = speedups(paired, geometric_mean_ratio, sampled)
+    differing = [] if sampled else [
+        (ours, ours.divergence(theirs)) for ours, theirs in paired if not ours.same_tokens(theirs)
+    ]  # fmt: skip
+    units = by_batch(paired)
+    ratios = [theirs.e2e_s / ours.e2e_s * (ours.tokens / theirs.tokens if sampled else 1)
+              for ours, theirs in units if ours.e2e_s > 0]  # fmt: skip
+    logs = [math.log(ratio) if ratio > 0 else 0.0 for ratio in ratios]
+    each = by_invocation(paired, sampled)
+    odd = set(outliers(logs)) if len(logs) == len(units) else set()
+    kept = [pair for place, pair in enumerate(units) if place not in odd]
     return {
         "samples_paired": len(paired),
         "samples_one_token": sum(not (ours.decodes and theirs.decodes) for ours, theirs in paired),
-        "identical": len(paired) - len(differing),
-        "different_rate_upper": None if differing else rule_of_three(len(paired)),
+        "identical": None if sampled else len(paired) - len(differing),
+        "different_rate_upper": None if differing or sampled else rule_of_three(len(paired)),
         "diverged": tuple(f"{ours.sample_id}@{index}" for ours, index in differing),
         "near_ties": _outcomes(paired, "near-tie"),
         "violations": _outcomes(paired, "violation"),
@@ -217,6 +251,12 @@ def _paired(paired: Sequence[tuple[Measured, Measured]] | None) -> dict[str, Any
         "e2e_speedup": e2e,
         "decode_speedup_geomean": decode_geomean,
         "e2e_speedup_geomean": e2e_geomean,
+        "decode_speedup_holm_p": None,
+        "e2e_speedup_holm_p": None,
+        "speedup_by_invocation": tuple(each) if len(each) > 1 else (),
+        "speedup_between": geometric_mean_ratio(each, [1.0] * len(each)) if len(each) > 1 else None,
+        "outliers": len(odd),
+        "e2e_speedup_without_outliers": speedups(kept, ratio_of_totals, sampled)[1] if odd else None,
         "ratio_spread": relative_spread(ratios),
     }
 
@@ -225,46 +265,6 @@ def _outcomes(paired: Sequence[tuple[Measured, Measured]], outcome: str) -> int 
     """Samples with this outcome in any repeat; None where none was judged (lossy methods, records of 0.1)."""
     judged = [[found["outcome"] for line in ours.lines if (found := line.get("losslessness"))] for ours, _ in paired]
     return sum(outcome in outcomes for outcomes in judged) if any(judged) else None
-
-
-def _speculation(arm: Arm, reference: Arm | None, paired: Sequence[tuple[Measured, Measured]] | None) -> dict[str, Any]:
-    """Counts of rounds, where the seconds went, and the speed-up that the costs predict."""
-    own = count(arm.lines())
-    decode_total = sum(line["decode_s"] for line in arm.lines())
-    e2e_total = sum(line["ttft_s"] + line["decode_s"] for line in arm.lines())
-    visions = [line["vision_s"] for line in arm.lines()]
-    tau, per_round = divide(own.emitted, own.rounds), divide(own.drafted, own.rounds)
-    draft, verify = divide(own.draft_s, own.drafted), divide(own.verify_s, own.rounds)
-    standard = predicted = ceiling = measured = None
-    if reference is not None:
-        base = count(reference.lines())
-        standard = divide(base.verify_s, base.emitted) or None
-        seconds = sum(line["ttft_s"] + line["decode_s"] for line in reference.lines())
-        ceiling = divide(seconds, sum(line["ttft_s"] for line in reference.lines()))
-    if paired and standard and tau is not None:
-        # τ tokens for d̄ drafts and one verification, against τ standard forward passes.
-        predicted = divide(tau * standard, (per_round or 0.0) * (draft or 0.0) + (verify or 0.0))
-        estimate = speedups(paired, ratio_of_totals)[0]
-        measured = estimate.value if estimate is not None else None
-    return {
-        "alpha": divide(own.accepted, own.tested),
-        "draft_acceptance_rate": divide(own.accepted, own.drafted) if own.tested else None,
-        "tau": tau,
-        "acceptance_by_position": by_position(arm.lines()),
-        "rounds": own.rounds,
-        "drafted_per_round": per_round,
-        "draft_s_per_token": draft,
-        "verify_s_per_round": verify,
-        "standard_s_per_token": standard,
-        "predicted_decode_speedup": predicted,
-        "efficiency": divide(measured, predicted) if measured is not None else None,
-        "draft_share": divide(own.draft_s, decode_total),
-        "verify_share": divide(own.verify_s, decode_total),
-        "other_share": divide(decode_total - own.draft_s - own.verify_s, decode_total),
-        "vision_share": divide(sum(visions), e2e_total) if visions and None not in visions else None,
-        "decode_share": divide(decode_total, e2e_total),
-        "e2e_speedup_ceiling": ceiling,
-    }
 
 
 def _memory(arm: Arm, reference: Arm | None) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class Generation:
     token_ids: new tokens only, up to and including EOS. stop: "eos" or "length".
     ttft_s: request start to first token = `vision_s + prefill_s` (+ the head's prefill, inside `prefill_s`).
     vision_s: image encoding, None where it cannot be told from the prefill. decode_s: first token to last token.
+    phases: seconds by `--phases`, vision_s .. other_s. cache_bytes: the target's KV cache at the end. Both are None
+    where they were not asked for.
     """
 
     token_ids: list[int]
@@ -38,6 +40,8 @@ class Generation:
     prefill_s: float
     decode_s: float
     rounds: list[Round] = field(default_factory=list)
+    phases: dict[str, float | None] | None = None
+    cache_bytes: int | None = None
 
 
 @dataclass(slots=True)

@@ -1,38 +1,34 @@
 """What a run's numbers may be used for: warnings that teach, a word per comparison, and VALID or INVALID."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastvlm_bench.arms import Arm, arms, pairs
-from fastvlm_bench.batches import whole_seconds
+from fastvlm_bench.arms import Arm, arms
 from fastvlm_bench.identities import check_line
+from fastvlm_bench.notices import (
+    FEWEST_SAMPLES,
+    Notice,
+    drift_notices,
+    left_out,
+    order_effects,
+    spread_notices,
+    stop_notices,
+    word,
+)
 from fastvlm_bench.record import Run
-from fastvlm_bench.statistics import Estimate, welch_p
 from fastvlm_bench.summary import Row, summarise
 
+__all__ = ["WARNINGS", "Notice", "Verdict", "greedy", "judge", "word"]
 WARNINGS = (
     "ShortOutputs", "Diverged", "SlowerThanReference", "UntrainedDraft", "TooFewSamples", "NoisyMachine", "Throttled",
-    "NotIsolated", "DirtyTree", "EmbeddedData", "SubsetCider", "OrderEffect", "FailedSamples",
+    "NotIsolated", "DirtyTree", "EmbeddedData", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
+    "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
 )  # fmt: skip
 """The closed list: each name is explained in docs/measuring.md."""
-SAME_WITHIN = 0.01
-SHORT_TOKENS, FEW_SAMPLES, FEWEST_SAMPLES = 8, 20, 5
+SHORT_TOKENS, FEW_SAMPLES = 8, 20
 NOISY, VERY_NOISY = 0.10, 0.25
 LOW_ALPHA = 0.05
-ORDER_P = 0.01
-
-
-@dataclass(frozen=True)
-class Notice:
-    """A warning: a name of `WARNINGS`, and one line with the cause and the flag to try."""
-
-    name: str
-    message: str
-
-    def as_dict(self) -> dict[str, str]:
-        return {"name": self.name, "message": self.message}
 
 
 @dataclass(frozen=True)
@@ -48,17 +44,6 @@ class Verdict:
         return {"status": self.status, "reasons": list(self.reasons)}
 
 
-def word(estimate: Estimate | None) -> str:
-    """FASTER or SLOWER where the interval leaves out 1, SAME where it lies within ±1 %, AMBIGUOUS otherwise."""
-    if estimate is None or estimate.low is None or estimate.high is None or estimate.n < FEWEST_SAMPLES:
-        return "AMBIGUOUS"
-    if estimate.low >= 1 - SAME_WITHIN and estimate.high <= 1 + SAME_WITHIN:
-        return "SAME"
-    if estimate.low > 1:
-        return "FASTER"
-    return "SLOWER" if estimate.high < 1 else "AMBIGUOUS"
-
-
 def greedy(meta: Mapping[str, Any]) -> bool:
     """Whether a run decodes greedily: only then must a lossless method give the very same tokens."""
     return not meta["config"].get("temperature")
@@ -69,7 +54,7 @@ def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None
     rows = summarise(run) if rows is None else rows
     own = arms(run)
     warnings = [*_run_warnings(run), *(w for row, arm in zip(rows, own, strict=True) for w in _warnings(run, row, arm)),
-                *_order_effects(run, own)]  # fmt: skip
+                *order_effects(run, own), *drift_notices(run, own)]  # fmt: skip
     reasons = tuple(_reasons(run, rows, own, status or str(run.meta["status"])))
     return Verdict("INVALID" if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
 
@@ -108,6 +93,8 @@ def _run_warnings(run: Run) -> Iterable[Notice]:
 
 def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
     where = f"{row.suite}, {row.method}"
+    if row.method == row.reference:
+        yield from stop_notices(run, row)
     if row.samples_failed:
         causes = sorted(
             {
@@ -132,7 +119,8 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
                      f"{row.reference} (sample@token {_some(row.diverged)}){_judged(row)}; "
                      f"{_divergence_cause(row)}")  # fmt: skip
     yield from _untrained(row, arm, where)
-    decode, e2e = word(row.decode_speedup), word(row.e2e_speedup)
+    yield from spread_notices(row, where)
+    decode, e2e = word(row.decode_speedup, row.decode_speedup_holm_p), word(row.e2e_speedup, row.e2e_speedup_holm_p)
     if "SLOWER" in (decode, e2e):
         phase, estimate = ("decoding", row.decode_speedup) if decode == "SLOWER" else ("end to end", row.e2e_speedup)
         assert estimate is not None
@@ -188,28 +176,6 @@ def _slowness_cause(row: Row) -> str:
     return "drafting and verifying cost more than they save; try a lower exit_layer=, or a smaller gamma="
 
 
-def _order_effects(run: Run, own: Sequence[Arm]) -> Iterable[Notice]:
-    """A method's ratio must not depend on whether it ran before or after the reference (Welch's t on log ratios)."""
-    references = {arm.suite["name"]: arm for arm in own if arm.method["label"] == run.meta["reference"]}
-    for arm in own:
-        reference = references.get(arm.suite["name"])
-        if reference is None or arm is reference:
-            continue
-        before: list[float] = []
-        after: list[float] = []
-        for ours, theirs in pairs(arm, reference):
-            for a, b in zip(ours.lines, theirs.lines, strict=True):
-                a_s, b_s = whole_seconds(a), whole_seconds(b)
-                if a_s and b_s:
-                    (before if a["order"] < b["order"] else after).append(math.log(b_s / a_s))
-        p = welch_p(before, after)
-        if p is not None and p < ORDER_P:
-            shift = math.exp(sum(before) / len(before) - sum(after) / len(after)) - 1
-            yield Notice("OrderEffect", f"{arm.suite['name']}, {arm.method['label']}: {shift:+.1%} speed-up when it "
-                         f"runs before {reference.method['label']} (p = {p:.1g}); raise --warmup, let the machine "
-                         "cool")  # fmt: skip
-
-
 # ------------------------------------------------------------------------------------------ INVALID
 
 
@@ -236,7 +202,7 @@ def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> 
             yield f"{where}: {row.samples_paired} samples measured in both arms; at least {FEWEST_SAMPLES} are needed"
         elif row.batch_size > 1 and row.e2e_speedup is not None and row.e2e_speedup.n < FEWEST_SAMPLES:
             yield f"{where}: {row.e2e_speedup.n} batches measured in both arms; at least {FEWEST_SAMPLES} are needed"
-        elif status == "success" and not row.samples_failed and row.samples_paired < row.samples:
+        elif status == "success" and not row.samples_failed and row.samples_paired < row.samples - left_out(run, row):
             yield f"{where}: {row.samples - row.samples_paired} of {row.samples} samples have no pair"
         if row.lossless and row.dtype == "float32" and greedy(run.meta) and row.diverged:
             yield f"{where}: {len(row.diverged)} outputs of a lossless method differ from {row.reference} in float32"

@@ -1,7 +1,4 @@
-"""The acceptance rules: which drafted tokens stand. Greedy or by sampling; nothing else may decide.
-
-The loop decodes greedily; the sampling rule waits for it to draw its drafts.
-"""
+"""The acceptance rules: which drafted tokens stand. Greedy or by sampling; nothing else may decide."""
 
 from collections.abc import Sequence
 
@@ -25,23 +22,26 @@ def accept_greedy(drafted: Sequence[int], predicted: Sequence[int]) -> int:
 
 def accept_sampled(
     drafted: Sequence[int], q: Tensor, p: Tensor, generator: torch.Generator | None = None
-) -> tuple[int, int]:
+) -> tuple[int, int | None]:
     """(how many drafted tokens stand, the token that follows them), distributed exactly as the target's samples.
 
     Speculative sampling (arXiv 2211.17192, algorithm 1): drafted[i], drawn from q[i], stands with probability
     min(1, p[i]/q[i]); the first that falls is replaced by a draw from max(0, p[i] - q[i]), normalised; if all stand, a
     bonus token is drawn from p[k]. q: (k, vocab), the draft's probabilities; p: (k + 1, vocab), the target's, both
-    after the same temperature, top-k and top-p. ValueError: wrong shapes, or a token that the draft cannot have drawn.
+    after the same temperature, top-k and top-p. p may lack its last row, where the last draft ends the output: then
+    nothing follows it (None). ValueError: wrong shapes, or a token that the draft cannot have drawn.
     """
-    if q.shape[0] != len(drafted) or p.shape != (len(drafted) + 1, q.shape[1]):
-        raise ValueError(f"{len(drafted)} drafted tokens need q (k, V) and p (k + 1, V), not {q.shape} and {p.shape}")
-    for i, token in enumerate(drafted):
-        own, target = float(q[i, token]), float(p[i, token])
+    count = len(drafted)
+    if q.shape[0] != count or p.shape[0] not in (count, count + 1) or p.shape[1:] != q.shape[1:]:
+        raise ValueError(f"{count} drafted tokens need q (k, V) and p (k + 1, V), not {q.shape} and {p.shape}")
+    places = torch.arange(count), torch.tensor(drafted, dtype=torch.long)
+    chances = zip(drafted, q[places].tolist(), p[places].tolist(), strict=True)  # one transfer, not one a token
+    for i, (token, own, target) in enumerate(chances):
         if not own > 0:  # also true for NaN
             raise ValueError(f"drafted token {token} at position {i} has draft probability {own}")
         if _uniform(generator) * own >= target:  # u < p/q without the division; p = 0 never stands
-            return i, _draw(residual(p[i], q[i]), generator)
-    return len(drafted), _draw(p[-1], generator)
+            return i, draw(residual(p[i], q[i]), generator)
+    return count, draw(p[count], generator) if len(p) > count else None
 
 
 def residual(p: Tensor, q: Tensor) -> Tensor:
@@ -52,8 +52,10 @@ def residual(p: Tensor, q: Tensor) -> Tensor:
 
 def _uniform(generator: torch.Generator | None) -> float:
     """Uniform on [0, 1)."""
-    return float(torch.rand((), generator=generator, dtype=torch.float64))
+    device = "cpu" if generator is None else generator.device
+    return float(torch.rand((), generator=generator, dtype=torch.float64, device=device))
 
 
-def _draw(weights: Tensor, generator: torch.Generator | None) -> int:
+def draw(weights: Tensor, generator: torch.Generator | None = None) -> int:
+    """An index drawn with these weights, (vocab,), which need not add up to one."""
     return int(torch.multinomial(weights, 1, generator=generator))

@@ -148,7 +148,7 @@ class BatchFastVLM:
             if ahead.shape[1] < most:
                 tokens = session.choose_rows(outputs.logits, ahead, ahead.shape[1])
                 if self.stop_below > 0:
-                    chances = _probabilities(outputs.logits, tokens)
+                    chances = _confidences(outputs.logits)
                     sure = [ok and chance >= self.stop_below for ok, chance in zip(sure, chances, strict=True)]
             seconds += clock.now() - started
             open_rows = [i for i, row in enumerate(session.rows) if self._may_draft(session, row, drafted[i])]
@@ -181,9 +181,9 @@ class BatchFastVLM:
         return predicted, outputs, seconds
 
 
-def _probabilities(logits: Tensor, tokens: list[list[int]]) -> list[float]:
-    chances = torch.softmax(logits[:, -1].float(), dim=-1)
-    found: list[float] = chances.gather(1, torch.tensor(tokens, device=logits.device))[:, 0].tolist()
+def _confidences(logits: Tensor) -> list[float]:
+    """Each row's probability of the draft's likeliest next token, before any logits processor."""
+    found: list[float] = torch.softmax(logits[:, -1].float(), dim=-1).amax(dim=-1).tolist()
     return found
 
 

@@ -1,5 +1,6 @@
 """Times one batch through `model.generate(custom_generate=method)`, and finds a method's form for batches."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from fastvlm_bench.decoding.batch_hf import BatchHfGenerate
 from fastvlm_bench.decoding.early_exit import EarlyExit
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.hf_generate import HfGenerate
-from fastvlm_bench.decoding.measure import Method
+from fastvlm_bench.decoding.measure import GREEDY, Method
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.trace import BatchGeneration
@@ -42,8 +43,9 @@ def in_batches(method: Method, model: Any) -> BatchMethod:
 
 
 def measure_batch(
-    method: BatchMethod, model: Any, inputs: dict[str, Any], max_new_tokens: int, vision: nn.Module | None = None
-) -> BatchGeneration:
+    method: BatchMethod, model: Any, inputs: dict[str, Any], max_new_tokens: int, vision: nn.Module | None = None,
+    generation: Mapping[str, Any] = GREEDY,
+) -> BatchGeneration:  # fmt: skip
     """As `measure`, for a batch: what `generate` does around the loop counts into the batch's TTFT.
 
     The rows' seconds are shares: they add up to the batch's, exactly.
@@ -59,9 +61,7 @@ def measure_batch(
     try:
         with torch.inference_mode():
             began = clock.synchronised()
-            model.generate(
-                **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, custom_generate=method
-            )
+            model.generate(**inputs, max_new_tokens=max_new_tokens, custom_generate=method, **generation)
             total = clock.synchronised() - began
     finally:
         for hook in hooks:

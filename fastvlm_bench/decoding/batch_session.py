@@ -15,7 +15,7 @@ from transformers.generation.utils import MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREF
 from fastvlm_bench.decoding.batch_cache import Move, check_kinds, move_layer, select_rows
 from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
 from fastvlm_bench.decoding.session import Session, text_cache
-from fastvlm_bench.errors import UsageError
+from fastvlm_bench.errors import NonFiniteLogits, UsageError
 from fastvlm_bench.trace import Generation, Round
 
 ALONG_TEXT = ("position_ids", "decoder_position_ids", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
@@ -41,7 +41,7 @@ class BatchSession(Session):
 
     def __init__(self, model: Any, input_ids: Tensor, gate: LayerGate | None = None, **given: Any) -> None:
         super().__init__(model, input_ids, **given)
-        if self.config.do_sample:
+        if self.samples:
             raise UsageError("a batch is decoded greedily: pass do_sample=False, or decode one at a time")
         if self.streamer is not None:
             raise UsageError("a streamer takes one sequence: leave it out, or decode one at a time")
@@ -115,14 +115,22 @@ class BatchSession(Session):
     def choose_rows(self, logits: Tensor, ahead: Tensor | None = None, first: int = 0) -> list[list[int]]:
         """The argmax at each position, (rows, k, vocab) -> rows of k ids, after the user's logits processors.
 
-        Position i follows the row's ids and the first `first + i` tokens of `ahead`.
+        Position i follows the row's ids and the first `first + i` tokens of `ahead`. Raises NonFiniteLogits.
         """
         if len(self.processors):
-            logits = torch.stack([self._processed(i, logits[i : i + 1], ahead, first) for i in range(len(self.rows))])
-        chosen: list[list[int]] = logits.argmax(dim=-1).tolist()
+            logits = torch.stack(
+                [self._row_processed(i, logits[i : i + 1], ahead, first) for i in range(len(self.rows))]
+            )
+        top, ids = logits.max(dim=-1)
+        for row, finite in zip(self.rows, top.isfinite().all(dim=-1).tolist(), strict=True):
+            if not finite:  # `max` and `argmax` alike give the index of a NaN
+                raise NonFiniteLogits(
+                    f"the largest logit of row {row.place} is not finite, {len(row.tokens)} tokens on"
+                )
+        chosen: list[list[int]] = ids.tolist()
         return chosen
 
-    def _processed(self, index: int, logits: Tensor, ahead: Tensor | None, first: int) -> Tensor:
+    def _row_processed(self, index: int, logits: Tensor, ahead: Tensor | None, first: int) -> Tensor:
         """One row's logits, (1, k, vocab) -> (k, vocab), each position processed with its own prefix."""
         ids = self._prefix(self.rows[index])
         start = ids.shape[1] + first

@@ -18,11 +18,12 @@ class EarlyExit:
     def __init__(self, draft: Draft, *, clock: Clock | None = None) -> None:
         self.draft, self.clock = draft, clock or Clock()
         self.last: Generation | None = None
+        self.gate: LayerGate | None = None  # of the latest generation
 
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         """Decode one sequence. `prepared` is what `generate` hands to every custom method. Returns all ids, (1, T)."""
         clock, began = self.clock, self.clock.synchronised()
-        gate = LayerGate(decoder_layers(model), self.draft.exit_layer, self.draft.head)
+        gate = self.gate = LayerGate(decoder_layers(model), self.draft.exit_layer, self.draft.head)
         session = Session(model, input_ids, clock=clock, **prepared)
         rounds: list[Round] = []
         with gate.installed(self.draft.new_cache()):

@@ -2,7 +2,8 @@
 
 The first n layers and the imitation head draft up to γ tokens; the layers from n on verify them in one pass that
 reuses the draft's hidden states and KV cache. Tokens that the target would have chosen stand; the first other one
-is replaced by the target's own. With greedy decoding the output is the target's, token by token.
+is replaced by the target's own. With greedy decoding the output is the target's, token by token; with sampling it
+has the target's distribution.
 
     model.generate(**inputs, custom_generate=FastVLM.from_pretrained("drafts/my-draft"))
 """
@@ -14,7 +15,6 @@ import torch
 from torch import Tensor
 
 from fastvlm_bench.clock import Clock
-from fastvlm_bench.decoding.accept import accept_greedy
 from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
 from fastvlm_bench.decoding.session import Session
 from fastvlm_bench.imitation_head import Draft
@@ -37,6 +37,7 @@ class FastVLM:
         self.draft, self.gamma, self.stop_below = draft, gamma, stop_below
         self.clock = clock or Clock()
         self.last: Generation | None = None
+        self.gate: LayerGate | None = None  # of the latest generation
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, model: Any = None, **options: Any) -> "FastVLM":
@@ -56,7 +57,7 @@ class FastVLM:
         """Decode one sequence. `prepared` is what `generate` hands to every custom method. Returns all ids, (1, T)."""
         clock, began = self.clock, self.clock.synchronised()
         draft = self.draft_for(model)
-        gate = LayerGate(decoder_layers(model), draft.exit_layer, draft.head)
+        gate = self.gate = LayerGate(decoder_layers(model), draft.exit_layer, draft.head)
         session = Session(model, input_ids, clock=clock, **prepared)
         rounds: list[Round] = []
         with gate.installed(draft.new_cache()):
@@ -75,11 +76,11 @@ class FastVLM:
         gate.kept.clear()
         kwargs = dict(session.kwargs)
         drafted, draft_s = self._draft(session, gate, kwargs)
-        tested, predicted, outputs, verify_s = self._verify(session, gate, kwargs, drafted)
-        accepted = accept_greedy(drafted, predicted)
-        emitted = session.emit(drafted[:accepted] + predicted[accepted : accepted + 1])
-        kept = min(accepted + 1, tested)
-        self._roll_back(session, gate, tested - kept)
+        accepted, following, outputs, verify_s = self._verify(session, gate, kwargs, drafted)
+        emitted = session.emit(drafted[:accepted] + following)
+        passed = len(gate.kept)
+        kept = min(accepted + 1, passed)
+        self._roll_back(session, gate, passed - kept)
         session.advance_kwargs(outputs, session.kwargs, kept)
         return Round(len(drafted), accepted + (accepted < len(drafted)), accepted, emitted, draft_s, verify_s)
 
@@ -91,13 +92,14 @@ class FastVLM:
         while True:
             started = clock.now()
             outputs = session.forward(1, drafted, kwargs)
-            if len(drafted) < most:
-                (token,) = session.choose(outputs.logits, session.length + len(drafted))
-                doubtful = self.stop_below > 0 and _probability(outputs.logits, token) < self.stop_below
+            # In doubt by the likeliest token, not by the one drawn: to drop a draft for what it is would favour others.
+            done = len(drafted) >= most or (self.stop_below > 0 and _confidence(outputs.logits) < self.stop_below)
+            if not done:
+                token = session.draft(outputs.logits, session.length + len(drafted))
             seconds += clock.now() - started
             # The pass of the last token, or of one whose successor is in doubt, was not in vain: verification
             # starts from its state and gives the token that follows it, whatever the draft thought.
-            if len(drafted) >= most or doubtful:
+            if done:
                 return drafted, seconds
             drafted.append(token)
             if session.is_eos(token):
@@ -107,17 +109,17 @@ class FastVLM:
     def _verify(
         self, session: Session, gate: LayerGate, kwargs: dict[str, Any], drafted: list[int]
     ) -> tuple[int, list[int], Any, float]:
-        """One pass of the layers from the exit on, over all kept states: the target's choice at each position."""
+        """One pass of the layers from the exit on, over all kept states: which drafts stand, and what follows them."""
         gate.mode = Mode.VERIFY
         count = len(gate.kept)
         ahead = drafted[: count - 1]
         view = {**kwargs, "past_key_values": session.cache_view(gate.exit_layer, count)}
         started = self.clock.now()
         outputs = session.forward(count, ahead, view)
-        predicted = session.choose(outputs.logits, session.length)
+        accepted, following = session.accept(drafted, outputs.logits)
         seconds = self.clock.now() - started
         outputs["past_key_values"] = session.cache
-        return count, predicted, outputs, seconds
+        return accepted, following, outputs, seconds
 
     def _roll_back(self, session: Session, gate: LayerGate, rejected: int) -> None:
         """Forget the KV of the rejected tokens, in every layer and in the head."""
@@ -125,5 +127,6 @@ class FastVLM:
         gate.roll_back_head(rejected)
 
 
-def _probability(logits: Tensor, token: int) -> float:
-    return float(torch.softmax(logits[0, -1].float(), dim=-1)[token])
+def _confidence(logits: Tensor) -> float:
+    """The probability of the draft's likeliest next token, before any logits processor."""
+    return float(torch.softmax(logits[0, -1].float(), dim=-1).max())

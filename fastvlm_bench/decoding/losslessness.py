@@ -6,13 +6,14 @@ a few units in the last place; anything beyond that is a fault of the method.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from fastvlm_bench.decoding.measure import GREEDY
 from fastvlm_bench.decoding.standard import Standard
 
 IDENTICAL, NEAR_TIE, VIOLATION, UNCHECKED = "identical", "near-tie", "violation", "unchecked"
@@ -46,12 +47,13 @@ class _Forced(LogitsProcessor):
 
 def judge_output(
     model: Any, inputs: dict[str, Any], tokens: Sequence[int], reference: Sequence[int], *, noise: float = 0.0,
-    limit: int,
+    limit: int, generation: Mapping[str, Any] = GREEDY,
 ) -> dict[str, Any]:  # fmt: skip
     """Compare an output (new token ids) with the reference's, greedy decoding.
 
     noise: how far block-wise logits lie from single ones, relative to the largest: what the self-check measured.
-    limit: the token limit of both. Returns `outcome`, and where the ids differ: `index` of the first violating token
+    limit: the token limit of both. generation: as given to `generate` for both. Returns `outcome`, and where the ids
+    differ: `index` of the first violating token
     (of the first that differs from the reference, where none violates), `token`, `expected` (the target's own there),
     `gap` (logits) and `epsilon`, the largest gap that is a near-tie: 2 units in the last place of the model's dtype at
     that magnitude, or the noise if that is larger. For an output of the wrong length all but `outcome` and `index` are
@@ -61,7 +63,7 @@ def judge_output(
         return {"outcome": IDENTICAL}
     first = next((i for i, (a, b) in enumerate(zip(tokens, reference, strict=False)) if a != b),
                  min(len(tokens), len(reference)))  # fmt: skip
-    eos = _eos(model)
+    eos = _eos(generation.get("eos_token_id", model.generation_config.eos_token_id))
     ended = [i for i, token in enumerate(tokens) if token in eos]
     if not tokens or (ended[0] != len(tokens) - 1 if ended else len(tokens) != limit):
         index = ended[0] + 1 if ended else len(tokens)
@@ -69,8 +71,8 @@ def judge_output(
     forced = _Forced(tokens, inputs["input_ids"].shape[1], model.dtype, noise)
     with torch.inference_mode():
         model.generate(
-            **inputs, max_new_tokens=len(tokens), do_sample=False, num_beams=1, custom_generate=Standard(),
-            logits_processor=LogitsProcessorList([forced]),
+            **inputs, max_new_tokens=len(tokens), custom_generate=Standard(),
+            logits_processor=LogitsProcessorList([forced]), **generation,
         )  # fmt: skip
     beyond = [i for i, (_, gap, allowed) in enumerate(forced.positions) if not gap <= allowed]  # NaN is beyond, too
     index = beyond[0] if beyond else first
@@ -81,6 +83,5 @@ def judge_output(
     }  # fmt: skip
 
 
-def _eos(model: Any) -> frozenset[int]:
-    ids = model.generation_config.eos_token_id
+def _eos(ids: int | list[int] | None) -> frozenset[int]:
     return frozenset([ids] if isinstance(ids, int) else ids or [])

@@ -1,10 +1,11 @@
-"""One generation's state: token ids, transformers' keyword arguments and the KV cache. One sequence, greedy.
+"""One generation's state: token ids, transformers' keyword arguments and the KV cache. One sequence.
 
 Everything that `generate` prepared (positions, masks, encoded images, processors) passes through here unchanged, so
 methods need no knowledge of the architecture.
 """
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from fastvlm_bench.clock import Clock
-from fastvlm_bench.errors import UsageError
+from fastvlm_bench.decoding.accept import accept_greedy, accept_sampled, draw
+from fastvlm_bench.errors import NonFiniteLogits, UsageError
 
 
 class Session:
@@ -25,8 +27,8 @@ class Session:
         streamer: Any = None, clock: Clock, **model_kwargs: Any,
     ) -> None:  # fmt: skip
         model_kwargs.pop("synced_gpus", None)
-        if generation_config.do_sample or generation_config.num_beams > 1:
-            raise UsageError("sampling and beams are not supported: pass do_sample=False, num_beams=1")
+        if generation_config.num_beams > 1:
+            raise UsageError("beams are not supported: pass num_beams=1")
         if self.one_row and input_ids.shape[0] != 1:
             raise UsageError(f"batch size {input_ids.shape[0]}: this method decodes one sequence at a time")
         self.model, self.config, self.clock, self.streamer = model, generation_config, clock, streamer
@@ -36,7 +38,9 @@ class Session:
         self._ids[:, : self.prompt_length] = input_ids
         self.length = self.prompt_length
         self.kwargs = model_kwargs
-        self.processors = logits_processor
+        self.processors = logits_processor  # temperature, top-k and top-p among them where `generate` samples
+        self.samples = bool(generation_config.do_sample)
+        self._drawn_from: list[Tensor] = []
         self.stop = ""
         # Layers whose KV is the image's and does not grow with the text (Mllama): never rolled back.
         text = model.config.get_text_config(decoder=True)
@@ -95,18 +99,56 @@ class Session:
         )
 
     def choose(self, logits: Tensor, prefix_length: int) -> list[int]:
-        """The argmax at each position of `logits`, (1, k, vocab), after the user's logits processors.
+        """The token at each position of `logits`, (1, k, vocab): the largest after the user's logits processors, or
+        one drawn by their probabilities where `generate` samples (with torch's own generator, as it does).
 
         Position i follows the first `prefix_length + i` ids, so that a repetition penalty, say, sees the right
-        prefix on draft and target alike. Ties go to the lowest id, for every method.
+        prefix on draft and target alike. Ties go to the lowest id, for every method. Raises NonFiniteLogits.
         """
-        if len(self.processors):
-            rows = [
-                self.processors(self._ids[:, : prefix_length + i], logits[:, i].to(torch.float32, copy=True))
-                for i in range(logits.shape[1])
-            ]
-            logits = torch.stack(rows, dim=1)
-        return logits[0].argmax(dim=-1).tolist()
+        if self.samples:
+            return [draw(row) for row in self.probabilities(logits, prefix_length)]
+        top, ids = self._processed(logits, prefix_length).max(dim=-1)
+        if not all(map(math.isfinite, top.tolist())):  # `max` and `argmax` alike give the index of a NaN
+            raise NonFiniteLogits(f"the largest logit is not finite, {prefix_length - self.prompt_length} tokens on")
+        found: list[int] = ids.tolist()
+        return found
+
+    def draft(self, logits: Tensor, prefix_length: int) -> int:
+        """`choose` for the next drafted token; where that is drawn, its distribution is kept for `accept`."""
+        if not self.samples:
+            return self.choose(logits, prefix_length)[0]
+        (row,) = self.probabilities(logits, prefix_length)
+        self._drawn_from.append(row)
+        return draw(row)
+
+    def accept(self, drafted: list[int], logits: Tensor) -> tuple[int, list[int]]:
+        """How many drafted tokens stand, and the token that follows them; none follows a last one without logits.
+
+        logits: the target's, (1, k, vocab), the first of them after the output so far.
+        """
+        if self.samples:
+            p, q = self.probabilities(logits, self.length), self._drawn_from
+            self._drawn_from = []
+            accepted, token = accept_sampled(drafted, torch.stack(q) if q else p[:0], p)
+            return accepted, [] if token is None else [token]
+        predicted = self.choose(logits, self.length)
+        accepted = accept_greedy(drafted, predicted)
+        return accepted, predicted[accepted : accepted + 1]
+
+    def probabilities(self, logits: Tensor, prefix_length: int) -> Tensor:
+        """(k, vocab): what each position of `logits`, (1, k, vocab), is drawn from, after the logits processors."""
+        rows = self._processed(logits, prefix_length).float()
+        if not bool(rows.amax(dim=-1).isfinite().all()):  # on a GPU drawing from NaN would poison the process
+            raise NonFiniteLogits(f"the largest logit is not finite, {prefix_length - self.prompt_length} tokens on")
+        return torch.softmax(rows, dim=-1)
+
+    def _processed(self, logits: Tensor, prefix_length: int) -> Tensor:
+        if not len(self.processors):
+            return logits[0]
+        return torch.cat([
+            self.processors(self._ids[:, : prefix_length + i], logits[:, i].to(torch.float32, copy=True))
+            for i in range(logits.shape[1])
+        ])  # fmt: skip
 
     def emit(self, tokens: list[int]) -> int:
         """Append tokens up to the first EOS or the limit; returns how many were taken. Sets `stop` at the end."""

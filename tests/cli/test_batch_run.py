@@ -140,5 +140,7 @@ def test_bad_uses(refused: Callable[..., str], ran: Any, tmp_path: Path) -> None
         *FEW, "--limit", "7", "--batch-size", "2", *METHODS, "--out", run.folder.parent,
         "--resume", run.folder,
     )  # fmt: skip
+    assert "--temperature is for single samples" in refused("run", "--batch-size", "2", "--temperature", "0.7")
+    assert "--phases is for single samples" in refused("run", "--batch-size", "2", "--phases")
     assert "unknown format 'cvs'; did you mean 'csv'" in refused("batches", run.folder, "--format", "cvs")
     assert "is not a run folder" in refused("batches", tmp_path)

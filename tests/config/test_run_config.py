@@ -1,5 +1,6 @@
 """RunConfig: what is refused before a model is loaded, the order of methods, and what the hash covers."""
 
+import hashlib
 import json
 import os
 from dataclasses import fields, replace
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench.config import RunConfig, check_writable
+from fastvlm_bench.config import LATER, NOT_MEASURED, RunConfig, check_writable
 from fastvlm_bench.errors import UsageError
 
 CHANGED: dict[str, Any] = {
@@ -16,8 +17,10 @@ CHANGED: dict[str, Any] = {
     "exit_layer": 3, "split": "val2014", "data": "coco", "limit": 7, "repeats": 2, "warmup": 1, "max_new_tokens": 9,
     "prompt_set": "blip2", "prompt": "Say what you see.",
     "seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "out": "elsewhere", "resume": "x", "json": True,
-    "require_lossless": True, "batch_size": 4,
+    "require_lossless": True, "ignore_eos": True, "phases": True, "until_width": 0.02,
+    "budget": 60.0, "invocations": 3, "batch_size": 4,
 }  # fmt: skip
+SAMPLED: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 20}
 
 
 def refusal(**options: Any) -> str:
@@ -56,6 +59,11 @@ def test_a_shared_option_without_effect_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [
+    ({"temperature": -1}, "--temperature is -1; it must be a number, 0 .. 100"),
+    ({"temperature": 1.0, "top_p": 0.0}, "--top-p is 0; it must be above 0"),
+    ({"top_p": 0.9}, "--top-p has no effect on greedy decoding; add --temperature"),
+    ({"top_k": 5, "temperature": 0}, "--top-k has no effect on greedy decoding"),
+    ({"temperature": 1.0, "require_lossless": True}, "--require-lossless compares tokens, and samples differ"),
     ({"gamma": 0}, "--gamma is 0; it must be a whole number, 1 .. 64"),
     ({"gamma": 65}, "--gamma is 65"),
     ({"exit_layer": 0}, "--exit-layer is 0; it must be a whole number, at least 1"),
@@ -95,7 +103,7 @@ def test_allowed(options: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_it_round_trips_through_json() -> None:
-    config = RunConfig(**CHANGED)
+    config = RunConfig(**CHANGED | SAMPLED | {"require_lossless": False, "invocations": 1, "batch_size": 1})
     stored = json.loads(json.dumps(config.to_dict()))
     assert RunConfig.from_dict(stored) == config
     assert RunConfig.from_dict(stored).sha256() == config.sha256()
@@ -105,10 +113,25 @@ def test_it_round_trips_through_json() -> None:
 
 @pytest.mark.parametrize("name", [field.name for field in fields(RunConfig)])
 def test_the_hash_covers_exactly_what_is_measured(name: str) -> None:
-    config = RunConfig()
-    other = replace(config, **{name: CHANGED[name]})
+    config = RunConfig(temperature=0.5) if name in ("top_p", "top_k") else RunConfig()
+    other = replace(config, **{name: (CHANGED | SAMPLED)[name]})
     assert getattr(other, name) != getattr(config, name)
     assert (other.sha256() == config.sha256()) == (name in ("out", "resume", "json", "require_lossless"))
+
+
+def test_fields_that_came_later_leave_the_hash_of_older_runs_as_it_was() -> None:
+    """A run of 0.1, whose configuration lacks them, can be resumed."""
+    stored = {name: value for name, value in RunConfig().to_dict().items() if name not in LATER}
+    measured = {name: value for name, value in stored.items() if name not in NOT_MEASURED}
+    digest = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
+    assert RunConfig().sha256() == digest == RunConfig.from_dict(stored).sha256()
+
+
+def test_what_generate_is_given() -> None:
+    assert RunConfig().generation == RunConfig(temperature=0.0).generation == {"num_beams": 1, "do_sample": False}
+    sampled = {"num_beams": 1, "do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 0.9}
+    assert RunConfig(temperature=0.7, top_p=0.9).generation == sampled, "top-k 50 is transformers' own default"
+    assert RunConfig(ignore_eos=True).generation["eos_token_id"] > 10**9
 
 
 # ------------------------------------------------------------------------------------------ --out

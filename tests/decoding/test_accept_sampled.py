@@ -47,7 +47,7 @@ def enumerate_round(drafted: tuple[int, ...], prefix: tuple[int, ...]) -> Distri
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(accept, "_uniform", lambda _, numbers=numbers: next(numbers))
-            patch.setattr(accept, "_draw", draw)
+            patch.setattr(accept, "draw", draw)
             accepted, _ = accept_sampled(drafted, q, p)
         (only,) = weights
         for token, weight in enumerate(only.tolist()):

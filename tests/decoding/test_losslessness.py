@@ -11,7 +11,7 @@ from targets import generate, oracle_draft
 
 from fastvlm_bench.benchmark import require_lossless
 from fastvlm_bench.clock import Clock
-from fastvlm_bench.decoding import fastvlm
+from fastvlm_bench.decoding import fastvlm, session
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.losslessness import judge_output, ulp
@@ -119,13 +119,16 @@ class Record:
         self.lines.append(line)
 
 
-def run(llava: Any, inputs: dict[str, Any], method: Any, samples: int = 2) -> list[dict[str, Any]]:
+def run(
+    llava: Any, inputs: dict[str, Any], method: Any, samples: int = 2, **generation: Any
+) -> list[dict[str, Any]]:  # fmt: skip
     target = SimpleNamespace(model=llava, device=torch.device("cpu"), decode=lambda ids: " ".join(map(str, ids)))
     methods = [
         Built("standard", Standard(), True, None, {}),
         Built("fastvlm", method, True, 2, {}),
     ]
-    runner = Runner(target, methods, Clock(), max_new_tokens=COUNT)  # type: ignore[arg-type]
+    given = {"generation": generation} if generation else {}
+    runner = Runner(target, methods, Clock(), max_new_tokens=COUNT, **given)  # type: ignore[arg-type]
     runner._inputs = lambda sample: inputs  # type: ignore[method-assign]
     suite = SimpleNamespace(name="s", samples=[SimpleNamespace(sample_id=str(i)) for i in range(samples)])
     writer = Record()
@@ -145,14 +148,14 @@ def test_the_true_method_is_identical(llava: Any, inputs: dict[str, Any]) -> Non
 def test_a_mutant_that_flips_one_token_in_many_is_caught(
     llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, expected: list[int]
 ) -> None:
-    calls, real = [0], fastvlm.accept_greedy
+    calls, real = [0], session.accept_greedy
 
     def accepts_one_wrong(drafted: list[int], predicted: list[int]) -> int:
         calls[0] += 1
         accepted = real(drafted, predicted)
         return accepted + (accepted < len(drafted) and calls[0] > 3)
 
-    monkeypatch.setattr(fastvlm, "accept_greedy", accepts_one_wrong)
+    monkeypatch.setattr(session, "accept_greedy", accepts_one_wrong)
     lines = run(llava, inputs, FastVLM(oracle_draft(llava, 2, spoiled=0.4), gamma=4))
     assert "violation" in outcomes(lines)
     stored = SimpleNamespace(lines=lines, folder=Path("results/x"))
@@ -254,6 +257,43 @@ def test_out_of_memory_on_every_sample_ends_the_run(
     monkeypatch.setattr(FastVLM, "__call__", no_memory)
     with pytest.raises(BenchError, match=r"3 samples in a row failed in every method \(out_of_memory"):
         run(llava, inputs, FastVLM(oracle_draft(llava, 2)), samples=9)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_logits_that_are_no_numbers_fail_the_sample_and_no_other(
+    llava: Any, inputs: dict[str, Any], value: float, sampled: bool
+) -> None:
+    """From some pass on, in both arms: an argmax over NaN would silently be a token."""
+    passes, spoilt = [0], range(30, 34)
+    places = slice(None) if value < 0 else slice(7, 8)
+
+    def spoil(_: Any, __: Any, logits: torch.Tensor) -> torch.Tensor:
+        passes[0] += 1
+        if passes[0] in spoilt:
+            logits = logits.clone()
+            logits[..., places] = value
+        return logits
+
+    generation = {"do_sample": True, "num_beams": 1, "temperature": 1.0} if sampled else {}
+    handle = llava.lm_head.register_forward_hook(spoil)
+    try:
+        lines = run(llava, inputs, FastVLM(oracle_draft(llava, 2), gamma=4), samples=4, **generation)
+    finally:
+        handle.remove()
+    failed = [line for line in lines if line["error"]]
+    assert 1 <= len(failed) <= 4
+    assert {line["error"] for line in failed if "tokens on" in line["error"]} == {line["error"] for line in failed}
+    assert all(line["error"].startswith("nan_logits: ") and line["token_ids"] is None for line in failed)
+    assert all(line["token_ids"] for line in lines[-2:]), "later samples are sound"
+
+
+def test_a_draft_without_numbers_fails_its_own_arm(llava: Any, inputs: dict[str, Any]) -> None:
+    draft = oracle_draft(llava, 2)
+    assert draft.head is not None
+    draft.head.register_forward_hook(lambda _, __, states: states * float("nan"))  # type: ignore[attr-defined]
+    lines = run(llava, inputs, FastVLM(draft, gamma=4))
+    assert [line["method"] for line in lines if line["error"]] == ["fastvlm"] * 2
 
 
 class Backwards(Clock):

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from fastvlm_bench import memory
-from fastvlm_bench.memory import PeakMemory
+from fastvlm_bench.memory import PeakMemory, attribute, held_bytes
 
 BLOCK = 64 << 20
-KEYS = {"peak_rss_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "rss_method"}
+KEYS = {"peak_rss_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes", "rss_method"}
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's high-water mark is Linux's")
 
 
@@ -98,11 +98,32 @@ def test_on_a_gpu_the_allocator_is_reset_and_asked(monkeypatch: pytest.MonkeyPat
         return numbers[name]
 
     cuda = SimpleNamespace(**{name: functools.partial(answer, name) for name in numbers})
+    cuda.mem_get_info = lambda device: (60, 100)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     with PeakMemory("cuda:1") as peak:
         assert calls == [("reset_peak_memory_stats", "cuda:1")]
     assert (peak.result["peak_allocated_bytes"], peak.result["peak_reserved_bytes"]) == (11, 22)
-    assert {device for _, device in calls} == {"cuda:1"}
+    assert {device for _, device in calls} == {"cuda:1"} and peak.result["device_used_bytes"] == 40
+
+
+def test_the_parts_of_a_peak_add_up_to_it() -> None:
+    peak = {"peak_rss_bytes": 1000, "peak_allocated_bytes": 700, "peak_reserved_bytes": 800, "device_used_bytes": 900,
+            "rss_method": "kernel"}  # fmt: skip
+    names = ("weights_bytes", "head_bytes", "cache_bytes", "activation_bytes", "rest_bytes")
+    for device, total, before in (("cpu", 1000, 600), ("cuda:0", 700, 420)):
+        parts = attribute(peak, before, weights=400, head=10, cache=50, device=device)
+        assert sum(parts[name] for name in names) == parts["peak_bytes"] == total
+        assert parts["rest_bytes"] == before - 410 and parts["activation_bytes"] == total - before - 50
+    unknown = attribute(peak, None, weights=400, head=0, cache=None, device="cpu")
+    assert unknown["activation_bytes"] is None and unknown["rest_bytes"] is None and unknown["cache_bytes"] is None
+
+
+@on_linux
+def test_what_was_freed_is_given_back_before_a_peak_is_taken_apart() -> None:
+    before = held_bytes()
+    blocks = [bytearray(1 << 16) for _ in range(512)]
+    del blocks
+    assert before is not None and abs((held_bytes() or 0) - before) < BLOCK // 4
 
 
 @pytest.mark.gpu

@@ -1,15 +1,19 @@
 """The report at several widths and encodings: complete numbers, no line too long, the sentence that sums up."""
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.layout import Cells, break_label, draw
+from fastvlm_bench.memory_picture import draw_memory
+from fastvlm_bench.numbers import mebibytes, milliseconds, number, ratio, share
 from fastvlm_bench.record import Run
-from fastvlm_bench.report import conclusion, describe, mebibytes, milliseconds, number, print_report, ratio, share
+from fastvlm_bench.report import conclusion, describe, print_report
 from fastvlm_bench.statistics import Estimate
 from fastvlm_bench.summary import Row, summarise
 
@@ -47,7 +51,7 @@ def test_fits_and_cuts_nothing(run: Run, width: int) -> None:
         for value in (
             ratio(row.decode_speedup), ratio(row.e2e_speedup), milliseconds(row.ttft_s.median),
             milliseconds(row.tpot_s.median), number(row.decode_tokens_per_s, 1), number(row.tau),
-            mebibytes(row.peak_rss_bytes), share(row.verify_share), number(row.predicted_decode_speedup),
+            mebibytes(row.peak_rss_bytes), share(row.phase_verify), number(row.predicted_decode_speedup),
         ):  # fmt: skip
             assert value in text
         for accepted in [" ".join(f"{a * 100:.0f}" for a in row.acceptance_by_position)]:
@@ -57,7 +61,7 @@ def test_fits_and_cuts_nothing(run: Run, width: int) -> None:
 def test_narrow_and_wide_show_the_same_columns(run: Run) -> None:
     headers = ("decode", "end-to-end", "same", "TTFT", "TPOT", "BLEU-4", "ROUGE-L", "CIDEr-D", "VQA acc.", "peak RSS",
                "Δ peak", "α ↑", "τ ↑", "/drafted", "at position", "draft", "verify", "other", "predicted", "ciency",
-               "ceiling", "head")  # fmt: skip
+               "ceiling", "head", "vision", "prefill")  # fmt: skip
     for width in (80, 200):
         text = printed(run, width)
         assert [header for header in headers if header not in text] == []
@@ -160,3 +164,35 @@ def test_stacked_tables_repeat_the_label_and_keep_every_column(width: int) -> No
     assert all(f"column {i}" in text and f"{i}{i}{i}" in text for i in range(12))
     assert text.count("first") == text.count("method") > 1
     assert "empty" not in text
+
+
+def test_memory_is_taken_apart_and_drawn(fake: SimpleNamespace, tmp_path: Path) -> None:
+    part = {"suite": "coco-caption", "sample_id": "029", "kind": "rss", "how": "kernel", "weights_bytes": 35 * 2**20,
+            "head_bytes": 0, "cache_bytes": 2**20, "activation_bytes": 3 * 2**20, "rest_bytes": 400 * 2**20,
+            "peak_bytes": 439 * 2**20, "reserved_bytes": None, "device_used_bytes": None}  # fmt: skip
+    parts = [{**part, "method": "standard"},
+             {**part, "method": "fastvlm", "head_bytes": 2**21, "peak_bytes": 441 * 2**20}]  # fmt: skip
+    outside = [{"model_load_s": 1.25, "first_call_s": {"standard": 0.5, "fastvlm": 0.25}}]
+    run = fake.run(meta={"memory": parts, "outside": outside},
+                   change=lambda line: {**line, "image_s": 0.001, "processor_s": 0.002})  # fmt: skip
+    text = " ".join(printed(run, 100).split())
+    assert "35.0 0.0 1.0 3.0 400.0 439.0 –" in text and "35.0 2.0 1.0 3.0 400.0 441.0 +2.0" in text
+    assert "image 1.00 ms, processor 2.00 ms; once: model load 1.2 s, first call standard 0.50 s" in text
+    pytest.importorskip("matplotlib")
+    draw_memory(run, tmp_path / "memory.png")
+    assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")
+    for name, message in (("memory.txt", "must end in .png"), ("no/memory.png", "choose another file")):
+        with pytest.raises(UsageError, match=message):
+            draw_memory(run, tmp_path / name)
+    with pytest.raises(UsageError, match="run it again"):
+        draw_memory(fake.run(), tmp_path / "memory.png")
+
+
+def test_phases_of_hooks_replace_those_of_the_clock(fake: SimpleNamespace) -> None:
+    phases = {"vision_s": 0.1, "prefill_s": 0.1, "draft_s": 0.2, "verify_s": 0.4, "other_s": 0.2}
+    row = summarise(fake.run(change=lambda line: {**line, "phases": phases}))[1]
+    assert (row.phase_vision, row.phase_verify, row.phases_by) == (pytest.approx(0.1), pytest.approx(0.4), "events")
+    for row in summarise(fake.run()):
+        shares = (row.phase_vision, row.phase_prefill, row.phase_draft, row.phase_verify, row.phase_other)
+        assert sum(share or 0 for share in shares) == pytest.approx(1) and row.phases_by == "clock"
+        assert row.phase_other > 0

@@ -16,8 +16,10 @@ from fastvlm_bench.statistics import (
     bootstrap_draws,
     equivalence,
     geometric_mean_ratio,
+    holm,
     mean_difference,
     middle,
+    p_of_one,
     percentile,
     percentile_interval,
     ratio_of_totals,
@@ -247,3 +249,18 @@ def test_a_known_ratio_lies_in_its_interval(fake: SimpleNamespace) -> None:
         assert estimate is not None and estimate.low is not None and estimate.high is not None
         held += estimate.low <= 1 / 1.30 <= estimate.high
     assert held >= 90
+
+
+def test_p_of_one_is_the_interval_turned_round() -> None:
+    for value, half, n in ((1.2, 0.1, 10), (0.95, 0.1, 30), (1.0, 0.2, 5)):
+        estimate = Estimate(value, value - half, value + half, n)
+        wanted = 2 * stats.t.sf(abs(value - 1) / (half / stats.t.ppf(0.975, n - 1)), n - 1)
+        assert p_of_one(estimate) == pytest.approx(wanted, abs=1e-9)
+    assert p_of_one(Estimate(1.2, 1.0, 1.4, 8)) == pytest.approx(0.05, abs=1e-9)
+    assert p_of_one(None) is None and p_of_one(Estimate(1.1, None, None, 1)) is None
+    assert p_of_one(Estimate(1.0, 1.0, 1.0, 4)) == 1.0 and p_of_one(Estimate(2.0, 2.0, 2.0, 4)) == 0.0
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([0.02]) == [0.02] and holm([]) == []

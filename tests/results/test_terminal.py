@@ -60,7 +60,7 @@ def test_numbers_keep_their_point_under_a_comma_locale(folder: Path) -> None:
     plain, _ = report(folder)
     assert report(folder, LC_ALL="de_DE.UTF-8", LC_NUMERIC="de_DE.UTF-8")[0] == plain
     code = (
-        "import locale, sys\nfrom fastvlm_bench.report import number, milliseconds\n"
+        "import locale, sys\nfrom fastvlm_bench.numbers import number, milliseconds\n"
         "locale.localeconv = lambda: {'decimal_point': ',', 'thousands_sep': '.', 'grouping': [3, 0]}\n"
         "print(number(1234.5), milliseconds(0.0015))"
     )

@@ -1,5 +1,6 @@
 """Each warning appears for its cause and not without it; each reason makes a run INVALID."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from fastvlm_bench.statistics import Estimate
+from fastvlm_bench.summary import summarise
 from fastvlm_bench.verdict import WARNINGS, Notice, Verdict, judge, word
 
 
@@ -188,7 +190,89 @@ def test_missing_pairs_of_a_finished_run_and_torn_lines_are_invalid(
 
 def test_the_list_of_warnings_is_closed_and_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text("utf-8")
-    source = (Path(__file__).parents[2] / "fastvlm_bench" / "verdict.py").read_text("utf-8")
+    package = Path(__file__).parents[2] / "fastvlm_bench"
+    times, source = ((package / name).read_text("utf-8") for name in ("notices.py", "verdict.py"))
     for name in WARNINGS:
         assert f"`{name}`" in text
-        assert f'"{name}"' in source.split("WARNINGS = (")[1].split(")", 1)[1]
+        assert f'"{name}"' in source.split("WARNINGS = (")[1].split(")", 1)[1] + times
+
+
+def names_of(run: Any) -> list[str]:
+    return [notice.name for notice in judge(run).warnings]
+
+
+def test_holm_takes_the_word_away_from_a_lucky_suite(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    """One of ten suites is faster with p = 0.03 or so: alone it earns the word, among ten it does not."""
+    assert word(Estimate(1.05, 1.01, 1.09, 30)) == "FASTER"
+    assert (
+        word(Estimate(1.05, 1.01, 1.09, 30), 0.2) == "AMBIGUOUS"
+        and word(Estimate(1.0, 0.995, 1.005, 30), 0.9) == "SAME"
+    )
+    suites = [fake.suite(f"coco-caption-{i}", n=20) for i in range(3)]
+    rows = summarise(fake.run(suites=suites))
+    ps = [row.decode_speedup_holm_p for row in rows if row.method != row.reference]
+    assert len(ps) == 3 and all(p is not None and p < 0.01 for p in ps)
+    assert summarise(fake.run(suites=[real]))[1].decode_speedup_holm_p is None, "one suite needs no adjustment"
+
+
+def test_an_outlier_is_kept_counted_and_said_where_it_decides(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    def slow(line: dict[str, Any]) -> dict[str, Any]:
+        factor = 1.0
+        if line["method"] == "fastvlm":
+            factor = 60.0 if line["sample_id"] == "003" else 0.9
+        own = {name: line[name] * factor for name in ("decode_s", "ttft_s", "vision_s", "prefill_s")}
+        return {**line, **own, "rounds": [[*r[:4], r[4] * factor, r[5] * factor] for r in line["rounds"]]}
+
+    run = fake.run(suites=[real], change=slow)
+    row = summarise(run)[1]
+    assert row.outliers == 1 and row.samples_paired == 40 and row.e2e_speedup_without_outliers is not None
+    assert row.e2e_speedup_without_outliers.n == 39
+    assert "Outliers" in names_of(run)
+    assert "Outliers" not in names_of(fake.run(suites=[real]))
+
+
+def test_a_slow_start_and_a_drift_of_the_reference_are_said(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    def slower(factor: Callable[[int], float]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        return lambda line: {**line, "decode_s": line["decode_s"] * factor(int(line["sample_id"]))}
+
+    assert "NotWarmedUp" in names_of(fake.run(suites=[real], change=slower(lambda i: 1.0 + (i == 0))))
+    assert "Drifting" in names_of(fake.run(suites=[real], change=slower(lambda i: 1.0 + i / 100)))
+    assert not {"NotWarmedUp", "Drifting"} & set(names_of(fake.run(suites=[real])))
+
+
+def test_a_suite_that_a_rule_ended_is_valid_and_says_so(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    stopped = {"coco-caption": {"by": "width", "until_width": 0.05, "budget_s": None, "groups": 25, "seconds": 9.0,
+                                "widths": {"fastvlm": 0.043}}}  # fmt: skip
+
+    def first(line: dict[str, Any]) -> dict[str, Any] | None:
+        return line if int(line["sample_id"]) < 25 else None
+
+    run = fake.run(suites=[real], meta={"stopped": stopped}, change=first)
+    verdict = judge(run)
+    assert verdict.status == "VALID"
+    (said,) = [notice.message for notice in verdict.warnings if notice.name == "StoppedEarly"]
+    assert "ended by --until-width 0.05 (the widest interval is ±4.3%) after 25 of 40 samples" in said
+    assert judge(fake.run(suites=[real], change=first)).status == "INVALID", "without a rule they are missing"
+    budget = {"coco-caption": {**stopped["coco-caption"], "by": "budget", "budget_s": 60.0}}
+    found = judge(fake.run(suites=[real], meta={"stopped": budget}, change=first))
+    assert "ended by --budget 60" in message(found, "StoppedEarly")
+
+
+def test_invocations_are_told_apart(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    def process(line: dict[str, Any]) -> dict[str, Any]:
+        factor = 1.3 if line["method"] == "fastvlm" and line["repeat"] == 2 else 1.0
+        times = {name: line[name] * factor for name in ("decode_s",)}
+        rounds = [[*r[:4], r[4] * factor, r[5] * factor] for r in line["rounds"]]
+        return {**line, **times, "rounds": rounds, "invocation": line["repeat"]}
+
+    run = fake.run(suites=[real], repeats=3, change=process, alpha=1.0)
+    row = summarise(run)[1]
+    first, second, third = row.speedup_by_invocation
+    assert row.invocations == 3 and first == pytest.approx(second, rel=0.02)
+    assert first / third == pytest.approx(1.3, rel=0.02)
+    assert row.speedup_between is not None and row.speedup_between.n == 3
+    assert row.speedup_between.value == pytest.approx((first * second * third) ** (1 / 3))
+    assert "InvocationsDiffer" in names_of(run)
+    alike = fake.run(suites=[real], repeats=3, alpha=1.0, change=lambda line: {**line, "invocation": line["repeat"]})
+    assert "InvocationsDiffer" not in names_of(alike)
+    assert summarise(fake.run(suites=[real], repeats=3))[1].speedup_between is None, "repeats are no invocations"

@@ -1,0 +1,79 @@
+"""Where a suite's time and memory went: the tables of phases and of the parts of a peak."""
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+from fastvlm_bench.layout import NOTHING, Cells
+from fastvlm_bench.numbers import mebibytes, milliseconds, number, share
+from fastvlm_bench.record import Run
+from fastvlm_bench.speed import PHASES
+from fastvlm_bench.summary import Row
+
+PARTS = ("weights", "head", "cache", "activation", "rest")
+"""The parts of a peak, in the order of the picture: from the bottom."""
+
+
+def time_columns(rows: Sequence[Row]) -> list[Cells]:
+    """The phases of the end-to-end time, what the decoding costs predict, and how much there is to speed up."""
+
+    def column(header: str, cell: Callable[[Row], str]) -> Cells:
+        return Cells(header, tuple(cell(row) for row in rows))
+
+    def phase(name: str) -> Callable[[Row], str]:
+        def cell(row: Row) -> str:
+            value = getattr(row, f"phase_{name}")
+            return NOTHING if name == "draft" and not value else share(value)
+
+        return cell
+
+    return [
+        *(column(f"{name}\n%", phase(name)) for name in PHASES),
+        column("decode\n% of e2e", lambda r: share(r.decode_share)),
+        column("ceiling\nof e2e ×", lambda r: NOTHING if r.method == r.reference else number(r.e2e_speedup_ceiling)),
+        column("predicted\ndecode ×", lambda r: number(r.predicted_decode_speedup)),
+        column("effi-\nciency", lambda r: number(r.efficiency)),
+    ]
+
+
+def outside(run: Run, suite: str) -> str:
+    """What is outside the clock, in one line; "" for records that do not have it."""
+    lines = [line for line in run.lines if line["suite"] == suite and line.get("image_s") is not None]
+    if not lines:
+        return ""
+    image, processor = (median(line[name] for line in lines) for name in ("image_s", "processor_s"))
+    said = f"outside the clock, a sample: image {milliseconds(image)} ms, processor {milliseconds(processor)} ms"
+    if before := run.meta.get("outside"):
+        calls = ", ".join(f"{method} {seconds:.2f} s" for method, seconds in before[0]["first_call_s"].items())
+        said += f"; once: model load {before[0]['model_load_s']:.1f} s" + (f", first call {calls}" if calls else "")
+    return said
+
+
+def memory_parts(run: Run, suite: str) -> dict[str, dict[str, Any]]:
+    """{method: the parts of its peak}, as run.json has them; {} for records without."""
+    return {part["method"]: part for part in run.meta.get("memory") or [] if part["suite"] == suite}
+
+
+def memory_columns(run: Run, rows: Sequence[Row]) -> list[Cells] | None:
+    """The parts of each method's peak on one sample, in MiB, and the difference to the reference's."""
+    parts = memory_parts(run, rows[0].suite)
+    if not parts:
+        return None
+
+    def column(header: str, name: str, less: str | None = None) -> Cells:
+        def cell(row: Row) -> str:
+            value = parts.get(row.method, {}).get(name)
+            base = parts.get(row.reference, {}).get(name) if less else 0
+            return NOTHING if value is None or base is None else mebibytes(value - base, signed=bool(less))
+
+        shown = [NOTHING if less and row.method == row.reference else cell(row) for row in rows]
+        return Cells(header, tuple(shown))
+
+    kind = "tensors" if any(part["kind"] == "allocated" for part in parts.values()) else "RSS"
+    return [
+        column("weights\nMiB", "weights_bytes"), column("draft\nhead", "head_bytes"),
+        column("KV\ncache", "cache_bytes"), column("acti-\nvations", "activation_bytes"),
+        column("all\nelse", "rest_bytes"), column(f"= peak\n{kind}", "peak_bytes"),
+        column("Δ peak\nMiB", "peak_bytes", less="reference"), column("allocator\nMiB", "reserved_bytes"),
+        column("device\nMiB", "device_used_bytes"),
+    ]  # fmt: skip

@@ -1,0 +1,95 @@
+"""Phases: every pass falls into one, they add up to the whole, and on a GPU only events are used."""
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from targets import generate, oracle_draft
+
+from fastvlm_bench.clock import Clock
+from fastvlm_bench.decoding.early_exit import EarlyExit
+from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.decoding.hf_generate import HfGenerate
+from fastvlm_bench.decoding.measure import measure
+from fastvlm_bench.decoding.phases import Phases
+from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.models.layers import vision_module
+
+COUNT = 12
+
+
+@pytest.mark.parametrize("name", ["standard", "fastvlm", "early-exit", "hf-generate"])
+def test_the_phases_add_up_and_leave_the_output_alone(llava: Any, inputs: dict[str, Any], name: str) -> None:
+    method: Any = {
+        "standard": Standard(), "fastvlm": FastVLM(oracle_draft(llava, 2), gamma=3),
+        "early-exit": EarlyExit(oracle_draft(llava, 2)), "hf-generate": HfGenerate(),
+    }[name]  # fmt: skip
+    trace = measure(method, llava, inputs, COUNT, vision_module(llava), phases=True)
+    told = trace.phases
+    assert told is not None
+    found = {key.removesuffix("_s"): value for key, value in told.items()}
+    assert all(value >= 0 for value in found.values())
+    assert sum(found.values()) == pytest.approx(trace.ttft_s + trace.decode_s, rel=0.05, abs=1e-3)
+    assert found["vision"] > 0 and found["prefill"] > 0 and trace.vision_s == found["vision"]
+    assert (found["draft"] > 0) == (name in ("fastvlm", "early-exit"))
+    assert (found["verify"] > 0) == (name != "early-exit")
+    if name != "early-exit":
+        assert trace.token_ids == generate(llava, inputs, count=COUNT)
+    assert not llava._forward_hooks and not llava._forward_pre_hooks
+    plain = measure(method, llava, inputs, COUNT)
+    assert plain.phases is None
+    grown = inputs["input_ids"].shape[1] + COUNT - 1
+    layers, config = len(llava.model.language_model.layers), llava.config.text_config
+    whole = 2 * 4 * layers * grown * config.num_key_value_heads * config.head_dim
+    if name in ("standard", "hf-generate"):
+        assert plain.cache_bytes == whole
+
+
+def test_on_a_gpu_nothing_waits_and_events_are_read_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two passes of a fake model, 2 and 3 ms, in a stream that the host runs ahead of."""
+    stream, log = [0.0], []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = stream[0]
+            log.append("record")
+
+        def elapsed_time(self, other: "Event") -> float:
+            log.append("read")
+            return other.at - self.at
+
+    fake = SimpleNamespace(
+        cuda=SimpleNamespace(Event=Event),
+        accelerator=SimpleNamespace(synchronize=lambda device: log.append("synchronise")),
+    )
+    hooks: dict[str, list[Any]] = {"before": [], "after": []}
+
+    def register(kind: str, hook: Any) -> Any:
+        hooks[kind].append(hook)
+        return SimpleNamespace(remove=lambda: hooks[kind].remove(hook))
+
+    model: Any = SimpleNamespace(
+        register_forward_pre_hook=lambda hook: register("before", hook),
+        register_forward_hook=lambda hook: register("after", hook),
+    )
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    clock = Clock("cuda:0")
+    phases = Phases(clock, SimpleNamespace(), model, None)
+    with phases.watched():
+        for milliseconds in (2.0, 3.0):
+            for hook in hooks["before"]:
+                hook()
+            stream[0] += milliseconds
+            for hook in hooks["after"]:
+                hook()
+            stream[0] += 0.5
+    assert hooks == {"before": [], "after": []} and set(log) == {"record"}
+    clock.synchronised()
+    told = phases.seconds()
+    assert told["vision_s"] is None and told["prefill_s"] == pytest.approx(0.002)
+    assert told["verify_s"] == pytest.approx(0.003) and told["other_s"] == pytest.approx(0.001)
+    assert log.index("read") > log.index("synchronise")

@@ -1,0 +1,320 @@
+"""Sampling through the real loop keeps the target's distribution: by enumeration, chi-square, and mutants that fail.
+
+Enumeration runs the whole of `generate` with its two sources of chance replaced: each draw and each coin branches, and
+the loop is run once for every way they can fall. Two layers, three tokens that may be said (one of them ends the
+output), four tokens: every sequence's probability is compared with the product of the target's own.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chi2_contingency, chisquare
+from targets import PROMPT, random_llava
+from torch import Tensor
+
+from fastvlm_bench.decoding import accept, fastvlm, session
+from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.decoding.hf_generate import HfGenerate
+from fastvlm_bench.decoding.measure import measure, seed_of
+from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.imitation_head import Draft
+
+LENGTH, GAMMA, TEMPERATURE = 4, 2, 2.0
+Distribution = dict[tuple[int, ...], float]
+
+
+@pytest.fixture(scope="module")
+def target() -> Any:
+    return random_llava(2)[0]
+
+
+@pytest.fixture(scope="module")
+def prompt() -> dict[str, Tensor]:
+    _, tokenizer = random_llava(2)
+    ids = torch.tensor([tokenizer.encode("<s>USER: " + "<image>" * 36 + PROMPT, add_special_tokens=False)])
+    pixels = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+
+
+@pytest.fixture(scope="module")
+def said(target: Any, prompt: dict[str, Tensor]) -> list[int]:
+    """Three likely tokens: the last of them is declared to end the output."""
+    with torch.inference_mode():
+        found: list[int] = target(**prompt).logits[0, -1].topk(3).indices.tolist()
+    return found
+
+
+def options(target: Any, said: list[int], **changes: Any) -> dict[str, Any]:
+    silent = [token for token in range(target.config.text_config.vocab_size) if token not in said]
+    return {"do_sample": True, "temperature": TEMPERATURE, "top_k": 0, "top_p": 1.0, "suppress_tokens": silent,
+            "eos_token_id": said[2], "max_new_tokens": LENGTH} | changes  # fmt: skip
+
+
+class Paths:
+    """Runs a program once for every way its choices can fall, with the probability of each way."""
+
+    def __init__(self) -> None:
+        self.plan: list[int] = []
+        self.sizes: list[int] = []
+        self.place, self.weight = 0, 1.0
+
+    def choose(self, chances: list[float]) -> int:
+        """One of the choices that have a chance."""
+        there = [i for i, chance in enumerate(chances) if chance > 1e-12]
+        if self.place == len(self.plan):
+            self.plan.append(0)
+            self.sizes.append(len(there))
+        choice = there[self.plan[self.place]]
+        self.place += 1
+        self.weight *= chances[choice]
+        return choice
+
+    def __iter__(self) -> Iterator[None]:
+        while True:
+            self.place, self.weight = 0, 1.0
+            yield
+            while self.plan and self.plan[-1] + 1 == self.sizes[-1]:
+                self.plan.pop()
+                self.sizes.pop()
+            if not self.plan:
+                return
+            self.plan[-1] += 1
+
+
+class Coin:
+    """The uniform number in `_uniform(...) * own >= target`: the comparison branches by its exact chance."""
+
+    def __init__(self, paths: Paths, own: float = 1.0) -> None:
+        self.paths, self.own = paths, own
+
+    def __mul__(self, own: float) -> "Coin":
+        return Coin(self.paths, self.own * own)
+
+    def __ge__(self, target: float) -> bool:
+        stands = min(1.0, target / self.own)
+        return bool(self.paths.choose([stands, 1 - stands]))
+
+
+def outputs(target: Any, prompt: dict[str, Tensor], method: Any, **given: Any) -> Distribution:
+    """The distribution of what `method` says, over everything that may be drawn."""
+    found: Distribution = defaultdict(float)
+    paths = Paths()
+
+    def draw(weights: Tensor, _: Any = None) -> int:
+        weights = weights.double()
+        return paths.choose((weights / weights.sum()).tolist())
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (accept, session):
+            patch.setattr(module, "draw", draw)
+        if accept._uniform is REAL_UNIFORM:
+            patch.setattr(accept, "_uniform", lambda _: Coin(paths))
+        else:
+            patch.setattr(accept, "_uniform", lambda _, mutant=accept._uniform: mutant(Coin(paths)))
+        for _ in paths:
+            ids = target.generate(**prompt, custom_generate=method, **given)
+            found[tuple(ids[0, prompt["input_ids"].shape[1] :].tolist())] += paths.weight
+    return found
+
+
+REAL_UNIFORM = accept._uniform
+
+
+@pytest.fixture(scope="module")
+def wanted(target: Any, prompt: dict[str, Tensor], said: list[int]) -> Distribution:
+    return products(target, prompt, said, LENGTH)
+
+
+def products(target: Any, prompt: dict[str, Tensor], said: list[int], length: int) -> Distribution:
+    """The product of the target's own probabilities, from plain forward passes."""
+    found: Distribution = {}
+
+    def grow(prefix: tuple[int, ...], chance: float) -> None:
+        if len(prefix) == length or prefix[-1:] == (said[2],):
+            found[prefix] = chance
+            return
+        ids = torch.cat([prompt["input_ids"], torch.tensor([prefix], dtype=torch.long)], dim=1)
+        with torch.inference_mode():
+            inputs = {**prompt, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            logits = target(**inputs).logits[0, -1].double()
+        for token, p in zip(said, torch.softmax(logits[said] / TEMPERATURE, dim=0).tolist(), strict=True):
+            grow((*prefix, token), chance * p)
+
+    grow((), 1.0)
+    return found
+
+
+def distance(ours: Distribution, theirs: Distribution) -> float:
+    """Total variation."""
+    assert sum(ours.values()) == pytest.approx(1) and sum(theirs.values()) == pytest.approx(1)
+    return sum(abs(ours.get(s, 0.0) - theirs.get(s, 0.0)) for s in {*ours, *theirs}) / 2
+
+
+def drafting(**changes: Any) -> FastVLM:
+    return FastVLM(Draft(1, None), **{"gamma": GAMMA, **changes})
+
+
+def test_every_sequence_has_the_targets_probability(
+    target: Any, prompt: dict[str, Tensor], said: list[int], wanted: Distribution
+) -> None:
+    assert len(wanted) == 1 + 2 + 4 + 24
+    assert distance(outputs(target, prompt, Standard(), **options(target, said)), wanted) < 1e-5
+    assert distance(outputs(target, prompt, drafting(), **options(target, said)), wanted) < 1e-5
+
+
+def test_stopping_in_doubt_favours_no_token(
+    target: Any, prompt: dict[str, Tensor], said: list[int], wanted: Distribution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rule looks at the whole distribution before a token is drawn, so it may stop wherever it likes."""
+    asked: list[bool] = []
+
+    def confidence(logits: Tensor) -> float:
+        asked.append(int(logits.double().abs().sum() * 1000) % 2 == 0)
+        return float(asked[-1])
+
+    monkeypatch.setattr(fastvlm, "_confidence", confidence)
+    assert distance(outputs(target, prompt, drafting(stop_below=0.5), **options(target, said)), wanted) < 1e-5
+    assert True in asked and False in asked
+
+
+# ------------------------------------------------------------------------------------------ mutants
+
+
+def resample_from_p(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(accept, "residual", lambda p, q: p)
+
+
+def no_clamp(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(accept, "residual", lambda p, q: (p - q).abs())
+
+
+def ratio_a_tenth_too_large(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(accept, "_uniform", lambda coin: coin * (1 / 1.1))
+
+
+def inverted_ratio(patch: pytest.MonkeyPatch) -> None:
+    """Accepting with q/p."""
+    real = accept.accept_sampled
+
+    def swapped(drafted: list[int], q: Tensor, p: Tensor, generator: Any = None) -> Any:
+        exchanged = torch.cat([q, p[len(drafted) :]])
+        return real(drafted, p[: len(drafted)], exchanged, generator)
+
+    patch.setattr(session, "accept_sampled", swapped)
+
+
+def always_accepting(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(accept, "_uniform", lambda coin: coin * 1e-9)
+
+
+def temperature_on_the_target_alone(patch: pytest.MonkeyPatch) -> None:
+    """The draft's token is drawn from another distribution than the one that acceptance divides by."""
+
+    def draft(self: session.Session, logits: Tensor, prefix_length: int) -> int:
+        (row,) = self.probabilities(logits, prefix_length)
+        self._drawn_from.append(row)
+        return session.draw(row**TEMPERATURE)
+
+    patch.setattr(session.Session, "draft", draft)
+
+
+def dropping_what_is_improbable(patch: pytest.MonkeyPatch) -> None:
+    """Stopping by the token that was drawn, after it was drawn."""
+
+    def draft(self: FastVLM, current: Any, gate: Any, kwargs: dict[str, Any]) -> tuple[list[int], float]:
+        gate.mode, drafted = fastvlm.Mode.DRAFT, []
+        while True:
+            outputs_ = current.forward(1, drafted, kwargs)
+            if len(drafted) < min(self.gamma, current.remaining - 1):
+                token = current.draft(outputs_.logits, current.length + len(drafted))
+                if float(current._drawn_from[-1][token]) >= 0.3:
+                    drafted.append(token)
+                    if current.is_eos(token):
+                        return drafted, 0.0
+                    current.advance_kwargs(outputs_, kwargs, 1)
+                    continue
+                current._drawn_from.pop()
+            return drafted, 0.0
+
+    patch.setattr(FastVLM, "_draft", draft)
+
+
+MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
+    resample_from_p, no_clamp, ratio_a_tenth_too_large, inverted_ratio, always_accepting,
+    temperature_on_the_target_alone, dropping_what_is_improbable,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_mutant_is_caught(
+    mutant: Callable[[pytest.MonkeyPatch], None], target: Any, prompt: dict[str, Tensor], said: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    wanted, given = products(target, prompt, said, 3), options(target, said, max_new_tokens=3)
+    assert distance(outputs(target, prompt, drafting(), **given), wanted) < 1e-5
+    mutant(monkeypatch)
+    assert distance(outputs(target, prompt, drafting(), **given), wanted) > 1e-3
+
+
+# ------------------------------------------------------------------------------------------ drawn, not enumerated
+
+
+def drawn(target: Any, prompt: dict[str, Tensor], method: Any, place: int, size: int, **given: Any) -> list[int]:
+    """The token at `place` of so many outputs."""
+    found = []
+    for seed in range(size):
+        torch.manual_seed(seed_of(seed, type(method).__name__))
+        ids = target.generate(**prompt, custom_generate=method, **given)
+        found.append(int(ids[0, prompt["input_ids"].shape[1] + place]))
+    return found
+
+
+def test_the_same_seed_gives_what_transformers_gives(target: Any, prompt: dict[str, Tensor]) -> None:
+    generation = {"do_sample": True, "temperature": 0.8, "top_k": 40, "top_p": 0.95}
+    ours, theirs = (
+        measure(method, target, prompt, 20, generation=generation, seed=7) for method in (Standard(), HfGenerate())
+    )
+    assert ours.token_ids == theirs.token_ids
+    again = measure(Standard(), target, prompt, 20, generation=generation, seed=8)
+    assert again.token_ids != ours.token_ids
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("generation", [{"top_k": 8, "top_p": 0.9}, {"top_k": 4, "repetition_penalty": 1.3}])
+def test_drafted_tokens_follow_the_targets_distribution(
+    target: Any, prompt: dict[str, Tensor], generation: dict[str, Any]
+) -> None:
+    """Two-sample chi-square on the second token, the first that is drafted, with warpers on both sides."""
+    given = {"do_sample": True, "temperature": 1.5, "top_k": 0, "max_new_tokens": 3, "min_new_tokens": 3} | generation
+    size = 600
+    ours, theirs = (drawn(target, prompt, method, 1, size, **given) for method in (drafting(), Standard()))
+    tokens = sorted({*ours, *theirs}, key=lambda token: -(ours.count(token) + theirs.count(token)))
+    common = [token for token in tokens if ours.count(token) + theirs.count(token) >= 10]
+    table = [[arm.count(token) for token in common] for arm in (ours, theirs)]
+    rest = [size - sum(row) for row in table]
+    if sum(rest) >= 10:
+        table = [[*row, left] for row, left in zip(table, rest, strict=True)]
+    assert len(table[0]) >= 3
+    assert chi2_contingency(table).pvalue > 1e-3
+
+
+@pytest.mark.slow
+def test_two_thousand_draws_follow_the_exact_distribution(
+    target: Any, prompt: dict[str, Tensor], said: list[int], wanted: Distribution
+) -> None:
+    size = 2000
+    found: dict[tuple[int, ...], int] = defaultdict(int)
+    for seed in range(size):
+        torch.manual_seed(seed)
+        ids = target.generate(**prompt, custom_generate=drafting(), **options(target, said))
+        found[tuple(ids[0, prompt["input_ids"].shape[1] :].tolist())] += 1
+    common = [s for s, chance in wanted.items() if chance * size >= 5]
+    counts, chances = [found[s] for s in common], [wanted[s] for s in common]
+    if (rest := 1 - sum(chances)) * size >= 5:
+        counts, chances = [*counts, size - sum(counts)], [*chances, rest]
+    assert sum(counts) == size or rest > 1e-9, "nothing that the target never says"
+    chances = [chance / sum(chances) for chance in chances]
+    assert chisquare(counts, [sum(counts) * chance for chance in chances]).pvalue > 1e-3
