@@ -16,7 +16,8 @@ from fastvlm_bench.batches import speaks, whole
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.config import METHODS, REFERENCE, RunConfig
 from fastvlm_bench.drafts import choose_draft
-from fastvlm_bench.environment import describe_environment
+from fastvlm_bench.energy import open_meter
+from fastvlm_bench.environment import Absent, describe_environment
 from fastvlm_bench.errors import BenchError, LosslessViolation, Terminated, UsageError
 from fastvlm_bench.export import rows_csv, run_json, run_markdown, samples_csv, save
 from fastvlm_bench.invocation import INTERRUPTED, TERMINATED, invoke_all
@@ -212,12 +213,33 @@ def measure_suites(
                     runner.run(suite, config.repeats, writer, live.show, stop, invocation)
                     if stop is not None:
                         writer.update(stopped={**writer.meta.get("stopped", {}), suite.name: stop.summary()})
+            if config.energy is not None:
+                _measure_energy(config.energy, suites, runner, writer, live)
         finally:  # an interrupted run, too, must say under what conditions it measured; a resumed one keeps both
             before = [notice for notice in writer.meta["warnings"] or [] if notice["name"] in RECORDED]
             new = [notice for notice in conditions.notices() if notice not in before]
             seen = [*writer.meta.get("conditions", []), conditions.summary()]
             outside = {"model_load_s": load_s, "first_call_s": runner.first_call_s}
             writer.update(warnings=before + new, conditions=seen, outside=[*writer.meta.get("outside", []), outside])
+
+
+def _measure_energy(seconds: float, suites: Sequence[Suite], runner: Any, writer: RunWriter, live: Live) -> None:
+    """Blocks of each method after the timed samples, for the suites that have none yet; or why there are none."""
+    found = dict(writer.meta.get("energy") or {})
+    try:
+        meter = open_meter(runner.target.device)
+    except Absent as absent:
+        live.say(f"energy: not measured: {absent}")
+        writer.update(energy={**found, **{suite.name: {"source": None, "reason": str(absent)} for suite in suites}})
+        return
+    try:
+        for suite in suites:
+            if (found.get(suite.name) or {}).get("source") is None:
+                live.say(f"{suite.name}: energy, blocks of {seconds:g} s")
+                found[suite.name] = runner.energy(suite, meter, seconds)
+                writer.update(energy=found)
+    finally:
+        meter.close()
 
 
 def _stop_rule(config: RunConfig, suite: Suite, writer: RunWriter, clock: Clock) -> StopRule | None:

@@ -7,7 +7,7 @@ from typing import Any
 from fastvlm_bench.layout import NOTHING, Cells
 from fastvlm_bench.numbers import mebibytes, milliseconds, number, share
 from fastvlm_bench.record import Run
-from fastvlm_bench.speed import PHASES
+from fastvlm_bench.speed import PHASES, divide
 from fastvlm_bench.summary import Row
 
 PARTS = ("weights", "head", "cache", "activation", "rest")
@@ -47,6 +47,28 @@ def outside(run: Run, suite: str) -> str:
         calls = ", ".join(f"{method} {seconds:.2f} s" for method, seconds in before[0]["first_call_s"].items())
         said += f"; once: model load {before[0]['model_load_s']:.1f} s" + (f", first call {calls}" if calls else "")
     return said
+
+
+def energy_columns(run: Run, rows: Sequence[Row]) -> list[Cells]:
+    """Joules per token of each method, and beside them the power it drew, and idle; [] where nothing was measured."""
+    entry = (run.meta.get("energy") or {}).get(rows[0].suite) or {}
+    found = [(row.joules_per_token, row.watts) for row in rows]
+    if all(joules is None for joules, _ in found):
+        return []
+    base = next((own for own, row in zip(found, rows, strict=True) if row.method == row.reference), (None, None))[0]
+    return [
+        Cells("energy\nJ/token ↓", tuple(number(joules, 3) for joules, _ in found)),
+        Cells("of the\nreference's", tuple(number(divide(joules, base) if joules is not None else None)
+                                           for joules, _ in found)),
+        Cells("power\nW", tuple(number(watts, 1) for _, watts in found)),
+        Cells("idle\nW", tuple(number(entry.get("idle_w"), 1) for _ in found)),
+    ]  # fmt: skip
+
+
+def energy_reason(run: Run, suite: str) -> str:
+    """Why energy that was asked for is not there; "" where it is, or was not asked for."""
+    entry = (run.meta.get("energy") or {}).get(suite) or {}
+    return f"energy: not measured: {entry['reason']}" if entry and entry.get("source") is None else ""
 
 
 def memory_parts(run: Run, suite: str) -> dict[str, dict[str, Any]]:

@@ -82,6 +82,7 @@ def run(
     invocations: Annotated[int, typer.Option(help="Processes that measure all of it, one after the other: restarts vary, too.")] = 1,
     until_width: Annotated[float | None, typer.Option(help="End a suite when every decode speed-up is known to this share, such as 0.02.")] = None,
     budget: Annotated[float | None, typer.Option(help="End a suite after so many seconds of measuring.")] = None,
+    energy: Annotated[float | None, typer.Option(help="Then measure energy, too, in blocks of so many seconds of each method, 5 for example.")] = None,
     out: Annotated[Path, typer.Option(help="Folder that gets the run's folder.")] = RESULTS,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run's folder.")] = None,
     require_lossless: Annotated[bool, typer.Option(help="Exit with 5 if an output has a token that the target would not have chosen.")] = False,
@@ -102,7 +103,7 @@ def run(
         prompt_set=prompt_set, prompt=prompt,
         seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),
         temperature=temperature, top_p=top_p, top_k=top_k, ignore_eos=ignore_eos, phases=phases,
-        invocations=invocations, until_width=until_width, budget=budget,
+        invocations=invocations, until_width=until_width, budget=budget, energy=energy,
         require_lossless=require_lossless, batch_size=sizes[0],
     )  # fmt: skip
     from fastvlm_bench.benchmark import run_benchmark

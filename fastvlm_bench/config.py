@@ -26,7 +26,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 NOT_MEASURED = ("out", "resume", "json", "require_lossless")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
-LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations",
+LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
          "batch_size")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 Value = int | float | str
@@ -165,6 +165,7 @@ class RunConfig:
     0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases: tell the
     phases of each generation apart by hooks, and by events on a device. `validate` adds the checks that look at the
     disk. until_width, budget: as in `StopRule`, for each suite. invocations: processes, each with all the repeats.
+    energy: seconds of the blocks in which energy is measured.
     """
 
     suites: tuple[str, ...] = ("coco-caption",)
@@ -194,6 +195,7 @@ class RunConfig:
     until_width: float | None = None
     budget: float | None = None
     invocations: int = 1
+    energy: float | None = None
     out: str = "results"
     resume: str | None = None
     json: bool = False
@@ -219,8 +221,8 @@ class RunConfig:
         if not self.suites or len(set(self.suites)) != len(self.suites):
             raise UsageError(f"suites are {', '.join(self.suites) or 'missing'}; name at least one, each once")
         check_sampling(self)
-        check_batches(self.batch_size, temperature=self.temperature, phases=self.phases)
-        check_stopping(self.until_width, self.budget, self.invocations)
+        check_batches(self.batch_size, temperature=self.temperature, phases=self.phases, energy=self.energy)
+        check_stopping(self.until_width, self.budget, self.invocations, self.energy)
         object.__setattr__(self, "methods", tuple(spec.label for spec in self._parse_methods()))
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench import metrics
-from fastvlm_bench.breakdown import memory_columns, outside, time_columns
+from fastvlm_bench.breakdown import energy_columns, energy_reason, memory_columns, outside, time_columns
 from fastvlm_bench.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.numbers import mebibytes, milliseconds, number, ratio
 from fastvlm_bench.quality import Quality
@@ -49,6 +49,12 @@ def print_report(
         if (parts := memory_columns(run, own)) is not None:
             console.print()
             draw(console, _labels(own), parts)
+        if energy := energy_columns(run, own):
+            console.print()
+            draw(console, _labels(own), energy)
+        if reason := energy_reason(run, suite["name"]):
+            console.print()
+            say(console, reason, "yellow")
     console.print()
     totals = "totals" if greedy(run.meta) else "means of seconds per token, as sampled lengths differ"
     say(console, f"↑ higher is better, ↓ lower is better; [ ] 95 % interval; × reference/method seconds, {totals}; "

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.losslessness import UNCHECKED, judge_output
 from fastvlm_bench.decoding.measure import GREEDY, measure, seed_of
 from fastvlm_bench.decoding.self_check import self_check
+from fastvlm_bench.energy import Meter, blocks
 from fastvlm_bench.errors import BenchError, NonFiniteLogits
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.memory import PeakMemory, attribute, held_bytes
@@ -90,6 +92,23 @@ class Runner:
                               cache=trace.cache_bytes, device=self.target.device)  # fmt: skip
             found.append({"suite": suite.name, "method": built.label, "sample_id": sample.sample_id, **parts})
         return found
+
+    def energy(self, suite: Suite, meter: Meter, seconds: float) -> dict[str, Any]:
+        """Joules of blocks of one method each, over the suite's samples in turn; what run.json keeps of them."""
+
+        def decoder(built: Built) -> Callable[[], int]:
+            turn = cycle(suite.samples)
+
+            def decode() -> int:  # the processor is part of the block for every method alike: energy has no clock
+                inputs = self._inputs(next(turn))
+                trace = measure(
+                    built.method, self.target.model, inputs, self._limit(suite), generation=self.generation
+                )  # fmt: skip
+                return len(trace.token_ids)
+
+            return decode
+
+        return blocks(meter, {built.label: decoder(built) for built in self.methods}, seconds)
 
     def fastest_threads(self, suite: Suite, candidates: Sequence[int], rounds: int = 3) -> int:
         """The CPU thread count at which the reference decodes fastest: the count that flatters nobody.

@@ -96,6 +96,16 @@ def speculation(
     }
 
 
+def energy_of(meta: Mapping[str, Any], suite: str, method: str) -> tuple[float | None, float | None]:
+    """(joules per token, mean watts) of a method's blocks; None where the counter did not tell."""
+    entry = (meta.get("energy") or {}).get(suite) or {}
+    own = [block for block in entry.get("blocks") or [] if block["method"] == method]
+    if not own or any(block["joules"] is None for block in own):
+        return None, None
+    joules = sum(block["joules"] for block in own)
+    return divide(joules, sum(b["tokens"] for b in own)), divide(joules, sum(b["seconds"] for b in own))
+
+
 def phases(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The share of each phase in the end-to-end seconds of these lines; of `--phases` where every line has them.
 

@@ -10,12 +10,18 @@ from fastvlm_bench.statistics import ratio_of_totals
 
 LEAST_PAIRS = 20
 """An interval of fewer pairs is too uncertain itself to stop by."""
+LEAST_BLOCK_S = 1.0
 SAMPLES, WIDTH, BUDGET = "samples", "width", "budget"
 """What ended a suite: all its samples, a narrow enough interval, or the time."""
 
 
-def check_stopping(until_width: float | None, budget_s: float | None, invocations: int) -> None:
+def check_stopping(
+    until_width: float | None, budget_s: float | None, invocations: int, energy_s: float | None = None
+) -> None:
     """UsageError for values that no rule can have, and for a rule together with several invocations."""
+    if energy_s is not None and not LEAST_BLOCK_S <= energy_s < math.inf:
+        raise UsageError(f"--energy is {energy_s}; it must be at least {LEAST_BLOCK_S:g} seconds a block, since the "
+                         "counters move every tenth of one")  # fmt: skip
     given = (("--until-width", until_width, 1.0, "a share below 1, such as 0.02"),
              ("--budget", budget_s, math.inf, "a number of seconds"))  # fmt: skip
     for name, value, below, unit in given:

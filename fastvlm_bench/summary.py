@@ -12,7 +12,7 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.quality import Quality, compare_quality
 from fastvlm_bench.record import Run
-from fastvlm_bench.speed import by_invocation, divide, speculation, speedups
+from fastvlm_bench.speed import by_invocation, divide, energy_of, speculation, speedups
 from fastvlm_bench.statistics import (
     Estimate,
     geometric_mean_ratio,
@@ -127,6 +127,8 @@ class Row:
     peak_reserved_bytes: int | None
     peak_reserved_delta_bytes: int | None
     extra_bytes: int
+    joules_per_token: float | None
+    watts: float | None
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -168,6 +170,7 @@ def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
     threads = run.meta.get("environment", {}).get("threads")
     config = run.meta["config"]
     sampled = bool(config.get("temperature"))
+    joules, watts = energy_of(run.meta, suite["name"], method["label"])
     return Row(
         run_id=run.run_id,
         model=model["id"],
@@ -207,6 +210,8 @@ def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
         e2e_tokens_per_s=divide(sum(v.tokens for v in values), sum(v.e2e_s for v in values)),
         requests_per_s=divide(len(values), sum(v.e2e_s for v in values)),
         extra_bytes=int(method.get("extra_bytes") or 0),
+        joules_per_token=joules,
+        watts=watts,
         **_paired(paired, sampled),
         **speculation(arm, reference, paired, sampled),
         **_memory(arm, None if is_reference else reference),

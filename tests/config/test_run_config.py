@@ -18,7 +18,7 @@ CHANGED: dict[str, Any] = {
     "prompt_set": "blip2", "prompt": "Say what you see.",
     "seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "out": "elsewhere", "resume": "x", "json": True,
     "require_lossless": True, "ignore_eos": True, "phases": True, "until_width": 0.02,
-    "budget": 60.0, "invocations": 3, "batch_size": 4,
+    "budget": 60.0, "invocations": 3, "energy": 5.0, "batch_size": 4,
 }  # fmt: skip
 SAMPLED: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 20}
 

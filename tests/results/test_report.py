@@ -196,3 +196,14 @@ def test_phases_of_hooks_replace_those_of_the_clock(fake: SimpleNamespace) -> No
         shares = (row.phase_vision, row.phase_prefill, row.phase_draft, row.phase_verify, row.phase_other)
         assert sum(share or 0 for share in shares) == pytest.approx(1) and row.phases_by == "clock"
         assert row.phase_other > 0
+
+
+def test_energy_stands_beside_idle_power_or_its_absence_is_said(fake: SimpleNamespace) -> None:
+    blocks = [{"method": method, "seconds": 5.0, "joules": joules, "tokens": 500, "samples": 9}
+              for method, joules in (("standard", 1000.0), ("fastvlm", 600.0))]  # fmt: skip
+    there = {"source": "rapl", "idle_w": 40.0, "blocks": [*blocks, *reversed(blocks)]}
+    text = " ".join(printed(fake.run(meta={"energy": {"coco-caption": there}}), 100).split())
+    assert "standard 2.000 1.00 200.0 40.0" in text and "fastvlm 1.200 0.60 120.0 40.0" in text
+    reason = {"source": None, "reason": "no RAPL package"}
+    text = printed(fake.run(meta={"energy": {"coco-caption": reason}}), 100)
+    assert "energy: not measured: no RAPL package" in text and "J/token" not in text
