@@ -27,7 +27,8 @@ ANSWERS_LAYOUT = "VQAv2's layout is {annotations: [{question_id, image_id, answe
 class Entry:
     """One sample as its annotation file has it. `place` is where, for messages; `question` is "" for captions.
 
-    fields: what a prompt's other placeholders stand for, by name.
+    fields: what a prompt's other placeholders stand for, by name. group: the part of the data set that it belongs to
+    by the official file (an answer type, a domain), or "".
     """
 
     sample_id: str
@@ -37,6 +38,7 @@ class Entry:
     place: str
     question: str = ""
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def read_coco_karpathy(document: Document, subset: str, folder: str) -> list[Ent
 
 def read_vqav2(questions: Document, annotations: Document, image_name: str) -> list[Entry]:
     """VQAv2: one entry a question, in file order, with its ten answers. `image_name` formats the image id."""
-    answers: dict[str, tuple[str, tuple[str, ...]]] = {}
+    answers: dict[str, tuple[str, tuple[str, ...], str]] = {}
     seen: dict[str, str] = {}
     for index, row in enumerate(annotations.rows("annotations")):
         place = f"annotations[{index}]"
@@ -188,7 +190,8 @@ def read_vqav2(questions: Document, annotations: Document, image_name: str) -> l
         if len(given) != ANSWERS:
             raise annotations.fault(f"{place}.answers", f"has {len(given)} answers, not {ANSWERS}")
         answers[question_id] = (
-            annotations.identity(row, "image_id", place), texts_of(annotations, given, "answer", f"{place}.answers")
+            annotations.identity(row, "image_id", place), texts_of(annotations, given, "answer", f"{place}.answers"),
+            str(row.get("answer_type") or ""),
         )  # fmt: skip
     entries: list[Entry] = []
     places: dict[str, str] = {}
@@ -200,14 +203,14 @@ def read_vqav2(questions: Document, annotations: Document, image_name: str) -> l
             problem = f"is {question_id}, which has no answers in {annotations.path}"
             raise questions.fault(f"{place}.question_id", problem)
         image_id = questions.get(row, "image_id", int, place)
-        answered, texts = answers[question_id]
+        answered, texts, kind = answers[question_id]
         if answered != str(image_id):
             raise questions.fault(f"{place}.image_id", f"is {image_id}, but {answered} in {annotations.path}")
         text = questions.get(row, "question", str, place)
         if not text.strip():
             raise questions.fault(f"{place}.question", "is empty")
         name = image_name.format(image_id=image_id)
-        entries.append(Entry(question_id, answered, name, texts, place, text))
+        entries.append(Entry(question_id, answered, name, texts, place, text, group=kind))
     return entries
 
 

@@ -6,16 +6,16 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from fastvlm_bench import document_frequencies
 from fastvlm_bench.batches import speaks, whole
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.config import METHODS, REFERENCE, RunConfig
-from fastvlm_bench.drafts import choose_draft
+from fastvlm_bench.drafts import choose_draft, draft_folder
 from fastvlm_bench.energy import open_meter
 from fastvlm_bench.environment import Absent, describe_environment
 from fastvlm_bench.errors import BenchError, LosslessViolation, Terminated, UsageError
@@ -23,6 +23,7 @@ from fastvlm_bench.export import rows_csv, run_json, run_markdown, samples_csv, 
 from fastvlm_bench.invocation import INTERRUPTED, TERMINATED, invoke_all
 from fastvlm_bench.live import Live
 from fastvlm_bench.metrics import load as load_metric
+from fastvlm_bench.metrics import parse_variants
 from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
 from fastvlm_bench.record import Run, RunWriter, read_run
 from fastvlm_bench.report import print_report
@@ -30,6 +31,7 @@ from fastvlm_bench.scoring import write_predictions
 from fastvlm_bench.stopping import StopRule
 from fastvlm_bench.storage import now
 from fastvlm_bench.suite import Suite, check_images, load_suite
+from fastvlm_bench.suite_definition import read_definition
 from fastvlm_bench.summary import summarise
 from fastvlm_bench.verdict import judge
 
@@ -42,6 +44,9 @@ def run_benchmark(
     if predictions is not None and not predictions.parent.is_dir():
         raise UsageError(f"--predictions-out {predictions}: {predictions.parent} is not a folder; choose another")
     suites = check(config)
+    if resume and config.refine:
+        raise UsageError("--resume cannot go on with --refine: what the drafts had learned is not in the records; "
+                         "start a new run")  # fmt: skip
     writer = RunWriter.resume(resume, config.sha256(), config.to_dict()) if resume else None
     catch_signals()
     live = Live(Console(stderr=True, quiet=as_json), REFERENCE)
@@ -70,7 +75,7 @@ def run_benchmark(
         if failure is not None:
             raise failure
         return code
-    run = _finish(writer, outcome, None if failure is None else str(failure))
+    run = _finish(writer, outcome, None if failure is None else str(failure), suites)
     if run.lines:
         if show:
             _show(run, csv, as_json)
@@ -110,10 +115,7 @@ def check(config: RunConfig) -> list[Suite]:
             raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{config.model}'")
         if "head" in METHODS[spec.name].options:
             choose_draft(_drafts(config), model=config.model, **_wish(spec.options))
-    suites = [
-        load_suite(name, split=config.split, data=config.data, limit=config.limit, prompt_set=config.prompt_set,
-                   prompt=config.prompt) for name in config.suites
-    ]  # fmt: skip
+    suites = load_suites(config)
     for suite in suites:
         for metric in suite.metrics:
             load_metric(metric)
@@ -121,12 +123,26 @@ def check(config: RunConfig) -> list[Suite]:
     return suites
 
 
+def load_suites(config: RunConfig) -> list[Suite]:
+    """The suites of a run. A chosen metric variant goes to the suites that have the metric; at least one must."""
+    wanted = parse_variants(config.variants)
+    own = {name: {m: v for m, v in wanted.items() if m in read_definition(name).metrics} for name in config.suites}
+    for metric in wanted:
+        if not any(metric in chosen for chosen in own.values()):
+            load_metric(metric)  # refuses a name that no metric has
+            raise UsageError(f"--variant {metric}=…: none of {', '.join(config.suites)} is scored with {metric}")
+    return [
+        load_suite(name, split=config.split, data=config.data, limit=config.limit, prompt_set=config.prompt_set,
+                   prompt=config.prompt, variants=own[name]) for name in config.suites
+    ]  # fmt: skip
+
+
 def _drafts(config: RunConfig) -> Path | None:
-    return Path(config.draft) if config.draft else default_drafts(config.model)
+    return draft_folder(config.draft) if config.draft else default_drafts(config.model)
 
 
 def _wish(options: Any) -> dict[str, Any]:
-    return {key: options.get(key) for key in ("head", "exit_layer")}
+    return {key: options.get(key) for key in ("head", "exit_layer", "draft")}
 
 
 def _create(config: RunConfig, suites: Sequence[Suite]) -> RunWriter:
@@ -146,11 +162,13 @@ def _create(config: RunConfig, suites: Sequence[Suite]) -> RunWriter:
 
 def _described(suite: Suite, config: RunConfig) -> dict[str, Any]:
     samples = [
-        {"sample_id": s.sample_id, "image_id": s.image_id, "prompt": s.prompt, "references": list(s.references)}
+        {"sample_id": s.sample_id, "image_id": s.image_id, "prompt": s.prompt, "references": list(s.references),
+         **({"group": s.group} if s.group else {})}
         for s in suite.samples
-    ]
+    ]  # fmt: skip
+    fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents")}
     limit = config.max_new_tokens or suite.max_new_tokens
-    return {**asdict(suite), "metrics": list(suite.metrics), "max_new_tokens": limit, "samples": samples}
+    return {**fields, "metrics": list(suite.metrics), "max_new_tokens": limit, "samples": samples}
 
 
 def measure_suites(
@@ -163,7 +181,7 @@ def measure_suites(
     from fastvlm_bench.conditions import RECORDED, watch
     from fastvlm_bench.decoding.build import build
     from fastvlm_bench.models.load import load_target
-    from fastvlm_bench.runner import Runner
+    from fastvlm_bench.runner import Group, Runner
 
     torch.manual_seed(config.seed)
     with live:
@@ -200,6 +218,14 @@ def measure_suites(
                 **describe_environment(target.device), "self_check": {str(k): v for k, v in differences.items()},
             },
         )  # fmt: skip
+        refiner = _refiner(target, methods) if config.refine else None
+
+        def after(group: Group) -> None:
+            live.show(group)
+            if refiner is not None:
+                refiner.learn(samples[group.suite, group.lines[0]["sample_id"]], group.lines)
+
+        samples = {(suite.name, sample.sample_id): sample for suite in suites for sample in suite.samples}
         try:
             with conditions:
                 for suite in suites:
@@ -210,7 +236,7 @@ def measure_suites(
                     if not any(part["suite"] == suite.name for part in writer.meta.get("memory", [])):
                         writer.update(memory=[*writer.meta.get("memory", []), *runner.memory(suite)])
                     runner.warm_up(suite, config.warmup)
-                    runner.run(suite, config.repeats, writer, live.show, stop, invocation)
+                    runner.run(suite, config.repeats, writer, after, stop, invocation)
                     if stop is not None:
                         writer.update(stopped={**writer.meta.get("stopped", {}), suite.name: stop.summary()})
             if config.energy is not None:
@@ -221,6 +247,15 @@ def measure_suites(
             seen = [*writer.meta.get("conditions", []), conditions.summary()]
             outside = {"model_load_s": load_s, "first_call_s": runner.first_call_s}
             writer.update(warnings=before + new, conditions=seen, outside=[*writer.meta.get("outside", []), outside])
+            if refiner is not None:
+                refiner.save(writer.folder / "refined")
+                writer.update(refined=refiner.summary())
+
+
+def _refiner(target: Any, methods: Any) -> Any:
+    from fastvlm_bench.training.refine_run import RunRefiner
+
+    return RunRefiner(target, methods)
 
 
 def _measure_energy(seconds: float, suites: Sequence[Suite], runner: Any, writer: RunWriter, live: Live) -> None:
@@ -256,9 +291,13 @@ def _stop_rule(config: RunConfig, suite: Suite, writer: RunWriter, clock: Clock)
     return rule
 
 
-def _finish(writer: RunWriter, outcome: str, error: str | None) -> Run:
+def _finish(writer: RunWriter, outcome: str, error: str | None, suites: Sequence[Suite]) -> Run:
     """Judge what was recorded, write the final run.json and summary.md, and read the run back as a stranger would."""
     run = read_run(writer.folder)
+    limited = {suite.name: suite.documents for suite in suites if suite.documents}
+    if run.lines and limited:
+        document_frequencies.write(run.folder, limited, {name: written_texts(run, name) for name in limited})
+        run = read_run(writer.folder)
     fields: dict[str, Any] = {"error": error}
     if run.lines:
         verdict = judge(run, status=outcome)
@@ -275,6 +314,13 @@ def _finish(writer: RunWriter, outcome: str, error: str | None) -> Run:
     if run.lines:
         save(run.folder / "summary.md", run_markdown(run))
     return run
+
+
+def written_texts(run: Run, name: str) -> list[str]:
+    """All texts of a suite's run: outputs and references."""
+    suite = next(suite for suite in run.meta["suites"] if suite["name"] == name)
+    references = [text for sample in suite["samples"] for text in sample["references"]]
+    return references + [line["text"] for line in run.lines if line["suite"] == name and line["text"] is not None]
 
 
 def _show(run: Run, csv: Path | None, as_json: bool) -> None:

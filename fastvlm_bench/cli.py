@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from fastvlm_bench import __version__
 from fastvlm_bench.cli_suites import suites_app
+from fastvlm_bench.cli_train import ablate, train
 from fastvlm_bench.errors import BenchError
 
 
@@ -40,9 +41,12 @@ app = typer.Typer(
 )
 
 app.add_typer(suites_app, name="suites")
+app.command()(train)
+app.command()(ablate)
 
 RESULTS = Path("results")
 Names = Annotated[list[str] | None, typer.Option("--suite", "-s", help="A suite, repeatable; see `suites`.")]
+Variants = Annotated[list[str] | None, typer.Option(help="METRIC=VARIANT, as vqa_accuracy=official; repeatable.")]
 RunFolders = Annotated[list[Path] | None, typer.Argument(help="Run folders; left out: the newest under results/.")]
 
 
@@ -57,7 +61,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def run(
     suite: Names = None,
     model: Annotated[str, typer.Option(help="`tiny` (embedded), a hub id, or a checkpoint folder.")] = "tiny",
-    draft: Annotated[Path | None, typer.Option(help="A draft folder, or a folder of them; default: the model's.")] = None,
+    draft: Annotated[str | None, typer.Option(help="A draft folder, a folder of them, or a hub repository; default: the model's.")] = None,
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="name or name:key=value,…; repeatable; see `methods`.")] = None,
     gamma: Annotated[int | None, typer.Option(help="Most tokens drafted per round, for methods that do not name their own.")] = None,
     exit_layer: Annotated[int | None, typer.Option(help="Layers run while drafting, likewise.")] = None,
@@ -74,6 +78,7 @@ def run(
     dtype: Annotated[str, typer.Option(help="auto (float32 on the CPU), float32, bfloat16 or float16.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the count at which `standard` is fastest.")] = None,
     batch_size: Annotated[str, typer.Option(help="Samples decoded at a time, for throughput: N, or a list as 1,2,4,8 for a table over sizes. 1 is the honest setting for latency.")] = "1",
+    refine: Annotated[bool, typer.Option(help="Between samples, outside the clock, let drafts learn from their rejections; the report says how acceptance moves.")] = False,
     temperature: Annotated[float | None, typer.Option(help="Sample at this temperature, exactly as the target would; default: greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens that make up this probability.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Sample from so many likeliest tokens.")] = None,
@@ -86,6 +91,8 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder that gets the run's folder.")] = RESULTS,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run's folder.")] = None,
     require_lossless: Annotated[bool, typer.Option(help="Exit with 5 if an output has a token that the target would not have chosen.")] = False,
+    margin: Annotated[float, typer.Option(help="Points of 100 that count as no difference in quality: equivalent within ±margin.")] = 0.5,
+    variant: Variants = None,
     csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV, and FILE-samples.csv beside it.")] = None,
     predictions_out: Annotated[Path | None, typer.Option(help="Also write FILE-suite-method.json in the official results format.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -98,13 +105,13 @@ def run(
     chosen: dict[str, Any] = {"suites": tuple(suite)} if suite else {}
     chosen |= {"methods": tuple(method)} if method else {}
     config = RunConfig(
-        **chosen, model=model, draft=str(draft) if draft else None, gamma=gamma, exit_layer=exit_layer, split=split,
+        **chosen, model=model, draft=draft, gamma=gamma, exit_layer=exit_layer, split=split,
         data=str(data) if data else None, limit=limit, repeats=repeats, warmup=warmup, max_new_tokens=max_new_tokens,
         prompt_set=prompt_set, prompt=prompt,
         seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),
+        require_lossless=require_lossless, refine=refine, margin=margin, variants=tuple(variant or ()),
         temperature=temperature, top_p=top_p, top_k=top_k, ignore_eos=ignore_eos, phases=phases,
-        invocations=invocations, until_width=until_width, budget=budget, energy=energy,
-        require_lossless=require_lossless, batch_size=sizes[0],
+        invocations=invocations, until_width=until_width, budget=budget, energy=energy, batch_size=sizes[0],
     )  # fmt: skip
     from fastvlm_bench.benchmark import run_benchmark
 
@@ -119,7 +126,7 @@ def score(
     annotations: Annotated[Path, typer.Option(help="The official annotation file.")],
     predictions: Annotated[Path, typer.Option(help="Predictions of any tool, in the official results format.")],
     allow_missing: Annotated[bool, typer.Option(help="Count a sample without prediction as an empty text.")] = False,
-    variant: Annotated[list[str] | None, typer.Option(help="METRIC=VARIANT, as vqa_accuracy=official; repeatable.")] = None,
+    variant: Variants = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:  # fmt: skip
     """Score a results file, [{"image_id", "caption"}] or [{"question_id", "answer"}], with a suite's metrics."""
@@ -154,17 +161,17 @@ def compare(
 @app.command()
 def report(
     runs: RunFolders = None,
-    memory_picture: Annotated[
-        Path | None, typer.Option(help="Also draw what each peak of memory is made of: FILE.png, .svg or .pdf.")
-    ] = None,
+    margin: Annotated[float | None, typer.Option(help="Points of 100 that count as no difference; default: the run's.")] = None,
+    memory_picture: Annotated[Path | None, typer.Option(help="Also draw what each peak of memory is made of: FILE.png, .svg or .pdf.")] = None,
     results: Annotated[Path, typer.Option(help="Where to look for runs.")] = RESULTS,
-) -> None:
+) -> None:  # fmt: skip
     """Print a run's tables again, from its records alone."""
     from fastvlm_bench.memory_picture import draw_memory
     from fastvlm_bench.report import print_report
+    from fastvlm_bench.summary import summarise
 
     for found in _runs(runs, results):
-        print_report(found)
+        print_report(found, rows=summarise(found, margin))
         if memory_picture is not None:
             draw_memory(found, memory_picture)
 

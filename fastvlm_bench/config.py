@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.batches import check_batches
+from fastvlm_bench.drafts import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
+from fastvlm_bench.metrics import parse_variants
 from fastvlm_bench.sampling import check_sampling, generation
 from fastvlm_bench.stopping import check_stopping
 from fastvlm_bench.suite_definition import read_definition
@@ -24,10 +26,10 @@ REFERENCE = "standard"
 MAX_GAMMA = 64
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
-NOT_MEASURED = ("out", "resume", "json", "require_lossless")
+NOT_MEASURED = ("out", "resume", "json", "require_lossless", "margin", "variants")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
-         "batch_size")  # fmt: skip
+         "refine", "batch_size")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 Value = int | float | str
 
@@ -49,6 +51,8 @@ class Option:
         """The allowed values in words."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
+        if self.kind is str:
+            return "a name of letters, digits, '.', '-' and '_'"
         if self.kind is float:
             return f"a number from {self.low:g} to below {self.below:g}"
         return f"a whole number of at least {self.low:g}" + (f", at most {self.high:g}" if self.high < math.inf else "")
@@ -57,6 +61,8 @@ class Option:
         """The value that `text` stands for; None if it is not an allowed one."""
         if self.choices:
             return text if text in self.choices else None
+        if self.kind is str:
+            return text if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) else None
         pattern = r"[+-]?[0-9]{1,9}" if self.kind is int else r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
         if not re.fullmatch(pattern, text):
             return None
@@ -77,13 +83,14 @@ class MethodKind:
 GAMMA = Option(int, 10, "most tokens drafted per round", low=1, high=MAX_GAMMA)
 EXIT_LAYER = Option(int, None, "target layers run while drafting; by default the draft's own", low=1)
 RAW_EXIT_LAYER = Option(int, 2, "target layers run while drafting", low=1)
-HEAD = Option(str, None, "kind of imitation head; by default the draft's own", choices=("mlp", "attention", "twig"))
+HEAD = Option(str, None, "kind of imitation head; by default the draft's own", choices=tuple(HEAD_LAYERS))
+DRAFT = Option(str, None, "the draft of this name, a folder below --draft")
 STOP_BELOW = Option(float, 0.5, "drafting stops before a token less probable than this; 0 is never", low=0, below=1)
 METHODS: dict[str, MethodKind] = {
     "standard": MethodKind("one token per pass of the whole target: the reference", True),
     "fastvlm": MethodKind(
         "drafts with the first layers and an imitation head, verifies with the remaining layers", True,
-        {"gamma": GAMMA, "exit_layer": EXIT_LAYER, "head": HEAD, "stop_below": STOP_BELOW},
+        {"gamma": GAMMA, "draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD, "stop_below": STOP_BELOW},
     ),
     "layerskip": MethodKind(
         "as fastvlm, but drafts with the raw exit: what the imitation head is worth", True,
@@ -91,7 +98,7 @@ METHODS: dict[str, MethodKind] = {
     ),
     "early-exit": MethodKind(
         "the draft alone, never verified: the quality that verification keeps", False,
-        {"exit_layer": EXIT_LAYER, "head": HEAD},
+        {"draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD},
     ),
     "hf-generate": MethodKind("transformers' own generate: the check that standard is no slower", True),
 }  # fmt: skip
@@ -163,9 +170,10 @@ class RunConfig:
     where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. batch_size: samples
     decoded at a time; 1 is the honest setting for latency. temperature: None or
     0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases: tell the
-    phases of each generation apart by hooks, and by events on a device. `validate` adds the checks that look at the
-    disk. until_width, budget: as in `StopRule`, for each suite. invocations: processes, each with all the repeats.
-    energy: seconds of the blocks in which energy is measured.
+    phases of each generation apart by hooks, and by events on a device. refine: drafts learn between samples. margin:
+    the difference in points of 100 that counts as none. variants: "METRIC=VARIANT" each.
+    until_width, budget: as in `StopRule`, for each suite. invocations: processes, each with all the repeats.
+    energy: seconds of the blocks in which energy is measured. `validate` adds the checks that look at the disk.
     """
 
     suites: tuple[str, ...] = ("coco-caption",)
@@ -187,6 +195,7 @@ class RunConfig:
     dtype: str = "auto"
     threads: int | None = None
     batch_size: int = 1
+    refine: bool = False
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -200,9 +209,15 @@ class RunConfig:
     resume: str | None = None
     json: bool = False
     require_lossless: bool = False
+    margin: float = 0.5
+    variants: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("suites", "methods"):  # one name, or a list from a JSON file or the command line, will do
+        for name in (
+            "suites",
+            "methods",
+            "variants",
+        ):  # one name, or a list from a file, will do
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
         _whole("gamma", self.gamma, 1, MAX_GAMMA)
@@ -211,6 +226,9 @@ class RunConfig:
         for name in ("warmup", "seed"):
             _whole(name, getattr(self, name), 0, (1 << 63) - 1 if name == "seed" else math.inf)
         _whole("threads", self.threads, 1, os.cpu_count() or 1)
+        if not 0 < self.margin <= 100:
+            raise UsageError(f"--margin is {self.margin:g}; it must be above 0 and at most 100, points of 100")
+        parse_variants(self.variants)
         _whole("top_k", self.top_k, 1)
         if self.dtype not in DTYPES:
             raise UsageError(f"unknown dtype '{self.dtype}': one of {', '.join(DTYPES)}"
@@ -220,8 +238,11 @@ class RunConfig:
                              f"{did_you_mean(self.device, DEVICES)}")  # fmt: skip
         if not self.suites or len(set(self.suites)) != len(self.suites):
             raise UsageError(f"suites are {', '.join(self.suites) or 'missing'}; name at least one, each once")
+        if self.refine and max(self.repeats, self.invocations) > 1:
+            raise UsageError("--refine goes with one repeat and one invocation: a repeated sample was learned from")
         check_sampling(self)
-        check_batches(self.batch_size, temperature=self.temperature, phases=self.phases, energy=self.energy)
+        check_batches(self.batch_size, temperature=self.temperature, phases=self.phases, energy=self.energy,
+                      refine=self.refine)  # fmt: skip
         check_stopping(self.until_width, self.budget, self.invocations, self.energy)
         object.__setattr__(self, "methods", tuple(spec.label for spec in self._parse_methods()))
 

@@ -1,6 +1,7 @@
 """Draft folders and their manifests: what a draft is, and which one a user means. Without torch."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,18 @@ from typing import Any
 from fastvlm_bench.errors import UsageError
 
 MANIFEST = "manifest.json"
-HEAD_LAYERS = {"mlp": 0, "attention": 1, "twig": 2}
+HEAD_LAYERS = {"linear": 0, "mlp": 0, "gated-mlp": 0, "attention": 1, "twig": 2, "eagle": 1}
+"""Head -> how many layers of the target's kind it has unless its options say otherwise."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a draft is and what it was made for. `validation` holds α by suite, measured when it was trained."""
+    """What a draft is and what it was made for.
+
+    head_options: the head's own, such as its depth. draft_vocabulary: how many token ids it may draft, 0 for all.
+    validation: α by suite, measured on held-out samples when it was trained. advice: the γ and stop_below with the
+    best predicted speed-up on the machine that trained it, and that prediction.
+    """
 
     exit_layer: int
     head: str
@@ -27,6 +34,9 @@ class Manifest:
     data: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
     default: bool = False
+    head_options: dict[str, int] = field(default_factory=dict)
+    draft_vocabulary: int = 0
+    advice: dict[str, float] = field(default_factory=dict)
     format_version: int = 1
 
 
@@ -53,18 +63,45 @@ def read_manifests(root: Path) -> dict[Path, Manifest]:
     }
 
 
-def choose_draft(root: Path | None, *, head: str | None, exit_layer: int | None, model: str) -> Path:
-    """The draft folder with the wanted head and exit layer; without wishes the default one, else the best promise."""
+def draft_folder(text: str) -> Path:
+    """Where --draft points: a folder, or a hub repository ("user/name"), which is downloaded if it is not cached."""
+    folder = Path(text).expanduser()
+    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", text) or text.startswith("."):
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "README.md"]))
+    except RepositoryNotFoundError:
+        raise UsageError(f"no draft at {text}: there is no such folder, and the hub has no such repository; train one, "
+                         "or log in with `hf auth login`") from None  # fmt: skip
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise UsageError(f"no draft at {text}: there is no such folder, and the hub cannot be asked "
+                         f"({first_line(error)})") from None  # fmt: skip
+
+
+def choose_draft(
+    root: Path | None, *, head: str | None, exit_layer: int | None, model: str, draft: str | None = None
+) -> Path:
+    """The draft folder with the wanted head and exit layer; without wishes the default one, else the best promise.
+
+    draft: the folder's own name, among several.
+    """
     if root is None:
         raise UsageError(f"model '{model}' comes without a draft: give one with --draft FOLDER")
     found = read_manifests(root)
     layers = next(iter(found.values())).target_layers
     if exit_layer is not None and not 1 <= exit_layer < layers:
         raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{model}'")
-    fitting = {f: m for f, m in found.items() if head in (None, m.head) and exit_layer in (None, m.exit_layer)}
+    fitting = {
+        f: m for f, m in found.items()
+        if head in (None, m.head) and exit_layer in (None, m.exit_layer) and draft in (None, f.name)
+    }  # fmt: skip
     if not fitting:
-        there = "; ".join(f"head={m.head},exit_layer={m.exit_layer}" for m in found.values())
-        wish = ",".join(f"{k}={v}" for k, v in (("head", head), ("exit_layer", exit_layer)) if v is not None)
+        there = "; ".join(f"draft={f.name} (head={m.head},exit_layer={m.exit_layer})" for f, m in found.items())
+        wishes = (("draft", draft), ("head", head), ("exit_layer", exit_layer))
+        wish = ",".join(f"{k}={v}" for k, v in wishes if v is not None)
         raise UsageError(f"no draft with {wish} under {root}; there is {there}")
     return max(fitting, key=lambda f: (fitting[f].default, predicted_speedup(fitting[f])))
 
@@ -75,7 +112,7 @@ def predicted_speedup(draft: Manifest, gamma: int = 6) -> float:
     E = (1 - α^(γ+1)) / (1 - α); c = (exit layer + the head's layers) / the target's layers. Only ranks drafts.
     """
     alpha = sum(draft.validation.values()) / len(draft.validation) if draft.validation else 0.0
-    cost = (draft.exit_layer + HEAD_LAYERS.get(draft.head, 0)) / draft.target_layers
+    cost = (draft.exit_layer + draft.head_options.get("depth", HEAD_LAYERS.get(draft.head, 0))) / draft.target_layers
     expected = sum(alpha**i for i in range(gamma + 1))
     return expected / (gamma * cost + 1)
 

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from fastvlm_bench import metrics
 from fastvlm_bench.arms import arms, count
+from fastvlm_bench.document_frequencies import FREQUENCIES, cider_df
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.quality import score
 from fastvlm_bench.record import Run
@@ -42,7 +43,7 @@ class Column:
 
 
 def _columns() -> list[Column]:
-    """One column for each plain field of Row, three for an Estimate or a Spread, five for each metric."""
+    """One column for each plain field of Row, three for an Estimate or a Spread, and those of each metric."""
     columns: list[Column] = []
     for field in fields(Row):
         name, kinds = field.name, get_args(field.type) or (field.type,)
@@ -73,6 +74,10 @@ def _verdict(row: Row, name: str) -> str | None:
     return None if estimate is None else word(estimate, getattr(row, f"{name}_holm_p"))
 
 
+def _of_parts(name: str) -> Callable[[Any], Any]:
+    return lambda quality: quality.parts.get(name)
+
+
 def _quality_columns(metric: str) -> list[Column]:
     def quality(read: Callable[[Any], Any]) -> Callable[[Row], Any]:
         return lambda row: next((read(q) for q in row.quality if q.metric == metric), None)
@@ -83,7 +88,12 @@ def _quality_columns(metric: str) -> list[Column]:
         Column(f"quality_{metric}_delta_low", quality(lambda q: q.delta and q.delta.low)),
         Column(f"quality_{metric}_delta_high", quality(lambda q: q.delta and q.delta.high)),
         Column(f"quality_{metric}_verdict", quality(lambda q: q.verdict or None)),
-    ]
+        *(Column(f"quality_{metric}_{part.replace('@', '_at_')}", quality(_of_parts(part)))
+          for part in metrics.PARTS.get(metric, {})),
+        Column(f"quality_{metric}_groups",
+               quality(lambda q: [f"{name}={_text(value)}" for name, value in q.groups.items()] or None)),
+        Column(f"quality_{metric}_reason", quality(lambda q: q.reason or None)),
+    ]  # fmt: skip
 
 
 def columns() -> list[Column]:
@@ -184,8 +194,11 @@ def run_json(run: Run, rows: Sequence[Row] | None = None) -> str:
     rows = summarise(run) if rows is None else rows
     verdict = judge(run, rows)
     meta = {name: value for name, value in run.meta.items() if name != "suites"}
-    meta["suites"] = [{name: value for name, value in suite.items() if name != "samples"}
-                      for suite in run.meta["suites"]]  # fmt: skip
+    meta["suites"] = [
+        {**{name: value for name, value in suite.items() if name not in ("samples", FREQUENCIES)},
+         **({"cider_df": cider_df(suite, run.meta["config"])} if "cider_d" in suite["metrics"] else {})}
+        for suite in run.meta["suites"]
+    ]  # fmt: skip
     meta |= {"warnings": [notice.as_dict() for notice in verdict.warnings], "verdict": verdict.as_dict()}
     document = {**meta, "rows": [row_dict(row) for row in rows]}
     return json.dumps(finite(document), allow_nan=False, indent=1) + "\n"

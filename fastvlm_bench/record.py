@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastvlm_bench.document_frequencies import attach
 from fastvlm_bench.errors import BenchError, CorruptRecord, UsageError
 from fastvlm_bench.storage import (
     LOCK_FILE,
@@ -126,6 +127,7 @@ def read_run(folder: Path) -> Run:
             raise CorruptRecord(f"{path}, line {number} is of {key[:3]}, which {RUN_FILE} does not know")
         latest[key] = line
     kept = sorted(latest.values(), key=lambda line: line["seq"])
+    attach(folder, meta["suites"])
     return Run(folder, meta, kept, torn=whole < path.stat().st_size)
 
 

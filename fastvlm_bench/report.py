@@ -9,6 +9,7 @@ from fastvlm_bench.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.numbers import mebibytes, milliseconds, number, ratio
 from fastvlm_bench.quality import Quality
 from fastvlm_bench.record import Run
+from fastvlm_bench.report_quality import print_quality
 from fastvlm_bench.summary import Row, summarise
 from fastvlm_bench.verdict import Verdict, greedy, judge, word
 
@@ -43,6 +44,7 @@ def print_report(
             if shown:
                 console.print()
                 draw(console, _labels(shown), columns(shown))
+        print_quality(console, run, own)
         if said := outside(run, suite["name"]):
             console.print()
             say(console, said, "dim")

@@ -8,12 +8,14 @@ import hashlib
 import os
 import re
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastvlm_bench.annotations import Entry
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.metrics import choose_variants
 from fastvlm_bench.readers import PLACEHOLDERS
 from fastvlm_bench.suite_definition import (
     DEFAULT_SET,
@@ -38,13 +40,17 @@ PLACEHOLDER = re.compile(r"\{(" + "|".join(PLACEHOLDERS) + r")\}")
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and prompt. references: reference captions, or for VQA the ten human answers."""
+    """One image and prompt. references: reference captions, or for VQA the ten human answers.
+
+    group: the part of the data set that it belongs to by the official file (an answer type, a domain), or "".
+    """
 
     sample_id: str
     image_id: str
     image_path: Path
     prompt: str
     references: tuple[str, ...]
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,9 @@ class Suite:
     source: "embedded (rendered scenes)", or the data folder as the user gave it. sha256: of the annotation files'
     bytes and of each sample's id, image name and image size in bytes, in order; not of the images' contents, so
     changed pixels in a file of the same size go unseen. note: what a reader of the numbers must know, or "".
-    prompt_set: whose prompt it is, "custom" for the user's own.
+    prompt_set: whose prompt it is, "custom" for the user's own. variants: metric -> variant, for each metric that has
+    any. documents: (group, references) of every sample, where `limit` left some out and a metric weighs words by how
+    many images use them; else (). document_images: how many samples there are without the limit.
     """
 
     name: str
@@ -71,6 +79,9 @@ class Suite:
     samples: tuple[Sample, ...]
     note: str = ""
     prompt_set: str = DEFAULT_SET
+    variants: Mapping[str, str] = field(default_factory=dict, hash=False)
+    documents: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    document_images: int = 0
 
 
 def load_suite(
@@ -81,12 +92,14 @@ def load_suite(
     limit: int | None = None,
     prompt_set: str | None = None,
     prompt: str | None = None,
+    variants: Mapping[str, str] | None = None,
 ) -> Suite:
     """Read a suite, check it and hash it. UsageError for whatever is wrong with the names or the files.
 
     split: None is the suite's default, or with `data` the first split whose files are there. data: the folder of the
     real data set (or the file of a `jsonl` suite), else that of FASTVLM_BENCH_DATA. limit: the first so many samples,
-    in the annotation file's order. prompt_set, prompt: as in `Definition.choose_prompt`.
+    in the annotation file's order. prompt_set, prompt: as in `Definition.choose_prompt`. variants: metric ->
+    variant, instead of the suite's own choice.
     """
     definition = read_definition(name)
     if limit is not None and limit < 1:
@@ -104,18 +117,23 @@ def load_suite(
     else:
         root, source = data_root(folder, [chosen]), str(folder)
     digest = hashlib.sha256()
-    entries = read_entries(root, chosen, digest.update)[:limit]
+    whole = read_entries(root, chosen, digest.update)
+    entries = whole[:limit]
     images, sizes = find_images(root, chosen, entries, f"{name}/{chosen.name}")
     for entry in entries:
         digest.update(f"{entry.sample_id}\0{entry.image_name}\0{sizes[entry.image_name]}\n".encode())
     samples = tuple(
-        Sample(e.sample_id, e.image_id, images[e.image_name], _rendered(template, e), e.references) for e in entries
+        Sample(e.sample_id, e.image_id, images[e.image_name], _rendered(template, e), e.references, e.group)
+        for e in entries
     )
     scored = definition.metrics if any(entry.references for entry in entries) else ()
+    chosen_variants = choose_variants(scored, {**(definition.variants if scored else {}), **(variants or {})})
+    weighs = len(entries) < len(whole) and "cider_d" in scored
     return Suite(
         name, definition.version, definition.kind, chosen.name, source, template, definition.max_new_tokens,
         scored, chosen.licence or definition.licence, chosen.citation or definition.citation,
-        digest.hexdigest(), samples, chosen.note, chosen_set,
+        digest.hexdigest(), samples, chosen.note, chosen_set, chosen_variants,
+        tuple((e.group, e.references) for e in whole) if weighs else (), len(whole),
     )  # fmt: skip
 
 

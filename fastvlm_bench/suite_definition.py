@@ -9,6 +9,7 @@ from typing import Any
 
 from fastvlm_bench import readers
 from fastvlm_bench.errors import UsageError, did_you_mean
+from fastvlm_bench.metrics import variants_of
 
 SUITES_VARIABLE = "FASTVLM_BENCH_SUITES"
 KINDS = ("caption", "vqa")
@@ -16,9 +17,12 @@ SUITE_KEYS: dict[str, type] = {
     "version": str, "title": str, "kind": str, "prompts": dict, "max_new_tokens": int, "metrics": list,
     "licence": str, "citation": str, "default_split": str, "splits": dict,
 }  # fmt: skip
-OPTIONAL_KEYS: dict[str, type] = {"prompt": str, "about": str, "manual": str, "downloads": list}
+OPTIONAL_KEYS: dict[str, type] = {"prompt": str, "about": str, "manual": str, "downloads": list, "variants": dict}
 FILE_KEYS = ("annotations", "questions", "image_info", "dense", "id_splits")
-"""Keys of a split that name annotation files: "a.json", "a.json | b.json" (either), a list (all), "*/a-*" (all)."""
+"""Keys of a split that name annotation files: "a.json", "a.json | b.json" (either), a list (all), "*/a-*" (all).
+
+"? a.json" is read where it is there, and not missed where it is not.
+"""
 SPLIT_KEYS = (
     "format", *FILE_KEYS, "images", "image_name", "subset", "samples", "root", "note", "licence", "citation",
 )  # fmt: skip
@@ -70,7 +74,10 @@ class Download:
 
 @dataclass(frozen=True)
 class Definition:
-    """A suite file. `splits` keeps the file's order. prompts: set -> template. manual: what must be fetched by hand."""
+    """A suite file. `splits` keeps the file's order. prompts: set -> template. manual: what must be fetched by hand.
+
+    variants: metric -> variant, where the suite wants another than the metric's default.
+    """
 
     name: str
     version: str
@@ -86,6 +93,7 @@ class Definition:
     about: str = ""
     manual: str = ""
     downloads: tuple[Download, ...] = ()
+    variants: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def default_set(self) -> str:
@@ -163,6 +171,10 @@ def read_definition(name: str) -> Definition:
     _check(path, table["max_new_tokens"] >= 1, "max_new_tokens must be at least 1")
     metrics = table["metrics"]
     _check(path, all(isinstance(name, str) for name in metrics), "metrics must list names; [] is not scored")
+    for metric, variant in table.get("variants", {}).items():
+        known = variants_of(metric) if metric in metrics else ()
+        hint = f"one of {', '.join(known)}" if known else f"'{metric}' is no metric here that has variants"
+        _check(path, variant in known, f"variants.{metric} '{variant}': {hint}")
     prompts = table["prompts"]
     _check(path, bool(prompts), "prompts must name at least one prompt set")
     for key, text in prompts.items():

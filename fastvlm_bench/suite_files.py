@@ -29,14 +29,18 @@ def data_root(given: str | Path, splits: Sequence[Split]) -> Path:
 
 def layout(split: Split) -> str:
     """The official files of a split, in words."""
-    items = [item for names in split.files.values() for item in names]
+    items = [item for names in split.files.values() for item in names if not _optional(item)]
     names = [" or ".join(f"annotations/{name}" for name in _either(item)) for item in items]
     where = split.images if split.images == CACHE else " or ".join(f"{name}/" for name in _either(split.images))
     return f"{', '.join(names)} and {where}"
 
 
 def _either(names: str) -> list[str]:
-    return [name.strip() for name in names.split("|")]
+    return [name.strip().removeprefix("?").strip() for name in names.split("|")]
+
+
+def _optional(item: str) -> bool:
+    return item.lstrip().startswith("?")
 
 
 def candidates(root: Path, split: Split) -> dict[str, tuple[Path, ...] | None]:
@@ -46,7 +50,8 @@ def candidates(root: Path, split: Split) -> dict[str, tuple[Path, ...] | None]:
     found: dict[str, tuple[Path, ...] | None] = {}
     for key, items in split.files.items():
         paths = [_candidate(root, item) for item in items]
-        found[key] = tuple(path for group in paths for path in group) if all(paths) else None
+        there = all(path or _optional(item) for path, item in zip(paths, items, strict=True))
+        found[key] = tuple(path for group in paths for path in group) if there else None
     return found
 
 
@@ -65,7 +70,7 @@ def read_entries(root: Path, split: Split, hashed: Callable[[bytes], Any]) -> li
     """The samples of a split. UsageError for missing files and for what is wrong in them."""
     found = candidates(root, split)
     missing = [" or ".join(_either(item)) for key, paths in found.items() if paths is None for item in split.files[key]
-               if not _candidate(root, item)]  # fmt: skip
+               if not _optional(item) and not _candidate(root, item)]  # fmt: skip
     if missing:
         raise UsageError(f"missing {' and '.join(missing)} in {root} and {root / 'annotations'}; split '{split.name}' "
                          f"needs {layout(split)}")  # fmt: skip

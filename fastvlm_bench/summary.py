@@ -10,7 +10,7 @@ from fastvlm_bench.batches import batch_size, by_batch, latencies
 from fastvlm_bench.drift import outliers
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.identities import check_line
-from fastvlm_bench.quality import Quality, compare_quality
+from fastvlm_bench.quality import Quality, compare_quality, margin_of
 from fastvlm_bench.record import Run
 from fastvlm_bench.speed import by_invocation, divide, energy_of, speculation, speedups
 from fastvlm_bench.statistics import (
@@ -136,9 +136,10 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(middle(values), percentile(values, 5), percentile(values, 95))
 
 
-def summarise(run: Run) -> list[Row]:
+def summarise(run: Run, margin: float | None = None) -> list[Row]:
     """The rows of a run: suites, then methods, in the order of `run.json`. An arm without samples has a row too.
 
+    margin: the quality difference that counts as none, in points of 100; None is the run's own.
     UsageError: the run ended before there was anything to measure.
     """
     if "dtype" not in run.meta["model"]:
@@ -147,7 +148,8 @@ def summarise(run: Run) -> list[Row]:
                          + (f" ({error})" if error else "") + "; run it again")  # fmt: skip
     own = arms(run)
     references = {arm.suite["name"]: arm for arm in own if arm.method["label"] == run.meta["reference"]}
-    return _holm([_row(run, arm, references.get(arm.suite["name"])) for arm in own])
+    margin = margin_of(run.meta["config"], margin)
+    return _holm([_row(run, arm, references.get(arm.suite["name"]), margin) for arm in own])
 
 
 def _holm(rows: list[Row]) -> list[Row]:
@@ -162,7 +164,7 @@ def _holm(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
+def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
     model, method, suite = run.meta["model"], arm.method, arm.suite
     is_reference = method["label"] == run.meta["reference"]
     paired = pairs(arm, reference) if reference is not None and not is_reference else None
@@ -196,8 +198,8 @@ def _row(run: Run, arm: Arm, reference: Arm | None) -> Row:
         samples_failed=len(arm.failed),
         repeats=arm.repeats,
         batch_size=batch_size(run),
+        quality=tuple(compare_quality(metric, arm, paired, margin) for metric in suite["metrics"]),
         invocations=len({line.get("invocation") or 0 for line in arm.lines()}),
-        quality=tuple(compare_quality(metric, arm, paired) for metric in suite["metrics"]),
         ttft_s=spread([v.ttft_s for v in alone]),
         tpot_s=spread([v.tpot_s for v in alone if v.tpot_s is not None]),
         decode_s=spread([v.decode_s for v in alone if v.decodes]),

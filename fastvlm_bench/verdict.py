@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastvlm_bench.arms import Arm, arms
+from fastvlm_bench.document_frequencies import cider_df
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.notices import (
     FEWEST_SAMPLES,
@@ -22,7 +23,7 @@ from fastvlm_bench.summary import Row, summarise
 __all__ = ["WARNINGS", "Notice", "Verdict", "greedy", "judge", "word"]
 WARNINGS = (
     "ShortOutputs", "Diverged", "SlowerThanReference", "UntrainedDraft", "TooFewSamples", "NoisyMachine", "Throttled",
-    "NotIsolated", "DirtyTree", "EmbeddedData", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
+    "NotIsolated", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
 )  # fmt: skip
 """The closed list: each name is explained in docs/measuring.md."""
@@ -59,6 +60,14 @@ def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None
     return Verdict("INVALID" if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
 
 
+def alpha_of(run: Run, method: str, share: tuple[float, float]) -> str:
+    """α (Σ accepted / Σ tested) of a method over a stretch of its measured samples, as "0.81", or "unknown"."""
+    own = [line for line in run.lines if line["method"] == method and not line["error"]]
+    part = own[int(share[0] * len(own)) : max(int(share[1] * len(own)), 1)]
+    accepted, tested = (sum(r[place] for line in part for r in line["rounds"]) for place in (2, 1))
+    return f"{accepted / tested:.3f}" if tested else "unknown"
+
+
 def _some(items: Sequence[str]) -> str:
     """Up to three of the items, and how many more there are."""
     return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
@@ -80,12 +89,19 @@ def _run_warnings(run: Run) -> Iterable[Notice]:
         )
     for suite in run.meta["suites"]:
         # CIDEr-D weighs words by how many of the scored images have them: a part of a set scores unlike the whole.
-        if "cider_d" in suite["metrics"] and run.meta["config"].get("limit") == len(suite["samples"]):
+        if "cider_d" in suite["metrics"] and cider_df(suite, run.meta["config"]) == "subset":
             yield Notice(
                 "SubsetCider",
-                f"{suite['name']}: CIDEr-D takes its document frequencies from these {len(suite['samples'])} images; "
-                "compare it with no other --limit, and for a paper leave --limit out",
+                f"{suite['name']}: CIDEr-D takes its document frequencies from these {len(suite['samples'])} images "
+                "alone; compare it with no other --limit, and for a paper run it again to its end",
             )
+    for method, updates in (run.meta.get("refined") or {}).get("updates", {}).items():
+        early, late = (alpha_of(run, method, share) for share in ((0.0, 0.25), (0.75, 1.0)))
+        yield Notice(
+            "Refined",
+            f"{method} learned between samples ({updates} updates, not on the clock): α {early} on the first quarter "
+            f"of the samples, {late} on the last; its numbers belong to no fixed draft",
+        )
     for recorded in run.meta.get("warnings") or []:
         if recorded["name"] in ("Throttled", "NotIsolated"):  # seen while it ran: the record cannot tell it
             yield Notice(recorded["name"], recorded["message"])

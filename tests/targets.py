@@ -37,6 +37,7 @@ class OracleHead(nn.Module):
     """
 
     attends = True
+    recurs = False
 
     def __init__(self, model: Any, exit_layer: int, spoiled: float, seed: int = 0) -> None:
         super().__init__()

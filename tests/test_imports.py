@@ -18,7 +18,7 @@ LIGHT = (
 # From the top down: a module may import from its own level or one further down.
 LEVELS = (
     ("cli",), ("batch_sweep",), ("benchmark",), ("batch_runner",), ("runner", "training"), ("decoding",),
-    ("imitation_head",), ("models",),
+    ("imitation_head",), ("heads", "reduced_vocabulary"), ("models",),
 )  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from fastvlm_bench.decoding.accept import accept_greedy
 from fastvlm_bench.decoding.batch_session import BatchSession, Row
 from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
 from fastvlm_bench.imitation_head import Draft
-from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.trace import BatchGeneration, Round
 
 SURE_SHARE = 0.5
@@ -61,7 +60,7 @@ class BatchEarlyExit:
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         """Decode a batch, (B, T). `prepared` is what `generate` hands over. Returns all ids, padded on the right."""
         clock, began = self.clock, self.clock.synchronised()
-        gate = LayerGate(decoder_layers(model), self.draft.exit_layer, self.draft.head)
+        gate = LayerGate.of(model, self.draft)
         session = BatchSession(model, input_ids, gate, clock=clock, **prepared)
         with gate.installed(self.draft.new_cache()):
             session.prefill()
@@ -101,7 +100,7 @@ class BatchFastVLM:
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         """Decode a batch, (B, T). `prepared` is what `generate` hands over. Returns all ids, padded on the right."""
         clock, began = self.clock, self.clock.synchronised()
-        gate = LayerGate(decoder_layers(model), self.draft.exit_layer, self.draft.head)
+        gate = LayerGate.of(model, self.draft)
         session = BatchSession(model, input_ids, gate, clock=clock, **prepared)
         with gate.installed(self.draft.new_cache()):
             session.prefill()

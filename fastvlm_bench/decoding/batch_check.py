@@ -17,7 +17,6 @@ from fastvlm_bench.decoding.self_check import TOKENS, TOLERANCE
 from fastvlm_bench.decoding.session import Session
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.imitation_head import Draft
-from fastvlm_bench.models.layers import decoder_layers
 
 FAULTS = (AttributeError, AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
           ValueError)  # fmt: skip
@@ -107,7 +106,7 @@ class _Together:
             for place in range(TOKENS + 1):
                 self._single_pass(session, [place] * len(self.tokens))
             return input_ids
-        gate = LayerGate(decoder_layers(model), self.draft.exit_layer, self.draft.head)
+        gate = LayerGate.of(model, self.draft)
         session = _endless(BatchSession(model, input_ids, gate, clock=Clock(), **prepared))
         with gate.installed(self.draft.new_cache()):
             session.prefill()

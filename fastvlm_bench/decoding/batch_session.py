@@ -196,11 +196,13 @@ class BatchSession(Session):
         added = torch.tensor([[*new, *[new[-1]] * (tested - len(new))] for new in tokens],
                              device=self._ids.device, dtype=self._ids.dtype)  # fmt: skip
         ids = torch.cat([self._ids, added], dim=1)
+        rows, standing = (torch.tensor(numbers, device=self.device) for numbers in (staying, kept))
+        if self.gate is not None:
+            self.gate.follow_rows(rows, tested - standing)
         if len(staying) == len(tokens) and len(set(kept)) == 1:
             self._cut_back(layers, ids, tested - kept[0])
             return
-        rows = torch.tensor(staying, device=ids.device)
-        ends = torch.tensor(kept, device=ids.device) + width
+        ends = standing + width
         text, cached = Move(rows, ends, longest), Move(rows, ends - 1, longest - 1)
         self._ids = text.text(ids)
         lengths = torch.tensor([row.length for row in self.rows], device=ids.device)

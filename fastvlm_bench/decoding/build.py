@@ -35,7 +35,8 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
     draft: Draft | None = None
     method: Method
     if spec.name in ("fastvlm", "early-exit"):
-        folder = choose_draft(drafts, head=options.get("head"), exit_layer=options.get("exit_layer"), model=target.id)
+        wish = {key: options.get(key) for key in ("head", "exit_layer", "draft")}
+        folder = choose_draft(drafts, model=target.id, **wish)
         draft = Draft.load(folder, target.model)
         options |= {"head": draft.manifest.head if draft.manifest else None, "exit_layer": draft.exit_layer}
     if spec.name == "fastvlm" and draft is not None:

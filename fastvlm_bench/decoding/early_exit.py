@@ -8,7 +8,6 @@ from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
 from fastvlm_bench.decoding.session import Session
 from fastvlm_bench.imitation_head import Draft
-from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.trace import Generation, Round
 
 
@@ -23,7 +22,7 @@ class EarlyExit:
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         """Decode one sequence. `prepared` is what `generate` hands to every custom method. Returns all ids, (1, T)."""
         clock, began = self.clock, self.clock.synchronised()
-        gate = self.gate = LayerGate(decoder_layers(model), self.draft.exit_layer, self.draft.head)
+        gate = self.gate = LayerGate.of(model, self.draft)
         session = Session(model, input_ids, clock=clock, **prepared)
         rounds: list[Round] = []
         with gate.installed(self.draft.new_cache()):

@@ -18,7 +18,6 @@ from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
 from fastvlm_bench.decoding.session import Session
 from fastvlm_bench.imitation_head import Draft
-from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.trace import Generation, Round
 
 
@@ -57,7 +56,7 @@ class FastVLM:
         """Decode one sequence. `prepared` is what `generate` hands to every custom method. Returns all ids, (1, T)."""
         clock, began = self.clock, self.clock.synchronised()
         draft = self.draft_for(model)
-        gate = self.gate = LayerGate(decoder_layers(model), draft.exit_layer, draft.head)
+        gate = self.gate = LayerGate.of(model, draft)
         session = Session(model, input_ids, clock=clock, **prepared)
         rounds: list[Round] = []
         with gate.installed(draft.new_cache()):

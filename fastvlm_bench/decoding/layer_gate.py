@@ -13,6 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.models.layers import decoder_layers
+
 
 class Mode(Enum):
     """FULL: every layer. DRAFT: layers below the exit, then the head. VERIFY: layers from the exit on."""
@@ -26,8 +29,17 @@ class Head(Protocol):
     """What stands between the exit and the target's own norm and LM head while drafting."""
 
     attends: bool  # keeps KV of its own, which is filled at prefill and rolled back with the rest
+    recurs: bool  # takes `previous`: the target's last state one position before; while drafting, its own output
 
     def __call__(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor: ...
+
+
+class Output(Protocol):
+    """The LM head that drafts with fewer token ids."""
+
+    replaces: nn.Module  # whose place it takes
+
+    def __call__(self, states: Tensor) -> Tensor: ...
 
 
 class LayerGate:
@@ -37,32 +49,44 @@ class LayerGate:
     from them, so the early layers are not computed again.
     """
 
-    def __init__(self, layers: nn.ModuleList, exit_layer: int, head: Head | None = None) -> None:
+    def __init__(
+        self, layers: nn.ModuleList, exit_layer: int, head: Head | None = None, output: Output | None = None
+    ) -> None:
         if not 1 <= exit_layer < len(layers):
             raise ValueError(f"exit layer {exit_layer} is not within 1 .. {len(layers) - 1}")
-        self.layers, self.exit_layer, self.head = layers, exit_layer, head
+        self.layers, self.exit_layer, self.head, self.output = layers, exit_layer, head, output
         self.mode = Mode.FULL
         self.kept: list[Tensor] = []
         self.head_cache: Any = None
+        self.last: Tensor | None = None  # for a head that recurs: the last layer's states of the latest full pass
+        self._previous: Tensor | None = None  # and the last state before the next token, (1, 1, width)
+        self._prompt: tuple[Tensor, Any, dict[str, Any]] | None = None  # what such a head has yet to look at
+
+    @classmethod
+    def of(cls, model: Any, draft: Draft) -> "LayerGate":
+        """The gate that a draft needs on this model."""
+        return cls(decoder_layers(model), draft.exit_layer, draft.head, draft.output)
 
     @contextmanager
     def installed(self, head_cache: Any = None) -> Iterator["LayerGate"]:
         """Replace each layer's `forward` for the time of one generation, and restore it exactly."""
         self.mode, self.kept, self.head_cache = Mode.FULL, [], head_cache
+        gated = [(layer, self._gated(index, layer.forward)) for index, layer in enumerate(self.layers)]
+        if self.output is not None:
+            gated.append((self.output.replaces, self._reduced(self.output, self.output.replaces.forward)))
         replaced = []
         try:
-            for index, layer in enumerate(self.layers):
-                own = layer.__dict__.get("forward")  # set where accelerate has hooked the layer
-                replaced.append((layer, own))
-                layer.forward = self._gated(index, layer.forward)
+            for module, forward in gated:
+                replaced.append((module, module.__dict__.get("forward")))  # set where accelerate has hooked it
+                module.forward = forward
             yield self
         finally:
-            for layer, own in replaced:
+            for module, own in replaced:
                 if own is None:
-                    del layer.forward
+                    del module.forward
                 else:
-                    layer.forward = own
-            self.kept, self.head_cache = [], None
+                    module.forward = own
+            self.kept, self.head_cache, self.last, self._previous = [], None, None, None
 
     def _gated(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         if index < self.exit_layer:
@@ -76,7 +100,8 @@ class LayerGate:
             def above(states: Tensor, *args: Any, **kwargs: Any) -> Any:
                 return states if self.mode is Mode.DRAFT else forward(states, *args, **kwargs)
 
-            return above
+            recurs = self.head is not None and self.head.recurs
+            return self._remembered(above) if recurs and index == len(self.layers) - 1 else above
 
         head, fills = self.head, self.head is not None and self.head.attends
 
@@ -85,19 +110,66 @@ class LayerGate:
                 self.kept.append(states)
                 if head is None:
                     return states
-                return head(states, *args, **self._with_own_cache(kwargs) if fills else kwargs)
+                return self._draft(head, states, args, self._with_own_cache(kwargs) if fills else kwargs)
             if self.mode is Mode.VERIFY:
                 states = self.kept[0] if len(self.kept) == 1 else torch.cat(self.kept, dim=1)
             elif fills and head is not None:  # prefill: the head looks at the prompt once, for its KV
                 if self.head_cache is not None:
-                    self.head_cache = _like(kwargs.get("past_key_values"), self.exit_layer, self.head_cache)
-                head(states, *args, **self._with_own_cache(kwargs))
-            return forward(states, *args, **kwargs)
+                    self.head_cache = like_cache(kwargs.get("past_key_values"), self.exit_layer, self.head_cache)
+                if head.recurs:  # it waits for the last layer
+                    self._prompt = (states, args, self._with_own_cache(kwargs))
+                else:
+                    head(states, *args, **self._with_own_cache(kwargs))
+            result = forward(states, *args, **kwargs)
+            if head is not None and head.recurs and self.exit_layer == len(self.layers) - 1:
+                self._remember(result)
+            return result
 
         return at_exit
 
+    def _draft(self, head: Head, states: Tensor, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        if not head.recurs:
+            return head(states, *args, **kwargs)
+        self._previous = head(states, *args, previous=self._previous, **kwargs)
+        return self._previous
+
+    def _remembered(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def last(states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            result = forward(states, *args, **kwargs)
+            if self.mode is not Mode.DRAFT:
+                self._remember(result)
+            return result
+
+        return last
+
+    def _remember(self, result: Any) -> None:
+        """Keep the last layer's states; after the prompt has passed, a head that recurs can look at it."""
+        self.last = last = result[0] if isinstance(result, tuple) else result
+        self._previous = last[:, -1:]
+        if self._prompt is not None and self.head is not None:
+            (states, args, kwargs), self._prompt = self._prompt, None
+            self.head(states, *args, previous=shifted(last), **kwargs)
+
+    def _reduced(self, output: Output, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def reduced(states: Tensor) -> Any:
+            return output(states) if self.mode is Mode.DRAFT else forward(states)
+
+        return reduced
+
+    def follow_rows(self, rows: Tensor, rejected: Tensor) -> None:
+        """In a batch: the rows that stay, (n,), and of each how many of the columns just run do not stand, (n,).
+
+        What a head that recurs goes on from is then each row's own. KV is moved by the caller.
+        """
+        if self.mode is Mode.DRAFT:
+            self._previous = None if self._previous is None else self._previous[rows]
+        elif self.last is not None:
+            self._previous = self.last[rows, self.last.shape[1] - 1 - rejected][:, None]
+
     def roll_back_head(self, count: int) -> None:
-        """Forget the KV of the last `count` tokens in the layers that the head has."""
+        """Forget the last `count` tokens: their KV in the head's layers, and their last states."""
+        if self.last is not None and (kept := self.last.shape[1] - count) > 0:
+            self._previous = self.last[:, kept - 1 : kept]
         if self.head_cache is not None:
             for layer in getattr(self.head_cache, "self_attention_cache", self.head_cache).layers:
                 convolves = any(getattr(layer, "is_conv_states_initialized", {}).values())
@@ -108,14 +180,19 @@ class LayerGate:
         return {**kwargs, "past_key_values": self.head_cache}
 
 
-def _like(cache: Any, exit_layer: int, default: Any) -> Any:
+def shifted(states: Tensor) -> Tensor:
+    """Each position's predecessor, (batch, tokens, width); zeros before the first."""
+    return nn.functional.pad(states, (0, 0, 1, 0))[:, :-1]
+
+
+def like_cache(cache: Any, exit_layer: int, default: Any) -> Any:
     """An empty cache for the head, of the very kinds of layer (full, sliding, cross-attending) that follow the exit.
 
     cache: the target's, in which no layer from the exit on has seen the prompt yet: their copies are empty.
     """
     if hasattr(cache, "self_attention_cache"):
         own, cross = (
-            _like(part, exit_layer, default) for part in (cache.self_attention_cache, cache.cross_attention_cache)
+            like_cache(part, exit_layer, default) for part in (cache.self_attention_cache, cache.cross_attention_cache)
         )
         return type(cache)(own, cross)
     if not getattr(cache, "layers", None) or cache.get_seq_length(exit_layer) > 0:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.accept import accept_greedy, accept_sampled, draw
@@ -170,6 +171,19 @@ class Session:
             if self.stop:
                 self.streamer.end()
         return taken
+
+    def read(self, tokens: list[int]) -> Any:
+        """One pass over the last token of output and all of `tokens` but their last: what the target says to each.
+
+        Returns the model's output, logits (1, len(tokens), vocab). The session is of no use afterwards.
+        """
+        if len(tokens) > 1:
+            self.advance_kwargs(BaseModelOutputWithPast(past_key_values=self.cache), self.kwargs, len(tokens) - 1)
+        return self.forward(len(tokens), tokens[:-1], self.kwargs)
+
+    def replace_last(self, token: int) -> None:
+        """Put another token in the place of the last one emitted: training reads texts that are not the model's own."""
+        self._ids[0, self.length - 1] = token
 
     def record_past(self) -> None:
         """Let sliding windows and convolutions keep what they would drop, so that they can be rolled back."""

@@ -5,9 +5,10 @@ each sample, in the same order. The value is on the official scorer's own scale 
 """
 
 import importlib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Protocol, cast, get_args
 
 from fastvlm_bench.errors import UsageError, did_you_mean
 
@@ -52,6 +53,19 @@ LABELS = {
 """Name of each metric -> the column title in tables."""
 
 
+PARTS: dict[str, dict[str, str]] = {
+    "bleu4": {"bleu1": "BLEU-1", "bleu2": "BLEU-2", "bleu3": "BLEU-3"},
+    "pope": {"f1": "F1", "precision": "precision", "recall": "recall", "yes_ratio": "said yes", "unclear": "unclear"},
+    "multiple_choice": {"unparsed": "unparsed"},
+    "visdial_ranking": {
+        "ndcg": "NDCG", "r@1": "R@1", "r@5": "R@5", "r@10": "R@10", "mean_rank": "mean rank",
+        "ndcg_samples": "NDCG samples", "ndcg_all_zero": "without relevances",
+    },
+}  # fmt: skip
+"""Metric -> the `parts` that it yields and their column titles. Shares of one, but for those of `PLAIN_PARTS`."""
+PLAIN_PARTS = ("mean_rank", "ndcg_samples", "ndcg_all_zero")
+
+
 def names() -> list[str]:
     """The names of all metrics, in the order in which tables show them."""
     return list(LABELS)
@@ -62,6 +76,47 @@ def load(name: str) -> Metric:
     if name not in LABELS:
         raise UsageError(f"unknown metric '{name}'{did_you_mean(name, LABELS)}; choose one of: {', '.join(LABELS)}")
     return cast(Metric, importlib.import_module(f"{__name__}.{name}"))
+
+
+def variants_of(name: str) -> tuple[str, ...]:
+    """The variants of a metric, its default first; () where it has none. UsageError for an unknown name."""
+    scorer = load(name)
+    parameter = inspect.signature(scorer.score).parameters.get("variant")
+    if parameter is None:
+        return ()
+    known: tuple[str, ...] = get_args(scorer.Variant)  # type: ignore[attr-defined]
+    return (str(parameter.default), *(variant for variant in known if variant != parameter.default))
+
+
+def parse_variants(texts: Sequence[str]) -> dict[str, str]:
+    """["METRIC=VARIANT"] as a mapping. UsageError for anything else, and for a metric named twice."""
+    found: dict[str, str] = {}
+    for text in texts:
+        metric, equals, variant = text.partition("=")
+        if not equals or not metric or not variant or metric in found:
+            raise UsageError(f"--variant {text}: give METRIC=VARIANT, each metric once, as vqa_accuracy=official")
+        found[metric] = variant
+    return found
+
+
+def choose_variants(suite_metrics: Sequence[str], wanted: Mapping[str, str]) -> dict[str, str]:
+    """Metric -> variant for each metric of a suite that has any: as wanted, else the metric's default.
+
+    UsageError for a metric that the suite does not have or that has no variants, and for an unknown variant.
+    """
+    for metric, variant in wanted.items():
+        if metric not in suite_metrics:
+            raise UsageError(f"--variant: the suite has no metric '{metric}'{did_you_mean(metric, suite_metrics)}; "
+                             f"its metrics are {', '.join(suite_metrics) or 'none'}")  # fmt: skip
+        known = variants_of(metric)
+        if not known:
+            raise UsageError(f"metric '{metric}' has no variants; leave out --variant {metric}={variant}")
+        check_variant(metric, variant, known)
+    chosen = {}
+    for metric in suite_metrics:
+        if known := variants_of(metric):
+            chosen[metric] = wanted.get(metric, known[0])
+    return chosen
 
 
 def check_samples(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:

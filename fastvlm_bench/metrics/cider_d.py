@@ -6,13 +6,14 @@ contain w: g(w) = c(w) · (ln M − ln max(1, df(w))). For a prediction h with r
     CIDEr-D = 10/4 · Σ_{n=1..4} 1/m · Σ_j exp(−(l_h − l_j)² / (2 · 6²)) · Σ_w min(g_h(w), g_j(w)) g_j(w) / (‖g_h‖ ‖g_j‖)
 
 l counts bigrams, that is, words − 1, as the official code does. The value is the mean over the images. There is no
-stemming. M and df come from the images that are scored, so a caption's score depends on its company: compare only
-over the same images, and give the full reference set when only part of it is scored.
+stemming. M and df come from the images that are scored, so a caption's score depends on its company: where only part
+of a set is scored, give the document frequencies of the whole, and compare only where they are the same.
 """
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.metrics import MetricScore, check_samples
@@ -26,19 +27,41 @@ Counts = list[Counter[Ngram]]  # one Counter for each n of _ORDERS
 Vectors = tuple[list[dict[Ngram, float]], list[float], int]  # weights and norm for each n, number of bigrams
 
 
+@dataclass(frozen=True, eq=False)
+class DocumentFrequencies:
+    """images: M. counts: df of each n-gram, its words joined by a space; what is not listed has a df of at most 1."""
+
+    images: int
+    counts: Mapping[str, int]
+
+
+def document_frequencies(
+    references: Sequence[Sequence[str]], texts: Collection[str] | None = None
+) -> DocumentFrequencies:
+    """M and df of raw reference captions, one list an image. texts: only the n-grams of these, to keep it small."""
+    frequency = _frequency([[_count(text) for text in tokenize_all(texts_)] for texts_ in references])
+    wanted = None if texts is None else {ngram for text in tokenize_all(texts) for n in _count(text) for ngram in n}
+    kept = {" ".join(ngram): seen for ngram, seen in frequency.items()
+            if seen > 1 and (wanted is None or ngram in wanted)}  # fmt: skip
+    return DocumentFrequencies(len(references), kept)
+
+
 def score(
     predictions: Sequence[str],
     references: Sequence[Sequence[str]],
     *,
     document_frequency_references: Sequence[Sequence[str]] | None = None,
+    frequencies: DocumentFrequencies | None = None,
 ) -> MetricScore:
     """CIDEr-D of raw texts: the mean, and one value a sample (0 for an empty prediction).
 
     `document_frequency_references`: the reference lists of *all* images of the suite, when `references` covers only
-    part of them; M and df then come from the full set. Raises UsageError for bad lengths, and when M would be 1: then
-    ln M = 0, each weight is 0, and every caption would score exactly 0, however good it is.
+    part of them; M and df then come from the full set. `frequencies`: the same, counted before. Raises UsageError for
+    bad lengths, and when M would be 1: then ln M = 0, each weight is 0, and every caption would score exactly 0,
+    however good it is.
     """
     images = len(references if document_frequency_references is None else document_frequency_references)
+    images = images if frequencies is None else frequencies.images
     check_samples(predictions, references)
     if images < 2:
         raise UsageError(
@@ -51,6 +74,7 @@ def score(
         None
         if document_frequency_references is None
         else [tokenize_all(texts) for texts in document_frequency_references],
+        frequencies,
     )
 
 
@@ -58,18 +82,19 @@ def corpus_cider_d(
     predictions: Sequence[str],
     references: Sequence[Sequence[str]],
     document_frequency_references: Sequence[Sequence[str]] | None = None,
+    frequencies: DocumentFrequencies | None = None,
 ) -> MetricScore:
     """CIDEr-D of tokenised texts, unchecked: like the official scorer it answers 0 when there is only one image."""
     reference_counts = [[_count(text) for text in texts] for texts in references]
-    if document_frequency_references is None:
-        documents = reference_counts
+    if frequencies is not None:
+        log_images = math.log(frequencies.images)
+        rarity = {tuple(key.split(" ")): log_images - math.log(seen) for key, seen in frequencies.counts.items()}
     else:
-        documents = [[_count(text) for text in texts] for texts in document_frequency_references]
-    frequency: Counter[Ngram] = Counter()
-    for counts_of_image in documents:
-        frequency.update({ngram for counts in counts_of_image for of_order in counts for ngram in of_order})
-    log_images = math.log(len(documents))
-    rarity = {ngram: log_images - math.log(seen) for ngram, seen in frequency.items()}
+        documents = reference_counts
+        if document_frequency_references is not None:
+            documents = [[_count(text) for text in texts] for texts in document_frequency_references]
+        log_images = math.log(len(documents))
+        rarity = {ngram: log_images - math.log(seen) for ngram, seen in _frequency(documents).items()}
 
     per_sample = []
     for prediction, counts_of_image in zip(predictions, reference_counts, strict=True):
@@ -77,6 +102,13 @@ def corpus_cider_d(
         total = sum(_similarity(hypothesis, _weigh(counts, rarity, log_images)) for counts in counts_of_image)
         per_sample.append(10.0 * total / len(_ORDERS) / len(counts_of_image))
     return MetricScore(sum(per_sample) / len(per_sample), per_sample)
+
+
+def _frequency(documents: Sequence[Sequence[Counts]]) -> Counter[Ngram]:
+    frequency: Counter[Ngram] = Counter()
+    for counts_of_image in documents:
+        frequency.update({ngram for counts in counts_of_image for of_order in counts for ngram in of_order})
+    return frequency
 
 
 def _count(text: str) -> Counts:

@@ -98,7 +98,7 @@ def load_target(name: str = "tiny", *, device: str = "auto", dtype: str = "auto"
     source = str(TINY) if name == "tiny" else name
     wanted: Any = DTYPES.get(dtype) or (torch.float32 if place.type == "cpu" else "auto")
     local = Path(source).is_dir() or not _hub_answers(source)
-    with _quiet(downloads=not local):
+    with quiet_loading(downloads=not local):
         try:
             processor = AutoProcessor.from_pretrained(source, local_files_only=local)
             model = AutoModelForImageTextToText.from_pretrained(source, dtype=wanted, local_files_only=local)
@@ -133,7 +133,7 @@ def _hub_answers(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet(downloads: bool) -> Iterator[None]:
+def quiet_loading(downloads: bool) -> Iterator[None]:
     """Without torchvision, transformers tells of each fallback to Pillow: many lines too many.
 
     Its progress bars stay only where something may be downloaded.

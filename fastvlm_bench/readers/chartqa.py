@@ -14,5 +14,6 @@ def read(source: Source) -> list[Entry]:
             place = f"[{index}]"
             name = document.text(row, "imgname", place)
             label, query = document.text(row, "label", place), document.text(row, "query", place)
-            entries.append(Entry(f"{document.path.stem}/{index}", name, name, (label,), place, query))
+            half = document.path.stem
+            entries.append(Entry(f"{half}/{index}", name, name, (label,), place, query, group=half))
     return entries

@@ -15,5 +15,8 @@ def read(source: Source) -> list[Entry]:
         image_id = document.identity(row, "imageId", place)
         answer = document.text(row, "answer", place)
         question = document.text(row, "question", place)
-        entries.append(Entry(question_id, image_id, f"{image_id}.jpg", (answer,), place, question))
+        types = row.get("types")
+        kind = str(types.get("structural") or "") if isinstance(types, dict) else ""
+        name = source.settings.get("image_name", "").format(image_id=image_id) or f"{image_id}.jpg"
+        entries.append(Entry(question_id, image_id, name, (answer,), place, question, group=kind))
     return entries

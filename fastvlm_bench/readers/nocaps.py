@@ -1,5 +1,7 @@
 """NoCaps: COCO's form, and each image's domain, in the captions file itself or in the image-info file."""
 
+from dataclasses import replace
+
 from fastvlm_bench.annotations import Document, Entry, read_coco_captions
 from fastvlm_bench.readers import Source
 
@@ -9,15 +11,15 @@ LAYOUT = "NoCaps's layout is {images: [{id, file_name, domain}], annotations: [{
 
 
 def read(source: Source) -> list[Entry]:
-    """All images, or those whose domain is the split's `subset`."""
+    """All images, each with its domain if that is told, or those whose domain is the split's `subset`."""
     document = source.document("annotations", LAYOUT)
-    entries = read_coco_captions(document)
+    entries, domains = read_coco_captions(document), _domains(document)
+    for extra in source.documents("image_info", LAYOUT) if len(domains) < len(entries) else ():
+        domains |= _domains(extra)
+    entries = [replace(e, group=domains.get(e.sample_id, "")) for e in entries]
     wanted = source.settings.get("subset", "")
     if not wanted:
         return entries
-    domains = _domains(document)
-    for extra in source.documents("image_info", LAYOUT) if len(domains) < len(entries) else ():
-        domains |= _domains(extra)
     if lacking := [entry for entry in entries if entry.sample_id not in domains]:
         problem = f"has no domain, nor has {len(lacking) - 1} other; nocaps_val_image_info.json gives it"
         raise document.fault(lacking[0].place, problem)

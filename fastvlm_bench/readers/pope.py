@@ -23,5 +23,6 @@ def read(source: Source) -> list[Entry]:
             except ValueError:
                 raise document.fault(f"{place}.image", f"is {name!r}, which ends in no image id") from None
             text = document.text(row, "text", place)
-            entries.append(Entry(f"{path.stem}/{question_id}", image_id, name, (label,), place, text))
+            key = f"{path.stem}/{question_id}"
+            entries.append(Entry(key, image_id, name, (label,), place, text, group=path.stem))
     return entries

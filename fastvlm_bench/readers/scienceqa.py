@@ -29,7 +29,10 @@ def read(source: Source) -> list[Entry]:
         parts = [f"Context: {hint}"] if hint else []
         question = "\n".join([*parts, document.text(row, "question", place), *lettered(texts)])
         name = f"{problem_id}/{image}"
-        entries.append(Entry(problem_id, problem_id, name, (LETTERS[answer], *lettered(texts)), place, question))
+        references = (LETTERS[answer], *lettered(texts))
+        entries.append(
+            Entry(problem_id, problem_id, name, references, place, question, group=str(row.get("subject", "")))
+        )
     if not entries:
         raise document.fault("the file", f"has no question of split '{subset}' with an image")
     return entries

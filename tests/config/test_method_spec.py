@@ -64,12 +64,12 @@ def test_shared_options_reach_those_that_take_them_and_do_not_name_their_own() -
     ("early_exit", "unknown method 'early_exit': one of standard, fastvlm, layerskip, early-exit, hf-generate"
                    "; did you mean 'early-exit'?"),
     ("", "unknown method '': one of standard, fastvlm, layerskip, early-exit, hf-generate"),
-    ("fastvlm:gama=4", "method 'fastvlm' has no option 'gama': it takes gamma, exit_layer, head, stop_below"
+    ("fastvlm:gama=4", "method 'fastvlm' has no option 'gama': it takes gamma, draft, exit_layer, head, stop_below"
                        "; did you mean 'gamma'?"),
-    ("fastvlm:exit-layer=4", "method 'fastvlm' has no option 'exit-layer': it takes gamma, exit_layer, head, stop_below"
+    ("fastvlm:exit-layer=4", "method 'fastvlm' has no option 'exit-layer': it takes gamma, draft, exit_layer, head, stop_below"
                              "; did you mean 'exit_layer'?"),
     ("standard:gamma=4", "method 'standard' has no option 'gamma': it takes none"),
-    ("early-exit:gamma=4", "method 'early-exit' has no option 'gamma': it takes exit_layer, head"),
+    ("early-exit:gamma=4", "method 'early-exit' has no option 'gamma': it takes draft, exit_layer, head"),
     ("fastvlm:head=mpl", "option 'head' of method 'fastvlm' is 'mpl'; it must be one of mlp, attention, twig, as in "
                          "fastvlm:head=…; did you mean 'mlp'?"),
     ("fastvlm:gamma", "option 'gamma' of method 'fastvlm' is without a value; it must be a whole number of at least 1, "

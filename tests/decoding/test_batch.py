@@ -13,8 +13,10 @@ from fastvlm_bench.decoding.batch_cache import Move
 from fastvlm_bench.decoding.batch_check import batch_self_check
 from fastvlm_bench.decoding.batch_inputs import collate, unevenness
 from fastvlm_bench.decoding.early_exit import EarlyExit
+from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.imitation_head import Draft, new_head
+from fastvlm_bench.heads import new_head
+from fastvlm_bench.imitation_head import Draft
 
 COUNT = 30
 PROMPTS = (PROMPT, "\nWhat is it? ASSISTANT:", PROMPT.replace("image", "large and very colourful image"), PROMPT)
@@ -77,14 +79,14 @@ def test_ragged_acceptance(llava: Any, batch: Any, expected: Any, exit_layer: in
     assert all(1 + sum(r.emitted for r in row.rounds) == len(row.token_ids) for row in rows)
 
 
-@pytest.mark.parametrize("head", ["mlp", "attention", "twig", None])
+@pytest.mark.parametrize("head", ["mlp", "attention", "twig", "eagle", None])
 def test_heads(llava: Any, batch: Any, expected: Any, head: str | None) -> None:
     for exit_layer in (1, 3):
         draft = Draft(exit_layer, new_head(head, llava, exit_layer) if head else None)
         assert decode(llava, batch, BatchFastVLM(draft, gamma=4)) == expected
 
 
-@pytest.mark.parametrize("head", ["attention", "twig"])
+@pytest.mark.parametrize("head", ["attention", "twig", "eagle"])
 def test_a_heads_own_cache_follows_the_rows(llava: Any, singles: Any, batch: Any, head: str) -> None:
     """The rows' drafts are those of the row alone, so the head's KV was moved as the target's was."""
     draft = Draft(2, new_head(head, llava, 2))
@@ -99,6 +101,34 @@ def test_a_heads_own_cache_follows_the_rows(llava: Any, singles: Any, batch: Any
     assert decode(llava, batch, BatchEarlyExit(draft)) == wanted
     assert decode(llava, batch, BatchEarlyExit(draft), eos_token_id=eos) == cut
     assert len({len(row) for row in cut}) > 1
+
+
+@pytest.mark.parametrize("head", ["mlp", "twig", "eagle"])
+def test_rows_draft_what_they_draft_alone(llava: Any, singles: Any, batch: Any, expected: Any, head: str) -> None:
+    """Token by token, round by round: what a head remembers, in KV or of its own, was moved with its row."""
+
+    class Alone(FastVLM):
+        def _draft(self, *given: Any) -> Any:
+            drafted, seconds = super()._draft(*given)
+            seen.append(drafted)
+            return drafted, seconds
+
+    class Together(BatchFastVLM):
+        def _draft(self, session: Any, gate: Any, kwargs: Any) -> Any:
+            drafted, ahead, seconds = super()._draft(session, gate, kwargs)
+            for row, own in zip(session.rows, drafted, strict=True):
+                rows[row.place].append(list(own))
+            return drafted, ahead, seconds
+
+    torch.manual_seed(0)
+    draft = Draft(LAYERS - 2, new_head(head, llava, LAYERS - 2))
+    rows: list[list[list[int]]] = [[] for _ in singles]
+    method = Together(draft, gamma=3)
+    assert decode(llava, batch, method) == expected
+    for single, own in zip(singles, rows, strict=True):
+        seen: list[list[int]] = []
+        generate(llava, single, Alone(draft, gamma=3), count=COUNT)
+        assert own == seen
 
 
 def test_a_perfect_draft_stays_perfect(llava: Any, batch: Any, expected: Any) -> None:

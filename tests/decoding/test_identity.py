@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from targets import LAYERS, generate, oracle_draft
+from targets import LAYERS, OracleHead, generate, oracle_draft
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, StoppingCriteria, StoppingCriteriaList
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
@@ -12,7 +12,9 @@ from fastvlm_bench.decoding.hf_generate import HfGenerate
 from fastvlm_bench.decoding.layerskip import LayerSkip
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.imitation_head import Draft, new_head
+from fastvlm_bench.heads import HEADS, new_head
+from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.reduced_vocabulary import ReducedOutput, most_frequent
 
 EXITS = range(1, LAYERS)
 
@@ -38,14 +40,57 @@ def test_oracle_draft(llava: Any, inputs: dict[str, Any], expected: list[int], e
     assert accepted > 5 and rejected > 0, "the draft must meet acceptances and rejections"
 
 
-@pytest.mark.parametrize("head", ["mlp", "attention", "twig", None])
+@pytest.mark.parametrize("head", [*HEADS, None])
 @pytest.mark.parametrize("exit_layer", EXITS)
 def test_untrained_heads(
     llava: Any, inputs: dict[str, Any], expected: list[int], exit_layer: int, head: str | None
 ) -> None:
-    draft = Draft(exit_layer, new_head(head, llava, exit_layer) if head else None)
+    options = {"depth": min(2, LAYERS - exit_layer)} if head == "twig" else {}
+    draft = Draft(exit_layer, new_head(head, llava, exit_layer, options) if head else None)
     assert generate(llava, inputs, FastVLM(draft, gamma=4)) == expected
     assert generate(llava, inputs, LayerSkip(exit_layer, gamma=4)) == expected
+
+
+@pytest.mark.parametrize("kept", [3, 12])
+def test_reduced_vocabulary(llava: Any, inputs: dict[str, Any], expected: list[int], kept: int) -> None:
+    """A token that is left out is never drafted, and the target puts it where it belongs all the same."""
+    output = llava.get_output_embeddings()
+    ids = most_frequent([expected], kept, always=[2])
+    draft = oracle_draft(llava, 2, spoiled=0.0)
+    draft.output = ReducedOutput(output, ids)
+    method = FastVLM(draft, gamma=4)
+    assert generate(llava, inputs, method) == expected
+    assert method.last is not None
+    left_out = [t for t in expected[1:] if t not in ids]
+    assert left_out, "the output must need a token that was left out"
+    rounds = method.last.rounds
+    assert sum(r.accepted for r in rounds) > 0
+    # With a perfect head every rejection is a token that is left out; one may also fall on a bonus position.
+    assert 0 < sum(r.tested - r.accepted for r in rounds) <= len(left_out)
+    assert output.forward.__func__ is type(output).forward, "the gate restores the LM head"
+
+
+def test_a_head_that_recurs_sees_the_state_before(llava: Any, inputs: dict[str, Any], expected: list[int]) -> None:
+    """`previous` is the target's own last state for the first draft of a round, and then the head's output."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Watching(OracleHead):
+        recurs = True
+
+        def forward(self, states: torch.Tensor, *args: Any, previous: Any = None, **kwargs: Any) -> torch.Tensor:
+            made = super().forward(states, *args, **kwargs)
+            seen.append((previous, made))
+            return made
+
+    method = FastVLM(Draft(2, Watching(llava, 2, 0.0)), gamma=4)
+    assert generate(llava, inputs, method) == expected
+    prompt, rest = seen[0], seen[1:]
+    torch.testing.assert_close(prompt[0][:, 1:], prompt[1][:, :-1])
+    assert not prompt[0][:, 0].any()
+    made = [prompt[1][:, -1:], *(m for _, m in rest)]
+    # The head is the target's own upper part: its output is the last state, in and across rounds.
+    for (previous, _), before in zip(rest, made, strict=False):
+        torch.testing.assert_close(previous, before, atol=1e-4, rtol=1e-3)
 
 
 def test_perfect_draft_is_always_accepted(llava: Any, inputs: dict[str, Any], expected: list[int]) -> None:

@@ -14,7 +14,8 @@ from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
 from fastvlm_bench.decoding.self_check import self_check
 from fastvlm_bench.decoding.session import Session
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.imitation_head import Draft, new_head
+from fastvlm_bench.heads import new_head
+from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.layers import decoder_layers
 
 
@@ -73,6 +74,7 @@ def test_rollback_equals_never_drafted(llava: Any, inputs: dict[str, Any], exit_
     def drafted(session: Session) -> None:
         class WrongHead(torch.nn.Module):
             attends = False
+            recurs = False
 
             def forward(self, states: Tensor, *_: Any, **__: Any) -> Tensor:
                 return -states

@@ -14,7 +14,8 @@ from fastvlm_bench.decoding.batch_check import batch_self_check
 from fastvlm_bench.decoding.batch_inputs import collate
 from fastvlm_bench.decoding.batch_session import BatchSession
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.imitation_head import Draft, new_head
+from fastvlm_bench.heads import new_head
+from fastvlm_bench.imitation_head import Draft
 
 FAST = ("llava", "gemma3", "qwen2_vl", "qwen2_5_vl")
 COUNT = 20

@@ -13,7 +13,8 @@ from fastvlm_bench.decoding.layerskip import LayerSkip
 from fastvlm_bench.decoding.self_check import self_check
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.imitation_head import Draft, new_head
+from fastvlm_bench.heads import new_head
+from fastvlm_bench.imitation_head import Draft
 
 FAST = ("llava", "gemma3", "mllama", "florence2")
 COUNT = 24

@@ -1,5 +1,6 @@
 """Which draft a user means: by head and exit layer, else the default, else the one that promises most."""
 
+import inspect
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from fastvlm_bench.drafts import MANIFEST, Manifest, choose_draft, predicted_speedup, read_manifests
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.imitation_head import HEADS
+from fastvlm_bench.heads import HEADS
 
 
 def draft(root: Path, head: str, exit_layer: int, alpha: float, default: bool = False) -> Manifest:
@@ -46,7 +47,8 @@ def test_every_head_has_its_cost() -> None:
 
     assert set(HEAD_LAYERS) == set(HEADS)
     for name, kind in HEADS.items():
-        assert HEAD_LAYERS[name] == getattr(kind, "depth", 0)
+        depth = inspect.signature(kind).parameters.get("depth")
+        assert HEAD_LAYERS[name] == (depth.default if depth else 0)
 
 
 def test_one_folder_or_many(tmp_path: Path) -> None:

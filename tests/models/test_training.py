@@ -12,7 +12,8 @@ from targets import LAYERS, generate
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.imitation_head import Draft, new_head
+from fastvlm_bench.heads import new_head
+from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.fingerprint import weights_sha256
 from fastvlm_bench.models.tiny import train
 from fastvlm_bench.models.tiny.checkpoint import build_config, build_tokenizer

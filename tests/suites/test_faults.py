@@ -135,7 +135,7 @@ def test_unknown_names_are_answered_with_the_known_ones(data: Path) -> None:
     assert "unknown suite '../suites/vqav2'" in refusal(None, "../suites/vqav2")
     assert refusal(data, split="val2104") == (
         "unknown split 'val2104' of suite 'coco-caption': one of embedded, val2014, val2017, karpathy-test, "
-        "karpathy-test-lavis"
+        "karpathy-test-lavis, train"
         "; did you mean 'val2014'?"
     )
 

@@ -7,6 +7,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,20 @@ from fastvlm_bench.metrics import bleu4, cider_d
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.models.tiny import language
 from fastvlm_bench.models.tiny.scenes import Scene, render, sample_scene
-from fastvlm_bench.training import own_answers
+from fastvlm_bench.training.answers import greedy_answers
+from fastvlm_bench.training.samples import TrainingSample
 
 SEED = 7
 
 
 def answers(target: Target, asked: Sequence[tuple[Scene, str]], most: int) -> list[str]:
     """The target's greedy answer to each (scene, prompt)."""
+    samples = [
+        TrainingSample(str(n), str(n), prompt, partial(render, scene)) for n, (scene, prompt) in enumerate(asked)
+    ]
     out: list[str] = []
-    for start in range(0, len(asked), 64):
-        inputs = [target.encode(render(scene), prompt) for scene, prompt in asked[start : start + 64]]
-        out += [target.decode(e.answer) for e in own_answers(target.model, target.processor, inputs, most, 64)]
+    for start in range(0, len(samples), 64):
+        out += [target.decode(list(ids)) for ids, _ in greedy_answers(target, samples[start : start + 64], most)]
     return out
 
 

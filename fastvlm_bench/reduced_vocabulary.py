@@ -1,0 +1,38 @@
+"""Drafting with the token ids that occur: fewer rows of the LM head, the rest never drafted (FR-Spec, 2502.14856).
+
+The target still verifies with its whole vocabulary, so a token that is left out costs a rejection, never an error.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class ReducedOutput:
+    """Stands in for the LM head while drafting: logits of the whole width, minus infinity where a token is left out."""
+
+    def __init__(self, output: nn.Linear, ids: Tensor) -> None:
+        self.replaces: nn.Module = output
+        self.ids = ids
+        self.width = output.weight.shape[0]
+        self.weight = output.weight.detach()[ids].clone()  # a copy: rows that lie apart would be slow to read
+        bias: Tensor | None = getattr(output, "bias", None)
+        self.bias = None if bias is None else bias.detach()[ids].clone()
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """states (…, width of the states) -> (…, whole vocabulary)."""
+        few = nn.functional.linear(states, self.weight, self.bias)
+        return few.new_full((*few.shape[:-1], self.width), -torch.inf).index_copy_(-1, self.ids, few)
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.weight, self.bias) if t is not None)
+
+
+def most_frequent(answers: Iterable[Iterable[int]], count: int, always: Iterable[int]) -> Tensor:
+    """The `count` token ids that answers use most, `always` among them, ascending. Ties go to the lower id."""
+    seen = Counter(token for answer in answers for token in answer)
+    ranked = [*dict.fromkeys(always), *sorted(seen, key=lambda token: (-seen[token], token))]
+    return torch.tensor(sorted(list(dict.fromkeys(ranked))[:count]))

@@ -1,0 +1,107 @@
+"""What else the terminal says about quality: parts and groups of a metric, paired differences, what has no score."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastvlm_bench import metrics
+from fastvlm_bench.document_frequencies import FREQUENCIES
+from fastvlm_bench.layout import NOTHING, Cells, draw, say
+from fastvlm_bench.quality import Quality
+from fastvlm_bench.record import Run
+from fastvlm_bench.summary import Row
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_quality(console: "Console", run: Run, rows: Sequence[Row]) -> None:
+    """The parts and groups as tables, then a line for each difference, and one for each metric without a value.
+
+    A method whose outputs are all the reference's has the reference's parts, and no row of its own.
+    """
+    own = [row for row in rows if not _identical(row)]
+    labels = Cells("method", tuple(row.method for row in own), "left")
+    for columns in (part_columns(own), group_columns(own)):
+        if columns:
+            console.print()
+            draw(console, labels, columns)
+    suite = next(suite for suite in run.meta["suites"] if suite["name"] == rows[0].suite)
+    if lines := [*differences(rows), *notes(suite, rows)]:
+        console.print()
+    for line in lines:
+        say(console, line)
+
+
+def _identical(row: Row) -> bool:
+    judged = [quality.verdict for quality in row.quality if quality.verdict]
+    return bool(judged) and set(judged) == {"identical"}
+
+
+def _cell(value: float | None, part: str = "") -> str:
+    if value is None:
+        return NOTHING
+    if part in metrics.PLAIN_PARTS:
+        return f"{value:.1f}" if part == "mean_rank" else f"{value:.0f}"
+    return f"{value * 100:.1f}"
+
+
+def part_columns(rows: Sequence[Row]) -> list[Cells]:
+    """What the metrics yield besides their value."""
+    columns = []
+    for index, quality in enumerate(rows[0].quality):
+        for part, label in metrics.PARTS.get(quality.metric, {}).items():
+            cells = tuple(_cell(row.quality[index].parts.get(part), part) for row in rows)
+            unit = "" if part in metrics.PLAIN_PARTS else "0-100"
+            columns.append(Cells(f"{label}\n{unit}", cells))
+    return columns
+
+
+def group_columns(rows: Sequence[Row]) -> list[Cells]:
+    """The value of each metric over each group of samples that the data set makes."""
+
+    def cells(index: int, name: str) -> tuple[str, ...]:
+        return tuple(_cell(row.quality[index].groups.get(name)) for row in rows)
+
+    return [
+        Cells(f"{metrics.LABELS.get(quality.metric, quality.metric)}\n{name}", cells(index, name))
+        for index, quality in enumerate(rows[0].quality)
+        for name in quality.groups
+    ]
+
+
+def differences(rows: Sequence[Row]) -> list[str]:
+    """One line a method: "identical outputs n/n", or each metric's difference with its interval and verdict."""
+    lines = []
+    for row in rows:
+        judged = [quality for quality in row.quality if quality.verdict]
+        if not judged:
+            continue
+        if _identical(row):
+            lines.append(f"{row.method}: identical outputs {row.samples_paired}/{row.samples_paired}")
+        else:
+            lines.append(f"{row.method}, against {row.reference}: {'; '.join(map(difference, judged))}")
+    return lines
+
+
+def difference(quality: Quality) -> str:
+    """A metric's paired difference in points of 100: "CIDEr-D −72.5 [−90.1, −54.9] worse"."""
+    label, delta = metrics.LABELS.get(quality.metric, quality.metric), quality.delta
+    if quality.verdict == "identical" or delta is None:
+        return f"{label} {quality.verdict}"
+    interval = "" if delta.low is None or delta.high is None else f" [{delta.low * 100:+.1f}, {delta.high * 100:+.1f}]"
+    return f"{label} {delta.value * 100:+.1f}{interval} {quality.verdict}"
+
+
+def notes(suite: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    """How the scores were made where that is not the default, and why a metric has none."""
+    lines = []
+    for metric, variant in suite.get("variants", {}).items():
+        if variant != metrics.variants_of(metric)[0]:
+            lines.append(f"{metrics.LABELS[metric]}: variant {variant}")
+    if found := suite.get(FREQUENCIES, {}).get(""):
+        lines.append(f"CIDEr-D: document frequencies of all {found.images} images of the split")
+    reasons: dict[str, list[str]] = {}
+    for quality in rows[0].quality:
+        if quality.reason:
+            reasons.setdefault(quality.reason, []).append(metrics.LABELS.get(quality.metric, quality.metric))
+    return lines + [f"{', '.join(labels)}: not computed: {reason}" for reason, labels in reasons.items()]

@@ -1,0 +1,188 @@
+"""Phase 1 (arXiv 2510.22641, optional): the backbone itself learns, from the task and from a loss at the exits.
+
+Loss = CE(next token | last layer) + w · mean over exits of CE(next token | exit), both through the target's own norm
+and LM head (the exit loss is LayerSkip's, arXiv 2404.16710). The result is another model, in a folder of its own:
+what it gains in speed is owed to this training, and what it loses in quality is always reported beside it.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastvlm_bench.errors import BenchError, UsageError
+from fastvlm_bench.models.load import Target, quiet_loading
+from fastvlm_bench.muon import Muon
+from fastvlm_bench.training.answers import Example
+from fastvlm_bench.training.display import Display
+from fastvlm_bench.training.observe import Observer, Tail
+from fastvlm_bench.training.order import Order
+from fastvlm_bench.training.settings import TrainSettings
+
+SAVE_EVERY_S = 60.0
+STATE, FOLDER = "backbone.pt", "backbone"
+LORA_RANK = 16
+
+
+def finetune(settings: TrainSettings, target: Target, examples: Sequence[Example], display: Display) -> str:
+    """Train the target's decoder layers on the texts and write the new model; returns its folder, `out/backbone`.
+
+    The weights of `target` change. Resumes from its last state. UsageError where the target cannot be trained so.
+    """
+    root = Path(settings.out)
+    made = root / FOLDER
+    if not (made / "config.json").is_file():
+        _Backbone(settings, target, examples, display).run(made)
+        (root / STATE).unlink(missing_ok=True)
+    return str(made)
+
+
+class _Backbone:
+    def __init__(self, settings: TrainSettings, target: Target, examples: Sequence[Example], display: Display) -> None:
+        if target.model.dtype != torch.float32:
+            raise UsageError(
+                f"--finetune-backbone trains float32 weights, not {str(target.model.dtype).removeprefix('torch.')}; "
+                "add --dtype float32"
+            )
+        self.settings, self.target, self.examples, self.display = settings, target, examples, display
+        self.exits = settings.places()
+        if not self.exits:
+            raise UsageError("--finetune-backbone needs to know the exits that it trains: give --exit-layer, as 1,2")
+        self.observer = Observer(target, self.exits, 1)
+        self.observer.choose_route(examples)
+        if not self.observer.packs:
+            raise UsageError(
+                f"{type(target.model).__name__} cannot be fine-tuned here: a text passes it otherwise in one piece "
+                "than when it is generated; train the draft alone"
+            )
+        self.tail = Tail(target, self.observer, examples[0])
+        self.state = Path(settings.out) / STATE
+        self.model = self._trainable()
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        matrices = [p for p in self.parameters if p.ndim == 2]
+        others = [p for p in self.parameters if p.ndim != 2]
+        self.lr = settings.backbone_lr
+        self.optimisers: list[torch.optim.Optimizer] = [Muon(matrices, lr=self.lr, weight_decay=0.0)]
+        if others:
+            self.optimisers.append(torch.optim.AdamW(others, lr=self.lr, betas=(0.9, 0.95), weight_decay=0.0))
+
+    def _trainable(self) -> Any:
+        """The model with the decoder layers' weights, or adapters on them, waiting for gradients; all else frozen."""
+        model = self.target.model
+        model.requires_grad_(False)
+        if self.settings.finetune_backbone == "full":
+            self.target.layers.requires_grad_(True)
+            return model
+        try:
+            import peft
+        except ImportError:
+            raise UsageError("--finetune-backbone lora needs peft: pip install 'fastvlm-bench[lora]'") from None
+        names = {id(module): name for name, module in model.named_modules()}
+        linear = [names[id(m)] for layer in self.target.layers for m in layer.modules() if isinstance(m, nn.Linear)]
+        torch.manual_seed(self.settings.seed)
+        return peft.get_peft_model(
+            model, peft.LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules=linear, lora_dropout=0.0)
+        )
+
+    def run(self, made: Path) -> None:
+        s, done, total = self.settings, 0, self.settings.backbone_updates
+        if self.state.is_file():
+            stored = torch.load(self.state, weights_only=True, map_location=self.target.device)
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters, stored["weights"], strict=True):
+                    parameter.copy_(value)
+            for optimiser, value in zip(self.optimisers, stored["optimisers"], strict=True):
+                optimiser.load_state_dict(value)
+            done = stored["done"]
+        order, bar, saved = Order(self.examples, s.batch, s.seed), self.display.bar("backbone", total), time.monotonic()
+        lately: list[tuple[float, float]] = []
+        while done < total:
+            batch = order.batch(done)
+            task, exits = self._backward(batch, done)
+            lately.append((task, exits))
+            nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            for optimiser in self.optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = self.lr * min((done + 1) / 30, 1.0, 0.02 + 0.98 * (1 - done / total) / 0.5)
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+            done += 1
+            bar(done)
+            if done % s.validate_every == 0 or done == total:
+                task, exits = (sum(values) / len(values) for values in zip(*lately, strict=True))
+                lately.clear()
+                line = {"backbone": done, "task_loss": task, "exit_loss": exits}
+                with (Path(s.out) / "log.jsonl").open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(line) + "\n")
+                self.display.say(f"backbone, update {done}: task loss {task:.4f}, exit loss {exits:.4f}")
+            if time.monotonic() - saved > SAVE_EVERY_S:
+                self._save(done)
+                saved = time.monotonic()
+        model = self.model.merge_and_unload() if s.finetune_backbone == "lora" else self.model
+        temporary = made.with_name(f".{FOLDER}.tmp")
+        with quiet_loading(downloads=False):
+            model.save_pretrained(temporary)
+        self.target.processor.save_pretrained(temporary)
+        temporary.rename(made)
+
+    def _backward(self, batch: Sequence[Example], done: int) -> tuple[float, float]:
+        """Gradients of the mean loss over all answer tokens; returns (task loss, mean exit loss).
+
+        Here the first token teaches, too: a draft never makes it, but the backbone does.
+        """
+        positions = sum(len(example.answer) for example in batch)
+        sums = [0.0, 0.0]
+        for start in range(0, len(batch), self.settings.micro):
+            inputs, told = self.observer.padded(batch[start : start + self.settings.micro])
+            told |= told.roll(-1, dims=1)  # one place earlier: the prompt's last position, which makes the first token
+            next_tokens = inputs["input_ids"].roll(-1, dims=1)[told]
+            with _layer_inputs(self.target.layers, self.exits) as seen:
+                self.target.model(**inputs, use_cache=False, logits_to_keep=1)
+            each = [
+                nn.functional.cross_entropy(self.tail(states[told]), next_tokens, reduction="sum") / positions
+                for states in seen.values()
+            ]
+            task, exits = each[-1], torch.stack(each[:-1]).mean()
+            loss = task + self.settings.exit_weight * exits
+            if not torch.isfinite(loss):
+                names = ", ".join(e.sample.sample_id for e in batch[start : start + self.settings.micro])
+                raise BenchError(f"backbone loss is {loss.item()} at update {done + 1} on samples {names}; "
+                                 "try a smaller --backbone-lr")  # fmt: skip
+            loss.backward()
+            sums = [sums[0] + task.item(), sums[1] + exits.item()]
+        return sums[0], sums[1]
+
+    def _save(self, done: int) -> None:
+        temporary = self.state.with_suffix(".tmp")
+        weights = [p.detach() for p in self.parameters]
+        optimisers = [o.state_dict() for o in self.optimisers]
+        torch.save({"done": done, "weights": weights, "optimisers": optimisers}, temporary)
+        temporary.replace(self.state)
+
+
+@contextmanager
+def _layer_inputs(layers: nn.ModuleList, wanted: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """With their gradients: what arrives at the wanted layers, and (last) what the last layer returns."""
+    seen: dict[int, Tensor] = {}
+
+    def arrives(index: int) -> Any:
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen[index] = args[0] if args else kwargs["hidden_states"]
+
+        return keep
+
+    def leaves(_: nn.Module, __: Any, result: Any) -> None:
+        seen[len(layers)] = result[0] if isinstance(result, tuple) else result
+
+    hooks = [layers[i].register_forward_pre_hook(arrives(i), with_kwargs=True) for i in sorted(wanted)]
+    hooks.append(layers[len(layers) - 1].register_forward_hook(leaves))
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,89 @@
+"""What phase 1 did to the model's answers: the suite's own metrics, before and after, on the same held-out samples."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastvlm_bench import metrics
+from fastvlm_bench.models.load import Target
+from fastvlm_bench.quality import difference, score
+from fastvlm_bench.suite import load_suite, open_image
+from fastvlm_bench.suite_definition import read_definition
+from fastvlm_bench.training.answers import greedy_answers, pads_well
+from fastvlm_bench.training.display import Display
+from fastvlm_bench.training.samples import TrainingSample
+from fastvlm_bench.training.settings import TrainSettings
+
+SAMPLES = 200
+
+
+def report_quality(
+    settings: TrainSettings,
+    before: Target,
+    after: Target,
+    held_out: Sequence[TrainingSample],
+    path: Path,
+    display: Display,
+) -> list[dict[str, Any]]:
+    """Print and keep (quality.json) each metric's value before and after, and the paired difference.
+
+    Embedded suites are scored on their embedded split, which is held out from training; other suites on the samples
+    that were held out. Without references only the number of unchanged answers is told. path: where it is kept.
+    """
+    rows: list[dict[str, Any]] = []
+    if settings.data is None and not settings.images:
+        for name in settings.suites:
+            suite = load_suite(name, limit=SAMPLES)
+            own = [
+                TrainingSample(s.sample_id, s.image_id, s.prompt, partial(open_image, s), s.references)
+                for s in suite.samples
+            ]
+            rows += _rows(name, suite.metrics, before, after, own, settings.max_new_tokens or suite.max_new_tokens)
+    else:
+        most = settings.max_new_tokens or 128
+        for name in settings.suites or (Path(str(settings.images)).name,):
+            own = [s for s in held_out if s.sample_id.startswith(f"{name}/")]
+            scored = read_definition(name).metrics if settings.suites and all(s.references for s in own) else ()
+            rows += _rows(name, scored, before, after, own, most)
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    for row in rows:
+        value = "" if row["before"] is None else f" {row['before']:.4f} -> {row['after']:.4f},"
+        between = "" if row["low"] is None else f" [{row['low']:+.4f}, {row['high']:+.4f}]"
+        change = "" if row["delta"] is None else f" Δ {row['delta']:+.4f}{between} ({row['verdict']}),"
+        display.say(f"quality, {row['suite']} {row['metric']}:{value}{change} "
+                    f"unchanged answers {row['unchanged']} of {row['n']}")  # fmt: skip
+    return rows
+
+
+def _rows(
+    name: str, chosen: Sequence[str], before: Target, after: Target, samples: Sequence[TrainingSample], most: int
+) -> list[dict[str, Any]]:  # fmt: skip
+    old, new = (_texts(target, samples, most) for target in (before, after))
+    same = sum(a == b for a, b in zip(old, new, strict=True))
+    common = {"suite": name, "n": len(samples), "unchanged": same}
+    empty = {"metric": "", "before": None, "after": None, "delta": None, "low": None, "high": None, "verdict": ""}
+    if not chosen:
+        return [{**common, **empty, "metric": "no references"}]
+    references = [list(s.references) for s in samples]
+    described = {"samples": [{"sample_id": s.sample_id, "references": list(s.references)} for s in samples]}
+    images, out = [s.image_id for s in samples], []
+    for metric in chosen:
+        values = [score(metric, described, texts, references) for texts in (old, new)]
+        delta, verdict = difference(metric, described, new, old, references, images)
+        out.append({
+            **common, "metric": metrics.LABELS[metric],
+            "before": values[0].value if values[0] else None, "after": values[1].value if values[1] else None,
+            "delta": delta.value if delta else None, "low": delta.low if delta else None,
+            "high": delta.high if delta else None, "verdict": verdict,
+        })  # fmt: skip
+    return out
+
+
+def _texts(target: Target, samples: Sequence[TrainingSample], most: int) -> list[str]:
+    size, out = 32 if pads_well(target, samples[:2], most) else 1, []
+    for start in range(0, len(samples), size):
+        answers = greedy_answers(target, samples[start : start + size], most)
+        out += [target.decode(list(ids)) for ids, _ in answers]
+    return out

@@ -1,0 +1,89 @@
+"""What a pass costs on this machine: the prices with which held-out acceptance becomes a predicted speed-up."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvlm_bench.clock import Clock
+from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
+from fastvlm_bench.decoding.session import Session
+from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.models.load import Target
+from fastvlm_bench.training.prediction import Costs
+
+POSITIONS = 11
+ATTEMPTS = 5
+
+
+def measure_costs(target: Target, inputs: dict[str, Tensor], answer: Sequence[int], draft: Draft) -> Costs:
+    """Medians over repeated passes on one prompt and a known text, by the very calls that the loop makes.
+
+    The whole target and the draft are timed in turn, so that whatever else the machine does falls on both.
+    """
+    whole, drafted = (_Probe(target.device, exit_of, list(answer)) for exit_of in (None, draft))
+    with torch.inference_mode():
+        for probe in [whole, drafted] * ATTEMPTS:
+            target.model.generate(
+                **inputs, max_new_tokens=POSITIONS + 2, min_new_tokens=POSITIONS + 2, do_sample=False, num_beams=1,
+                custom_generate=probe,
+            )  # fmt: skip
+    middle = statistics.median
+    return Costs(middle(whole.full), middle(drafted.drafts), [middle(seconds) for seconds in drafted.verifications])
+
+
+class _Probe:
+    """A `custom_generate` that times single passes and forgets them again: of the whole target, or of a draft."""
+
+    def __init__(self, device: Any, draft: Draft | None, answer: list[int]) -> None:
+        self.clock, self.draft, self.answer = Clock(device), draft, answer
+        self.full: list[float] = []
+        self.drafts: list[float] = []
+        self.verifications: list[list[float]] = [[] for _ in range(POSITIONS)]
+
+    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
+        session = Session(model, input_ids, clock=self.clock, **prepared)
+        if self.draft is None:
+            session.prefill()
+            session.record_past()
+            for attempt in range(2 * POSITIONS):
+                _, seconds = self._timed(session, 1, [], dict(session.kwargs))
+                session.roll_back(1)
+                self.full += [seconds] if attempt >= POSITIONS else []  # the first passes are slower
+            return session.sequence
+        gate = LayerGate.of(model, self.draft)
+        tokens = (self.answer * POSITIONS)[:POSITIONS]
+        with gate.installed(self.draft.new_cache()):
+            session.prefill()
+            session.record_past()
+            for attempt in range(2):
+                for count in range(1, POSITIONS + 1):
+                    drafted, verified = self._round(session, gate, tokens[: count - 1])
+                    if attempt:  # the first passes of each shape are slower
+                        self.drafts += drafted
+                        self.verifications[count - 1].append(verified)
+        return session.sequence
+
+    def _round(self, session: Session, gate: LayerGate, ahead: list[int]) -> tuple[list[float], float]:
+        gate.kept.clear()
+        gate.mode, kwargs, seconds = Mode.DRAFT, dict(session.kwargs), []
+        for place in range(len(ahead) + 1):
+            outputs, took = self._timed(session, 1, ahead[:place], kwargs)
+            seconds.append(took)
+            if place < len(ahead):
+                session.advance_kwargs(outputs, kwargs, 1)
+        gate.mode, count = Mode.VERIFY, len(ahead) + 1
+        view = {**kwargs, "past_key_values": session.cache_view(gate.exit_layer, count)}
+        _, verified = self._timed(session, count, ahead, view)
+        session.roll_back(count)
+        gate.roll_back_head(count)
+        return seconds, verified
+
+    def _timed(self, session: Session, count: int, ahead: list[int], kwargs: dict[str, Any]) -> tuple[Any, float]:
+        """A pass and the choice from its logits, which waits for the device as it does in the loop."""
+        started = self.clock.now()
+        outputs = session.forward(count, ahead, kwargs)
+        session.choose(outputs.logits, session.length)
+        return outputs, self.clock.now() - started

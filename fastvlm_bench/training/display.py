@@ -1,0 +1,81 @@
+"""What a training says while it runs: bars, one line a finding, and a live table of what each draft is worth."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fastvlm_bench.training.validation import Validated
+
+POSITIONS = (1, 2, 4, 8)
+
+
+class Display:
+    """A context. On a terminal the table is renewed in place; elsewhere one line a draft and validation is printed."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console, self.quiet = Console(stderr=False, quiet=quiet), quiet
+        self.progress = Progress(
+            TextColumn("{task.description:13}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), console=self.console,
+        )  # fmt: skip
+        self.shown: Table | None = None
+        self.live = Live(self._all(), console=self.console, refresh_per_second=4, transient=False)
+
+    def __enter__(self) -> "Display":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.console.is_terminal:
+            self.live.update(self._all(), refresh=True)
+            self.live.stop()
+
+    def say(self, text: str) -> None:
+        """One line, above the bars."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def bar(self, label: str, total: int) -> Callable[[int], None]:
+        """A new bar; call what comes back with how much is done."""
+        task = self.progress.add_task(label, total=total)
+
+        def update(done: int) -> None:
+            self.progress.update(task, completed=done)
+            if done >= total > 0 and not self.console.is_terminal and label != "updates":
+                self.say(f"{label}: {total} done")
+
+        return update
+
+    def table(
+        self, done: int, losses: Mapping[str, float], found: Mapping[str, Validated], best: Mapping[str, int]
+    ) -> None:
+        """Show a validation."""
+        self.shown = table(f"held out, after update {done}", losses, found, best)
+        if self.console.is_terminal:
+            self.live.update(self._all())
+            return
+        for name, own in found.items():
+            self.say(f"update {done:>4}  {name}: loss {losses[name]:.3f}, α {own.alpha:.3f}, τ {own.tau:.2f}, "
+                     f"predicted {own.speedup:.2f}x (γ {own.gamma}, stop below {own.stop_below:g})")  # fmt: skip
+
+    def _all(self) -> Group:
+        return Group(*([self.shown] if self.shown else []), self.progress)
+
+
+def table(title: str, losses: Mapping[str, float], found: Mapping[str, Validated], best: Mapping[str, int]) -> Table:
+    """One row a draft; α by position is the chance that a token of a draft stands if those before it did."""
+    out = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    out.add_column("draft", overflow="fold")
+    for head in ("loss", "α", *(f"α[{place}]" for place in POSITIONS), "τ", "predicted", "γ", "stop", "best at"):
+        out.add_column(head, justify="right", no_wrap=True)
+    for name, own in found.items():
+        places = [f"{own.by_position[p - 1]:.2f}" if p <= len(own.by_position) else "" for p in POSITIONS]
+        out.add_row(
+            name, f"{losses.get(name, float('nan')):.3f}", f"{own.alpha:.3f}", *places, f"{own.tau:.2f}",
+            f"{own.speedup:.2f}x", str(own.gamma), f"{own.stop_below:g}", str(best.get(name, "")),
+        )  # fmt: skip
+    return out

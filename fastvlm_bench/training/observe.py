@@ -1,0 +1,287 @@
+"""The frozen target's view of a text: one forward pass gives every exit its inputs and the states to imitate.
+
+Features are taken with pre-hooks: `output_hidden_states` is not what arrives at a layer where DeepStack adds to it.
+Two routes. *Packed*: prompt and answer in one pass, several texts padded to one length; fast. *Forced*: the prompt by
+the target's own prefill, then the answer in one more pass over the KV cache, exactly as verification runs; right for
+every family that can be decoded, one text at a time. The packed route is taken only where it gives the same.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from fastvlm_bench.clock import Clock
+from fastvlm_bench.decoding.layer_gate import like_cache, shifted
+from fastvlm_bench.decoding.session import Session
+from fastvlm_bench.heads import ImitationHead
+from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.models.load import Target
+from fastvlm_bench.training.answers import Example, pad_id, stack
+
+AGREEMENT = 0.02  # of the largest logit; half precision rounds differently in a longer pass
+FAILURES = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError)
+
+
+@dataclass
+class Span:
+    """A stretch of text that passed the layers together.
+
+    states: layer -> what arrived there, (batch, tokens, width); kwargs: layer -> the arguments that came with it.
+    tops: the outputs of the last layers, the last one last. caches: layer -> an empty KV cache of the target's kinds.
+    """
+
+    states: dict[int, Tensor] = field(default_factory=dict)
+    kwargs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    args: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    caches: dict[int, Any] = field(default_factory=dict)
+    tops: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class View:
+    """A batch of texts as the target saw it. told: (batch, tokens) marks the positions that teach, over all spans."""
+
+    spans: list[Span]
+    told: Tensor
+
+    def last_states(self) -> Tensor:
+        """The last layer's output at the n taught positions, (n, width)."""
+        return self.top(0)
+
+    def top(self, below: int) -> Tensor:
+        """The output of the layer that many below the last, at the taught positions, (n, width)."""
+        found = torch.cat([span.tops[max(span.tops) - below] for span in self.spans], dim=1)
+        return found[self.told]
+
+    def aim(self, fuse: int) -> Tensor:
+        """The mean of the last `fuse` layers' outputs, (n, width)."""
+        return torch.stack([self.top(below) for below in range(fuse)]).mean(0)
+
+    def imitate(self, head: ImitationHead, exit_layer: int, unroll: int = 1) -> list[Tensor]:
+        """The head's states at the taught positions, (n, width), once for each pass over its own output.
+
+        Only a head that recurs has more than one: in the first its `previous` is the target's last state, in each
+        further one its own output of the pass before, as it is within a draft.
+        """
+        first = max(self.spans[0].tops)
+        previous = target = torch.cat([span.tops[first] for span in self.spans], dim=1) if head.recurs else None
+        out = []
+        for _ in range(unroll if head.recurs else 1):
+            before = shifted(previous) if previous is not None else None
+            states = self._pass(head, exit_layer, before)
+            out.append(states[self.told])
+            if target is not None:  # the prompt is never drafted: there the target's states stay
+                previous = torch.where(self.told[..., None], states, target)
+        return out
+
+    def _pass(self, head: ImitationHead, exit_layer: int, previous: Tensor | None) -> Tensor:
+        cache, made, start = None, [], 0
+        if head.attends and len(self.spans) > 1:
+            cache = copy.deepcopy(self.spans[0].caches[exit_layer])
+        for span in self.spans:
+            states = span.states[exit_layer]
+            extra = {} if previous is None else {"previous": previous[:, start : start + states.shape[1]]}
+            given = {**span.kwargs[exit_layer], "past_key_values": cache, **extra}
+            made.append(head(states, *span.args[exit_layer], **given))
+            start += states.shape[1]
+        return torch.cat(made, dim=1)
+
+
+class Observer:
+    """Runs texts through a frozen target and keeps what the wanted exits need. fuse: how many top layers to keep."""
+
+    def __init__(self, target: Target, exits: Sequence[int], fuse: int) -> None:
+        self.target, self.layers = target, decoder_layers(target.model)
+        self.exits, self.fuse = sorted(set(exits)), min(fuse, len(self.layers))
+        self.packs = False
+        # A model with random weights may write an image's placeholder, for which a whole text would need an image.
+        config = target.model.config
+        self.image_ids = {
+            token
+            for key in ("image_token_id", "image_token_index")
+            if (token := getattr(config, key, None)) is not None
+        }
+
+    def choose_route(self, examples: Sequence[Example]) -> float:
+        """Take the packed route if it gives the forced route's logits on two examples; returns the difference."""
+        pair = [example for example in examples if not self.image_ids.intersection(example.answer)][:2]
+        pair = pair or list(examples[:1])
+        forced = torch.cat([self.forced(example).last_states() for example in pair])
+        try:
+            packed = self.packed(pair).last_states()
+            gap = float((packed - forced).abs().max() / forced.abs().max().clamp_min(1e-6))
+        except FAILURES:
+            gap = float("inf")
+        self.packs = gap <= AGREEMENT
+        return gap
+
+    def views(self, examples: Sequence[Example], size: int) -> Iterator[tuple[View, Sequence[Example]]]:
+        """The examples in micro-batches of at most `size`, by the chosen route."""
+        size = size if self.packs else 1
+        for start in range(0, len(examples), size):
+            group = examples[start : start + size]
+            if self.packs and not any(self.image_ids.intersection(example.answer) for example in group):
+                yield self.packed(group), group
+            else:
+                for example in group:
+                    yield self.forced(example), [example]
+
+    def padded(self, examples: Sequence[Example]) -> tuple[dict[str, Tensor], Tensor]:
+        """Model inputs of prompt + answer of each, and which positions teach, (batch, tokens).
+
+        Padded on the right: causal attention then needs no thought for padding.
+        """
+        rows, lengths = [], []
+        for example in examples:
+            inputs = example.inputs(self.target)
+            lengths.append(inputs["input_ids"].shape[1])
+            rows.append({key: _extend(key, value, inputs, example.answer) for key, value in inputs.items()})
+        batch = stack(rows, pad_id(self.target))
+        told = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+        for row, (prompt, example) in enumerate(zip(lengths, examples, strict=True)):
+            # The first answer token comes from prefill and is never drafted; the state of the last predicts nothing.
+            told[row, prompt : prompt + example.taught] = True
+        return batch, told
+
+    @torch.no_grad()
+    def packed(self, examples: Sequence[Example]) -> View:
+        """Prompt and answer of each in one pass."""
+        batch, told = self.padded(examples)
+        with self._recorded() as span:
+            self.target.model(**batch, use_cache=False, logits_to_keep=1)
+        return View([span], told)
+
+    @torch.no_grad()
+    def forced(self, example: Example) -> View:
+        """The prompt as generation reads it, then the answer in one pass over its cache."""
+        forced = _Forced(self, example.answer)
+        self.target.model.generate(
+            **example.inputs(self.target), max_new_tokens=len(example.answer) + 1, do_sample=False, num_beams=1,
+            custom_generate=forced,
+        )  # fmt: skip
+        prompt, answer = forced.spans
+        first = next(iter(prompt.tops.values())).shape[1]
+        told = torch.zeros(1, first + example.taught, dtype=torch.bool, device=self.target.device)
+        told[0, first:] = True
+        return View([prompt, answer], told)
+
+    @contextmanager
+    def _recorded(self) -> Iterator[Span]:
+        span, hooks = Span(), []
+        last = len(self.layers)
+
+        def arrives(index: int) -> Callable[..., None]:
+            def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                span.states[index] = args[0] if args else kwargs["hidden_states"]
+                span.args[index] = args[1:]
+                span.caches[index] = like_cache(kwargs.get("past_key_values"), index, DynamicCache())
+                span.kwargs[index] = {k: v for k, v in kwargs.items() if k not in ("hidden_states", "past_key_values")}
+
+            return keep
+
+        def leaves(index: int) -> Callable[..., None]:
+            def keep(_: nn.Module, __: Any, result: Any) -> None:
+                span.tops[index] = result[0] if isinstance(result, tuple) else result
+
+            return keep
+
+        try:
+            hooks += [self.layers[i].register_forward_pre_hook(arrives(i), with_kwargs=True) for i in self.exits]
+            hooks += [self.layers[i].register_forward_hook(leaves(i)) for i in range(last - self.fuse, last)]
+            yield span
+        finally:
+            for handle in hooks:
+                handle.remove()
+
+
+class _Forced:
+    """A `custom_generate` that reads a given answer instead of choosing one."""
+
+    def __init__(self, observer: Observer, answer: Sequence[int]) -> None:
+        self.observer, self.answer = observer, list(answer)
+        self.spans: list[Span] = []
+
+    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
+        session = Session(model, input_ids, clock=Clock(), **prepared)
+        with self.observer._recorded() as prompt:
+            session.prefill()
+        session.replace_last(self.answer[0])
+        session.record_past()
+        with self.observer._recorded() as rest:
+            session.read(self.answer[1:])
+        self.spans = [prompt, rest]
+        return session.sequence
+
+
+def _extend(key: str, value: Tensor, inputs: dict[str, Tensor], answer: Sequence[int]) -> Tensor:
+    """Add the answer to what has one value a token: its ids, a mask of ones, zeros for token types."""
+    if value.shape != inputs["input_ids"].shape:
+        return value
+    fill = {"input_ids": list(answer), "attention_mask": [1] * len(answer)}.get(key, [0] * len(answer))
+    return torch.cat([value, value.new_tensor([fill])], dim=1)
+
+
+class Tail:
+    """From last states to logits as the target itself makes them: final norm, LM head, scale, soft cap."""
+
+    def __init__(self, target: Target, observer: Observer, example: Example) -> None:
+        """Finds the parts, and checks them against the target's own logits on one example."""
+        model = target.model
+        self.norm, self.output = _final_norm(model), model.get_output_embeddings()
+        text = model.config.get_text_config(decoder=True)
+        self.cap = getattr(text, "final_logit_softcapping", None)
+        gaps: dict[float, float] = {}
+        with torch.no_grad():
+            states = observer.forced(example).last_states()[-1:]
+            own = _own_logits(target, example)
+            # A text model's scale is not applied by every VLM that has such a text model (Aya Vision's does not).
+            for self.scale in dict.fromkeys((float(getattr(text, "logit_scale", None) or 1.0), 1.0)):
+                found = self(states)[0].float()
+                gaps[self.scale] = float((found - own).abs().max() / own.abs().max().clamp_min(1e-6))
+        self.scale = min(gaps, key=lambda scale: gaps[scale])
+        if not gaps[self.scale] <= AGREEMENT:
+            raise ValueError(f"its final norm and LM head do not give its own logits (off by {gaps[self.scale]:.1e})")
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """(n, width) -> (n, vocab)."""
+        logits: Tensor = self.output(self.norm(states)) * self.scale
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+def _own_logits(target: Target, example: Example) -> Tensor:
+    """The target's logits after the answer's last token but one, (vocab,), by its own forward pass."""
+    probe = _Logits(example.answer)
+    target.model.generate(
+        **example.inputs(target), max_new_tokens=len(example.answer) + 1, do_sample=False, num_beams=1,
+        custom_generate=probe,
+    )  # fmt: skip
+    return probe.logits
+
+
+class _Logits:
+    def __init__(self, answer: Sequence[int]) -> None:
+        self.answer, self.logits = list(answer), torch.empty(0)
+
+    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
+        session = Session(model, input_ids, clock=Clock(), **prepared)
+        session.prefill()
+        session.replace_last(self.answer[0])
+        outputs = session.read(self.answer[1:])
+        self.logits = outputs.logits[0, -1].float()
+        return session.sequence
+
+
+def _final_norm(model: Any) -> nn.Module:
+    """The text decoder's final norm, by the names in use; identity where the decoder has none."""
+    decoder = model.get_decoder()
+    for name in ("norm", "final_layer_norm", "final_layernorm", "ln_f", "layer_norm", "embedding_norm"):
+        module = getattr(decoder, name, None)
+        if isinstance(module, nn.Module):
+            return module
+    return nn.Identity()

@@ -1,0 +1,160 @@
+"""What a training leaves: draft folders with manifest, weights and card, and the curve as CSV and picture."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastvlm_bench.drafts import Manifest
+from fastvlm_bench.imitation_head import Draft, describe_target
+from fastvlm_bench.models.load import Target
+from fastvlm_bench.storage import write_atomically
+from fastvlm_bench.training import parallel
+from fastvlm_bench.training.display import Display
+from fastvlm_bench.training.settings import TrainSettings
+from fastvlm_bench.training.trainer import HeadTrainer, Student
+
+CURVE_COLUMNS = ("done", "elapsed_s", "draft", "loss", "alpha", "tau", "speedup", "gamma", "stop_below")
+
+
+def save_drafts(
+    settings: TrainSettings, target: Target, trainer: HeadTrainer, best: Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, Any], display: Display,
+) -> list[Path]:  # fmt: skip
+    """Write the best state of each recipe, the curve, and say how to use them. Returns the draft folders."""
+    if not parallel.leads():
+        return []
+    root, made = Path(settings.out), []
+    favourite = max(best, key=lambda name: best[name]["validated"]["speedup"])
+    for student in trainer.students:
+        kept = best[student.name]
+        student.head.load_state_dict(kept["head"])
+        folder = root if len(trainer.students) == 1 else root / student.name
+        draft = _finished(settings, target, trainer, student, kept, data, default=student.name == favourite)
+        draft.save(folder)
+        (folder / "README.md").write_text(
+            card(settings, target.id, folder, draft.manifest, kept["validated"]), encoding="utf-8"
+        )
+        made.append(folder)
+    write_curve(root)
+    picture = draw_curve(root)
+    own = best[favourite]["validated"]
+    drawn = f" and {picture}" if picture else " (its picture needs: pip install 'fastvlm-bench[plots]')"
+    display.say(f"saved {', '.join(map(str, made))}; curve in {root / 'curve.csv'}{drawn}")
+    display.say(
+        f"best: {favourite}, held-out α {own['alpha']:.3f}, predicted decode speed-up {own['speedup']:.2f}x at "
+        f"γ {own['gamma']}, stop below {own['stop_below']:g}. Measure it:"
+    )
+    display.say("  " + measure_command(settings, target.id, root, own))
+    if settings.push:
+        push(root, settings.push, display)
+    return made
+
+
+def measure_command(settings: TrainSettings, model: str, root: Path, own: Mapping[str, Any]) -> str:
+    """The `run` that shows what the draft is worth, the raw exit beside it."""
+    suite = settings.suites[0] if settings.suites else "jsonl"
+    where = f" --data {settings.data}" if settings.data else "" if settings.suites else " --data FILE.jsonl"
+    return (
+        f"fastvlm-bench run --model {model} --draft {root} --suite {suite}{where} "
+        f"-m fastvlm:gamma={own['gamma']},stop_below={own['stop_below']:g} -m layerskip"
+    )
+
+
+def _finished(
+    settings: TrainSettings, target: Target, trainer: HeadTrainer, student: Student, kept: Mapping[str, Any],
+    data: Mapping[str, Any], *, default: bool,
+) -> Draft:  # fmt: skip
+    recipe, own = student.recipe, kept["validated"]
+    manifest = Manifest(
+        exit_layer=recipe.exit_layer, head=recipe.head, losses=dict(recipe.losses), default=default,
+        head_parameters=sum(p.numel() for p in student.head.parameters()), head_options=dict(recipe.head_options),
+        draft_vocabulary=0 if trainer.output_ids is None else len(trainer.output_ids),
+        validation={suite: round(alpha, 4) for suite, alpha in own["by_suite"].items()},
+        advice={"gamma": own["gamma"], "stop_below": own["stop_below"], "speedup": round(own["speedup"], 3)},
+        data={**data, "kept_update": kept["done"], "recipe": recipe.as_dict()},
+        **describe_target(target.model),
+    )  # fmt: skip
+    draft = trainer.draft(student)
+    return Draft(recipe.exit_layer, student.head.eval(), manifest, draft.output)
+
+
+def write_curve(root: Path) -> None:
+    """log.jsonl as a table: one row a validation and draft."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CURVE_COLUMNS)
+    for line in _validations(root):
+        for name, own in line["validated"].items():
+            writer.writerow([
+                line["done"], line["elapsed_s"], name, line["loss"].get(name), own["alpha"], own["tau"],
+                own["speedup"], own["gamma"], own["stop_below"],
+            ])  # fmt: skip
+    write_atomically(root / "curve.csv", text.getvalue().encode())
+
+
+def draw_curve(root: Path) -> Path | None:
+    """The curve as a picture: α and predicted speed-up over the updates. None without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
+    lines = _validations(root)
+    for name in dict.fromkeys(name for line in lines for name in line["validated"]):
+        seen = [line for line in lines if name in line["validated"]]
+        for axis, key in zip(axes, ("alpha", "speedup"), strict=True):
+            axis.plot(
+                [line["done"] for line in seen], [line["validated"][name][key] for line in seen], ".-", label=name
+            )
+    axes[0].set_ylabel("held-out α (γ 10)")
+    axes[1].set_ylabel("predicted decode speed-up")
+    axes[1].set_xlabel("update")
+    axes[0].legend(fontsize=7)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    path = root / "curve.png"
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _validations(root: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (root / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if "validated" in line]
+
+
+def card(settings: TrainSettings, model: str, folder: Path, manifest: Manifest | None, own: Mapping[str, Any]) -> str:
+    """The README of a draft folder, as the hub shows it. Every number is from the manifest or the validation."""
+    assert manifest is not None
+    base = [] if model == "tiny" or Path(model).is_dir() else [f"base_model: {model}"]
+    places = ", ".join(f"{value:.2f}" for value in own["by_position"])
+    rows = "\n".join(f"| {suite} | {alpha:.3f} |" for suite, alpha in own["by_suite"].items())
+    return "\n".join([
+        "---", "library_name: fastvlm-bench", *base, "tags: [speculative-decoding, vision-language, draft]", "---",
+        "# A draft for self-speculative decoding", "",
+        f"Exit layer {manifest.exit_layer} of {manifest.target_layers} with a head of kind `{manifest.head}` "
+        f"({manifest.head_parameters:,} parameters), for `{model}` ({manifest.target_architecture}, weights "
+        f"`{manifest.target_weights_sha256[:16]}`). It is refused by any other model.", "",
+        f"Trained on {manifest.data['texts']} texts ({manifest.data['source']}; {manifest.data['samples']}), "
+        f"{manifest.data['tokens']} tokens; losses {manifest.losses}.", "",
+        "| held-out samples of | α (γ 10, no confidence stop) |", "| --- | --- |", rows, "",
+        *([f"α by place in the draft: {places}.", ""] if places else []),
+        f"Predicted decode speed-up on the machine that trained it: {own['speedup']:.2f} at γ {own['gamma']}, "
+        f"stop_below {own['stop_below']:g}. A prediction is not a measurement; measure with", "",
+        "```sh", measure_command(settings, model, Path(settings.push or folder), own), "```", "",
+    ])  # fmt: skip
+
+
+def push(root: Path, repository: str, display: Display) -> None:
+    """Upload the draft folder to the hub; the state and the answers stay here."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repository, exist_ok=True)
+    api.upload_folder(
+        folder_path=root, repo_id=repository, ignore_patterns=["*.pt", "answers*.jsonl", "settings.json", ".*"]
+    )
+    display.say(f"pushed to {repository}: use it with --draft {repository}")

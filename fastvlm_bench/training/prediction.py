@@ -1,0 +1,144 @@
+"""What a draft is worth before it is timed: rounds simulated on held-out text, priced with measured costs. No torch."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+GAMMAS = (2, 3, 4, 6, 8, 10, 12, 16)
+STOPS = (0.0, 0.3, 0.5, 0.7)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds on this machine, on the target at hand.
+
+    standard_s: one token by the whole target. draft_s: one token by the draft. verify_s[k - 1]: one pass of the layers
+    from the exit on over k positions.
+    """
+
+    standard_s: float
+    draft_s: float
+    verify_s: Sequence[float]
+
+    def verification(self, positions: int) -> float:
+        """Of any number of positions: beyond the measured ones, on the line through the last two."""
+        known = self.verify_s
+        if positions <= len(known):
+            return known[positions - 1]
+        rise = (known[-1] - known[-2]) if len(known) > 1 else 0.0
+        return known[-1] + max(rise, 0.0) * (positions - len(known))
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A draft's guesses along one text of the target: for each token after the first, right or not, and how sure.
+
+    right[i], confidence[i] belong to token i + 2 of the answer (the first comes from prefill). ended: whether the
+    answer ends with EOS; else the token limit cut it.
+    """
+
+    right: Sequence[bool]
+    confidence: Sequence[float]
+    ended: bool
+
+
+@dataclass
+class Outlook:
+    """Counts over all texts, as the loop would have them. by_position: (accepted, tested) for each place in a draft."""
+
+    tokens: int = 0
+    rounds: int = 0
+    drafted: int = 0
+    tested: int = 0
+    accepted: int = 0
+    passes: int = 0
+    verified: dict[int, int] = field(default_factory=dict)
+    by_position: list[list[int]] = field(default_factory=list)
+    rejected: list[list[int]] = field(default_factory=list)
+
+    @property
+    def alpha(self) -> float:
+        """Σ accepted / Σ tested."""
+        return self.accepted / self.tested if self.tested else 0.0
+
+    @property
+    def tau(self) -> float:
+        """Σ emitted / rounds."""
+        return self.tokens / self.rounds if self.rounds else 0.0
+
+    @property
+    def alpha_by_position(self) -> list[float]:
+        """The chance that the i-th token of a draft stands, given that those before it did."""
+        return [accepted / tested for accepted, tested in self.by_position if tested]
+
+    def speedup(self, costs: Costs) -> float:
+        """Predicted decode speed-up: Σ tokens · c_1 / (Σ passes · c_d + Σ c_v(positions))."""
+        own = self.passes * costs.draft_s + sum(n * costs.verification(k) for k, n in self.verified.items())
+        return self.tokens * costs.standard_s / own if own else 0.0
+
+
+def simulate(texts: Iterable[Checked], gamma: int, stop_below: float) -> Outlook:
+    """Play the loop of decoding/fastvlm.py on texts whose every guess is known.
+
+    While a draft is right, so is the prefix that it was made on: those guesses are exactly the loop's. What the loop
+    drafts after a wrong token was never seen; it is taken to be as sure, and to end, as along the target's text.
+    """
+    found = Outlook(by_position=[[0, 0] for _ in range(gamma)])
+    for text in texts:
+        at, end, rejected = 0, len(text.right), list[int]()
+        while at < end:
+            # Where the limit cut the text, the last token that fits is never drafted. Of a text that ends before it
+            # the loop does not know the end: after a wrong token it drafts on beyond.
+            most = gamma if text.ended else min(gamma, end - at - 1)
+            drafted = accepted = 0
+            finished = False
+            while drafted < most and not finished:
+                place = min(at + drafted, end - 1)
+                last = text.ended and at + drafted == end - 1
+                if stop_below > 0 and text.confidence[place] < stop_below:
+                    break
+                if text.right[place] and accepted == drafted:
+                    accepted += 1
+                finished = last and text.right[place]  # the draft is EOS: nothing follows it
+                drafted += 1
+            tested = accepted + (accepted < drafted)
+            for place in range(tested):
+                found.by_position[place][0] += place < accepted
+                found.by_position[place][1] += 1
+            if tested > accepted:
+                rejected.append(at + accepted)
+            positions = drafted + (not finished)
+            found.rounds += 1
+            found.drafted += drafted
+            found.tested += tested
+            found.accepted += accepted
+            found.passes += positions
+            found.verified[positions] = found.verified.get(positions, 0) + 1
+            emitted = min(accepted + 1, end - at)
+            found.tokens += emitted
+            at += emitted
+        found.rejected.append(rejected)
+    return found
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The options with the best predicted decode speed-up, and what to expect of them."""
+
+    gamma: int
+    stop_below: float
+    speedup: float
+    alpha: float
+    tau: float
+
+
+def advise(texts: Sequence[Checked], costs: Costs) -> Advice:
+    """Try every γ and stop_below of the grid; the fastest wins, the smaller γ on a tie."""
+    best = None
+    for gamma in GAMMAS:
+        for stop in STOPS:
+            found = simulate(texts, gamma, stop)
+            made = Advice(gamma, stop, found.speedup(costs), found.alpha, found.tau)
+            if best is None or made.speedup > best.speedup:
+                best = made
+    assert best is not None
+    return best

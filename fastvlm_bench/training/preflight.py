@@ -1,0 +1,66 @@
+"""Before anything is trained: does the target fit, what will it take, and how much is free."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.load import Target
+from fastvlm_bench.training.settings import TrainSettings
+
+OPTIMISER_BYTES = 4 + 4 + 4  # float32 weights, gradient and momentum of Muon; AdamW's few have one more
+
+
+def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None]) -> None:
+    """Say what was loaded and the memory that training is expected to take. UsageError for exits beyond the target."""
+    layers, model = len(target.layers), target.model
+    recipes = settings.recipes(1 if settings.automatic else None)
+    for recipe in recipes:
+        depth = recipe.depth
+        if recipe.exit_layer >= layers or recipe.exit_layer + depth > layers:
+            raise UsageError(
+                f"exit layer {recipe.exit_layer} with {depth} head layers does not fit the {layers} layers of "
+                f"'{settings.model}'; choose an exit of at most {layers - max(depth, 1)}"
+            )
+    estimate = memory_estimate(settings, target)
+    free = free_bytes(target.device)
+    say(
+        f"{type(model).__name__}: {layers} layers, width {model.get_output_embeddings().in_features}, vocabulary "
+        f"{model.get_output_embeddings().out_features}, {target.device}, {str(model.dtype).removeprefix('torch.')}"
+    )
+    known = "" if free is None else f" of {free / 1e9:.1f} GB free"
+    say(
+        f"memory: heads and optimiser {estimate['heads'] / 1e9:.2f} GB, logits of a micro-batch of {settings.micro} "
+        f"about {estimate['logits'] / 1e9:.2f} GB{known}"
+    )
+    if free is not None and sum(estimate.values()) > free:
+        say("this may not fit: a micro-batch that does not is halved, or give a smaller --micro")
+
+
+def memory_estimate(settings: TrainSettings, target: Target) -> dict[str, float]:
+    """Bytes beside the target: heads (weights, gradient, optimiser) and the logits of all recipes on a micro-batch.
+
+    Per taught position and recipe, logits, their softmax and their gradient: 3 x vocabulary x 4 bytes; the target's
+    own logits once more.
+    """
+    layer = sum(p.numel() for p in target.layers[0].parameters())
+    output: Any = target.model.get_output_embeddings()
+    width, vocabulary = output.in_features, output.out_features
+    recipes = settings.recipes(1 if settings.automatic else None)
+    heads = sum(layer * recipe.depth or 6 * width * width for recipe in recipes)
+    positions = settings.micro * (settings.max_new_tokens or 128)
+    return {
+        "heads": float(heads * OPTIMISER_BYTES), "logits": float(positions * vocabulary * 4 * (3 * len(recipes) + 1)),
+    }  # fmt: skip
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Free memory of the device; None where it cannot be asked."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "cpu":
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+    return None

@@ -1,0 +1,137 @@
+"""What is trained: one recipe a draft, such as "attention:exit_layer=1,kd=1,cosine=0". Without torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastvlm_bench.drafts import HEAD_LAYERS
+from fastvlm_bench.errors import UsageError, did_you_mean
+
+LOSSES = {
+    "cosine": "1 - cosine similarity of the head's states and the target's deeper ones (mean of the last `fuse`)",
+    "smooth_l1": "smooth L1 distance of the same",
+    "kd": "KL divergence from the target's distribution to the draft's, at temperature `temperature`",
+    "ce": "cross-entropy on the token that the target would choose",
+    "acceptance": "total variation distance, 1 - Σ min(p, q): the chance that sampling rejects the draft's token",
+}
+DEFAULT_LOSSES = {"cosine": 0.1, "kd": 1.0, "ce": 0.5}
+KEYS = ("exit_layer", "depth", *LOSSES, "fuse", "temperature", "top_k", "unroll", "refine", "name")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One draft to be trained.
+
+    losses: weight by name, zeros left out. fuse: how many of the last layers' states are averaged for `cosine` and
+    `smooth_l1` (the paper reports three best). temperature: of `kd`, whose gradient is scaled by its square as usual.
+    top_k: `kd` looks only at the target's k likeliest tokens, 0 for all. unroll: passes over its own states, for a
+    head that recurs. refine: whether rejected positions weigh more in the refinement stage.
+    """
+
+    name: str
+    head: str
+    exit_layer: int
+    head_options: Mapping[str, int] = field(default_factory=dict, hash=False)
+    losses: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_LOSSES), hash=False)
+    fuse: int = 3
+    temperature: float = 1.0
+    top_k: int = 0
+    unroll: int = 1
+    refine: bool = True
+
+    @classmethod
+    def parse(cls, text: str, *, exit_layer: int | None = None, losses: str | None = None) -> "Recipe":
+        """Read "head" or "head:key=value,…"; a loss that is named replaces its default weight, 0 drops it.
+
+        exit_layer, losses: what --exit-layer and --loss say, for recipes that do not.
+        """
+        head, colon, rest = text.strip().partition(":")
+        if head not in HEAD_LAYERS:
+            raise UsageError(f"unknown head '{head}': one of {', '.join(HEAD_LAYERS)}{did_you_mean(head, HEAD_LAYERS)}")
+        given: dict[str, str] = {}
+        for part in rest.split(",") if colon else ():
+            key, equals, value = (piece.strip() for piece in part.partition("="))
+            if key not in KEYS or not equals or not value or key in given:
+                raise UsageError(
+                    f"recipe '{text}' has '{part}'; it must be KEY=VALUE, each key once, of {', '.join(KEYS)}"
+                    f"{did_you_mean(key, KEYS)}"
+                )
+            given[key] = value
+        weights = dict(DEFAULT_LOSSES) if losses is None else parse_losses(losses)
+        weights |= {key: _number(text, key, given[key]) for key in LOSSES if key in given}
+        weights = {key: weight for key, weight in weights.items() if weight > 0}
+        if not weights:
+            raise UsageError(f"recipe '{text}' has no loss left; give one of {', '.join(LOSSES)} a weight")
+        place = _whole(text, "exit_layer", given["exit_layer"], 1) if "exit_layer" in given else exit_layer
+        if place is None:
+            raise UsageError(f"recipe '{text}' has no exit layer; add exit_layer=N or give --exit-layer")
+        options = {"depth": _whole(text, "depth", given["depth"], 1)} if "depth" in given else {}
+        if options and not HEAD_LAYERS[head]:
+            raise UsageError(f"recipe '{text}' gives a depth, but head '{head}' has no layers; leave it out")
+        if "unroll" in given and head != "eagle":
+            raise UsageError(f"recipe '{text}' unrolls a head that never reads its own output; only eagle does")
+        temperature = _number(text, "temperature", given.get("temperature", "1"))
+        if temperature <= 0:
+            raise UsageError(f"recipe '{text}' has temperature {temperature:g}; it must be above 0")
+        return cls(
+            name=given.get("name", f"{head}-exit{place}"), head=head, exit_layer=place, head_options=options,
+            losses=weights, fuse=_whole(text, "fuse", given.get("fuse", "3"), 1), temperature=temperature,
+            top_k=_whole(text, "top_k", given.get("top_k", "0"), 0),
+            unroll=_whole(text, "unroll", given.get("unroll", "3" if head == "eagle" else "1"), 1),
+            refine=bool(_whole(text, "refine", given.get("refine", "1"), 0, 1)),
+        )  # fmt: skip
+
+    @property
+    def depth(self) -> int:
+        """How many layers of the target's kind the head has."""
+        return self.head_options.get("depth", HEAD_LAYERS[self.head])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for the manifest, the log and the comparison with what a checkpoint was trained with."""
+        return {**vars(self), "head_options": dict(self.head_options), "losses": dict(self.losses)}
+
+
+def default_recipes(exits: Sequence[int]) -> tuple[str, ...]:
+    """The heads at each exit; then, at the first exit, the attention head without each of its losses, with other
+    losses, and without refinement."""
+    place = exits[0]
+    heads = [f"{head}:exit_layer={n},name={head}-exit{n}" for n in exits for head in ("linear", "mlp", "attention")]
+    return (
+        *heads,
+        f"gated-mlp:exit_layer={place}", f"twig:exit_layer={place}", f"eagle:exit_layer={place}",
+        f"attention:exit_layer={place},cosine=0,name=attention-no-cosine",
+        f"attention:exit_layer={place},kd=0,name=attention-no-kd",
+        f"attention:exit_layer={place},ce=0,name=attention-no-ce",
+        f"attention:exit_layer={place},acceptance=1,kd=0,ce=0,cosine=0,name=attention-acceptance-only",
+        f"attention:exit_layer={place},refine=0,name=attention-no-refinement",
+    )  # fmt: skip
+
+
+def parse_losses(text: str) -> dict[str, float]:
+    """ "kd=1,ce=0.5" -> weights; UsageError with the names there are."""
+    weights = {}
+    for part in text.split(","):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if key not in LOSSES or not equals:
+            raise UsageError(
+                f"--loss has '{part}'; it must be NAME=WEIGHT of {', '.join(LOSSES)}, as in kd=1,ce=0.5"
+                f"{did_you_mean(key, LOSSES)}"
+            )
+        weights[key] = _number(text, key, value)
+    return weights
+
+
+def _number(recipe: str, key: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise UsageError(f"{key} in '{recipe}' is '{text}'; it must be a number of at least 0")
+    return value
+
+
+def _whole(recipe: str, key: str, text: str, low: int, high: int = 10**6) -> int:
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise UsageError(f"{key} in '{recipe}' is '{text}'; it must be a whole number, {low} .. {high}")
+    return int(text)

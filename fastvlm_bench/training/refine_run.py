@@ -1,0 +1,106 @@
+"""`run --refine`: between samples, outside the clock, each draft learns from the tokens that the target corrected.
+
+Its output stays the target's, token by token; what changes over the run is how often its drafts stand.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastvlm_bench.decoding.build import Built
+from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.models.load import Target
+from fastvlm_bench.suite import Sample, open_image
+from fastvlm_bench.training.answers import Example
+from fastvlm_bench.training.recipe import DEFAULT_LOSSES, Recipe
+from fastvlm_bench.training.refine import BOOST, ReplayBuffer
+from fastvlm_bench.training.samples import TrainingSample
+from fastvlm_bench.training.trainer import HeadTrainer
+
+LR = 2e-3
+REPLAYED = 7
+"""Earlier texts beside the latest one in each update."""
+
+
+class RunRefiner:
+    """Refines every trained draft of a run. `summary` says how much was learned and how long it took."""
+
+    def __init__(self, target: Target, methods: Sequence[Built]) -> None:
+        self.target = target
+        self.learners = [
+            _Learner(target, built.label, built.method.draft)
+            for built in methods
+            if type(built.method) is FastVLM and isinstance(built.method.draft, Draft) and built.method.draft.manifest
+        ]
+        if not self.learners:
+            raise UsageError("--refine has no effect: no method drafts with a trained head; add --method fastvlm")
+        self.seconds = 0.0
+
+    def learn(self, sample: Sample, lines: Sequence[Mapping[str, Any]]) -> None:
+        """One update of each draft on the sample's text, the places of its own rejections weighing more."""
+        began = time.perf_counter()
+        for learner in self.learners:
+            line = next((own for own in lines if own["method"] == learner.label), None)
+            if line is not None and not line["error"] and len(line["token_ids"]) > 1:
+                learner.learn(sample, line)
+        self.seconds += time.perf_counter() - began
+
+    def summary(self) -> dict[str, Any]:
+        """For run.json: updates of each method, and seconds spent outside the clock."""
+        return {
+            "updates": {learner.label: learner.trainer.done for learner in self.learners},
+            "seconds": round(self.seconds, 3), "lr": LR,
+        }  # fmt: skip
+
+    def save(self, folder: Path) -> None:
+        """Keep the refined drafts, one folder each, in the order of the run's methods."""
+        for number, learner in enumerate(self.learners):
+            learner.draft.save(folder / str(number) if len(self.learners) > 1 else folder)
+
+
+class _Learner:
+    def __init__(self, target: Target, label: str, draft: Draft) -> None:
+        assert draft.manifest is not None and draft.head is not None
+        self.label, self.draft = label, draft
+        told = draft.manifest.data.get("recipe", {})
+        recipe = Recipe(
+            label, draft.manifest.head, draft.exit_layer, draft.manifest.head_options,
+            draft.manifest.losses or DEFAULT_LOSSES, **{k: told[k] for k in ("fuse", "unroll") if k in told},
+        )  # fmt: skip
+        # The learning rate never falls: nobody knows how long a run is.
+        self.trainer = HeadTrainer(target, [recipe], lr=LR, updates=10**9, micro=1 + REPLAYED)
+        (self.student,) = self.trainer.students
+        self.student.head.load_state_dict(draft.head.state_dict())
+        self.buffer, self.prepared = ReplayBuffer(), False
+
+    def learn(self, sample: Sample, line: Mapping[str, Any]) -> None:
+        key = str(line["sample_id"])
+        source = TrainingSample(key, sample.image_id, sample.prompt, partial(open_image, sample), sample.references)
+        example = Example(source, tuple(line["token_ids"]), line["stop"] == "eos")
+        if not self.prepared:
+            self.trainer.prepare([example])
+            self.prepared = True
+        weights = {self.label: corrected(line["rounds"], example.taught)}
+        replayed = self.buffer.draw(REPLAYED, self.trainer.done)
+        with torch.inference_mode(False), torch.enable_grad():
+            self.trainer.update([example, *(old for old, _ in replayed)], [weights, *(rows for _, rows in replayed)])
+        self.buffer.add([example], [weights])
+        assert self.draft.head is not None
+        self.draft.head.load_state_dict(self.student.head.state_dict())
+
+
+def corrected(rounds: Sequence[Sequence[float]], taught: int) -> list[float]:
+    """One weight a drafted position: 1 + BOOST where a round ended with a rejection. rounds: as in samples.jsonl."""
+    weights, at = [1.0] * taught, 0
+    for _, tested, accepted, emitted, *_ in rounds:
+        place = at + int(accepted)
+        if tested > accepted and place < taught:
+            weights[place] += BOOST
+        at += int(emitted)
+    return weights

@@ -1,0 +1,92 @@
+"""On what a draft is trained: a suite's training split, a folder of images with prompts, or rendered scenes."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.suite import Sample, load_suite, open_image
+from fastvlm_bench.suite_definition import read_definition
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TRAIN = "train"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """One image and prompt. `open` gives the image, decoded. references: texts to score by; the first to learn on."""
+
+    sample_id: str
+    image_id: str
+    prompt: str
+    open: Callable[[], "Image"]
+    references: tuple[str, ...] = ()
+
+
+def suite_samples(
+    name: str, *, data: str | Path | None, split: str | None, prompt_set: str | None = None, prompt: str | None = None
+) -> list[TrainingSample]:
+    """The samples of a suite's training split on disk (split None: `train`)."""
+    definition = read_definition(name)
+    if split is None:
+        if TRAIN not in definition.splits:
+            there = [s.name for s in definition.splits.values() if not s.root]
+            raise UsageError(f"suite '{name}' has no split '{TRAIN}': choose one of {', '.join(there)} with --split, "
+                             "and do not report numbers on what you trained on")  # fmt: skip
+        split = TRAIN
+    suite = load_suite(name, split=split, data=data, prompt_set=prompt_set, prompt=prompt)
+    return [_from(name, sample) for sample in suite.samples]
+
+
+def _from(suite: str, sample: Sample) -> TrainingSample:
+    key = f"{suite}/{sample.sample_id}"
+    return TrainingSample(
+        key, f"{suite}/{sample.image_id}", sample.prompt, partial(open_image, sample), sample.references
+    )
+
+
+def folder_samples(images: Path, prompts: Path) -> list[TrainingSample]:
+    """Every image below a folder, each with one of the prompts (one a line) in turn."""
+    if not images.is_dir():
+        raise UsageError(f"--images {images} is not a folder; give one that holds images")
+    try:
+        lines = [line.strip() for line in prompts.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"--prompts {prompts} cannot be read ({error}); give a UTF-8 text, one prompt a line"
+        ) from None
+    found = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found or not lines:
+        what = f"no image ({', '.join(IMAGE_SUFFIXES)}) under {images}" if not found else f"no prompt in {prompts}"
+        raise UsageError(f"{what}; there is nothing to train on")
+    out = []
+    for number, path in enumerate(found):
+        key = path.relative_to(images).as_posix()
+        sample = Sample(key, key, path, lines[number % len(lines)], ())
+        out.append(_from(images.name, sample))
+    return out
+
+
+def hold_out(
+    samples: Sequence[TrainingSample], count: int, seed: int
+) -> tuple[list[TrainingSample], list[TrainingSample]]:
+    """(training, held out): `count` samples, drawn by image, so that no image is on both sides."""
+    images = sorted({sample.image_id for sample in samples})
+    random.Random(seed).shuffle(images)
+    by_image: dict[str, list[TrainingSample]] = {}
+    for sample in samples:
+        by_image.setdefault(sample.image_id, []).append(sample)
+    held: list[TrainingSample] = []
+    while images and len(held) < count:
+        held += by_image.pop(images.pop())
+    if not by_image:
+        raise UsageError(f"{len(samples)} samples on {len(set(s.image_id for s in samples))} images leave nothing to "
+                         f"train on after {count} are held out; give more data or a smaller --held-out")  # fmt: skip
+    rest = [sample for sample in samples if sample.image_id in by_image]
+    return rest, held[:count]

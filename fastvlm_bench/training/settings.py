@@ -1,0 +1,170 @@
+"""What `train` is asked to do. Everything that can be told to be wrong without a model is refused here. No torch."""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fastvlm_bench.config import DEVICES, DTYPES, check_writable
+from fastvlm_bench.errors import UsageError, did_you_mean
+from fastvlm_bench.models.names import check_model_name, layer_count
+from fastvlm_bench.training.recipe import Recipe
+
+AUTO = "auto"
+BACKBONES = ("lora", "full")
+ELSEWHERE = ("out", "push", "device", "threads", "micro", "restart", "plots")
+"""Fields that change where a training runs or goes, not what it learns: a killed training may go on with others."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The options of `train`. exit_layers: numbers, or "auto". heads: recipes as typed, see `Recipe.parse`.
+
+    suites with data/split, or images with prompts, or (embedded model) rendered scenes: what is looked at. samples:
+    how many training samples at most; held_out: how many more for validation. on_policy, references: the text.
+    updates, refine_updates: optimiser steps before and in the refinement stage. validate_every: updates between two
+    validations; patience: validations without a better predicted speed-up before it stops, 0 for never.
+    """
+
+    out: str
+    model: str = "tiny"
+    suites: tuple[str, ...] = ()
+    data: str | None = None
+    split: str | None = None
+    prompt_set: str | None = None
+    prompt: str | None = None
+    images: str | None = None
+    prompts: str | None = None
+    exit_layers: tuple[str, ...] = (AUTO,)
+    heads: tuple[str, ...] = ("attention",)
+    loss: str | None = None
+    on_policy: bool = True
+    references: bool = False
+    samples: int = 1200
+    held_out: int = 48
+    max_new_tokens: int | None = None
+    updates: int = 400
+    refine_updates: int = 100
+    batch: int = 16
+    micro: int = 16
+    lr: float = 1e-2
+    validate_every: int = 50
+    patience: int = 0
+    draft_vocabulary: int = 0
+    finetune_backbone: str | None = None
+    backbone_updates: int = 400
+    backbone_lr: float = 3e-4
+    exit_weight: float = 0.3
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+    push: str | None = None
+    restart: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("suites", "heads", "exit_layers"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(str(item) for item in given))
+        for name, low in (("samples", 1), ("held_out", 1), ("updates", 1), ("batch", 1), ("micro", 1),
+                          ("validate_every", 1), ("refine_updates", 0), ("patience", 0), ("draft_vocabulary", 0),
+                          ("backbone_updates", 1), ("seed", 0)):  # fmt: skip
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < low:
+                raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be a whole number of at least {low}")
+        for name in ("lr", "backbone_lr", "exit_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0 < value <= 1):
+                raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be above 0 and at most 1")
+        if self.max_new_tokens is not None and self.max_new_tokens < 2:
+            raise UsageError(
+                f"--max-new-tokens is {self.max_new_tokens}; it must be at least 2: the first is not drafted"
+            )
+        if self.dtype not in DTYPES:
+            raise UsageError(
+                f"unknown dtype '{self.dtype}': one of {', '.join(DTYPES)}{did_you_mean(self.dtype, DTYPES)}"
+            )
+        if self.finetune_backbone not in (None, *BACKBONES):
+            raise UsageError(
+                f"--finetune-backbone is '{self.finetune_backbone}'; it must be one of {', '.join(BACKBONES)}"
+            )
+        if not self.on_policy and not self.references:
+            raise UsageError("no text to learn on: leave --on-policy, or add --references")
+        if bool(self.images) != bool(self.prompts):
+            raise UsageError(
+                "--images and --prompts go together: a folder of images and a text file, one prompt a line"
+            )
+        if self.images and (self.suites or self.references):
+            raise UsageError("--images takes the place of --suite, and has no --references; leave the others out")
+        if not self.images and not self.suites:
+            raise UsageError("nothing to train on: give --suite NAME (with --data DIR for real data), or --images DIR "
+                             "with --prompts FILE")  # fmt: skip
+        if not self.data and not self.images and self.model != "tiny":
+            raise UsageError(f"model '{self.model}' needs real data: --data DIR with the suite's official files, or "
+                             "--images DIR with --prompts FILE (scenes are rendered for `tiny` only)")  # fmt: skip
+        self.recipes(1 if self.automatic else None)  # so that a wrong recipe is told at once
+
+    @property
+    def automatic(self) -> bool:
+        """Whether the exit layer is to be found out."""
+        return AUTO in self.exit_layers
+
+    def places(self) -> list[int]:
+        """The exit layers that were named."""
+        if self.automatic and len(self.exit_layers) > 1:
+            raise UsageError(f"--exit-layer is {', '.join(self.exit_layers)}; give numbers, or auto alone")
+        return whole_numbers("--exit-layer", ",".join(t for t in self.exit_layers if t != AUTO), or_auto=True)
+
+    def recipes(self, chosen: int | None = None) -> list[Recipe]:
+        """One recipe for each head and exit layer; `chosen` stands for auto. UsageError where two have one name."""
+        places: list[int | None] = [chosen] if self.automatic else list(self.places())
+        found: dict[str, Recipe] = {}
+        for text in self.heads:
+            own = [None] if "exit_layer=" in text else places
+            for place in own:
+                recipe = Recipe.parse(text, exit_layer=place, losses=self.loss)
+                if recipe.name in found:
+                    raise UsageError(f"two recipes are named '{recipe.name}'; give one of them name=…")
+                found[recipe.name] = recipe
+        return list(found.values())
+
+    def validate(self) -> "TrainSettings":
+        """Check the names and the disk. Returns itself."""
+        check_model_name(self.model)
+        self.places()
+        layers = layer_count(self.model)
+        for recipe in self.recipes(1 if self.automatic else None):
+            depth = recipe.depth
+            if layers is not None and recipe.exit_layer + depth > layers:
+                raise UsageError(
+                    f"exit layer {recipe.exit_layer} with {depth} head layers is beyond the {layers} layers of "
+                    f"'{self.model}'; choose an exit of at most {max(layers - max(depth, 1), 1)}"
+                )
+            if layers is not None and recipe.exit_layer >= layers:
+                raise UsageError(f"exit layer {recipe.exit_layer} is not within 1 .. {layers - 1} of '{self.model}'")
+        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+            raise UsageError(f"unknown device '{self.device}': one of {', '.join(DEVICES)}")
+        check_writable(Path(self.out))
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        return {f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v for f in fields(self)}
+
+    def learns(self) -> dict[str, Any]:
+        """The fields on which the trained weights depend."""
+        return {name: value for name, value in self.as_dict().items() if name not in ELSEWHERE}
+
+    def sha256(self) -> str:
+        return hashlib.sha256(json.dumps(self.learns(), sort_keys=True).encode()).hexdigest()
+
+
+def whole_numbers(option: str, text: str, *, or_auto: bool = False) -> list[int]:
+    """ "4,8" -> [4, 8]; "" -> []. UsageError for what is not a whole number of at least 1."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    for part in parts:
+        if not part.isdecimal() or int(part) < 1:
+            end = ", or auto" if or_auto else ""
+            raise UsageError(f"{option} has '{part}'; it must be whole numbers of at least 1, as 4,8{end}")
+    return [int(part) for part in parts]

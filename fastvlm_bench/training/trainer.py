@@ -1,0 +1,234 @@
+"""Fits imitation heads on a frozen target: one forward pass of the target serves every exit and head at once.
+
+Section 3 of arXiv 2510.22641, phase 2. All recipes see the same texts in the same order, so that what differs between
+two of them is what their recipes say. An update is a pure function of the weights and its examples.
+"""
+
+import contextlib
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastvlm_bench.errors import BenchError
+from fastvlm_bench.heads import ImitationHead, new_head
+from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.models.load import Target
+from fastvlm_bench.muon import Muon
+from fastvlm_bench.reduced_vocabulary import ReducedOutput
+from fastvlm_bench.training import parallel
+from fastvlm_bench.training.answers import Example
+from fastvlm_bench.training.losses import position_losses
+from fastvlm_bench.training.observe import FAILURES, Observer, Tail, View
+from fastvlm_bench.training.prediction import Checked
+from fastvlm_bench.training.recipe import Recipe
+
+Weights = Mapping[str, Sequence[float]]
+"""Recipe -> how much each taught position of an example counts; 1 each for a recipe that is not named."""
+
+
+class Student:
+    """A recipe and its head in training. The head's weights are float32 whatever the target's dtype.
+
+    It stays in `eval`: the dropout that some families' layers have would make an update depend on more than its
+    weights and examples.
+    """
+
+    def __init__(self, recipe: Recipe, model: Any, seed: int) -> None:
+        self.recipe = recipe
+        torch.manual_seed(seed)  # each for itself: a head starts alike whatever is trained beside it
+        self.head: ImitationHead = new_head(recipe.head, model, recipe.exit_layer, recipe.head_options).float()
+        self.head.requires_grad_(True).eval()
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+
+class HeadTrainer:
+    """Trains the heads of several recipes together.
+
+    updates: optimiser steps of the main stage, towards whose end the learning rate falls; refine_updates: those that
+    follow. micro: texts that pass the target together; halved for good when memory runs out. output_ids: the token ids
+    that may be drafted, None for all.
+    """
+
+    def __init__(
+        self, target: Target, recipes: Sequence[Recipe], *, lr: float, updates: int, micro: int, seed: int = 0,
+        refine_updates: int = 0,
+    ) -> None:  # fmt: skip
+        self.target, self.lr, self.updates, self.micro, self.done = target, lr, updates, micro, 0
+        self.refine_updates = refine_updates
+        target.model.requires_grad_(False)
+        self.students = [Student(recipe, target.model, seed) for recipe in recipes]
+        self.observer = Observer(target, [r.exit_layer for r in recipes], max(r.fuse for r in recipes))
+        self.tail: Tail | None = None
+        self.output_ids: Tensor | None = None
+        self.notes: list[str] = []
+        parameters = [p for student in self.students for p in student.head.parameters()]
+        others = [p for p in parameters if p.ndim != 2]
+        self.optimisers: list[torch.optim.Optimizer] = [
+            Muon([p for p in parameters if p.ndim == 2], lr=lr, weight_decay=0.01),
+            *([torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)] if others else []),
+        ]
+
+    def prepare(self, examples: Sequence[Example]) -> None:
+        """Choose the route and check the tail on the first examples; BenchError where this target cannot be trained."""
+        try:
+            gap = self.observer.choose_route(examples)
+            self.tail = Tail(self.target, self.observer, examples[0])
+        except FAILURES as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise BenchError(
+                f"a draft cannot be trained on {type(self.target.model).__name__}: {reason}; please report it"
+            ) from error
+        if not self.observer.packs:
+            self.notes.append(f"texts pass the target one by one: padded together its states differ by {gap:.1e}")
+
+    def update(self, examples: Sequence[Example], weights: Sequence[Weights] | None = None) -> dict[str, float]:
+        """One optimiser step on the examples; returns each recipe's mean loss. FloatingPointError if it is not finite.
+
+        weights: for each example. Memory that runs out halves the micro-batch, and the step starts again.
+        """
+        given = list(weights) if weights is not None else [{} for _ in examples]
+        while True:
+            try:
+                losses = self._backward(examples, given)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or self.micro == 1:
+                    raise
+            self.micro //= 2  # outside the except block, so that the traceback no longer holds the tensors
+            self.notes.append(f"out of memory at update {self.done + 1}: micro-batch halved to {self.micro}")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        parallel.sum_gradients(p for student in self.students for p in student.head.parameters())
+        for student in self.students:  # each head by itself: one that is far off must not slow the others
+            nn.utils.clip_grad_norm_(student.head.parameters(), 1.0)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.lr * self.rate(self.done)
+            optimiser.step()
+        self.done += 1
+        return losses
+
+    def rate(self, done: int) -> float:
+        """Learning-rate factor: linear warm-up over 30 updates, flat, linear to 2 % over the last half.
+
+        Beyond `updates` lies the refinement stage: a fifth, falling likewise.
+        """
+        if done >= self.updates:
+            return 0.02 + 0.18 * max(0.0, 1 - (done - self.updates) / max(self.refine_updates, 1))
+        return min((done + 1) / 30, 1.0, 0.02 + 0.98 * (1 - done / max(self.updates, 1)) / 0.5)
+
+    def _backward(self, examples: Sequence[Example], weights: Sequence[Weights]) -> dict[str, float]:
+        """Gradients of the weighted mean loss over all positions of all examples (and all processes)."""
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        totals = {
+            s.name: sum(sum(_row(w, s.name, e)) for e, w in zip(examples, weights, strict=True)) for s in self.students
+        }
+        losses = dict.fromkeys(totals, 0.0)
+        mine = parallel.share(list(zip(examples, weights, strict=True)))
+        start = 0
+        for view, group in self.observer.views([example for example, _ in mine], self.micro):
+            part = [row for _, row in mine[start : start + len(group)]]
+            start += len(group)
+            logits, aims = self._target_side(view)
+            total = torch.zeros((), device=self.target.device)
+            for student in self.students:
+                row = [w for e, given in zip(group, part, strict=True) for w in _row(given, student.name, e)]
+                weight = torch.tensor(row, device=self.target.device) / totals[student.name]
+                loss = (self._losses(student, view, logits, aims[student.recipe.fuse]) * weight).sum()
+                if not torch.isfinite(loss):
+                    names = ", ".join(example.sample.sample_id for example in group)
+                    raise FloatingPointError(
+                        f"loss of {student.name} is {loss.item()} at update {self.done + 1} on samples {names}; "
+                        "try a smaller --lr"
+                    )
+                total, losses[student.name] = total + loss, losses[student.name] + loss.item()
+            total.backward()
+        return parallel.sum_values(losses)
+
+    @torch.no_grad()
+    def _target_side(self, view: View) -> tuple[Tensor, dict[int, Tensor]]:
+        assert self.tail is not None, "prepare comes first"
+        aims = {fuse: view.aim(fuse) for fuse in {s.recipe.fuse for s in self.students}}
+        return self.tail(view.last_states()), aims
+
+    def _losses(self, student: Student, view: View, logits: Tensor, aim: Tensor) -> Tensor:
+        """(n,), the mean over the passes of a head that recurs."""
+        assert self.tail is not None
+        recipe = student.recipe
+        with self.autocast():
+            passes = view.imitate(student.head, recipe.exit_layer, recipe.unroll)
+            each = [position_losses(recipe, states, self.tail(states), aim, logits) for states in passes]
+        return torch.stack(each).mean(0)
+
+    def autocast(self) -> Any:
+        """Products in the target's dtype where that is a half one; the head's own weights stay float32."""
+        dtype = self.target.model.dtype
+        if dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.target.device.type, dtype=dtype)
+
+    @torch.no_grad()
+    def check(self, examples: Sequence[Example]) -> dict[str, list[Checked]]:
+        """Each recipe's guesses along each example's text: what validation and refinement count.
+
+        Of a head that recurs this is the first pass, where `previous` is the target's: within a draft it does worse.
+        """
+        assert self.tail is not None
+        found: dict[str, list[Checked]] = {student.name: [] for student in self.students}
+        for view, group in self.observer.views(examples, self.micro):
+            own = self.tail(view.last_states()).argmax(-1)
+            for student in self.students:
+                with self.autocast():
+                    logits = self.tail(view.imitate(student.head, student.recipe.exit_layer)[0]).float()
+                if self.output_ids is not None:
+                    left_out = torch.ones_like(logits[0], dtype=torch.bool)
+                    left_out[self.output_ids] = False
+                    logits = logits.masked_fill(left_out, -torch.inf)
+                sure, guess = logits.softmax(-1).max(-1)
+                right, start = (guess == own).tolist(), 0
+                confidence = sure.tolist()
+                for example in group:
+                    end = start + example.taught
+                    found[student.name].append(Checked(right[start:end], confidence[start:end], example.ended))
+                    start = end
+        return found
+
+    def draft(self, student: Student) -> Draft:
+        """The recipe as a draft that can decode now: its head in the target's dtype."""
+        dtype = self.target.model.dtype
+        head = student.head if dtype == torch.float32 else copy.deepcopy(student.head).to(dtype)
+        output = None
+        if self.output_ids is not None:
+            output = ReducedOutput(self.target.model.get_output_embeddings(), self.output_ids)
+        return Draft(student.recipe.exit_layer, head, None, output)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next update depends on, and the micro-batch that memory allowed."""
+        return {
+            "done": self.done, "micro": self.micro, "heads": {s.name: s.head.state_dict() for s in self.students},
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }  # fmt: skip
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.done, self.micro = state["done"], state["micro"]
+        for student in self.students:
+            student.head.load_state_dict(state["heads"][student.name])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+
+
+def _row(weights: Weights, name: str, example: Example) -> Sequence[float]:
+    return weights.get(name) or [1.0] * example.taught
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on whichever device."""
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in said or "enough memory" in said

@@ -1,0 +1,88 @@
+"""Validation by what counts: acceptance on held-out text, and the decode speed-up that it promises here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.models.load import Target
+from fastvlm_bench.training.answers import Example
+from fastvlm_bench.training.prediction import Costs, Outlook, advise, simulate
+from fastvlm_bench.training.trainer import HeadTrainer
+
+GAMMA, STOP_BELOW = 10, 0.5
+LOOPED = 16
+"""Held-out texts on which a head that recurs is run for real: its guesses depend on its own output."""
+
+
+@dataclass
+class Validated:
+    """One recipe at one time. alpha, tau: at γ 10 without a confidence stop, over all suites; by_suite: α of each.
+
+    by_position: the chance that the i-th token of a draft stands if those before it did. speedup: predicted decode
+    speed-up at the best gamma and stop_below of the grid, which stand beside it.
+    """
+
+    alpha: float
+    tau: float
+    by_position: list[float]
+    speedup: float
+    gamma: int
+    stop_below: float
+    by_suite: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def validate(trainer: HeadTrainer, held_out: Sequence[Example], costs: Mapping[str, Costs]) -> dict[str, Validated]:
+    """Each recipe on the held-out examples, at the costs of its exit and head."""
+    checked, found = trainer.check(held_out), {}
+    for student in trainer.students:
+        name, price = student.name, costs[student.name]
+        texts = checked[name]
+        suites = [example.sample.sample_id.partition("/")[0] for example in held_out]
+        if student.head.recurs:
+            draft = trainer.draft(student)
+            played = {stop: _looped(trainer.target, draft, held_out[:LOOPED], stop) for stop in (0.0, STOP_BELOW)}
+            stop = max(played, key=lambda stop: played[stop].speedup(price))
+            outlook = played[0.0]
+            found[name] = Validated(
+                outlook.alpha, outlook.tau, [], played[stop].speedup(price), GAMMA, stop, {"all": outlook.alpha}
+            )
+            continue
+        outlook, best = simulate(texts, GAMMA, 0.0), advise(texts, price)
+        by_suite = {
+            suite: simulate([t for t, own in zip(texts, suites, strict=True) if own == suite], GAMMA, 0.0).alpha
+            for suite in dict.fromkeys(suites)
+        }
+        found[name] = Validated(
+            outlook.alpha, outlook.tau, outlook.alpha_by_position, best.speedup, best.gamma, best.stop_below, by_suite
+        )
+    return found
+
+
+def _looped(target: Target, draft: Draft, examples: Sequence[Example], stop_below: float) -> Outlook:
+    """The loop itself on some texts; its own rounds, in the counts of a simulation."""
+    method, found = FastVLM(draft, gamma=GAMMA, stop_below=stop_below), Outlook()
+    for example in examples:
+        with torch.inference_mode():
+            target.model.generate(
+                **example.inputs(target), max_new_tokens=len(example.answer), do_sample=False, num_beams=1,
+                custom_generate=method,
+            )  # fmt: skip
+        assert method.last is not None
+        for number, r in enumerate(method.last.rounds):
+            ended = number == len(method.last.rounds) - 1 and method.last.stop == "eos"
+            positions = r.drafted + (not (ended and r.accepted == r.drafted and r.emitted == r.accepted))
+            found.tokens += r.emitted
+            found.rounds += 1
+            found.drafted += r.drafted
+            found.tested += r.tested
+            found.accepted += r.accepted
+            found.passes += positions
+            found.verified[positions] = found.verified.get(positions, 0) + 1
+    return found

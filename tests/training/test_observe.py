@@ -1,0 +1,146 @@
+"""What heads learn from: the same by both routes, at the places that predict, and the target's own logits."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from families.builders import build
+
+from fastvlm_bench.heads import HEADS, new_head
+from fastvlm_bench.models.load import Target
+from fastvlm_bench.training.answers import Example
+from fastvlm_bench.training.observe import Observer, Tail
+from fastvlm_bench.training.order import Order
+from fastvlm_bench.training.samples import TrainingSample
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max())))
+
+
+def test_places_that_teach_predict_the_next_token(target: Target, examples: list[Example]) -> None:
+    observer = Observer(target, [2], 1)
+    batch, told = observer.padded(examples[:4])
+    for row, marks, example in zip(batch["input_ids"], told, examples, strict=False):
+        places = marks.nonzero().flatten().tolist()
+        assert [row[place + 1].item() for place in places] == list(example.answer[1:])
+        assert places[0] == example.inputs(target)["input_ids"].shape[1], "the first token comes from prefill"
+    tail = Tail(target, observer, examples[0])
+    for view in (observer.packed(examples[:4]), observer.forced(examples[0])):
+        own = tail(view.last_states()).argmax(-1).tolist()
+        texts = examples[:4] if view.told.shape[0] > 1 else examples[:1]
+        assert own == [token for example in texts for token in example.answer[1:]]
+
+
+def test_both_routes_see_the_same(target: Target, examples: list[Example]) -> None:
+    observer = Observer(target, [1, 3, 5], 3)
+    packed = observer.packed(examples[:3])
+    forced = [observer.forced(example) for example in examples[:3]]
+    for fuse in (1, 2, 3):
+        assert close(packed.aim(fuse), torch.cat([view.aim(fuse) for view in forced]))
+    assert observer.choose_route(examples) < 1e-4 and observer.packs
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("exit_layer", [1, 3])
+def test_both_routes_imitate_the_same(target: Target, examples: list[Example], kind: str, exit_layer: int) -> None:
+    torch.manual_seed(0)
+    head = new_head(kind, target.model, exit_layer)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    observer, unroll = Observer(target, [exit_layer], 1), 3
+    with torch.no_grad():
+        packed = observer.packed(examples[:3]).imitate(head, exit_layer, unroll)
+        forced = [observer.forced(example).imitate(head, exit_layer, unroll) for example in examples[:3]]
+    assert len(packed) == (unroll if kind == "eagle" else 1)
+    for number, states in enumerate(packed):
+        assert close(states, torch.cat([one[number] for one in forced])), f"pass {number}"
+    if kind == "eagle":
+        assert not close(packed[0], packed[1]), "its own output differs from the target's states"
+
+
+def test_unrolling_keeps_the_prompt_as_it_is(target: Target, examples: list[Example]) -> None:
+    """The first drafted token's predecessor is the target's own state in every pass, as it is in the loop."""
+    torch.manual_seed(0)
+    head = new_head("eagle", target.model, 2)
+    with torch.no_grad():
+        head.join.weight.normal_(0, 0.1)
+        first, second = Observer(target, [2], 1).packed(examples[:1]).imitate(head, 2, 2)
+    assert close(second[:1], first[:1]) and not close(second[1:2], first[1:2])
+
+
+def test_aim_is_a_mean(target: Target, examples: list[Example]) -> None:
+    view = Observer(target, [2], 3).packed(examples[:2])
+    assert close(view.aim(3), (view.top(0) + view.top(1) + view.top(2)) / 3)
+    assert not close(view.top(0), view.top(1)) and torch.equal(view.aim(1), view.last_states())
+
+
+class Given:
+    """A target without a processor: its one prompt as tensors."""
+
+    def __init__(self, name: str) -> None:
+        self.model, self.given, self.answer = build(name)
+        tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=2)
+        self.target = Target(
+            name, self.model, SimpleNamespace(tokenizer=tokenizer), torch.device("cpu"), None
+        )  # fmt: skip
+        self.target.encode = lambda image, prompt: dict(self.given)  # type: ignore[method-assign, assignment]
+        sample = TrainingSample("s/0", "0", "", lambda: None)  # type: ignore[arg-type, return-value]
+        self.example = Example(sample, tuple(self.answer), False)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "scale"),
+    [("paligemma2", "final_logit_softcapping", 3.0, 1.0), ("aya_vision", "logit_scale", 0.25, 1.0)],
+)  # Aya Vision's text model has a scale, which transformers does not apply there
+def test_tail_is_the_targets_own(name: str, key: str, value: float, scale: float) -> None:
+    """Against the logits that `generate` itself chose from, where a family caps them or has a scale."""
+    own = Given(name)
+    setattr(own.model.config.get_text_config(decoder=True), key, value)
+    observer = Observer(own.target, [2], 1)
+    tail = Tail(own.target, observer, own.example)
+    assert tail.scale == scale and tail.cap == (value if "cap" in key else None)
+    made = own.model.generate(
+        **own.given, max_new_tokens=len(own.answer), do_sample=False, output_logits=True, return_dict_in_generate=True
+    )
+    with torch.no_grad():
+        assert close(tail(observer.forced(own.example).last_states()), torch.cat(made.logits[1:]).float())
+
+
+def test_tail_refuses_what_is_not_the_targets_own(target: Target, examples: list[Example]) -> None:
+    text = target.model.config.text_config
+    text.final_logit_softcapping = 0.5  # which this architecture does not have
+    try:
+        with pytest.raises(ValueError, match="do not give its own logits"):
+            Tail(target, Observer(target, [2], 1), examples[0])
+    finally:
+        del text.final_logit_softcapping
+
+
+def test_a_written_placeholder_is_read_by_the_forced_route(target: Target, examples: list[Example]) -> None:
+    """As text it would ask for another image, which a model with random weights does not know."""
+    image = target.model.config.image_token_index
+    odd = Example(examples[0].sample, (*examples[0].answer[:3], image, 7), False)
+    observer = Observer(target, [2], 1)
+    assert observer.choose_route([odd, *examples]) < 1e-4 and observer.packs
+    views = list(observer.views([examples[1], odd, examples[2]], 2))
+    assert [len(group) for _, group in views] == [1, 1, 1] and views[1][1] == [odd]
+    assert [view.last_states().shape[0] for view, _ in views] == [e.taught for e in (examples[1], odd, examples[2])]
+
+
+def test_order_leaves_out_by_chance_and_depends_on_the_number_alone() -> None:
+    sample = TrainingSample("s/0", "0", "", lambda: None)  # type: ignore[arg-type, return-value]
+    texts = [Example(sample, tuple(range(2 + 8 * n)), False) for n in range(10)]
+    order = Order(texts, 4, seed=0)
+    epochs = [[e for number in (2 * epoch, 2 * epoch + 1) for e in order.batch(number)] for epoch in range(30)]
+    for epoch in epochs:
+        assert len(epoch) == 8 == len({len(e.answer) for e in epoch})
+    seen = [sum(text in epoch for epoch in epochs) for text in texts]
+    assert min(seen) > 0.5 * 30, "each text has its turns, the longest ones too"
+    numbers = list(range(12))
+    random.Random(0).shuffle(numbers)
+    fresh = Order(texts, 4, seed=0)
+    assert [Order(texts, 4, seed=0).batch(n) for n in numbers] == [fresh.batch(n) for n in numbers]
+    assert Order(texts, 99, seed=0).size == 10
