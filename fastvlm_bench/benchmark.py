@@ -133,7 +133,7 @@ def load_suites(config: RunConfig) -> list[Suite]:
             raise UsageError(f"--variant {metric}=…: none of {', '.join(config.suites)} is scored with {metric}")
     return [
         load_suite(name, split=config.split, data=config.data, limit=config.limit, prompt_set=config.prompt_set,
-                   prompt=config.prompt, variants=own[name]) for name in config.suites
+                   prompt=config.prompt, variants=own[name], java=config.java) for name in config.suites
     ]  # fmt: skip
 
 
@@ -163,7 +163,8 @@ def _create(config: RunConfig, suites: Sequence[Suite]) -> RunWriter:
 def _described(suite: Suite, config: RunConfig) -> dict[str, Any]:
     samples = [
         {"sample_id": s.sample_id, "image_id": s.image_id, "prompt": s.prompt, "references": list(s.references),
-         **({"group": s.group} if s.group else {})}
+         **({"group": s.group} if s.group else {}),
+         **({"question": s.question} if s.question and s.question != s.prompt else {})}
         for s in suite.samples
     ]  # fmt: skip
     fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents")}

@@ -93,6 +93,7 @@ def run(
     require_lossless: Annotated[bool, typer.Option(help="Exit with 5 if an output has a token that the target would not have chosen.")] = False,
     margin: Annotated[float, typer.Option(help="Points of 100 that count as no difference in quality: equivalent within ±margin.")] = 0.5,
     variant: Variants = None,
+    java: Annotated[bool, typer.Option("--java", help="METEOR and SPICE of captions, too; needs Java and the extra coco-java.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV, and FILE-samples.csv beside it.")] = None,
     predictions_out: Annotated[Path | None, typer.Option(help="Also write FILE-suite-method.json in the official results format.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -109,7 +110,7 @@ def run(
         data=str(data) if data else None, limit=limit, repeats=repeats, warmup=warmup, max_new_tokens=max_new_tokens,
         prompt_set=prompt_set, prompt=prompt,
         seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),
-        require_lossless=require_lossless, refine=refine, margin=margin, variants=tuple(variant or ()),
+        require_lossless=require_lossless, refine=refine, margin=margin, variants=tuple(variant or ()), java=java,
         temperature=temperature, top_p=top_p, top_k=top_k, ignore_eos=ignore_eos, phases=phases,
         invocations=invocations, until_width=until_width, budget=budget, energy=energy, batch_size=sizes[0],
     )  # fmt: skip
@@ -123,24 +124,44 @@ def run(
 @app.command()
 def score(
     suite: Annotated[str, typer.Option("--suite", "-s", help="The suite whose metrics are used; see `suites`.")],
-    annotations: Annotated[Path, typer.Option(help="The official annotation file.")],
-    predictions: Annotated[Path, typer.Option(help="Predictions of any tool, in the official results format.")],
+    annotations: Annotated[list[Path], typer.Option(help="The official annotation file; repeatable where there are several.")],
+    predictions: Annotated[Path, typer.Option(help="Predictions of any tool, in the suite's official results format.")],
+    reference: Annotated[Path | None, typer.Option(help="Other predictions: also give the paired difference to them.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Points of 100 that count as no difference to --reference; default 0.5.")] = None,
+    split: Annotated[str | None, typer.Option(help="The suite's split; default: told by the files.")] = None,
     allow_missing: Annotated[bool, typer.Option(help="Count a sample without prediction as an empty text.")] = False,
     variant: Variants = None,
+    java: Annotated[bool, typer.Option("--java", help="METEOR and SPICE, too; needs Java and the extra coco-java.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:  # fmt: skip
-    """Score a results file, [{"image_id", "caption"}] or [{"question_id", "answer"}], with a suite's metrics."""
-    import json as json_module
+    """Score a results file, [{"image_id", "caption"}], [{"question_id", "answer"}] or the suite's own format."""
+    from fastvlm_bench.metrics import parse_variants
+    from fastvlm_bench.scoring import as_json, score_file, table
 
-    from fastvlm_bench.scoring import score_file
-
-    chosen = {name: value for name, _, value in (text.partition("=") for text in variant or [])}
-    found = score_file(suite, annotations, predictions, allow_missing=allow_missing, variants=chosen)
+    found = score_file(suite, annotations, predictions, allow_missing=allow_missing, split=split, java=java,
+                       variants=parse_variants(variant or []), reference_file=reference, margin=margin)  # fmt: skip
     if json:
-        typer.echo(json_module.dumps(found.as_dict()))
+        typer.echo(as_json(found))
         return
     typer.echo(f"{suite}, n = {found.n}, PTB-compatible tokenizer {found.as_dict()['tokenizer']}, CIDEr-D df full")
-    _list([(name, found.reasons[name] if value is None else f"{value:.4f}") for name, value in found.values.items()])
+    _list(table(found))
+
+
+@app.command("verify-metrics")
+def verify_metrics(
+    annotations: Annotated[Path, typer.Option(help="A caption annotation file in the suite's official format.")],
+    predictions: Annotated[Path | None, typer.Option(help="Captions to score; default: each image's first reference against its others.")] = None,
+    suite: Annotated[str, typer.Option("--suite", "-s", help="A caption suite, for the formats.")] = "coco-caption",
+    java: Annotated[bool, typer.Option("--java", help="Use the official Java tokenizer, and METEOR and SPICE.")] = False,
+) -> None:  # fmt: skip
+    """Compare the caption metrics with the official scorer on your own data; exit code 5 if they differ."""
+    from fastvlm_bench.verify_metrics import report as lines
+    from fastvlm_bench.verify_metrics import require_agreement, verify
+
+    found = verify(annotations, predictions, suite=suite, java=java)
+    for line in lines(found):
+        typer.echo(line)
+    require_agreement(found)
 
 
 @app.command()

@@ -26,7 +26,7 @@ REFERENCE = "standard"
 MAX_GAMMA = 64
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
-NOT_MEASURED = ("out", "resume", "json", "require_lossless", "margin", "variants")
+NOT_MEASURED = ("out", "resume", "json", "require_lossless", "margin", "variants", "java")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
          "refine", "batch_size")  # fmt: skip
@@ -171,7 +171,8 @@ class RunConfig:
     decoded at a time; 1 is the honest setting for latency. temperature: None or
     0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases: tell the
     phases of each generation apart by hooks, and by events on a device. refine: drafts learn between samples. margin:
-    the difference in points of 100 that counts as none. variants: "METRIC=VARIANT" each.
+    the difference in points of 100 that counts as none. variants: "METRIC=VARIANT" each. java: METEOR and
+    SPICE of captions, too.
     until_width, budget: as in `StopRule`, for each suite. invocations: processes, each with all the repeats.
     energy: seconds of the blocks in which energy is measured. `validate` adds the checks that look at the disk.
     """
@@ -211,6 +212,7 @@ class RunConfig:
     require_lossless: bool = False
     margin: float = 0.5
     variants: tuple[str, ...] = ()
+    java: bool = False
 
     def __post_init__(self) -> None:
         for name in (

@@ -1,7 +1,7 @@
 """The errors that a user can cause or must know of. Each carries the exit code of the command line.
 
 Exit codes: 0 success, 1 internal error, 2 bad input, 4 runs that cannot be compared, 5 output not lossless where
-that was required, 6 corrupt record, 130 interrupted (Ctrl-C), 143 terminated.
+that was required, or a metric unlike the official scorer's, 6 corrupt record, 130 interrupted (Ctrl-C), 143 terminated.
 """
 
 import difflib
@@ -28,6 +28,12 @@ class IncompatibleRuns(BenchError):
 
 class LosslessViolation(BenchError):
     """A lossless method produced a token that the target would not have chosen."""
+
+    exit_code = 5
+
+
+class MetricMismatch(BenchError):
+    """A score of this tool differs from the official scorer's."""
 
     exit_code = 5
 

@@ -101,6 +101,8 @@ def notes(suite: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     if found := suite.get(FREQUENCIES, {}).get(""):
         lines.append(f"CIDEr-D: document frequencies of all {found.images} images of the split")
     reasons: dict[str, list[str]] = {}
+    if "cider_d" in suite["metrics"] and not set(metrics.JAVA) & set(suite["metrics"]):
+        reasons[metrics.NEEDS_JAVA] = [metrics.LABELS[name] for name in metrics.JAVA]
     for quality in rows[0].quality:
         if quality.reason:
             reasons.setdefault(quality.reason, []).append(metrics.LABELS.get(quality.metric, quality.metric))

@@ -1,173 +1,202 @@
-"""Scores predictions of any tool, in the official results format, against official annotation files.
+"""Scores predictions of any tool, in the official results format, against official annotation files. Without torch."""
 
-COCO's format is [{"image_id", "caption"}], VQA's [{"question_id", "answer"}]; `run` can write both. Without torch.
-"""
-
-import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench import annotations, metrics, readers
+from fastvlm_bench import annotations, metrics, quality, readers, results_formats
 from fastvlm_bench.annotations import Document, Entry
-from fastvlm_bench.errors import UsageError, did_you_mean
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.metrics import JAVA, NEEDS_JAVA
 from fastvlm_bench.metrics.ptb_tokenizer import VERSION
+from fastvlm_bench.quality import Quality
 from fastvlm_bench.record import Run
 from fastvlm_bench.storage import write_atomically
 from fastvlm_bench.suite_definition import Definition, Split, read_definition
 
-KEYS = {"caption": ("image_id", "caption"), "vqa": ("question_id", "answer")}
-"""Kind of a suite -> the keys of an entry in its official results file: the sample's id, the model's text."""
-SHOWN = 3
+MAY_LACK = ("cider_d", "meteor", "spice")
+"""Metrics that may say nothing here, with a reason: of one image, or without Java."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """`values` on the 0-1 scale, None for a metric that says nothing here; `reasons` then says why."""
+    """`values` on the 0-1 scale, None for a metric that says nothing here; `reasons` then says why.
+
+    A metric's parts have their own names, its groups are METRIC[GROUP]. deltas: differences to reference predictions.
+    """
 
     suite: str
     n: int
     values: dict[str, float | None]
     reasons: dict[str, str]
     variants: dict[str, str]
+    deltas: tuple[Quality, ...] = field(default=())
 
     def as_dict(self) -> dict[str, Any]:
         """What `score --json` prints. cider_df: document frequencies come from the whole annotation file, always."""
+        compared = {
+            q.metric: {"value": q.delta.value, "low": q.delta.low, "high": q.delta.high, "verdict": q.verdict}
+            for q in self.deltas if q.delta is not None
+        }  # fmt: skip
         return {
             "suite": self.suite, "n": self.n, "metrics": self.values, "tokenizer": VERSION, "cider_df": "full",
-            "variants": self.variants, "reasons": self.reasons,
+            "variants": self.variants, "reasons": self.reasons, **({"deltas": compared} if self.deltas else {}),
         }  # fmt: skip
 
 
 def score_file(
-    suite: str, annotation_file: Path, prediction_file: Path, *, allow_missing: bool = False,
-    variants: Mapping[str, str] | None = None,
+    suite: str, annotation_files: Path | Sequence[Path], prediction_file: Path, *, allow_missing: bool = False,
+    variants: Mapping[str, str] | None = None, split: str | None = None, java: bool = False,
+    reference_file: Path | None = None, margin: float | None = None,
 ) -> Scores:  # fmt: skip
     """Score a results file with the suite's metrics. UsageError for whatever is wrong with one of the files.
 
     allow_missing: a sample without a prediction counts as an empty text, instead of being an error. variants: metric ->
-    variant, for metrics that have any (`vqa_accuracy`: normalised, official, m4c).
+    variant, for metrics that have any. java: METEOR and SPICE of captions, too. reference_file: other predictions; the
+    paired difference to them is given, judged with `margin` points of 100.
     """
+    files = [annotation_files] if isinstance(annotation_files, Path) else list(annotation_files)
     definition = read_definition(suite)
-    entries = read_references(definition, annotation_file)
-    texts = read_predictions(prediction_file, definition.kind, entries, annotation_file, allow_missing)
-    for metric in variants or {}:
-        if metric not in definition.metrics:
-            raise UsageError(f"suite '{suite}' has no metric '{metric}'{did_you_mean(metric, definition.metrics)}; "
-                             f"its metrics are {', '.join(definition.metrics)}")  # fmt: skip
+    entries = read_references(definition, files, split)
+    if not definition.metrics:
+        raise UsageError(f"suite '{suite}' has no metrics here: it is generated and saved, not scored")
+    source = ", ".join(map(str, files))
+    texts = results_formats.read(prediction_file, definition.results, entries, source, allow_missing)
+    named = [*definition.metrics, *(JAVA if definition.kind == "caption" else ())]
+    chosen = metrics.choose_variants(definition.metrics, {**definition.variants, **(variants or {})})
+    references = [entry.references for entry in entries]
+    samples = [{"references": entry.references, "group": entry.group} for entry in entries]
+    described = {"samples": samples, "variants": chosen}
     values: dict[str, float | None] = {}
     reasons: dict[str, str] = {}
-    used: dict[str, str] = {}
-    references = [entry.references for entry in entries]
-    for name in definition.metrics:
-        scorer: Any = metrics.load(name)
-        variant = inspect.signature(scorer.score).parameters.get("variant")
-        chosen = (variants or {}).get(name)
-        if variant is not None:
-            used[name] = chosen or str(variant.default)
-        elif chosen is not None:
-            raise UsageError(f"metric '{name}' has no variants; leave out --variant {name}={chosen}")
-        extra = {"variant": used[name]} if name in used else {}
-        if len(entries) == 1 and name == "cider_d":
-            values[name], reasons[name] = None, "with one image every caption scores exactly 0"
+    for name in named:
+        if name in JAVA and not java:
+            values[name], reasons[name] = None, NEEDS_JAVA
             continue
-        found: metrics.MetricScore = scorer.score(texts, references, **extra)
+        found, reason = quality.attempt(name, described, texts, references)
+        if found is None and name not in MAY_LACK:
+            raise UsageError(f"{prediction_file}: {reason}")
+        if found is None:
+            values[name], reasons[name] = None, reason
+            continue
         values |= {name: found.value, **found.parts}
-    return Scores(suite, len(entries), values, reasons, used)
+        for group in quality.group_names(described):
+            own = [index for index, entry in enumerate(entries) if entry.group == group]
+            part = quality.score(name, described, [texts[i] for i in own], [references[i] for i in own], group)
+            values[f"{name}[{group}]"] = None if part is None else part.value
+    deltas: tuple[Quality, ...] = ()
+    if reference_file is not None:
+        other = results_formats.read(reference_file, definition.results, entries, source, allow_missing)
+        images, bound = [entry.image_id for entry in entries], quality.margin_of({}, margin)
+        deltas = tuple(
+            Quality(name, values[name], *quality.difference(name, described, texts, other, references, images, bound))
+            for name in named if values[name] is not None
+        )  # fmt: skip
+    return Scores(suite, len(entries), values, reasons, chosen, deltas)
 
 
-def read_references(definition: Definition, path: Path) -> list[Entry]:
-    """The samples of an official annotation file in whichever format of the suite it has; images are not looked for.
+def read_references(definition: Definition, paths: Sequence[Path], name: str | None = None) -> list[Entry]:
+    """The samples of official annotation files in whichever format of the suite they have; images are not looked for.
 
-    The splits whose own file name it bears are tried first; the first format that fits is taken.
+    The splits whose own file names they bear are tried first; the first format that fits is taken. name: one split.
     """
-    splits = list(definition.splits.values())
-    named = [s for s in splits if any(fnmatch(path.name, name) for names in s.files.values() for name in names)]
+    splits = [definition.split(name)] if name else list(definition.splits.values())
+    named = [split for split in splits if all(_key(split, path) for path in paths)]
     failure: UsageError | None = None
-    for split in {s.format: s for s in reversed(named or splits)}.values():
+    for split in named or splits:
         try:
-            return _read(split, path)
+            return _read(split, paths)
         except UsageError as error:
             failure = failure or error
     raise failure or UsageError(f"suite '{definition.name}' has no split that could be scored")
 
 
-def _read(split: Split, path: Path) -> list[Entry]:
+def _key(split: Split, path: Path) -> str:
+    """The key of the split whose file bears this name, or ""."""
+    for key, items in split.files.items():
+        names = [name.strip(" ?").rpartition("/")[2] for item in items for name in item.split("|")]
+        if any(fnmatch(path.name, name) for name in names):
+            return key
+    return ""
+
+
+def _read(split: Split, paths: Sequence[Path]) -> list[Entry]:
+    needed = [key for key, items in split.files.items() if not all(item.lstrip().startswith("?") for item in items)]
     if split.format == "vqav2":
-        # The questions are in another file, and are not needed to score: stand-ins pass the same reader.
-        document, _ = annotations.read_document(path, annotations.ANSWERS_LAYOUT)
-        answers = Document(path, document.content, annotations.ANSWERS_LAYOUT)
-        asked = [
-            {"question": "?", "image_id": 0, **row} for row in answers.rows("annotations") if isinstance(row, dict)
-        ]
-        questions = Document(path, {"questions": asked}, annotations.ANSWERS_LAYOUT)
-        return annotations.read_vqav2(questions, answers, "{image_id}")
-    needs = set(readers.load(split.format).NEEDS) & set(split.files) - {"annotations", "questions"}
-    if needs:
-        raise UsageError(f"{path}: format {split.format} also needs {', '.join(sorted(needs))}; `score` reads one file")
-    key = "annotations" if "annotations" in split.files else "questions"
+        needed.remove("questions")
+    files: dict[str, tuple[Path, ...]] = {}
+    strangers = []
+    for path in paths:
+        if key := _key(split, path):
+            files[key] = (*files.get(key, ()), path)
+        else:
+            strangers.append(path)
+    for path in strangers:
+        key = next((key for key in needed if key not in files), needed[-1])
+        files[key] = (*files.get(key, ()), path)
+    if missing := [key for key in needed if key not in files]:
+        wanted = ", ".join(" or ".join(split.files[key]) for key in missing)
+        raise UsageError(f"{paths[0]}: format {split.format} also needs {wanted}; repeat --annotations for it")
     settings = {"images": split.images, "image_name": split.image_name, "subset": split.subset}
-    return readers.load(split.format).read(readers.Source({key: (path,)}, settings, lambda raw: None))
+    if split.format == "vqav2" and "questions" not in files:
+        return _answers_alone(files["annotations"][0])
+    return readers.load(split.format).read(readers.Source(files, settings, lambda raw: None))
 
 
-def read_predictions(
-    path: Path, kind: str, entries: Sequence[Entry], annotation_file: Path, allow_missing: bool
-) -> list[str]:
-    """The texts of a results file, in the order of `entries`. Missing, extra and duplicate ids are a UsageError."""
-    id_key, text_key = KEYS[kind]
-    document, _ = annotations.read_document(path, f'the results format is [{{"{id_key}", "{text_key}"}}]')
-    if not isinstance(document.content, list):
-        raise document.fault("the file", "holds no list")
-    known = {entry.sample_id for entry in entries}
-    texts: dict[str, str] = {}
-    places: dict[str, str] = {}
-    for index, row in enumerate(document.content):
-        place = f"[{index}]"
-        identity = document.identity(row, id_key, place)
-        if identity in texts:
-            raise document.fault(f"{place}.{id_key}", f"is {identity}, a duplicate id: {places[identity]} has it too")
-        if identity not in known:
-            raise document.fault(f"{place}.{id_key}", f"is {identity}, which {annotation_file} does not have")
-        texts[identity], places[identity] = document.get(row, text_key, str, place), place
-    missing = [entry.sample_id for entry in entries if entry.sample_id not in texts]
-    if missing and not allow_missing:
-        some = ", ".join(missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")
-        raise UsageError(
-            f"{path}: {len(missing)} of the {len(entries)} samples of {annotation_file} have no prediction "
-            f"({id_key} {some}); add them, or count them as empty with --allow-missing"
-        )
-    return [texts.get(entry.sample_id, "") for entry in entries]
-
-
-# ------------------------------------------------------------------------------------------ writing
+def _answers_alone(path: Path) -> list[Entry]:
+    """VQA's answers without their questions, which are not needed to score: stand-ins pass the same reader."""
+    document, _ = annotations.read_document(path, annotations.ANSWERS_LAYOUT)
+    answers = Document(path, document.content, annotations.ANSWERS_LAYOUT)
+    asked = [{"question": "?", "image_id": 0, **row} for row in answers.rows("annotations") if isinstance(row, dict)]
+    questions = Document(path, {"questions": asked}, annotations.ANSWERS_LAYOUT)
+    return annotations.read_vqav2(questions, answers, "{image_id}")
 
 
 def write_predictions(run: Run, file: Path) -> list[Path]:
-    """Write a run's texts (of the first repeat) as FILE-suite-method.json, one official results file each.
+    """Write a run's texts (of the first repeat) as FILE-suite-method.json, each in its suite's official format.
 
     A failed sample has no text and is left out. Returns the paths.
     """
     written = []
     for suite in run.meta["suites"]:
-        id_key, text_key = KEYS[suite["kind"]]
+        form = suite.get("results") or results_formats.DEFAULT[suite["kind"]]
+        asked = {sample["sample_id"]: sample for sample in suite["samples"]}
         for method in run.meta["methods"]:
             rows = [
-                {id_key: official_id(line["sample_id"]), text_key: line["text"]}
+                {"sample_id": line["sample_id"], "text": line["text"], "group": sample.get("group", ""),
+                 "question": sample.get("question") or sample["prompt"]}
                 for line in run.lines
                 if (line["suite"], line["method"], line["repeat"]) == (suite["name"], method["label"], 0)
-                and line["error"] is None
-            ]
+                and line["error"] is None and (sample := asked[line["sample_id"]])
+            ]  # fmt: skip
             label = re.sub(r"[^A-Za-z0-9.=,_-]", "_", f"{suite['name']}-{method['label']}")
-            path = file.with_name(f"{file.name.removesuffix('.json')}-{label}.json")
-            write_atomically(path, json.dumps(rows).encode() + b"\n")
-            written.append(path)
+            model = f"{run.meta['model']['id']} {method['label']}"
+            for suffix, content in results_formats.encode(form, rows, model).items():
+                path = file.with_name(f"{file.name.removesuffix('.json')}-{label}{suffix}")
+                write_atomically(path, content)
+                written.append(path)
     return written
 
 
-def official_id(sample_id: str) -> int | str:
-    """An id as the official file has it: a whole number, unless its text is not one ("007" stays a text)."""
-    return int(sample_id) if re.fullmatch(r"0|-?[1-9][0-9]*", sample_id) else sample_id
+def table(found: Scores) -> list[tuple[str, str]]:
+    """Names and values for the terminal."""
+    rows = [(name, found.reasons.get(name, "–") if value is None else f"{value:.4f}")
+            for name, value in found.values.items()]  # fmt: skip
+    for q in found.deltas:
+        label = f"Δ {q.metric}"
+        if q.delta is None or q.verdict == "identical":
+            rows.append((label, f"identical outputs {found.n}/{found.n}" if q.delta is not None else "–"))
+        else:
+            known = q.delta.low is not None and q.delta.high is not None
+            interval = f" [{q.delta.low:+.4f}, {q.delta.high:+.4f}]" if known else ""
+            rows.append((label, f"{q.delta.value:+.4f}{interval} {q.verdict}"))
+    return rows
+
+
+def as_json(found: Scores) -> str:
+    """One object on one line; a lone surrogate in a file's name does no harm."""
+    return json.dumps(found.as_dict())

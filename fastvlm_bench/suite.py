@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fastvlm_bench.annotations import Entry
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.metrics import choose_variants
+from fastvlm_bench.metrics import JAVA, choose_variants
 from fastvlm_bench.readers import PLACEHOLDERS
 from fastvlm_bench.suite_definition import (
     DEFAULT_SET,
@@ -43,6 +43,7 @@ class Sample:
     """One image and prompt. references: reference captions, or for VQA the ten human answers.
 
     group: the part of the data set that it belongs to by the official file (an answer type, a domain), or "".
+    question: the data set's own text within the prompt, or "".
     """
 
     sample_id: str
@@ -51,6 +52,7 @@ class Sample:
     prompt: str
     references: tuple[str, ...]
     group: str = ""
+    question: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Suite:
     variants: Mapping[str, str] = field(default_factory=dict, hash=False)
     documents: tuple[tuple[str, tuple[str, ...]], ...] = ()
     document_images: int = 0
+    results: str = ""
 
 
 def load_suite(
@@ -93,17 +96,21 @@ def load_suite(
     prompt_set: str | None = None,
     prompt: str | None = None,
     variants: Mapping[str, str] | None = None,
+    java: bool = False,
 ) -> Suite:
     """Read a suite, check it and hash it. UsageError for whatever is wrong with the names or the files.
 
     split: None is the suite's default, or with `data` the first split whose files are there. data: the folder of the
     real data set (or the file of a `jsonl` suite), else that of FASTVLM_BENCH_DATA. limit: the first so many samples,
     in the annotation file's order. prompt_set, prompt: as in `Definition.choose_prompt`. variants: metric ->
-    variant, instead of the suite's own choice.
+    variant, instead of the suite's own choice. java: METEOR and SPICE too, if it is a caption suite with a metric.
     """
     definition = read_definition(name)
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; it must be at least 1, or left out for all samples")
+    if definition.kind == "ranking":
+        raise UsageError(f"suite '{name}' ranks given answers, which is no decoding: `run` takes {name}-gen, and "
+                         f"`score --suite {name}` reads ranks made by any tool")  # fmt: skip
     chosen_set, template = definition.choose_prompt(prompt_set, prompt)
     folder = data if data is not None else os.environ.get(DATA_VARIABLE) or None
     chosen = _choose_split(definition, split, folder)
@@ -123,17 +130,18 @@ def load_suite(
     for entry in entries:
         digest.update(f"{entry.sample_id}\0{entry.image_name}\0{sizes[entry.image_name]}\n".encode())
     samples = tuple(
-        Sample(e.sample_id, e.image_id, images[e.image_name], _rendered(template, e), e.references, e.group)
+        Sample(e.sample_id, e.image_id, images[e.image_name], _rendered(template, e), e.references, e.group, e.question)
         for e in entries
     )
-    scored = definition.metrics if any(entry.references for entry in entries) else ()
+    wanted = (*definition.metrics, *JAVA) if java and "cider_d" in definition.metrics else definition.metrics
+    scored = wanted if any(entry.references for entry in entries) else ()
     chosen_variants = choose_variants(scored, {**(definition.variants if scored else {}), **(variants or {})})
     weighs = len(entries) < len(whole) and "cider_d" in scored
     return Suite(
         name, definition.version, definition.kind, chosen.name, source, template, definition.max_new_tokens,
         scored, chosen.licence or definition.licence, chosen.citation or definition.citation,
         digest.hexdigest(), samples, chosen.note, chosen_set, chosen_variants,
-        tuple((e.group, e.references) for e in whole) if weighs else (), len(whole),
+        tuple((e.group, e.references) for e in whole) if weighs else (), len(whole), definition.results,
     )  # fmt: skip
 
 

@@ -10,14 +10,17 @@ from typing import Any
 from fastvlm_bench import readers
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.metrics import variants_of
+from fastvlm_bench.results_formats import DEFAULT, FORMATS
 
 SUITES_VARIABLE = "FASTVLM_BENCH_SUITES"
-KINDS = ("caption", "vqa")
+KINDS = ("caption", "vqa", "ranking")
+"""What a suite asks for: captions, answers, or ranks of given answers, which `run` does not make and `score` reads."""
 SUITE_KEYS: dict[str, type] = {
     "version": str, "title": str, "kind": str, "prompts": dict, "max_new_tokens": int, "metrics": list,
     "licence": str, "citation": str, "default_split": str, "splits": dict,
 }  # fmt: skip
-OPTIONAL_KEYS: dict[str, type] = {"prompt": str, "about": str, "manual": str, "downloads": list, "variants": dict}
+OPTIONAL_KEYS: dict[str, type] = {"prompt": str, "about": str, "manual": str, "downloads": list, "variants": dict,
+                                  "results": str}  # fmt: skip
 FILE_KEYS = ("annotations", "questions", "image_info", "dense", "id_splits")
 """Keys of a split that name annotation files: "a.json", "a.json | b.json" (either), a list (all), "*/a-*" (all).
 
@@ -76,7 +79,8 @@ class Download:
 class Definition:
     """A suite file. `splits` keeps the file's order. prompts: set -> template. manual: what must be fetched by hand.
 
-    variants: metric -> variant, where the suite wants another than the metric's default.
+    variants: metric -> variant, where the suite wants another than the metric's default. results: the official results
+    format, a name of `results_formats.FORMATS`.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Definition:
     manual: str = ""
     downloads: tuple[Download, ...] = ()
     variants: Mapping[str, str] = field(default_factory=dict, hash=False)
+    results: str = ""
 
     @property
     def default_set(self) -> str:
@@ -175,6 +180,8 @@ def read_definition(name: str) -> Definition:
         known = variants_of(metric) if metric in metrics else ()
         hint = f"one of {', '.join(known)}" if known else f"'{metric}' is no metric here that has variants"
         _check(path, variant in known, f"variants.{metric} '{variant}': {hint}")
+    table.setdefault("results", DEFAULT[table["kind"]])
+    _check(path, table["results"] in FORMATS, f"results '{table['results']}' must be one of {', '.join(FORMATS)}")
     prompts = table["prompts"]
     _check(path, bool(prompts), "prompts must name at least one prompt set")
     for key, text in prompts.items():
@@ -192,7 +199,7 @@ def _prompt_problem(kind: str, text: str) -> str:
     found = [name for name in readers.PLACEHOLDERS if f"{{{name}}}" in text]
     if not text.strip():
         return "is empty"
-    if kind == "vqa" and not {"question", "Question"} & set(found):
+    if kind != "caption" and not {"question", "Question"} & set(found):
         return "must contain {question}"
     if kind == "caption" and found:
         return f"contains {{{found[0]}}}, but there is no question to put there"

@@ -49,6 +49,8 @@ LABELS = {
     "pope": "POPE acc.",
     "multiple_choice": "MC acc.",
     "visdial_ranking": "MRR",
+    "meteor": "METEOR",
+    "spice": "SPICE",
 }
 """Name of each metric -> the column title in tables."""
 
@@ -63,6 +65,9 @@ PARTS: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 """Metric -> the `parts` that it yields and their column titles. Shares of one, but for those of `PLAIN_PARTS`."""
+JAVA = ("meteor", "spice")
+"""Metrics of captions that need Java and the extra `coco-java`: computed where `--java` asks for them."""
+NEEDS_JAVA = "needs --java, Java and pip install 'fastvlm-bench[coco-java]'"
 PLAIN_PARTS = ("mean_rank", "ndcg_samples", "ndcg_all_zero")
 
 

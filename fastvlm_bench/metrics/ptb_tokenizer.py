@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-VERSION = "1"
+VERSION = "2"
 """Changes whenever some text gets other tokens; scores of different versions do not compare."""
 
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
@@ -132,6 +132,7 @@ _RULES: list[tuple[re.Pattern[str], str]] = [
         ("\\.\\.\\.+|\\. \\. \\.", "ellipsis"),
         ("[!?]+|\\*+|_+|#+", "text"),
         (f"''|``|{_APOS}", "quote"),
+        ("[`\x91-\x94\u2018-\u201f\u2039\u203a\xab\xbb]{2}", "quotes"),
     )
 ]
 _SINGLE = {
@@ -151,6 +152,13 @@ _SIGN = re.compile(
     "\u2114\u2116-\u2118\u211e-\u2123\u2125\u2127\u2129\u212e\u213a\u213b\u2140-\u2144\u214a-\u214d\u214f\u2155-\u215e"
     "\u2190-\u2bff\uff0a\uff61]"
 )
+# Two typographic quotes side by side are one token, of the ASCII signs for each.
+_QUOTES = {
+    ord(mark): sign
+    for sign, marks in (("`", "`\x91\u2018\u201b\u2039"), ("'", "\x92\u2019\u203a"),
+                        ("``", "\x93\u201c\xab"), ("''", "\x94\u201d\xbb"))
+    for mark in marks
+}  # fmt: skip
 _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": "''", "apos": "'", "nbsp": "", "mdash": "--", "ndash": "--"}
 _BRACKETS = str.maketrans({mark: _SINGLE[mark] for mark in "()"})
 # The usual case, taken before the rules: a word of plain letters, then a space, a comma and a space, or the end.
@@ -164,6 +172,8 @@ def _emit(kind: str, token: str, tokens: list[str]) -> None:
         tokens.append(token.replace("\u2019", "'").replace("\x92", "'"))
     elif kind == "split":
         tokens.extend((token[:3], token[3:]))
+    elif kind == "quotes":
+        tokens.append(token.translate(_QUOTES))
     elif kind == "entity":
         tokens.extend(filter(None, [_ENTITIES[token[1:-1].lower()]]))
     else:

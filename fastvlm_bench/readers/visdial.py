@@ -14,7 +14,11 @@ LAYOUT = (
 
 def read(source: Source) -> list[Entry]:
     """Ids are IMAGE-ROUND, rounds from 1. (LAVIS rewrites one dict for all rounds, so that each ends as the last.)"""
-    document = source.document("annotations", LAYOUT)
+    return entries_of(source.document("annotations", LAYOUT), source.settings["image_name"])
+
+
+def entries_of(document: Document, image_name: str) -> list[Entry]:
+    """The rounds of a parsed file."""
     data = document.get(document.table(), "data", dict, "the top level")
     dialogs, questions, answers = (document.get(data, k, list, "data") for k in ("dialogs", "questions", "answers"))
     if not dialogs:
@@ -25,7 +29,7 @@ def read(source: Source) -> list[Entry]:
         place = f"data.dialogs[{index}]"
         image_id = document.get(dialog, "image_id", int, place)
         unique(document, places, str(image_id), place, "image_id")
-        name = source.settings["image_name"].format(image_id=image_id)
+        name = image_name.format(image_id=image_id)
         history: list[str] = []
         for number, turn in enumerate(document.get(dialog, "dialog", list, place), 1):
             where = f"{place}.dialog[{number - 1}]"

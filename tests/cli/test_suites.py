@@ -10,6 +10,8 @@ from suites.test_formats import MAKE
 
 from fastvlm_bench.suite import suite_names
 
+EMBEDDED = ("coco-caption", "describe", "gqa", "nocaps", "pope", "visdial-gen", "vqav2")
+
 
 def test_plain_suites_lists_them(call: Callable[..., Any]) -> None:
     result = call("suites")
@@ -21,7 +23,7 @@ def test_plain_suites_lists_them(call: Callable[..., Any]) -> None:
 def test_show(call: Callable[..., Any], name: str) -> None:
     result = call("suites", "show", name)
     assert result.exit_code == 0 and result.stdout.startswith(f"{name}, version ")
-    assert ("of the embedded split: " in result.stdout) == (name in ("coco-caption", "describe", "vqav2"))
+    assert ("of the embedded split: " in result.stdout) == (name in EMBEDDED)
     for word in ("licence", "citation", "(default): ", "split     "):
         assert word in result.stdout
 

@@ -66,7 +66,8 @@ def test_shared_options_reach_those_that_take_them_and_do_not_name_their_own() -
     ("", "unknown method '': one of standard, fastvlm, layerskip, early-exit, hf-generate"),
     ("fastvlm:gama=4", "method 'fastvlm' has no option 'gama': it takes gamma, draft, exit_layer, head, stop_below"
                        "; did you mean 'gamma'?"),
-    ("fastvlm:exit-layer=4", "method 'fastvlm' has no option 'exit-layer': it takes gamma, draft, exit_layer, head, stop_below"
+    ("fastvlm:exit-layer=4", "method 'fastvlm' has no option 'exit-layer': it takes gamma, draft, exit_layer, head, "
+                             "stop_below"
                              "; did you mean 'exit_layer'?"),
     ("standard:gamma=4", "method 'standard' has no option 'gamma': it takes none"),
     ("early-exit:gamma=4", "method 'early-exit' has no option 'gamma': it takes draft, exit_layer, head"),

@@ -19,7 +19,7 @@ CHANGED: dict[str, Any] = {
     "seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "out": "elsewhere", "resume": "x", "json": True,
     "require_lossless": True, "margin": 1.0, "variants": ("vqa_accuracy=official",), "ignore_eos": True, "phases": True,
     "refine": True, "until_width": 0.02,
-    "budget": 60.0, "invocations": 3, "energy": 5.0, "batch_size": 4,
+    "budget": 60.0, "invocations": 3, "energy": 5.0, "java": True, "batch_size": 4,
 }  # fmt: skip
 SAMPLED: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 20}
 

@@ -12,7 +12,7 @@ from fastvlm_bench import metrics
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.metrics import LABELS, MetricScore, load, names
 
-FREE_TEXT = [name for name in names() if name not in ("pope", "multiple_choice", "visdial_ranking")]
+FREE_TEXT = [name for name in names() if name not in ("pope", "multiple_choice", "visdial_ranking", *metrics.JAVA)]
 """Metrics that take any references; the others need labels, options or ranks."""
 
 

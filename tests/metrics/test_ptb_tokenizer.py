@@ -73,6 +73,18 @@ def test_nul_surrogates_and_invisible_characters_separate(text: str, tokens: str
     assert tokenize(text) == tokens
 
 
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [  # as Stanford's tokenizer gave them
+        ("a \u201c\u201d b", "a ``'' b"), ("a \u2019\u201c b", "a '`` b"), ("a \u2018\u2019 b", "a `' b"),
+        ("a `\xab b", "a ``` b"), ("a \u201a\u203a b", "a \u201a' b"), ("a \u2019\u2019 b", "a b"),
+        ("a \u201cb\u201d", "a b"),
+    ],
+)  # fmt: skip
+def test_two_typographic_quotes_are_one_token(text: str, tokens: str) -> None:
+    assert tokenize(text) == tokens
+
+
 @given(st.text(st.characters()))
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_any_text_gives_clean_tokens(text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastvlm_bench.models.tiny import language
+from fastvlm_bench.models.tiny import language, render_formats
 from fastvlm_bench.models.tiny.scenes import Scene, render, sample_scene
 
 INFO = {"description": "Rendered scenes of fastvlm-bench's embedded world; not the real data set", "version": "1"}
@@ -83,8 +83,12 @@ def main() -> None:
     captions(args.out / "coco-caption", scenes, [[language.caption(s, v) for v in range(5)] for s in scenes])
     scenes = _scenes(args.seed + 1, 120, 2)
     questions(args.out / "vqav2", scenes, args.seed + 1, 5)
+    render_formats.gqa(args.out, scenes, args.seed + 3, 3)
+    render_formats.pope(args.out, scenes[:40], args.seed + 4, 2)
+    render_formats.visdial(args.out, scenes[:30], args.seed + 7)
     scenes = _scenes(args.seed + 2, 100, 3)
     captions(args.out / "describe", scenes, [[language.description(s, v) for v in range(3)] for s in scenes])
+    render_formats.nocaps(args.out, scenes)
 
 
 if __name__ == "__main__":

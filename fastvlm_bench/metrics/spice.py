@@ -1,0 +1,21 @@
+"""SPICE (Anderson et al., ECCV 2016, arXiv 1607.08822), computed by the authors' Java program as coco-caption runs it.
+
+F1 of the tuples (objects, attributes, relations) of the scene graphs of prediction and references, with WordNet
+synonyms; the mean over the samples.
+
+Needs Java, the extra `coco-java` and Stanford CoreNLP 3.6.0; without them there is no value, never an approximation
+under the same name.
+"""
+
+from collections.abc import Sequence
+
+from fastvlm_bench import java_scorers
+from fastvlm_bench.metrics import MetricScore, check_samples
+from fastvlm_bench.metrics.ptb_tokenizer import tokenize_all
+
+
+def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
+    """SPICE of raw texts, and one value a sample. UsageError for bad lengths, and where Java or a part is missing."""
+    check_samples(predictions, references)
+    value, per_sample = java_scorers.spice(tokenize_all(predictions), [tokenize_all(texts) for texts in references])
+    return MetricScore(value, per_sample)

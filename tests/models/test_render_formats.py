@@ -1,0 +1,80 @@
+"""The embedded splits over shared images: read by the official readers, true to their scenes, balanced, small."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fastvlm_bench.models.tiny.render_suites import _scenes
+from fastvlm_bench.models.tiny.scenes import COLORS, SHAPES, Scene
+from fastvlm_bench.suite import Sample, check_images, load_suite
+from fastvlm_bench.suite_definition import suites_folder
+
+SEED = 20261124
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    """Those of the embedded vqav2, whose images gqa, pope and visdial-gen share."""
+    return _scenes(SEED + 1, 120, 2)
+
+
+def scene_of(sample: Sample, scenes: list[Scene]) -> Scene:
+    return scenes[int(sample.image_path.stem.rpartition("_")[2]) - 1]
+
+
+@pytest.mark.parametrize(("name", "samples", "images", "groups"), [
+    ("nocaps", 100, 100, {"in-domain", "near-domain", "out-domain"}),
+    ("gqa", 360, 120, {"query", "choose", "verify"}), ("visdial-gen", 300, 30, {""}),
+    ("pope", 480, 40, {f"embedded_pope_{kind}" for kind in ("random", "popular", "adversarial")}),
+])  # fmt: skip
+def test_the_official_reader_reads_it(name: str, samples: int, images: int, groups: set[str]) -> None:
+    suite = load_suite(name)
+    check_images(suite)
+    assert (suite.split, len(suite.samples), suite.source) == ("embedded", samples, "embedded (rendered scenes)")
+    assert len({sample.image_path for sample in suite.samples}) == images
+    assert {sample.group for sample in suite.samples} == groups
+
+
+def test_pope_is_true_and_balanced_in_each_file(scenes: list[Scene]) -> None:
+    for sample in load_suite("pope").samples:
+        words = sample.question.split()
+        color, shape = words[3], words[4]
+        assert color in COLORS and shape in SHAPES
+        there = (color, shape) in {(o.color, o.shape) for o in scene_of(sample, scenes).objects}
+        assert sample.references == ("yes" if there else "no",)
+    for file, labels in Counter((s.group, s.references[0]) for s in load_suite("pope").samples).items():
+        assert labels == 80, file
+
+
+def test_adversarial_questions_pair_what_is_there(scenes: list[Scene]) -> None:
+    """The colour and the shape are both in the image, though not together, in most of the questions answered no."""
+    wrong = [s for s in load_suite("pope").samples if s.references == ("no",)]
+    share = {}
+    for kind in ("random", "adversarial"):
+        own = [s for s in wrong if s.group.endswith(kind)]
+        both = [(s.question.split()[3], s.question.split()[4], scene_of(s, scenes).objects) for s in own]
+        share[kind] = sum(any(o.color == c for o in objects) and any(o.shape == x for o in objects)
+                          for c, x, objects in both) / len(own)  # fmt: skip
+    assert share["adversarial"] > 0.8 and share["random"] < 0.3
+
+
+def test_gqa_does_not_count_and_its_verified_answers_are_yes_or_no() -> None:
+    for sample in load_suite("gqa").samples:
+        assert "How many" not in sample.question
+        assert (sample.references[0] in ("yes", "no")) == (sample.group == "verify")
+
+
+def test_a_dialog_never_repeats_a_question() -> None:
+    samples = load_suite("visdial-gen").samples
+    for start in range(0, 300, 10):
+        dialog = samples[start : start + 10]
+        assert len({s.question for s in dialog}) == 10 and len({s.image_id for s in dialog}) == 1
+        assert dialog[9].prompt.count(" a: ") == 9
+
+
+def test_the_shared_images_keep_the_data_small() -> None:
+    added = [
+        p for name in ("nocaps", "gqa", "pope", "visdial") for p in Path(suites_folder() / "data" / name).iterdir()
+    ]
+    assert sum(path.stat().st_size for path in added) < 300_000

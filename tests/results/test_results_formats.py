@@ -1,0 +1,207 @@
+"""Each suite's own results format: written by a run, read by `score`, one fault a message; and VisDial's ranks."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from suites.conftest import write
+from suites.test_formats import MAKE
+from typer.testing import CliRunner
+
+from fastvlm_bench import results_formats
+from fastvlm_bench.cli import app
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.scoring import read_references, score_file, write_predictions
+from fastvlm_bench.suite import load_suite
+from fastvlm_bench.suite_definition import read_definition
+
+FILES = {
+    "coco-caption": ["coco_karpathy_test.json"], "nocaps": ["nocaps_val_4500_captions.json"],
+    "flickr30k": ["dataset_flickr30k.json"], "okvqa": ["mscoco_val2014_annotations.json"],
+    "gqa": ["testdev_balanced_questions.json"], "textvqa": ["TextVQA_0.5.1_val.json"],
+    "visdial-gen": ["visdial_1.0_val.json"], "scienceqa-img": ["problems.json", "pid_splits.json"],
+    "chartqa": ["ChartQA Dataset/test/test_human.json", "ChartQA Dataset/test/test_augmented.json"],
+    "docvqa": ["val_v1.0.json"],
+    "pope": ["coco_pope_random.json", "coco_pope_popular.json", "coco_pope_adversarial.json"],
+}  # fmt: skip
+FIRST: dict[str, Any] = {
+    "coco-caption": {"image_id": 391895, "caption": "t0"}, "nocaps": {"image_id": 0, "caption": "t0"},
+    "flickr30k": {"image_id": 10002456, "caption": "t0"}, "okvqa": {"question_id": 42000, "answer": "t0"},
+    "gqa": {"questionId": "201307251", "prediction": "t0"}, "textvqa": {"question_id": 34602, "answer": "t0"},
+    "visdial-gen": {"question_id": "185565-1", "answer": "t0"}, "scienceqa-img": {"outputs": {"4": "t0", "6": "t1"}},
+    "chartqa": {"question_id": "test_human/0", "answer": "t0"}, "docvqa": {"questionId": 49153, "answer": "t0"},
+    "pope": {"question": "Is there a random 1?", "answer": "t0"}, "mm-vet": {"v1_0": "t0"},
+    "llava-bench": {"question_id": 0, "prompt": "Who?", "text": "t0", "answer_id": "0", "model_id": "m",
+                    "metadata": {}},
+}  # fmt: skip
+
+
+def rows(name: str, root: Path) -> list[dict[str, Any]]:
+    split = "karpathy-test-lavis" if name == "coco-caption" else None
+    samples = load_suite(name, data=root, split=split).samples
+    return [{"sample_id": s.sample_id, "question": s.question, "text": f"t{i}", "group": s.group}
+            for i, s in enumerate(samples)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(FIRST))
+def test_the_suites_own_format_is_written(tmp_path: Path, name: str) -> None:
+    MAKE[name](tmp_path)
+    content = next(iter(results_formats.encode(read_definition(name).results, rows(name, tmp_path), "m").values()))
+    if name in ("pope", "llava-bench"):
+        assert json.loads(content.splitlines()[0]) == FIRST[name]
+    else:
+        found = json.loads(content)
+        assert (found[0] if isinstance(found, list) else found) == FIRST[name]
+
+
+@pytest.mark.parametrize("name", list(FILES))
+def test_what_is_written_is_read_and_scored(tmp_path: Path, name: str) -> None:
+    MAKE[name](tmp_path)
+    definition, given = read_definition(name), rows(name, tmp_path)
+    files = results_formats.encode(definition.results, given, "m")
+    assert len(files) == (3 if name == "pope" else 1)  # POPE's evaluation reads a file for each of its own
+    path = tmp_path / "p.json"
+    path.write_bytes(b"".join(files.values()))
+    annotations = [tmp_path / file for file in FILES[name]]
+    entries = read_references(definition, annotations)
+    texts = results_formats.read(path, definition.results, entries, "x", False)
+    assert (texts[::-1] if name == "okvqa" else texts) == [f"t{i}" for i in range(len(texts))]  # its answers' order
+    found = score_file(name, annotations, path)
+    assert found.n == len(given) and set(definition.metrics) <= set(found.values)
+    if name not in ("coco-caption", "nocaps", "flickr30k", "scienceqa-img", "pope"):  # VQA's keys do everywhere
+        generic = [{"question_id": row["sample_id"], "answer": row["text"]} for row in given]
+        write(path, generic)
+        assert score_file(name, annotations, path) == found
+
+
+def test_groups_are_scored_apart(tmp_path: Path) -> None:
+    MAKE["chartqa"](tmp_path)
+    answers = [{"question_id": f"test_{half}/{n}", "answer": "14"} for half in ("human", "augmented") for n in (0, 1)]
+    write(tmp_path / "p.json", answers)
+    arguments = ["score", "-s", "chartqa", "--predictions", str(tmp_path / "p.json"), "--json"]
+    for file in FILES["chartqa"]:
+        arguments += ["--annotations", str(tmp_path / file)]
+    found = json.loads(CliRunner().invoke(app, arguments, catch_exceptions=False).stdout)["metrics"]
+    assert found == {"relaxed_accuracy": 0.5, "relaxed_accuracy[test_human]": 1.0,
+                     "relaxed_accuracy[test_augmented]": 0.0}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "problem"), [
+    ("gqa", [{"questionId": "201307251"}], "[0] has no 'prediction'"),
+    ("gqa", [{"questionId": "9", "prediction": "no"}], "[0].questionId is 9, which"),
+    ("gqa", {"a": 1}, "holds no list; the results format is"),
+    ("scienceqa-img", {"outputs": {"4": 1}}, "the file.4 is a whole number, not a string"),
+    ("scienceqa-img", {"outputs": {"4": "A"}}, "1 of the 2 samples"),
+    ("scienceqa-img", {"outputs": {"4": "A", "77": "A"}}, "['77'] is 77, which"),
+    ("pope", [{"question": "Is there a random 1?", "answer": "yes"}], "has 1 answers, but"),
+    ("pope", [{"question": "Who?", "answer": "yes"}] * 6, "line 1.question is 'Who?', but"),
+    ("docvqa", [{"questionId": 49153, "answer": None}], "[0].answer is null, not a string"),
+])  # fmt: skip
+def test_faulty_results_are_named(tmp_path: Path, name: str, content: Any, problem: str) -> None:
+    MAKE[name](tmp_path)
+    write(tmp_path / "p.json", content)
+    with pytest.raises(UsageError) as caught:
+        score_file(name, [tmp_path / file for file in FILES[name]], tmp_path / "p.json")
+    assert problem in str(caught.value) and "p.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_needed_too_is_named(tmp_path: Path) -> None:
+    MAKE["scienceqa-img"](tmp_path)
+    with pytest.raises(UsageError, match="also needs pid_splits.json; repeat --annotations for it"):
+        score_file("scienceqa-img", tmp_path / "problems.json", tmp_path / "p.json")
+
+
+def test_a_suite_without_metrics_is_not_scored(tmp_path: Path) -> None:
+    MAKE["mm-vet"](tmp_path)
+    with pytest.raises(UsageError, match="suite 'mm-vet' has no metrics here"):
+        score_file("mm-vet", tmp_path / "mm-vet.json", tmp_path / "p.json")
+
+
+# ------------------------------------------------------------------------------------------ differences
+
+
+def test_the_difference_of_two_files_is_paired(tmp_path: Path) -> None:
+    MAKE["chartqa"](tmp_path)
+    human = tmp_path / FILES["chartqa"][0]
+    write(human, [{"imgname": f"{n}.png", "query": "How many?", "label": "14"} for n in range(200)])
+    for file, right in (("a.json", 200), ("b.json", 196)):
+        write(tmp_path / file, [{"question_id": f"test_human/{n}", "answer": "14" if n < right else "no"}
+                                for n in range(200)])  # fmt: skip
+    a, b = tmp_path / "a.json", tmp_path / "b.json"
+    same = CliRunner().invoke(app, ["score", "-s", "chartqa", "--annotations", str(human), "--predictions", str(a),
+                                    "--reference", str(a)])  # fmt: skip
+    assert "identical outputs 200/200" in same.stdout
+    worse = score_file("chartqa", human, b, reference_file=a).as_dict()["deltas"]["relaxed_accuracy"]
+    assert worse["value"] == pytest.approx(-0.02) and worse["low"] < -0.02 < worse["high"] < 0
+    assert worse["verdict"] == "worse"
+    assert score_file("chartqa", human, b, reference_file=a, margin=10).deltas[0].verdict == "equivalent"
+    assert score_file("chartqa", human, a, reference_file=b).deltas[0].verdict == "better"
+    with pytest.raises(UsageError, match="--margin is 0"):
+        score_file("chartqa", human, b, reference_file=a, margin=0)
+
+
+# ------------------------------------------------------------------------------------------ ranks
+
+
+@pytest.fixture
+def visdial(tmp_path: Path) -> SimpleNamespace:
+    """One dialog of ten rounds; the answer of round n is option n − 1, and round 1 has relevances."""
+    MAKE["visdial-gen"](tmp_path)
+    relevance = [0.0] * 100
+    relevance[0], relevance[1] = 1.0, 0.5
+    dense = tmp_path / "visdial_1.0_val_dense_annotations.json"
+    write(dense, [{"image_id": 185565, "round_id": 1, "gt_relevance": relevance}])
+    ranks = [{"image_id": 185565, "round_id": n, "ranks": list(range(1, 101))} for n in range(1, 11)]
+    write(tmp_path / "ranks.json", ranks)
+    return SimpleNamespace(files=[tmp_path / "visdial_1.0_val.json", dense], ranks=ranks, path=tmp_path / "ranks.json")
+
+
+def test_ranks_are_scored(visdial: SimpleNamespace) -> None:
+    values = score_file("visdial", visdial.files, visdial.path).values
+    assert values["visdial_ranking"] == pytest.approx(sum(1 / n for n in range(1, 11)) / 10)
+    assert (values["r@1"], values["r@5"], values["r@10"], values["mean_rank"]) == (0.1, 0.5, 1.0, 5.5)
+    assert (values["ndcg"], values["ndcg_samples"]) == (1.0, 1.0)
+    alone = score_file("visdial", visdial.files[0], visdial.path).values
+    assert "ndcg" not in alone and alone["mean_rank"] == 5.5
+
+
+@pytest.mark.parametrize(("change", "problem"), [
+    (lambda r: r[3].update(ranks=[1] * 100), r"\[3\].ranks must be the whole numbers 1 .. 100, each once"),
+    (lambda r: r[3].update(round_id=11), r"\[3\] is 185565-11, which"),
+    (lambda r: r.pop(), "1 of the 10 samples"),
+    (lambda r: r[0].pop("ranks"), r"\[0\] has no 'ranks'"),
+])  # fmt: skip
+def test_faulty_ranks_are_named(visdial: SimpleNamespace, change: Any, problem: str) -> None:
+    change(visdial.ranks)
+    write(visdial.path, visdial.ranks)
+    with pytest.raises(UsageError, match=problem):
+        score_file("visdial", visdial.files, visdial.path)
+
+
+@pytest.mark.parametrize(("row", "problem"), [
+    ({"image_id": 185565, "round_id": 1, "gt_relevance": [1.0]}, "has 1 numbers for the 100 options"),
+    ({"image_id": 185565, "round_id": 12, "gt_relevance": [1.0]}, "is image-round 185565-12, which"),
+    ({"image_id": 185565, "round_id": 1, "gt_relevance": ["x"]}, "must be a list of numbers"),
+])  # fmt: skip
+def test_faulty_relevances_are_named(visdial: SimpleNamespace, row: dict[str, Any], problem: str) -> None:
+    write(visdial.files[1], [row])
+    with pytest.raises(UsageError, match=problem):
+        score_file("visdial", visdial.files, visdial.path)
+
+
+def test_run_says_that_it_does_not_rank(tmp_path: Path) -> None:
+    MAKE["visdial-gen"](tmp_path)
+    with pytest.raises(UsageError, match="suite 'visdial' ranks given answers.*`run` takes visdial-gen"):
+        load_suite("visdial", data=tmp_path)
+
+
+def test_a_run_of_pope_writes_a_file_for_each_of_popes(fake: SimpleNamespace, tmp_path: Path) -> None:
+    suite = fake.suite("pope", n=4, metrics=["pope"], results="pope")
+    for index, sample in enumerate(suite["samples"]):
+        sample |= {"group": ("coco_pope_random", "coco_pope_popular")[index % 2], "references": ["yes"],
+                   "question": f"Q{index}?"}  # fmt: skip
+    paths = write_predictions(fake.run(suites=[suite], labels=("standard",)), tmp_path / "o.json")
+    assert [path.name for path in paths] == [f"o-pope-standard-coco_pope_{kind}.json" for kind in ("random", "popular")]
+    assert [json.loads(line)["question"] for line in paths[1].read_text().splitlines()] == ["Q1?", "Q3?"]
