@@ -1,5 +1,6 @@
 """`run --batch-size 1,2,4,8`: one run a size, in one folder, and the table over the sizes."""
 
+import contextlib
 import secrets
 import sys
 import time
@@ -62,6 +63,8 @@ def run_sizes(
             failure = error
         if code or failure:
             break
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # if nothing was measured
     runs = [run for run in _runs(folder) if batch_size(run) in sizes]
     if runs:
         rows = size_rows(sorted(runs, key=batch_size))
@@ -72,7 +75,7 @@ def run_sizes(
             print(f"\nrecords: {folder}")
         if csv is not None:
             save(csv, sizes_csv(rows))
-    if code or failure:
+    if runs and (code or failure):
         print(f"fastvlm-bench: go on with the other sizes with --resume {folder}", file=sys.stderr)
     if failure is not None:
         raise failure
