@@ -39,7 +39,7 @@ class Measured:
     def within(self, invocation: int) -> "Measured | None":
         """The same sample of one invocation alone; None if that did not measure it."""
         own = [line for line in self.lines if (line.get("invocation") or 0) == invocation]
-        return replace(self, lines=tuple(own), **_medians(own)) if own else None
+        return replace(self, lines=tuple(own), **medians(own)) if own else None
 
     def same_tokens(self, other: "Measured") -> bool:
         """Whether each repeat has the token ids of the other arm's repeat."""
@@ -133,11 +133,12 @@ def _measured(sample: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> 
         image_id=sample["image_id"],
         references=tuple(sample["references"]),
         lines=tuple(lines),
-        **_medians(lines),
+        **medians(lines),
     )
 
 
-def _medians(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def medians(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The tokens and seconds of a `Measured` with these lines, one a repeat."""
     return {
         "tokens": median(len(line["token_ids"]) for line in lines),
         "ttft_s": median(line["ttft_s"] for line in lines),

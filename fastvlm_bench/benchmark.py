@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from fastvlm_bench import document_frequencies
+from fastvlm_bench.batches import speaks, whole
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.config import METHODS, REFERENCE, RunConfig
 from fastvlm_bench.drafts import choose_draft, draft_folder
@@ -36,9 +37,10 @@ from fastvlm_bench.verdict import judge
 
 
 def run_benchmark(
-    config: RunConfig, *, resume: Path | None, csv: Path | None, predictions: Path | None = None, as_json: bool
-) -> int:
-    """Run what `config` says and print the report; returns the exit code. Nothing measured is ever lost."""
+    config: RunConfig, *, resume: Path | None, csv: Path | None, predictions: Path | None = None, as_json: bool,
+    show: bool = True,
+) -> int:  # fmt: skip
+    """Run what `config` says and print the report (`show`); returns the exit code. Nothing measured is ever lost."""
     if predictions is not None and not predictions.parent.is_dir():
         raise UsageError(f"--predictions-out {predictions}: {predictions.parent} is not a folder; choose another")
     suites = check(config)
@@ -75,7 +77,8 @@ def run_benchmark(
         return code
     run = _finish(writer, outcome, None if failure is None else str(failure), suites)
     if run.lines:
-        _show(run, csv, as_json)
+        if show:
+            _show(run, csv, as_json)
         if predictions is not None:
             write_predictions(run, predictions)
     if outcome == "interrupted":
@@ -176,6 +179,7 @@ def measure_suites(
     import torch
 
     from fastvlm_bench.apart import memory_parts
+    from fastvlm_bench.batch_runner import BatchRunner
     from fastvlm_bench.conditions import RECORDED, watch
     from fastvlm_bench.decoding.build import build
     from fastvlm_bench.decoding.preflight import in_one_line, preflight
@@ -193,8 +197,14 @@ def measure_suites(
         facts = preflight(target, suites[0], config.max_new_tokens or max(s.max_new_tokens for s in suites))
         live.say(f"preflight: {in_one_line(facts, target.device)}")
         conditions = watch(target.device)
-        runner = Runner(target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions,
-                        generation=config.generation, seed=config.seed, phases=config.phases)  # fmt: skip
+        options: dict[str, Any] = {
+            "max_new_tokens": config.max_new_tokens, "conditions": conditions, "generation": config.generation,
+            "seed": config.seed, "phases": config.phases,
+        }  # fmt: skip
+        if config.batch_size > 1:
+            runner: Runner = BatchRunner(target, methods, clock, size=config.batch_size, **options)
+        else:
+            runner = Runner(target, methods, clock, **options)
         differences = runner.self_check(suites[0])
         for layer, difference in differences.items():
             live.say(
@@ -283,8 +293,9 @@ def _stop_rule(config: RunConfig, suite: Suite, writer: RunWriter, clock: Clock)
     rule = StopRule(REFERENCE, clock, config.until_width, config.budget)
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for line in read_run(writer.folder).lines:
-        if line["suite"] == suite.name and (suite.name, line["sample_id"], line["repeat"]) in writer.completed:
-            groups.setdefault((line["sample_id"], line["repeat"]), []).append(line)
+        kept = line["suite"] == suite.name and (suite.name, line["sample_id"], line["repeat"]) in writer.completed
+        if kept and speaks(line):
+            groups.setdefault((line["sample_id"], line["repeat"]), []).append(whole([line]))
     rule.add(groups.values())
     return rule
 

@@ -84,6 +84,7 @@ def run(
     trust_remote_code: TrustRemoteCode = False,
     offline: Offline = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the count at which `standard` is fastest.")] = None,
+    batch_size: Annotated[str, typer.Option(help="Samples decoded at a time, for throughput: N, or a list as 1,2,4,8 for a table over sizes. 1 is the honest setting for latency.")] = "1",
     refine: Annotated[bool, typer.Option(help="Between samples, outside the clock, let drafts learn from their rejections; the report says how acceptance moves.")] = False,
     temperature: Annotated[float | None, typer.Option(help="Sample at this temperature, exactly as the target would; default: greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens that make up this probability.")] = None,
@@ -105,8 +106,10 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:  # fmt: skip
     """Decode each sample with each method in turn and report speed, acceptance, memory and quality."""
+    from fastvlm_bench.batch_sweep import parse_sizes, run_sizes
     from fastvlm_bench.config import RunConfig
 
+    sizes = parse_sizes(batch_size)
     chosen: dict[str, Any] = {"suites": tuple(suite)} if suite else {}
     chosen |= {"methods": tuple(method)} if method else {}
     config = RunConfig(
@@ -117,10 +120,12 @@ def run(
         trust_remote_code=trust_remote_code, offline=offline, threads=threads, out=str(out),
         require_lossless=require_lossless, refine=refine, margin=margin, variants=tuple(variant or ()), java=java,
         temperature=temperature, top_p=top_p, top_k=top_k, ignore_eos=ignore_eos, phases=phases,
-        invocations=invocations, until_width=until_width, budget=budget, energy=energy,
+        invocations=invocations, until_width=until_width, budget=budget, energy=energy, batch_size=sizes[0],
     )  # fmt: skip
     from fastvlm_bench.benchmark import run_benchmark
 
+    if len(sizes) > 1:
+        raise typer.Exit(run_sizes(config, sizes, resume=resume, csv=csv, predictions=predictions_out, as_json=json))
     raise typer.Exit(run_benchmark(config, resume=resume, csv=csv, predictions=predictions_out, as_json=json))
 
 
@@ -198,6 +203,18 @@ def report(
         print_report(found, rows=summarise(found, margin))
         if memory_picture is not None:
             draw_memory(found, memory_picture)
+
+
+@app.command()
+def batches(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of different batch sizes, or a folder of them.")],
+    to: Annotated[str, typer.Option("--format", "-f", help="table, csv, markdown or json.")] = "table",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A file; default: standard output.")] = None,
+) -> None:
+    """Put runs of different batch sizes side by side: where does speculation's gain end?"""
+    from fastvlm_bench.batch_table import print_table
+
+    print_table(runs, to, out)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench import metrics
 from fastvlm_bench.arms import Arm, Measured, arms, pairs
+from fastvlm_bench.batches import batch_size
 from fastvlm_bench.errors import BenchError, IncompatibleRuns, UsageError
 from fastvlm_bench.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.numbers import ratio
@@ -71,6 +72,7 @@ def identity(run: Run) -> dict[str, Any]:
         fields[f"model {name}"] = meta["model"].get(name)
     fields |= {name: environment.get(name) for name in HARDWARE}
     fields |= {f"config {name}": meta["config"].get(name) or None for name in CONFIG_IDENTITY}
+    fields["batch size"] = batch_size(run)
     return fields
 
 

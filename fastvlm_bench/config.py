@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from fastvlm_bench.batches import check_batches
 from fastvlm_bench.drafts import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.sampling import check_sampling, generation
@@ -32,7 +33,7 @@ CHOICES = {
 NOT_MEASURED = ("out", "resume", "json", "require_lossless", "margin", "variants", "java", "offline")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
-         "refine", "device_map", "attn", "quantize", "trust_remote_code")  # fmt: skip
+         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 Value = int | float | str
 
@@ -175,7 +176,8 @@ class RunConfig:
     folder or a folder of them. device, dtype, device_map, attn, quantize, trust_remote_code, offline: as in
     `load_target`. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
-    where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. temperature: None or
+    where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. batch_size: samples
+    decoded at a time; 1 is the honest setting for latency. temperature: None or
     0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases: tell the
     phases of each generation apart by hooks, and by events on a device. refine: drafts learn between samples. margin:
     the difference in points of 100 that counts as none. variants: "METRIC=VARIANT" each. java: METEOR and
@@ -207,6 +209,7 @@ class RunConfig:
     trust_remote_code: bool = False
     offline: bool = False
     threads: int | None = None
+    batch_size: int = 1
     refine: bool = False
     temperature: float | None = None
     top_p: float | None = None
@@ -234,7 +237,7 @@ class RunConfig:
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
         _whole("gamma", self.gamma, 1, MAX_GAMMA)
-        for name in ("exit_layer", "limit", "repeats", "max_new_tokens", "invocations"):
+        for name in ("exit_layer", "limit", "repeats", "max_new_tokens", "invocations", "batch_size"):
             _whole(name, getattr(self, name), 1)
         for name in ("warmup", "seed"):
             _whole(name, getattr(self, name), 0, (1 << 63) - 1 if name == "seed" else math.inf)
@@ -246,6 +249,8 @@ class RunConfig:
         if self.refine and max(self.repeats, self.invocations) > 1:
             raise UsageError("--refine goes with one repeat and one invocation: a repeated sample was learned from")
         check_sampling(self)
+        check_batches(self.batch_size, temperature=self.temperature, phases=self.phases, energy=self.energy,
+                      refine=self.refine)  # fmt: skip
         check_stopping(self.until_width, self.budget, self.invocations, self.energy)
         object.__setattr__(self, "methods", tuple(spec.label for spec in self._parse_methods()))
 
@@ -335,7 +340,7 @@ def check_writable(folder: Path) -> None:
 
 
 def _whole(name: str, value: Any, low: int, high: float = math.inf) -> None:
-    if value is None and name not in ("repeats", "warmup", "seed"):
+    if value is None and name not in ("repeats", "warmup", "seed", "batch_size"):
         return
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         limits = f"{low} .. {high}" if high < math.inf else f"at least {low}"

@@ -28,7 +28,8 @@ SAMPLE_COLUMNS = (
     "losslessness_gap", "ttft_s", "vision_s", "prefill_s", "decode_s", "e2e_s", "rounds", "drafted",
     "tested", "accepted", "emitted", "draft_s", "verify_s", "peak_rss_bytes", "peak_allocated_bytes",
     "peak_reserved_bytes", "device_used_bytes", "image_s", "processor_s", "phase_vision_s", "phase_prefill_s",
-    "phase_draft_s", "phase_verify_s", "phase_other_s", "flags", "error",
+    "phase_draft_s", "phase_verify_s", "phase_other_s", "batch_id", "batch_size", "batch_row", "batch_ttft_s",
+    "batch_decode_s", "flags", "error",
 )  # fmt: skip
 """The columns of `samples_csv`, followed by `score_<metric>` of each metric."""
 
@@ -124,7 +125,7 @@ def _text(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """RFC 4180, with line feeds. Not the csv module: before Python 3.13 it leaves a carriage return unquoted."""
 
     def cell(value: Any) -> str:
@@ -137,13 +138,13 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def rows_csv(rows: Sequence[Row]) -> str:
     """One line a suite x method. Read it with `dtype=str, keep_default_na=False`; empty means not measured."""
     names = columns()
-    return _csv([column.name for column in names], ([column.read(row) for column in names] for row in rows))
+    return to_csv([column.name for column in names], ([column.read(row) for column in names] for row in rows))
 
 
 def samples_csv(run: Run) -> str:
     """One line a suite x sample x method x repeat, with the score of each text."""
     header = [*SAMPLE_COLUMNS, *(f"score_{metric}" for metric in metrics.LABELS)]
-    return _csv(header, ([values.get(name) for name in header] for values in _samples(run)))
+    return to_csv(header, ([values.get(name) for name in header] for values in _samples(run)))
 
 
 def _samples(run: Run) -> Iterable[dict[str, Any]]:
@@ -164,6 +165,7 @@ def _samples(run: Run) -> Iterable[dict[str, Any]]:
             **{name: value for name, value in line.items() if name not in ("rounds", "token_ids")},
             "losslessness": (line.get("losslessness") or {}).get("outcome"),
             "losslessness_gap": (line.get("losslessness") or {}).get("gap"),
+            **{f"batch_{key}": value for key, value in (line.get("batch") or {}).items()},
             **{f"phase_{name}": value for name, value in (line.get("phases") or {}).items()},
             **(line.get("memory") or {}), **done, **scores.get(line["seq"], {}),
             "run_id": run.run_id, "model": run.meta["model"]["id"], "split": suite["split"],

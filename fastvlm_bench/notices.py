@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from fastvlm_bench.arms import Arm, pairs
+from fastvlm_bench.batches import batch_of, whole_seconds
 from fastvlm_bench.drift import slow_start, trend
 from fastvlm_bench.record import Run
 from fastvlm_bench.statistics import CONFIDENCE, Estimate, welch_p
@@ -61,7 +62,8 @@ def drift_notices(run: Run, own: Sequence[Arm]) -> Iterable[Notice]:
     for arm in own:
         if arm.method["label"] != run.meta["reference"]:
             continue
-        decoding = (line for line in arm.lines() if len(line["token_ids"]) > 1)
+        # A batch's time per token changes with the rows that are left: only single samples tell of the machine.
+        decoding = (line for line in arm.lines() if len(line["token_ids"]) > 1 and batch_of(line) is None)
         lines = sorted(decoding, key=lambda line: line.get("seq", 0))
         times = [line["decode_s"] / (len(line["token_ids"]) - 1) for line in lines]
         if slow_start(times):
@@ -84,8 +86,8 @@ def order_effects(run: Run, own: Sequence[Arm]) -> Iterable[Notice]:
         after: list[float] = []
         for ours, theirs in pairs(arm, reference):
             for a, b in zip(ours.lines, theirs.lines, strict=True):
-                a_s, b_s = a["ttft_s"] + a["decode_s"], b["ttft_s"] + b["decode_s"]
-                if a_s > 0 and b_s > 0:
+                a_s, b_s = whole_seconds(a), whole_seconds(b)
+                if a_s and b_s:
                     (before if a["order"] < b["order"] else after).append(math.log(b_s / a_s))
         p = welch_p(before, after)
         if p is not None and p < ORDER_P:

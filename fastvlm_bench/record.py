@@ -142,7 +142,8 @@ def list_runs(results_dir: Path) -> list[Path]:
         except BenchError:
             return "", folder.name
 
-    folders = [path.parent for path in Path(results_dir).glob(f"*/{RUN_FILE}")]
+    # A sweep over batch sizes is a folder of runs.
+    folders = [path.parent for depth in ("*", "*/*") for path in Path(results_dir).glob(f"{depth}/{RUN_FILE}")]
     return sorted(folders, key=started, reverse=True)
 
 

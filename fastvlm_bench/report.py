@@ -85,10 +85,11 @@ def suite_headline(row: Row) -> str:
     """The suite in one line: what was measured, on what data, how often."""
     repeats = f" × {row.repeats} repeats" if row.repeats > 1 else ""
     repeats += f" in {row.invocations} invocations" if row.invocations > 1 else ""
+    batches = f" in batches of {row.batch_size}" if row.batch_size > 1 else ""
     length = f"exactly {row.max_new_tokens} tokens (EOS ignored)" if row.ignore_eos else (
         f"at most {row.max_new_tokens} tokens")  # fmt: skip
     return (
-        f"{row.suite} {row.suite_version} · split {row.split} · {row.source} · n = {row.samples}{repeats} · "
+        f"{row.suite} {row.suite_version} · split {row.split} · {row.source} · n = {row.samples}{batches}{repeats} · "
         f"{length} · reference {row.reference}{sampling(row)}"
     )
 
@@ -140,6 +141,7 @@ def speed_columns(rows: Sequence[Row]) -> list[Cells]:
         _column("decode\nspeed-up ↑", rows, lambda r: ratio(r.decode_speedup)),
         _column("end-to-end\nspeed-up ↑", rows, lambda r: ratio(r.e2e_speedup)),
         _column("same\ntokens", rows, _same),
+        _column("requests\n/s ↑", rows, lambda r: number(r.requests_per_s, 2) if r.batch_size > 1 else ""),
         _column("TTFT\nms ↓", rows, lambda r: milliseconds(r.ttft_s.median)),
         _column("TPOT\nms ↓", rows, lambda r: milliseconds(r.tpot_s.median)),
         _column("decode\ntok/s ↑", rows, lambda r: number(r.decode_tokens_per_s, 1)),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastvlm_bench.arms import Arm, Measured, by_position, count
+from fastvlm_bench.batches import by_batch
 from fastvlm_bench.statistics import Estimate, ratio_of_totals
 
 PHASES = ("vision", "prefill", "draft", "verify", "other")
@@ -21,8 +22,10 @@ def speedups(
 ) -> tuple[Estimate | None, Estimate | None]:
     """(decode, end-to-end): reference seconds over ours, by `estimator`. Decode leaves out one-token answers.
 
-    per_token: of seconds per token, because sampled answers of the two arms differ in length.
+    per_token: of seconds per token, because sampled answers of the two arms differ in length. What was decoded in one
+    batch is one observation.
     """
+    paired = by_batch(paired)
     decoding = [(ours, theirs) for ours, theirs in paired if ours.decodes and theirs.decodes]
 
     def decode(of: Measured) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastvlm_bench.arms import Arm, Measured, arms, pairs
+from fastvlm_bench.batches import batch_size, by_batch, latencies
 from fastvlm_bench.drift import outliers
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.identities import check_line
@@ -68,6 +69,7 @@ class Row:
     samples_paired: int
     samples_one_token: int
     repeats: int
+    batch_size: int
     quality: tuple[Quality, ...]
     identical: int | None
     different_rate_upper: float | None
@@ -81,6 +83,7 @@ class Row:
     new_tokens_median: float | None
     decode_tokens_per_s: float | None
     e2e_tokens_per_s: float | None
+    requests_per_s: float | None
     decode_speedup: Estimate | None
     e2e_speedup: Estimate | None
     decode_speedup_geomean: Estimate | None
@@ -165,7 +168,7 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
     model, method, suite = run.meta["model"], arm.method, arm.suite
     is_reference = method["label"] == run.meta["reference"]
     paired = pairs(arm, reference) if reference is not None and not is_reference else None
-    values = list(arm.measured.values())
+    values, alone = list(arm.measured.values()), latencies(arm)
     threads = run.meta.get("environment", {}).get("threads")
     config = run.meta["config"]
     sampled = bool(config.get("temperature"))
@@ -194,18 +197,20 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
         samples_ok=len(values),
         samples_failed=len(arm.failed),
         repeats=arm.repeats,
+        batch_size=batch_size(run),
         quality=tuple(compare_quality(metric, arm, paired, margin) for metric in suite["metrics"]),
         invocations=len({line.get("invocation") or 0 for line in arm.lines()}),
-        ttft_s=spread([v.ttft_s for v in values]),
-        tpot_s=spread([v.tpot_s for v in values if v.tpot_s is not None]),
-        decode_s=spread([v.decode_s for v in values if v.decodes]),
-        e2e_s=spread([v.e2e_s for v in values]),
-        tpot_spread=relative_spread([v.tpot_s for v in values if v.tpot_s is not None]),
+        ttft_s=spread([v.ttft_s for v in alone]),
+        tpot_s=spread([v.tpot_s for v in alone if v.tpot_s is not None]),
+        decode_s=spread([v.decode_s for v in alone if v.decodes]),
+        e2e_s=spread([v.e2e_s for v in alone]),
+        tpot_spread=relative_spread([v.tpot_s for v in alone if v.tpot_s is not None]),
         new_tokens_median=middle([v.tokens for v in values]),
         decode_tokens_per_s=divide(
             sum(v.tokens - 1 for v in values if v.decodes), sum(v.decode_s for v in values if v.decodes)
         ),
         e2e_tokens_per_s=divide(sum(v.tokens for v in values), sum(v.e2e_s for v in values)),
+        requests_per_s=divide(len(values), sum(v.e2e_s for v in values)),
         extra_bytes=int(method.get("extra_bytes") or 0),
         joules_per_token=joules,
         watts=watts,
@@ -234,12 +239,13 @@ def _paired(paired: Sequence[tuple[Measured, Measured]] | None, sampled: bool) -
     differing = [] if sampled else [
         (ours, ours.divergence(theirs)) for ours, theirs in paired if not ours.same_tokens(theirs)
     ]  # fmt: skip
+    units = by_batch(paired)
     ratios = [theirs.e2e_s / ours.e2e_s * (ours.tokens / theirs.tokens if sampled else 1)
-              for ours, theirs in paired if ours.e2e_s > 0]  # fmt: skip
+              for ours, theirs in units if ours.e2e_s > 0]  # fmt: skip
     logs = [math.log(ratio) if ratio > 0 else 0.0 for ratio in ratios]
     each = by_invocation(paired, sampled)
-    odd = set(outliers(logs)) if len(logs) == len(paired) else set()
-    kept = [pair for place, pair in enumerate(paired) if place not in odd]
+    odd = set(outliers(logs)) if len(logs) == len(units) else set()
+    kept = [pair for place, pair in enumerate(units) if place not in odd]
     return {
         "samples_paired": len(paired),
         "samples_one_token": sum(not (ours.decodes and theirs.decodes) for ours, theirs in paired),

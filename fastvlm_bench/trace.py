@@ -42,3 +42,18 @@ class Generation:
     rounds: list[Round] = field(default_factory=list)
     phases: dict[str, float | None] | None = None
     cache_bytes: int | None = None
+
+
+@dataclass(slots=True)
+class BatchGeneration:
+    """The traces of a batch that was decoded together, and the seconds of the whole batch.
+
+    rows: one `Generation` a sequence, in the order of the input. Its seconds are shares: each moment is shared equally
+    by the rows that were being decoded then, so that sums over rows are the batch's. They are no latencies: a row
+    waits `ttft_s` for its first token, and its answer is there when the batch has come to it.
+    """
+
+    rows: list[Generation]
+    ttft_s: float
+    vision_s: float | None
+    decode_s: float

@@ -129,6 +129,9 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
     if row.samples_paired < FEW_SAMPLES:
         yield Notice("TooFewSamples", f"{row.suite}: {row.samples_paired} samples; an interval needs {FEW_SAMPLES} "
                      "to be worth reading; raise --limit or give --data DIR")  # fmt: skip
+    elif row.e2e_speedup is not None and row.batch_size > 1 and row.e2e_speedup.n < FEW_SAMPLES:
+        yield Notice("TooFewSamples", f"{row.suite}: {row.e2e_speedup.n} batches of {row.batch_size}; an interval "
+                     f"needs {FEW_SAMPLES} to be worth reading; raise --limit, or lower --batch-size")  # fmt: skip
     if row.identical is not None and row.identical < row.samples_paired and greedy(run.meta) and row.lossless:
         yield Notice("Diverged", f"{where}: {len(row.diverged)} of {row.samples_paired} outputs differ from "
                      f"{row.reference} (sample@token {_some(row.diverged)}){_judged(row)}; "
@@ -227,6 +230,8 @@ def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> 
             continue
         if row.samples_paired < FEWEST_SAMPLES:
             yield f"{where}: {row.samples_paired} samples measured in both arms; at least {FEWEST_SAMPLES} are needed"
+        elif row.batch_size > 1 and row.e2e_speedup is not None and row.e2e_speedup.n < FEWEST_SAMPLES:
+            yield f"{where}: {row.e2e_speedup.n} batches measured in both arms; at least {FEWEST_SAMPLES} are needed"
         elif status == "success" and not row.samples_failed and row.samples_paired < row.samples - left_out(run, row):
             yield f"{where}: {row.samples - row.samples_paired} of {row.samples} samples have no pair"
         if row.lossless and row.dtype == "float32" and greedy(run.meta) and row.diverged:

@@ -84,7 +84,23 @@ RESULTS = ROOT / "results"
 def committed_runs() -> list[Path]:
     """The reference runs: those that git knows, not what a reader has measured since."""
     listed = subprocess.run(["git", "ls-files", "results/*/run.json"], cwd=ROOT, capture_output=True, text=True)
-    return sorted((ROOT / name).parent for name in listed.stdout.split())
+    return sorted((ROOT / name).parent for name in listed.stdout.split() if name.count("/") == 2)
+
+
+def committed_sweeps() -> list[Path]:
+    """The runs over batch sizes: folders of runs."""
+    listed = subprocess.run(["git", "ls-files", "results/*/*/run.json"], cwd=ROOT, capture_output=True, text=True)
+    return sorted({(ROOT / name).parents[1] for name in listed.stdout.split()})
+
+
+def test_tables_over_batch_sizes_are_what_the_records_say() -> None:
+    """Each committed sweep has its table in results/README.md, below the command that makes it."""
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    tables = dict(re.findall(r"`fastvlm-bench batches results/([^ /]*) --format markdown`:\n\n((?:\|.*\n)+)", page))
+    assert sorted(tables) == [folder.name for folder in committed_sweeps()]
+    for name, table in tables.items():
+        arguments = ["batches", str(RESULTS / name), "--format", "markdown"]
+        assert CliRunner().invoke(app, arguments, catch_exceptions=False).stdout == table
 
 
 def test_reference_table_is_what_the_records_say() -> None:

@@ -12,12 +12,13 @@ HEAVY = ("torch", "transformers")
 LIGHT = (
     "metrics", "suite", "suite_definition", "annotations", "record", "storage", "summary", "arms", "quality",
     "statistics", "identities", "verdict", "report", "layout", "export", "compare", "config", "trace", "errors", "cli",
+    "batches", "batch_table",
     "drafts", "environment", "memory", "clock", "live", "models.names", "scoring", "doctor", "nvml", "conditions",
 )  # fmt: skip
 # From the top down: a module may import from its own level or one further down.
 LEVELS = (
-    ("cli",), ("benchmark",), ("runner", "training"), ("decoding",), ("imitation_head",),
-    ("heads", "reduced_vocabulary"), ("models",),
+    ("cli",), ("batch_sweep",), ("benchmark",), ("batch_runner",), ("runner", "training"), ("decoding",),
+    ("imitation_head",), ("heads", "reduced_vocabulary"), ("models",),
 )  # fmt: skip
 
 

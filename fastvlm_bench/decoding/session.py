@@ -1,4 +1,4 @@
-"""One generation's state: token ids, transformers' keyword arguments and the KV cache. Batch size 1.
+"""One generation's state: token ids, transformers' keyword arguments and the KV cache. One sequence.
 
 Everything that `generate` prepared (positions, masks, encoded images, processors) passes through here unchanged, so
 methods need no knowledge of the architecture.
@@ -24,6 +24,8 @@ PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_
 class Session:
     """Feeds tokens to the model and keeps the books that `transformers` would keep."""
 
+    one_row = True  # BatchSession takes several
+
     def __init__(
         self, model: Any, input_ids: Tensor, *, logits_processor: Any, stopping_criteria: Any, generation_config: Any,
         streamer: Any = None, clock: Clock, **model_kwargs: Any,
@@ -31,12 +33,12 @@ class Session:
         model_kwargs.pop("synced_gpus", None)
         if generation_config.num_beams > 1:
             raise UsageError("beams are not supported: pass num_beams=1")
-        if input_ids.shape[0] != 1:
+        if self.one_row and input_ids.shape[0] != 1:
             raise UsageError(f"batch size {input_ids.shape[0]}: this method decodes one sequence at a time")
         self.model, self.config, self.clock, self.streamer = model, generation_config, clock, streamer
         self.prompt_length = input_ids.shape[1]
         # One buffer for the whole output: growing by concatenation would cost a copy for each token.
-        self._ids = input_ids.new_zeros(1, max(generation_config.max_length, self.prompt_length) + 1)
+        self._ids = input_ids.new_zeros(len(input_ids), max(generation_config.max_length, self.prompt_length) + 1)
         self._ids[:, : self.prompt_length] = input_ids
         self.length = self.prompt_length
         self.kwargs = model_kwargs
@@ -51,7 +53,7 @@ class Session:
             token for name in PLACEHOLDERS if isinstance(token := getattr(model.config, name, None), int)
         )
         eos = generation_config.eos_token_id
-        self._eos = frozenset([eos] if isinstance(eos, int) else eos or [])
+        self.end_tokens = frozenset([eos] if isinstance(eos, int) else eos or [])
         # The two usual criteria are checked on Python numbers; any other one is asked token by token.
         self._criteria = [c for c in stopping_criteria if not isinstance(c, EosTokenCriteria | MaxLengthCriteria)]
 
@@ -74,7 +76,7 @@ class Session:
         return self.kwargs["past_key_values"]
 
     def is_eos(self, token: int) -> bool:
-        return token in self._eos
+        return token in self.end_tokens
 
     def prefill(self) -> int:
         """Encode the image, run the prompt through all layers, emit the first token and return it."""
@@ -166,7 +168,7 @@ class Session:
             self._ids[0, self.length] = token
             self.length += 1
             taken += 1
-            if token in self._eos:
+            if token in self.end_tokens:
                 self.stop = "eos"
             elif self.remaining <= 0:
                 self.stop = "length"

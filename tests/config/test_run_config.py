@@ -19,7 +19,7 @@ CHANGED: dict[str, Any] = {
     "seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "out": "elsewhere", "resume": "x", "json": True,
     "require_lossless": True, "margin": 1.0, "variants": ("vqa_accuracy=official",), "ignore_eos": True, "phases": True,
     "refine": True, "until_width": 0.02,
-    "budget": 60.0, "invocations": 3, "energy": 5.0, "java": True,
+    "budget": 60.0, "invocations": 3, "energy": 5.0, "java": True, "batch_size": 4,
     "device_map": "auto", "attn": "eager", "quantize": "4bit", "trust_remote_code": True, "offline": True,
 }  # fmt: skip
 SAMPLED: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 20}
@@ -108,7 +108,9 @@ def test_allowed(options: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_it_round_trips_through_json() -> None:
-    config = RunConfig(**CHANGED | SAMPLED | {"require_lossless": False, "invocations": 1, "refine": False})
+    config = RunConfig(
+        **CHANGED | SAMPLED | {"require_lossless": False, "invocations": 1, "refine": False, "batch_size": 1}
+    )
     stored = json.loads(json.dumps(config.to_dict()))
     assert RunConfig.from_dict(stored) == config
     assert RunConfig.from_dict(stored).sha256() == config.sha256()
