@@ -212,9 +212,16 @@ def like_cache(cache: Any, exit_layer: int, default: Any) -> Any:
             like_cache(part, exit_layer, default) for part in (cache.self_attention_cache, cache.cross_attention_cache)
         )
         return type(cache)(own, cross)
-    if not getattr(cache, "layers", None) or cache.get_seq_length(exit_layer) > 0:
+    if not getattr(cache, "layers", None) or _has_seen(cache.layers[exit_layer]):
         return default
     own = copy.copy(cache)
     own.layers = copy.deepcopy(cache.layers[exit_layer:])
     own.activate_past_recording()
     return own
+
+
+def _has_seen(layer: Any) -> bool:
+    """Whether a cache layer holds something; one that convolves (LFM2) has no length to ask for."""
+    if hasattr(layer, "get_seq_length"):
+        return int(layer.get_seq_length()) > 0
+    return any(getattr(layer, "is_conv_states_initialized", {}).values())
