@@ -178,6 +178,7 @@ def measure_suites(
     """Load, build, check, warm up and run. torch is imported here: what was wrong before has already been said."""
     import torch
 
+    from fastvlm_bench.apart import memory_parts
     from fastvlm_bench.batch_runner import BatchRunner
     from fastvlm_bench.conditions import RECORDED, watch
     from fastvlm_bench.decoding.build import build
@@ -234,8 +235,9 @@ def measure_suites(
                     if stop is not None and stop.by is not None:
                         continue
                     live.say(f"{suite.name}: warming up")
-                    if not any(part["suite"] == suite.name for part in writer.meta.get("memory", [])):
-                        writer.update(memory=[*writer.meta.get("memory", []), *runner.memory(suite)])
+                    known = any(part["suite"] == suite.name for part in writer.meta.get("memory", []))
+                    if not known and config.batch_size == 1:  # the parts of a peak are told of single samples
+                        writer.update(memory=[*writer.meta.get("memory", []), *memory_parts(runner, suite)])
                     runner.warm_up(suite, config.warmup)
                     runner.run(suite, config.repeats, writer, after, stop, invocation)
                     if stop is not None:
@@ -261,6 +263,8 @@ def _refiner(target: Any, methods: Any) -> Any:
 
 def _measure_energy(seconds: float, suites: Sequence[Suite], runner: Any, writer: RunWriter, live: Live) -> None:
     """Blocks of each method after the timed samples, for the suites that have none yet; or why there are none."""
+    from fastvlm_bench.apart import energy_blocks
+
     found = dict(writer.meta.get("energy") or {})
     try:
         meter = open_meter(runner.target.device)
@@ -272,7 +276,7 @@ def _measure_energy(seconds: float, suites: Sequence[Suite], runner: Any, writer
         for suite in suites:
             if (found.get(suite.name) or {}).get("source") is None:
                 live.say(f"{suite.name}: energy, blocks of {seconds:g} s")
-                found[suite.name] = runner.energy(suite, meter, seconds)
+                found[suite.name] = energy_blocks(runner, suite, meter, seconds)
                 writer.update(energy=found)
     finally:
         meter.close()

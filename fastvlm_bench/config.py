@@ -101,6 +101,10 @@ METHODS: dict[str, MethodKind] = {
         {"draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD},
     ),
     "hf-generate": MethodKind("transformers' own generate: the check that standard is no slower", True),
+    "control": MethodKind(
+        "drafts with the whole target: what differs then is rounding alone; gamma=0 is standard once more", True,
+        {"gamma": Option(int, 10, "tokens decoded one by one, then verified as a block", low=0, high=MAX_GAMMA)},
+    ),
 }  # fmt: skip
 
 

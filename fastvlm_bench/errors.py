@@ -54,6 +54,10 @@ class Terminated(BaseException):
     """SIGTERM arrived: end as on Ctrl-C, with another exit code."""
 
 
+class TooLong(ValueError):
+    """The prompt and the token limit need more positions than the model has. The sample has failed, not the run."""
+
+
 class NonFiniteLogits(FloatingPointError):
     """The model gave NaN or infinite logits: an argmax over them would silently be their index.
 

@@ -181,7 +181,10 @@ def _scores(run: Run) -> dict[int, dict[str, float]]:
             own = [(line, sample.references) for sample in arm.measured.values() for line in sample.lines
                    if line["repeat"] == repeat]  # fmt: skip
             for metric in arm.suite["metrics"]:
-                result = score(metric, arm.suite, [line["text"] for line, _ in own], [refs for _, refs in own])
+                try:
+                    result = score(metric, arm.suite, [line["text"] for line, _ in own], [refs for _, refs in own])
+                except Exception:  # said by the warning ScoringFailed; the rest of the file stands
+                    result = None
                 if result is None:
                     continue
                 for (line, _), value in zip(own, result.per_sample, strict=True):

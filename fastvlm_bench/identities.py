@@ -1,7 +1,7 @@
 """What must hold within one line of a record, whatever the method. The runner checks each line as it is made."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 MEASURED = ("token_ids", "text", "stop", "ttft_s", "vision_s", "prefill_s", "decode_s")
@@ -10,16 +10,29 @@ SLACK, SLACK_S = 1.05, 1e-3
 """Device events and the wall clock may disagree by 5 % and 1 ms before it counts as an accounting error."""
 
 
-def check_line(line: Mapping[str, Any], max_new_tokens: int | None = None) -> list[str]:
+def check_line(
+    line: Mapping[str, Any], max_new_tokens: int | None = None, eos: Collection[int] = ()
+) -> list[str]:  # fmt: skip
     """What is wrong with a line of samples.jsonl, a phrase each; empty if all identities hold.
 
     The counts are those of `trace.Round`. MLPerf's TEST06 gives three of them: the tokens counted are the tokens
-    of the output, from the first on, with at most one EOS (the last token, where `stop` is "eos").
+    of the output, from the first on, with at most one EOS (the last token, where `stop` is "eos"). eos: the ids that
+    end an output, where they are known.
     """
     if line["error"] is not None:
         kept = [name for name in MEASURED if line.get(name) is not None]
         return [f"a failed sample carries {', '.join(kept)}"] if kept or line["rounds"] else []
-    return [*_tokens(line, max_new_tokens), *_rounds(line["rounds"]), *_seconds(line)]
+    return [*_tokens(line, max_new_tokens), *_ends(line, eos), *_rounds(line["rounds"]), *_seconds(line)]
+
+
+def _ends(line: Mapping[str, Any], eos: Collection[int]) -> list[str]:
+    if not eos or not line["token_ids"]:
+        return []
+    *before, last = line["token_ids"]
+    problems = [f"EOS (token {token}) at {place}, before the end" for place, token in enumerate(before) if token in eos]
+    if (last in eos) != (line["stop"] == "eos"):
+        problems.append(f"stop is {line['stop']!r}, but the last token is {last}")
+    return problems
 
 
 def _tokens(line: Mapping[str, Any], max_new_tokens: int | None) -> list[str]:

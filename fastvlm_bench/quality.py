@@ -40,6 +40,7 @@ class Quality:
     `verdict`: "identical" (all texts are, so the delta is exactly 0 and needs no interval), "equivalent", "better",
     "worse", "undecided", or "" where there is no delta. `parts`: what else the metric yields. `groups`: its value over
     each group of samples that the data set itself makes (answer types, NoCaps domains), scored as sets of their own.
+    failure: the error that a metric raised, in one line.
     """
 
     metric: str
@@ -49,6 +50,7 @@ class Quality:
     parts: Mapping[str, float] = field(default_factory=dict, hash=False)
     groups: Mapping[str, float] = field(default_factory=dict, hash=False)
     reason: str = ""
+    failure: str = ""
 
 
 def score(
@@ -101,6 +103,20 @@ def group_names(suite: Mapping[str, Any]) -> list[str]:
 def compare_quality(
     metric: str, arm: Arm, paired: Sequence[tuple[Measured, Measured]] | None, margin: float = MARGIN
 ) -> Quality:
+    """`_compared`; a metric that raises leaves the times alone, which cannot be measured again as easily."""
+    try:
+        return _compared(metric, arm, paired, margin)
+    except Exception as error:
+        return Quality(metric, None, None, "", failure=failure_of(error))
+
+
+def failure_of(error: Exception) -> str:
+    """An exception in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
+
+
+def _compared(metric: str, arm: Arm, paired: Sequence[tuple[Measured, Measured]] | None, margin: float) -> Quality:
     """The metric over all measured samples of the arm, and its difference over the pairs (ours, reference)."""
     own = list(arm.measured.values())
     scored, reason = attempt(metric, arm.suite, [s.text for s in own], [s.references for s in own])

@@ -200,7 +200,7 @@ def draft_columns(rows: Sequence[Row]) -> list[Cells]:
 def describe(method: Mapping[str, Any]) -> str:
     """A method by name and the options that make its speed: "fastvlm(γ=6, exit 2, attention head)"."""
     options = method.get("options") or {}
-    parts = [f"γ={options['gamma']}"] if options.get("gamma") else []
+    parts = [f"γ={options['gamma']}"] if options.get("gamma") is not None else []
     parts += [f"exit {options['exit_layer']}"] if options.get("exit_layer") else []
     parts += [f"{options['head']} head"] if options.get("head") else []
     return f"{method['name']}({', '.join(parts)})" if parts else str(method["name"])

@@ -1,10 +1,9 @@
 """The benchmark loop: warm-up, then samples x methods x repeats, interleaved, each line recorded as it is measured."""
 
+import contextlib
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import cycle
 from typing import Any
 
 import torch
@@ -16,10 +15,9 @@ from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.losslessness import UNCHECKED, judge_output
 from fastvlm_bench.decoding.measure import GREEDY, measure, seed_of
 from fastvlm_bench.decoding.self_check import self_check
-from fastvlm_bench.energy import Meter, blocks
-from fastvlm_bench.errors import BenchError, NonFiniteLogits
+from fastvlm_bench.errors import BenchError, NonFiniteLogits, TooLong
 from fastvlm_bench.identities import check_line
-from fastvlm_bench.memory import PeakMemory, attribute, held_bytes
+from fastvlm_bench.memory import PeakMemory
 from fastvlm_bench.models.layers import vision_module
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.record import RunWriter
@@ -27,6 +25,8 @@ from fastvlm_bench.stopping import StopRule
 from fastvlm_bench.suite import Sample, Suite, open_image
 
 MAX_FAILURES_IN_A_ROW = 3
+FAILURES = (RuntimeError, ValueError, IndexError, FloatingPointError)
+"""What may go wrong with one sample without ending the run."""
 
 
 @dataclass(frozen=True)
@@ -54,73 +54,49 @@ class Runner:
         self.target, self.methods, self.clock, self.max_new_tokens = target, methods, clock, max_new_tokens
         self.conditions = conditions or CpuConditions()
         self.vision = vision_module(target.model)
+        self.positions = _positions(target.model)
+        own = getattr(getattr(target.model, "generation_config", None), "eos_token_id", None)
+        eos = generation.get("eos_token_id", own)
+        self.eos = frozenset([eos] if isinstance(eos, int) else eos or [])
         self.noise = 0.0
 
     def self_check(self, suite: Suite) -> dict[int, float]:
         """Check each exit layer in use on the suite's first sample; returns exit layer -> relative logit difference."""
-        inputs = self._inputs(suite.samples[0])
+        inputs = self.inputs(suite.samples[0])
         exits = sorted({m.exit_layer for m in self.methods if m.exit_layer is not None and m.lossless})
         found = {layer: self_check(self.target.model, inputs, layer) for layer in exits}
         self.noise = max(found.values(), default=0.0)
         return found
 
     def warm_up(self, suite: Suite, samples: int) -> None:
-        """Decode the suite's last samples with every method, unrecorded: other samples than are measured first."""
-        for sample in suite.samples[::-1][:samples]:
-            inputs = self._inputs(sample)
-            for built in self.methods:
-                measure(built.method, self.target.model, inputs, self._limit(suite), self.vision, self.generation)
+        """Decode some of the suite's last samples with every method, unrecorded: not those that are measured first.
 
-    def memory(self, suite: Suite) -> list[dict[str, Any]]:
-        """Where the peak of each method lies, on the suite's last sample: weights, head, KV cache, activations.
-
-        To be called before the warm-up: it gives idle memory back, and each method's first call is here.
+        Of the last four times as many, those of different shapes come first: each shape may choose kernels of its own.
         """
-        sample, found = suite.samples[-1], []
-        inputs = self._inputs(sample)
-        weights = sum(p.nbytes for p in self.target.model.parameters())
-        for built in self.methods:
-            decode = partial(measure, built.method, self.target.model, inputs, self._limit(suite),
-                             generation=self.generation)  # fmt: skip
-            first = decode()  # makes what is made once
-            self.first_call_s.setdefault(built.label, first.ttft_s + first.decode_s)
-            gc.collect()
-            before = held_bytes(self.target.device)
-            with PeakMemory(self.target.device) as peak:
-                trace = decode()
-            parts = attribute(peak.result, before, weights=weights, head=built.described.get("extra_bytes", 0),
-                              cache=trace.cache_bytes, device=self.target.device)  # fmt: skip
-            found.append({"suite": suite.name, "method": built.label, "sample_id": sample.sample_id, **parts})
-        return found
-
-    def energy(self, suite: Suite, meter: Meter, seconds: float) -> dict[str, Any]:
-        """Joules of blocks of one method each, over the suite's samples in turn; what run.json keeps of them."""
-
-        def decoder(built: Built) -> Callable[[], int]:
-            turn = cycle(suite.samples)
-
-            def decode() -> int:  # the processor is part of the block for every method alike: energy has no clock
-                inputs = self._inputs(next(turn))
-                trace = measure(
-                    built.method, self.target.model, inputs, self._limit(suite), generation=self.generation
-                )  # fmt: skip
-                return len(trace.token_ids)
-
-            return decode
-
-        return blocks(meter, {built.label: decoder(built) for built in self.methods}, seconds)
+        shapes: dict[Any, dict[str, Any]] = {}
+        alike: list[dict[str, Any]] = []
+        for sample in suite.samples[::-1][: 4 * samples]:
+            inputs = self.inputs(sample)
+            shape = tuple(sorted((name, tuple(value.shape)) for name, value in inputs.items()))
+            if shape in shapes:
+                alike.append(inputs)
+            shapes.setdefault(shape, inputs)
+        for inputs in [*shapes.values(), *alike][:samples]:
+            for built in self.methods:
+                with contextlib.suppress(*FAILURES):  # what fails here fails again where it is recorded
+                    measure(built.method, self.target.model, inputs, self.limit(suite), self.vision, self.generation)
 
     def fastest_threads(self, suite: Suite, candidates: Sequence[int], rounds: int = 3) -> int:
         """The CPU thread count at which the reference decodes fastest: the count that flatters nobody.
 
         Interleaved; the smallest total of `rounds` decodings of one sample wins.
         """
-        inputs, reference = self._inputs(suite.samples[-1]), self.methods[0].method
+        inputs, reference = self.inputs(suite.samples[-1]), self.methods[0].method
         seconds = dict.fromkeys(candidates, 0.0)
         for attempt in range(rounds + 1):
             for threads in candidates:
                 torch.set_num_threads(threads)
-                trace = measure(reference, self.target.model, inputs, self._limit(suite), None, self.generation)
+                trace = measure(reference, self.target.model, inputs, self.limit(suite), None, self.generation)
                 if attempt:  # the first decoding at a new thread count starts the threads
                     seconds[threads] += trace.ttft_s + trace.decode_s
         best = min(candidates, key=lambda threads: seconds[threads])
@@ -148,10 +124,14 @@ class Runner:
                 done += 1
                 if (suite.name, sample.sample_id, repeat) in writer.completed:
                     continue
-                inputs = inputs or self._inputs(sample)
+                inputs = inputs or self.inputs(sample)
                 turn = (index + repeat) % len(self.methods)
                 order = [*self.methods[turn:], *self.methods[:turn]]
+                before = versions(inputs)
                 lines = [self._line(suite, sample, built, repeat, place, inputs) for place, built in enumerate(order)]
+                if versions(inputs) != before:
+                    raise BenchError(f"internal error: a method changed its inputs on sample {sample.sample_id}: the "
+                                     "methods after it did not get the same")  # fmt: skip
                 flags = self.conditions.flags()
                 for line in lines:  # the whole group carries them: a ratio is as good as its worse half
                     judged = self._judge(suite, line, lines, inputs)
@@ -185,15 +165,15 @@ class Runner:
         gc.collect()
         gc.disable()
         try:
+            self._check_length(suite, inputs)
             with self.conditions.span(built.label), PeakMemory(self.target.device) as peak:
                 trace = measure(
-                    built.method, self.target.model, inputs, self._limit(suite), self.vision, self.generation, seed,
+                    built.method, self.target.model, inputs, self.limit(suite), self.vision, self.generation, seed,
                     self.phases,
                 )  # fmt: skip
-        except (RuntimeError, ValueError, FloatingPointError) as error:
-            kind = "out_of_memory" if out_of_memory(error) else type(error).__name__
-            kind = "nan_logits" if isinstance(error, NonFiniteLogits) else kind
-            failure = f"{kind}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else 'no message'}"
+        except FAILURES as error:
+            text = str(error).strip() or "no message"
+            failure = f"{failure_kind(error)}: {text.splitlines()[0][:200]}"
         finally:
             gc.enable()
         if failure is not None:  # outside the except block, so that the traceback no longer holds the tensors
@@ -208,7 +188,7 @@ class Runner:
             "memory": peak.result, "scores": {}, "error": None, **self.prepared,
             **({"phases": trace.phases} if trace.phases else {}),
         }  # fmt: skip
-        if broken := check_line(line, self._limit(suite)):
+        if broken := check_line(line, self.limit(suite), self.eos):
             raise BenchError(f"internal error: {built.label} on sample {sample.sample_id}: {'; '.join(broken)}")
         return line
 
@@ -223,12 +203,19 @@ class Runner:
         try:
             return judge_output(
                 self.target.model, inputs, line["token_ids"], reference["token_ids"], noise=self.noise,
-                limit=self._limit(suite), generation=self.generation,
+                limit=self.limit(suite), generation=self.generation,
             )  # fmt: skip
         except RuntimeError as error:  # out of memory, say: the measurement stands, the question stays open
             return {"outcome": UNCHECKED, "reason": f"{type(error).__name__}: {str(error).strip()[:200]}"}
 
-    def _inputs(self, sample: Sample) -> dict[str, Any]:
+    def _check_length(self, suite: Suite, inputs: Mapping[str, Any]) -> None:
+        """TooLong where prompt and limit do not fit: positions beyond the last are an error, or nonsense."""
+        needed = inputs["input_ids"].shape[1] + self.limit(suite)
+        if self.positions is not None and needed > self.positions:
+            raise TooLong(f"prompt of {inputs['input_ids'].shape[1]} tokens + limit of {self.limit(suite)}, but the "
+                          f"model has {self.positions} positions; lower --max-new-tokens")  # fmt: skip
+
+    def inputs(self, sample: Sample) -> dict[str, Any]:
         """Processor outputs, outside the clock and the same tensors for every method."""
         began = self.clock.synchronised()
         image: Image.Image = open_image(sample)
@@ -237,12 +224,34 @@ class Runner:
         self.prepared = {"image_s": read - began, "processor_s": self.clock.synchronised() - read}
         return inputs
 
-    def _limit(self, suite: Suite) -> int:
+    def limit(self, suite: Suite) -> int:
         return self.max_new_tokens or suite.max_new_tokens
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the machine had no memory left."""
+def _positions(model: Any) -> int | None:
+    """How many positions the text decoder has; None where it does not say, or the prompt lies in an encoder."""
+    config = getattr(model, "config", None)
+    if config is None or getattr(config, "is_encoder_decoder", False):
+        return None
+    found = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def failure_kind(error: Exception) -> str:
+    """The word that a failed line begins with."""
+    if isinstance(error, NonFiniteLogits):
+        return "nan_logits"
+    if isinstance(error, TooLong):
+        return "too_long"
+    return "out_of_memory" if _out_of_memory(error) else type(error).__name__
+
+
+def versions(inputs: Mapping[str, Any]) -> dict[str, int]:
+    """How often each input tensor has been written to: torch counts that."""
+    return {name: value._version for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+
+
+def _out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
     )

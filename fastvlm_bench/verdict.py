@@ -25,11 +25,13 @@ WARNINGS = (
     "ShortOutputs", "Diverged", "SlowerThanReference", "UntrainedDraft", "TooFewSamples", "NoisyMachine", "Throttled",
     "NotIsolated", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
+    "ScoringFailed", "FasterThanPredicted",
 )  # fmt: skip
 """The closed list: each name is explained in docs/measuring.md."""
 SHORT_TOKENS, FEW_SAMPLES = 8, 20
 NOISY, VERY_NOISY = 0.10, 0.25
 LOW_ALPHA = 0.05
+UNEXPLAINED = 0.05
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,18 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
                      f"{_divergence_cause(row)}")  # fmt: skip
     yield from _untrained(row, arm, where)
     yield from spread_notices(row, where)
+    for quality in row.quality:
+        if quality.failure:
+            yield Notice("ScoringFailed", f"{where}: {quality.metric} could not be computed ({quality.failure}); times "
+                         "stand, and `report` computes it again from the records")  # fmt: skip
+    if row.method_name != "control" and row.drafted_per_round and (row.efficiency or 0) > 1 + UNEXPLAINED and (
+        row.samples_paired >= FEW_SAMPLES
+    ):  # fmt: skip
+        yield Notice("FasterThanPredicted", f"{where}: decoding is {row.efficiency:.2f} times as fast as counts and "
+                     "costs explain: the machine changed between the methods, or something is counted wrongly; run "
+                     "again, and report it if it stays")  # fmt: skip
     decode, e2e = word(row.decode_speedup, row.decode_speedup_holm_p), word(row.e2e_speedup, row.e2e_speedup_holm_p)
-    if "SLOWER" in (decode, e2e):
+    if "SLOWER" in (decode, e2e) and row.method_name != "control":  # it decodes everything twice
         phase, estimate = ("decoding", row.decode_speedup) if decode == "SLOWER" else ("end to end", row.e2e_speedup)
         assert estimate is not None
         yield Notice("SlowerThanReference", f"{where}: {phase} is {estimate.value:.2f}x as fast as {row.reference}; "
@@ -166,10 +178,12 @@ def _divergence_cause(row: Row) -> str:
         return "a violation is a token that the target would not have chosen, a fault of the method: report it"
     if row.dtype == "float32":
         return "in float32 that is a fault of the method: report it"
-    return f"{row.dtype} rounds a block of tokens unlike single ones; check with --dtype float32"
+    return f"{row.dtype} rounds a block of tokens unlike single ones; check with --dtype float32, or -m control"
 
 
 def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
+    if row.method_name == "control":  # drafts with the target itself: all accepted is what it is for
+        return
     if not (arm.method.get("draft") or (arm.method.get("options") or {}).get("gamma")) or not row.rounds:
         return
     if not row.drafted_per_round:

@@ -77,7 +77,7 @@ def execute(folder: Path, samples: int, pause_s: float = 0.0, watch: Any = None)
         Built(label, FakeMethod(step, pause_s), True, None, {}) for label, step in (("standard", 1), ("fastvlm", 4))
     ]
     runner = Runner(target, methods, Clock(), max_new_tokens=LIMIT)  # type: ignore[arg-type]
-    runner._inputs = lambda sample: {"input_ids": torch.tensor([[int(sample.sample_id)]])}  # type: ignore[method-assign]
+    runner.inputs = lambda sample: {"input_ids": torch.tensor([[int(sample.sample_id)]])}  # type: ignore[method-assign]
     suite = SimpleNamespace(name="s", samples=[SimpleNamespace(sample_id=f"{i:05d}") for i in range(samples)])
     runner.run(suite, 1, writer, lambda group: None if watch is None else watch(group.done))  # type: ignore[arg-type]
     writer.finish("success")

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.config import METHODS, MethodSpec
+from fastvlm_bench.decoding.control import Control
 from fastvlm_bench.decoding.early_exit import EarlyExit
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.hf_generate import HfGenerate
@@ -50,6 +51,8 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
         method = EarlyExit(draft, clock=clock)
     elif spec.name == "hf-generate":
         method = HfGenerate(clock=clock)
+    elif spec.name == "control":
+        method = Control(gamma=options["gamma"], clock=clock)
     else:
         method = Standard(clock=clock)
     described = {

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from fastvlm_bench.drafts import first_line
 from fastvlm_bench.errors import BenchError, UsageError
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.reduced_vocabulary import most_frequent
@@ -295,14 +296,14 @@ class Training:
                 self._log({"done": trainer.done, "note": note})
             trainer.notes.clear()
             bar(trainer.done)
-            if self.interrupted:
-                self._save()
-                raise KeyboardInterrupt
-            if trainer.done % s.validate_every == 0 or trainer.done in (s.updates, total):
+            due = trainer.done % s.validate_every == 0 or trainer.done in (s.updates, total)
+            if due:
                 self._validate(held, losses)
+            # A state stands after the validation that belongs to it: what goes on from there does not look back.
+            if due or self.interrupted or time.monotonic() - self.saved_at > SAVE_EVERY_S:
                 self._save()
-            elif time.monotonic() - self.saved_at > SAVE_EVERY_S:
-                self._save()
+            if self.interrupted:
+                raise KeyboardInterrupt
 
     def _validate(self, held: Sequence[Example], losses: Mapping[str, float]) -> None:
         trainer = self.trainer
@@ -356,7 +357,7 @@ class Training:
         try:
             return dict(torch.load(path, weights_only=True, map_location="cpu"))
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise BenchError(f"{path} cannot be read ({error}); start over with --restart") from None
+            raise BenchError(f"{path} cannot be read ({first_line(error)}); start over with --restart") from None
 
     def _save(self) -> None:
         if not parallel.leads():

@@ -31,7 +31,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
     [
         (["--suite", "coco-captions"], ["unknown suite 'coco-captions'", "vqav2", "did you mean 'coco-caption'?"]),
         (["--method", "fastvml"], ["unknown method 'fastvml'", "layerskip", "did you mean 'fastvlm'?"]),
-        (["--method", "fastvlm:gama=3"], ["no option 'gama'", "gamma, exit_layer", "did you mean 'gamma'?"]),
+        (["--method", "fastvlm:gama=3"], ["no option 'gama'", "gamma, draft, exit_layer", "did you mean 'gamma'?"]),
         (["--method", "fastvlm:gamma=0"], ["'gamma'", "'0'", "at least 1"]),
         (["--method", "fastvlm:gamma=100000"], ["'gamma'", "100000", "at most 64"]),
         (["--method", "fastvlm:gamma=many"], ["'gamma'", "many", "whole number"]),
@@ -40,7 +40,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
         (["--method", "layerskip", "--exit-layer", "24"], ["exit_layer=24", "1 .. 23", "'tiny'"]),
         (["--method", "layerskip:exit_layer=0"], ["'exit_layer'", "at least 1"]),
         (["--method", "fastvlm:exit_layer=99"], ["exit_layer=99", "1 .. 23"]),
-        (["--method", "fastvlm:head=mpl"], ["'head'", "one of mlp, attention, twig", "did you mean 'mlp'?"]),
+        (["--method", "fastvlm:head=mpl"], ["'head'", "one of linear, mlp, gated-mlp,", "did you mean 'mlp'?"]),
         (["--method", "fastvlm:head=mlp,exit_layer=23"], ["no draft with head=mlp,exit_layer=23", "there is"]),
         (["--method", "standard:gamma=2"], ["'standard'", "'gamma'", "takes none"]),
         (["--model", "tinny"], ["unknown model 'tinny'", "'tiny'", "hub id"]),

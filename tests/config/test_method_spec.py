@@ -59,11 +59,11 @@ def test_shared_options_reach_those_that_take_them_and_do_not_name_their_own() -
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("fastvml", "unknown method 'fastvml': one of standard, fastvlm, layerskip, early-exit, hf-generate"
+    ("fastvml", "unknown method 'fastvml': one of standard, fastvlm, layerskip, early-exit, hf-generate, control"
                 "; did you mean 'fastvlm'?"),
-    ("early_exit", "unknown method 'early_exit': one of standard, fastvlm, layerskip, early-exit, hf-generate"
+    ("early_exit", "unknown method 'early_exit': one of standard, fastvlm, layerskip, early-exit, hf-generate, control"
                    "; did you mean 'early-exit'?"),
-    ("", "unknown method '': one of standard, fastvlm, layerskip, early-exit, hf-generate"),
+    ("", "unknown method '': one of standard, fastvlm, layerskip, early-exit, hf-generate, control"),
     ("fastvlm:gama=4", "method 'fastvlm' has no option 'gama': it takes gamma, draft, exit_layer, head, stop_below"
                        "; did you mean 'gamma'?"),
     ("fastvlm:exit-layer=4", "method 'fastvlm' has no option 'exit-layer': it takes gamma, draft, exit_layer, head, "
@@ -71,8 +71,8 @@ def test_shared_options_reach_those_that_take_them_and_do_not_name_their_own() -
                              "; did you mean 'exit_layer'?"),
     ("standard:gamma=4", "method 'standard' has no option 'gamma': it takes none"),
     ("early-exit:gamma=4", "method 'early-exit' has no option 'gamma': it takes draft, exit_layer, head"),
-    ("fastvlm:head=mpl", "option 'head' of method 'fastvlm' is 'mpl'; it must be one of mlp, attention, twig, as in "
-                         "fastvlm:head=…; did you mean 'mlp'?"),
+    ("fastvlm:head=mpl", "option 'head' of method 'fastvlm' is 'mpl'; it must be one of linear, mlp, gated-mlp, "
+                         "attention, twig, eagle, as in fastvlm:head=…; did you mean 'mlp'?"),
     ("fastvlm:gamma", "option 'gamma' of method 'fastvlm' is without a value; it must be a whole number of at least 1, "
                       "at most 64, as in fastvlm:gamma=…"),
     ("fastvlm:gamma=4,gamma=5", "method 'fastvlm:gamma=4,gamma=5' gives an option twice; name each once"),

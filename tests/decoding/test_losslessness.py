@@ -8,18 +8,15 @@ from typing import Any
 import pytest
 import torch
 from targets import generate, oracle_draft
+from through_runner import COUNT, outcomes, run
 
 from fastvlm_bench.benchmark import require_lossless
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding import fastvlm, session
-from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.losslessness import judge_output, ulp
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.errors import BenchError, LosslessViolation
-from fastvlm_bench.runner import Runner
-
-COUNT = 24
 
 
 @pytest.fixture(scope="module")
@@ -106,39 +103,6 @@ def test_nan_logits_are_no_near_tie(llava: Any, inputs: dict[str, Any], expected
 
 
 # ------------------------------------------------------------------------------------------ through the runner
-
-
-class Record:
-    """Stands for a RunWriter: keeps the lines."""
-
-    def __init__(self) -> None:
-        self.completed: set[Any] = set()
-        self.lines: list[dict[str, Any]] = []
-
-    def append(self, line: dict[str, Any]) -> None:
-        self.lines.append(line)
-
-
-def run(
-    llava: Any, inputs: dict[str, Any], method: Any, samples: int = 2, **generation: Any
-) -> list[dict[str, Any]]:  # fmt: skip
-    target = SimpleNamespace(model=llava, device=torch.device("cpu"), decode=lambda ids: " ".join(map(str, ids)))
-    methods = [
-        Built("standard", Standard(), True, None, {}),
-        Built("fastvlm", method, True, 2, {}),
-    ]
-    given = {"generation": generation} if generation else {}
-    runner = Runner(target, methods, Clock(), max_new_tokens=COUNT, **given)  # type: ignore[arg-type]
-    runner._inputs = lambda sample: inputs  # type: ignore[method-assign]
-    suite = SimpleNamespace(name="s", samples=[SimpleNamespace(sample_id=str(i)) for i in range(samples)])
-    writer = Record()
-    runner.run(suite, 1, writer, lambda step: None)  # type: ignore[arg-type]
-    return writer.lines
-
-
-def outcomes(lines: list[dict[str, Any]]) -> list[str]:
-    assert all(line["losslessness"] is None for line in lines if line["method"] == "standard")
-    return [line["losslessness"]["outcome"] for line in lines if line["method"] == "fastvlm"]
 
 
 def test_the_true_method_is_identical(llava: Any, inputs: dict[str, Any]) -> None:

@@ -358,3 +358,39 @@ def test_discard_removes_only_a_run_without_lines(fake: SimpleNamespace, tmp_pat
         writer.append(made[0])
         assert not writer.discard()
     assert len(read_run(tmp_path / "kept").lines) == 1
+
+
+def test_killed_at_each_step_of_the_final_writing_run_json_is_old_or_new(fake: SimpleNamespace, tmp_path: Path) -> None:
+    """Every call to the system that the last replacement makes is the last one, once."""
+    steps = ("open", "write", "fsync", "replace", "close", "unlink")
+    ended = []
+    for last in range(30):
+        folder = tmp_path / str(last)
+        fake.write(str(last), status="started")
+        child = os.fork()
+        if child == 0:
+            left = [last]
+
+            def counted(real: Any, left: list[int] = left) -> Any:
+                def call(*arguments: Any, **options: Any) -> Any:
+                    if left[0] == 0:
+                        os._exit(9)
+                    left[0] -= 1
+                    return real(*arguments, **options)
+
+                return call
+
+            meta = read_meta(folder)
+            writer = RunWriter.resume(folder, meta["config_sha256"])
+            for name in steps:
+                setattr(os, name, counted(getattr(os, name)))
+            writer.finish("success")
+            os._exit(0)
+        ended.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        assert read_meta(folder)["status"] in ("started", "success")
+        assert len(read_run(folder).lines) == 80
+        with RunWriter.resume(folder, read_meta(folder)["config_sha256"]) as again:
+            assert len(again.completed) == 40
+        if ended[-1] == 0:
+            break
+    assert ended[-1] == 0 and ended.count(9) >= 4

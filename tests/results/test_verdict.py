@@ -276,3 +276,31 @@ def test_invocations_are_told_apart(fake: SimpleNamespace, real: dict[str, Any])
     alike = fake.run(suites=[real], repeats=3, alpha=1.0, change=lambda line: {**line, "invocation": line["repeat"]})
     assert "InvocationsDiffer" not in names_of(alike)
     assert summarise(fake.run(suites=[real], repeats=3))[1].speedup_between is None, "repeats are no invocations"
+
+
+def test_a_metric_that_raises_leaves_the_times_alone(
+    fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from fastvlm_bench.export import samples_csv
+    from fastvlm_bench.metrics import rouge_l
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("no n-grams\nat all")
+
+    run = fake.run(suites=[fake.suite(n=21, split="val", source="coco")])
+    monkeypatch.setattr(rouge_l, "score", fails)
+    row = summarise(run)[1]
+    by_name = {quality.metric: quality for quality in row.quality}
+    assert by_name["rouge_l"].value is None and by_name["bleu4"].value is not None and row.decode_speedup is not None
+    assert "rouge_l could not be computed (ZeroDivisionError: no n-grams)" in message(judge(run), "ScoringFailed")
+    assert samples_csv(run).count("\n") == 43
+
+
+def test_faster_than_the_counts_explain(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+    """Half of the decoding seconds of one arm are lost from its total, not from its rounds."""
+
+    def lost(line: dict[str, Any]) -> dict[str, Any]:
+        return {**line, "decode_s": line["decode_s"] * 0.8} if line["method"] == "fastvlm" else line
+
+    assert "FasterThanPredicted" in names_of(fake.run(suites=[real], change=lost))
+    assert "FasterThanPredicted" not in names_of(fake.run(suites=[real]))
