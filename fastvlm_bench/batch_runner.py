@@ -47,9 +47,8 @@ class BatchRunner(Runner):
         some = [self.inputs(sample) for sample in suite.samples[: max(self.size, 4)]]
         some.sort(key=lambda inputs: int(inputs["input_ids"].shape[1]))
         chosen = [some[0], some[-1], *some[1:-1]][: min(self.size, 3)]  # the shortest and the longest first
-        drafts = {m.exit_layer: m.method.draft_for(self.target.model) for m in self.methods
-                  if isinstance(m.method, FastVLM)}  # fmt: skip
-        for draft in (None, *drafts.values()):
+        drafts = [m.method.draft_for(self.target.model) for m in self.methods if isinstance(m.method, FastVLM)]
+        for draft in (None, *drafts):
             self._check(chosen, draft)
         return found
 

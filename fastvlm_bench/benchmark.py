@@ -182,6 +182,7 @@ def measure_suites(
     from fastvlm_bench.batch_runner import BatchRunner
     from fastvlm_bench.conditions import RECORDED, watch
     from fastvlm_bench.decoding.build import build
+    from fastvlm_bench.decoding.preflight import in_one_line, preflight
     from fastvlm_bench.models.load import load_target
     from fastvlm_bench.runner import Group, Runner
 
@@ -189,10 +190,12 @@ def measure_suites(
     with live:
         live.say(f"loading {config.model}")
         began = time.perf_counter()
-        target = load_target(config.model, device=config.device, dtype=config.dtype)
+        target = load_target(config.model, **config.loading)
         load_s = time.perf_counter() - began
         clock = Clock(target.device)
         methods = [build(spec, target, _drafts(config), clock) for spec in config.specs]
+        facts = preflight(target, suites[0], config.max_new_tokens or max(s.max_new_tokens for s in suites))
+        live.say(f"preflight: {in_one_line(facts, target.device)}")
         conditions = watch(target.device)
         options: dict[str, Any] = {
             "max_new_tokens": config.max_new_tokens, "conditions": conditions, "generation": config.generation,
@@ -215,7 +218,9 @@ def measure_suites(
                 threads = runner.fastest_threads(suites[0], sorted({1, *(2**i for i in range(1, 7) if 2**i <= cores)}))
             torch.set_num_threads(threads)
         writer.update(
-            model=target.describe(), methods=[m.described for m in methods],
+            model={**target.describe(), "preflight": facts},
+            suites=_rendered(writer.meta["suites"], target),
+            methods=[m.described for m in methods],
             environment={
                 **describe_environment(target.device), "self_check": {str(k): v for k, v in differences.items()},
             },
@@ -294,6 +299,14 @@ def _stop_rule(config: RunConfig, suite: Suite, writer: RunWriter, clock: Clock)
             groups.setdefault((line["sample_id"], line["repeat"]), []).append(whole([line]))
     rule.add(groups.values())
     return rule
+
+
+def _rendered(suites: Sequence[dict[str, Any]], target: Any) -> list[dict[str, Any]]:
+    """The suites of run.json, each sample with the exact text that the model reads."""
+    return [
+        {**suite, "samples": [{**sample, "rendered": target.render(sample["prompt"])} for sample in suite["samples"]]}
+        for suite in suites
+    ]
 
 
 def _finish(writer: RunWriter, outcome: str, error: str | None, suites: Sequence[Suite]) -> Run:

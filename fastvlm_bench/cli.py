@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from fastvlm_bench import __version__
+from fastvlm_bench.cli_models import Attn, Device, DeviceMap, Dtype, Model, Offline, Quantize, TrustRemoteCode, models
 from fastvlm_bench.cli_suites import suites_app
 from fastvlm_bench.cli_train import ablate, train
 from fastvlm_bench.errors import BenchError
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.add_typer(suites_app, name="suites")
 app.command()(train)
 app.command()(ablate)
+app.command()(models)
 
 RESULTS = Path("results")
 Names = Annotated[list[str] | None, typer.Option("--suite", "-s", help="A suite, repeatable; see `suites`.")]
@@ -60,7 +62,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def run(
     suite: Names = None,
-    model: Annotated[str, typer.Option(help="`tiny` (embedded), a hub id, or a checkpoint folder.")] = "tiny",
+    model: Model = "tiny",
     draft: Annotated[str | None, typer.Option(help="A draft folder, a folder of them, or a hub repository; default: the model's.")] = None,
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="name or name:key=value,…; repeatable; see `methods`.")] = None,
     gamma: Annotated[int | None, typer.Option(help="Most tokens drafted per round, for methods that do not name their own.")] = None,
@@ -74,8 +76,13 @@ def run(
     prompt_set: Annotated[str | None, typer.Option(help="Whose prompts: lmms, llava or blip2, as the suite has them; default lmms.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A prompt of your own, with {question} where the question belongs.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of torch's generator, recorded.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (float32 on the CPU), float32, bfloat16 or float16.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+    attn: Attn = None,
+    quantize: Quantize = None,
+    trust_remote_code: TrustRemoteCode = False,
+    offline: Offline = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: the count at which `standard` is fastest.")] = None,
     batch_size: Annotated[str, typer.Option(help="Samples decoded at a time, for throughput: N, or a list as 1,2,4,8 for a table over sizes. 1 is the honest setting for latency.")] = "1",
     refine: Annotated[bool, typer.Option(help="Between samples, outside the clock, let drafts learn from their rejections; the report says how acceptance moves.")] = False,
@@ -109,7 +116,8 @@ def run(
         **chosen, model=model, draft=draft, gamma=gamma, exit_layer=exit_layer, split=split,
         data=str(data) if data else None, limit=limit, repeats=repeats, warmup=warmup, max_new_tokens=max_new_tokens,
         prompt_set=prompt_set, prompt=prompt,
-        seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),
+        seed=seed, device=device, dtype=dtype, device_map=device_map, attn=attn, quantize=quantize,
+        trust_remote_code=trust_remote_code, offline=offline, threads=threads, out=str(out),
         require_lossless=require_lossless, refine=refine, margin=margin, variants=tuple(variant or ()), java=java,
         temperature=temperature, top_p=top_p, top_k=top_k, ignore_eos=ignore_eos, phases=phases,
         invocations=invocations, until_width=until_width, budget=budget, energy=energy, batch_size=sizes[0],
@@ -237,20 +245,6 @@ def methods() -> None:
     for name, kind in METHODS.items():
         _list([(name, kind.description)])
         _list([(f"  {key}", f"{option.help} (default {option.default})") for key, option in kind.options.items()])
-
-
-@app.command()
-def models() -> None:
-    """List the models that come with the tool, and what else --model takes."""
-    from fastvlm_bench.drafts import read_manifests
-
-    tiny = Path(__file__).parent / "models" / "tiny"
-    _list([("tiny", "the embedded LLaVA of 24 layers, trained on rendered scenes; nothing is downloaded")])
-    for folder, draft in read_manifests(tiny / "drafts").items():
-        alpha = ", ".join(f"{suite} {value:.2f}" for suite, value in draft.validation.items())
-        mark = " (default)" if draft.default else ""
-        _list([(f"  {folder.name}", f"draft: exit {draft.exit_layer}, {draft.head} head, held-out α {alpha}{mark}")])
-    _list([("HUB_ID or FOLDER", "any image-text-to-text checkpoint of transformers; checked by running it before use")])
 
 
 @app.command()

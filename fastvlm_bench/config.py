@@ -17,7 +17,6 @@ from typing import Any
 from fastvlm_bench.batches import check_batches
 from fastvlm_bench.drafts import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
-from fastvlm_bench.metrics import parse_variants
 from fastvlm_bench.sampling import check_sampling, generation
 from fastvlm_bench.stopping import check_stopping
 from fastvlm_bench.suite_definition import read_definition
@@ -26,10 +25,15 @@ REFERENCE = "standard"
 MAX_GAMMA = 64
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
-NOT_MEASURED = ("out", "resume", "json", "require_lossless", "margin", "variants", "java")
+LOADING = ("device", "dtype", "device_map", "attn", "quantize", "trust_remote_code", "offline")
+CHOICES = {
+    "dtype": DTYPES, "device_map": ("auto",), "attn": ("sdpa", "eager", "flash_attention_2"),
+    "quantize": ("4bit", "8bit"),
+}  # fmt: skip
+NOT_MEASURED = ("out", "resume", "json", "require_lossless", "margin", "variants", "java", "offline")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
-         "refine", "batch_size")  # fmt: skip
+         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 Value = int | float | str
 
@@ -169,7 +173,8 @@ class RunConfig:
     """The options of `run`. Made only of plain values; UsageError for any that cannot be.
 
     suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first. draft: a draft
-    folder or a folder of them. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
+    folder or a folder of them. device, dtype, device_map, attn, quantize, trust_remote_code, offline: as in
+    `load_target`. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
     where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. batch_size: samples
     decoded at a time; 1 is the honest setting for latency. temperature: None or
@@ -198,6 +203,11 @@ class RunConfig:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
+    device_map: str | None = None
+    attn: str | None = None
+    quantize: str | None = None
+    trust_remote_code: bool = False
+    offline: bool = False
     threads: int | None = None
     batch_size: int = 1
     refine: bool = False
@@ -232,16 +242,8 @@ class RunConfig:
         for name in ("warmup", "seed"):
             _whole(name, getattr(self, name), 0, (1 << 63) - 1 if name == "seed" else math.inf)
         _whole("threads", self.threads, 1, os.cpu_count() or 1)
-        if not 0 < self.margin <= 100:
-            raise UsageError(f"--margin is {self.margin:g}; it must be above 0 and at most 100, points of 100")
-        parse_variants(self.variants)
-        _whole("top_k", self.top_k, 1)
-        if self.dtype not in DTYPES:
-            raise UsageError(f"unknown dtype '{self.dtype}': one of {', '.join(DTYPES)}"
-                             f"{did_you_mean(self.dtype, DTYPES)}")  # fmt: skip
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", self.device):
-            raise UsageError(f"unknown device '{self.device}': one of {', '.join(DEVICES)}"
-                             f"{did_you_mean(self.device, DEVICES)}")  # fmt: skip
+        check_loading(device=self.device, dtype=self.dtype, device_map=self.device_map, attn=self.attn,
+                      quantize=self.quantize)  # fmt: skip
         if not self.suites or len(set(self.suites)) != len(self.suites):
             raise UsageError(f"suites are {', '.join(self.suites) or 'missing'}; name at least one, each once")
         if self.refine and max(self.repeats, self.invocations) > 1:
@@ -276,6 +278,11 @@ class RunConfig:
         """The methods with --gamma and --exit-layer applied, the reference first."""
         return tuple(self._parse_methods())
 
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The options of `load_target`."""
+        return {name: getattr(self, name) for name in LOADING}
+
     def validate(self) -> "RunConfig":
         """Check what lies on the disk, too: the suites and splits exist and `out` can be written. Returns itself."""
         for name in self.suites:
@@ -305,6 +312,17 @@ class RunConfig:
         measured = {name: value for name, value in self.to_dict().items()
                     if name not in NOT_MEASURED and not (name in new and value == new[name])}  # fmt: skip
         return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
+
+
+def check_loading(*, device: str, **chosen: str | None) -> None:
+    """UsageError unless each option of loading a model (`dtype`, `device_map`, `attn`, `quantize`) is one there is."""
+    for name, value in chosen.items():
+        if value is not None and value not in CHOICES[name]:
+            word = name.replace("_", "-")
+            raise UsageError(f"unknown {word} '{value}': one of {', '.join(CHOICES[name])}"
+                             f"{did_you_mean(value, CHOICES[name])}")  # fmt: skip
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", device):
+        raise UsageError(f"unknown device '{device}': one of {', '.join(DEVICES)}{did_you_mean(device, DEVICES)}")
 
 
 def check_writable(folder: Path) -> None:

@@ -63,8 +63,12 @@ class Runner:
     def self_check(self, suite: Suite) -> dict[int, float]:
         """Check each exit layer in use on the suite's first sample; returns exit layer -> relative logit difference."""
         inputs = self.inputs(suite.samples[0])
-        exits = sorted({m.exit_layer for m in self.methods if m.exit_layer is not None and m.lossless})
-        found = {layer: self_check(self.target.model, inputs, layer) for layer in exits}
+        checked = [m for m in self.methods if m.exit_layer is not None and m.lossless]
+        found: dict[int, float] = {}
+        for built in sorted(checked, key=lambda m: m.exit_layer or 0):
+            draft = getattr(built.method, "draft", None)
+            difference = self_check(self.target.model, inputs, built.exit_layer or 0, draft)
+            found[built.exit_layer or 0] = max(difference, found.get(built.exit_layer or 0, 0.0))
         self.noise = max(found.values(), default=0.0)
         return found
 

@@ -232,7 +232,7 @@ class BatchSession(Session):
 
     def _layers(self) -> list[tuple[Any, bool]]:
         """(layer, whether it only has to follow the rows) of the target's caches and the head's."""
-        own = [(layer, index in self._fixed) for index, layer in enumerate(text_cache(self.cache).layers)]
+        own = [(layer, index in self.fixed) for index, layer in enumerate(text_cache(self.cache).layers)]
         cross = [(layer, True) for layer in getattr(getattr(self.cache, "cross_attention_cache", None), "layers", [])]
         if self.gate is not None and self.gate.mode is Mode.DRAFT:  # never verified: the others are not used again
             own = own[: self.gate.exit_layer]

@@ -29,6 +29,7 @@ class EarlyExit:
             session.prefill()
             first = clock.now()
             gate.mode = Mode.DRAFT
+            session.kwargs["past_key_values"] = gate.draft_view(session.cache)
             while not session.stop:
                 started = clock.now()
                 outputs = session.forward(1, [], session.kwargs)

@@ -86,6 +86,7 @@ class FastVLM:
     def _draft(self, session: Session, gate: LayerGate, kwargs: dict[str, Any]) -> tuple[list[int], float]:
         """Draft until γ, EOS, the token limit or doubt. Every token but a final EOS has passed the early layers."""
         gate.mode, clock, seconds = Mode.DRAFT, self.clock, 0.0
+        kwargs["past_key_values"] = gate.draft_view(session.cache)
         drafted: list[int] = []
         most = min(self.gamma, session.remaining - 1)
         while True:
@@ -95,6 +96,8 @@ class FastVLM:
             done = len(drafted) >= most or (self.stop_below > 0 and _confidence(outputs.logits) < self.stop_below)
             if not done:
                 token = session.draft(outputs.logits, session.length + len(drafted))
+                # An image placeholder has no words' embedding: a draft of one is never right, and may not be read.
+                done = token in session.placeholders
             seconds += clock.now() - started
             # The pass of the last token, or of one whose successor is in doubt, was not in vain: verification
             # starts from its state and gives the token that follows it, whatever the draft thought.

@@ -166,6 +166,23 @@ class LayerGate:
         elif self.last is not None:
             self._previous = self.last[rows, self.last.shape[1] - 1 - rejected][:, None]
 
+    def draft_view(self, cache: Any) -> Any:
+        """The cache as drafting must see it where the head attends: its own layers stand in for those after the exit.
+
+        A mask is sized from the first layer of its kind. If that one lies beyond the exit it does not grow while
+        drafting, and the head, which is of that kind, would get a mask that is too short.
+        """
+        if self.head_cache is None or self.head is None:
+            return cache
+        own = getattr(self.head_cache, "self_attention_cache", self.head_cache).layers
+        view = copy.copy(cache)
+        text = view
+        if hasattr(view, "self_attention_cache"):
+            text = view.self_attention_cache = copy.copy(view.self_attention_cache)
+        own = own[: len(getattr(self.head, "layers", ()))]
+        text.layers = [*text.layers[: self.exit_layer], *own, *text.layers[self.exit_layer + len(own) :]]
+        return view
+
     def roll_back_head(self, count: int) -> None:
         """Forget the last `count` tokens: their KV in the head's layers, and their last states."""
         if self.last is not None and (kept := self.last.shape[1] - count) > 0:

@@ -6,25 +6,27 @@ This makes "any VLM" safe without a list of architectures: what cannot be gated 
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
 from fastvlm_bench.decoding.session import Session
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.layers import decoder_layers
 
 TOKENS = 3
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # relative to the largest logit
 
 
-def self_check(model: Any, inputs: dict[str, Any], exit_layer: int) -> float:
+def self_check(model: Any, inputs: dict[str, Any], exit_layer: int, draft: Draft | None = None) -> float:
     """Draft three tokens at `exit_layer`, verify them, compare with full passes one by one on the same tokens.
+
+    draft: its head runs along, so that one which cannot be run on this model shows before any sample.
 
     Returns the largest difference of logits relative to the largest logit; raises UsageError above the tolerance of
     the model's dtype, or where the cache cannot be rolled back.
     """
-    full, drafted = _Probe(None), _Probe(exit_layer)
+    full, drafted = _Probe(None), _Probe(exit_layer, draft)
     for probe in (full, drafted):
         try:
             with torch.inference_mode():
@@ -43,8 +45,9 @@ def self_check(model: Any, inputs: dict[str, Any], exit_layer: int) -> float:
         ) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
+            head = f" with the {draft.manifest.head} head" if draft is not None and draft.manifest else ""
             raise UsageError(
-                f"{type(model).__name__} cannot be decoded self-speculatively at exit {exit_layer}: "
+                f"{type(model).__name__} cannot be decoded self-speculatively at exit {exit_layer}{head}: "
                 f"{_reason(model, exit_layer, error)}"
             ) from error
     scale = full.logits.abs().max().clamp_min(1e-6)
@@ -69,36 +72,36 @@ def _reason(model: Any, exit_layer: int, error: Exception) -> str:
                 f"its last {shared} layers use the KV of layer {donor}, which verification would skip; "
                 f"use an exit layer of at most {donor}, or --method standard"
             )
+    return f"{one_line(error)}; use --method standard"
+
+
+def one_line(error: Exception) -> str:
+    """An unforeseen error in one line: its kind and the first line of what it says."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160] if lines else 'no message'}; use --method standard"
+    return f"{type(error).__name__}: {lines[0][:160] if lines else 'no message'}"
 
 
 class _Probe:
     """Feeds the prompt and three fixed tokens, in full or drafted and verified twice, and keeps the logits."""
 
-    def __init__(self, exit_layer: int | None) -> None:
-        self.exit_layer = exit_layer
+    def __init__(self, exit_layer: int | None, draft: Draft | None = None) -> None:
+        self.exit_layer, self.draft = exit_layer, draft
         self.logits = torch.empty(0)
 
     def __call__(self, model: Any, input_ids: torch.Tensor, **prepared: Any) -> torch.Tensor:
         session = Session(model, input_ids, clock=Clock(), **prepared)
-        session.prefill()
-        if not getattr(session.cache, "is_croppable", False):
-            raise UsageError(
-                f"{type(model).__name__} keeps state that cannot be rolled back ({type(session.cache).__name__}); "
-                "use --method standard"
-            )
-        # The prompt's last tokens; an encoder-decoder's decoder has none, and repeats its first answer.
-        tokens = [*input_ids[0, -TOKENS:].tolist(), *session.new_tokens * TOKENS][:TOKENS]
         if self.exit_layer is None:
+            tokens = self._prefill(session, input_ids)
             self.logits = torch.cat([self._full(session, tokens[:i]) for i in range(TOKENS + 1)])
             return session.sequence
-        session.record_past()
-        gate = LayerGate(decoder_layers(model), self.exit_layer)
-        with gate.installed(DynamicCache()):
+        gate = LayerGate(decoder_layers(model), self.exit_layer, self.draft.head if self.draft else None)
+        with gate.installed(self.draft.new_cache() if self.draft else None):
+            tokens = self._prefill(session, input_ids)
+            session.record_past()
             for attempt in range(2):  # the second attempt must not see that the first was ever made
                 gate.kept.clear()
                 gate.mode, kwargs = Mode.DRAFT, dict(session.kwargs)
+                kwargs["past_key_values"] = gate.draft_view(session.cache)
                 for i in range(TOKENS + 1):
                     outputs = session.forward(1, tokens[:i], kwargs)
                     if i < TOKENS:
@@ -108,7 +111,18 @@ class _Probe:
                 self.logits = session.forward(TOKENS + 1, tokens, view).logits[0].float()
                 if attempt == 0:
                     session.roll_back(TOKENS + 1)
+                    gate.roll_back_head(TOKENS + 1)
         return session.sequence
+
+    def _prefill(self, session: Session, input_ids: torch.Tensor) -> list[int]:
+        """Read the prompt; returns the tokens to feed: the prompt's last, or, for an encoder-decoder, its answer's."""
+        session.prefill()
+        if not getattr(session.cache, "is_croppable", False):
+            raise UsageError(
+                f"{type(session.model).__name__} keeps state that cannot be rolled back "
+                f"({type(session.cache).__name__}); use --method standard"
+            )
+        return [*input_ids[0, -TOKENS:].tolist(), *session.new_tokens * TOKENS][:TOKENS]
 
     def _full(self, session: Session, ahead: list[int]) -> torch.Tensor:
         outputs = session.forward(1, ahead, session.kwargs)

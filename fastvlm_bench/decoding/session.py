@@ -17,6 +17,9 @@ from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.accept import accept_greedy, accept_sampled, draw
 from fastvlm_bench.errors import NonFiniteLogits, UsageError
 
+PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+"""Fields of a configuration that name the tokens which stand for pictures."""
+
 
 class Session:
     """Feeds tokens to the model and keeps the books that `transformers` would keep."""
@@ -45,7 +48,10 @@ class Session:
         self.stop = ""
         # Layers whose KV is the image's and does not grow with the text (Mllama): never rolled back.
         text = model.config.get_text_config(decoder=True)
-        self._fixed = frozenset(getattr(text, "cross_attention_layers", None) or ())
+        self.fixed = frozenset(getattr(text, "cross_attention_layers", None) or ())
+        self.placeholders = frozenset(
+            token for name in PLACEHOLDERS if isinstance(token := getattr(model.config, name, None), int)
+        )
         eos = generation_config.eos_token_id
         self.end_tokens = frozenset([eos] if isinstance(eos, int) else eos or [])
         # The two usual criteria are checked on Python numbers; any other one is asked token by token.
@@ -119,6 +125,10 @@ class Session:
         if not self.samples:
             return self.choose(logits, prefix_length)[0]
         (row,) = self.probabilities(logits, prefix_length)
+        if self.placeholders:  # left out before the draw: to drop one when it is drawn would favour other tokens
+            kept = row.clone()
+            kept[list(self.placeholders)] = 0
+            row = kept / kept.sum() if bool(kept.sum() > 0) else row
         self._drawn_from.append(row)
         return draw(row)
 
@@ -194,7 +204,7 @@ class Session:
         """Forget the last `count` tokens in every layer that grew with them; 0 only lets sliding windows shrink."""
         cache = text_cache(self.cache)
         for index, layer in enumerate(cache.layers):
-            if index not in self._fixed:
+            if index not in self.fixed:
                 layer.crop(-count)
 
     def cache_view(self, exit_layer: int, drafted: int) -> Any:
@@ -217,11 +227,11 @@ class Session:
         return view
 
     def _kind(self, index: int, layers: list[Any]) -> tuple[type, bool, int | None]:
-        return type(layers[index]), index in self._fixed, getattr(layers[index], "sliding_window", None)
+        return type(layers[index]), index in self.fixed, getattr(layers[index], "sliding_window", None)
 
     def _cut(self, index: int, layers: list[Any], drafted: int) -> Any:
         layer = layers[index]
-        if index in self._fixed or not hasattr(layer, "keys") or layer.keys is None:
+        if index in self.fixed or not hasattr(layer, "keys") or layer.keys is None:
             return layer  # neither masks nor positions are sized from it
         layer = copy.copy(layer)
         layer.crop(-drafted)

@@ -12,7 +12,8 @@ def weights_sha256(model: Any) -> str:
     """SHA-256 over every parameter's name, shape and values, in the dtype float32; cached on the model.
 
     Of a parameter larger than 2 MiB the first and the last MiB count, so that billions of weights take seconds.
-    A float16 checkpoint loaded in float32 or float16 has one fingerprint; bfloat16 rounds, and has another.
+    A float16 checkpoint loaded in float32 or float16 has one fingerprint. Where loading rounds, `load_target` takes
+    the fingerprint of the values as they are stored: a draft fits its target in any dtype.
     """
     cached = getattr(model, "_fastvlm_bench_sha256", None)
     if cached is not None:
@@ -27,3 +28,14 @@ def weights_sha256(model: Any) -> str:
             digest.update(piece.to("cpu", torch.float32).contiguous().numpy().tobytes())
     model._fastvlm_bench_sha256 = digest.hexdigest()
     return str(model._fastvlm_bench_sha256)
+
+
+def set_weights_sha256(model: Any, digest: str) -> None:
+    """Give a model, loaded in a dtype that rounds, the fingerprint of its checkpoint."""
+    model._fastvlm_bench_sha256 = digest
+
+
+def rounds(stored: Any, wanted: Any) -> bool:
+    """Whether values of the dtype `stored` may change when they are loaded as `wanted`."""
+    known = (torch.float32, torch.bfloat16, torch.float16)
+    return stored in known and wanted in known and wanted not in (stored, torch.float32)

@@ -1,26 +1,26 @@
 """`load_target("tiny" | hub id | folder)`: the target with its processor, on its device, ready for methods."""
 
-import contextlib
-from collections.abc import Iterator
+import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from huggingface_hub import HfApi
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.fingerprint import weights_sha256
+from fastvlm_bench.models.fingerprint import rounds, set_weights_sha256, weights_sha256
+from fastvlm_bench.models.hub import hub_answers, quiet
 from fastvlm_bench.models.layers import decoder_layers
-from fastvlm_bench.models.names import TINY, check_model_name, default_drafts
+from fastvlm_bench.models.memory_need import check_room
+from fastvlm_bench.models.names import TINY, check_model_name, default_drafts, split_revision
+from fastvlm_bench.models.processor import load_processor
+from fastvlm_bench.models.prompting import render, writes_special_tokens
 
-HUB_TIMEOUT_S = 5.0
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -39,17 +39,13 @@ class Target:
         return decoder_layers(self.model)
 
     def render(self, prompt: str) -> str:
-        """The exact text that the model reads: the processor's chat template around one image and the prompt."""
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        if getattr(self.processor, "chat_template", None) is None:
-            raise UsageError(f"model '{self.id}' has no chat template: add chat_template.jinja to its folder")
-        text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        return str(text)
+        """The exact text that the model reads around one image and the prompt."""
+        return render(self.processor, self.model.config.model_type, prompt, self.id)
 
     def encode(self, image: Image.Image, prompt: str) -> dict[str, Any]:
         """Processor outputs on the target's device: input_ids (1, T), attention_mask, pixel_values, ..."""
-        # The template writes the special tokens itself; a second <s> would be another prompt.
-        batch = self.processor(text=self.render(prompt), images=image, return_tensors="pt", add_special_tokens=False)
+        special = {"add_special_tokens": False} if writes_special_tokens(self.processor) else {}
+        batch = self.processor(text=self.render(prompt), images=image, return_tensors="pt", **special)
         floating = next(self.model.parameters()).dtype
         return {
             key: value.to(self.device, floating if value.is_floating_point() else None) for key, value in batch.items()
@@ -64,6 +60,7 @@ class Target:
         parameters = list(self.model.parameters())
         return {
             "id": self.id, "revision": getattr(self.model.config, "_commit_hash", None),
+            "quantized": getattr(self.model.config, "quantization_config", None) is not None,
             "class": type(self.model).__name__, "weights_sha256": weights_sha256(self.model),
             "dtype": str(parameters[0].dtype).removeprefix("torch."),
             "attention": getattr(self.model.config, "_attn_implementation", None), "device": str(self.device),
@@ -87,64 +84,86 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def load_target(name: str = "tiny", *, device: str = "auto", dtype: str = "auto") -> Target:
-    """Load a target for inference.
+def load_target(
+    name: str = "tiny", *, device: str = "auto", dtype: str = "auto", device_map: str | None = None,
+    attn: str | None = None, quantize: str | None = None, trust_remote_code: bool = False, offline: bool = False,
+) -> Target:  # fmt: skip
+    """Load a target for inference: `tiny`, a checkpoint folder, a hub id, or ID@REVISION.
 
     dtype `auto` is float32 on the CPU (identity of outputs is promised there) and the checkpoint's own elsewhere.
-    A hub id is downloaded by `transformers`, with its progress bar, if it is not in the cache.
+    device_map `auto` spreads the layers over all devices (accelerate). attn: transformers' attention implementation.
+    quantize: `4bit` or `8bit` (bitsandbytes). trust_remote_code: run the checkpoint's own Python code. A hub id is
+    downloaded by `transformers`, with its progress bar, if it is not in the cache and not `offline`.
     """
     check_model_name(name)
+    if device_map and device != "auto":
+        raise UsageError(f"--device {device} and --device-map exclude each other: leave one out")
+    _check_packages(device_map, attn, quantize)
     place = pick_device(device)
-    source = str(TINY) if name == "tiny" else name
-    wanted: Any = DTYPES.get(dtype) or (torch.float32 if place.type == "cpu" else "auto")
-    local = Path(source).is_dir() or not _hub_answers(source)
-    with quiet_loading(downloads=not local):
+    source, revision = (str(TINY), None) if name == "tiny" else split_revision(name)
+    wanted: Any = DTYPES.get(dtype) or (torch.float32 if place.type == "cpu" and not quantize else "auto")
+    local = offline or Path(source).is_dir() or not hub_answers(source, revision)
+    shared = {"local_files_only": local, "revision": revision, "trust_remote_code": trust_remote_code}
+    with quiet(downloads=not local):
         try:
-            processor = AutoProcessor.from_pretrained(source, local_files_only=local)
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=wanted, local_files_only=local)
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise UsageError(
-                f"model '{name}' cannot be loaded: {reason}; check the id, the folder and the network"
-            ) from None
-    model.to(place).eval()
+            processor = load_processor(source, **shared)
+            config = AutoConfig.from_pretrained(source, **shared)
+            if name != "tiny" and not device_map:
+                check_room(config, name, wanted, quantize, place, trust_remote_code)
+            stored, digest = getattr(config, "dtype", None), None
+            if (
+                rounds(stored, wanted) and not quantize
+            ):  # tell the checkpoint by its own values, before they are rounded
+                digest = weights_sha256(AutoModelForImageTextToText.from_pretrained(source, dtype=stored, **shared))
+            model = AutoModelForImageTextToText.from_pretrained(
+                source, dtype=wanted, **shared, **_placement(place, device_map, attn, quantize)
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError, SafetensorError) as error:
+            raise UsageError(f"model '{name}' cannot be loaded: {_reason(error, offline)}") from None
+    if device_map or quantize:
+        place = model.get_input_embeddings().weight.device
+    else:
+        model.to(place)
+    if digest:
+        set_weights_sha256(model, digest)
+    model.eval()
     return Target(name, model, processor, place, default_drafts(name))
 
 
-def _hub_answers(name: str) -> bool:
-    """Whether the hub can be asked for this model; without it, the cache serves at once, or not at all.
-
-    Asked first with a short time-out, because loading would retry each file for minutes. UsageError where the hub
-    answers that there is no such model, or that it is gated.
-    """
-    try:
-        HfApi().model_info(name, timeout=HUB_TIMEOUT_S)
-    except GatedRepoError:
-        raise UsageError(
-            f"model '{name}' is gated: accept its terms on the hub, then log in with `hf auth login`"
-        ) from None
-    except RepositoryNotFoundError:
-        raise UsageError(
-            f"the hub has no public model '{name}': check the id, or log in with `hf auth login`"
-        ) from None
-    except Exception:  # each way of being offline has an exception of its own
-        return False
-    return True
+def _check_packages(device_map: str | None, attn: str | None, quantize: str | None) -> None:
+    """UsageError for an option whose package is not installed, before anything is downloaded."""
+    needed = [
+        (device_map, f"--device-map {device_map}", "accelerate"), (quantize, f"--quantize {quantize}", "bitsandbytes"),
+        (quantize, f"--quantize {quantize}", "accelerate"),
+        (attn == "flash_attention_2", "--attn flash_attention_2", "flash_attn"),
+    ]  # fmt: skip
+    for wanted, option, package in needed:
+        if wanted and importlib.util.find_spec(package) is None:
+            hint = package.replace("_", "-")
+            raise UsageError(f"{option} needs the package {hint}: pip install {hint}, or leave the option out")
 
 
-@contextlib.contextmanager
-def quiet_loading(downloads: bool) -> Iterator[None]:
-    """Without torchvision, transformers tells of each fallback to Pillow: many lines too many.
+def _placement(place: torch.device, device_map: str | None, attn: str | None, quantize: str | None) -> dict[str, Any]:
+    """The keyword arguments of `from_pretrained` that say where and how."""
+    options: dict[str, Any] = {"attn_implementation": attn} if attn else {}
+    if quantize:
+        from transformers import BitsAndBytesConfig
 
-    Its progress bars stay only where something may be downloaded.
-    """
-    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    if not downloads:
-        transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
+        options["quantization_config"] = BitsAndBytesConfig(**{f"load_in_{quantize}": True})
+    if device_map or quantize:  # quantized weights are made on the device where they stay
+        options["device_map"] = device_map or {"": place}
+    return options
+
+
+def _reason(error: Exception, offline: bool) -> str:
+    """The error's first line that says something, and what would work."""
+    text = str(error)
+    if "trust_remote_code" in text:
+        return "it needs Python code of its own; read that code, then allow it with --trust-remote-code"
+    if "requires" in text and "torchvision" in text.lower():
+        return "its processor needs the package torchvision, in the build for your torch: pip install torchvision"
+    if match := re.search(r"pip install ([\w-]+)", text):
+        return f"it needs the package {match[1]}: pip install {match[1]}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = lines[0][:200] if lines else type(error).__name__
+    return f"{first}; " + ("leave out --offline, or " if offline else "") + "check the id, the folder and the network"

@@ -18,8 +18,18 @@ def check_model_name(name: str) -> None:
     elif os.path.isdir(name):
         if not (Path(name) / "config.json").is_file():
             raise UsageError(f"model folder {name} has no config.json; give a folder written by save_pretrained")
-    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UsageError(f"unknown model '{name}': use 'tiny', a hub id such as llava-hf/llava-1.5-7b-hf, or a folder")
+    elif name.startswith((".", "/", "~")) or (hub_id := split_revision(name)[0]).count("/") != 1 or "@" in hub_id:
+        raise UsageError(
+            f"unknown model '{name}': use 'tiny', a hub id such as llava-hf/llava-1.5-7b-hf, ID@REVISION, or a folder"
+        )
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """("ID", "REVISION") of ID@REVISION, a branch, tag or commit of the hub; None without. A folder has none."""
+    if "@" not in name or os.path.isdir(name):
+        return name, None
+    hub_id, _, revision = name.rpartition("@")
+    return hub_id, revision or None
 
 
 def layer_count(name: str) -> int | None:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fastvlm_bench.errors import BenchError, UsageError
-from fastvlm_bench.models.load import Target, quiet_loading
+from fastvlm_bench.models.hub import quiet
+from fastvlm_bench.models.load import Target
 from fastvlm_bench.muon import Muon
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
@@ -125,7 +126,7 @@ class _Backbone:
                 saved = time.monotonic()
         model = self.model.merge_and_unload() if s.finetune_backbone == "lora" else self.model
         temporary = made.with_name(f".{FOLDER}.tmp")
-        with quiet_loading(downloads=False):
+        with quiet(downloads=False):
             model.save_pretrained(temporary)
         self.target.processor.save_pretrained(temporary)
         temporary.rename(made)

@@ -69,6 +69,7 @@ class _Probe:
     def _round(self, session: Session, gate: LayerGate, ahead: list[int]) -> tuple[list[float], float]:
         gate.kept.clear()
         gate.mode, kwargs, seconds = Mode.DRAFT, dict(session.kwargs), []
+        kwargs["past_key_values"] = gate.draft_view(session.cache)
         for place in range(len(ahead) + 1):
             outputs, took = self._timed(session, 1, ahead[:place], kwargs)
             seconds.append(took)

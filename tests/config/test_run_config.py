@@ -20,6 +20,7 @@ CHANGED: dict[str, Any] = {
     "require_lossless": True, "margin": 1.0, "variants": ("vqa_accuracy=official",), "ignore_eos": True, "phases": True,
     "refine": True, "until_width": 0.02,
     "budget": 60.0, "invocations": 3, "energy": 5.0, "java": True, "batch_size": 4,
+    "device_map": "auto", "attn": "eager", "quantize": "4bit", "trust_remote_code": True, "offline": True,
 }  # fmt: skip
 SAMPLED: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 20}
 
@@ -77,6 +78,9 @@ def test_a_shared_option_without_effect_is_refused() -> None:
     ({"dtype": "fp32"}, "unknown dtype 'fp32': one of auto, float32, bfloat16, float16"),
     ({"dtype": "bfloat"}, "did you mean 'bfloat16'?"),
     ({"device": "gpu"}, "unknown device 'gpu': one of auto, cpu, cuda, cuda:N, mps"),
+    ({"attn": "flash"}, "unknown attn 'flash': one of sdpa, eager, flash_attention_2"),
+    ({"quantize": "4"}, "unknown quantize '4': one of 4bit, 8bit"),
+    ({"device_map": "all"}, "unknown device-map 'all': one of auto"),
     ({"device": "cuda:x"}, "unknown device 'cuda:x'"),
     ({"suites": ()}, "suites are missing"), ({"suites": ("vqav2", "vqav2")}, "each once"),
     ({"suites": ("vqa",)}, "; did you mean 'vqav2'?"),

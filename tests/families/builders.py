@@ -70,10 +70,8 @@ def plain(model: Any, inputs: dict[str, Tensor], count: int, **options: Any) -> 
     return new
 
 
-def build(name: str, count: int = 24) -> tuple[Any, dict[str, Tensor], list[int]]:
-    """The family's model, inputs and plain greedy output, from the first seed whose output has varied tokens."""
-    torch.manual_seed(0)
-    model, inputs = FAMILIES[name]()
+def vary(model: Any, inputs: dict[str, Tensor], count: int) -> list[int]:
+    """Give the model the first random weights whose greedy output has varied tokens; returns that output."""
     best: tuple[int, int] = (0, 0)
     for seed in range(12):
         tokens = plain(randomise(model, seed), inputs, count)
@@ -82,4 +80,11 @@ def build(name: str, count: int = 24) -> tuple[Any, dict[str, Tensor], list[int]
         if best[0] >= 11:
             break
     randomise(model, -best[1])
-    return model, inputs, plain(model, inputs, count)
+    return plain(model, inputs, count)
+
+
+def build(name: str, count: int = 24) -> tuple[Any, dict[str, Tensor], list[int]]:
+    """The family's model, inputs and plain greedy output."""
+    torch.manual_seed(0)
+    model, inputs = FAMILIES[name]()
+    return model, inputs, vary(model, inputs, count)

@@ -137,14 +137,14 @@ def llama4() -> Built:
     return hf.Llama4ForConditionalGeneration(config), {**prompt(4), "pixel_values": pixels(1, 3, 32, 32)}
 
 
-def kosmos2() -> Built:
+def kosmos2(vocabulary: int = VOCABULARY, queries: int = 4) -> Built:
     config = hf.Kosmos2Config(
         text_config=dict(
-            vocab_size=VOCABULARY, max_position_embeddings=256, embed_dim=WIDTH, layers=LAYERS, ffn_dim=96,
+            vocab_size=vocabulary, max_position_embeddings=256, embed_dim=WIDTH, layers=LAYERS, ffn_dim=96,
             attention_heads=4, dropout=0.0, attention_dropout=0.0, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        ), vision_config=dict(VISION), latent_query_num=4,
+        ), vision_config=dict(VISION), latent_query_num=queries,
     )  # fmt: skip
-    given = prompt(4)
+    given = prompt(queries)
     return hf.Kosmos2ForConditionalGeneration(config), {
         **given, "pixel_values": pixels(1, 3, 32, 32), "image_embeds_position_mask": given["input_ids"] == IMAGE,
     }  # fmt: skip

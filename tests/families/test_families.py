@@ -1,12 +1,12 @@
 """Each family, built small with random weights: greedy identity with transformers' `generate` in float32."""
 
-import random
 from typing import Any
 
 import pytest
 from families.builders import FAMILIES, build, plain, randomise
 from families.others import blip2_t5, gemma4, qwen3_5
-from families.shapes import LAYERS, VOCABULARY
+from families.proof import COUNT, GAMMAS, Scripted, decode
+from families.shapes import LAYERS
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.layerskip import LayerSkip
@@ -17,38 +17,8 @@ from fastvlm_bench.heads import new_head
 from fastvlm_bench.imitation_head import Draft
 
 FAST = ("llava", "gemma3", "mllama", "florence2")
-COUNT = 24
-NO_ATTENTION_HEAD = {
-    "paligemma2": "while drafting, Gemma2's full mask is sized from layer 1, which does not grow when it is the exit",
-    "mllama": "the layer after these exits looks at the image only, so its copy makes no head",
-}
-"""Known limits of one head kind; every family decodes with the raw exit and the mlp head."""
-
-
-class Scripted(FastVLM):
-    """FastVLM whose drafts are the target's own tokens, spoiled at a share of the places: both outcomes happen."""
-
-    def __init__(self, expected: list[int], exit_layer: int, spoiled: float = 0.3, **options: Any) -> None:
-        super().__init__(Draft(exit_layer, None), **options)
-        self.expected, self.spoiled, self.random = expected, spoiled, random.Random(0)
-
-    def _draft(self, session: Any, gate: Any, kwargs: Any) -> Any:
-        def choose(logits: Any, prefix: int) -> list[int]:
-            place = prefix - session.prompt_length
-            token = self.expected[place] if place < len(self.expected) else 5
-            return [(token + 7) % (VOCABULARY - 20) if self.random.random() < self.spoiled else token]
-
-        session.choose = choose
-        try:
-            return super()._draft(session, gate, kwargs)
-        finally:
-            del session.choose
-
-
-def decode(model: Any, inputs: dict[str, Any], method: Any, count: int = COUNT, **options: Any) -> list[int]:
-    model.generate(**inputs, max_new_tokens=count, do_sample=False, custom_generate=method, **options)
-    tokens: list[int] = method.last.token_ids
-    return tokens
+NO_ATTENTION_HEAD = {"mllama": (1, 3)}
+"""Exits after which the next layer looks at the image only: its copy makes no head, and is refused."""
 
 
 @pytest.fixture(
@@ -65,7 +35,7 @@ def test_identity(family: Any) -> None:
     assert decode(model, inputs, Standard()) == expected
     accepted = rejected = 0
     for exit_layer in range(1, LAYERS):
-        for gamma in (1, 3, 6):
+        for gamma in GAMMAS:
             method = Scripted(expected, exit_layer, gamma=gamma)
             assert decode(model, inputs, method) == expected, f"exit {exit_layer}, gamma {gamma}"
             accepted += sum(r.accepted for r in method.last.rounds)
@@ -83,12 +53,15 @@ def test_perfect_draft(family: Any) -> None:
 
 def test_attention_head(family: Any, request: pytest.FixtureRequest) -> None:
     model, inputs, expected = family
-    name = request.node.callspec.params["family"]
-    if name in NO_ATTENTION_HEAD:
-        pytest.skip(NO_ATTENTION_HEAD[name])
-    for exit_layer in (1, 3):
+    refused = NO_ATTENTION_HEAD.get(request.node.callspec.params["family"], ())
+    for exit_layer in range(1, LAYERS):
         draft = Draft(exit_layer, new_head("attention", model, exit_layer))
-        assert decode(model, inputs, FastVLM(draft, gamma=3)) == expected
+        if exit_layer in refused:
+            with pytest.raises(UsageError, match="use --method standard"):
+                self_check(model, inputs, exit_layer, draft)
+            continue
+        assert self_check(model, inputs, exit_layer, draft) < 1e-4
+        assert decode(model, inputs, FastVLM(draft, gamma=3)) == expected, f"exit {exit_layer}"
 
 
 def test_eos_inside_a_draft(family: Any) -> None:

@@ -6,6 +6,7 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models import hub as hub_module
 from fastvlm_bench.models import load
 
 NAME = "someone/some-model"
@@ -17,7 +18,7 @@ class FakeApi:
     error: Exception | None = None
     asked: list[float] = []
 
-    def model_info(self, name: str, timeout: float) -> None:
+    def model_info(self, name: str, revision: str | None, timeout: float) -> None:
         assert name == NAME
         self.asked.append(timeout)
         if self.error is not None:
@@ -28,12 +29,12 @@ class FakeApi:
 def hub(monkeypatch: pytest.MonkeyPatch) -> type[FakeApi]:
     """The fake hub; `from_pretrained` records whether it may use the network, and finds nothing."""
     FakeApi.error, FakeApi.asked = None, []
-    monkeypatch.setattr(load, "HfApi", FakeApi)
+    monkeypatch.setattr(hub_module, "HfApi", FakeApi)
 
     def nothing(source: str, **options: Any) -> None:
         raise OSError(f"local_files_only={options['local_files_only']}")
 
-    monkeypatch.setattr(load.AutoProcessor, "from_pretrained", nothing)
+    monkeypatch.setattr(load, "load_processor", nothing)
     return FakeApi
 
 
@@ -83,3 +84,56 @@ def test_damaged_weights(tmp_path: Any) -> None:
 def test_device_that_is_not_there() -> None:
     with pytest.raises(UsageError, match="is not available here"):
         load.pick_device("cuda:99")
+
+
+def test_a_draft_fits_its_target_in_bfloat16() -> None:
+    """Rounding the weights makes no other model of it."""
+    import torch
+
+    from fastvlm_bench.imitation_head import Draft
+    from fastvlm_bench.models.names import TINY_DRAFTS
+
+    target = load.load_target("tiny", device="cpu", dtype="bfloat16")
+    draft = Draft.load(TINY_DRAFTS / "attention-exit1", target.model)
+    assert draft.head is not None and next(draft.head.parameters()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantize": "4bit"}, "--quantize 4bit needs the package bitsandbytes: pip install bitsandbytes"),
+        ({"attn": "flash_attention_2"}, "--attn flash_attention_2 needs the package flash-attn"),
+        ({"device_map": "auto", "device": "cpu"}, "--device cpu and --device-map exclude each other"),
+        ({"device_map": "auto", "device": "auto"}, "--device-map auto needs the package accelerate"),
+    ],
+)
+def test_options_that_cannot_be_had(options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=message):
+        load.load_target("tiny", **options)
+
+
+def test_offline_never_asks(hub: type[FakeApi]) -> None:
+    with pytest.raises(UsageError, match="local_files_only=True; leave out --offline, or check the id"):
+        load.load_target(NAME, device="cpu", offline=True)
+    assert not hub.asked
+
+
+def test_revision(hub: type[FakeApi]) -> None:
+    from fastvlm_bench.models.names import check_model_name, split_revision
+
+    assert split_revision(f"{NAME}@v1.0") == (NAME, "v1.0") and split_revision(NAME) == (NAME, None)
+    check_model_name(f"{NAME}@refs/pr/1")
+    assert "local_files_only=False" in refusal(f"{NAME}@main")
+
+
+def test_weights_larger_than_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Refused from the configuration alone: no weights are needed to tell."""
+    import shutil
+
+    from fastvlm_bench.models import memory_need
+    from fastvlm_bench.models.names import TINY
+
+    shutil.copytree(TINY, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    monkeypatch.setattr(memory_need, "free_bytes", lambda device: 1 << 20)
+    assert "0.0 GiB are free on cpu: try --dtype bfloat16" in refusal(str(tmp_path / "model"))

@@ -1,0 +1,38 @@
+"""The families that the engine was tried on, and what came of it. A list to read: nothing is looked up in it.
+
+Any other family is tried by the self-check, and accepted or refused with the measured difference or error.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """status: `proven` (identical to plain `generate` at every exit), `in part`, or `refused`; note: why, and what."""
+
+    name: str
+    status: str
+    note: str
+
+
+FAMILIES = (
+    *(Family(name, "proven", note) for name, note in (
+        ("llava", "1.5 and kin; chat template"), ("llava_next", "chat template; tiled images"),
+        ("llava_onevision", "chat template"), ("qwen2_vl", "chat template"), ("qwen2_5_vl", "chat template"),
+        ("qwen3_vl", "chat template; DeepStack"), ("glm4v", "chat template"), ("internvl", "chat template"),
+        ("idefics2", "chat template"), ("idefics3", "chat template"),
+        ("smolvlm", "chat template; its processor needs num2words"),
+        ("gemma3", "chat template; sliding windows"), ("aya_vision", "chat template; sliding windows"),
+        ("paligemma 1, 2", "no template: 'answer en QUESTION' or 'caption en'"),
+        ("mllama", "chat template; attention heads only where the next layer looks at text"),
+        ("blip2 (OPT)", "no template: 'Question: … Short answer:' or the prompt as it stands"),
+        ("instructblip", "as blip2"), ("kosmos2", "no template: '<grounding> Question: … Answer:' or 'An image of'"),
+        ("florence2", "no template: its caption tasks; questions are refused"),
+        ("pixtral, mistral3", "chat template; the processor needs torchvision"),
+        ("lfm2_vl", "chat template; convolutions; the processor needs torchvision"),
+        ("llama4", "chat template; the processor needs torchvision"),
+    )),
+    Family("gemma4", "in part", "exits up to the first layer whose KV later layers share; later ones are refused"),
+    Family("blip2 (Flan-T5)", "refused", "its blocks hand on a position bias that only block 0 computes"),
+    Family("qwen3_5 and kin", "refused", "recurrent layers keep a state that cannot be rolled back"),
+)  # fmt: skip

@@ -1,0 +1,46 @@
+"""How much memory a model's weights want, told from its configuration alone, against what is free."""
+
+from typing import Any
+
+import psutil
+import torch
+from transformers import AutoModelForImageTextToText
+
+from fastvlm_bench.errors import UsageError
+
+BITS = {"4bit": 4.5, "8bit": 8.5}  # with the scales of the blocks
+GIB = 1 << 30
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can be had now on `device`; Apple's GPU shares the machine's."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def weight_bytes(config: Any, dtype: Any, quantize: str | None, trust_remote_code: bool = False) -> int | None:
+    """Bytes of the weights of the model that `config` describes; None where it cannot be built without them.
+
+    dtype: a torch dtype, or "auto" for the checkpoint's own.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception:  # some architectures compute with values while they are built
+        return None
+    kind = dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32
+    bits = BITS[quantize] if quantize else 8 * torch.empty((), dtype=kind).element_size()
+    return int(sum(p.numel() for p in model.parameters()) * bits / 8)
+
+
+def check_room(
+    config: Any, name: str, dtype: Any, quantize: str | None, device: torch.device, trust_remote_code: bool
+) -> None:
+    """UsageError where the weights alone are more than what is free on the device."""
+    need, free = weight_bytes(config, dtype, quantize, trust_remote_code), free_bytes(device)
+    if need is not None and need > free:
+        raise UsageError(
+            f"the weights of model '{name}' take {need / GIB:.1f} GiB and {free / GIB:.1f} GiB are free on {device}: "
+            "try --dtype bfloat16, --quantize 4bit or --device-map auto"
+        )

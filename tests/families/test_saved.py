@@ -1,0 +1,107 @@
+"""Each family as a stranger tries it: a saved folder with its processor, through the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from families.saved import PROCESSORS, save, unmade
+from typer.testing import CliRunner
+
+from fastvlm_bench.cli import app
+from fastvlm_bench.drafts import Manifest
+from fastvlm_bench.imitation_head import Draft, describe_target, new_head
+from fastvlm_bench.models.load import load_target
+from fastvlm_bench.record import read_run
+
+FAST = ("llava", "qwen2_vl")
+Saved = tuple[str, Path, Path]  # name, checkpoint folder, draft folder
+
+
+def save_draft(checkpoint: Path, folder: Path, exit_layer: int = 2) -> Path:
+    """An untrained draft for a saved checkpoint."""
+    model = load_target(str(checkpoint), device="cpu").model
+    head = new_head("attention", model, exit_layer)
+    parameters = sum(p.numel() for p in head.parameters())
+    manifest = Manifest(exit_layer=exit_layer, head="attention", head_parameters=parameters, **describe_target(model))
+    Draft(exit_layer, head, manifest).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def call() -> Callable[..., Any]:
+    def invoke(*arguments: str | Path) -> Any:
+        return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False, env={"COLUMNS": "100"})
+
+    return invoke
+
+
+@pytest.fixture(
+    scope="module",
+    params=[name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in sorted(PROCESSORS)],
+)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    if package := unmade(request.param):
+        pytest.skip(f"its processor needs {package}")
+    folder = save(request.param, tmp_path_factory.mktemp(request.param) / "model")
+    return request.param, folder, save_draft(folder, folder.parent / "draft")
+
+
+def test_run(saved: Saved, call: Callable[..., Any], tmp_path: Path) -> None:
+    name, folder, draft = saved
+    result = call(
+        "run", "--model", folder, "--draft", draft, "--suite", "coco-caption", "--limit", "2", "--warmup", "0",
+        "--threads", "1", "--device", "cpu", "--max-new-tokens", "20", "--out", tmp_path / "results",
+        "-m", "fastvlm:gamma=3,stop_below=0", "-m", "layerskip:exit_layer=3,gamma=2,stop_below=0", "-m", "hf-generate",
+        "--offline",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "identical on 2 of 2" in result.stdout
+    run = read_run(next((tmp_path / "results").glob("*/run.json")).parent)
+    assert len(run.lines) == 2 * 4 and not any(line["error"] for line in run.lines)
+    answers = {line["sample_id"]: line["token_ids"] for line in run.lines if line["method"] == "standard"}
+    assert max(len(set(tokens)) for tokens in answers.values()) >= 5, "outputs prove little"
+    for line in run.lines:
+        assert line["token_ids"] == answers[line["sample_id"]], f"{name}, {line['method']}"
+        assert line["method"] == "standard" or line["losslessness"]["outcome"] == "identical"
+    facts = run.meta["model"]["preflight"]
+    assert facts["layers"] == 5 and facts["croppable"] and facts["kv_bytes"] > 0
+    assert run.meta["suites"][0]["samples"][0]["rendered"] == facts["prompt"]
+    assert run.meta["config"]["offline"] is True
+
+
+def test_check(saved: Saved, call: Callable[..., Any]) -> None:
+    _, folder, draft = saved
+    result = call("models", "--check", folder, "--suite", "describe", "--device", "cpu", "--draft", draft)
+    assert result.exit_code == 0, result.output
+    rows = dict(line.split(maxsplit=1) if line[:4] not in ("text", "exit") else (line[:6], line) for line in
+                result.stdout.splitlines())  # fmt: skip
+    assert {"class", "text l", "cache", "prompting", "prompt", "vocabulary", "memory"} <= rows.keys()
+    assert rows["draft"].endswith("fits: exit 2, attention head") or "refused" in rows["draft"]
+    assert result.stdout.count("verification matches a full pass") == 4
+
+
+def test_half_precision(saved: Saved, call: Callable[..., Any], tmp_path: Path) -> None:
+    name, folder, _ = saved
+    result = call(
+        "run", "--model", folder, "--suite", "coco-caption", "--limit", "2", "--warmup", "0", "--threads", "1",
+        "--device", "cpu", "--max-new-tokens", "12", "--out", tmp_path, "-m", "layerskip:exit_layer=2,stop_below=0",
+        "--dtype", "bfloat16", "--attn", "eager",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    run = read_run(next(tmp_path.glob("*/run.json")).parent)
+    assert run.meta["model"]["dtype"] == "bfloat16" and run.meta["model"]["attention"] == "eager"
+    outcomes = {line["losslessness"]["outcome"] for line in run.lines if line["method"] != "standard"}
+    assert outcomes <= {"identical", "near-tie", "violation"}, f"{name}: {outcomes}"
+
+
+def test_a_changed_option_is_not_resumed(call: Callable[..., Any], tmp_path: Path) -> None:
+    """Each option of loading that changes what is measured is part of the resume check."""
+    options = ["run", "--limit", "2", "--warmup", "0", "--threads", "1", "--max-new-tokens", "4", "-m", "standard"]
+    result = call(*options, "--attn", "eager", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    folder = next(tmp_path.glob("*/run.json")).parent
+    assert json.loads((folder / "run.json").read_text())["model"]["attention"] == "eager"
+    again = call(*options, "--attn", "sdpa", "--out", tmp_path, "--resume", folder)
+    assert again.exit_code == 2 and "attn" in again.stderr

@@ -1,0 +1,61 @@
+"""The training of the embedded model itself: it resumes exactly, and deepening keeps what was learned."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.progress import Progress
+
+from fastvlm_bench.models.tiny import train
+from fastvlm_bench.models.tiny.checkpoint import build_config, build_tokenizer
+
+
+def test_training_of_the_embedded_model_resumes_exactly(tmp_path: Path) -> None:
+    """Stopped after half of a stage and resumed, a stage ends with the very weights of an uninterrupted one."""
+    tokenizer = build_tokenizer(train.tokenizer_texts(0, scenes=50))
+
+    def stage(out: Path) -> train.Stage:
+        out.mkdir(exist_ok=True)
+        torch.manual_seed(0)
+        config = build_config(tokenizer, 2)
+        model = train.LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
+        return train.language_stage("language", model, tokenizer, 2, updates=6, warmup=2, lr=1e-3, seed=0, out=out)
+
+    whole = stage(tmp_path / "whole")
+    with Progress(disable=True) as progress:
+        whole.run(progress)
+        halted = stage(tmp_path / "halted")
+        loss, calls = halted.loss, []
+
+        def stop_after_three(rng: Any) -> Any:
+            if len(calls) == 3:
+                halted.save(3)
+                raise KeyboardInterrupt
+            calls.append(1)
+            return loss(rng)
+
+        halted.loss = stop_after_three
+        with pytest.raises(KeyboardInterrupt):
+            halted.run(progress)
+        resumed = stage(tmp_path / "halted")
+        resumed.run(progress)
+    for a, b in zip(whole.module.state_dict().values(), resumed.module.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_deepening_keeps_the_shape_of_the_model(tmp_path: Path) -> None:
+    """Every layer becomes `copies` with its residual branches divided: two steps of half the size."""
+    tokenizer = build_tokenizer(train.tokenizer_texts(0, scenes=50))
+    shallow, deep = (
+        train.LlavaForConditionalGeneration._from_config(build_config(tokenizer, n), attn_implementation="eager")
+        for n in (2, 4)
+    )
+    train.deepen(shallow, deep, 2)
+    for index, layer in enumerate(deep.model.language_model.layers):
+        source = shallow.model.language_model.layers[index // 2]
+        assert torch.equal(layer.self_attn.q_proj.weight, source.self_attn.q_proj.weight)
+        assert torch.equal(layer.mlp.down_proj.weight, source.mlp.down_proj.weight / 2)
+    assert torch.equal(deep.lm_head.weight, shallow.lm_head.weight)
+    shutil.rmtree(tmp_path)

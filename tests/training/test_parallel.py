@@ -1,0 +1,61 @@
+"""Two processes, as `torchrun` starts them, give the weights of one process with the same batch."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+DRIVER = """
+import sys
+from fastvlm_bench.training import fit
+from fastvlm_bench.training.prediction import Costs
+fit.measure_costs = lambda *_: Costs(1.0, 0.05, [1.0] * 11)
+from fastvlm_bench.cli import main
+main()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def run(arguments: list[str], world: int) -> list[tuple[int, str, str]]:
+    port, started = str(free_port()), []
+    for rank in range(world):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
+                 "MASTER_PORT": port} if world > 1 else {}  # fmt: skip
+        started.append(subprocess.Popen(
+            [sys.executable, "-c", DRIVER, "train", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **place},
+        ))  # fmt: skip
+    said = [process.communicate(timeout=200) for process in started]
+    return [(process.returncode, *texts) for process, texts in zip(started, said, strict=True)]
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(checkpoint: Path, pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    given = [
+        "--model", str(checkpoint), "--images", str(pictures[0]), "--prompts", str(pictures[1]), "--exit-layer", "1",
+        "--head", "mlp", "--head", "attention", "--samples", "5", "--held-out", "2", "--max-new-tokens", "8",
+        "--updates", "3", "--refine", "2", "--batch", "3", "--micro", "2", "--device", "cpu", "--threads", "1",
+    ]  # fmt: skip
+    ((code, said, errors),) = run([*given, "--out", str(tmp_path / "one")], 1)
+    assert code == 0, errors
+    both = run([*given, "--out", str(tmp_path / "two")], 2)
+    assert [code for code, _, _ in both] == [0, 0], both
+    assert "saved" in both[0][1] and both[1][1] == "", "one of them speaks"
+    states = [torch.load(tmp_path / name / "state.pt", weights_only=True)["trainer"] for name in ("one", "two")]
+    assert [state["done"] for state in states] == [5, 5]
+    for name, head in states[0]["heads"].items():
+        for key, value in head.items():
+            assert torch.allclose(value, states[1]["heads"][name][key], atol=1e-5), f"{name} {key}"
+        load_file(tmp_path / "two" / name / "head.safetensors")
+    refused = run([*given, "--out", str(tmp_path / "two"), "--seed", "5"], 2)
+    assert [code for code, _, _ in refused] == [2, 2], "all refuse what the leader refuses"
