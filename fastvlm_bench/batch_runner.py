@@ -1,5 +1,6 @@
 """The benchmark loop in batches: the samples of a suite in groups of N, each method on each group, interleaved."""
 
+import contextlib
 import gc
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,12 +13,12 @@ from fastvlm_bench.decoding.batch_inputs import collate, unevenness
 from fastvlm_bench.decoding.batch_measure import in_batches, measure_batch
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
-from fastvlm_bench.errors import BenchError, NonFiniteLogits
+from fastvlm_bench.errors import BenchError
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.memory import PeakMemory
 from fastvlm_bench.record import RunWriter
-from fastvlm_bench.runner import MAX_FAILURES_IN_A_ROW, Group, Runner, out_of_memory
+from fastvlm_bench.runner import FAILURES, MAX_FAILURES_IN_A_ROW, Group, Runner, failure_kind, versions
 from fastvlm_bench.stopping import StopRule
 from fastvlm_bench.suite import Sample, Suite
 
@@ -46,9 +47,8 @@ class BatchRunner(Runner):
         some = [self.inputs(sample) for sample in suite.samples[: max(self.size, 4)]]
         some.sort(key=lambda inputs: int(inputs["input_ids"].shape[1]))
         chosen = [some[0], some[-1], *some[1:-1]][: min(self.size, 3)]  # the shortest and the longest first
-        drafts = {m.exit_layer: m.method.draft_for(self.target.model) for m in self.methods
-                  if isinstance(m.method, FastVLM)}  # fmt: skip
-        for draft in (None, *drafts.values()):
+        drafts = [m.method.draft_for(self.target.model) for m in self.methods if isinstance(m.method, FastVLM)]
+        for draft in (None, *drafts):
             self._check(chosen, draft)
         return found
 
@@ -61,16 +61,12 @@ class BatchRunner(Runner):
         last = list(suite.samples[::-1])
         for start in range(0, min(samples, len(last)), self.size):
             inputs, _ = self._batch(last[start : start + self.size])
-            for method in self.batched.values():
-                measure_batch(method, self.target.model, inputs, self.limit(suite), self.vision, self.generation)
-
-    def memory(self, suite: Suite) -> list[dict[str, Any]]:
-        """Each method's first call, on the suite's last batch. The parts of a peak are told of single samples only."""
-        inputs, _ = self._batch(list(suite.samples[-self.size :]))
-        for label, method in self.batched.items():
-            first = measure_batch(method, self.target.model, inputs, self.limit(suite), None, self.generation)
-            self.first_call_s.setdefault(label, first.ttft_s + first.decode_s)
-        return []
+            for label, method in self.batched.items():
+                with contextlib.suppress(*FAILURES):  # what fails here fails again where it is recorded
+                    trace = measure_batch(
+                        method, self.target.model, inputs, self.limit(suite), self.vision, self.generation
+                    )
+                    self.first_call_s.setdefault(label, trace.ttft_s + trace.decode_s)
 
     def fastest_threads(self, suite: Suite, candidates: Sequence[int], rounds: int = 3) -> int:
         """The CPU thread count at which the reference decodes a batch fastest."""
@@ -113,8 +109,12 @@ class BatchRunner(Runner):
                 inputs, singles = prepared = prepared or self._batch(samples)
                 turn = (number + repeat) % len(self.methods)
                 order = [*self.methods[turn:], *self.methods[:turn]]
+                before = versions(inputs)
                 by_method = [self._lines(suite, samples, number, built, repeat, place, inputs)
                              for place, built in enumerate(order)]  # fmt: skip
+                if versions(inputs) != before:
+                    raise BenchError(f"internal error: a method changed its inputs in batch {number}: the methods "
+                                     "after it did not get the same")  # fmt: skip
                 flags = self.conditions.flags()
                 for row, single in enumerate(singles):
                     group = [lines[row] for lines in by_method]
@@ -158,14 +158,14 @@ class BatchRunner(Runner):
         gc.collect()
         gc.disable()
         try:
+            self._check_length(suite, inputs)
             with self.conditions.span(built.label), PeakMemory(self.target.device) as peak:
                 method = self.batched[built.label]
                 trace = measure_batch(
                     method, self.target.model, inputs, self.limit(suite), self.vision, self.generation
                 )
-        except (RuntimeError, ValueError, FloatingPointError) as error:
-            kind = "out_of_memory" if out_of_memory(error) else type(error).__name__
-            kind = "nan_logits" if isinstance(error, NonFiniteLogits) else kind
+        except FAILURES as error:
+            kind = failure_kind(error)
             text = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no message"
             failure = f"{kind}: {text}; in a batch of {len(samples)}: try a smaller --batch-size"
         finally:
@@ -187,7 +187,7 @@ class BatchRunner(Runner):
                 "memory": peak.result, "scores": {}, "error": None, **self.read_s[row],
                 "batch": {**batch, "row": row, "ttft_s": trace.ttft_s, "decode_s": trace.decode_s},
             }  # fmt: skip
-            if broken := check_line(line, self.limit(suite)):
+            if broken := check_line(line, self.limit(suite), self.eos):
                 raise BenchError(f"internal error: {built.label} on {key['sample_id']}: {'; '.join(broken)}")
             lines.append(line)
         return lines

@@ -240,7 +240,8 @@ def measure_suites(
                     if stop is not None and stop.by is not None:
                         continue
                     live.say(f"{suite.name}: warming up")
-                    if not any(part["suite"] == suite.name for part in writer.meta.get("memory", [])):
+                    known = any(part["suite"] == suite.name for part in writer.meta.get("memory", []))
+                    if not known and config.batch_size == 1:  # the parts of a peak are told of single samples
                         writer.update(memory=[*writer.meta.get("memory", []), *memory_parts(runner, suite)])
                     runner.warm_up(suite, config.warmup)
                     runner.run(suite, config.repeats, writer, after, stop, invocation)

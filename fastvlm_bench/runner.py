@@ -131,9 +131,9 @@ class Runner:
                 inputs = inputs or self.inputs(sample)
                 turn = (index + repeat) % len(self.methods)
                 order = [*self.methods[turn:], *self.methods[:turn]]
-                before = _versions(inputs)
+                before = versions(inputs)
                 lines = [self._line(suite, sample, built, repeat, place, inputs) for place, built in enumerate(order)]
-                if _versions(inputs) != before:
+                if versions(inputs) != before:
                     raise BenchError(f"internal error: a method changed its inputs on sample {sample.sample_id}: the "
                                      "methods after it did not get the same")  # fmt: skip
                 flags = self.conditions.flags()
@@ -176,9 +176,8 @@ class Runner:
                     self.phases,
                 )  # fmt: skip
         except FAILURES as error:
-            failure = (
-                f"{_kind(error)}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else 'no message'}"
-            )
+            text = str(error).strip() or "no message"
+            failure = f"{failure_kind(error)}: {text.splitlines()[0][:200]}"
         finally:
             gc.enable()
         if failure is not None:  # outside the except block, so that the traceback no longer holds the tensors
@@ -242,7 +241,8 @@ def _positions(model: Any) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
-def _kind(error: Exception) -> str:
+def failure_kind(error: Exception) -> str:
+    """The word that a failed line begins with."""
     if isinstance(error, NonFiniteLogits):
         return "nan_logits"
     if isinstance(error, TooLong):
@@ -250,7 +250,7 @@ def _kind(error: Exception) -> str:
     return "out_of_memory" if out_of_memory(error) else type(error).__name__
 
 
-def _versions(inputs: Mapping[str, Any]) -> dict[str, int]:
+def versions(inputs: Mapping[str, Any]) -> dict[str, int]:
     """How often each input tensor has been written to: torch counts that."""
     return {name: value._version for name, value in inputs.items() if isinstance(value, torch.Tensor)}
 

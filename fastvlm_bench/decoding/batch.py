@@ -66,6 +66,8 @@ class BatchEarlyExit:
             session.prefill()
             first = clock.now()
             gate.mode = Mode.DRAFT
+            if session.rows:
+                session.kwargs["past_key_values"] = gate.draft_view(session.cache)
             while session.rows:
                 self._token(session, gate)
             ended = clock.synchronised()
@@ -137,9 +139,10 @@ class BatchFastVLM:
         Returns the drafts of each row (up to its EOS or limit), all drafted columns, (rows, k), and seconds.
         """
         gate.mode, clock, seconds = Mode.DRAFT, self.clock, 0.0
+        kwargs["past_key_values"] = gate.draft_view(session.cache)
         most = min(self.gamma, session.remaining - 1)
         drafted: list[list[int]] = [[] for _ in session.rows]
-        sure = [True] * len(drafted)
+        sure, closed = [True] * len(drafted), [False] * len(drafted)
         ahead = torch.empty(len(drafted), 0, dtype=torch.long, device=session.device)
         while True:
             started = clock.now()
@@ -149,14 +152,20 @@ class BatchFastVLM:
                 if self.stop_below > 0:
                     chances = _confidences(outputs.logits)
                     sure = [ok and chance >= self.stop_below for ok, chance in zip(sure, chances, strict=True)]
+                closed = [  # for good: at its EOS or limit, or before an image placeholder, which may not be read
+                    done or not self._may_draft(session, row, mine) or token in session.placeholders
+                    for done, row, mine, (token,) in zip(closed, session.rows, drafted, tokens, strict=True)
+                ]
             seconds += clock.now() - started
-            open_rows = [i for i, row in enumerate(session.rows) if self._may_draft(session, row, drafted[i])]
+            open_rows = [i for i, done in enumerate(closed) if not done]
             gain = sum(sure[i] for i in open_rows)
             if ahead.shape[1] >= most or not open_rows or gain < SURE_SHARE * len(open_rows):
                 return drafted, ahead, seconds
             for i in open_rows:
                 drafted[i] += tokens[i]
-            ahead = torch.cat([ahead, ahead.new_tensor(tokens)], dim=1)
+            # Columns that are no row's draft are read, too: of a closed row any token of its own will do.
+            column = [[(mine or row.tokens)[-1]] for row, mine in zip(session.rows, drafted, strict=True)]
+            ahead = torch.cat([ahead, ahead.new_tensor(column)], dim=1)
             if all(mine and session.is_eos(mine[-1]) for mine in drafted):
                 return drafted, ahead, seconds
             session.advance_kwargs(outputs, kwargs, 1)

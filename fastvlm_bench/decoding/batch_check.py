@@ -113,6 +113,7 @@ class _Together:
             session.record_past()
             ahead = torch.tensor(self.tokens, device=input_ids.device)
             kwargs, gate.mode = dict(session.kwargs), Mode.DRAFT
+            kwargs["past_key_values"] = gate.draft_view(session.cache)
             for i in range(TOKENS + 1):
                 outputs = session.forward_rows(1, ahead[:, :i], kwargs)
                 if i < TOKENS:

@@ -108,9 +108,8 @@ def test_allowed(options: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_it_round_trips_through_json() -> None:
-    config = RunConfig(
-        **CHANGED | SAMPLED | {"require_lossless": False, "invocations": 1, "refine": False, "batch_size": 1}
-    )
+    single = {"require_lossless": False, "invocations": 1, "refine": False, "batch_size": 1}
+    config = RunConfig(**CHANGED | SAMPLED | single)
     stored = json.loads(json.dumps(config.to_dict()))
     assert RunConfig.from_dict(stored) == config
     assert RunConfig.from_dict(stored).sha256() == config.sha256()

@@ -8,6 +8,7 @@ from targets import LAYERS, PROMPT, OracleHead, generate, random_llava
 from torch import Tensor
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TextStreamer
 
+from fastvlm_bench.decoding import session as session_module
 from fastvlm_bench.decoding.batch import BatchEarlyExit, BatchFastVLM, BatchStandard
 from fastvlm_bench.decoding.batch_cache import Move
 from fastvlm_bench.decoding.batch_check import batch_self_check
@@ -129,6 +130,24 @@ def test_rows_draft_what_they_draft_alone(llava: Any, singles: Any, batch: Any, 
         seen: list[list[int]] = []
         generate(llava, single, Alone(draft, gamma=3), count=COUNT)
         assert own == seen
+
+
+def test_image_placeholders_are_never_drafted(
+    llava: Any, batch: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = expected[0][5]
+    monkeypatch.setattr(session_module, "PLACEHOLDERS", ("pretended_id",))
+    monkeypatch.setattr(llava.config, "pretended_id", token, raising=False)
+    drafted: list[int] = []
+
+    class Watched(BatchFastVLM):
+        def _draft(self, *given: Any) -> Any:
+            found = super()._draft(*given)
+            drafted.extend(one for row in found[0] for one in row)
+            return found
+
+    assert decode(llava, batch, Watched(ragged_draft(llava, 2, 0.0), gamma=6)) == expected
+    assert len(drafted) > 20 and token not in drafted
 
 
 def test_a_perfect_draft_stays_perfect(llava: Any, batch: Any, expected: Any) -> None:

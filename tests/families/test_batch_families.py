@@ -27,8 +27,6 @@ REFUSED = {
 """Why a family is not decoded in batches: the batch's self-check says so before anything is measured."""
 NO_ATTENTION_HEAD = {
     "mllama": "the layer after the exit looks at the image only",
-    "paligemma2": "the full mask is sized from the first full layer, which does not grow while drafting",
-    "aya_vision": "the full mask is sized from the first full layer, which does not grow while drafting",
 }
 WORDS = ([], [44, 55, 66], [77], [12, 13, 14, 15, 16, 17])
 
