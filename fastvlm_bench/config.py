@@ -22,10 +22,8 @@ MAX_GAMMA = 64
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 LOADING = ("device", "dtype", "device_map", "attn", "quantize", "trust_remote_code", "offline")
-CHOICES = {
-    "dtype": DTYPES, "device_map": ("auto",), "attn": ("sdpa", "eager", "flash_attention_2"),
-    "quantize": ("4bit", "8bit"),
-}  # fmt: skip
+CHOICES = {"dtype": DTYPES, "device_map": ("auto",), "attn": ("sdpa", "eager", "flash_attention_2"),
+           "quantize": ("4bit", "8bit")}  # fmt: skip
 NOT_MEASURED = ("out", "resume", "json", "require_lossless", "offline")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 Value = int | float | str
@@ -260,7 +258,7 @@ class RunConfig:
 
         Fields that came later count only where they are set: the hash of an older run stays what it was.
         """
-        later = ("device_map", "attn", "quantize", "trust_remote_code")
+        later = LOADING[2:6]
         measured = {
             name: value for name, value in self.to_dict().items()
             if name not in NOT_MEASURED and not (name in later and not value)
