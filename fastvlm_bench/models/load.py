@@ -167,6 +167,8 @@ def _reason(error: Exception, offline: bool) -> str:
         return "it needs Python code of its own; read that code, then allow it with --trust-remote-code"
     if "requires" in text and "torchvision" in text.lower():
         return "its processor needs the package torchvision, in the build for your torch: pip install torchvision"
+    if match := re.search(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>", text):
+        return f"transformers has no image-and-text model for {match[1]}; choose a checkpoint that reads images"
     if match := re.search(r"pip install ([\w-]+)", text):
         return f"it needs the package {match[1]}: pip install {match[1]}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
