@@ -76,6 +76,21 @@ class Outlook:
         return self.tokens * costs.standard_s / own if own else 0.0
 
 
+def together(outlooks: Iterable[Outlook]) -> Outlook:
+    """The counts of several sets of texts, added up."""
+    found = Outlook()
+    for one in outlooks:
+        for name in ("tokens", "rounds", "drafted", "tested", "accepted", "passes"):
+            setattr(found, name, getattr(found, name) + getattr(one, name))
+        for positions, count in one.verified.items():
+            found.verified[positions] = found.verified.get(positions, 0) + count
+        longest = max(len(found.by_position), len(one.by_position))
+        columns = [list(x.by_position) + [[0, 0]] * (longest - len(x.by_position)) for x in (found, one)]
+        found.by_position = [[a + c, b + d] for (a, b), (c, d) in zip(*columns, strict=True)]
+        found.rejected += one.rejected
+    return found
+
+
 def simulate(texts: Iterable[Checked], gamma: int, stop_below: float) -> Outlook:
     """Play the loop of decoding/fastvlm.py on texts whose every guess is known.
 

@@ -10,7 +10,7 @@ from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example
-from fastvlm_bench.training.prediction import Costs, Outlook, advise, simulate
+from fastvlm_bench.training.prediction import Costs, Outlook, advise, simulate, together
 from fastvlm_bench.training.trainer import HeadTrainer
 
 GAMMA, STOP_BELOW = 10, 0.5
@@ -47,12 +47,17 @@ def validate(trainer: HeadTrainer, held_out: Sequence[Example], costs: Mapping[s
         suites = [example.sample.sample_id.partition("/")[0] for example in held_out]
         if student.head.recurs:
             draft = trainer.draft(student)
-            played = {stop: _looped(trainer.target, draft, held_out[:LOOPED], stop) for stop in (0.0, STOP_BELOW)}
-            stop = max(played, key=lambda stop: played[stop].speedup(price))
-            outlook = played[0.0]
+            each = max(LOOPED // len(set(suites)), 1)
+            few = {s: [e for e, own in zip(held_out, suites, strict=True) if own == s][:each] for s in suites}
+            played = {
+                stop: {s: _looped(trainer.target, draft, few[s], stop) for s in few} for stop in (0.0, STOP_BELOW)
+            }
+            both = {stop: together(by_suite.values()) for stop, by_suite in played.items()}
+            stop = max(both, key=lambda stop: both[stop].speedup(price))
             found[name] = Validated(
-                outlook.alpha, outlook.tau, [], played[stop].speedup(price), GAMMA, stop, {"all": outlook.alpha}
-            )
+                both[0.0].alpha, both[0.0].tau, both[0.0].alpha_by_position, both[stop].speedup(price), GAMMA, stop,
+                {s: outlook.alpha for s, outlook in played[0.0].items()},
+            )  # fmt: skip
             continue
         outlook, best = simulate(texts, GAMMA, 0.0), advise(texts, price)
         by_suite = {
@@ -67,7 +72,8 @@ def validate(trainer: HeadTrainer, held_out: Sequence[Example], costs: Mapping[s
 
 def _looped(target: Target, draft: Draft, examples: Sequence[Example], stop_below: float) -> Outlook:
     """The loop itself on some texts; its own rounds, in the counts of a simulation."""
-    method, found = FastVLM(draft, gamma=GAMMA, stop_below=stop_below), Outlook()
+    method = FastVLM(draft, gamma=GAMMA, stop_below=stop_below)
+    found = Outlook(by_position=[[0, 0] for _ in range(GAMMA)])
     for example in examples:
         with torch.inference_mode():
             target.model.generate(
@@ -85,4 +91,7 @@ def _looped(target: Target, draft: Draft, examples: Sequence[Example], stop_belo
             found.accepted += r.accepted
             found.passes += positions
             found.verified[positions] = found.verified.get(positions, 0) + 1
+            for place in range(r.tested):
+                found.by_position[place][0] += place < r.accepted
+                found.by_position[place][1] += 1
     return found
