@@ -33,7 +33,7 @@ FAMILIES = (
         ("florence2", "no template: its caption tasks; questions are refused"),
         ("pixtral", "chat template; the processor needs torchvision"),
         ("mistral3", "chat template; the processor needs torchvision"),
-        ("lfm2_vl", "chat template; convolutions; the processor needs torchvision"),
+        ("lfm2_vl", "chat template; attention heads only before attention layers; the processor needs torchvision"),
         ("llama4", "chat template; the processor needs torchvision"),
     )),
     Family("gemma4", "in part", "exits up to the first layer whose KV later layers share; later ones are refused"),

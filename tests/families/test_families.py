@@ -17,8 +17,8 @@ from fastvlm_bench.heads import new_head
 from fastvlm_bench.imitation_head import Draft
 
 FAST = ("llava", "gemma3", "mllama", "florence2")
-NO_ATTENTION_HEAD = {"mllama": (1, 3)}
-"""Exits after which the next layer looks at the image only: its copy makes no head, and is refused."""
+NO_ATTENTION_HEAD = {"mllama": (1, 3), "lfm2_vl": (2, 4)}
+"""Exits whose next layer looks at the image only, or is a convolution: its copy makes no head, and is refused."""
 
 
 @pytest.fixture(
