@@ -214,6 +214,15 @@ def read_vqav2(questions: Document, annotations: Document, image_name: str) -> l
     return entries
 
 
+BREAKS = {"\r": "CR", "\v": "VT", "\f": "FF", "\x85": "NEL", "\u2028": "U+2028", "\u2029": "U+2029"}
+"""Characters that Stanford's tokenizer takes for the end of a line, so that later captions go to other images."""
+
+
+def line_break(text: str) -> str:
+    """The name of the first such character in a text, or "". A plain line feed is usual, and harmless everywhere."""
+    return next((BREAKS[letter] for letter in text if letter in BREAKS), "")
+
+
 def unique(document: Document, places: dict[str, str], identity: str, place: str, key: str) -> None:
     """Note where an id stands; the fault to raise if it stood elsewhere before."""
     if identity in places:

@@ -148,6 +148,8 @@ def score(
 
     found = score_file(suite, annotations, predictions, allow_missing=allow_missing, split=split, java=java,
                        variants=parse_variants(variant or []), reference_file=reference, margin=margin)  # fmt: skip
+    for note in found.notes:
+        typer.echo(f"fastvlm-bench: note: {note}", err=True)
     if json:
         typer.echo(as_json(found))
         return

@@ -24,8 +24,13 @@ def listing(context: typer.Context) -> None:
 
 
 @suites_app.command()
-def show(name: Name) -> None:
-    """Say what a suite is, which files it reads, its prompts, and a sample of its embedded split."""
+def show(
+    name: Name,
+    data: Annotated[Path | None, typer.Option(help="Show a sample of these official files, not an embedded one.")] = None,
+    split: OneSplit = None,
+    model: Annotated[str | None, typer.Option(help="Also show the exact text that this model reads, its template around the prompt.")] = None,
+) -> None:  # fmt: skip
+    """Say what a suite is, which files it reads, its prompts, and a sample: of its embedded split, or of --data."""
     from fastvlm_bench.suite import load_suite
     from fastvlm_bench.suite_definition import read_definition
     from fastvlm_bench.suite_files import layout
@@ -39,16 +44,22 @@ def show(name: Name) -> None:
     typer.echo(f"licence   {suite.licence}\ncitation  {suite.citation}")
     for key, text in suite.prompts.items():
         typer.echo(f"prompt    {key}{' (default)' if key == suite.default_set else ''}: {text!r}")
-    for split in suite.splits.values():
-        count = f", {split.samples} samples" if split.samples else ""
-        typer.echo(f"split     {split.name}{count}: {'embedded' if split.root else 'DIR holds ' + layout(split)}")
-        if split.note:
-            typer.echo(f"          {split.note}")
+    for item in suite.splits.values():
+        count = f", {item.samples} samples" if item.samples else ""
+        typer.echo(f"split     {item.name}{count}: {'embedded' if item.root else 'DIR holds ' + layout(item)}")
+        if item.note:
+            typer.echo(f"          {item.note}")
     _sources(suite)
-    if any(split.root for split in suite.splits.values()):
-        sample = load_suite(name, split=suite.default_split, limit=1).samples[0]
-        typer.echo(f"\nsample {sample.sample_id} of the embedded split: {sample.image_path}")
+    if data is not None or any(split.root for split in suite.splits.values()):
+        chosen = split if data is not None else suite.default_split
+        loaded = load_suite(name, split=chosen, data=data, limit=1)
+        sample = loaded.samples[0]
+        typer.echo(f"\nsample {sample.sample_id} of the {loaded.split} split: {sample.image_path}")
         typer.echo(sample.prompt)
+        if model is not None:
+            from fastvlm_bench.models.prompt_text import prompt_text
+
+            typer.echo(f"\nas {model} reads it:\n{prompt_text(model, sample.prompt)!r}\n")
         for text in sample.references:
             typer.echo(f"  reference: {text}")
 
@@ -58,6 +69,22 @@ def _sources(suite: Definition) -> None:
         typer.echo(f"get       {download.url} -> DIR/{download.makes}")
     if suite.manual:
         typer.echo(f"by hand   {suite.manual}")
+
+
+@suites_app.command()
+def sheet(
+    names: Annotated[list[str], typer.Argument(help="Suites.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")],
+    data: Annotated[Path | None, typer.Option(help="The folder with the official files; default: the embedded splits.")] = None,
+    split: OneSplit = None,
+    limit: Annotated[int, typer.Option(help="Samples of each suite.")] = 4,
+) -> None:  # fmt: skip
+    """Draw some samples of suites as one picture: images, questions, references."""
+    from fastvlm_bench.contact_sheet import draw_sheet, one_an_image
+    from fastvlm_bench.suite import load_suite
+
+    draw_sheet([one_an_image(load_suite(name, split=split, data=data, limit=limit * 10), limit) for name in names], out)
+    typer.echo(f"{out}: {out.stat().st_size} bytes")
 
 
 @suites_app.command()

@@ -13,7 +13,7 @@ from fastvlm_bench.batches import batch_size
 from fastvlm_bench.errors import BenchError, IncompatibleRuns, UsageError
 from fastvlm_bench.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.numbers import ratio
-from fastvlm_bench.quality import Quality, compare_quality
+from fastvlm_bench.quality import Quality, compare_quality, margin_of
 from fastvlm_bench.record import Run, list_runs, read_run
 from fastvlm_bench.report import quality_cell
 from fastvlm_bench.statistics import Estimate, ratio_of_totals
@@ -127,7 +127,8 @@ def compare(runs: Sequence[Run], force: bool = False) -> Comparison:
     rows: list[ComparedRow] = []
     for index, run in enumerate(runs):
         for row, arm in zip(summarise(run), arms(run), strict=True):
-            rows.append(_compared(index, row, arm, _counterpart(arm, base) if index else None))
+            against = _counterpart(arm, base) if index else None
+            rows.append(_compared(index, row, arm, against, margin_of(first.meta["config"])))
     suites = [suite["name"] for suite in first.meta["suites"]]
     rows = [row for row in rows if row.row.suite in suites]
     names = list(dict.fromkeys(row.row.method_name for row in rows))
@@ -149,13 +150,13 @@ def _counterpart(arm: Arm, base: Sequence[Arm]) -> Arm | None:
     return None
 
 
-def _compared(run: int, row: Row, arm: Arm, against: Arm | None) -> ComparedRow:
+def _compared(run: int, row: Row, arm: Arm, against: Arm | None, margin: float) -> ComparedRow:
     if against is None:
         qualities = tuple(Quality(q.metric, q.value, None, "") for q in row.quality)
         return ComparedRow(run, row, "", None, None, qualities, None, 0)
     paired = _pairs(arm, against)
     decode, e2e = speedups(paired, ratio_of_totals, bool(row.temperature))
-    qualities = tuple(compare_quality(metric, arm, paired) for metric in arm.suite["metrics"])
+    qualities = tuple(compare_quality(metric, arm, paired, margin) for metric in arm.suite["metrics"])
     same = None if row.temperature else sum(ours.same_tokens(theirs) for ours, theirs in paired)
     return ComparedRow(run, row, against.method["label"], decode, e2e, qualities, same, len(paired))
 

@@ -284,7 +284,7 @@ def export_runs(runs: Sequence[Run], form: str, names: Sequence[str] | None = No
     known = [column.name for column in columns()]
     for name in names or ():
         if name not in known:
-            raise UsageError(f"unknown column '{name}'{did_you_mean(name, known)}; docs/results-schema.md lists them")
+            raise UsageError(f"unknown column '{name}'{did_you_mean(name, known)}; docs/measuring.md lists them")
     if names and form not in ("latex", "markdown"):
         raise UsageError(f"--columns is for latex and markdown; {form} always has every column")
     if form not in FORMATS:

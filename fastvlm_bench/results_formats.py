@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.annotations import Document, Entry, read_bytes
+from fastvlm_bench.annotations import Document, Entry, line_break, read_bytes
 from fastvlm_bench.errors import UsageError
 
 SHOWN = 3
@@ -90,8 +90,13 @@ def _lines(name: str, rows: Sequence[Mapping[str, Any]], model: str) -> bytes:
 # ------------------------------------------------------------------------------------------ reading
 
 
-def read(path: Path, name: str, entries: Sequence[Entry], source: str, allow_missing: bool) -> list[str]:
-    """The texts of a results file, in the order of `entries`. Missing, extra and duplicate ids are a UsageError."""
+def read(
+    path: Path, name: str, entries: Sequence[Entry], source: str, allow_missing: bool, notes: list[str] | None = None
+) -> list[str]:
+    """The texts of a results file, in the order of `entries`. Missing, extra and duplicate ids are a UsageError.
+
+    notes: gets a line for each text that the official tokenizer would stumble over.
+    """
     form = FORMATS[name]
     document = Document(path, _parse(path, form), f"the results format is {form.layout}")
     if form.within and isinstance(document.content, dict) and form.within in document.content:
@@ -110,6 +115,10 @@ def read(path: Path, name: str, entries: Sequence[Entry], source: str, allow_mis
         if identity not in known:
             raise document.fault(place, f"is {identity}, which {source} does not have")
         texts[identity], places[identity] = text, place.rpartition(".")[0] or place
+        if notes is not None and (odd := line_break(text)):
+            key = f".{form.text_key}" if form.text_key else ""
+            notes.append(f"{path}: {places[identity]}{key} (id {identity}) holds {odd}; it is scored as a space, while "
+                         "coco-caption's tokenizer would move every later caption to another image")  # fmt: skip
     missing = [entry.sample_id for entry in entries if entry.sample_id not in texts]
     if missing and not allow_missing:
         some = ", ".join(missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")

@@ -247,7 +247,7 @@ def failure_kind(error: Exception) -> str:
         return "nan_logits"
     if isinstance(error, TooLong):
         return "too_long"
-    return "out_of_memory" if _out_of_memory(error) else type(error).__name__
+    return "out_of_memory" if out_of_memory(error) else type(error).__name__
 
 
 def versions(inputs: Mapping[str, Any]) -> dict[str, int]:
@@ -255,7 +255,7 @@ def versions(inputs: Mapping[str, Any]) -> dict[str, int]:
     return {name: value._version for name, value in inputs.items() if isinstance(value, torch.Tensor)}
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    return (
-        isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
-    )
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the machine had no memory left."""
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in said or "enough memory" in said

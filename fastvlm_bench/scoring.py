@@ -27,6 +27,7 @@ class Scores:
     """`values` on the 0-1 scale, None for a metric that says nothing here; `reasons` then says why.
 
     A metric's parts have their own names, its groups are METRIC[GROUP]. deltas: differences to reference predictions.
+    notes: what is odd in the predictions, though it does no harm here.
     """
 
     suite: str
@@ -34,7 +35,8 @@ class Scores:
     values: dict[str, float | None]
     reasons: dict[str, str]
     variants: dict[str, str]
-    deltas: tuple[Quality, ...] = field(default=())
+    deltas: tuple[Quality, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """What `score --json` prints. cider_df: document frequencies come from the whole annotation file, always."""
@@ -45,6 +47,7 @@ class Scores:
         return {
             "suite": self.suite, "n": self.n, "metrics": self.values, "tokenizer": VERSION, "cider_df": "full",
             "variants": self.variants, "reasons": self.reasons, **({"deltas": compared} if self.deltas else {}),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }  # fmt: skip
 
 
@@ -65,7 +68,8 @@ def score_file(
     if not definition.metrics:
         raise UsageError(f"suite '{suite}' has no metrics here: it is generated and saved, not scored")
     source = ", ".join(map(str, files))
-    texts = results_formats.read(prediction_file, definition.results, entries, source, allow_missing)
+    notes: list[str] = []
+    texts = results_formats.read(prediction_file, definition.results, entries, source, allow_missing, notes)
     named = [*definition.metrics, *(JAVA if definition.kind == "caption" else ())]
     chosen = metrics.choose_variants(definition.metrics, {**definition.variants, **(variants or {})})
     references = [entry.references for entry in entries]
@@ -96,7 +100,7 @@ def score_file(
             Quality(name, values[name], *quality.difference(name, described, texts, other, references, images, bound))
             for name in named if values[name] is not None
         )  # fmt: skip
-    return Scores(suite, len(entries), values, reasons, chosen, deltas)
+    return Scores(suite, len(entries), values, reasons, chosen, deltas, tuple(notes))
 
 
 def read_references(definition: Definition, paths: Sequence[Path], name: str | None = None) -> list[Entry]:

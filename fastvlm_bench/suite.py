@@ -195,7 +195,8 @@ def check_images(suite: Suite) -> None:
         try:
             _decode(path)
         except UsageError as error:
-            broken.append(f"{path.name} ({error})")
+            twins = sum(other.name == path.name for other in images) > 1  # ScienceQA's are all called image.png
+            broken.append(f"{path.parent.name + '/' if twins else ''}{path.name} ({error})")
     if broken:
         raise UsageError(f"{len(broken)} of {len(images)} images of {suite.name}/{suite.split} cannot be read: "
                          f"{some(broken)}; replace them")  # fmt: skip

@@ -1,8 +1,10 @@
 """`suites check`: everything that is wrong with a suite's files, each problem once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fastvlm_bench.annotations import Entry, line_break
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suite import Sample, open_image
 from fastvlm_bench.suite_definition import Split, read_definition
@@ -39,6 +41,19 @@ def check_data(name: str, data: str | Path, split: str | None = None) -> Finding
     return findings
 
 
+def odd_breaks(entries: Sequence[Entry], files: Sequence[Path]) -> list[str]:
+    """A warning for the first reference that holds a line break which other scorers stumble over, with their number."""
+    found = [(entry, index, name) for entry in entries for index, text in enumerate(entry.references)
+             if (name := line_break(text))]  # fmt: skip
+    if not found:
+        return []
+    entry, index, name = found[0]
+    others = f", so do {len(found) - 1} others" if len(found) > 1 else ""
+    where = ", ".join(map(str, files))
+    return [f"{where}: {entry.place} (id {entry.sample_id}), reference [{index}] holds {name}{others}; it is scored "
+            "as a space, while coco-caption's tokenizer would move every later caption to another image"]  # fmt: skip
+
+
 def _check_split(name: str, root: Path, split: Split, findings: Findings, seen: set[Path]) -> None:
     where = f"{name}/{split.name}"
     try:
@@ -48,6 +63,9 @@ def _check_split(name: str, root: Path, split: Split, findings: Findings, seen: 
         return
     if split.samples is not None and len(entries) != split.samples:
         findings.warnings.append(f"{where} has {len(entries)} samples; officially it has {split.samples}")
+    findings.warnings += odd_breaks(
+        entries, [path for paths in candidates(root, split).values() for path in paths or ()]
+    )
     decoded = 0
     for entry in {entry.image_name: entry for entry in reversed(entries)}.values():
         try:

@@ -98,12 +98,14 @@ def image_cache() -> Path:
 
 def find_images(root: Path, split: Split, entries: list[Entry], where: str) -> tuple[dict[str, Path], dict[str, int]]:
     """Image name -> path, and -> size in bytes. UsageError for a name that leaves the folder, or for missing files."""
+    named = candidates(root, split)
     root = root.parent if root.is_file() else root
     folders = image_folders(root, split)
     folder = next((path for path in folders if path.is_dir()), None)
     if folder is None:
         raise UsageError(f"images of {where} not found: looked for {' and '.join(map(str, folders))}")
     allowed = tuple(os.path.realpath(path) for path in (folder, root))
+    files = ", ".join(map(str, named.get("questions") or named.get("annotations") or (where,)))
     paths: dict[str, Path] = {}
     sizes: dict[str, int] = {}
     missing: list[str] = []
@@ -111,11 +113,11 @@ def find_images(root: Path, split: Split, entries: list[Entry], where: str) -> t
         name = entry.image_name
         if name in paths:
             continue
-        paths[name] = path = folder / _checked_name(entry, where)
+        paths[name] = path = folder / _checked_name(entry, files)
         try:
             link = stat.S_ISLNK(os.lstat(path).st_mode)
             if (link or os.sep in name) and not _within(path, allowed):
-                raise UsageError(f"{where}: {entry.place} has image '{name}', a link that leads out of {root}; "
+                raise UsageError(f"{files}: {entry.place} has image '{name}', a link that leads out of {root}; "
                                  "copy the image there")  # fmt: skip
             status = os.stat(path)
         except OSError:
@@ -130,13 +132,13 @@ def find_images(root: Path, split: Split, entries: list[Entry], where: str) -> t
     return paths, sizes
 
 
-def _checked_name(entry: Entry, where: str) -> str:
+def _checked_name(entry: Entry, files: str) -> str:
     """The image name, if it can only mean a file below the image folder."""
     name = entry.image_name
     parts = PureWindowsPath(name)  # knows both kinds of slash and drive letters
     printable = name.isprintable() and bool(name.strip())
     if not printable or parts.anchor or ".." in parts.parts:
-        raise UsageError(f"{where}: {entry.place} has image {name!r}, which is not a path below the image folder; "
+        raise UsageError(f"{files}: {entry.place} has image {name!r}, which is not a path below the image folder; "
                          "download the official annotation file again")  # fmt: skip
     return name
 

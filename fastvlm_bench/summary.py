@@ -41,7 +41,7 @@ class Spread:
 class Row:
     """One suite x method. Seconds, bytes, counts and ratios; None where it was not measured or is undefined.
 
-    docs/results-schema.md gives the formula of each field; `export.COLUMNS` is made from these fields, in order.
+    docs/measuring.md gives the formula of each field; `export.COLUMNS` is made from these fields, in order.
     """
 
     run_id: str

@@ -156,16 +156,6 @@ class LayerGate:
 
         return reduced
 
-    def follow_rows(self, rows: Tensor, rejected: Tensor) -> None:
-        """In a batch: the rows that stay, (n,), and of each how many of the columns just run do not stand, (n,).
-
-        What a head that recurs goes on from is then each row's own. KV is moved by the caller.
-        """
-        if self.mode is Mode.DRAFT:
-            self._previous = None if self._previous is None else self._previous[rows]
-        elif self.last is not None:
-            self._previous = self.last[rows, self.last.shape[1] - 1 - rejected][:, None]
-
     def draft_view(self, cache: Any) -> Any:
         """The cache as drafting must see it where the head attends: its own layers stand in for those after the exit.
 
@@ -182,6 +172,16 @@ class LayerGate:
         own = own[: len(getattr(self.head, "layers", ()))]
         text.layers = [*text.layers[: self.exit_layer], *own, *text.layers[self.exit_layer + len(own) :]]
         return view
+
+    def follow_rows(self, rows: Tensor, rejected: Tensor) -> None:
+        """In a batch: the rows that stay, (n,), and of each how many of the columns just run do not stand, (n,).
+
+        What a head that recurs goes on from is then each row's own. KV is moved by the caller.
+        """
+        if self.mode is Mode.DRAFT:
+            self._previous = None if self._previous is None else self._previous[rows]
+        elif self.last is not None:
+            self._previous = self.last[rows, self.last.shape[1] - 1 - rejected][:, None]
 
     def roll_back_head(self, count: int) -> None:
         """Forget the last `count` tokens: their KV in the head's layers, and their last states."""
@@ -212,9 +212,16 @@ def like_cache(cache: Any, exit_layer: int, default: Any) -> Any:
             like_cache(part, exit_layer, default) for part in (cache.self_attention_cache, cache.cross_attention_cache)
         )
         return type(cache)(own, cross)
-    if not getattr(cache, "layers", None) or cache.get_seq_length(exit_layer) > 0:
+    if not getattr(cache, "layers", None) or _has_seen(cache.layers[exit_layer]):
         return default
     own = copy.copy(cache)
     own.layers = copy.deepcopy(cache.layers[exit_layer:])
     own.activate_past_recording()
     return own
+
+
+def _has_seen(layer: Any) -> bool:
+    """Whether a cache layer holds something; one that convolves (LFM2) has no length to ask for."""
+    if hasattr(layer, "get_seq_length"):
+        return int(layer.get_seq_length()) > 0
+    return any(getattr(layer, "is_conv_states_initialized", {}).values())

@@ -36,10 +36,24 @@ def _normalise(text: str) -> str:
 
 
 def levenshtein(left: str, right: str) -> int:
-    """Fewest insertions, deletions and substitutions of characters that make `left` into `right`."""
-    row = list(range(len(right) + 1))
-    for i, mine in enumerate(left, 1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(right, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (mine != other))
-    return row[-1]
+    """Fewest insertions, deletions and substitutions of characters that make `left` into `right`.
+
+    One bit for each character of `left` (Myers 1999, as Hyyrö 2003 writes it), O(characters of `right`): the bits of
+    `up` and `down` say where the column of the usual table rises or falls by one.
+    """
+    if not left or not right:
+        return max(len(left), len(right))
+    places: dict[str, int] = {}
+    for index, letter in enumerate(left):
+        places[letter] = places.get(letter, 0) | 1 << index
+    full, last = (1 << len(left)) - 1, 1 << (len(left) - 1)
+    up, down, distance = full, 0, len(left)
+    for letter in right:
+        equal = places.get(letter, 0)
+        vertical = equal | down
+        horizontal = (((equal & up) + up) ^ up) | equal
+        rises, falls = down | ~(horizontal | up) & full, up & horizontal
+        distance += bool(rises & last) - bool(falls & last)
+        rises, falls = (rises << 1 | 1) & full, falls << 1 & full
+        up, down = falls | ~(vertical | rises) & full, rises & vertical
+    return distance

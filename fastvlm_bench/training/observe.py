@@ -279,7 +279,9 @@ class _Logits:
 
 def _final_norm(model: Any) -> nn.Module:
     """The text decoder's final norm, by the names in use; identity where the decoder has none."""
-    decoder = model.get_decoder()
+    layers = decoder_layers(model)
+    # `get_decoder` gives a wrapper of several storeys in some families: the norm is where the layers are.
+    decoder = next(m for m in model.modules() if any(child is layers for child in m.children()))
     for name in ("norm", "final_layer_norm", "final_layernorm", "ln_f", "layer_norm", "embedding_norm"):
         module = getattr(decoder, name, None)
         if isinstance(module, nn.Module):

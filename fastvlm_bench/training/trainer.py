@@ -18,6 +18,7 @@ from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.muon import Muon
 from fastvlm_bench.reduced_vocabulary import ReducedOutput
+from fastvlm_bench.runner import out_of_memory
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.losses import position_losses
@@ -226,9 +227,3 @@ class HeadTrainer:
 
 def _row(weights: Weights, name: str, example: Example) -> Sequence[float]:
     return weights.get(name) or [1.0] * example.taught
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on whichever device."""
-    said = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in said or "enough memory" in said

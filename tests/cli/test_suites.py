@@ -58,3 +58,11 @@ def test_check_lists_every_problem_once(call: Callable[..., Any], tmp_path: Path
 def test_check_an_empty_folder(call: Callable[..., Any], tmp_path: Path) -> None:
     result = call("suites", "check", "pope", "--data", tmp_path, "--split", "random")
     assert result.exit_code == 2 and "it needs annotations/coco_pope_random.json and val2014/" in result.stdout
+
+
+def test_check_tells_of_odd_line_breaks_with_file_and_place(call: Callable[..., Any], tmp_path: Path) -> None:
+    MAKE["flickr30k"](tmp_path)
+    result = call("suites", "check", "flickr30k", "--data", tmp_path, "--split", "karpathy-test")
+    assert result.exit_code == 0
+    told = f"warning: {tmp_path / 'dataset_flickr30k.json'}: images[1] (id 10002456), reference [1] holds CR"
+    assert told in result.stdout

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.metrics import anls, gqa_match, multiple_choice, pope, relaxed_accuracy, visdial_ranking
+from fastvlm_bench.metrics.anls import levenshtein
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors.json").read_text(encoding="utf-8"))
 OPTIONS = {"A": "nucleus", "B": "ribosome", "C": "mitochondria", "D": "golgi"}
@@ -176,3 +179,22 @@ def test_visdial_ndcg_equals_the_official_code_and_survives_no_relevance() -> No
 def test_visdial_refuses_what_is_no_ranking(prediction: str, references: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         visdial_ranking.score([prediction], [references])
+
+
+def slow_levenshtein(left: str, right: str) -> int:
+    """The table, row by row."""
+    row = list(range(len(right) + 1))
+    for i, mine in enumerate(left, 1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(right, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (mine != other))
+    return row[-1]
+
+
+@given(st.text("abc", max_size=12), st.text("abc", max_size=12))
+@example("", "")
+@example("a", "")
+@example("kitten" * 20, "sitting" * 20)
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_the_bit_parallel_distance_equals_the_table(left: str, right: str) -> None:
+    assert levenshtein(left, right) == slow_levenshtein(left, right)

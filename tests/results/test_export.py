@@ -43,7 +43,7 @@ def read(path: Path) -> pandas.DataFrame:
 
 
 def test_every_column_is_documented() -> None:
-    text = (ROOT / "docs" / "results-schema.md").read_text("utf-8")
+    text = (ROOT / "docs" / "measuring.md").read_text("utf-8")
     rows, samples = text.split("### Rows")[1].split("### Samples")
     documented = set(re.findall(r"`([\w<>]+)`", rows))
     for metric in metrics.LABELS:

@@ -78,6 +78,15 @@ def test_spice_is_a_mean_and_a_caption_without_tuples_has_none(extra: Path) -> N
         spice.score(["a dog", ""], [["a dog"], ["a cat"]])
 
 
+def test_nothing_is_written_beside_the_programs(extra: Path) -> None:
+    """pycocoevalcap's own wrappers leave files in site-packages, and fail where it cannot be written."""
+    before = sorted(extra.rglob("*"))
+    java_scorers.tokenize(["a dog"])
+    meteor.score(["a"], [["a"]])
+    spice.score(["a"], [["a"]])
+    assert sorted(extra.rglob("*")) == before
+
+
 def test_spice_downloads_nothing_unasked(extra: Path) -> None:
     (extra / "spice" / "lib" / java_scorers.CORENLP).unlink()
     with pytest.raises(UsageError, match=r"needs Stanford CoreNLP 3.6.0 \(a download of 384 MB, not made unasked\)"):

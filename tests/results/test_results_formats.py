@@ -205,3 +205,20 @@ def test_a_run_of_pope_writes_a_file_for_each_of_popes(fake: SimpleNamespace, tm
     paths = write_predictions(fake.run(suites=[suite], labels=("standard",)), tmp_path / "o.json")
     assert [path.name for path in paths] == [f"o-pope-standard-coco_pope_{kind}.json" for kind in ("random", "popular")]
     assert [json.loads(line)["question"] for line in paths[1].read_text().splitlines()] == ["Q1?", "Q3?"]
+
+
+@pytest.mark.parametrize(("mark", "name"), [("\r", "CR"), ("\u2028", "U+2028"), ("\v", "VT"), ("\x85", "NEL")])
+def test_an_odd_line_break_is_told_with_file_key_and_index(tmp_path: Path, mark: str, name: str) -> None:
+    MAKE["nocaps"](tmp_path)
+    rows = [{"image_id": n, "caption": f"a{mark if n == 1 else ' '}cat"} for n in range(3)]
+    write(tmp_path / "p.json", rows)
+    arguments = ["score", "-s", "nocaps", "--annotations", str(tmp_path / FILES["nocaps"][0]), "--predictions",
+                 str(tmp_path / "p.json"), "--json"]  # fmt: skip
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert (
+        result.exit_code == 0 and f"p.json: [1].caption (id 1) holds {name}; it is scored as a space" in result.stderr
+    )
+    write(tmp_path / "p.json", [{**row, "caption": "a cat"} for row in rows])
+    plain = json.loads(CliRunner().invoke(app, arguments, catch_exceptions=False).stdout)
+    odd = json.loads(result.stdout)
+    assert odd["metrics"] == plain["metrics"] and len(odd.pop("notes")) == 1 and odd == plain

@@ -3,10 +3,12 @@
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from suites.test_formats import MAKE
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suite import Sample, check_images, load_suite, open_image
@@ -124,3 +126,17 @@ def test_the_file_is_closed_after_opening(tmp_path: Path) -> None:
     images = [open_image(sample(tmp_path / "x.png")) for _ in range(20)]
     after = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
     assert after == before and len(images) == 20
+
+
+def test_images_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    MAKE["scienceqa-img"](tmp_path)
+    (tmp_path / "images" / "test" / "6" / "image.png").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"1 of 2 images of scienceqa-img/test cannot be read: 6/image.png \("):
+        check_images(load_suite("scienceqa-img", data=tmp_path))
+
+
+def test_a_path_that_leaves_the_folder_names_the_file(tmp_path: Path, edit: Callable[..., None]) -> None:
+    MAKE["mm-vet"](tmp_path)
+    edit(tmp_path / "mm-vet.json", lambda content: content["v1_0"].update(imagename="../x.png") and None)
+    with pytest.raises(UsageError, match=r"mm-vet.json: \['v1_0'\] has image '../x.png', which is not a path below"):
+        load_suite("mm-vet", data=tmp_path)

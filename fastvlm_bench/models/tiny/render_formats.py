@@ -65,7 +65,8 @@ def pope(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
     """POPE's three files over the images of `vqav2`: `each` objects that are there and as many that are not.
 
     An object is a colour and a shape. Those that are not there are drawn from all (random), from the most frequent
-    ones (popular), or from the colours and shapes of the image's own objects, wrongly paired (adversarial).
+    ones (popular), or from the colours and shapes of the image's own objects, wrongly paired (adversarial). POPE's own
+    questions end with "in the image", words that the embedded model was never taught: with them it says yes too often.
     """
     everything = [(color, shape) for color in COLORS for shape in SHAPES]
     frequent = Counter((o.color, o.shape) for scene in scenes for o in scene.objects)
@@ -83,7 +84,7 @@ def pope(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
                     article = "an" if color[0] in "aeiou" else "a"
                     lines.append(json.dumps({
                         "question_id": len(lines) + 1, "image": f"COCO_embedded_{number:012d}.png",
-                        "text": f"Is there {article} {color} {shape} in the image?", "label": label,
+                        "text": f"Is there {article} {color} {shape}?", "label": label,
                     }, separators=(",", ":")))  # fmt: skip
         path = out / "pope" / f"embedded_pope_{sampling}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
