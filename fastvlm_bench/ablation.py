@@ -25,8 +25,7 @@ def ablation_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """
     out = []
     for run in runs:
-        drafts = [m["draft"] for m in run.meta["methods"] if m.get("draft")]
-        tuned = next((d["data"]["finetuned_backbone"] for d in drafts if "finetuned_backbone" in d["data"]), None)
+        tuned = run.meta["model"].get("phase_1")
         for row in summarise(run):
             method = run.method(row.method)
             if row.decode_speedup is None or method["name"] not in ("fastvlm", "layerskip"):

@@ -1,5 +1,6 @@
 """The command `models`, and the options that say which model is loaded and how, shared with `run`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -70,6 +71,6 @@ def _list_models() -> None:
     typer.echo("Any other family is tried by the same check: fastvlm-bench models --check HUB_ID --suite SUITE")
 
 
-def _print_rows(rows: list[tuple[str, str]]) -> None:
+def _print_rows(rows: Iterable[tuple[str, str]]) -> None:
     for name, text in rows:
         typer.echo(f"{name:<18} {text}")

@@ -26,10 +26,8 @@ MAX_GAMMA = 64
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 LOADING = ("device", "dtype", "device_map", "attn", "quantize", "trust_remote_code", "offline")
-CHOICES = {
-    "dtype": DTYPES, "device_map": ("auto",), "attn": ("sdpa", "eager", "flash_attention_2"),
-    "quantize": ("4bit", "8bit"),
-}  # fmt: skip
+CHOICES = {"dtype": DTYPES, "device_map": ("auto",), "attn": ("sdpa", "eager", "flash_attention_2"),
+           "quantize": ("4bit", "8bit")}  # fmt: skip
 NOT_MEASURED = ("out", "resume", "json", "require_lossless", "margin", "variants", "java", "offline")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",

@@ -156,6 +156,16 @@ class LayerGate:
 
         return reduced
 
+    def follow_rows(self, rows: Tensor, rejected: Tensor) -> None:
+        """In a batch: the rows that stay, (n,), and of each how many of the columns just run do not stand, (n,).
+
+        What a head that recurs goes on from is then each row's own. KV is moved by the caller.
+        """
+        if self.mode is Mode.DRAFT:
+            self._previous = None if self._previous is None else self._previous[rows]
+        elif self.last is not None:
+            self._previous = self.last[rows, self.last.shape[1] - 1 - rejected][:, None]
+
     def draft_view(self, cache: Any) -> Any:
         """The cache as drafting must see it where the head attends: its own layers stand in for those after the exit.
 
@@ -172,16 +182,6 @@ class LayerGate:
         own = own[: len(getattr(self.head, "layers", ()))]
         text.layers = [*text.layers[: self.exit_layer], *own, *text.layers[self.exit_layer + len(own) :]]
         return view
-
-    def follow_rows(self, rows: Tensor, rejected: Tensor) -> None:
-        """In a batch: the rows that stay, (n,), and of each how many of the columns just run do not stand, (n,).
-
-        What a head that recurs goes on from is then each row's own. KV is moved by the caller.
-        """
-        if self.mode is Mode.DRAFT:
-            self._previous = None if self._previous is None else self._previous[rows]
-        elif self.last is not None:
-            self._previous = self.last[rows, self.last.shape[1] - 1 - rejected][:, None]
 
     def roll_back_head(self, count: int) -> None:
         """Forget the last `count` tokens: their KV in the head's layers, and their last states."""

@@ -1,5 +1,6 @@
 """What must be known of a target before any sample counts: what it is, what it reads, whether it can be gated."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,30 +56,30 @@ def preflight(target: Target, suite: Suite, limit: int) -> dict[str, Any]:
 
 def check_model(
     name: str, suite: Suite, draft: Path | None, exit_layer: int | None, **loading: Any
-) -> list[tuple[str, str]]:
-    """`models --check`: (what, finding) rows. UsageError where the model cannot be loaded or no exit layer works."""
+) -> Iterator[tuple[str, str]]:
+    """`models --check`: yields (what, finding). UsageError where the model cannot be loaded or no exit layer works."""
     target = load_target(name, **loading)
     facts = preflight(target, suite, suite.max_new_tokens)
     count = facts["layers"]
     if exit_layer is not None and not 1 <= exit_layer < count:
         raise UsageError(f"--exit-layer {exit_layer} is not within 1 .. {count - 1} of model '{name}'")
-    rows = describe(facts, target.device)
+    yield from describe(facts, target.device)
     inputs = target.encode(open_image(suite.samples[0]), suite.samples[0].prompt)
     exits = [exit_layer] if exit_layer else _some_exits(count)
     refusals = []
     for layer in exits:
         try:
             difference = self_check(target.model, inputs, layer)
-            rows.append((f"exit {layer}", f"verification matches a full pass to {difference:.0e} of the largest logit"))
         except UsageError as error:
             refusals.append(error)
-            rows.append((f"exit {layer}", f"refused: {error}"))
+            yield f"exit {layer}", f"refused: {error}"
+        else:
+            yield f"exit {layer}", f"verification matches a full pass to {difference:.0e} of the largest logit"
     if len(refusals) == len(exits):
         raise refusals[0]
     root = draft or target.drafts
     for folder in read_manifests(root) if root else ():
-        rows.append((f"draft {folder.name}", _check_draft(folder, target, inputs)))
-    return rows
+        yield f"draft {folder.name}", _check_draft(folder, target, inputs)
 
 
 def describe(facts: dict[str, Any], device: torch.device) -> list[tuple[str, str]]:

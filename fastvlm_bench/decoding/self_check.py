@@ -97,6 +97,7 @@ class _Probe:
         gate = LayerGate(decoder_layers(model), self.exit_layer, self.draft.head if self.draft else None)
         with gate.installed(self.draft.new_cache() if self.draft else None):
             tokens = self._prefill(session, input_ids)
+            self._check_kinds(session)
             session.record_past()
             for attempt in range(2):  # the second attempt must not see that the first was ever made
                 gate.kept.clear()
@@ -123,6 +124,16 @@ class _Probe:
                 f"({type(session.cache).__name__}); use --method standard"
             )
         return [*input_ids[0, -TOKENS:].tolist(), *session.new_tokens * TOKENS][:TOKENS]
+
+    def _check_kinds(self, session: Session) -> None:
+        """A head of two layers gets the first one's mask: unless both look equally far back, long answers fail."""
+        depth = len(getattr(self.draft.head, "layers", ())) if self.draft else 0
+        first = self.exit_layer or 0
+        if len({session.kind(index) for index in range(first, first + depth)}) > 1:
+            raise UsageError(
+                f"{type(session.model).__name__}: a head of {depth} layers cannot follow exit {first}, because layers "
+                f"{first} to {first + depth - 1} look back unequally far; use an attention head or another exit layer"
+            )
 
     def _full(self, session: Session, ahead: list[int]) -> torch.Tensor:
         outputs = session.forward(1, ahead, session.kwargs)

@@ -226,6 +226,10 @@ class Session:
         text.layers = below + layers[exit_layer:]
         return view
 
+    def kind(self, index: int) -> tuple[type, bool, int | None]:
+        """What tells one layer's cache, and so its mask, from another's."""
+        return self._kind(index, text_cache(self.cache).layers)
+
     def _kind(self, index: int, layers: list[Any]) -> tuple[type, bool, int | None]:
         return type(layers[index]), index in self.fixed, getattr(layers[index], "sliding_window", None)
 

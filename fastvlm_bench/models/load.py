@@ -1,6 +1,7 @@
 """`load_target("tiny" | hub id | folder)`: the target with its processor, on its device, ready for methods."""
 
 import importlib.util
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from fastvlm_bench.models.processor import load_processor
 from fastvlm_bench.models.prompting import render, writes_special_tokens
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PHASE_1 = "phase1.json"
+"""In the folder of a model that `train --finetune-backbone` made: what it is, and what that did to its answers."""
 
 
 @dataclass
@@ -58,7 +61,9 @@ class Target:
     def describe(self) -> dict[str, Any]:
         """What run.json says about the model."""
         parameters = list(self.model.parameters())
+        story = Path(self.id) / PHASE_1
         return {
+            **({"phase_1": json.loads(story.read_text(encoding="utf-8"))} if story.is_file() else {}),
             "id": self.id, "revision": getattr(self.model.config, "_commit_hash", None),
             "quantized": getattr(self.model.config, "quantization_config", None) is not None,
             "class": type(self.model).__name__, "weights_sha256": weights_sha256(self.model),
@@ -162,6 +167,8 @@ def _reason(error: Exception, offline: bool) -> str:
         return "it needs Python code of its own; read that code, then allow it with --trust-remote-code"
     if "requires" in text and "torchvision" in text.lower():
         return "its processor needs the package torchvision, in the build for your torch: pip install torchvision"
+    if match := re.search(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>", text):
+        return f"transformers has no image-and-text model for {match[1]}; choose a checkpoint that reads images"
     if match := re.search(r"pip install ([\w-]+)", text):
         return f"it needs the package {match[1]}: pip install {match[1]}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]

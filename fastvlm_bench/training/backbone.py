@@ -7,7 +7,7 @@ what it gains in speed is owed to this training, and what it loses in quality is
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastvlm_bench.errors import BenchError, UsageError
 from fastvlm_bench.models.hub import quiet
-from fastvlm_bench.models.load import Target
+from fastvlm_bench.models.load import PHASE_1, Target
 from fastvlm_bench.muon import Muon
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
@@ -41,6 +41,17 @@ def finetune(settings: TrainSettings, target: Target, examples: Sequence[Example
         _Backbone(settings, target, examples, display).run(made)
         (root / STATE).unlink(missing_ok=True)
     return str(made)
+
+
+def remember(made: Path, settings: TrainSettings, quality: Sequence[Mapping[str, Any]]) -> None:
+    """Put into the new model's folder what it is: a run on it records that, and an ablation's table shows it."""
+    story = {
+        "how": settings.finetune_backbone,
+        "of": settings.model,
+        "exits": settings.places(),
+        "quality": list(quality),
+    }
+    (made / PHASE_1).write_text(json.dumps(story, indent=1) + "\n", encoding="utf-8")
 
 
 class _Backbone:

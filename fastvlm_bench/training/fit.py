@@ -149,7 +149,8 @@ class Training:
         if not (self.folder / QUALITY).is_file():
             # The trained model is the old one no longer: load that again.
             before = load_target(s.model, device=str(self.target.device), dtype=s.dtype)
-            report_quality(s, before, after, held, self.folder / QUALITY, self.display)
+            rows = report_quality(s, before, after, held, self.folder / QUALITY, self.display)
+            backbone.remember(Path(made), s, rows)
         self.target, self.answers = after, NEW_ANSWERS
 
     # What is learned on

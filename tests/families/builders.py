@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from families.decoder_only import (
+    fast_vlm,
     gemma3,
     glm4v,
     idefics2,
@@ -35,7 +36,7 @@ FAMILIES: dict[str, Callable[[], Built]] = {
     for f in (
         llava, qwen2_vl, qwen2_5_vl, qwen3_vl, llava_next, llava_onevision, idefics3, smolvlm, paligemma, paligemma2,
         gemma3, internvl, idefics2, mistral3, pixtral, mllama, blip2, instructblip, aya_vision, glm4v, lfm2_vl,
-        gemma4, llama4, kosmos2, florence2,
+        gemma4, llama4, kosmos2, florence2, fast_vlm,
     )
 }  # fmt: skip
 

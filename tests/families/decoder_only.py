@@ -26,6 +26,16 @@ def llava_next() -> Built:
     }  # fmt: skip
 
 
+def fast_vlm() -> Built:
+    """Its own vision tower comes from timm; any that gives a map of features, (1, channels, 4, 4), takes its place."""
+    config = hf.FastVlmConfig(
+        vision_config=hf.ResNetConfig(
+            embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], hidden_size=32, layer_type="basic",
+        ), text_config=hf.Qwen2Config(**TEXT), image_token_index=IMAGE,
+    )  # fmt: skip
+    return hf.FastVlmForConditionalGeneration(config), {**prompt(16), "pixel_values": pixels(1, 3, 32, 32)}
+
+
 def llava_onevision() -> Built:
     config = hf.LlavaOnevisionConfig(
         vision_config=hf.SiglipVisionConfig(**VISION, vision_use_head=False), text_config=hf.Qwen2Config(**TEXT),

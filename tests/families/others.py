@@ -124,7 +124,7 @@ def gemma4(shared: int = 0) -> Built:
 
 def llama4() -> Built:
     text = hf.Llama4TextConfig(
-        **TEXT, head_dim=12, intermediate_size_mlp=96, num_local_experts=2, attention_chunk_size=64,
+        **TEXT, head_dim=12, intermediate_size_mlp=96, num_local_experts=2, attention_chunk_size=16,
         interleave_moe_layer_step=2, no_rope_layers=[1, 1, 0, 1, 1],
     )  # fmt: skip
     config = hf.Llama4Config(

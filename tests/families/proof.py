@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
-from families.builders import build, plain
+from families.builders import FAMILIES, build, plain
 from families.shapes import VOCABULARY
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
@@ -68,6 +68,7 @@ class Proof:
     accepted: int = 0
     rejected: int = 0
     worst: float = 0.0
+    two_images: str = "-"
     differing: list[str] = field(default_factory=list)
     heads: list[str] = field(default_factory=list)
 
@@ -116,6 +117,26 @@ def prove(name: str, model: Any, inputs: dict[str, Any], source: str, caches: st
     return found
 
 
+def two_images(target: Any, suite: Any) -> dict[str, Any] | None:
+    """Inputs of one prompt with two images, where the family's template and processor take them."""
+    from fastvlm_bench.models.prompting import writes_special_tokens
+    from fastvlm_bench.suite import open_image
+
+    if not writes_special_tokens(target.processor):
+        return None
+    parts = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Compare them."}]
+    text = target.processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+    images = [open_image(sample) for sample in suite.samples[:2]]
+    for given in (images, [images]):
+        try:
+            batch = target.processor(text=[text], images=given, return_tensors="pt", add_special_tokens=False)
+            plain(target.model, dict(batch), 2)
+        except (ValueError, TypeError, RuntimeError, AttributeError, IndexError):
+            continue
+        return dict(batch)
+    return None
+
+
 def _range(exits: list[int]) -> str:
     if not exits:
         return "none"
@@ -132,12 +153,23 @@ def prove_saved(name: str, folder: Path) -> Proof:
     from fastvlm_bench.suite import load_suite, open_image
 
     target = load_target(str(save(name, folder)), device="cpu")
-    suite = load_suite("coco-caption", limit=1)
+    suite = load_suite("coco-caption", limit=2)
     facts = preflight(target, suite, COUNT)
     inputs = target.encode(open_image(suite.samples[0]), suite.samples[0].prompt)
+    more = two_images(target, suite)
     caches = ", ".join(f"{count} {kind.removesuffix('Layer')}" for kind, count in facts["caches"].items())
     kind = "template" if facts["prompting"] == "chat template" else f"fallback {facts['prompt']!r}"
-    return prove(name, target.model, inputs, "folder", caches, kind)
+    proof = prove(name, target.model, inputs, "folder", caches, kind)
+    if more is not None:
+        prove_two_images(target.model, more, proof)
+    return proof
+
+
+def prove_two_images(model: Any, inputs: dict[str, Any], found: Proof) -> None:
+    """Add what two images in one prompt show: two exits, drafts that are mostly right."""
+    expected = plain(model, inputs, COUNT)
+    same = [decode(model, inputs, Scripted(expected, exit_layer, gamma=3)) == expected for exit_layer in (1, 3)]
+    found.two_images = f"{sum(same)} of {len(same)}"
 
 
 def main() -> None:
@@ -149,11 +181,11 @@ def main() -> None:
 
     torch.set_num_threads(1)
     proofs = []
-    for name in chosen.only or PROCESSORS:
+    for name in chosen.only or FAMILIES:
         with tempfile.TemporaryDirectory() as folder:
-            if package := unmade(name):
+            if (package := unmade(name)) or name not in PROCESSORS:
                 model, inputs, _ = build(name)
-                proof = prove(name, model, inputs, f"tensors ({package} missing)", "", "-")
+                proof = prove(name, model, inputs, f"tensors ({package or 'timm'} missing)", "", "-")
             else:
                 proof = prove_saved(name, Path(folder))
         print(name, proof.configurations, "configurations,", len(proof.differing), "differ", flush=True)
@@ -173,19 +205,21 @@ def render(proofs: list[Proof]) -> str:
         f"Identical: outputs of {COUNT} tokens equal to plain `generate`'s, over all configurations: standard; every "
         f"exit layer at γ {', '.join(map(str, GAMMAS))} with drafts that are right about 7 times in 10; the raw exit; "
         "EOS at three places; each untrained head at each exit where the self-check takes it (listed). Accepted and "
-        "rejected count draft tokens. Largest difference: verification against full passes, relative to the largest "
+        "rejected count draft tokens. Two images in one prompt, where template and processor take them: at two exits. "
+        "Largest difference: verification against full passes, relative to the largest "
         "logit.", "",
-        "| family | source | caches | prompt | distinct tokens | identical | accepted | rejected | heads at exits "
-        "| largest difference |", "|---|---|---|---|---|---|---|---|---|---|",
+        "| family | source | caches | prompt | distinct tokens | identical | accepted | rejected | two images "
+        "| heads at exits | largest difference |", "|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for p in proofs:
         same = p.configurations - len(p.differing)
         lines.append(
             f"| {p.name} | {p.source} | {p.caches or '-'} | {p.prompting} | {p.distinct} of {p.tokens} "
-            f"| {same} of {p.configurations} | {p.accepted} | {p.rejected} | {'; '.join(p.heads)} | {p.worst:.0e} |"
+            f"| {same} of {p.configurations} | {p.accepted} | {p.rejected} | {p.two_images} "
+            f"| {'; '.join(p.heads)} | {p.worst:.0e} |"
         )
         if p.differing:
-            lines.append(f"| | differs: {', '.join(p.differing)} | | | | | | | | |")
+            lines.append(f"| | differs: {', '.join(p.differing)} | | | | | | | | | |")
     return "\n".join(lines) + "\n"
 
 

@@ -252,7 +252,7 @@ PROCESSORS: dict[str, Callable[[Any], Any]] = {
 
 
 MISSING = {
-    "smolvlm": "num2words", "mistral3": "torchvision", "pixtral": "torchvision", "lfm2_vl": "torchvision",
+    "smolvlm": "torchvision", "mistral3": "torchvision", "pixtral": "torchvision", "lfm2_vl": "torchvision",
     "llama4": "torchvision",
 }  # fmt: skip
 """The package without which a family's own processor cannot be made."""

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 from families.builders import FAMILIES, build, plain, randomise
-from families.others import blip2_t5, gemma4, qwen3_5
+from families.others import blip2_t5, gemma4, llama4, qwen3_5
 from families.proof import COUNT, GAMMAS, Scripted, decode
-from families.shapes import LAYERS
+from families.shapes import IMAGE, LAYERS
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.layerskip import LayerSkip
@@ -109,3 +109,25 @@ def test_kv_sharing_past_the_donor_is_refused() -> None:
     assert self_check(model, inputs, 1) < 1e-4
     with pytest.raises(UsageError, match="use an exit layer of at most 1, or --method standard"):
         self_check(model, inputs, 2)
+
+
+def test_a_head_of_unlike_layers_is_refused() -> None:
+    """Llama 4's second layer is chunked and its third is not: a twig would fail once the chunk is full."""
+    model, inputs = llama4()
+    randomise(model, 0)
+    assert self_check(model, inputs, 3, Draft(3, new_head("twig", model, 3))) < 1e-4
+    with pytest.raises(UsageError, match="a head of 2 layers cannot follow exit 1, because layers 1 to 2 look back"):
+        self_check(model, inputs, 1, Draft(1, new_head("twig", model, 1)))
+
+
+def test_drafting_stops_at_an_image_placeholder() -> None:
+    """A draft that wants to draw a placeholder drafts nothing; the output stays the target's."""
+    model, inputs, expected = build("llava")
+
+    class Placeholders(Scripted):
+        def __init__(self) -> None:
+            super().__init__([IMAGE] * COUNT, 2, 0.0, gamma=3)
+
+    method = Placeholders()
+    assert decode(model, inputs, method) == expected
+    assert not any(r.drafted for r in method.last.rounds)

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from families.builders import plain
+from families.proof import COUNT, Scripted, decode, two_images
 from families.saved import PROCESSORS, save, unmade
 from typer.testing import CliRunner
 
@@ -14,6 +16,7 @@ from fastvlm_bench.drafts import Manifest
 from fastvlm_bench.imitation_head import Draft, describe_target, new_head
 from fastvlm_bench.models.load import load_target
 from fastvlm_bench.record import read_run
+from fastvlm_bench.suite import load_suite
 
 FAST = ("llava", "qwen2_vl")
 Saved = tuple[str, Path, Path]  # name, checkpoint folder, draft folder
@@ -80,6 +83,17 @@ def test_check(saved: Saved, call: Callable[..., Any]) -> None:
     assert {"class", "text l", "cache", "prompting", "prompt", "vocabulary", "memory"} <= rows.keys()
     assert rows["draft"].endswith("fits: exit 2, attention head") or "refused" in rows["draft"]
     assert result.stdout.count("verification matches a full pass") == 4
+
+
+def test_two_images_in_one_prompt(saved: Saved) -> None:
+    name, folder, _ = saved
+    target = load_target(str(folder), device="cpu")
+    inputs = two_images(target, load_suite("coco-caption", limit=2))
+    if inputs is None:
+        pytest.skip("its template or processor takes one image")
+    expected = plain(target.model, inputs, COUNT)
+    for exit_layer in (1, 3):
+        assert decode(target.model, inputs, Scripted(expected, exit_layer, gamma=3)) == expected, name
 
 
 def test_half_precision(saved: Saved, call: Callable[..., Any], tmp_path: Path) -> None:
