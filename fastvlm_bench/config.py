@@ -17,6 +17,7 @@ from typing import Any
 from fastvlm_bench.batches import check_batches
 from fastvlm_bench.drafts import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
+from fastvlm_bench.metrics import parse_variants
 from fastvlm_bench.sampling import check_sampling, generation
 from fastvlm_bench.stopping import check_stopping
 from fastvlm_bench.suite_definition import read_definition
@@ -240,6 +241,10 @@ class RunConfig:
         for name in ("warmup", "seed"):
             _whole(name, getattr(self, name), 0, (1 << 63) - 1 if name == "seed" else math.inf)
         _whole("threads", self.threads, 1, os.cpu_count() or 1)
+        if not 0 < self.margin <= 100:
+            raise UsageError(f"--margin is {self.margin:g}; it must be above 0 and at most 100, points of 100")
+        parse_variants(self.variants)
+        _whole("top_k", self.top_k, 1)
         check_loading(device=self.device, dtype=self.dtype, device_map=self.device_map, attn=self.attn,
                       quantize=self.quantize)  # fmt: skip
         if not self.suites or len(set(self.suites)) != len(self.suites):
