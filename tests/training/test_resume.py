@@ -276,3 +276,30 @@ def test_the_command_killed_and_interrupted(given: dict[str, Any], whole: Path, 
     assert "saved" in done.stdout and weights(out) == weights(whole)
     other = subprocess.run([*command(given, out), "--seed", "9"], capture_output=True, text=True, timeout=100)
     assert other.returncode == 2 and "other settings (seed 0 there, 9 now)" in other.stderr + other.stdout
+
+
+def test_exit_that_was_chosen_is_kept(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` takes the best predicted speed-up; a training that goes on does not choose again."""
+    given = {**given, "exit_layers": ("auto",), "heads": ("linear",), "refine_updates": 0, "updates": 2}
+    dear = Costs(1.0, 0.5, [1.0] * 11)
+    monkeypatch.setattr(fit, "measure_costs", lambda _, __, ___, draft: COSTS if draft.exit_layer == 2 else dear)
+    out, asked = tmp_path / "draft", list[int]()
+    choose, start = fit.Training._choose_exit, fit.Training._start
+
+    def counted(self: Any, *args: Any) -> None:
+        asked.append(1)
+        choose(self, *args)
+
+    def stops(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit.Training, "_choose_exit", counted)
+    monkeypatch.setattr(fit.Training, "_start", stops)
+    assert fit.train(TrainSettings(**given, out=str(out))) == 130
+    monkeypatch.setattr(fit.Training, "_start", start)
+    assert fit.train(TrainSettings(**given, out=str(out))) == 0
+    assert asked == [1]
+    (line, *_) = curve(out)
+    speedups = {place: own["speedup"] for place, own in line["exits"].items()}
+    assert list(speedups) == ["1", "2"] and line["chosen"] == 2 == int(max(speedups, key=lambda p: speedups[p]))
+    assert json.loads((out / "manifest.json").read_text())["exit_layer"] == 2
