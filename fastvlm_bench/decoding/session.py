@@ -49,9 +49,7 @@ class Session:
         # Layers whose KV is the image's and does not grow with the text (Mllama): never rolled back.
         text = model.config.get_text_config(decoder=True)
         self.fixed = frozenset(getattr(text, "cross_attention_layers", None) or ())
-        self.placeholders = frozenset(
-            token for name in PLACEHOLDERS if isinstance(token := getattr(model.config, name, None), int)
-        )
+        self.placeholders = placeholders(model)
         eos = generation_config.eos_token_id
         self.end_tokens = frozenset([eos] if isinstance(eos, int) else eos or [])
         # The two usual criteria are checked on Python numbers; any other one is asked token by token.
@@ -245,3 +243,8 @@ class Session:
 def text_cache(cache: Any) -> Any:
     """The part of a cache that grows with the text: an encoder-decoder's cross-attention does not."""
     return getattr(cache, "self_attention_cache", cache)
+
+
+def placeholders(model: Any) -> frozenset[int]:
+    """The token ids that stand for images or video in a prompt; as drafts they are never right."""
+    return frozenset(token for name in PLACEHOLDERS if isinstance(token := getattr(model.config, name, None), int))

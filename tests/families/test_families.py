@@ -11,14 +11,15 @@ from families.shapes import IMAGE, LAYERS
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.layerskip import LayerSkip
 from fastvlm_bench.decoding.self_check import self_check
+from fastvlm_bench.decoding.session import placeholders
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.heads import new_head
 from fastvlm_bench.imitation_head import Draft
 
 FAST = ("llava", "gemma3", "mllama", "florence2")
-NO_ATTENTION_HEAD = {"mllama": (1, 3), "lfm2_vl": (2, 4)}
-"""Exits whose next layer looks at the image only, or is a convolution: its copy makes no head, and is refused."""
+NO_ATTENTION_HEAD = {"mllama": (1, 3)}
+"""Exits whose next layer looks at the image only: its copy makes no head, and is refused."""
 
 
 @pytest.fixture(
@@ -48,7 +49,9 @@ def test_perfect_draft(family: Any) -> None:
     model, inputs, expected = family
     method = Scripted(expected, 2, 0.0, gamma=5)
     assert decode(model, inputs, method) == expected
-    assert len(method.last.rounds) == 4  # 23 tokens after the first, 6 a round
+    # 23 tokens after the first, 6 a round; an image placeholder, which random weights may well say, is never drafted.
+    said = sum(token in placeholders(model) for token in expected[1:])
+    assert 4 <= len(method.last.rounds) <= 4 + said
 
 
 def test_attention_head(family: Any, request: pytest.FixtureRequest) -> None:
