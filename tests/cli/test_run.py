@@ -50,7 +50,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_table(ran: Any) -> None:
     result, _, run = ran
     assert "identical on 4 of 4" in result.stdout and "embedded (rendered scenes)" in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 100
+    lines = [line for line in result.stdout.splitlines() if not line.startswith("records: ")]  # a path is not broken
+    assert max(map(len, lines)) <= 100
     for method in run.meta["methods"]:
         assert method["label"] in result.stdout
 

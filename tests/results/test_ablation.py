@@ -1,0 +1,41 @@
+"""The committed ablation is what its records say, and what the table says of a draft comes from its manifest."""
+
+import csv
+import io
+from pathlib import Path
+
+from fastvlm_bench.ablation import COLUMNS, ablation_csv, ablation_markdown, ablation_rows
+from fastvlm_bench.record import Run, read_run
+
+FOLDER = Path(__file__).parents[2] / "results" / "ablation"
+
+
+def runs() -> list[Run]:
+    """The runs of the committed table: the plain target's, then those of models that were fine-tuned."""
+    found = [read_run(path.parent) for path in sorted(FOLDER.glob("*/run.json"))]
+    return sorted(found, key=lambda run: "phase_1" in run.meta["model"])
+
+
+def test_the_committed_table_is_what_the_records_say() -> None:
+    rows = ablation_rows(runs())
+    assert (FOLDER / "ablation.md").read_text(encoding="utf-8") == ablation_markdown(rows)
+    assert (FOLDER / "ablation.csv").read_text(encoding="utf-8") == ablation_csv(rows)
+
+
+def test_rows_tell_drafts_raw_exits_and_targets_apart() -> None:
+    rows = ablation_rows(runs())
+    raw = [row for row in rows if row["draft"] == "layerskip"]
+    assert raw and all(row["parameters"] == 0 and row["losses"] == "" and row["held_out_alpha"] is None for row in raw)
+    trained = {row["draft"]: row for row in rows if row["parameters"]}
+    assert "kd" not in trained["attention-no-kd"]["losses"] and "kd 1" in trained["attention-exit1"]["losses"]
+    assert trained["attention-no-refinement"]["refined"] == "no" and trained["attention-exit1"]["refined"] == "yes"
+    tuned = [row for row in rows if row["target"] != "tiny"]
+    assert tuned and all("phase 1" in row["target"] and row["quality_change"] for row in tuned)
+    assert not any(row["quality_change"] for row in rows if row["target"] == "tiny")
+
+
+def test_csv_has_every_column_at_full_precision() -> None:
+    rows = ablation_rows(runs())
+    read = list(csv.DictReader(io.StringIO(ablation_csv(rows))))
+    assert list(read[0]) == list(COLUMNS) and len(read) == len(rows)
+    assert [float(line["decode_speedup"]) for line in read] == [row["decode_speedup"] for row in rows]
