@@ -68,7 +68,8 @@ def open_folder(settings: TrainSettings) -> None:
     """Make the folder, or check that what lies there is this very training."""
     folder = Path(settings.out)
     path = folder / SETTINGS
-    if path.is_file() and not settings.restart:
+    begun = any((folder / name).is_file() for name in (STATE, ANSWERS, backbone.STATE))
+    if path.is_file() and begun and not settings.restart:  # settings alone are of a start that was refused
         stored = json.loads(path.read_text(encoding="utf-8"))
         ours = json.loads(json.dumps(settings.learns()))
         differing = [key for key, value in ours.items() if stored["learns"].get(key) != value]

@@ -10,6 +10,7 @@ from typing import Any
 from fastvlm_bench.config import DEVICES, DTYPES, check_writable
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.models.names import check_model_name, layer_count
+from fastvlm_bench.suite_definition import read_definition
 from fastvlm_bench.training.recipe import Recipe
 
 AUTO = "auto"
@@ -133,6 +134,8 @@ class TrainSettings:
     def validate(self) -> "TrainSettings":
         """Check the names and the disk. Returns itself."""
         check_model_name(self.model)
+        for name in self.suites:
+            read_definition(name)
         self.places()
         layers = layer_count(self.model)
         for recipe in self.recipes(1 if self.automatic else None):

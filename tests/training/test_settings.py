@@ -117,3 +117,9 @@ def test_what_a_training_is(tmp_path: Path) -> None:
     assert own.sha256() == settings(tmp_path, device="cpu", threads=1, micro=2, push="a/b", restart=True).sha256()
     for change in ({"lr": 0.02}, {"seed": 1}, {"batch": 8}, {"heads": ("mlp",)}, {"dtype": "bfloat16"}):
         assert own.sha256() != settings(tmp_path, **change).sha256(), change
+
+
+def test_an_unknown_suite_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown suite 'describ'.*did you mean 'describe'"):
+        TrainSettings(out=str(tmp_path / "draft"), suites=("describ",)).validate()
+    assert not (tmp_path / "draft").exists()
