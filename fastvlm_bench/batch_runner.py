@@ -68,20 +68,16 @@ class BatchRunner(Runner):
                     )
                     self.first_call_s.setdefault(label, trace.ttft_s + trace.decode_s)
 
-    def fastest_threads(self, suite: Suite, candidates: Sequence[int], rounds: int = 3) -> int:
-        """The CPU thread count at which the reference decodes a batch fastest."""
+    def reference_decoding(self, suite: Suite) -> Callable[[], float]:
+        """The same of the suite's last batch."""
         inputs, _ = self._batch(list(suite.samples[-self.size :]))
         reference = self.batched[self.methods[0].label]
-        seconds = dict.fromkeys(candidates, 0.0)
-        for attempt in range(rounds + 1):
-            for threads in candidates:
-                torch.set_num_threads(threads)
-                trace = measure_batch(reference, self.target.model, inputs, self.limit(suite), None, self.generation)
-                if attempt:  # the first decoding at a new thread count starts the threads
-                    seconds[threads] += trace.ttft_s + trace.decode_s
-        best = min(candidates, key=lambda threads: seconds[threads])
-        torch.set_num_threads(best)
-        return best
+
+        def decode() -> float:
+            trace = measure_batch(reference, self.target.model, inputs, self.limit(suite), None, self.generation)
+            return trace.ttft_s + trace.decode_s
+
+        return decode
 
     def run(
         self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None],

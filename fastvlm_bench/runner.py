@@ -95,17 +95,26 @@ class Runner:
 
         Interleaved; the smallest total of `rounds` decodings of one sample wins.
         """
-        inputs, reference = self.inputs(suite.samples[-1]), self.methods[0].method
-        seconds = dict.fromkeys(candidates, 0.0)
+        decode, seconds = self.reference_decoding(suite), dict.fromkeys(candidates, 0.0)
         for attempt in range(rounds + 1):
             for threads in candidates:
                 torch.set_num_threads(threads)
-                trace = measure(reference, self.target.model, inputs, self.limit(suite), None, self.generation)
+                took = decode()
                 if attempt:  # the first decoding at a new thread count starts the threads
-                    seconds[threads] += trace.ttft_s + trace.decode_s
+                    seconds[threads] += took
         best = min(candidates, key=lambda threads: seconds[threads])
         torch.set_num_threads(best)
         return best
+
+    def reference_decoding(self, suite: Suite) -> Callable[[], float]:
+        """Decodes the suite's last sample with the reference at each call, and returns its seconds."""
+        inputs, reference = self.inputs(suite.samples[-1]), self.methods[0].method
+
+        def decode() -> float:
+            trace = measure(reference, self.target.model, inputs, self.limit(suite), None, self.generation)
+            return trace.ttft_s + trace.decode_s
+
+        return decode
 
     def run(
         self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None],
