@@ -109,7 +109,10 @@ def differences(old: Any, new: Any) -> list[str]:
 
 
 def lock_folder(folder: Path) -> int:
-    """The descriptor of the locked lock file. UsageError, naming the process, if another writer holds it."""
+    """The descriptor of the locked lock file. UsageError, naming the process, if another writer holds it.
+
+    What a writer that was killed between writing and renaming (`write_atomically`) left in the folder is removed.
+    """
     import fcntl  # POSIX only; reading results must work everywhere
 
     path = folder / LOCK_FILE
@@ -126,5 +129,7 @@ def lock_folder(folder: Path) -> int:
             if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, b"%d\n" % os.getpid())
+                for left in folder.glob(".*.tmp"):  # the lock is ours: nobody is still writing them
+                    left.unlink(missing_ok=True)
                 return descriptor
         os.close(descriptor)

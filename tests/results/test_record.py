@@ -289,6 +289,25 @@ writer.append(made[2])
         assert len((tmp_path / "run" / "samples.jsonl.torn").read_bytes()) == 40
 
 
+def test_a_writer_killed_while_replacing_run_json_leaves_no_litter(fake: SimpleNamespace, tmp_path: Path) -> None:
+    meta, made = start(fake, tmp_path / "run", lines=2)
+    code = """
+import os, sys
+from pathlib import Path
+from fastvlm_bench.record import RunWriter
+os.replace = lambda *_: os.kill(os.getpid(), 9)
+RunWriter.resume(Path(sys.argv[1]), sys.argv[2])
+"""
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run"), meta["config_sha256"]],
+                            cwd=Path(__file__).parents[2])  # fmt: skip
+    assert killed.returncode == -9 and list((tmp_path / "run").glob(".run.json.*"))
+    with RunWriter.resume(tmp_path / "run", meta["config_sha256"]) as writer:
+        for line in made[2:]:
+            writer.append(line)
+        writer.finish("success")
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["run.json", "samples.jsonl"]
+
+
 def test_short_writes_are_completed(fake: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meta, made = fake.made(suites=[fake.suite(n=1)])
     real = os.write
