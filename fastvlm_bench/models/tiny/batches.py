@@ -4,39 +4,29 @@ Each batch is a pure function of (seed, stage, index), so a resumed training see
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from fastvlm_bench.models.tiny import language
+from fastvlm_bench.models.tiny import language, questions
 from fastvlm_bench.models.tiny.checkpoint import PATCH, PATCHES
-from fastvlm_bench.models.tiny.scenes import (
-    BACKGROUNDS,
-    CELL,
-    COLORS,
-    GRID,
-    IMAGE_SIZE,
-    PATTERNS,
-    SHAPES,
-    SIZES,
-    Scene,
-    render,
-    sample_scene,
-)  # fmt: skip
+from fastvlm_bench.models.tiny.pictures import CELL, IMAGE_SIZE, render
+from fastvlm_bench.models.tiny.scenes import COLORS, GRID, KINDS, PLACES, SIZES, TIMES, Scene, sample_scene
 
 LABELS = {
-    "shape": len(SHAPES) + 1, "color": len(COLORS) + 1, "size": len(SIZES) + 1, "pattern": len(PATTERNS) + 1,
-    "background": len(BACKGROUNDS), "cell": GRID * GRID,
+    "kind": len(KINDS) + 1, "color": len(COLORS) + 1, "size": len(SIZES) + 1, "place": len(PLACES),
+    "time": len(TIMES), "cell": GRID * GRID,
 }  # fmt: skip
 # Two-step look-ups are learnt last, so they are asked most often.
-WEIGHTS = {"color": 3, "size": 2, "pattern": 3, "where": 3, "relation": 4, "shape": 2, "exists": 3, "count-shape": 2,
-           "count-color": 2, "what-at": 1, "count": 1, "background": 1}  # fmt: skip
+WEIGHTS = {"color": 3, "size": 2, "where": 2, "relation": 4, "side": 4, "which": 2, "exists": 3, "count-kind": 2,
+           "count-color": 2, "what-at": 2, "count": 1, "place": 1, "time": 1, "knowledge": 3}  # fmt: skip
 
 
 def pixels(scenes: list[Scene]) -> Tensor:
-    """What the processor makes of the rendered scenes: (images, 3, 96, 96), scaled to [-1, 1]."""
+    """What the processor makes of the rendered scenes: (images, 3, 120, 120), scaled to [-1, 1]."""
     array = np.stack([np.asarray(render(scene)) for scene in scenes])
     return torch.from_numpy(array).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
@@ -46,16 +36,16 @@ def patch_labels(scenes: list[Scene]) -> dict[str, Tensor]:
     side = IMAGE_SIZE // PATCH
     cells = [(p // side) * PATCH // CELL * GRID + (p % side) * PATCH // CELL for p in range(side * side)]
     table = {name: torch.zeros(len(scenes), PATCHES, dtype=torch.long) for name in LABELS}
+    table["cell"][:] = torch.tensor(cells)
+    kinds = list(KINDS)
     for i, scene in enumerate(scenes):
-        held = {o.cell: o for o in scene.objects}
-        for patch, cell in enumerate(cells):
-            table["background"][i, patch] = list(BACKGROUNDS).index(scene.background)
-            table["cell"][i, patch] = cell
-            if item := held.get(cell):
-                table["shape"][i, patch] = 1 + SHAPES.index(item.shape)
-                table["color"][i, patch] = 1 + list(COLORS).index(item.color)
-                table["size"][i, patch] = 1 + list(SIZES).index(item.size)
-                table["pattern"][i, patch] = 1 + PATTERNS.index(item.pattern)
+        table["place"][i] = PLACES.index(scene.place)
+        table["time"][i] = TIMES.index(scene.time)
+        for item in scene.objects:
+            own = [patch for patch, cell in enumerate(cells) if cell == item.cell]
+            table["kind"][i, own] = 1 + kinds.index(item.kind)
+            table["color"][i, own] = 1 + COLORS.index(item.color)
+            table["size"][i, own] = 1 + SIZES.index(item.size)
     return table
 
 
@@ -80,30 +70,33 @@ class Packer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, row_tokens: int) -> None:
         self.tokenizer, self.row_tokens = tokenizer, row_tokens
-        encode = self.encode
+        self.encode = encode = lru_cache(maxsize=50_000)(self._encode)  # most questions come again and again
         self.prefix = encode("<s>USER: " + "<image>" * PATCHES)
         whole = encode(f"<s>USER: {'<image>' * PATCHES}\nWhat is it? ASSISTANT: red</s>")
         if whole != self.prefix + encode("\nWhat is it? ASSISTANT:") + encode(" red</s>"):
             raise RuntimeError("conversations do not tokenise piece by piece as they do whole")
 
-    def encode(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def conversations(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
         """(prompt, answer, weight of an answer token) in the order in which they are packed."""
-        out = []
-        if rng.random() < 0.3:
-            out.append((language.DESCRIBE_PROMPT, language.description(scene), 0.4))
+        out, drawn = [], rng.random()
+        if drawn < 0.3:
+            asked_for = language.DESCRIBE_PROMPT if rng.random() < 0.9 else language.LONG_PROMPT
+            out.append((asked_for, language.description(scene), 0.4))
+        elif drawn < 0.45:
+            *told, last = questions.dialog(scene, rng, int(rng.integers(2, 11)))
+            history = " ".join(f"q: {q.text} a: {q.answer}" for q in told)
+            out.append((f"Dialog history: {history}\n Question: {last.text} Short answer:", last.answer, 1.0))
         if rng.random() < 0.5:
             variant = 0 if rng.random() < 0.8 else int(rng.integers(1, language.CAPTION_VARIANTS))
-            out.append((language.CAPTION_PROMPT, language.caption(scene, variant), 0.4))
-        asked: list[language.Question] = []
-        for _ in range(4):
-            asked += [q for q in language.questions(scene, rng) if rng.random() < WEIGHTS[q.kind] / 4]
-        for question in asked:
-            ending = language.SHORT_ANSWER if rng.random() < 0.25 else ""
-            out.append((question.text + ending, question.answer, 1.0))
-        return out
+            asked_for = language.CAPTION_PROMPT if rng.random() < 0.9 else language.PHOTO_PROMPT
+            out.append((asked_for, language.caption(scene, variant), 0.4))
+        asked: list[questions.Question] = []
+        for _ in range(3):
+            asked += [q for q in questions.questions(scene, rng) if rng.random() < WEIGHTS[q.kind] / 4]
+        return out + [(questions.prompt(q, rng), q.answer, 1.0) for q in asked]
 
     def rows(self, count: int, rng: np.random.Generator) -> Rows:
         scenes = [sample_scene(rng, held_out=False) for _ in range(count)]

@@ -15,12 +15,12 @@ from transformers import (
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from fastvlm_bench.models.tiny.scenes import IMAGE_SIZE
+from fastvlm_bench.models.tiny.pictures import IMAGE_SIZE
 
-PATCH = 16
+PATCH = 20
 PATCHES = (IMAGE_SIZE // PATCH) ** 2
 WIDTH = 192
-VOCABULARY = 640
+VOCABULARY = 1024
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
 CHAT_TEMPLATE = (
     "<s>{% for message in messages %}{% if message['role'] == 'user' %}USER: "
@@ -33,7 +33,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of at most 640 entries: any text has tokens, and the LM head stays cheap."""
+    """Byte-level BPE of at most 1,024 entries: any text has tokens, and the LM head stays cheap."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

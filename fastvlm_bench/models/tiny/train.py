@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from fastvlm_bench.models.tiny import language
+from fastvlm_bench.models.tiny import language, questions
 from fastvlm_bench.models.tiny.batches import LABELS, Packer, patch_labels, pixels
 from fastvlm_bench.models.tiny.checkpoint import WIDTH, build_config, build_processor, build_tokenizer, save
 from fastvlm_bench.models.tiny.scenes import sample_scene
@@ -37,13 +37,17 @@ SAVE_EVERY_S = 120.0
 
 def tokenizer_texts(seed: int, scenes: int = 3000) -> list[str]:
     """A sample of everything that is ever said, to learn the vocabulary from."""
-    rng, texts = np.random.default_rng(seed), [language.CAPTION_PROMPT, language.DESCRIBE_PROMPT] * 50
+    prompts = [language.CAPTION_PROMPT, language.PHOTO_PROMPT, language.DESCRIBE_PROMPT, language.LONG_PROMPT]
+    rng, texts = np.random.default_rng(seed), prompts * 50
     for _ in range(scenes):
         scene = sample_scene(rng, held_out=False)
         texts += [language.caption(scene, v) for v in range(language.CAPTION_VARIANTS)]
         texts.append(language.description(scene))
-        for q in language.questions(scene, rng):
-            texts.append(f"USER: \n{q.text}{language.SHORT_ANSWER} ASSISTANT: {q.answer}")
+        for q in questions.questions(scene, rng):
+            texts.append(f"USER: \n{q.text}{questions.UNANSWERABLE}{questions.SHORT_ANSWER} ASSISTANT: {q.answer}")
+            texts.append(f"Question: {q.text} Short answer: {q.answer}")
+        told = " ".join(f"q: {q.text} a: {q.answer}" for q in questions.dialog(scene, rng, 3))
+        texts.append(f"Dialog history: {told}\n Question:")
     return texts
 
 
@@ -150,7 +154,7 @@ def tower_stage(model: LlavaForConditionalGeneration, images: int, **options: An
         states = nn.functional.layer_norm(states, (WIDTH,))
         total, right = torch.zeros(()), {}
         labels = patch_labels(scenes)
-        occupied = labels["shape"] > 0
+        occupied = labels["kind"] > 0
         for name, probe in probes.items():
             logits = probe(states)
             total = total + nn.functional.cross_entropy(logits.flatten(0, 1), labels[name].flatten())
@@ -206,7 +210,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
-        "--updates", type=int, nargs=3, default=[2500, 3000, 1600], metavar=("TOWER", "LANGUAGE", "DEEPEN")
+        "--updates", type=int, nargs=3, default=[1500, 4000, 1000], metavar=("TOWER", "LANGUAGE", "DEEPEN")
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
