@@ -30,7 +30,7 @@ def test_training_of_the_embedded_model_resumes_exactly(tmp_path: Path) -> None:
         loss, calls = halted.loss, []
 
         def stop_after_three(rng: Any) -> Any:
-            if len(calls) == 3:
+            if len(calls) == 3 * train.HALVES:
                 halted.save(3)
                 raise KeyboardInterrupt
             calls.append(1)

@@ -37,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-EMBEDDED = ("coco-caption", "describe", "gqa", "nocaps", "pope", "visdial-gen", "vqav2")
+EMBEDDED = ("coco-caption", "describe", "gqa", "nocaps", "okvqa", "pope", "visdial-gen", "vqav2")
 UNSCORED = {"coco-caption-long", "llava-bench", "mm-vet", "vqav2-long"}
 
 

@@ -114,7 +114,7 @@ def main() -> None:
     with safe_open(args.checkpoint / "model.safetensors", framework="numpy") as weights:
         scores["parameters"] = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
     updates = " ".join(str([line for line in log if line["stage"] == stage][-1]["done"]) for stage in STAGES)
-    command = f"python -m fastvlm_bench.models.tiny.train --out DIR --threads 2 --updates {updates}"
+    command = f"python -m fastvlm_bench.models.tiny.train --out DIR --updates {updates}"
     shutil.copy(args.training / "log.jsonl", args.checkpoint / "training_log.jsonl")
     (args.checkpoint / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
     (args.checkpoint / "README.md").write_text(card(log, scores, command), encoding="utf-8")

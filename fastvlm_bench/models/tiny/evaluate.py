@@ -1,6 +1,6 @@
 """Held-out skill of the embedded model: `python -m fastvlm_bench.models.tiny.evaluate [--model DIR] [--json FILE]`.
 
-VQA exact match by kind of question, caption scores, and the share of facts that a long description states rightly.
+VQA exact match by kind of question, caption scores, and the share of a long description's sentences that are right.
 """
 
 import argparse
@@ -16,8 +16,9 @@ import torch
 
 from fastvlm_bench.metrics import bleu4, cider_d
 from fastvlm_bench.models.load import Target, load_target
-from fastvlm_bench.models.tiny import language
-from fastvlm_bench.models.tiny.scenes import Scene, render, sample_scene
+from fastvlm_bench.models.tiny import language, questions
+from fastvlm_bench.models.tiny.pictures import render
+from fastvlm_bench.models.tiny.scenes import Scene, sample_scene
 from fastvlm_bench.training.answers import greedy_answers
 from fastvlm_bench.training.samples import TrainingSample
 
@@ -36,13 +37,10 @@ def answers(target: Target, asked: Sequence[tuple[Scene, str]], most: int) -> li
 
 
 def facts(scene: Scene, text: str) -> tuple[int, int]:
-    """(right, all) facts of a description: its opening, and each object with all its attributes in its place."""
-    sentences = text.split(".")
-    right = sum(
-        any(language.noun(o)[2:] in s and f"in the {o.position}" in s.lower() for s in sentences) for o in scene.objects
-    )
-    opening = language.description(scene).split(".")[0]
-    return right + int(sentences[0] == opening), len(scene.objects) + 1
+    """(right, all) sentences of the description: each states the place, a row of things, a relation or a number."""
+    right = language.description(scene).split(". ")
+    said = text.split(". ")
+    return sum(line in said for line in right), len(right)
 
 
 def _word_for_word(scene: Scene, text: str) -> bool:
@@ -53,8 +51,8 @@ def evaluate(target: Target, scenes: int) -> dict[str, Any]:
     """Scores on `scenes` held-out scenes; see the module's docstring."""
     rng = np.random.default_rng(SEED)
     worlds = [sample_scene(rng, held_out=True) for _ in range(scenes)]
-    asked = [(scene, q) for scene in worlds for q in language.questions(scene, rng)]
-    said = answers(target, [(s, q.text + language.SHORT_ANSWER) for s, q in asked], 8)
+    asked = [(scene, q) for scene in worlds for q in questions.questions(scene, rng)]
+    said = answers(target, [(s, questions.suite_prompt(q)) for s, q in asked], 8)
     right, total = Counter[str](), Counter[str]()
     for (_, question), answer in zip(asked, said, strict=True):
         total[question.kind] += 1

@@ -65,9 +65,12 @@ def prompt(question: Question, rng: np.random.Generator) -> str:
     drawn = rng.random()
     if drawn < 0.1:
         return f"Question: {question.text} Short answer:"
-    if drawn < 0.25:
-        return question.text + (UNANSWERABLE if question.kind == "knowledge" else "") + SHORT_ANSWER
-    return question.text
+    return suite_prompt(question) if drawn < 0.25 else question.text
+
+
+def suite_prompt(question: Question) -> str:
+    """The question as the suites ask it by default: OK-VQA's words for questions of knowledge, else VQAv2's."""
+    return question.text + (UNANSWERABLE if question.kind == "knowledge" else "") + SHORT_ANSWER
 
 
 def dialog(scene: Scene, rng: np.random.Generator, rounds: int) -> list[Question]:

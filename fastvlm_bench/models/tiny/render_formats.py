@@ -1,7 +1,6 @@
 """The embedded splits of nocaps, gqa, pope and visdial-gen: annotation files over images that other splits have.
 
-Called by `render_suites`, with its held-out scenes. OK-VQA has no embedded split: it asks for knowledge from outside
-the image, of which this world has none.
+Called by `render_suites`, with its held-out scenes.
 """
 
 import json
@@ -12,19 +11,20 @@ from typing import Any
 import numpy as np
 
 from fastvlm_bench.models.tiny import language
-from fastvlm_bench.models.tiny.scenes import COLORS, SHAPES, Scene
+from fastvlm_bench.models.tiny.pictures import IMAGE_SIZE
+from fastvlm_bench.models.tiny.questions import dialog, questions
+from fastvlm_bench.models.tiny.scenes import KINDS, Scene
 
-GEOMETRIC = ("circle", "square", "triangle", "star", "cross")
-"""Shapes that are figures. The others depict things; the domains of the embedded nocaps part the two."""
+IN_COCO = ("ball", "bird", "boat", "car", "cat", "dog", "kite", "umbrella")
+"""Kinds that are among COCO's eighty. The domains of the embedded nocaps part them from the others, as nocaps does."""
 STRUCTURE = {
-    "color": ("query", "attr"), "size": ("choose", "attr"), "pattern": ("query", "attr"), "where": ("query", "rel"),
-    "what-at": ("query", "obj"), "shape": ("query", "cat"), "background": ("query", "global"),
-    "exists": ("verify", "obj"), "relation": ("verify", "rel"),
+    "color": ("query", "attr"), "size": ("choose", "attr"), "where": ("query", "rel"), "what-at": ("query", "obj"),
+    "which": ("query", "cat"), "place": ("query", "global"), "time": ("query", "global"), "exists": ("verify", "obj"),
+    "relation": ("verify", "rel"), "side": ("choose", "rel"),
 }  # fmt: skip
 """Kind of question -> GQA's structural and semantic type. GQA does not count, so questions of number are left out."""
-INFO = {"description": "Rendered scenes of fastvlm-bench's embedded world; not the real data set", "version": "1"}
+INFO = {"description": "Rendered scenes of fastvlm-bench's embedded world; not the real data set", "version": "2"}
 ROUNDS = 10
-Named = tuple[str, str]
 
 
 def _write(path: Path, value: Any) -> None:
@@ -33,13 +33,13 @@ def _write(path: Path, value: Any) -> None:
 
 
 def nocaps(out: Path, scenes: list[Scene]) -> None:
-    """COCO's form with a domain each, over the images of `describe`: figures alone, both, depicted things alone."""
+    """COCO's form with a domain each, over the images of `describe`: in if all kinds are COCO's, out if none is."""
     images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     for number, scene in enumerate(scenes, 1):
-        figures = sum(o.shape in GEOMETRIC for o in scene.objects)
-        domain = "in" if figures == len(scene.objects) else "near" if figures else "out"
+        known = sum(o.kind in IN_COCO for o in scene.objects)
+        domain = "in" if known == len(scene.objects) else "near" if known else "out"
         images.append({"id": number, "open_images_id": f"{number:012d}", "file_name": f"{number:012d}.png",
-                       "height": 96, "width": 96, "domain": f"{domain}-domain"})  # fmt: skip
+                       "height": IMAGE_SIZE, "width": IMAGE_SIZE, "domain": f"{domain}-domain"})  # fmt: skip
         for variant in range(language.CAPTION_VARIANTS):
             text = language.caption(scene, variant)
             annotations.append({"id": len(annotations) + 1, "image_id": number, "caption": text})
@@ -51,9 +51,10 @@ def gqa(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
     """GQA's form over the images of `vqav2`: one answer a question, no counting."""
     rng, asked = np.random.default_rng(seed), dict[str, Any]()
     for number, scene in enumerate(scenes, 1):
-        own = [q for q in language.questions(scene, rng) if q.kind in STRUCTURE][:each]
+        own = [q for q in questions(scene, rng) if q.kind in STRUCTURE][:each]
         for index, question in enumerate(own):
             structural, semantic = STRUCTURE[question.kind]
+            structural = "verify" if question.answer in ("yes", "no") else structural
             asked[f"{number:04d}{index:02d}"] = {
                 "question": question.text, "imageId": f"COCO_embedded_{number:012d}", "answer": question.answer,
                 "isBalanced": False, "types": {"structural": structural, "semantic": semantic},
@@ -61,30 +62,30 @@ def gqa(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
     _write(out / "gqa" / "embedded_questions.json", asked)
 
 
-def pope(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
-    """POPE's three files over the images of `vqav2`: `each` objects that are there and as many that are not.
+def pope(out: Path, scenes: list[Scene], seed: int, *, images: int, each: int) -> None:
+    """POPE's three files and its words, over images of `vqav2`: `each` kinds that are there, as many that are not.
 
-    An object is a colour and a shape. Those that are not there are drawn from all (random), from the most frequent
-    ones (popular), or from the colours and shapes of the image's own objects, wrongly paired (adversarial). POPE's own
-    questions end with "in the image", words that the embedded model was never taught: with them it says yes too often.
+    Those that are not there are drawn from all kinds (random), from the most frequent ones (popular), or from those
+    that are most often seen with the image's own (adversarial), as POPE draws them.
     """
-    everything = [(color, shape) for color in COLORS for shape in SHAPES]
-    frequent = Counter((o.color, o.shape) for scene in scenes for o in scene.objects)
+    held = [sorted({o.kind for o in scene.objects}) for scene in scenes]
+    frequent = Counter(kind for kinds in held for kind in kinds)
+    chosen = [number for number, kinds in enumerate(held) if len(kinds) >= each][:images]
     for place, sampling in enumerate(("random", "popular", "adversarial")):
         rng, lines = np.random.default_rng(seed + place), list[str]()
-        for number, scene in enumerate(scenes, 1):
-            there = sorted({(o.color, o.shape) for o in scene.objects})
-            mixed = sorted({(a.color, b.shape) for a in scene.objects for b in scene.objects} - set(there))
-            drawn: list[Named] = [everything[i] for i in rng.permutation(len(everything))]
-            first = {"random": [], "popular": [name for name, _ in frequent.most_common(20)], "adversarial": mixed}
-            absent = [name for name in dict.fromkeys([*first[sampling], *drawn]) if name not in there]
+        for number in chosen:
+            there = held[number]
+            near = Counter(other for kinds in held for kind in there if kind in kinds for other in kinds)
+            drawn = [list(KINDS)[i] for i in rng.permutation(len(KINDS))]
+            first = {"random": [], "popular": [kind for kind, _ in frequent.most_common(8)],
+                     "adversarial": [kind for kind, _ in near.most_common()]}  # fmt: skip
+            absent = [kind for kind in dict.fromkeys([*first[sampling], *drawn]) if kind not in there][:each]
             present = [there[i] for i in rng.permutation(len(there))][:each]
-            for yes, no in zip(present, absent, strict=False):
-                for (color, shape), label in ((yes, "yes"), (no, "no")):
-                    article = "an" if color[0] in "aeiou" else "a"
+            for yes, no in zip(present, absent, strict=True):
+                for kind, label in ((yes, "yes"), (no, "no")):
                     lines.append(json.dumps({
-                        "question_id": len(lines) + 1, "image": f"COCO_embedded_{number:012d}.png",
-                        "text": f"Is there {article} {color} {shape}?", "label": label,
+                        "question_id": len(lines) + 1, "image": f"COCO_embedded_{number + 1:012d}.png",
+                        "text": f"Is there {language.article(kind)} in the image?", "label": label,
                     }, separators=(",", ":")))  # fmt: skip
         path = out / "pope" / f"embedded_pope_{sampling}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,14 +94,15 @@ def pope(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
 
 def visdial(out: Path, scenes: list[Scene], seed: int) -> None:
     """VisDial 1.0's form over the images of `vqav2`, ten rounds a dialog, without the options that it ranks."""
-    rng, questions, answers, dialogs = np.random.default_rng(seed), dict[str, int](), dict[str, int](), []
+    rng, texts, answers, dialogs = np.random.default_rng(seed), dict[str, int](), dict[str, int](), []
     for number, scene in enumerate(scenes, 1):
-        texts = {q.text: q.answer for _ in range(3) for q in language.questions(scene, rng)}
         turns = [
-            {"question": questions.setdefault(text.removesuffix("?").lower(), len(questions)),
-             "answer": answers.setdefault(answer, len(answers))}
-            for text, answer in list(texts.items())[:ROUNDS]
-        ]  # fmt: skip
+            {
+                "question": texts.setdefault(turn.text, len(texts)),
+                "answer": answers.setdefault(turn.answer, len(answers)),
+            }
+            for turn in dialog(scene, rng, ROUNDS)
+        ]
         dialogs.append({"image_id": number, "caption": language.caption(scene, 0), "dialog": turns})
-    data = {"dialogs": dialogs, "questions": list(questions), "answers": list(answers)}
+    data = {"dialogs": dialogs, "questions": list(texts), "answers": list(answers)}
     _write(out / "visdial" / "visdial_1.0_embedded.json", {"split": "embedded", "version": "1.0", "data": data})

@@ -1,20 +1,25 @@
 """Train the embedded vision-language model from scratch: `python -m fastvlm_bench.models.tiny.train --out DIR`.
 
-Three stages, each a pure function of the seed and the thread count, each resumable from its last checkpoint:
+Three stages, each a pure function of the seed, each resumable from its last checkpoint:
 
 tower     the SigLIP tower learns what lies in each cell, through a linear probe that is thrown away
 language  projector and a decoder of 8 layers learn to answer, caption and describe; the tower is frozen
 deepen    every decoder layer becomes three (its residual branches divided by three: one Euler step in three), and
           the decoder of 24 layers is trained on with the same loss
 
-The loss is next-token cross-entropy at the last layer, nothing else: no exit ever has a loss of its own.
+The loss is next-token cross-entropy at the last layer, nothing else: no exit ever has a loss of its own. Every batch is
+made, and its gradient taken, in two halves by two threads: they meet once an update, not once an operation, so that
+a busy neighbour on one core does not slow down the other.
 """
 
 import argparse
 import json
 import math
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,7 @@ from fastvlm_bench.muon import Muon
 SHALLOW, COPIES = 8, 3
 ROW_TOKENS = 256
 SAVE_EVERY_S = 120.0
+HALVES = 2
 
 
 def tokenizer_texts(seed: int, scenes: int = 3000) -> list[str]:
@@ -82,6 +88,8 @@ class Stage:
         self.warmup = warmup
         self.name, self.module, self.loss, self.updates, self.seed, self.out = name, module, loss, updates, seed, out
         self.lr, self.optimisers = lr, optimisers(module, lr)
+        self.params = [p for p in module.parameters() if p.requires_grad]
+        self.threads = ThreadPoolExecutor(HALVES, initializer=partial(torch.set_num_threads, 1))
 
     @property
     def path(self) -> Path:
@@ -92,6 +100,20 @@ class Stage:
                  "optimisers": [o.state_dict() for o in self.optimisers] if done < self.updates else []}  # fmt: skip
         torch.save(state, self.path.with_suffix(".tmp"))
         self.path.with_suffix(".tmp").replace(self.path)
+
+    def _half(self, rng: np.random.Generator) -> tuple[float, dict[str, float], tuple[Tensor, ...]]:
+        loss, values = self.loss(rng)
+        gradients = torch.autograd.grad(loss, self.params, allow_unused=True, materialize_grads=True)
+        return loss.item(), values, gradients
+
+    def _take_gradients(self, done: int) -> dict[str, float]:
+        """Leave the mean of the halves' gradients in the parameters; the means of what is logged."""
+        rngs = [np.random.default_rng([self.seed, *self.name.encode(), done, half]) for half in range(HALVES)]
+        halves = list(self.threads.map(self._half, rngs))
+        for param, *gradients in zip(self.params, *(half[2] for half in halves), strict=True):
+            param.grad = torch.stack(gradients).mean(dim=0)
+        logged = [{"loss": loss, **values} for loss, values, _ in halves]
+        return {key: float(np.mean([one[key] for one in logged])) for key in logged[0]}
 
     def _trim_log(self, done: int) -> None:
         """Forget what was logged after the checkpoint: it will be trained, and logged, again."""
@@ -118,17 +140,14 @@ class Stage:
             for optimiser in self.optimisers:
                 for group in optimiser.param_groups:
                     group["lr"] = self.lr * rate(done, self.updates, self.warmup)
-            rng = np.random.default_rng([self.seed, *self.name.encode(), done])
-            loss, values = self.loss(rng)
-            if not math.isfinite(loss.item()):
-                raise SystemExit(f"loss is {loss.item()} at update {done} of stage {self.name}")
-            self.module.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_([p for p in self.module.parameters() if p.grad is not None], 1.0)
+            values = self._take_gradients(done)
+            if not math.isfinite(values["loss"]):
+                raise SystemExit(f"loss is {values['loss']} at update {done} of stage {self.name}")
+            nn.utils.clip_grad_norm_(self.params, 1.0)
             for optimiser in self.optimisers:
                 optimiser.step()
             done += 1
-            for key, value in {"loss": loss.item(), **values}.items():
+            for key, value in values.items():
                 logged.setdefault(key, []).append(value)
             if done % 25 == 0 or done == self.updates:
                 means = {k: round(float(np.nanmean(v)), 4) for k, v in logged.items()}
@@ -144,12 +163,13 @@ class Stage:
 
 
 def tower_stage(model: LlavaForConditionalGeneration, images: int, **options: Any) -> Stage:
-    """The tower and a linear probe on its patches; the probe also asks for the cell, so positions stay readable."""
+    """The tower and a linear probe on its patches, `images` an update; the probe also asks for the cell: positions stay
+    readable."""
     probes = nn.ModuleDict({name: nn.Linear(WIDTH, classes) for name, classes in LABELS.items()})
     tower = model.model.vision_tower
 
     def loss(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        scenes = [sample_scene(rng, held_out=False) for _ in range(images)]
+        scenes = [sample_scene(rng, held_out=False) for _ in range(images // HALVES)]
         states = tower(pixels(scenes)).last_hidden_state
         states = nn.functional.layer_norm(states, (WIDTH,))
         total, right = torch.zeros(()), {}
@@ -167,14 +187,15 @@ def tower_stage(model: LlavaForConditionalGeneration, images: int, **options: An
 def language_stage(
     name: str, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rows: int, **options: Any
 ) -> Stage:
-    """Weighted next-token cross-entropy over packed rows."""
+    """Weighted next-token cross-entropy over `rows` packed rows an update."""
     packer = Packer(tokenizer, ROW_TOKENS)
     image_id = tokenizer.convert_tokens_to_ids("<image>")
     model.model.vision_tower.requires_grad_(False)
+    one_at_a_time = threading.Lock()  # asking for hidden states patches the tower for the time of the call
 
     def loss(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        batch = packer.rows(rows, rng)
-        with torch.no_grad():
+        batch = packer.rows(rows // HALVES, rng)
+        with one_at_a_time, torch.no_grad():
             seen = model.model.vision_tower(batch.images, output_hidden_states=True).hidden_states[-1]
         embedded = model.get_input_embeddings()(batch.ids)
         features = model.model.multi_modal_projector(seen)
@@ -208,12 +229,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the final checkpoint folder")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
-        "--updates", type=int, nargs=3, default=[1500, 4000, 1000], metavar=("TOWER", "LANGUAGE", "DEEPEN")
+        "--updates", type=int, nargs=3, default=[1000, 3600, 1000], metavar=("TOWER", "LANGUAGE", "DEEPEN")
     )
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(tokenizer_texts(args.seed))

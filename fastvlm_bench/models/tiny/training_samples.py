@@ -5,11 +5,12 @@ from functools import partial
 import numpy as np
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.tiny import language
-from fastvlm_bench.models.tiny.scenes import render, sample_scene
+from fastvlm_bench.models.tiny import language, questions
+from fastvlm_bench.models.tiny.pictures import render
+from fastvlm_bench.models.tiny.scenes import Scene, sample_scene
 from fastvlm_bench.training.samples import TrainingSample
 
-SUITES = ("describe", "coco-caption", "vqav2")
+SUITES = ("describe", "coco-caption", "vqav2", "okvqa")
 
 
 def rendered_samples(suite: str, count: int, seed: int, *, held_out: bool) -> list[TrainingSample]:
@@ -27,8 +28,14 @@ def rendered_samples(suite: str, count: int, seed: int, *, held_out: bool) -> li
         elif suite == "coco-caption":
             prompt, reference = language.CAPTION_PROMPT, language.caption(scene, 0)
         else:
-            question = language.questions(scene, rng)[0]
-            prompt, reference = question.text + language.SHORT_ANSWER, question.answer
+            question = _question(scene, rng, knowledge=suite == "okvqa")
+            prompt, reference = questions.suite_prompt(question), question.answer
         key = f"{suite}/{'held-out' if held_out else 'train'}-{seed}-{number}"
         out.append(TrainingSample(key, key, prompt, partial(render, scene), (reference,)))
     return out
+
+
+def _question(scene: Scene, rng: np.random.Generator, *, knowledge: bool) -> questions.Question:
+    """A question that the picture answers, or one of knowledge where the scene allows one."""
+    asked = questions.knowledge_questions(scene, rng) if knowledge else []
+    return asked[0] if asked else next(q for q in questions.questions(scene, rng) if q.kind != "knowledge")
