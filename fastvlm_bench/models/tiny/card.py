@@ -12,6 +12,8 @@ from typing import Any
 
 from safetensors import safe_open
 
+from fastvlm_bench.models.tiny.scenes import COLORS, KINDS, PLACES, TIMES
+
 STAGES = {"tower": "loss", "language": "answer_tokens", "deepen": "answer_tokens"}
 
 
@@ -56,7 +58,8 @@ tags: [llava, tiny, speculative-decoding, fastvlm-bench]
 
 A LLaVA of {scores["parameters"] / 1e6:.1f} M parameters (SigLIP tower of 4 layers, two-layer projector, Llama
 decoder of 24 layers, width 192,
-vocabulary of {scores["vocabulary"]}), trained from scratch on rendered scenes of one to five coloured shapes on a grid.
+vocabulary of {scores["vocabulary"]}), trained from scratch on rendered scenes: a meadow, a beach, a lake, a snowy
+field or a street by day, at sunset or at night, with one to five things in it, from the sun to a snowman.
 It captions, describes and answers short questions about such scenes, and about nothing else. It exists so that
 self-speculative decoding can be measured, tested and understood without a download. It loads with plain
 `AutoProcessor` / `AutoModelForImageTextToText`.
@@ -84,19 +87,21 @@ questions; `python -m fastvlm_bench.models.tiny.evaluate --scenes {scores["scene
 | VQA exact match, all kinds | {100 * scores["vqa_exact_match"]:.1f} % |
 | caption CIDEr-D (five references, document frequencies of these scenes) | {scores["caption_cider_d"]:.3f} |
 | caption BLEU-4 | {scores["caption_bleu4"]:.3f} |
-| facts stated rightly in long descriptions | {100 * scores["description_facts"]:.1f} % |
-| long descriptions right word for word | {100 * scores["descriptions_word_for_word"]:.1f} % |
+| sentences of long descriptions that are right word for word | {100 * scores["description_facts"]:.1f} % |
+| whole long descriptions right word for word | {100 * scores["descriptions_word_for_word"]:.1f} % |
 
 | kind of question | exact match |
 |---|---|
 {kinds}
 
 ## Limits
-* Its world is ten shapes, eight colours, two sizes, three patterns, five backgrounds; it knows no photograph.
+* Its world is {len(KINDS)} kinds of things in {len(COLORS)} colours and two sizes, {len(PLACES)} places,
+  {len(TIMES)} times of day; it knows no photograph.
 * Kinds of question answered rightly less than 7 times in 10: {weak}. A yes-or-no question answered half the time is
   answered at chance.
-* Its language is a grammar of few templates. Drafting such text is easier than drafting English: acceptance here says
-  how the method works, not what a real model reaches.
+* Its knowledge of what no picture shows is a few dozen facts, asked in few ways.
+* Its language is a grammar of few sentence plans, and which plan it takes follows from the scene. Drafting such text is
+  easier than drafting English: acceptance here says how the method works, not what a real model reaches.
 * Weights are stored in float16 and trained in float32.
 * Layers of one triple start equal, so neighbouring layers may be more alike than in a decoder trained whole. What a raw
   exit reaches is measured in `results/` (method `layerskip`).
