@@ -43,7 +43,7 @@ def singles() -> list[dict[str, Tensor]]:
     made = []
     for seed, prompt in enumerate(PROMPTS):
         ids = torch.tensor([tokenizer.encode("<s>USER: " + "<image>" * 36 + prompt, add_special_tokens=False)])
-        pixels = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(seed))
+        pixels = torch.randn(1, 3, 120, 120, generator=torch.Generator().manual_seed(seed))
         made.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels})
     return made
 

@@ -35,7 +35,7 @@ def target() -> Any:
 def prompt() -> dict[str, Tensor]:
     _, tokenizer = random_llava(2)
     ids = torch.tensor([tokenizer.encode("<s>USER: " + "<image>" * 36 + PROMPT, add_special_tokens=False)])
-    pixels = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    pixels = torch.randn(1, 3, 120, 120, generator=torch.Generator().manual_seed(1))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
 
 

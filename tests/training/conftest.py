@@ -20,7 +20,7 @@ PROMPTS = ("Describe this image in detail.", "What is it?", "A short caption, pl
 
 
 def picture(seed: int) -> Image.Image:
-    pixels = torch.randint(0, 256, (96, 96, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (120, 120, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())
 
 

@@ -169,9 +169,11 @@ def description(scene: Scene, variant: int = 0) -> str:
 def _opening(scene: Scene) -> str:
     count = len(scene.objects)
     things = f"{NUMBERS[count]} thing{'s' if count > 1 else ''} to see"
+    be = "is" if count == 1 else "are"
     if scene.time == "night":
-        be = "is" if count == 1 else "are"
         return f"it is night in this picture of {LANDSCAPE[scene.place]}, and there {be} {things}"
+    if scene.time == "sunset":
+        return f"the sun is going down over {LANDSCAPE[scene.place]}, where there {be} {things}"
     return f"this picture shows {LANDSCAPE[scene.place]} {moment(scene)}, with {things}"
 
 
@@ -180,6 +182,8 @@ def _rows(scene: Scene) -> list[str]:
     for row, lead in enumerate(ROWS[scene.place]):
         if items := [o for o in scene.objects if o.row == row]:
             lines.append(f"{HEAVENS[scene.time] if row == 0 else lead}, {_row(items, told)}")
+    if scene.time == "sunset":
+        return lines + _sizes(scene) + _whereabouts(scene) + _animals(scene)
     return lines + _whereabouts(scene) + _sizes(scene) + _animals(scene)
 
 
