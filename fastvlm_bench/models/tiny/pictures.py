@@ -64,15 +64,15 @@ def landscape(place: str, time: str, view: int) -> Image.Image:
         wavy(2 * CELL - 1, 2, rng.uniform(50, 90), lit((244, 250, 252)), side)
         wavy(2 * CELL + 2, 2, rng.uniform(60, 110), lit(GROUND_COLORS["beach"][0]), side)
     if place == "street":
-        for x in range(int(rng.integers(-12, 0)), side, 15):  # a far town
+        for left in range(int(rng.integers(-12, 0)), side, 15):  # a far town
             top = horizon - int(rng.integers(3, 11))
-            draw.rectangle([x * _FINE, top * _FINE, (x + 12) * _FINE, (horizon + 1) * _FINE],
+            draw.rectangle([left * _FINE, top * _FINE, (left + 12) * _FINE, (horizon + 1) * _FINE],
                            fill=mix(lit((150, 158, 178)), SKY_COLORS[time][1], 0.4))  # fmt: skip
         draw.rectangle([0, (2 * CELL + 2) * _FINE, side * _FINE, side * _FINE], fill=lit(ROAD))
         draw.rectangle([0, (2 * CELL - 3) * _FINE, side * _FINE, (2 * CELL + 2) * _FINE], fill=lit((204, 204, 206)))
         start = int(rng.integers(-10, 10))
-        for x in range(start, side, 24):
-            draw.rectangle([x * _FINE, 112 * _FINE, (x + 12) * _FINE, 114 * _FINE], fill=lit((240, 236, 220)))
+        for left in range(start, side, 24):
+            draw.rectangle([left * _FINE, 112 * _FINE, (left + 12) * _FINE, 114 * _FINE], fill=lit((240, 236, 220)))
     if place in ("lake", "beach"):
         for _ in range(7):
             x = rng.uniform(0, side - 10)

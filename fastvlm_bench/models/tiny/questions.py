@@ -56,7 +56,7 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
     if facts := known(scene, pick):
         category, text, answer = pick(facts)
         out.append(Question("knowledge", text, answer, category))
-    rng.shuffle(out)  # type: ignore[arg-type]
+    rng.shuffle(out)
     return out
 
 
@@ -82,7 +82,7 @@ def dialog(scene: Scene, rng: np.random.Generator, rounds: int) -> list[Question
 def knowledge_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """All questions of knowledge that the scene allows, in random order."""
     out = [Question("knowledge", text, answer, category) for category, text, answer in known(scene, picker(rng))]
-    rng.shuffle(out)  # type: ignore[arg-type]
+    rng.shuffle(out)
     return out
 
 

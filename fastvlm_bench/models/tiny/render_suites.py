@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from fastvlm_bench.models.tiny import language, render_formats
 from fastvlm_bench.models.tiny.pictures import IMAGE_SIZE, render
@@ -40,7 +41,7 @@ def _images(scenes: list[Scene], folder: Path, pattern: str) -> list[dict[str, A
     rows = []
     for number, scene in enumerate(scenes, 1):
         name = pattern % number
-        render(scene).quantize(PALETTE, kmeans=1, dither=0).save(folder / name, optimize=True)
+        render(scene).quantize(PALETTE, kmeans=1, dither=Image.Dither.NONE).save(folder / name, optimize=True)
         rows.append({"id": number, "file_name": name, "height": IMAGE_SIZE, "width": IMAGE_SIZE, "license": 1})
     return rows
 
