@@ -16,7 +16,7 @@ PAINT: dict[str, Color] = {
     "blue": (50, 98, 220), "purple": (140, 66, 180), "pink": (248, 146, 196), "brown": (134, 84, 46),
     "white": (250, 250, 250), "gray": (150, 152, 158), "black": (48, 48, 56),
 }  # fmt: skip
-PIXELS = {"small": 25, "large": 37}  # how wide and high
+PIXELS = {"small": 27, "large": 38}  # how wide and high
 FLOATING = ("sun", "moon", "star", "cloud", "bird", "balloon", "kite", "boat", "duck", "fish")  # throw no shadow
 FINE = 6  # drawn this many times larger, then averaged
 WOOD, GLASS, INK, CREAM, BEAK = (112, 72, 42), (176, 216, 240), (34, 34, 40), (252, 246, 232), (244, 146, 40)
