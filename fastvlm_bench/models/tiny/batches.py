@@ -21,8 +21,9 @@ LABELS = {
     "time": len(TIMES), "cell": GRID * GRID,
 }  # fmt: skip
 # Two-step look-ups are learnt last, so they are asked most often.
-WEIGHTS = {"color": 3, "size": 2, "where": 2, "relation": 4, "side": 4, "which": 2, "exists": 3, "count-kind": 2,
+WEIGHTS = {"color": 3, "size": 2, "where": 2, "relation": 6, "side": 4, "which": 2, "exists": 3, "count-kind": 2,
            "count-color": 2, "what-at": 2, "count": 1, "place": 1, "time": 1, "knowledge": 3}  # fmt: skip
+TEXT_WEIGHT = 0.8  # of a token of a caption or description, beside 1 for an answer's: they are many, and alike
 
 
 def pixels(scenes: list[Scene]) -> Tensor:
@@ -82,17 +83,17 @@ class Packer:
     def conversations(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
         """(prompt, answer, weight of an answer token) in the order in which they are packed."""
         out, drawn = [], rng.random()
-        if drawn < 0.3:
+        if drawn < 0.4:
             asked_for = language.DESCRIBE_PROMPT if rng.random() < 0.9 else language.LONG_PROMPT
-            out.append((asked_for, language.description(scene), 0.4))
-        elif drawn < 0.45:
+            out.append((asked_for, language.description(scene), TEXT_WEIGHT))
+        elif drawn < 0.55:
             *told, last = questions.dialog(scene, rng, int(rng.integers(2, 11)))
             history = " ".join(f"q: {q.text} a: {q.answer}" for q in told)
             out.append((f"Dialog history: {history}\n Question: {last.text} Short answer:", last.answer, 1.0))
         if rng.random() < 0.5:
             variant = 0 if rng.random() < 0.8 else int(rng.integers(1, language.CAPTION_VARIANTS))
             asked_for = language.CAPTION_PROMPT if rng.random() < 0.9 else language.PHOTO_PROMPT
-            out.append((asked_for, language.caption(scene, variant), 0.4))
+            out.append((asked_for, language.caption(scene, variant), TEXT_WEIGHT))
         asked: list[questions.Question] = []
         for _ in range(3):
             asked += [q for q in questions.questions(scene, rng) if rng.random() < WEIGHTS[q.kind] / 4]

@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the final checkpoint folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--updates", type=int, nargs=3, default=[2000, 3600, 1000], metavar=("TOWER", "LANGUAGE", "DEEPEN")
+        "--updates", type=int, nargs=3, default=[2000, 6000, 1000], metavar=("TOWER", "LANGUAGE", "DEEPEN")
     )
     args = parser.parse_args()
     torch.set_num_threads(1)
