@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastvlm_bench.drafts import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
-from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.models.layers import decoder_layers, output_embeddings
 
 
 class ImitationHead(nn.Module):
@@ -147,7 +147,7 @@ def new_head(kind: str, model: Any, exit_layer: int, options: Mapping[str, int] 
         raise UsageError(f"unknown head '{kind}': one of {', '.join(HEADS)}{did_you_mean(kind, HEADS)}")
     above = list(decoder_layers(model)[exit_layer:])
     like = next(above[0].parameters())
-    width = model.get_output_embeddings().in_features
+    width = output_embeddings(model).in_features
     return HEADS[kind](above, width, **(options or {})).to(like.device, like.dtype)
 
 

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 
 from fastvlm_bench.clock import Clock
+from fastvlm_bench.decoding.recurrent_state import can_roll_back
 from fastvlm_bench.decoding.self_check import one_line, self_check
 from fastvlm_bench.decoding.session import Session, text_cache
 from fastvlm_bench.drafts import read_manifests
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.models.memory_need import free_bytes
 from fastvlm_bench.models.prompting import prompting
@@ -39,10 +41,10 @@ def preflight(target: Target, suite: Suite, limit: int) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "class": type(model).__name__, "layers_path": layers_path(target), "layers": len(target.layers),
         "caches": _count(type(layer).__name__ for layer in layers),
-        "croppable": bool(getattr(probe.cache, "is_croppable", False)),
+        "croppable": can_roll_back(probe.cache, target.layers),
         "prompting": prompting(target.processor, model.config.model_type), "prompt": target.render(sample.prompt),
         "prompt_tokens": inputs["input_ids"].shape[1], **_placeholder(target, inputs),
-        "vocabulary": model.get_output_embeddings().weight.shape[0],
+        "vocabulary": output_embeddings(model).weight.shape[0],
         "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
         "kv_bytes": probe.bytes_at(limit), "free_bytes": free_bytes(target.device),
     }  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
+from fastvlm_bench.decoding.recurrent_state import can_roll_back
 from fastvlm_bench.decoding.session import Session
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.imitation_head import Draft
@@ -98,7 +99,7 @@ class _Probe:
         with gate.installed(self.draft.new_cache() if self.draft else None):
             tokens = self._prefill(session, input_ids)
             self._check_kinds(session)
-            session.record_past()
+            session.record_past(gate.head_cache)
             for attempt in range(2):  # the second attempt must not see that the first was ever made
                 gate.kept.clear()
                 gate.mode, kwargs = Mode.DRAFT, dict(session.kwargs)
@@ -118,7 +119,7 @@ class _Probe:
     def _prefill(self, session: Session, input_ids: torch.Tensor) -> list[int]:
         """Read the prompt; returns the tokens to feed: the prompt's last, or, for an encoder-decoder, its answer's."""
         session.prefill()
-        if not getattr(session.cache, "is_croppable", False):
+        if not can_roll_back(session.cache, decoder_layers(session.model)):
             raise UsageError(
                 f"{type(session.model).__name__} keeps state that cannot be rolled back "
                 f"({type(session.cache).__name__}); use --method standard"

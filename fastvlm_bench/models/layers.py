@@ -1,5 +1,7 @@
-"""Finds the text decoder's layers in any vision-language model of `transformers`."""
+"""Finds the text decoder's layers in any vision-language model of `transformers`, and lends modules other forwards."""
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -15,6 +17,14 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     return found
 
 
+def output_embeddings(model: Any) -> Any:
+    """The LM head; that of the language model inside where the outer one does not tell (Nemotron-H Omni)."""
+    for module in (model, *model.children()):
+        if hasattr(module, "get_output_embeddings") and (found := module.get_output_embeddings()) is not None:
+            return found
+    raise UsageError(f"{type(model).__name__} has no LM head that can be found; see `models`")
+
+
 def vision_module(model: Any) -> nn.Module | None:
     """The image encoder, or None where it cannot be told by name; used to time it, nothing else."""
     for name, module in model.named_modules():
@@ -26,3 +36,20 @@ def vision_module(model: Any) -> nn.Module | None:
 def _longest(decoder: nn.Module) -> nn.ModuleList | None:
     lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
     return max(lists, key=len, default=None)
+
+
+@contextmanager
+def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Give each module another `forward` for a time, and restore its own exactly."""
+    before = []
+    try:
+        for module, forward in forwards:
+            before.append((module, module.__dict__.get("forward")))  # set where accelerate has hooked it
+            module.forward = forward
+        yield
+    finally:
+        for module, own in before:
+            if own is None:
+                del module.forward
+            else:
+                module.forward = own

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
+from fastvlm_bench.decoding.recurrent_state import undoable
 from fastvlm_bench.decoding.session import Session
 from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.prediction import Costs
 
@@ -48,16 +50,17 @@ class _Probe:
         if self.draft is None:
             session.prefill()
             session.record_past()
-            for attempt in range(2 * POSITIONS):
-                _, seconds = self._timed(session, 1, [], dict(session.kwargs))
-                session.roll_back(1)
-                self.full += [seconds] if attempt >= POSITIONS else []  # the first passes are slower
+            with undoable(decoder_layers(model)):
+                for attempt in range(2 * POSITIONS):
+                    _, seconds = self._timed(session, 1, [], dict(session.kwargs))
+                    session.roll_back(1)
+                    self.full += [seconds] if attempt >= POSITIONS else []  # the first passes are slower
             return session.sequence
         gate = LayerGate.of(model, self.draft)
         tokens = (self.answer * POSITIONS)[:POSITIONS]
         with gate.installed(self.draft.new_cache()):
             session.prefill()
-            session.record_past()
+            session.record_past(gate.head_cache)
             for attempt in range(2):
                 for count in range(1, POSITIONS + 1):
                     drafted, verified = self._round(session, gate, tokens[: count - 1])

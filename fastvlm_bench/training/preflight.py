@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.settings import TrainSettings
 
@@ -26,8 +27,8 @@ def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None
     estimate = memory_estimate(settings, target)
     free = free_bytes(target.device)
     say(
-        f"{type(model).__name__}: {layers} layers, width {model.get_output_embeddings().in_features}, vocabulary "
-        f"{model.get_output_embeddings().out_features}, {target.device}, {str(model.dtype).removeprefix('torch.')}"
+        f"{type(model).__name__}: {layers} layers, width {output_embeddings(model).in_features}, vocabulary "
+        f"{output_embeddings(model).out_features}, {target.device}, {str(model.dtype).removeprefix('torch.')}"
     )
     known = "" if free is None else f" of {free / 1e9:.1f} GB free"
     say(
@@ -45,7 +46,7 @@ def memory_estimate(settings: TrainSettings, target: Target) -> dict[str, float]
     own logits once more.
     """
     layer = sum(p.numel() for p in target.layers[0].parameters())
-    output: Any = target.model.get_output_embeddings()
+    output: Any = output_embeddings(target.model)
     width, vocabulary = output.in_features, output.out_features
     recipes = settings.recipes(1 if settings.automatic else None)
     heads = sum(layer * recipe.depth or 6 * width * width for recipe in recipes)

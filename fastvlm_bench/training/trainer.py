@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastvlm_bench.errors import BenchError
 from fastvlm_bench.heads import ImitationHead, new_head
 from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.muon import Muon
 from fastvlm_bench.reduced_vocabulary import ReducedOutput
@@ -207,7 +208,7 @@ class HeadTrainer:
         head = student.head if dtype == torch.float32 else copy.deepcopy(student.head).to(dtype)
         output = None
         if self.output_ids is not None:
-            output = ReducedOutput(self.target.model.get_output_embeddings(), self.output_ids)
+            output = ReducedOutput(output_embeddings(self.target.model), self.output_ids)
         return Draft(student.recipe.exit_layer, head, None, output)
 
     def state(self) -> dict[str, Any]:

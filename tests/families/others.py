@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import transformers as hf
-from families.shapes import IMAGE, LAYERS, MROPE, QWEN_IDS, TEXT, VISION, VOCABULARY, WIDTH, Built, grid, pixels, prompt
+from families.shapes import IMAGE, LAYERS, TEXT, VISION, VOCABULARY, WIDTH, Built, pixels, prompt
 
 
 def mllama() -> Built:
@@ -166,20 +166,3 @@ def florence2() -> Built:
     model = hf.Florence2ForConditionalGeneration(config)
     model.generation_config.repetition_penalty = 3.0  # BART's post-norm decoder would repeat one token
     return model, {**prompt(17), "pixel_values": pixels(1, 3, 32, 32)}
-
-
-def qwen3_5() -> Built:
-    """Refused: its linear-attention layers keep a recurrent state."""
-    config = hf.Qwen3_5Config(
-        text_config={
-            **TEXT, "head_dim": 12, "linear_num_key_heads": 2, "linear_num_value_heads": 2,
-            "linear_key_head_dim": 8, "linear_value_head_dim": 8,
-            "layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention",
-                            "full_attention"],
-            "rope_parameters": {**MROPE, "mrope_interleaved": True, "partial_rotary_factor": 1.0},
-        }, vision_config=dict(
-            depth=2, hidden_size=32, out_hidden_size=WIDTH, num_heads=2, intermediate_size=64, patch_size=8,
-            num_position_embeddings=64,
-        ), **QWEN_IDS,
-    )  # fmt: skip
-    return hf.Qwen3_5ForConditionalGeneration(config), grid(8)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from families.builders import FAMILIES, build, plain, randomise
-from families.others import blip2_t5, gemma4, llama4, qwen3_5
+from families.others import blip2_t5, gemma4, llama4
 from families.proof import COUNT, GAMMAS, Scripted, decode
 from families.shapes import IMAGE, LAYERS
 
@@ -17,7 +17,7 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.heads import new_head
 from fastvlm_bench.imitation_head import Draft
 
-FAST = ("llava", "gemma3", "mllama", "florence2")
+FAST = ("llava", "gemma3", "mllama", "florence2", "qwen3_5")
 NO_ATTENTION_HEAD = {"mllama": (1, 3)}
 """Exits whose next layer looks at the image only: its copy makes no head, and is refused."""
 
@@ -91,18 +91,10 @@ def test_self_check(family: Any) -> None:
         assert self_check(model, inputs, exit_layer) < 1e-4
 
 
-def test_recurrent_state_is_refused() -> None:
-    model, inputs = qwen3_5()
-    randomise(model, 0)
-    with pytest.raises(UsageError, match="state that cannot be rolled back.*use --method standard") as caught:
-        self_check(model, inputs, 2)
-    assert "\n" not in str(caught.value)
-
-
 def test_t5_blocks_are_refused() -> None:
     model, inputs = blip2_t5()
     randomise(model, 0)
-    with pytest.raises(UsageError, match="cannot be decoded self-speculatively at exit 2: .*; use --method standard"):
+    with pytest.raises(UsageError, match="cannot be decoded self-speculatively.* exit 2.*; use --method standard"):
         self_check(model, inputs, 2)
 
 
