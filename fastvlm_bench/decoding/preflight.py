@@ -129,6 +129,7 @@ class _Prefill:
         for index, layer in enumerate(text_cache(self.cache).layers):
             size, length = _layer_bytes(layer)
             total += size * (1 + new_tokens / length) if length and index not in self.fixed else size
+            total += _state_bytes(layer)
         if (cross := getattr(self.cache, "cross_attention_cache", None)) is not None:
             total += sum(_layer_bytes(layer)[0] for layer in cross.layers)
         return int(total)
@@ -140,6 +141,12 @@ def _layer_bytes(layer: Any) -> tuple[int, int]:
     if keys is None or values is None:
         return 0, 0
     return keys.numel() * keys.element_size() + values.numel() * values.element_size(), keys.shape[-2]
+
+
+def _state_bytes(layer: Any) -> int:
+    """Bytes of states that do not grow with the text: convolutions' and recurrent ones."""
+    parts = (getattr(layer, name, {}) for name in ("conv_states", "recurrent_states"))
+    return sum(state.nbytes for part in parts for state in part.values() if state is not None)
 
 
 def _check_draft(folder: Path, target: Target, inputs: dict[str, Any]) -> str:

@@ -103,13 +103,25 @@ def qwen3_vl(model: Any) -> Any:
     return _qwen(hf.Qwen3VLProcessor)
 
 
-def glm4v(model: Any) -> Any:
+def lfm3_vl(model: Any) -> Any:
+    return _qwen(hf.Lfm3VlProcessor)
+
+
+def _glm(kind: str) -> Any:
     marks = ("<|image|>", "<|video|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>",
              "<|end_of_video|>")  # fmt: skip
-    images = pil("Glm4v", patch_size=PATCH, size={"shortest_edge": 16 * 64, "longest_edge": 2 * 16 * 64})
-    return hf.Glm4vProcessor(
+    images = pil(kind, patch_size=PATCH, size={"shortest_edge": 16 * 64, "longest_edge": 2 * 16 * 64})
+    return getattr(hf, f"{kind}Processor")(
         images, tokenizer(*marks), chat_template=template("<|begin_of_image|><|image|><|end_of_image|>", "")
     )
+
+
+def glm4v(model: Any) -> Any:
+    return _glm("Glm4v")
+
+
+def glm5_next(model: Any) -> Any:
+    return _glm("Glm5Next")
 
 
 IDEFICS = ("<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", "<video>")
@@ -246,14 +258,14 @@ PROCESSORS: dict[str, Callable[[Any], Any]] = {
     for f in (
         llava, llava_next, llava_onevision, qwen2_vl, qwen2_5_vl, qwen3_vl, glm4v, idefics2, idefics3, smolvlm,
         paligemma, gemma3, gemma4, internvl, mllama, blip2, instructblip, mistral3, pixtral, aya_vision, lfm2_vl,
-        llama4, kosmos2, florence2,
+        llama4, kosmos2, florence2, glm5_next, lfm3_vl,
     )
-} | {"paligemma2": paligemma}  # fmt: skip
+} | {"paligemma2": paligemma, "qwen3_5": qwen3_vl, "qwen3_5_moe": qwen3_vl}  # fmt: skip
 
 
 MISSING = {
     "smolvlm": "torchvision", "mistral3": "torchvision", "pixtral": "torchvision", "lfm2_vl": "torchvision",
-    "llama4": "torchvision",
+    "llama4": "torchvision", "nemotron_h_omni": "torchvision", "inkling": "torchvision", "minicpmv4_6": "torchvision",
 }  # fmt: skip
 """The package without which a family's own processor cannot be made."""
 
