@@ -1,5 +1,6 @@
 """Families whose text layers keep a recurrent state (gated delta nets, Kimi delta attention, Mamba 2) or convolve."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -152,3 +153,37 @@ def qwen4_exp() -> Built:
         }, vision_config=dict(QWEN_VISION), **QWEN_IDS,
     )  # fmt: skip
     return hf.Qwen4ExpForConditionalGeneration(config), grid(8)
+
+
+MAMBA: dict[str, Any] = dict(mamba_n_heads=4, mamba_d_head=24, mamba_n_groups=1, mamba_d_state=8, mamba_chunk_size=8)
+_KINDS = LINEAR["layer_types"]
+OTHER_TEXTS: dict[str, Callable[[], Any]] = {
+    "qwen3_next": lambda: hf.Qwen3NextConfig(**TEXT, **EXPERTS, **{k: LINEAR[k] for k in LINEAR if k[:4] != "rope"}),
+    "olmo_hybrid": lambda: hf.OlmoHybridConfig(
+        **TEXT, layer_types=_KINDS, linear_num_key_heads=2, linear_num_value_heads=2, linear_key_head_dim=8,
+        linear_value_head_dim=8,
+    ),
+    "bamba": lambda: hf.BambaConfig(**TEXT, **MAMBA, attn_layer_indices=[1, 4]),
+    "granitemoehybrid": lambda: hf.GraniteMoeHybridConfig(
+        **TEXT, **MAMBA, layer_types=_KINDS, num_local_experts=0, shared_intermediate_size=64,
+    ),
+    "kimi_linear": lambda: hf.KimiLinearConfig(
+        **{**TEXT, "num_key_value_heads": 4}, layer_types=_KINDS, linear_head_dim=8, linear_num_heads=2,
+        kv_lora_rank=16, q_lora_rank=None, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8, n_routed_experts=4,
+        num_experts_per_tok=2, moe_intermediate_size=32,
+    ),
+    "jamba": lambda: hf.JambaConfig(
+        **TEXT, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=8, expert_layer_offset=7, num_experts=2,
+        mamba_d_state=8, mamba_dt_rank=4,
+    ),
+    "falcon_h1": lambda: hf.FalconH1Config(**TEXT, **MAMBA, mamba_d_ssm=96),
+}  # fmt: skip
+"""Text models with recurrent layers that have no vision-language model of their own in `transformers`."""
+
+
+def llava_over(name: str) -> Built:
+    config = hf.LlavaConfig(
+        vision_config=hf.CLIPVisionConfig(**VISION), text_config=OTHER_TEXTS[name](), image_token_index=IMAGE,
+        vision_feature_select_strategy="default",
+    )  # fmt: skip
+    return hf.LlavaForConditionalGeneration(config), {**prompt(16), "pixel_values": pixels(1, 3, 32, 32)}

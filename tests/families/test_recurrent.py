@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from families.builders import build, plain, randomise
+from families.builders import build, plain, randomise, vary
 from families.proof import COUNT, Scripted, decode
-from families.recurrent import inkling2, qwen3_5, qwen4_exp
+from families.recurrent import OTHER_TEXTS, inkling2, llava_over, qwen3_5, qwen4_exp
 from transformers import DynamicCache
 
 from fastvlm_bench.clock import Clock
@@ -15,6 +15,7 @@ from fastvlm_bench.decoding.batch_check import batch_self_check
 from fastvlm_bench.decoding.control import Control
 from fastvlm_bench.decoding.early_exit import EarlyExit
 from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.decoding.measure import cache_bytes
 from fastvlm_bench.decoding.recurrent_state import RestorableLayer, make_restorable, undoable
 from fastvlm_bench.decoding.self_check import self_check
 from fastvlm_bench.decoding.session import Session
@@ -196,3 +197,35 @@ def test_what_was_not_kept_is_not_guessed() -> None:
     with pytest.raises(RuntimeError, match="from before the last rollback is not kept"):
         cache.layers[0].crop(-1)
     cache.layers[0].crop(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_TEXTS)
+def test_any_model_over_a_recurrent_text_model(name: str) -> None:
+    """What LLaVA is put over decodes exactly or is refused, never wrongly."""
+    torch.manual_seed(0)
+    model, inputs = llava_over(name)
+    expected = vary(model, inputs, COUNT)
+    assert len(set(expected)) >= 8
+    for exit_layer in (1, 3):
+        if reason := REFUSED.get(name):
+            with pytest.raises(UsageError, match=f"{reason}.*use --method standard"):
+                self_check(model, inputs, exit_layer)
+            continue
+        assert self_check(model, inputs, exit_layer) < 1e-4
+        for gamma in (2, 6):
+            assert decode(model, inputs, Scripted(expected, exit_layer, gamma=gamma)) == expected
+
+
+REFUSED = {"jamba": "differs from a full pass", "falcon_h1": "state that cannot be rolled back"}
+"""Mamba 1 starts each longer pass from nothing in transformers; Falcon-H1's layers attend and recur at once."""
+
+
+def test_memory_counts_states_once() -> None:
+    """By hand: three layers of 4 heads of 8 x 8, and 4 columns of 2 * (2 * 8) + 4 * 8 channels, in float32."""
+    model, inputs = qwen3_5()
+    cache = DynamicCache(config=model.config)
+    model(**inputs, past_key_values=cache)
+    tokens = inputs["input_ids"].shape[1]
+    attention = 2 * 2 * (2 * 12 * tokens) * 4  # two layers, keys and values, two heads of 12
+    assert cache_bytes(cache) == 3 * (4 * 8 * 8 + 4 * 64) * 4 + attention
