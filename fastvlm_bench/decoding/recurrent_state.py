@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.cache_utils import LinearAttentionLayer
 
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import replaced
 
 States = tuple[dict[int, Tensor | None], dict[int, Tensor | None]]
@@ -48,7 +49,7 @@ class RestorableLayer(LinearAttentionLayer):
             for index, size in self.conv_kernel_size.items():
                 if (states := self.conv_states[index]) is not None:
                     short = max(size - states.shape[-1], 0)
-                    self.conv_states[index] = nn.functional.pad(states, (short, 0))[..., -size:]
+                    self.conv_states[index] = nn.functional.pad(states, (short, 0))[..., -size:].contiguous()
         return _copies(self.conv_states), _copies(self.recurrent_states)
 
     def update_recurrent_state(self, recurrent_states: Tensor, state_idx: int = 0, **kwargs: Any) -> Tensor:
@@ -97,10 +98,18 @@ def make_restorable(cache: Any) -> None:
 
 
 def keep_passes(cache: Any) -> None:
-    """From now on the recurrent layers of `cache` keep what `crop` needs, as long as `undoable` lasts."""
+    """From now on the recurrent layers of `cache` keep what `crop` needs, as long as `undoable` lasts.
+
+    UsageError where one of them could only be rolled back to something wrong.
+    """
     make_restorable(cache)
     for layer in getattr(cache, "layers", ()):
-        if isinstance(layer, RestorableLayer) and recurs(layer):
+        if recurs(layer) and not isinstance(layer, RestorableLayer):
+            raise UsageError(
+                f"a {type(layer).__name__} with {layer.number_of_states} states of each kind cannot be rolled back: "
+                "the model can be decoded by --method standard or hf-generate only"
+            )
+        if recurs(layer):
             layer.passes = []
 
 

@@ -177,6 +177,8 @@ def test_state_outside_the_recurrence_is_refused() -> None:
     with pytest.raises(UsageError, match="state that cannot be rolled back.*use --method standard") as caught:
         self_check(model, inputs, 2)
     assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="cannot be rolled back: the model can be decoded by --method standard"):
+        decode(model, inputs, FastVLM(Draft(2, None), gamma=2))  # also where nothing was checked before
 
 
 def test_attention_over_earlier_layers_is_refused_by_the_measured_difference() -> None:
