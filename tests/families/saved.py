@@ -248,7 +248,7 @@ PROCESSORS: dict[str, Callable[[Any], Any]] = {
         paligemma, gemma3, gemma4, internvl, mllama, blip2, instructblip, mistral3, pixtral, aya_vision, lfm2_vl,
         llama4, kosmos2, florence2,
     )
-} | {"paligemma2": paligemma}  # fmt: skip
+} | {"paligemma2": paligemma, "blip2_t5": blip2, "instructblip_t5": instructblip}  # fmt: skip
 
 
 MISSING = {

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import transformers as hf
 from families.builders import FAMILIES, build, plain, randomise
 from families.others import blip2_t5, gemma4, llama4, qwen3_5
 from families.proof import COUNT, GAMMAS, Scripted, decode
@@ -16,8 +17,10 @@ from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.heads import new_head
 from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.models.t5 import shares_position_bias
 
-FAST = ("llava", "gemma3", "mllama", "florence2")
+FAST = ("llava", "gemma3", "mllama", "florence2", "blip2_t5")
 NO_ATTENTION_HEAD = {"mllama": (1, 3)}
 """Exits whose next layer looks at the image only: its copy makes no head, and is refused."""
 
@@ -99,11 +102,20 @@ def test_recurrent_state_is_refused() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_t5_blocks_are_refused() -> None:
-    model, inputs = blip2_t5()
-    randomise(model, 0)
-    with pytest.raises(UsageError, match="cannot be decoded self-speculatively at exit 2: .*; use --method standard"):
-        self_check(model, inputs, 2)
+def test_t5_lends_no_bias_to_blocks_that_have_their_own() -> None:
+    """UMT5's blocks each have a table of positions; only where the first alone has one is its bias handed on."""
+    model, _ = blip2_t5()
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 32}
+    assert shares_position_bias(decoder_layers(model)) and shares_position_bias(
+        hf.MT5Model(hf.MT5Config(**shape)).decoder.block
+    )
+    assert not shares_position_bias(hf.UMT5Model(hf.UMT5Config(**shape)).decoder.block)
+
+
+def test_the_decoder_of_an_encoder_decoder_is_gated() -> None:
+    """BLIP-2 tells of its whole text model, whose encoder may have as many layers, and comes first."""
+    model, _ = blip2_t5()
+    assert decoder_layers(model) is model.language_model.decoder.block
 
 
 def test_kv_sharing_past_the_donor_is_refused() -> None:
