@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
-import transformers
 from families.builders import FAMILIES, build, plain
 from families.shapes import VOCABULARY
 
@@ -175,12 +173,13 @@ def prove_two_images(model: Any, inputs: dict[str, Any], found: Proof) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Prove every family and write the table.")
     parser.add_argument("--out", type=Path, default=Path("results/families.md"))
-    parser.add_argument("--only", nargs="*", help="names of families; default: all")
+    parser.add_argument("--only", nargs="*", help="names of families; the others' proofs stay; default: all")
     chosen = parser.parse_args()
+    from families.proof_page import environment, keep
     from families.saved import PROCESSORS, unmade
 
     torch.set_num_threads(1)
-    proofs = []
+    made_with, proofs = environment(), []
     for name in chosen.only or FAMILIES:
         with tempfile.TemporaryDirectory() as folder:
             if (package := unmade(name)) or name not in PROCESSORS:
@@ -190,37 +189,7 @@ def main() -> None:
                 proof = prove_saved(name, Path(folder))
         print(name, proof.configurations, "configurations,", len(proof.differing), "differ", flush=True)
         proofs.append(proof)
-    chosen.out.write_text(render(proofs), encoding="utf-8")
-
-
-def render(proofs: list[Proof]) -> str:
-    """The page."""
-    lines = [
-        "# What was proven of each family", "",
-        "Written by `PYTHONPATH=.:tests python -m families.proof --out results/families.md`; not by hand.", "",
-        f"torch {torch.__version__}, transformers {transformers.__version__}, tokenizers {tokenizers.__version__}, "
-        "float32, CPU. Small random-weight instances of each family's own configuration. Source `folder`: weights and "
-        "the family's own processor saved, loaded by `load_target(FOLDER)` and asked the first sample of "
-        "`coco-caption`; `tensors`: the model alone, because its processor needs a package that was not installed.", "",
-        f"Identical: outputs of {COUNT} tokens equal to plain `generate`'s, over all configurations: standard; every "
-        f"exit layer at γ {', '.join(map(str, GAMMAS))} with drafts that are right about 7 times in 10; the raw exit; "
-        "EOS at three places; each untrained head at each exit where the self-check takes it (listed). Accepted and "
-        "rejected count draft tokens. Two images in one prompt, where template and processor take them: at two exits. "
-        "Largest difference: verification against full passes, relative to the largest "
-        "logit.", "",
-        "| family | source | caches | prompt | distinct tokens | identical | accepted | rejected | two images "
-        "| heads at exits | largest difference |", "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for p in proofs:
-        same = p.configurations - len(p.differing)
-        lines.append(
-            f"| {p.name} | {p.source} | {p.caches or '-'} | {p.prompting} | {p.distinct} of {p.tokens} "
-            f"| {same} of {p.configurations} | {p.accepted} | {p.rejected} | {p.two_images} "
-            f"| {'; '.join(p.heads)} | {p.worst:.0e} |"
-        )
-        if p.differing:
-            lines.append(f"| | differs: {', '.join(p.differing)} | | | | | | | | | |")
-    return "\n".join(lines) + "\n"
+    keep(chosen.out, proofs, made_with)
 
 
 if __name__ == "__main__":
