@@ -152,7 +152,7 @@ def prove_saved(name: str, folder: Path) -> Proof:
 
     target = load_target(str(save(name, folder)), device="cpu")
     suite = load_suite("coco-caption", limit=2)
-    facts = preflight(target, suite, COUNT)
+    facts = preflight(target, [suite], COUNT)
     inputs = target.encode(open_image(suite.samples[0]), suite.samples[0].prompt)
     more = two_images(target, suite)
     caches = ", ".join(f"{count} {kind.removesuffix('Layer')}" for kind, count in facts["caches"].items())
