@@ -66,9 +66,9 @@ class Proof:
     accepted: int = 0
     rejected: int = 0
     worst: float = 0.0
-    two_images: str = "-"
     differing: list[str] = field(default_factory=list)
     heads: list[str] = field(default_factory=list)
+    images: dict[str, str] = field(default_factory=dict)
 
 
 def prove(name: str, model: Any, inputs: dict[str, Any], source: str, caches: str, prompting: str) -> Proof:
@@ -115,23 +115,36 @@ def prove(name: str, model: Any, inputs: dict[str, Any], source: str, caches: st
     return found
 
 
-def two_images(target: Any, suite: Any) -> dict[str, Any] | None:
-    """Inputs of one prompt with two images, where the family's template and processor take them."""
+IMAGES_WITHOUT_TEMPLATE = {"paligemma": "<image><image>answer en What differs?"}
+"""Families whose text has no template, and which read more than one image all the same."""
+
+
+def several_images(target: Any, suite: Any, count: int = 2) -> dict[str, Any] | None:
+    """Inputs of one prompt with `count` images, words between them, where the family takes them; else None.
+
+    Three images: the first and the second have words between them, the second and the third have none.
+    """
     from fastvlm_bench.models.prompting import writes_special_tokens
     from fastvlm_bench.suite import open_image
 
-    if not writes_special_tokens(target.processor):
+    if writes_special_tokens(target.processor):
+        words, image = {"type": "text", "text": "and then "}, {"type": "image"}
+        parts = [image, image] if count == 2 else [image, words, *[image] * (count - 1)]
+        message = [{"role": "user", "content": [*parts, {"type": "text", "text": "Compare them."}]}]
+        text, special = target.processor.apply_chat_template(message, add_generation_prompt=True), False
+    elif (kind := target.model.config.model_type) in IMAGES_WITHOUT_TEMPLATE:
+        text, special = IMAGES_WITHOUT_TEMPLATE[kind].replace("<image><image>", "<image>" * count), True
+    else:
         return None
-    parts = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Compare them."}]
-    text = target.processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
-    images = [open_image(sample) for sample in suite.samples[:2]]
+    images, dtype = [open_image(sample) for sample in suite.samples[:count]], target.model.dtype
     for given in (images, [images]):
         try:
-            batch = target.processor(text=[text], images=given, return_tensors="pt", add_special_tokens=False)
-            plain(target.model, dict(batch), 2)
+            batch = target.processor(text=[text], images=given, return_tensors="pt", add_special_tokens=special)
+            batch = {key: value.to(dtype) if value.is_floating_point() else value for key, value in batch.items()}
+            plain(target.model, batch, 2)
         except (ValueError, TypeError, RuntimeError, AttributeError, IndexError):
             continue
-        return dict(batch)
+        return batch
     return None
 
 
@@ -151,23 +164,31 @@ def prove_saved(name: str, folder: Path) -> Proof:
     from fastvlm_bench.suite import load_suite, open_image
 
     target = load_target(str(save(name, folder)), device="cpu")
-    suite = load_suite("coco-caption", limit=2)
+    suite = load_suite("coco-caption", limit=3)
     facts = preflight(target, [suite], COUNT)
     inputs = target.encode(open_image(suite.samples[0]), suite.samples[0].prompt)
-    more = two_images(target, suite)
     caches = ", ".join(f"{count} {kind.removesuffix('Layer')}" for kind, count in facts["caches"].items())
     kind = "template" if facts["prompting"] == "chat template" else f"fallback {facts['prompt']!r}"
     proof = prove(name, target.model, inputs, "folder", caches, kind)
-    if more is not None:
-        prove_two_images(target.model, more, proof)
+    for count in (2, 3):
+        if (more := several_images(target, suite, count)) is not None:
+            proof.images[str(count)] = prove_images(target.model, more, proof)
     return proof
 
 
-def prove_two_images(model: Any, inputs: dict[str, Any], found: Proof) -> None:
-    """Add what two images in one prompt show: two exits, drafts that are mostly right."""
-    expected = plain(model, inputs, COUNT)
-    same = [decode(model, inputs, Scripted(expected, exit_layer, gamma=3)) == expected for exit_layer in (1, 3)]
-    found.two_images = f"{sum(same)} of {len(same)}"
+def prove_images(model: Any, inputs: dict[str, Any], found: Proof) -> str:
+    """ "n of m": prompts with several images, at every exit and γ, with drafts that are mostly right; and raw exits."""
+    expected, same = plain(model, inputs, COUNT), []
+    for exit_layer in range(1, found.layers):
+        for gamma in GAMMAS:
+            method: Any = Scripted(expected, exit_layer, gamma=gamma)
+            same.append(decode(model, inputs, method) == expected)
+            found.accepted += sum(r.accepted for r in method.last.rounds)
+            found.rejected += sum(r.tested - r.accepted for r in method.last.rounds)
+        same.append(decode(model, inputs, LayerSkip(exit_layer, gamma=4)) == expected)
+    if not all(same):
+        found.differing.append("several images")
+    return f"{sum(same)} of {len(same)}"
 
 
 def main() -> None:

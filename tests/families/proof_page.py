@@ -67,21 +67,23 @@ def render(known: dict[str, Any]) -> str:
         f"Identical: outputs of {COUNT} tokens equal to plain `generate`'s, over all configurations: standard; every "
         f"exit layer at γ {', '.join(map(str, GAMMAS))} with drafts that are right about 7 times in 10; the raw exit; "
         "EOS at three places; each untrained head at each exit where the self-check takes it (listed). Accepted and "
-        "rejected count draft tokens. Two images in one prompt, where template and processor take them: at two exits. "
-        "Largest difference: verification against full passes, relative to the largest logit.", "",
+        "rejected count draft tokens. Several images in one prompt, where template and processor take them: two, and "
+        "three with words between; every exit at every γ, and the raw exit. Largest difference: verification against "
+        "full passes, relative to the largest logit.", "",
         "| family | source | made with | caches | prompt | distinct tokens | identical | accepted | rejected "
-        "| two images | heads at exits | largest difference |", "|" + "---|" * 12,
+        "| 2 images | 3 images | heads at exits | largest difference |", "|" + "---|" * 13,
     ]  # fmt: skip
     for name, row in known.items():
         same = row["configurations"] - len(row["differing"])
         lines.append(
             f"| {name} | {row['source']} | {_letter(made.index(row['made_with']))} | {row['caches'] or '-'} "
             f"| {row['prompting']} | {row['distinct']} of {row['tokens']} | {same} of {row['configurations']} "
-            f"| {row['accepted']} | {row['rejected']} | {row['two_images']} | {'; '.join(row['heads'])} "
+            f"| {row['accepted']} | {row['rejected']} | {row['images'].get('2', '-')} "
+            f"| {row['images'].get('3', '-')} | {'; '.join(row['heads'])} "
             f"| {row['worst']:.0e} |"
         )
         if row["differing"]:
-            lines.append(f"| | differs: {', '.join(row['differing'])} |" + " |" * 10)
+            lines.append(f"| | differs: {', '.join(row['differing'])} |" + " |" * 11)
     return "\n".join(lines) + "\n"
 
 
