@@ -6,7 +6,7 @@ Each family is saved as a user has it, loaded through `load_target`, and asked a
 import argparse
 import random
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ class Proof:
     differing: list[str] = field(default_factory=list)
     heads: list[str] = field(default_factory=list)
     images: dict[str, str] = field(default_factory=dict)
+    half: dict[str, Any] = field(default_factory=dict)
 
 
 def prove(name: str, model: Any, inputs: dict[str, Any], source: str, caches: str, prompting: str) -> Proof:
@@ -155,8 +156,20 @@ def _range(exits: list[int]) -> str:
     return f"{exits[0]}-{exits[-1]}" if whole else ", ".join(map(str, exits))
 
 
+def prove_tensors(name: str, package: str) -> Proof:
+    """The model alone, with inputs as its processor would give them."""
+    from families.half import measure_half
+
+    model, inputs, _ = build(name)
+    proof = prove(name, model, inputs, f"tensors ({package} missing)", "", "-")
+    half = {key: value.to(torch.bfloat16) if value.is_floating_point() else value for key, value in inputs.items()}
+    proof.half = asdict(measure_half(model.to(torch.bfloat16), [half]))
+    return proof
+
+
 def prove_saved(name: str, folder: Path) -> Proof:
     """The same for a folder with weights and processor, through the public path."""
+    from families.half import measure_half
     from families.saved import save
 
     from fastvlm_bench.decoding.preflight import preflight
@@ -173,6 +186,9 @@ def prove_saved(name: str, folder: Path) -> Proof:
     for count in (2, 3):
         if (more := several_images(target, suite, count)) is not None:
             proof.images[str(count)] = prove_images(target.model, more, proof)
+    target = load_target(str(folder), device="cpu", dtype="bfloat16")
+    prompts = [target.encode(open_image(sample), sample.prompt) for sample in suite.samples[:2]]
+    proof.half = asdict(measure_half(target.model, prompts))
     return proof
 
 
@@ -204,8 +220,7 @@ def main() -> None:
     for name in chosen.only or FAMILIES:
         with tempfile.TemporaryDirectory() as folder:
             if (package := unmade(name)) or name not in PROCESSORS:
-                model, inputs, _ = build(name)
-                proof = prove(name, model, inputs, f"tensors ({package or 'timm'} missing)", "", "-")
+                proof = prove_tensors(name, package or "timm")
             else:
                 proof = prove_saved(name, Path(folder))
         print(name, proof.configurations, "configurations,", len(proof.differing), "differ", flush=True)

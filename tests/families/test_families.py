@@ -3,14 +3,17 @@
 from typing import Any
 
 import pytest
+import torch
 import transformers as hf
 from families.builders import FAMILIES, build, plain, randomise
+from families.half import measure_half
 from families.others import blip2_t5, gemma4, llama4, qwen3_5
 from families.proof import COUNT, GAMMAS, Scripted, decode
 from families.shapes import IMAGE, LAYERS
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.layerskip import LayerSkip
+from fastvlm_bench.decoding.losslessness import judge_output
 from fastvlm_bench.decoding.self_check import self_check
 from fastvlm_bench.decoding.session import placeholders
 from fastvlm_bench.decoding.standard import Standard
@@ -146,3 +149,28 @@ def test_drafting_stops_at_an_image_placeholder() -> None:
     method = Placeholders()
     assert decode(model, inputs, method) == expected
     assert not any(r.drafted for r in method.last.rounds)
+
+
+@pytest.mark.parametrize("name", ["llava", "florence2", "blip2_t5"])
+def test_a_wrong_token_is_judged_where_it_stands(name: str) -> None:
+    """An encoder-decoder's answer follows a start token, not the prompt: its positions count from there."""
+    model, inputs, expected = build(name)
+    wrong = list(expected)
+    wrong[5] = next(token for token in range(20, 60) if token not in expected)
+    found = judge_output(model, inputs, wrong, expected, limit=COUNT)
+    assert found["outcome"] == "violation" and found["index"] == 5
+    assert found["token"] == wrong[5] and found["expected"] == expected[5] and found["gap"] > found["epsilon"]
+
+
+def test_half_precision_is_counted_beside_its_own_noise() -> None:
+    """In float32 nothing turns: neither drafts, nor the control, nor standard decoding against itself."""
+    model, inputs, _ = build("llava")
+    found = measure_half(model, [inputs])
+    assert found.speculative == {"identical": (LAYERS - 1) * len(GAMMAS)} and found.control == {
+        "identical": len(GAMMAS)
+    }
+    assert found.turned == 0 and found.positions == COUNT - 1 and found.block_difference < 1e-4 > found.exit_difference
+    found = measure_half(model.to(torch.bfloat16), [{k: v.to(torch.bfloat16) if v.is_floating_point() else v
+                                                     for k, v in inputs.items()}])  # fmt: skip
+    assert "violation" not in found.speculative | found.control
+    assert found.block_difference > 1e-3, "bfloat16 rounds a block unlike single tokens"
