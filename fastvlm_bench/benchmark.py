@@ -182,7 +182,7 @@ def measure_suites(
     from fastvlm_bench.batch_runner import BatchRunner
     from fastvlm_bench.conditions import RECORDED, watch
     from fastvlm_bench.decoding.build import build
-    from fastvlm_bench.decoding.preflight import in_one_line, preflight
+    from fastvlm_bench.decoding.preflight import in_lines, preflight
     from fastvlm_bench.models.load import load_target
     from fastvlm_bench.runner import Group, Runner
 
@@ -194,8 +194,9 @@ def measure_suites(
         load_s = time.perf_counter() - began
         clock = Clock(target.device)
         methods = [build(spec, target, _drafts(config), clock) for spec in config.specs]
-        facts = preflight(target, suites[0], config.max_new_tokens or max(s.max_new_tokens for s in suites))
-        live.say(f"preflight: {in_one_line(facts, target.device)}")
+        facts = preflight(target, suites, config.max_new_tokens, config.batch_size)
+        for line in in_lines(facts, target.device):
+            live.say(f"preflight: {line}")
         conditions = watch(target.device)
         options: dict[str, Any] = {
             "max_new_tokens": config.max_new_tokens, "conditions": conditions, "generation": config.generation,

@@ -14,6 +14,7 @@ from fastvlm_bench.conditions import Conditions, CpuConditions
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.losslessness import UNCHECKED, judge_output
 from fastvlm_bench.decoding.measure import GREEDY, measure, seed_of
+from fastvlm_bench.decoding.preflight import positions
 from fastvlm_bench.decoding.self_check import self_check
 from fastvlm_bench.errors import BenchError, NonFiniteLogits, TooLong
 from fastvlm_bench.identities import check_line
@@ -54,7 +55,7 @@ class Runner:
         self.target, self.methods, self.clock, self.max_new_tokens = target, methods, clock, max_new_tokens
         self.conditions = conditions or CpuConditions()
         self.vision = vision_module(target.model)
-        self.positions = _positions(target.model)
+        self.positions = positions(target.model)
         own = getattr(getattr(target.model, "generation_config", None), "eos_token_id", None)
         eos = generation.get("eos_token_id", own)
         self.eos = frozenset([eos] if isinstance(eos, int) else eos or [])
@@ -239,15 +240,6 @@ class Runner:
 
     def limit(self, suite: Suite) -> int:
         return self.max_new_tokens or suite.max_new_tokens
-
-
-def _positions(model: Any) -> int | None:
-    """How many positions the text decoder has; None where it does not say, or the prompt lies in an encoder."""
-    config = getattr(model, "config", None)
-    if config is None or getattr(config, "is_encoder_decoder", False):
-        return None
-    found = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return found if isinstance(found, int) and found > 0 else None
 
 
 def failure_kind(error: Exception) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fastvlm_bench.decoding.recurrent_state import make_restorable, undoable
 from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.layers import decoder_layers, replaced
+from fastvlm_bench.models.t5 import handing_on, shares_position_bias
 
 
 class Mode(Enum):
@@ -74,6 +75,8 @@ class LayerGate:
         """Replace each layer's `forward` for the time of one generation, and restore it exactly."""
         self.mode, self.kept, self.head_cache = Mode.FULL, [], head_cache
         gated = [(layer, self._gated(index, layer.forward)) for index, layer in enumerate(self.layers)]
+        if shares_position_bias(self.layers):
+            gated = [(layer, handing_on(self.layers, forward)) for layer, forward in gated]
         if self.output is not None:
             gated.append((self.output.replaces, self._reduced(self.output, self.output.replaces.forward)))
         try:

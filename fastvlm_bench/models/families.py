@@ -27,8 +27,8 @@ FAMILIES = (
         ("gemma3", "chat template; sliding windows"), ("aya_vision", "chat template; sliding windows"),
         ("paligemma 1, 2", "no template: 'answer en QUESTION' or 'caption en'"),
         ("mllama", "chat template; attention heads only where the next layer looks at text"),
-        ("blip2 (OPT)", "no template: 'Question: … Short answer:' or the prompt as it stands"),
-        ("instructblip", "as blip2"),
+        ("blip2", "OPT and Flan-T5; no template: 'Question: … Short answer:' or the prompt as it stands"),
+        ("instructblip", "Vicuna and Flan-T5; as blip2"),
         ("kosmos2", "no template: '<grounding> Question: … Answer:' or 'An image of'"),
         ("florence2", "no template: its caption tasks; questions are refused"),
         ("pixtral", "chat template; the processor needs torchvision"),
@@ -43,7 +43,6 @@ FAMILIES = (
         ("llama4", "chat template; the processor needs torchvision"),
     )),
     Family("gemma4", "in part", "exits up to the first layer whose KV later layers share; later ones are refused"),
-    Family("blip2 (Flan-T5)", "refused", "its blocks hand on a position bias that only block 0 computes"),
     Family("inkling2", "in part", "exits within its first block of layers, whose sum later layers attend to"),
     Family("qwen4_exp", "refused", "n-gram embeddings keep states that cannot be rolled back"),
 )  # fmt: skip

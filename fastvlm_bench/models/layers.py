@@ -10,8 +10,14 @@ from fastvlm_bench.errors import UsageError
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
-    """The longest ModuleList of the text decoder: `get_decoder()` where the model tells, without any vision part."""
-    found = _longest(model.get_decoder() if hasattr(model, "get_decoder") else model)
+    """The longest ModuleList of the text decoder: `get_decoder()` where the model tells, without any vision part.
+
+    BLIP-2 tells of its whole text model, which with T5 holds an encoder too, and is asked in turn.
+    """
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    if getattr(getattr(decoder, "config", None), "is_encoder_decoder", False) and hasattr(decoder, "get_encoder"):
+        decoder = decoder.get_decoder()
+    found = _longest(decoder)
     if found is None:
         raise UsageError(f"{type(model).__name__} has no list of decoder layers that can be gated; see `models`")
     return found

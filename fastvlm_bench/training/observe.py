@@ -243,7 +243,10 @@ class Tail:
                 raise ValueError("its layers hand on several streams of states, and heads are trained on one")
             own = _own_logits(target, example)
             # A text model's scale is not applied by every VLM that has such a text model (Aya Vision's does not).
-            for self.scale in dict.fromkeys((float(getattr(text, "logit_scale", None) or 1.0), 1.0)):
+            told = float(getattr(text, "logit_scale", None) or 1.0)
+            if getattr(text, "scale_decoder_outputs", False):  # T5, where the LM head is tied to the embeddings
+                told = float(text.d_model) ** -0.5
+            for self.scale in dict.fromkeys((told, 1.0)):
                 found = self(states)[0].float()
                 gaps[self.scale] = float((found - own).abs().max() / own.abs().max().clamp_min(1e-6))
         self.scale = min(gaps, key=lambda scale: gaps[scale])

@@ -47,18 +47,36 @@ def blip2() -> Built:
     return hf.Blip2ForConditionalGeneration(config), {**prompt(4), "pixel_values": pixels(1, 3, 32, 32)}
 
 
-def blip2_t5() -> Built:
-    """Refused: T5's blocks hand the position bias, which only the first one computes, from one to the next."""
-    text = hf.T5Config(
+def _t5(scaled: bool) -> Any:
+    """Flan-T5 has an LM head of its own; T5 ties it to the embeddings, and scales what it reads."""
+    return hf.T5Config(
         d_model=WIDTH, d_kv=12, d_ff=96, num_layers=LAYERS, num_decoder_layers=LAYERS, num_heads=4,
         vocab_size=VOCABULARY, decoder_start_token_id=0, pad_token_id=0, eos_token_id=2, feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
+        relative_attention_num_buckets=8, relative_attention_max_distance=16, tie_word_embeddings=scaled,
     )  # fmt: skip
+
+
+def blip2_t5() -> Built:
     config = hf.Blip2Config(
-        vision_config=dict(VISION), qformer_config=dict(QFORMER), text_config=text, num_query_tokens=4,
+        vision_config=dict(VISION), qformer_config=dict(QFORMER), text_config=_t5(False), num_query_tokens=4,
         image_token_index=IMAGE, image_text_hidden_size=16,
     )  # fmt: skip
-    return hf.Blip2ForConditionalGeneration(config), {**prompt(4), "pixel_values": pixels(1, 3, 32, 32)}
+    model = hf.Blip2ForConditionalGeneration(config)
+    head = model.language_model.lm_head
+    head.weight = torch.nn.Parameter(torch.randn_like(head.weight))  # untied, as Flan-T5's checkpoints are
+    return model, {**prompt(4), "pixel_values": pixels(1, 3, 32, 32)}
+
+
+def instructblip_t5() -> Built:
+    config = hf.InstructBlipConfig(
+        vision_config=dict(VISION), qformer_config=dict(QFORMER), text_config=_t5(True), num_query_tokens=4,
+        image_token_index=IMAGE,
+    )  # fmt: skip
+    words = torch.tensor([[5, 6, 7, 8]])
+    return hf.InstructBlipForConditionalGeneration(config), {
+        **prompt(4), "pixel_values": pixels(1, 3, 32, 32), "qformer_input_ids": words,
+        "qformer_attention_mask": torch.ones_like(words),
+    }  # fmt: skip
 
 
 def instructblip() -> Built:

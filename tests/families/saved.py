@@ -14,6 +14,7 @@ from families.builders import FAMILIES, vary
 from families.others import kosmos2 as kosmos2_builder
 from families.shapes import IMAGE, VOCABULARY
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.processor import load_processor, without_videos
@@ -260,20 +261,24 @@ PROCESSORS: dict[str, Callable[[Any], Any]] = {
         paligemma, gemma3, gemma4, internvl, mllama, blip2, instructblip, mistral3, pixtral, aya_vision, lfm2_vl,
         llama4, kosmos2, florence2, glm5_next, lfm3_vl,
     )
-} | {"paligemma2": paligemma, "qwen3_5": qwen3_vl, "qwen3_5_moe": qwen3_vl}  # fmt: skip
+} | {"paligemma2": paligemma, "blip2_t5": blip2, "instructblip_t5": instructblip, "qwen3_5": qwen3_vl,
+    "qwen3_5_moe": qwen3_vl}  # fmt: skip
 
 
-MISSING = {
-    "smolvlm": "torchvision", "mistral3": "torchvision", "pixtral": "torchvision", "lfm2_vl": "torchvision",
-    "llama4": "torchvision", "nemotron_h_omni": "torchvision", "inkling": "torchvision", "minicpmv4_6": "torchvision",
+NEEDED = {
+    "smolvlm": ("torchvision", "num2words"), "mistral3": ("torchvision",), "pixtral": ("torchvision",),
+    "lfm2_vl": ("torchvision",), "llama4": ("torchvision",),
+    "nemotron_h_omni": ("torchvision",), "inkling": ("torchvision",), "minicpmv4_6": ("torchvision",),
 }  # fmt: skip
-"""The package without which a family's own processor cannot be made."""
+"""The packages without which a family's own processor cannot be made."""
 
 
 def unmade(name: str) -> str | None:
-    """The package that is missing here for this family's processor; None if it can be made."""
-    package = MISSING.get(name)
-    return package if package and importlib.util.find_spec(package) is None else None
+    """The first package that is missing here for this family's processor; None if it can be made.
+
+    A torchvision that was built for another torch is there, and cannot be imported: an error, not a skipped test.
+    """
+    return next((package for package in NEEDED.get(name, ()) if importlib.util.find_spec(package) is None), None)
 
 
 def save(name: str, folder: Path, count: int = 24) -> Path:
@@ -296,6 +301,8 @@ def _save_processor(name: str, model: Any, folder: Path) -> None:
     with without_videos():
         processor = PROCESSORS[name](model)
     kind, parts = type(processor), type(processor).get_attributes()
+    if "video_processor" in parts and importlib.util.find_spec("torchvision"):  # every user's checkpoint has one
+        processor.video_processor = VIDEO_PROCESSOR_MAPPING[type(model.config)]["torchvision"]()
     if getattr(processor, "video_processor", model) is None:  # `save_pretrained` would ask it for its configuration
         parts = [part for part in parts if part != "video_processor"]
     kind.get_attributes = classmethod(lambda cls: parts)
