@@ -23,7 +23,7 @@ from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.t5 import shares_position_bias
 
-FAST = ("llava", "gemma3", "mllama", "florence2", "blip2_t5", "qwen3_5")
+FAST = ("llava", "gemma3", "mllama", "florence2", "blip2_t5")
 NO_ATTENTION_HEAD = {"mllama": (1, 3)}
 """Exits whose next layer looks at the image only: its copy makes no head, and is refused."""
 
