@@ -254,12 +254,42 @@ def florence2(model: Any) -> Any:
     return hf.Florence2Processor(_clip(image_seq_length=17), tokenizer("<image>", image_token="<image>"))
 
 
+def nemotron_h_omni(model: Any) -> Any:
+    marks = ("<image>", "<video>", "<img>", "</img>", "<so_embedding>", "<so_start>", "<so_end>")
+    images = hf.NemotronH_Omni_Reasoning_V3ImageProcessor(patch_size=PATCH, min_num_patches=16, max_num_patches=16)
+    videos = hf.NemotronH_Omni_Reasoning_V3VideoProcessor(patch_size=PATCH)
+    return hf.NemotronH_Omni_Reasoning_V3Processor(
+        images, videos, tokenizer(*marks), hf.ParakeetFeatureExtractor(), chat_template=template("<image>")
+    )
+
+
+def inkling(model: Any) -> Any:
+    marks = ("<|unused_200054|>", "<|unused_200053|>", "<|content_image|>", "<|content_audio_input|>")
+    images = hf.InklingImageProcessor(size={"height": PATCH, "width": PATCH}, rescale_image_max_upscaled_long_edge=12)
+    return hf.InklingProcessor(
+        hf.InklingFeatureExtractor(), images, tokenizer(*marks),
+        chat_template=template("<|content_image|><|unused_200054|>"),
+    )  # fmt: skip
+
+
+def minicpmv4_6(model: Any) -> Any:
+    marks = {
+        "image_token": "<|image|>", "video_token": "<|video|>", "image_start_token": "<image>",
+        "image_end_token": "</image>", "slice_start_token": "<slice>", "slice_end_token": "</slice>",
+        "image_id_start_token": "<image_id>", "image_id_end_token": "</image_id>",
+    }  # fmt: skip
+    images = hf.MiniCPMV4_6ImageProcessor(patch_size=PATCH, scale_resolution=64, slice_mode=False)
+    return hf.MiniCPMV4_6Processor(
+        images, hf.MiniCPMV4_6VideoProcessor(), tokenizer(*marks.values(), **marks), chat_template=template("<|image|>")
+    )
+
+
 PROCESSORS: dict[str, Callable[[Any], Any]] = {
     f.__name__: f
     for f in (
         llava, llava_next, llava_onevision, qwen2_vl, qwen2_5_vl, qwen3_vl, glm4v, idefics2, idefics3, smolvlm,
         paligemma, gemma3, gemma4, internvl, mllama, blip2, instructblip, mistral3, pixtral, aya_vision, lfm2_vl,
-        llama4, kosmos2, florence2, glm5_next, lfm3_vl,
+        llama4, kosmos2, florence2, glm5_next, lfm3_vl, nemotron_h_omni, inkling, minicpmv4_6,
     )
 } | {"paligemma2": paligemma, "blip2_t5": blip2, "instructblip_t5": instructblip, "qwen3_5": qwen3_vl,
     "qwen3_5_moe": qwen3_vl}  # fmt: skip
