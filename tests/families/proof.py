@@ -213,16 +213,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of families; the others' proofs stay; default: all")
     chosen = parser.parse_args()
     from families.proof_page import environment, keep
-    from families.saved import PROCESSORS, unmade
+    from families.saved import unmade
 
     torch.set_num_threads(1)
     made_with, proofs = environment(), []
     for name in chosen.only or FAMILIES:
         with tempfile.TemporaryDirectory() as folder:
-            if (package := unmade(name)) or name not in PROCESSORS:
-                proof = prove_tensors(name, package or "timm")
-            else:
-                proof = prove_saved(name, Path(folder))
+            package = unmade(name)
+            proof = prove_tensors(name, package) if package else prove_saved(name, Path(folder))
         print(name, proof.configurations, "configurations,", len(proof.differing), "differ", flush=True)
         proofs.append(proof)
     keep(chosen.out, proofs, made_with)

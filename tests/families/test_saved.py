@@ -47,7 +47,7 @@ def call() -> Callable[..., Any]:
 )
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     if package := unmade(request.param):
-        pytest.skip(f"its processor needs {package}")
+        pytest.skip(f"its processor or image encoder needs {package}")
     folder = save(request.param, tmp_path_factory.mktemp(request.param) / "model")
     return request.param, folder, save_draft(folder, folder.parent / "draft")
 
