@@ -10,6 +10,7 @@ import transformers as hf
 from families.builders import FAMILIES, vary
 from families.decoder_only import FASTVIT_SIDE
 from families.others import kosmos2 as kosmos2_builder
+from families.saved_recurrent import NEED_TORCHVISION, RECURRENT
 from families.shapes import VOCABULARY
 from families.spelling import template, tokenizer
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
@@ -86,25 +87,13 @@ def qwen3_vl(model: Any) -> Any:
     return _qwen(hf.Qwen3VLProcessor)
 
 
-def lfm3_vl(model: Any) -> Any:
-    return _qwen(hf.Lfm3VlProcessor)
-
-
-def _glm(kind: str) -> Any:
+def glm4v(model: Any) -> Any:
     marks = ("<|image|>", "<|video|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>",
              "<|end_of_video|>")  # fmt: skip
-    images = pil(kind, patch_size=PATCH, size={"shortest_edge": 16 * 64, "longest_edge": 2 * 16 * 64})
-    return getattr(hf, f"{kind}Processor")(
+    images = pil("Glm4v", patch_size=PATCH, size={"shortest_edge": 16 * 64, "longest_edge": 2 * 16 * 64})
+    return hf.Glm4vProcessor(
         images, tokenizer(*marks), chat_template=template("<|begin_of_image|><|image|><|end_of_image|>", "")
     )
-
-
-def glm4v(model: Any) -> Any:
-    return _glm("Glm4v")
-
-
-def glm5_next(model: Any) -> Any:
-    return _glm("Glm5Next")
 
 
 IDEFICS = ("<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", "<video>")
@@ -236,53 +225,20 @@ def florence2(model: Any) -> Any:
     return hf.Florence2Processor(_clip(image_seq_length=17), tokenizer("<image>", image_token="<image>"))
 
 
-def nemotron_h_omni(model: Any) -> Any:
-    marks = ("<image>", "<video>", "<img>", "</img>", "<so_embedding>", "<so_start>", "<so_end>")
-    images = hf.NemotronH_Omni_Reasoning_V3ImageProcessor(patch_size=PATCH, min_num_patches=16, max_num_patches=16)
-    videos = hf.NemotronH_Omni_Reasoning_V3VideoProcessor(patch_size=PATCH)
-    return hf.NemotronH_Omni_Reasoning_V3Processor(
-        images, videos, tokenizer(*marks), hf.ParakeetFeatureExtractor(), chat_template=template("<image>")
-    )
-
-
-def inkling(model: Any) -> Any:
-    marks = ("<|unused_200054|>", "<|unused_200053|>", "<|content_image|>", "<|content_audio_input|>")
-    images = hf.InklingImageProcessor(size={"height": PATCH, "width": PATCH}, rescale_image_max_upscaled_long_edge=12)
-    return hf.InklingProcessor(
-        hf.InklingFeatureExtractor(), images, tokenizer(*marks),
-        chat_template=template("<|content_image|><|unused_200054|>"),
-    )  # fmt: skip
-
-
-def minicpmv4_6(model: Any) -> Any:
-    marks = {
-        "image_token": "<|image|>", "video_token": "<|video|>", "image_start_token": "<image>",
-        "image_end_token": "</image>", "slice_start_token": "<slice>", "slice_end_token": "</slice>",
-        "image_id_start_token": "<image_id>", "image_id_end_token": "</image_id>",
-    }  # fmt: skip
-    images = hf.MiniCPMV4_6ImageProcessor(patch_size=PATCH, scale_resolution=64, slice_mode=False)
-    return hf.MiniCPMV4_6Processor(
-        images, hf.MiniCPMV4_6VideoProcessor(), tokenizer(*marks.values(), **marks), chat_template=template("<|image|>")
-    )
-
-
 PROCESSORS: dict[str, Callable[[Any], Any]] = {
     f.__name__: f
     for f in (
         llava, fast_vlm, llava_next, llava_onevision, qwen2_vl, qwen2_5_vl, qwen3_vl, glm4v, idefics2, idefics3,
         smolvlm, paligemma, gemma3, gemma4, internvl, mllama, blip2, instructblip, mistral3, pixtral,
         aya_vision, lfm2_vl, llama4, kosmos2, florence2,
-        glm5_next, lfm3_vl, nemotron_h_omni, inkling, minicpmv4_6,
     )
-} | {"paligemma2": paligemma, "blip2_t5": blip2, "instructblip_t5": instructblip, "qwen3_5": qwen3_vl,
-    "qwen3_5_moe": qwen3_vl}  # fmt: skip
+} | RECURRENT | {"paligemma2": paligemma, "blip2_t5": blip2, "instructblip_t5": instructblip}  # fmt: skip
 
 
 NEEDED = {
     "smolvlm": ("torchvision", "num2words"), "mistral3": ("torchvision",), "pixtral": ("torchvision",),
     "lfm2_vl": ("torchvision",), "llama4": ("torchvision",), "fast_vlm": ("timm",),
-    "nemotron_h_omni": ("torchvision",), "inkling": ("torchvision",), "minicpmv4_6": ("torchvision",),
-}  # fmt: skip
+} | NEED_TORCHVISION  # fmt: skip
 """The packages without which a family's own processor or image encoder cannot be made."""
 
 
