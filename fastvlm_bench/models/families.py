@@ -33,9 +33,9 @@ FAMILIES = (
         ("florence2", "no template: its caption tasks; questions are refused"),
         ("pixtral", "chat template; the processor needs torchvision"),
         ("mistral3", "chat template; the processor needs torchvision"),
-        ("lfm2_vl", "chat template; attention heads only before attention layers; the processor needs torchvision"),
+        ("lfm2_vl", "chat template; convolutions; the processor needs torchvision"),
         ("llama4", "chat template; the processor needs torchvision"),
     )),
-    Family("gemma4", "in part", "exits up to the first layer whose KV later layers share; later ones are refused"),
+    Family("gemma4", "in part", "where late layers share KV, only exits up to the layer that they have it from"),
     Family("qwen3_5 and kin", "refused", "recurrent layers keep a state that cannot be rolled back"),
 )  # fmt: skip

@@ -47,7 +47,9 @@ class Target:
 
     def encode(self, image: Image.Image, prompt: str) -> dict[str, Any]:
         """Processor outputs on the target's device: input_ids (1, T), attention_mask, pixel_values, ..."""
-        special = {"add_special_tokens": False} if writes_special_tokens(self.processor) else {}
+        special = (
+            {"add_special_tokens": False} if writes_special_tokens(self.processor, self.model.config.model_type) else {}
+        )
         batch = self.processor(text=self.render(prompt), images=image, return_tensors="pt", **special)
         floating = next(self.model.parameters()).dtype
         return {
