@@ -35,8 +35,7 @@ def environment() -> dict[str, str]:
 
 def _changed() -> bool:
     """Whether the code is not the commit's; results do not count, or a second run would say so of the first's page."""
-    lines = _git("status", "--porcelain", "-uno").splitlines()
-    return any(not line[3:].startswith("results/") for line in lines)
+    return any(not path.startswith("results/") for path in _git("diff", "--name-only", "HEAD").splitlines())
 
 
 def _git(*arguments: str) -> str:
