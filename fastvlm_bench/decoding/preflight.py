@@ -14,7 +14,6 @@ from fastvlm_bench.decoding.session import Session, text_cache
 from fastvlm_bench.drafts import read_manifests
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.imitation_head import Draft
-from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.models.memory_need import free_bytes
 from fastvlm_bench.models.prompting import prompting
@@ -41,13 +40,13 @@ def preflight(target: Target, suites: Sequence[Suite], limit: int | None, rows: 
         caches = _count(type(layer).__name__ for layer in text_cache(cache.cache).layers)
         croppable = can_roll_back(cache.cache, target.layers)
         asked.append({"suite": suite.name, **longest, "limit": most, "kv_bytes": rows * cache.bytes_at(most)})
-    inputs = target.encode(open_image(sample), sample.prompt)
+    inputs = _encode(target, sample)
     facts: dict[str, Any] = {
         "class": type(model).__name__, "layers_path": layers_path(target), "layers": len(target.layers),
         "caches": caches, "croppable": croppable,
         "prompting": prompting(target.processor, model.config.model_type), "prompt": target.render(sample.prompt),
         "prompt_tokens": inputs["input_ids"].shape[1], **_placeholder(target, inputs),
-        "vocabulary": output_embeddings(model).weight.shape[0],
+        "vocabulary": _vocabulary(model),
         "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()), "positions": positions(model),
         "suites": asked, "kv_bytes": max(each["kv_bytes"] for each in asked), "free_bytes": free_bytes(target.device),
     }  # fmt: skip
@@ -83,16 +82,17 @@ def _longest(target: Target, suite: Suite, limit: int) -> tuple[dict[str, Any], 
     tried = []
     for place in dict.fromkeys((order[-1], largest, order[0])):
         sample = suite.samples[place]
-        inputs = target.encode(open_image(sample), sample.prompt)
+        inputs = _encode(target, sample)
         tried.append((int(inputs["input_ids"].shape[1]), sample, inputs))
     tried.sort(key=lambda each: each[0])
     most, longest, _ = tried[-1]
     there = positions(target.model)
     fitting = [each for each in tried if there is None or each[0] + limit <= there]
     if not fitting:
+        remedy = "lower --max-new-tokens" if tried[0][0] < (there or 0) else "choose another suite or model"
         raise UsageError(
             f"{suite.name}: a prompt of {tried[0][0]} tokens + limit of {limit} is more than the model's {there} "
-            "positions; lower --max-new-tokens"
+            f"positions; {remedy}"
         )
     found = {"sample_id": longest.sample_id, "prompt_tokens": most, "fits": fitting[-1][0] == most}
     return found, fitting[-1][1], fitting[-1][2]
@@ -103,8 +103,23 @@ def _pixels(sample: Sample) -> int:
         return image.width * image.height
 
 
+def _encode(target: Target, sample: Sample) -> dict[str, Any]:
+    """The processor's outputs; UsageError for whatever it raises: it is the checkpoint's own, and may be anything."""
+    image = open_image(sample)
+    try:
+        inputs = target.encode(image, sample.prompt)
+        if inputs["input_ids"].ndim != 2:
+            raise ValueError("input_ids have no rows")
+    except Exception as error:
+        raise UsageError(
+            f"{type(target.processor).__name__} cannot read sample {sample.sample_id}: {one_line(error)}; "
+            f"{type(target.model).__name__} must read an image and a text"
+        ) from error
+    return inputs
+
+
 def _prefill(target: Target, sample: Sample, inputs: dict[str, Any]) -> "_Prefill":
-    probe = _Prefill()
+    probe, before = _Prefill(), {name: value._version for name, value in inputs.items()}
     try:
         with torch.inference_mode():
             target.model.generate(**inputs, max_new_tokens=2, do_sample=False, custom_generate=probe)
@@ -114,6 +129,12 @@ def _prefill(target: Target, sample: Sample, inputs: dict[str, Any]) -> "_Prefil
         raise UsageError(
             f"{type(target.model).__name__} cannot read sample {sample.sample_id}: {one_line(error)}"
         ) from error
+    changed = [name for name, value in inputs.items() if value._version != before[name]]
+    if changed:  # BLIP writes a token of its own over the first one
+        raise UsageError(
+            f"{type(target.model).__name__} writes to its own {', '.join(changed)}, so that no two methods would get "
+            "the same: it cannot be measured; choose another model"
+        )
     return probe
 
 
@@ -249,6 +270,12 @@ def _some_exits(layers: int) -> list[int]:
     """The first and the last exit layer, and what lies evenly between them."""
     steps = min(MOST_EXITS, layers - 1)
     return sorted({1 + round(i * (layers - 2) / max(steps - 1, 1)) for i in range(steps)})
+
+
+def _vocabulary(model: Any) -> int | None:
+    """How many token ids the LM head has; BLIP tells of none, and its configuration counts."""
+    output = model.get_output_embeddings()
+    return output.weight.shape[0] if output is not None else getattr(model.config.get_text_config(), "vocab_size", None)
 
 
 def _count(names: Any) -> dict[str, int]:

@@ -42,7 +42,7 @@ FAMILIES = (
         ("nemotron_h_omni", "chat template; recurrent: Mamba 2; the processor needs torchvision"),
         ("llama4", "chat template; the processor needs torchvision"),
     )),
-    Family("gemma4", "in part", "exits up to the first layer whose KV later layers share; later ones are refused"),
+    Family("gemma4", "in part", "where late layers share KV, only exits up to the layer that they have it from"),
     Family("inkling2", "in part", "exits within its first block of layers, whose sum later layers attend to"),
     Family("qwen4_exp", "refused", "n-gram embeddings keep states that cannot be rolled back"),
 )  # fmt: skip

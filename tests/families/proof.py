@@ -128,7 +128,7 @@ def several_images(target: Any, suite: Any, count: int = 2) -> dict[str, Any] | 
     from fastvlm_bench.models.prompting import writes_special_tokens
     from fastvlm_bench.suite import open_image
 
-    if writes_special_tokens(target.processor):
+    if writes_special_tokens(target.processor, target.model.config.model_type):
         words, image = {"type": "text", "text": "and then "}, {"type": "image"}
         parts = [image, image] if count == 2 else [image, words, *[image] * (count - 1)]
         message = [{"role": "user", "content": [*parts, {"type": "text", "text": "Compare them."}]}]

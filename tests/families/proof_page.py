@@ -29,12 +29,20 @@ def environment() -> dict[str, str]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    found["commit"] = _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")
+    found["commit"] = _git("rev-parse", "--short", "HEAD") + ("+" if _changed() else "")
     return found
 
 
+def _changed() -> bool:
+    """Whether the code is not the commit's; results do not count, or a second run would say so of the first's page."""
+    return any(not path.startswith("results/") for path in _git("diff", "--name-only", "HEAD").splitlines())
+
+
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # an unpacked archive has no commits
+        return "unknown"
 
 
 def keep(page: Path, proofs: list[Proof], made_with: dict[str, str]) -> None:
