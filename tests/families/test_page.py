@@ -32,7 +32,7 @@ def test_the_page_is_made_of_the_kept_proofs(known: dict[str, Any]) -> None:
 def test_every_family_that_is_called_proven_is(known: dict[str, Any]) -> None:
     told = {row: family for family in FAMILIES for row in ROWS.get(family.name, (family.name,))}
     for row, family in told.items():
-        if family.status == "refused":
+        if family.status == "refused" or (family.status == "in part" and row not in BUILT):
             assert row not in known
             continue
         proof = known[row]
