@@ -99,8 +99,11 @@ def _longest(target: Target, suite: Suite, limit: int) -> tuple[dict[str, Any], 
 
 
 def _pixels(sample: Sample) -> int:
-    with Image.open(sample.image_path) as image:  # the header alone is read
-        return image.width * image.height
+    try:
+        with Image.open(sample.image_path) as image:  # the header alone is read
+            return image.width * image.height
+    except (OSError, ValueError, Image.DecompressionBombError):  # told by name when the sample is asked
+        return 0
 
 
 def _encode(target: Target, sample: Sample) -> dict[str, Any]:

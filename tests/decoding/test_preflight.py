@@ -76,3 +76,19 @@ def test_a_question_among_captions_is_told_for_a_model_that_answers_none(
     monkeypatch.setattr(other, "render", render)
     with pytest.raises(UsageError, match="answers no questions"):
         preflight(other, [suites[0], mixed], None)
+
+
+@pytest.mark.parametrize("error", [KeyError(980), ZeroDivisionError("no size"), OSError("gone")])
+def test_whatever_a_processor_raises(
+    target: Target, suites: list[Suite], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is the checkpoint's own code, and may raise anything."""
+
+    def encode(image: Any, prompt: str) -> Any:
+        raise error
+
+    other: Any = replace(target)
+    monkeypatch.setattr(other, "encode", encode)
+    with pytest.raises(UsageError, match=f"Processor cannot read sample .*{type(error).__name__}") as caught:
+        preflight(other, suites, None)
+    assert "\n" not in str(caught.value)
