@@ -1,5 +1,6 @@
 """The same families in bfloat16: what a method that verifies in blocks shows beside what standard decoding shows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +38,14 @@ class Half:
     refused: int = 0
 
 
-def measure_half(model: Any, prompts: list[dict[str, Any]]) -> Half:
-    """Decode each prompt in the model's half precision. `refused`: exits that the self-check does not take there."""
+def measure_half(model: Any, prompts: list[dict[str, Any]], wanted: Sequence[int] | None = None) -> Half:
+    """Decode each prompt in the model's half precision, at the exits `wanted` or at all.
+
+    `refused`: exits that the self-check does not take there.
+    """
     found = Half({}, {})
     exits = []
-    for exit_layer in range(1, len(decoder_layers(model))):
+    for exit_layer in wanted or range(1, len(decoder_layers(model))):
         try:
             found.exit_difference = max(found.exit_difference, self_check(model, prompts[0], exit_layer))
             exits.append(exit_layer)
@@ -62,6 +66,16 @@ def measure_half(model: Any, prompts: list[dict[str, Any]]) -> Half:
         if len(reference) > 1:
             _rescore(model, inputs, reference, found)
     return found
+
+
+def trained() -> Half:
+    """The same of the embedded model, which is trained: what random weights exaggerate can be read off it."""
+    from fastvlm_bench.models.load import load_target
+    from fastvlm_bench.suite import load_suite, open_image
+
+    target = load_target("tiny", device="cpu", dtype="bfloat16")
+    samples = [sample for suite in ("coco-caption", "describe") for sample in load_suite(suite, limit=2).samples]
+    return measure_half(target.model, [target.encode(open_image(s), s.prompt) for s in samples], (1, 2, 4, 8, 16))
 
 
 def _rescore(model: Any, inputs: dict[str, Any], tokens: list[int], found: Half) -> None:

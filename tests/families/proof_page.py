@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import tokenizers
 import torch
 import transformers
 from families.builders import FAMILIES
+from families.half import Half
 from families.proof import COUNT, GAMMAS, Proof
 
 from fastvlm_bench.decoding.losslessness import IDENTICAL, NEAR_TIE, VIOLATION
@@ -45,17 +47,20 @@ def _git(*arguments: str) -> str:
         return "unknown"
 
 
-def keep(page: Path, proofs: list[Proof], made_with: dict[str, str]) -> None:
+def keep(page: Path, proofs: list[Proof], made_with: dict[str, str], trained: Half | None = None) -> None:
     """Add proofs to the file beside `page`, in the place of older ones of the same families, and write the page.
 
-    A proof of the model alone does not take the place of one that went through the family's own processor.
+    trained: the embedded model in bfloat16. A proof of the model alone does not take the place of one that went through
+    the family's own processor.
     """
     path = page.with_suffix(".json")
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for proof in proofs:
         if proof.source == "folder" or known.get(proof.name, {}).get("source") != "folder":
             known[proof.name] = {**asdict(proof), "made_with": made_with}
-    known = {name: known[name] for name in FAMILIES if name in known}
+    if trained is not None:
+        known["tiny"] = {"half": asdict(trained), "made_with": made_with}
+    known = {name: known[name] for name in (*FAMILIES, "tiny") if name in known}
     path.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     page.write_text(render(known), encoding="utf-8")
 
@@ -84,6 +89,8 @@ def render(known: dict[str, Any]) -> str:
         "| 2 images | 3 images | heads at exits | largest difference |", "|" + "---|" * 13,
     ]  # fmt: skip
     for name, row in known.items():
+        if name == "tiny":
+            continue
         same = row["configurations"] - len(row["differing"])
         lines.append(
             f"| {name} | {row['source']} | {_letter(made.index(row['made_with']))} | {row['caches'] or '-'} "
@@ -94,13 +101,14 @@ def render(known: dict[str, Any]) -> str:
         )
         if row["differing"]:
             lines.append(f"| | differs: {', '.join(row['differing'])} |" + " |" * 11)
-    return "\n".join([*lines, "", *_half(known)]) + "\n"
+    return "\n".join([*lines, "", *_half(known, made)]) + "\n"
 
 
-def _half(known: dict[str, Any]) -> list[str]:
+def _half(known: dict[str, Any], made: list[dict[str, str]]) -> list[str]:
     """The second table: bfloat16."""
     rows = {name: row["half"] for name, row in known.items() if row["half"]}
-    positions, close = (sum(row[key] for row in rows.values()) for key in ("positions", "close"))
+    tiny = rows.pop("tiny", asdict(Half({}, {})))
+    label = f"tiny, trained ({_letter(made.index(known['tiny']['made_with']))})" if "tiny" in known else "tiny"
     lines = [
         "## In bfloat16, beside standard decoding's own noise", "",
         "The same instances in bfloat16, two samples (one where the source is `tensors`), outputs of at most "
@@ -112,14 +120,15 @@ def _half(known: dict[str, Any]) -> list[str]:
         "at a time and as one block, and how often the likeliest token is another one. Block, exit: the largest "
         "differences of logits, of that block and of verification in the self-check, relative to the largest logit.",
         "",
-        f"Random weights exaggerate: a small vocabulary's logits lie close together ({close} of {positions} positions "
-        "have a second token within two units in the last place of the first), so near-ties are far more frequent than "
-        "in a trained model; and after one has turned the rest of the output is another text. What carries over is the "
+        f"Random weights exaggerate: logits of a small vocabulary lie close together. {_close(rows.values())} have a "
+        "second token within two units in the last place of the first, where a token may turn; once one has, the rest "
+        f"of the output is another text. Of the trained embedded model's, in the last row, it is {_close([tiny])} "
+        "(two captions and two descriptions, exits 1, 2, 4, 8 and 16). What carries over to other models is the "
         "comparison of the columns, and that violations would be faults.", "",
         "| family | self-speculation: identical, near-tie, violation | control: identical, near-tie, violation "
         "| close positions | turned | block | exit |", "|" + "---|" * 7,
     ]  # fmt: skip
-    for name, row in rows.items():
+    for name, row in {**rows, label: tiny}.items():
         refused = f" ({row['refused']} exits refused)" if row["refused"] else ""
         lines.append(
             f"| {name} | {_counts(row['speculative'])}{refused} | {_counts(row['control'])} "
@@ -127,6 +136,12 @@ def _half(known: dict[str, Any]) -> list[str]:
             f"| {row['block_difference']:.0e} | {row['exit_difference']:.0e} |"
         )
     return lines
+
+
+def _close(rows: Iterable[dict[str, Any]]) -> str:
+    """Positions where a token may turn, of all positions."""
+    counts = [(row["close"], row["positions"]) for row in rows]
+    return f"{sum(close for close, _ in counts)} of {sum(positions for _, positions in counts)} positions"
 
 
 def _counts(outcomes: dict[str, int]) -> str:
