@@ -12,9 +12,9 @@ from PIL import Image
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.conditions import Conditions, CpuConditions
 from fastvlm_bench.decoding.build import Built
+from fastvlm_bench.decoding.longest_prompt import positions
 from fastvlm_bench.decoding.losslessness import UNCHECKED, judge_output
 from fastvlm_bench.decoding.measure import GREEDY, measure, seed_of
-from fastvlm_bench.decoding.preflight import positions
 from fastvlm_bench.decoding.self_check import self_check
 from fastvlm_bench.errors import BenchError, NonFiniteLogits, TooLong
 from fastvlm_bench.identities import check_line

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from fastvlm_bench.clock import Clock
+from fastvlm_bench.decoding.longest_prompt import encode, longest_prompt, positions
 from fastvlm_bench.decoding.recurrent_state import can_roll_back
-from fastvlm_bench.decoding.self_check import one_line, self_check
+from fastvlm_bench.decoding.self_check import damaged, one_line, self_check
 from fastvlm_bench.decoding.session import Session, text_cache
 from fastvlm_bench.drafts import read_manifests
-from fastvlm_bench.errors import UsageError
+from fastvlm_bench.errors import NonFiniteLogits, UsageError
 from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.models.memory_need import free_bytes
@@ -27,20 +27,20 @@ def preflight(target: Target, suites: Sequence[Suite], limit: int | None, rows: 
     """Facts about the target and what each suite asks of it, after one real prefill a suite; bytes are integers.
 
     limit: most new tokens; None for each suite's own. rows: the batch size. `prompt` and what goes with it are of the
-    first suite's first sample; `suites` has each suite's longest prompt (see `_longest`) and `kv_bytes`, the cache that
-    it takes, grown to the limit; sliding windows stay below. `kv_bytes` beside it is the most that any suite takes.
+    first suite's first sample; `suites` has each suite's longest prompt and `kv_bytes`, the cache that it takes, grown
+    to the limit; sliding windows stay below. `kv_bytes` beside it is the most that any suite takes.
     UsageError where the family cannot read a suite, where none of its prompts fits, or where the cache has no room.
     """
     sample, model = suites[0].samples[0], target.model
     asked, caches, croppable = [], {}, False
     for suite in suites:
         most = limit or suite.max_new_tokens
-        longest, fitting, inputs = _longest(target, suite, most)
+        longest, fitting, inputs = longest_prompt(target, suite, most)
         cache = _prefill(target, fitting, inputs)
         caches = _count(type(layer).__name__ for layer in text_cache(cache.cache).layers)
         croppable = can_roll_back(cache.cache, target.layers)
         asked.append({"suite": suite.name, **longest, "limit": most, "kv_bytes": rows * cache.bytes_at(most)})
-    inputs = _encode(target, sample)
+    inputs = encode(target, sample)
     facts: dict[str, Any] = {
         "class": type(model).__name__, "layers_path": layers_path(target), "layers": len(target.layers),
         "caches": caches, "croppable": croppable,
@@ -60,72 +60,13 @@ def preflight(target: Target, suites: Sequence[Suite], limit: int | None, rows: 
     return facts
 
 
-def positions(model: Any) -> int | None:
-    """How many positions the text decoder has; None where it does not say, or the prompt lies in an encoder."""
-    config = getattr(model, "config", None)
-    if config is None or getattr(config, "is_encoder_decoder", False):
-        return None
-    found = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return found if isinstance(found, int) and found > 0 else None
-
-
-def _longest(target: Target, suite: Suite, limit: int) -> tuple[dict[str, Any], Sample, dict[str, Any]]:
-    """(sample id and tokens of the suite's longest prompt, the longest that fits the model, its encoding).
-
-    Looked for among the sample with the longest text and the one with the largest image: to encode all would take
-    minutes. Every text is rendered, so a family that cannot be asked one of them is told here. UsageError where not
-    even the shortest text fits.
-    """
-    texts = [len(target.render(sample.prompt)) for sample in suite.samples]
-    order = sorted(range(len(texts)), key=texts.__getitem__)
-    largest = max(order, key=lambda i: _pixels(suite.samples[i]))
-    tried = []
-    for place in dict.fromkeys((order[-1], largest, order[0])):
-        sample = suite.samples[place]
-        inputs = _encode(target, sample)
-        tried.append((int(inputs["input_ids"].shape[1]), sample, inputs))
-    tried.sort(key=lambda each: each[0])
-    most, longest, _ = tried[-1]
-    there = positions(target.model)
-    fitting = [each for each in tried if there is None or each[0] + limit <= there]
-    if not fitting:
-        remedy = "lower --max-new-tokens" if tried[0][0] < (there or 0) else "choose another suite or model"
-        raise UsageError(
-            f"{suite.name}: a prompt of {tried[0][0]} tokens + limit of {limit} is more than the model's {there} "
-            f"positions; {remedy}"
-        )
-    found = {"sample_id": longest.sample_id, "prompt_tokens": most, "fits": fitting[-1][0] == most}
-    return found, fitting[-1][1], fitting[-1][2]
-
-
-def _pixels(sample: Sample) -> int:
-    try:
-        with Image.open(sample.image_path) as image:  # the header alone is read
-            return image.width * image.height
-    except (OSError, ValueError, Image.DecompressionBombError):  # told by name when the sample is asked
-        return 0
-
-
-def _encode(target: Target, sample: Sample) -> dict[str, Any]:
-    """The processor's outputs; UsageError for whatever it raises: it is the checkpoint's own, and may be anything."""
-    image = open_image(sample)
-    try:
-        inputs = target.encode(image, sample.prompt)
-        if inputs["input_ids"].ndim != 2:
-            raise ValueError("input_ids have no rows")
-    except Exception as error:
-        raise UsageError(
-            f"{type(target.processor).__name__} cannot read sample {sample.sample_id}: {one_line(error)}; "
-            f"{type(target.model).__name__} must read an image and a text"
-        ) from error
-    return inputs
-
-
 def _prefill(target: Target, sample: Sample, inputs: dict[str, Any]) -> "_Prefill":
     probe, before = _Prefill(), {name: value._version for name, value in inputs.items()}
     try:
         with torch.inference_mode():
             target.model.generate(**inputs, max_new_tokens=2, do_sample=False, custom_generate=probe)
+    except NonFiniteLogits:
+        raise damaged(target.model) from None
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

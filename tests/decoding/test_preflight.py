@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fastvlm_bench.decoding import longest_prompt
 from fastvlm_bench.decoding import preflight as checked
 from fastvlm_bench.decoding.preflight import in_lines, preflight
 from fastvlm_bench.errors import UsageError
@@ -51,12 +52,12 @@ def test_the_second_suite_has_no_room(target: Target, suites: list[Suite], monke
 def test_what_does_not_fit_the_positions(target: Target, suites: list[Suite], monkeypatch: pytest.MonkeyPatch) -> None:
     """The longest sample will fail, and is told; where none fits, nothing is worth a start."""
     lengths = tokens(target, suites[1])
-    monkeypatch.setattr(checked, "positions", lambda _: max(lengths) + 16 - 1)
+    monkeypatch.setattr(longest_prompt, "positions", lambda _: max(lengths) + 16 - 1)
     facts = preflight(target, suites, 16)
     told = facts["suites"][1]
     assert not told["fits"] and told["prompt_tokens"] == max(lengths)
     assert f"sample {told['sample_id']} will fail: the model has" in list(in_lines(facts, target.device))[-1]
-    monkeypatch.setattr(checked, "positions", lambda _: min(lengths) + 16 - 1)
+    monkeypatch.setattr(longest_prompt, "positions", lambda _: min(lengths) + 16 - 1)
     with pytest.raises(UsageError, match="^vqav2: a prompt of .* positions; lower --max-new-tokens$"):
         preflight(target, suites[1:], 16)
 
