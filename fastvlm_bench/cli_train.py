@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fastvlm_bench.cli_models import Attn, Device, DeviceMap, Dtype, Model, Offline, Quantize, TrustRemoteCode
+
 Heads = Annotated[
     list[str] | None,
     typer.Option(
@@ -17,7 +19,7 @@ Heads = Annotated[
 def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the draft; the same command goes on with it.")],
     suite: Annotated[list[str] | None, typer.Option("--suite", "-s", help="A suite to train on, repeatable.")] = None,
-    model: Annotated[str, typer.Option(help="`tiny` (embedded), a hub id, or a checkpoint folder.")] = "tiny",
+    model: Model = "tiny",
     data: Annotated[Path | None, typer.Option(help="Folder with the suite's official files; without it scenes are rendered (tiny).")] = None,
     split: Annotated[str | None, typer.Option(help="The suite's split to train on; default: train.")] = None,
     images: Annotated[Path | None, typer.Option(help="Instead of a suite: a folder of images, with --prompts.")] = None,
@@ -45,8 +47,13 @@ def train(
     backbone_lr: Annotated[float, typer.Option(help="Learning rate of that.")] = 3e-4,
     exit_weight: Annotated[float, typer.Option(help="Weight of the exit loss beside the task loss.")] = 0.3,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (float32 on the CPU), float32, bfloat16 or float16; heads are float32.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+    attn: Attn = None,
+    quantize: Quantize = None,
+    trust_remote_code: TrustRemoteCode = False,
+    offline: Offline = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     push: Annotated[str | None, typer.Option(help="Upload the finished draft to this hub repository.")] = None,
     restart: Annotated[bool, typer.Option(help="Forget what lies in --out and start over.")] = False,
@@ -62,8 +69,9 @@ def train(
         max_new_tokens=max_new_tokens, updates=updates, refine_updates=refine, batch=batch, micro=micro, lr=lr,
         validate_every=validate_every, patience=patience, draft_vocabulary=draft_vocabulary,
         finetune_backbone=finetune_backbone, backbone_updates=backbone_updates, backbone_lr=backbone_lr,
-        exit_weight=exit_weight, seed=seed, device=device,
-        dtype=dtype, threads=threads, push=push, restart=restart, **chosen,
+        exit_weight=exit_weight, seed=seed, device=device, dtype=dtype, device_map=device_map, attn=attn,
+        quantize=quantize, trust_remote_code=trust_remote_code, offline=offline, threads=threads, push=push,
+        restart=restart, **chosen,
     )  # fmt: skip
     settings.validate()
     from fastvlm_bench.training.fit import train as fit
@@ -83,7 +91,7 @@ def ablate(
         list[str] | None,
         typer.Option("--suite", "-s", help="Suites to train and to measure on, repeatable; default describe."),
     ] = None,
-    model: Annotated[str, typer.Option(help="As in `train`.")] = "tiny",
+    model: Model = "tiny",
     data: Annotated[Path | None, typer.Option(help="As in `train`; the run reads it, too.")] = None,
     recipe: Annotated[
         list[str] | None,
@@ -105,8 +113,13 @@ def ablate(
         list[Path] | None, typer.Option(help="A run folder whose drafts join the table, repeatable.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    device: Annotated[str, typer.Option(help="As in `train`.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="As in `train`.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+    attn: Attn = None,
+    quantize: Quantize = None,
+    trust_remote_code: TrustRemoteCode = False,
+    offline: Offline = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads, of training and measuring.")] = None,
 ) -> None:
     """Train many recipes on the same texts, measure them on the same samples, and write one table."""
@@ -114,6 +127,10 @@ def ablate(
     from fastvlm_bench.training.settings import TrainSettings, whole_numbers
 
     suites = tuple(suite or ("describe",))
+    loading: dict[str, Any] = {
+        "device": device, "dtype": dtype, "device_map": device_map, "attn": attn, "quantize": quantize,
+        "trust_remote_code": trust_remote_code, "offline": offline,
+    }  # fmt: skip
     exits = whole_numbers("--exit-layer", exit_layer)
     from fastvlm_bench.training.recipe import default_recipes
 
@@ -122,7 +139,7 @@ def ablate(
     settings = TrainSettings(
         out=str(out / "drafts"), model=model, suites=suites, data=_text(data), heads=tuple(heads),
         exit_layers=tuple(map(str, exits)), samples=samples, updates=updates, refine_updates=refine, held_out=held_out,
-        seed=seed, device=device, dtype=dtype, threads=threads,
+        seed=seed, threads=threads, **loading,
     )  # fmt: skip
     names = [made.name for made in settings.validate().recipes()]
     options = f"gamma={gamma},stop_below={stop_below:g}"
@@ -130,7 +147,7 @@ def ablate(
     methods += [f"fastvlm:draft={name},{options}" for name in names]
     config = RunConfig(
         suites=suites, model=model, data=_text(data), draft=str(out / "drafts"), methods=tuple(methods), limit=limit,
-        seed=seed, device=device, dtype=dtype, threads=threads, out=str(out),
+        seed=seed, threads=threads, out=str(out), **loading,
     )  # fmt: skip
     from fastvlm_bench.ablate import ablate as run_ablation
 

@@ -51,12 +51,12 @@ ANSWERS, NEW_ANSWERS = "answers.jsonl", "answers-backbone.jsonl"
 def train(settings: TrainSettings) -> int:
     """Train as the settings say and leave the drafts in `settings.out`. Returns the exit code; 130 if interrupted."""
     settings.validate()
-    parallel.start()
+    parallel.start(settings.device_map)
     try:
         parallel.lead(lambda: open_folder(settings))
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        target = load_target(settings.model, device=parallel.local_device(settings.device), dtype=settings.dtype)
+        target = load_target(settings.model, **settings.loading | {"device": parallel.local_device(settings.device)})
         with Display(quiet=not parallel.leads()) as display:
             training = Training(settings, target, display)
             return training.run()
@@ -146,10 +146,11 @@ class Training:
         samples = samples[: s.samples]
         texts = reference_answers(self.target, samples, most) or self._answers(samples, most, "answers")
         made = backbone.finetune(s, self.target, [e for e in texts if e.taught], self.display)
-        after = load_target(made, device=str(self.target.device), dtype=s.dtype)
+        here = s.loading | {"device": str(self.target.device), "device_map": None}
+        after = load_target(made, **here)
         if not (self.folder / QUALITY).is_file():
             # The trained model is the old one no longer: load that again.
-            before = load_target(s.model, device=str(self.target.device), dtype=s.dtype)
+            before = load_target(s.model, **here)
             rows = report_quality(s, before, after, held, self.folder / QUALITY, self.display)
             backbone.remember(Path(made), s, rows)
         self.target, self.answers = after, NEW_ANSWERS

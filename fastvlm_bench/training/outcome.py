@@ -10,6 +10,7 @@ from typing import Any
 from fastvlm_bench.drafts import Manifest
 from fastvlm_bench.imitation_head import Draft, describe_target
 from fastvlm_bench.models.load import Target
+from fastvlm_bench.models.names import split_revision
 from fastvlm_bench.storage import write_atomically
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.display import Display
@@ -57,8 +58,13 @@ def measure_command(settings: TrainSettings, model: str, root: Path, own: Mappin
     """The `run` that shows what the draft is worth, the raw exit beside it."""
     suite = settings.suites[0] if settings.suites else "jsonl"
     where = f" --data {settings.data}" if settings.data else "" if settings.suites else " --data FILE.jsonl"
+    loading = "".join(
+        f" --{name.replace('_', '-')}" + (f" {value}" if isinstance(value, str) else "")
+        for name, value in settings.loading.items()
+        if value and value != "auto" and name in ("dtype", "attn", "quantize", "trust_remote_code")
+    )
     return (
-        f"fastvlm-bench run --model {model} --draft {root} --suite {suite}{where} "
+        f"fastvlm-bench run --model {model}{loading} --draft {root} --suite {suite}{where} "
         f"-m fastvlm:gamma={own['gamma']},stop_below={own['stop_below']:g} -m layerskip"
     )
 
@@ -129,7 +135,7 @@ def _validations(root: Path) -> list[dict[str, Any]]:
 def card(settings: TrainSettings, model: str, folder: Path, manifest: Manifest | None, own: Mapping[str, Any]) -> str:
     """The README of a draft folder, as the hub shows it. Every number is from the manifest or the validation."""
     assert manifest is not None
-    base = [] if model == "tiny" or Path(model).is_dir() else [f"base_model: {model}"]
+    base = [] if model == "tiny" or Path(model).is_dir() else [f"base_model: {split_revision(model)[0]}"]
     places = ", ".join(f"{value:.2f}" for value in own["by_position"])
     rows = "\n".join(f"| {suite} | {alpha:.3f} |" for suite, alpha in own["by_suite"].items())
     return "\n".join([

@@ -13,9 +13,13 @@ from torch import distributed, nn
 from fastvlm_bench.errors import UsageError
 
 
-def start() -> None:
+def start(device_map: str | None = None) -> None:
     """Join the other processes if there are any. Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and device_map:
+        raise UsageError(f"--device-map {device_map} spreads one model over all devices, but each of several processes "
+                         "has a device of its own; leave it out, or start one process")  # fmt: skip
+    if several and not distributed.is_initialized():
         distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 

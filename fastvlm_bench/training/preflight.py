@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.load import Target
@@ -15,6 +16,12 @@ OPTIMISER_BYTES = 4 + 4 + 4  # float32 weights, gradient and momentum of Muon; A
 def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None]) -> None:
     """Say what was loaded and the memory that training is expected to take. UsageError for exits beyond the target."""
     layers, model = len(target.layers), target.model
+    places = sorted({str(parameter.device) for parameter in model.parameters()})
+    if len(places) > 1 or places == ["meta"]:
+        raise UsageError(
+            f"--device-map put '{settings.model}' on {', '.join(places).replace('meta', 'disk or main memory')}: a "
+            "draft is trained where the whole target is on one device; try --dtype bfloat16 or --quantize 4bit"
+        )
     recipes = settings.recipes(1 if settings.automatic else None)
     for recipe in recipes:
         depth = recipe.depth
@@ -44,7 +51,9 @@ def memory_estimate(settings: TrainSettings, target: Target) -> dict[str, float]
     Per taught position and recipe, logits, their softmax and their gradient: 3 x vocabulary x 4 bytes; the target's
     own logits once more.
     """
-    layer = sum(p.numel() for p in target.layers[0].parameters())
+    packed = [m for m in target.layers[0].modules() if isinstance(m, nn.Linear) and not m.weight.is_floating_point()]
+    layer = sum(p.numel() for p in target.layers[0].parameters() if p.is_floating_point())
+    layer += sum(m.in_features * m.out_features for m in packed)  # a copy of the layer has them unpacked
     output: Any = target.model.get_output_embeddings()
     width, vocabulary = output.in_features, output.out_features
     recipes = settings.recipes(1 if settings.automatic else None)

@@ -7,15 +7,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.config import DEVICES, DTYPES, check_writable
-from fastvlm_bench.errors import UsageError, did_you_mean
+from fastvlm_bench.config import LOADING, check_loading, check_writable
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.names import check_model_name, layer_count
 from fastvlm_bench.suite_definition import read_definition
 from fastvlm_bench.training.recipe import Recipe
 
 AUTO = "auto"
 BACKBONES = ("lora", "full")
-ELSEWHERE = ("out", "push", "device", "threads", "micro", "restart", "plots")
+ELSEWHERE = ("out", "push", "device", "device_map", "trust_remote_code", "offline", "threads", "micro", "restart")
 """Fields that change where a training runs or goes, not what it learns: a killed training may go on with others."""
 
 
@@ -26,7 +26,8 @@ class TrainSettings:
     suites with data/split, or images with prompts, or (embedded model) rendered scenes: what is looked at. samples:
     how many training samples at most; held_out: how many more for validation. on_policy, references: the text.
     updates, refine_updates: optimiser steps before and in the refinement stage. validate_every: updates between two
-    validations; patience: validations without a better predicted speed-up before it stops, 0 for never.
+    validations; patience: validations without a better predicted speed-up before it stops, 0 for never. device,
+    dtype, device_map, attn, quantize, trust_remote_code, offline: as in `load_target`.
     """
 
     out: str
@@ -61,6 +62,11 @@ class TrainSettings:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
+    device_map: str | None = None
+    attn: str | None = None
+    quantize: str | None = None
+    trust_remote_code: bool = False
+    offline: bool = False
     threads: int | None = None
     push: str | None = None
     restart: bool = False
@@ -83,14 +89,17 @@ class TrainSettings:
             raise UsageError(
                 f"--max-new-tokens is {self.max_new_tokens}; it must be at least 2: the first is not drafted"
             )
-        if self.dtype not in DTYPES:
-            raise UsageError(
-                f"unknown dtype '{self.dtype}': one of {', '.join(DTYPES)}{did_you_mean(self.dtype, DTYPES)}"
-            )
+        check_loading(device=self.device, dtype=self.dtype, device_map=self.device_map, attn=self.attn,
+                      quantize=self.quantize)  # fmt: skip
         if self.finetune_backbone not in (None, *BACKBONES):
             raise UsageError(
                 f"--finetune-backbone is '{self.finetune_backbone}'; it must be one of {', '.join(BACKBONES)}"
             )
+        if self.finetune_backbone and self.quantize:
+            raise UsageError(f"--finetune-backbone {self.finetune_backbone} trains float32 weights, and --quantize "
+                             f"{self.quantize} packs them; leave one of the two out")  # fmt: skip
+        if self.push and self.offline:
+            raise UsageError("--push uploads to the hub, and --offline never asks it; leave one of the two out")
         if not self.on_policy and not self.references:
             raise UsageError("no text to learn on: leave --on-policy, or add --references")
         if bool(self.images) != bool(self.prompts):
@@ -106,6 +115,11 @@ class TrainSettings:
             raise UsageError(f"model '{self.model}' needs real data: --data DIR with the suite's official files, or "
                              "--images DIR with --prompts FILE (scenes are rendered for `tiny` only)")  # fmt: skip
         self.recipes(1 if self.automatic else None)  # so that a wrong recipe is told at once
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The options of `load_target`."""
+        return {name: getattr(self, name) for name in LOADING}
 
     @property
     def automatic(self) -> bool:
@@ -147,8 +161,6 @@ class TrainSettings:
                 )
             if layers is not None and recipe.exit_layer >= layers:
                 raise UsageError(f"exit layer {recipe.exit_layer} is not within 1 .. {layers - 1} of '{self.model}'")
-        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
-            raise UsageError(f"unknown device '{self.device}': one of {', '.join(DEVICES)}")
         check_writable(Path(self.out))
         return self
 

@@ -94,6 +94,13 @@ def test_recipe_without_exit_and_wrong_loss() -> None:
          "'tiny'; choose an exit of at most 22"),
         ({"exit_layers": ("24",), "heads": ("mlp",)}, "exit layer 24 is not within 1 .. 23 of 'tiny'"),
         ({"device": "tpu"}, "unknown device 'tpu': one of"),
+        ({"attn": "flash"}, "unknown attn 'flash': one of sdpa, eager, flash_attention_2"),
+        ({"device_map": "balanced"}, "unknown device-map 'balanced': one of auto"),
+        ({"quantize": "4bits"}, "unknown quantize '4bits': one of 4bit, 8bit; did you mean '4bit'"),
+        ({"quantize": "4bit", "finetune_backbone": "full", "exit_layers": ("1",)},
+         "--finetune-backbone full trains float32 weights, and --quantize 4bit packs them; leave one of the two out"),
+        ({"quantize": "8bit", "finetune_backbone": "lora", "exit_layers": ("1",)}, "leave one of the two out"),
+        ({"push": "user/draft", "offline": True}, "--push uploads to the hub, and --offline never asks it"),
         ({"loss": "kd=-1"}, "it must be a number of at least 0"),
     ],
 )  # fmt: skip
@@ -115,7 +122,9 @@ def test_what_a_training_is(tmp_path: Path) -> None:
     """Where it runs may change when it goes on; what it learns may not."""
     own = settings(tmp_path)
     assert own.sha256() == settings(tmp_path, device="cpu", threads=1, micro=2, push="a/b", restart=True).sha256()
-    for change in ({"lr": 0.02}, {"seed": 1}, {"batch": 8}, {"heads": ("mlp",)}, {"dtype": "bfloat16"}):
+    assert own.sha256() == settings(tmp_path, device_map="auto", offline=True, trust_remote_code=True).sha256()
+    for change in ({"lr": 0.02}, {"seed": 1}, {"batch": 8}, {"heads": ("mlp",)}, {"dtype": "bfloat16"},
+                   {"quantize": "4bit"}, {"attn": "eager"}):  # fmt: skip
         assert own.sha256() != settings(tmp_path, **change).sha256(), change
 
 
