@@ -21,25 +21,26 @@ from fastvlm_bench.models.load import PHASE_1, Target
 from fastvlm_bench.muon import Muon
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
+from fastvlm_bench.training.folder import BACKBONE, BACKBONE_STATE, TrainingFolder
 from fastvlm_bench.training.observe import Observer, Tail
 from fastvlm_bench.training.order import Order
 from fastvlm_bench.training.settings import TrainSettings
 
 SAVE_EVERY_S = 60.0
-STATE, FOLDER = "backbone.pt", "backbone"
 LORA_RANK = 16
 
 
-def finetune(settings: TrainSettings, target: Target, examples: Sequence[Example], display: Display) -> str:
+def finetune(
+    settings: TrainSettings, target: Target, examples: Sequence[Example], folder: TrainingFolder, display: Display
+) -> str:
     """Train the target's decoder layers on the texts and write the new model; returns its folder, `out/backbone`.
 
     The weights of `target` change. Resumes from its last state. UsageError where the target cannot be trained so.
     """
-    root = Path(settings.out)
-    made = root / FOLDER
+    made = folder.path / BACKBONE
     if not (made / "config.json").is_file():
-        _Backbone(settings, target, examples, display).run(made)
-        (root / STATE).unlink(missing_ok=True)
+        _Backbone(settings, target, examples, folder, display).run(made)
+        (folder.path / BACKBONE_STATE).unlink(missing_ok=True)
     return str(made)
 
 
@@ -55,13 +56,17 @@ def remember(made: Path, settings: TrainSettings, quality: Sequence[Mapping[str,
 
 
 class _Backbone:
-    def __init__(self, settings: TrainSettings, target: Target, examples: Sequence[Example], display: Display) -> None:
+    def __init__(
+        self, settings: TrainSettings, target: Target, examples: Sequence[Example], folder: TrainingFolder,
+        display: Display,
+    ) -> None:  # fmt: skip
         if target.model.dtype != torch.float32:
             raise UsageError(
                 f"--finetune-backbone trains float32 weights, not {str(target.model.dtype).removeprefix('torch.')}; "
                 "add --dtype float32"
             )
-        self.settings, self.target, self.examples, self.display = settings, target, examples, display
+        self.settings, self.target, self.examples = settings, target, examples
+        self.folder, self.display = folder, display
         self.exits = settings.places()
         if not self.exits:
             raise UsageError("--finetune-backbone needs to know the exits that it trains: give --exit-layer, as 1,2")
@@ -73,7 +78,6 @@ class _Backbone:
                 "than when it is generated; train the draft alone"
             )
         self.tail = Tail(target, self.observer, examples[0])
-        self.state = Path(settings.out) / STATE
         self.model = self._trainable()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         matrices = [p for p in self.parameters if p.ndim == 2]
@@ -103,8 +107,7 @@ class _Backbone:
 
     def run(self, made: Path) -> None:
         s, done, total = self.settings, 0, self.settings.backbone_updates
-        if self.state.is_file():
-            stored = torch.load(self.state, weights_only=True, map_location=self.target.device)
+        if stored := self.folder.load(BACKBONE_STATE, self.target.device):
             with torch.no_grad():
                 for parameter, value in zip(self.parameters, stored["weights"], strict=True):
                     parameter.copy_(value)
@@ -128,15 +131,13 @@ class _Backbone:
             if done % s.validate_every == 0 or done == total:
                 task, exits = (sum(values) / len(values) for values in zip(*lately, strict=True))
                 lately.clear()
-                line = {"backbone": done, "task_loss": task, "exit_loss": exits}
-                with (Path(s.out) / "log.jsonl").open("a", encoding="utf-8") as log:
-                    log.write(json.dumps(line) + "\n")
+                self.folder.log({"backbone": done, "task_loss": task, "exit_loss": exits})
                 self.display.say(f"backbone, update {done}: task loss {task:.4f}, exit loss {exits:.4f}")
             if time.monotonic() - saved > SAVE_EVERY_S:
                 self._save(done)
                 saved = time.monotonic()
         model = self.model.merge_and_unload() if s.finetune_backbone == "lora" else self.model
-        temporary = made.with_name(f".{FOLDER}.tmp")
+        temporary = made.with_name(f".{BACKBONE}.tmp")
         with quiet(downloads=False):
             model.save_pretrained(temporary)
         self.target.processor.save_pretrained(temporary)
@@ -170,11 +171,9 @@ class _Backbone:
         return sums[0], sums[1]
 
     def _save(self, done: int) -> None:
-        temporary = self.state.with_suffix(".tmp")
         weights = [p.detach() for p in self.parameters]
         optimisers = [o.state_dict() for o in self.optimisers]
-        torch.save({"done": done, "weights": weights, "optimisers": optimisers}, temporary)
-        temporary.replace(self.state)
+        self.folder.save(BACKBONE_STATE, {"done": done, "weights": weights, "optimisers": optimisers})
 
 
 @contextmanager

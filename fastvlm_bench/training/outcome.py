@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from fastvlm_bench.drafts import Manifest
 from fastvlm_bench.imitation_head import Draft, describe_target
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.names import split_revision
-from fastvlm_bench.storage import write_atomically
+from fastvlm_bench.storage import now, write_atomically
 from fastvlm_bench.training import parallel
+from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
+from fastvlm_bench.training.folder import LOG, QUALITY
 from fastvlm_bench.training.settings import TrainSettings
 from fastvlm_bench.training.trainer import HeadTrainer, Student
 
@@ -87,6 +89,22 @@ def _finished(
     return Draft(recipe.exit_layer, student.head.eval(), manifest, draft.output)
 
 
+def story(settings: TrainSettings, base: Sequence[Example]) -> dict[str, Any]:
+    """What a manifest says of the training: on what, how long, and what phase 1 did before."""
+    s = settings
+    text = [*(["the target's own greedy answers"] if s.on_policy else []), *(["references"] if s.references else [])]
+    tuned = {}
+    if s.finetune_backbone:
+        quality = json.loads((Path(s.out) / QUALITY).read_text(encoding="utf-8"))
+        tuned = {"finetuned_backbone": {"how": s.finetune_backbone, "of": s.model, "quality": quality}}
+    return {
+        "source": " and ".join(text), "samples": s.images or s.data or "rendered training scenes",
+        "suites": list(s.suites), "texts": len(base), "tokens": sum(len(e.answer) for e in base),
+        "updates": s.updates, "refine_updates": s.refine_updates, "batch": s.batch, "lr": s.lr, "seed": s.seed,
+        "trained_at": now()[:10], **tuned,
+    }  # fmt: skip
+
+
 def write_curve(root: Path) -> None:
     """log.jsonl as a table: one row a validation and draft."""
     text = io.StringIO()
@@ -128,7 +146,7 @@ def draw_curve(root: Path) -> Path | None:
 
 
 def _validations(root: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (root / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in (root / LOG).read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if "validated" in line]
 
 

@@ -72,6 +72,11 @@ def sum_values(values: dict[str, float]) -> dict[str, float]:
     return values
 
 
+def any_of(asked: bool) -> bool:
+    """Whether any process was asked: all end after the same update, so that none waits for one that has ended."""
+    return sum_values({"asked": float(asked)})["asked"] > 0
+
+
 def wait() -> None:
     """Until every process is here: the leader writes answers that the others read."""
     if world() > 1:

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 DRIVER = """
 import sys
-from fastvlm_bench.training import fit
+from fastvlm_bench.training import costs
 from fastvlm_bench.training.prediction import Costs
-fit.measure_costs = lambda *_: Costs(1.0, 0.05, [1.0] * 11)
+costs.measure_costs = lambda *_: Costs(1.0, 0.05, [1.0] * 11)
 from fastvlm_bench.cli import main
 main()
 """

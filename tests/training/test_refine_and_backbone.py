@@ -11,9 +11,10 @@ import torch
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.fingerprint import weights_sha256
 from fastvlm_bench.models.load import load_target
-from fastvlm_bench.training import backbone, fit
+from fastvlm_bench.training import backbone, costs, fit
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
+from fastvlm_bench.training.folder import TrainingFolder
 from fastvlm_bench.training.prediction import Checked, Costs
 from fastvlm_bench.training.refine import BOOST, ReplayBuffer, Rows, rejection_weights
 from fastvlm_bench.training.refine_run import corrected
@@ -65,7 +66,7 @@ def test_draws_are_weighted() -> None:
 
 @pytest.fixture
 def given(checkpoint: Path, pictures: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(fit, "measure_costs", lambda *_: Costs(1.0, 0.05, [1.0] * 11))
+    monkeypatch.setattr(costs, "measure_costs", lambda *_: Costs(1.0, 0.05, [1.0] * 11))
     monkeypatch.setattr(backbone, "SAVE_EVERY_S", -1.0)
     return dict(
         model=str(checkpoint), images=str(pictures[0]), prompts=str(pictures[1]), exit_layers=("1",), heads=("mlp",),
@@ -123,15 +124,15 @@ def test_phase_1(given: dict[str, Any], tmp_path: Path, how: str, monkeypatch: p
 def test_phase_1_refuses_what_it_cannot(
     given: dict[str, Any], examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load_target(given["model"], device="cpu")
+    model, folder = load_target(given["model"], device="cpu"), TrainingFolder(tmp_path / "d")
     monkeypatch.setitem(sys.modules, "peft", None)
     lora = TrainSettings(**{**given, "finetune_backbone": "lora"}, out=str(tmp_path / "d"))
     with pytest.raises(UsageError, match=r"lora needs peft: pip install 'fastvlm-bench\[lora\]'"):
-        backbone.finetune(lora, model, examples, Display(quiet=True))
+        backbone.finetune(lora, model, examples, folder, Display(quiet=True))
     automatic = TrainSettings(**{**given, "exit_layers": ("auto",)}, out=str(tmp_path / "d"))
     with pytest.raises(UsageError, match="needs to know the exits that it trains: give --exit-layer, as 1,2"):
-        backbone.finetune(automatic, model, examples, Display(quiet=True))
+        backbone.finetune(automatic, model, examples, folder, Display(quiet=True))
     model.model.bfloat16()
     full = TrainSettings(**given, out=str(tmp_path / "d"))
     with pytest.raises(UsageError, match="trains float32 weights, not bfloat16; add --dtype float32"):
-        backbone.finetune(full, model, examples, Display(quiet=True))
+        backbone.finetune(full, model, examples, folder, Display(quiet=True))

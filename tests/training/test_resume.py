@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.training import answers, backbone, fit, trainer
+from fastvlm_bench.training import answers, backbone, costs, fit, trainer, updates
+from fastvlm_bench.training.folder import TrainingFolder
 from fastvlm_bench.training.prediction import Costs
 from fastvlm_bench.training.settings import TrainSettings
 
@@ -35,8 +36,8 @@ def given(checkpoint: Path, pictures: tuple[Path, Path]) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def priced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "measure_costs", lambda *_: COSTS)
-    monkeypatch.setattr(fit, "SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(costs, "measure_costs", lambda *_: COSTS)
+    monkeypatch.setattr(updates, "SAVE_EVERY_S", -1.0)
     monkeypatch.setattr(backbone, "SAVE_EVERY_S", -1.0)
 
 
@@ -86,8 +87,8 @@ def killed_at(event: int, settings: TrainSettings) -> int:
         tick()
 
     def work() -> int:
-        for owner, name in ((answers.AnswerFile, "add"), (trainer.HeadTrainer, "update"), (fit.Training, "_log"),
-                            (fit, "save_drafts"), (fit, "open_folder")):  # fmt: skip
+        for owner, name in ((answers.AnswerFile, "add"), (trainer.HeadTrainer, "update"), (TrainingFolder, "log"),
+                            (fit, "save_drafts"), (TrainingFolder, "open")):  # fmt: skip
             around(owner, name)
         torch.save = torn
         return fit.train(settings)
@@ -153,7 +154,7 @@ def test_other_settings_are_refused_and_restart_starts_over(
     uninterrupted(whole, given)
     out = tmp_path / "draft"
     settings = TrainSettings(**{**given, "seed": 1}, out=str(out))
-    fit.open_folder(settings)
+    TrainingFolder(out).open(settings)
     (out / "state.pt").write_bytes(b"of the other training")
     with pytest.raises(
         UsageError, match=r"other settings \(seed 1 there, 0 now\); choose another --out, or .*--restart"
@@ -161,14 +162,14 @@ def test_other_settings_are_refused_and_restart_starts_over(
         fit.train(TrainSettings(**given, out=str(out)))
     assert (out / "state.pt").read_bytes() == b"of the other training"
     elsewhere = TrainSettings(**{**given, "seed": 1}, out=str(out), threads=1)
-    fit.open_folder(elsewhere)  # where it runs may change
+    TrainingFolder(out).open(elsewhere)  # where it runs may change
     assert fit.train(TrainSettings(**given, out=str(out), restart=True)) == 0
     assert weights(out) == weights(whole)
 
 
 def test_state_that_cannot_be_read(given: dict[str, Any], tmp_path: Path) -> None:
     settings = TrainSettings(**given, out=str(tmp_path / "draft"))
-    fit.open_folder(settings)
+    TrainingFolder(tmp_path / "draft").open(settings)
     (tmp_path / "draft" / "state.pt").write_bytes(b"not a state")
     with pytest.raises(Exception, match=r"state.pt cannot be read \(.*\); start over with --restart") as found:
         fit.train(settings)
@@ -232,10 +233,10 @@ def test_loss_that_is_not_finite_ends_in_one_line(
 
 DRIVER = """
 import sys
-from fastvlm_bench.training import fit
+from fastvlm_bench.training import costs, updates
 from fastvlm_bench.training.prediction import Costs
-fit.measure_costs = lambda *_: Costs(1.0, 0.05, [0.9 + 0.01 * k for k in range(11)])
-fit.SAVE_EVERY_S = -1.0
+costs.measure_costs = lambda *_: Costs(1.0, 0.05, [0.9 + 0.01 * k for k in range(11)])
+updates.SAVE_EVERY_S = -1.0
 from fastvlm_bench.cli import main
 main()
 """
@@ -282,21 +283,21 @@ def test_exit_that_was_chosen_is_kept(given: dict[str, Any], tmp_path: Path, mon
     """`auto` takes the best predicted speed-up; a training that goes on does not choose again."""
     given = {**given, "exit_layers": ("auto",), "heads": ("linear",), "refine_updates": 0, "updates": 2}
     dear = Costs(1.0, 0.5, [1.0] * 11)
-    monkeypatch.setattr(fit, "measure_costs", lambda _, __, ___, draft: COSTS if draft.exit_layer == 2 else dear)
+    monkeypatch.setattr(costs, "measure_costs", lambda _, __, ___, draft: COSTS if draft.exit_layer == 2 else dear)
     out, asked = tmp_path / "draft", list[int]()
-    choose, start = fit.Training._choose_exit, fit.Training._start
+    choose, start = fit.Training._choose_exit, updates.Updates.run
 
-    def counted(self: Any, *args: Any) -> None:
+    def counted(self: Any, *args: Any) -> int:
         asked.append(1)
-        choose(self, *args)
+        return choose(self, *args)
 
     def stops(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fit.Training, "_choose_exit", counted)
-    monkeypatch.setattr(fit.Training, "_start", stops)
+    monkeypatch.setattr(updates.Updates, "run", stops)
     assert fit.train(TrainSettings(**given, out=str(out))) == 130
-    monkeypatch.setattr(fit.Training, "_start", start)
+    monkeypatch.setattr(updates.Updates, "run", start)
     assert fit.train(TrainSettings(**given, out=str(out))) == 0
     assert asked == [1]
     (line, *_) = curve(out)
