@@ -6,6 +6,7 @@ what it gains in speed is owed to this training, and what it loses in quality is
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from fastvlm_bench.errors import BenchError, UsageError
 from fastvlm_bench.models.hub import quiet
 from fastvlm_bench.models.load import PHASE_1, Target
 from fastvlm_bench.muon import Muon
+from fastvlm_bench.storage import write_atomically
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
 from fastvlm_bench.training.folder import BACKBONE, BACKBONE_STATE, TrainingFolder
@@ -52,7 +54,7 @@ def remember(made: Path, settings: TrainSettings, quality: Sequence[Mapping[str,
         "exits": settings.places(),
         "quality": list(quality),
     }
-    (made / PHASE_1).write_text(json.dumps(story, indent=1) + "\n", encoding="utf-8")
+    write_atomically(made / PHASE_1, (json.dumps(story, indent=1) + "\n").encode())
 
 
 class _Backbone:
@@ -137,7 +139,7 @@ class _Backbone:
                 self._save(done)
                 saved = time.monotonic()
         model = self.model.merge_and_unload() if s.finetune_backbone == "lora" else self.model
-        temporary = made.with_name(f".{BACKBONE}.tmp")
+        temporary = made.with_name(f".{BACKBONE}.{os.getpid()}.tmp")
         with quiet(downloads=False):
             model.save_pretrained(temporary)
         self.target.processor.save_pretrained(temporary)

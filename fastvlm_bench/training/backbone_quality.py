@@ -9,6 +9,7 @@ from typing import Any
 from fastvlm_bench import metrics
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.quality import difference, score
+from fastvlm_bench.storage import write_atomically
 from fastvlm_bench.suite import load_suite, open_image
 from fastvlm_bench.suite_definition import read_definition
 from fastvlm_bench.training.answers import greedy_answers, pads_well
@@ -47,7 +48,7 @@ def report_quality(
             own = [s for s in held_out if s.sample_id.startswith(f"{name}/")]
             scored = read_definition(name).metrics if settings.suites and all(s.references for s in own) else ()
             rows += _rows(name, scored, before, after, own, most)
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    write_atomically(path, (json.dumps(rows, indent=1) + "\n").encode())
     for row in rows:
         value = "" if row["before"] is None else f" {row['before']:.4f} -> {row['after']:.4f},"
         between = "" if row["low"] is None else f" [{row['low']:+.4f}, {row['high']:+.4f}]"

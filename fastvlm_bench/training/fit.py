@@ -1,5 +1,6 @@
 """A whole training: target, phase 1, texts, exit, updates, drafts; killed at any point, it goes on."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +32,8 @@ def train(settings: TrainSettings) -> int:
     """Train as the settings say and leave the drafts in `settings.out`. Returns the exit code; 130 if interrupted."""
     settings.validate()
     parallel.start(settings.device_map)
+    folder = TrainingFolder(Path(settings.out))
     try:
-        folder = TrainingFolder(Path(settings.out))
         parallel.lead(lambda: folder.open(settings))
         if settings.threads:
             torch.set_num_threads(settings.threads)
@@ -40,6 +41,7 @@ def train(settings: TrainSettings) -> int:
         with Display(quiet=not parallel.leads()) as display:
             return Training(settings, target, folder, display).run()
     finally:
+        folder.close()
         parallel.finish()
 
 
@@ -89,8 +91,8 @@ class Training:
         if not (self.folder.path / QUALITY).is_file():
             # The trained model is the old one no longer: load that again.
             before = load_target(s.model, **here)
-            rows = report_quality(s, before, after, texts.held_out, self.folder.path / QUALITY, self.display)
-            backbone.remember(Path(made), s, rows)
+            report_quality(s, before, after, texts.held_out, self.folder.path / QUALITY, self.display)
+        backbone.remember(Path(made), s, json.loads((self.folder.path / QUALITY).read_text(encoding="utf-8")))
         self.target = after
 
     def _choose_exit(self, base: Sequence[Example], held: Sequence[Example]) -> int:

@@ -1,4 +1,4 @@
-"""The folder of a training: which settings it belongs to, its state, replaced whole, and its log without torn lines.
+"""The folder of a training: its one writer, its settings, its state, replaced whole, and its log without torn lines.
 
 With several processes only the leader writes; all read.
 """
@@ -16,7 +16,7 @@ import torch
 
 from fastvlm_bench.drafts import first_line
 from fastvlm_bench.errors import BenchError, UsageError
-from fastvlm_bench.storage import now, write_atomically
+from fastvlm_bench.storage import LOCK_FILE, lock_folder, now, write_atomically
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.settings import TrainSettings
 
@@ -31,10 +31,32 @@ class TrainingFolder:
     """Where one training keeps what the next attempt goes on from."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._lock = path, -1
 
     def open(self, settings: TrainSettings) -> None:
-        """Make the folder, or check that what lies there is this very training; UsageError where it is another."""
+        """Lock the folder, and make it new or check that what lies there is this very training.
+
+        UsageError where it is another, or where another process is writing it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_folder(self.path)
+        except OSError as error:
+            raise UsageError(f"cannot write to {self.path}: {error.strerror}; choose another --out") from None
+        try:
+            self._prepare(settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another process write the folder. Closing twice, or what was never opened, is allowed."""
+        if self._lock >= 0:
+            (self.path / LOCK_FILE).unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = -1
+
+    def _prepare(self, settings: TrainSettings) -> None:
         begun = any((self.path / name).is_file() for name in (STATE, ANSWERS, BACKBONE_STATE))
         # Settings alone are of a start that was refused.
         if (self.path / SETTINGS).is_file() and begun and not settings.restart:
@@ -43,7 +65,6 @@ class TrainingFolder:
         for name in MADE:
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / BACKBONE, ignore_errors=True)
-        self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"learns": settings.learns(), "started_at": now()}, indent=1)
         write_atomically(self.path / SETTINGS, text.encode())
 

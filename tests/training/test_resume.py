@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ def weights(out: Path) -> dict[str, bytes]:
 def curve(out: Path) -> list[Any]:
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "elapsed_s"} for line in lines]
+
+
+def opened_once(settings: TrainSettings) -> None:
+    folder = TrainingFolder(Path(settings.out))
+    folder.open(settings)
+    folder.close()
 
 
 def in_child(work: Callable[[], int]) -> int:
@@ -134,6 +141,7 @@ def test_killed_anywhere(given: dict[str, Any], whole: Path, tmp_path: Path, eve
         settings = TrainSettings(**given, out=str(tmp_path / "draft"))
         assert [killed_at(event, settings) for event in (*events, 10**6)] == [-signal.SIGKILL] * len(events) + [0]
         assert weights(tmp_path / "draft") == weights(whole) and curve(tmp_path / "draft") == curve(whole)
+        assert not list((tmp_path / "draft").glob(".*")), "a lock or a temporary file is left"
         return
     for event in range(2, EVENTS, 6):
         settings = TrainSettings(**given, out=str(tmp_path / str(event)))
@@ -142,6 +150,7 @@ def test_killed_anywhere(given: dict[str, Any], whole: Path, tmp_path: Path, eve
         assert code == -signal.SIGKILL
         assert in_child(lambda settings=settings: fit.train(settings)) == 0, f"event {event}"  # type: ignore[misc]
         assert weights(tmp_path / str(event)) == weights(whole), f"event {event}"
+        assert not list((tmp_path / str(event)).glob(".*")), f"event {event} left a lock or a temporary file"
         assert curve(tmp_path / str(event)) == curve(whole), f"event {event}"
     else:
         raise AssertionError("there are more events")
@@ -154,7 +163,7 @@ def test_other_settings_are_refused_and_restart_starts_over(
     uninterrupted(whole, given)
     out = tmp_path / "draft"
     settings = TrainSettings(**{**given, "seed": 1}, out=str(out))
-    TrainingFolder(out).open(settings)
+    opened_once(settings)
     (out / "state.pt").write_bytes(b"of the other training")
     with pytest.raises(
         UsageError, match=r"other settings \(seed 1 there, 0 now\); choose another --out, or .*--restart"
@@ -162,14 +171,54 @@ def test_other_settings_are_refused_and_restart_starts_over(
         fit.train(TrainSettings(**given, out=str(out)))
     assert (out / "state.pt").read_bytes() == b"of the other training"
     elsewhere = TrainSettings(**{**given, "seed": 1}, out=str(out), threads=1)
-    TrainingFolder(out).open(elsewhere)  # where it runs may change
+    opened_once(elsewhere)  # where it runs may change
     assert fit.train(TrainSettings(**given, out=str(out), restart=True)) == 0
     assert weights(out) == weights(whole)
 
 
+def test_a_second_training_in_the_folder_is_refused(given: dict[str, Any], whole: Path, tmp_path: Path) -> None:
+    """It names the process that trains there, and leaves what that is writing; a killed one blocks nobody."""
+    uninterrupted(whole, given)
+    out = tmp_path / "draft"
+    settings = TrainSettings(**given, out=str(out))
+    read, write = os.pipe()
+
+    def work() -> int:
+        update = trainer.HeadTrainer.update
+
+        def waits(self: Any, *args: Any) -> Any:
+            (out / f".state.pt.{os.getpid()}.tmp").write_bytes(b"half a state")
+            (out / f".backbone.{os.getpid()}.tmp").mkdir(exist_ok=True)
+            os.write(write, b".")
+            time.sleep(60)
+            return update(self, *args)
+
+        trainer.HeadTrainer.update = waits  # type: ignore[method-assign]
+        return fit.train(settings)
+
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            work()
+        os._exit(70)
+    try:
+        assert os.read(read, 1) == b"."
+        half = {path.name for path in out.glob(".*.tmp")}
+        for again in (settings, replace(settings, restart=True), replace(settings, seed=7)):
+            with pytest.raises(UsageError, match=f"draft is being written by process {pid}; wait for it or stop it"):
+                fit.train(again)
+        assert {path.name for path in out.glob(".*.tmp")} == half and len(half) == 2
+        assert json.loads((out / "settings.json").read_text())["learns"]["seed"] == 0
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert fit.train(settings) == 0
+    assert weights(out) == weights(whole) and not list(out.glob(".*"))
+
+
 def test_state_that_cannot_be_read(given: dict[str, Any], tmp_path: Path) -> None:
     settings = TrainSettings(**given, out=str(tmp_path / "draft"))
-    TrainingFolder(tmp_path / "draft").open(settings)
+    opened_once(settings)
     (tmp_path / "draft" / "state.pt").write_bytes(b"not a state")
     with pytest.raises(Exception, match=r"state.pt cannot be read \(.*\); start over with --restart") as found:
         fit.train(settings)
