@@ -16,18 +16,29 @@ from fastvlm_bench.models.load import Target
 from fastvlm_bench.storage import seal, unseal, write_atomically
 from fastvlm_bench.training.samples import TrainingSample
 
+ROOM = 64
+
 
 @dataclass(frozen=True)
 class Example:
-    """A sample and the text to learn on: token ids, the final EOS included if it `ended` before the limit."""
+    """A sample and the text to learn on: token ids, the final EOS included if it `ended` within the limit.
+
+    limit: how many tokens it might have had; None where that is not known.
+    """
 
     sample: TrainingSample
     answer: tuple[int, ...]
     ended: bool
+    limit: int | None = None
 
     def inputs(self, target: Target) -> dict[str, Tensor]:
         """Processor outputs, batch of one."""
         return target.encode(self.sample.open(), self.sample.prompt)
+
+    @property
+    def most(self) -> int:
+        """The token limit with which decoding would write this text; of an unknown one, one that leaves room."""
+        return self.limit or len(self.answer) + (ROOM if self.ended else 0)
 
     @property
     def taught(self) -> int:
@@ -76,7 +87,7 @@ def own_answers(
                 if sample.sample_id not in file.known:
                     file.add(sample.sample_id, answer, ended)
         report(start + len(group))
-    return [Example(sample, *file.known[sample.sample_id]) for sample in samples]
+    return [Example(sample, *file.known[sample.sample_id], most) for sample in samples]
 
 
 def reference_answers(target: Target, samples: Sequence[TrainingSample], most: int) -> list[Example]:

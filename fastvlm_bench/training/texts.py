@@ -31,7 +31,7 @@ class Texts:
         unseen = self.samples[s.samples : s.samples + wanted] or chosen[:wanted]
         base: list[Example] = []
         if s.references:
-            base += reference_answers(target, chosen, self.limit())
+            base += self._references(target, chosen)
             if not base:
                 raise UsageError("--references: these samples have no reference texts; leave it out")
         if s.on_policy:
@@ -49,27 +49,35 @@ class Texts:
     def for_backbone(self, target: Target) -> list[Example]:
         """What phase 1 learns: references where there are any, else the target's own answers."""
         chosen = self.samples[: self.settings.samples]
-        found = reference_answers(target, chosen, self.limit()) or self._answers(target, chosen, "answers")
+        found = self._references(target, chosen) or self._answers(target, chosen, "answers")
         return [example for example in found if example.taught]
 
-    def limit(self) -> int:
-        """The token limit of a text."""
-        if self.settings.max_new_tokens is not None:
-            return self.settings.max_new_tokens
-        tokens = [read_definition(name).max_new_tokens for name in self.settings.suites]
-        return max(tokens, default=DEFAULT_TOKENS)
+    def limit(self, sample: TrainingSample) -> int:
+        """The token limit of a sample's text: the one that `run` would have."""
+        suite = sample.sample_id.partition("/")[0]
+        own = read_definition(suite).max_new_tokens if suite in self.settings.suites else DEFAULT_TOKENS
+        return self.settings.max_new_tokens or own
+
+    def _references(self, target: Target, samples: Sequence[TrainingSample]) -> list[Example]:
+        return [e for sample in samples for e in reference_answers(target, [sample], self.limit(sample))]
 
     def _answers(self, target: Target, samples: Sequence[TrainingSample], label: str) -> list[Example]:
         if not parallel.leads():
             parallel.wait()  # the leader writes, the others read what it wrote
         # The answers of a model that phase 1 made are its own.
         name = ANSWERS if target.id == self.settings.model else NEW_ANSWERS
-        bar = self.display.bar(label, len(samples))
-        size = min(64, max(self.settings.micro, 1) * 2)
-        found = own_answers(target, samples, self.limit(), self.folder.path / name, bar, size)
+        bar, size = self.display.bar(label, len(samples)), min(64, max(self.settings.micro, 1) * 2)
+        found: dict[str, Example] = {}
+        by_limit: dict[int, list[TrainingSample]] = {}
+        for sample in samples:
+            by_limit.setdefault(self.limit(sample), []).append(sample)
+        for most, alike in by_limit.items():
+            done = len(found)
+            made = own_answers(target, alike, most, self.folder.path / name, lambda n, done=done: bar(done + n), size)  # type: ignore[misc]
+            found |= {example.sample.sample_id: example for example in made}
         if parallel.leads():
             parallel.wait()
-        return found
+        return [found[sample.sample_id] for sample in samples]
 
 
 def _samples(s: TrainSettings) -> tuple[list[TrainingSample], list[TrainingSample]]:

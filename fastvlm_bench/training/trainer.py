@@ -21,6 +21,7 @@ from fastvlm_bench.reduced_vocabulary import ReducedOutput
 from fastvlm_bench.runner import out_of_memory
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
+from fastvlm_bench.training.choosing import Choosing
 from fastvlm_bench.training.losses import position_losses
 from fastvlm_bench.training.observe import FAILURES, Observer, Tail, View
 from fastvlm_bench.training.prediction import Checked
@@ -66,6 +67,8 @@ class HeadTrainer:
         self.students = [Student(recipe, target.model, seed) for recipe in recipes]
         self.observer = Observer(target, [r.exit_layer for r in recipes], max(r.fuse for r in recipes))
         self.tail: Tail | None = None
+        self.choosing = Choosing(target)
+        self.never = torch.tensor(sorted(self.choosing.placeholders), device=target.device)
         self.output_ids: Tensor | None = None
         self.notes: list[str] = []
         parameters = [p for student in self.students for p in student.head.parameters()]
@@ -179,12 +182,17 @@ class HeadTrainer:
     def check(self, examples: Sequence[Example]) -> dict[str, list[Checked]]:
         """Each recipe's guesses along each example's text: what validation and refinement count.
 
-        Of a head that recurs this is the first pass, where `previous` is the target's: within a draft it does worse.
+        Both are chosen as decoding chooses, by the model's own logits processors. Of a head that recurs this is the
+        first pass, where `previous` is the target's: within a draft it does worse.
         """
         assert self.tail is not None
         found: dict[str, list[Checked]] = {student.name: [] for student in self.students}
         for view, group in self.observer.views(examples, self.micro):
-            own = self.tail(view.last_states()).argmax(-1)
+            places, end = [], 0
+            for example in group:
+                places.append(slice(end, end := end + example.taught))
+            target_logits = self.tail(view.last_states())
+            own = self._choices(group, places, target_logits)
             for student in self.students:
                 with self.autocast():
                     logits = self.tail(view.imitate(student.head, student.recipe.exit_layer)[0]).float()
@@ -192,14 +200,17 @@ class HeadTrainer:
                     left_out = torch.ones_like(logits[0], dtype=torch.bool)
                     left_out[self.output_ids] = False
                     logits = logits.masked_fill(left_out, -torch.inf)
-                sure, guess = logits.softmax(-1).max(-1)
-                right, start = (guess == own).tolist(), 0
-                confidence = sure.tolist()
-                for example in group:
-                    end = start + example.taught
-                    found[student.name].append(Checked(right[start:end], confidence[start:end], example.ended))
-                    start = end
+                guess = self._choices(group, places, logits)
+                sure = logits.softmax(-1).amax(-1)  # of the logits as they are: that is what the loop's stop looks at
+                sure[torch.isin(guess, self.never)] = -1.0
+                right, confidence = (guess == own).tolist(), sure.tolist()
+                for example, place in zip(group, places, strict=True):
+                    room = example.most - len(example.answer)
+                    found[student.name].append(Checked(right[place], confidence[place], example.ended, room))
         return found
+
+    def _choices(self, group: Sequence[Example], places: Sequence[slice], logits: Tensor) -> Tensor:
+        return torch.cat([self.choosing.along(e, logits[p]) for e, p in zip(group, places, strict=True)])
 
     def draft(self, student: Student) -> Draft:
         """The recipe as a draft that can decode now: its head in the target's dtype."""

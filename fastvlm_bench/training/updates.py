@@ -118,9 +118,10 @@ class Updates:
         self.display.table(trainer.done, losses, found, {name: kept["done"] for name, kept in self.best.items()})
 
     def kept(self) -> dict[str, dict[str, Any]]:
-        """`best`, validated once more, with costs measured now: what the manifests promise."""
+        """`best`, validated once more as it is saved, with costs measured now: what the manifests promise."""
         for student in self.trainer.students:
-            student.head.load_state_dict(self.best[student.name]["head"])
+            head = self.best[student.name]["head"]
+            student.head.load_state_dict({key: value.half().to(value.dtype) for key, value in head.items()})
         found = validate(self.trainer, self.held, costs_of(self.trainer, self.held[0]))
         return {name: {**kept, "validated": found[name].as_dict()} for name, kept in self.best.items()}
 
