@@ -21,6 +21,7 @@ from fastvlm_bench.models.hub import quiet
 from fastvlm_bench.models.load import PHASE_1, Target
 from fastvlm_bench.muon import Muon
 from fastvlm_bench.storage import write_atomically
+from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
 from fastvlm_bench.training.folder import BACKBONE, BACKBONE_STATE, TrainingFolder
@@ -40,9 +41,10 @@ def finetune(
     The weights of `target` change. Resumes from its last state. UsageError where the target cannot be trained so.
     """
     made = folder.path / BACKBONE
-    if not (made / "config.json").is_file():
-        _Backbone(settings, target, examples, folder, display).run(made)
-        (folder.path / BACKBONE_STATE).unlink(missing_ok=True)
+    if not parallel.from_leader((made / "config.json").is_file()):
+        learning = _Backbone(settings, target, examples, folder, display)
+        learning.run()
+        parallel.lead(lambda: learning.write(made))
     return str(made)
 
 
@@ -107,7 +109,8 @@ class _Backbone:
             model, peft.LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules=linear, lora_dropout=0.0)
         )
 
-    def run(self, made: Path) -> None:
+    def run(self) -> None:
+        """Make what is left of the updates; several processes share each batch, and add up their gradients."""
         s, done, total = self.settings, 0, self.settings.backbone_updates
         if stored := self.folder.load(BACKBONE_STATE, self.target.device):
             with torch.no_grad():
@@ -122,6 +125,7 @@ class _Backbone:
             batch = order.batch(done)
             task, exits = self._backward(batch, done)
             lately.append((task, exits))
+            parallel.sum_gradients(self.parameters)
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
             for optimiser in self.optimisers:
                 for group in optimiser.param_groups:
@@ -138,22 +142,28 @@ class _Backbone:
             if time.monotonic() - saved > SAVE_EVERY_S:
                 self._save(done)
                 saved = time.monotonic()
-        model = self.model.merge_and_unload() if s.finetune_backbone == "lora" else self.model
+
+    def write(self, made: Path) -> None:
+        """The trained model as a checkpoint folder, whole or not at all."""
+        model = self.model.merge_and_unload() if self.settings.finetune_backbone == "lora" else self.model
         temporary = made.with_name(f".{BACKBONE}.{os.getpid()}.tmp")
         with quiet(downloads=False):
             model.save_pretrained(temporary)
         self.target.processor.save_pretrained(temporary)
         temporary.rename(made)
+        (self.folder.path / BACKBONE_STATE).unlink(missing_ok=True)
 
     def _backward(self, batch: Sequence[Example], done: int) -> tuple[float, float]:
-        """Gradients of the mean loss over all answer tokens; returns (task loss, mean exit loss).
+        """Gradients of this process's part of the mean loss over all answer tokens; (task loss, mean exit loss) of all.
 
         Here the first token teaches, too: a draft never makes it, but the backbone does.
         """
         positions = sum(len(example.answer) for example in batch)
-        sums = [0.0, 0.0]
-        for start in range(0, len(batch), self.settings.micro):
-            inputs, told = self.observer.padded(batch[start : start + self.settings.micro])
+        sums = {"task": 0.0, "exits": 0.0}
+        mine = parallel.share(batch)
+        for start in range(0, len(mine), self.settings.micro):
+            group = mine[start : start + self.settings.micro]
+            inputs, told = self.observer.padded(group)
             told |= told.roll(-1, dims=1)  # one place earlier: the prompt's last position, which makes the first token
             next_tokens = inputs["input_ids"].roll(-1, dims=1)[told]
             with _layer_inputs(self.target.layers, self.exits) as seen:
@@ -165,12 +175,13 @@ class _Backbone:
             task, exits = each[-1], torch.stack(each[:-1]).mean()
             loss = task + self.settings.exit_weight * exits
             if not torch.isfinite(loss):
-                names = ", ".join(e.sample.sample_id for e in batch[start : start + self.settings.micro])
+                names = ", ".join(e.sample.sample_id for e in group)
                 raise BenchError(f"backbone loss is {loss.item()} at update {done + 1} on samples {names}; "
                                  "try a smaller --backbone-lr")  # fmt: skip
             loss.backward()
-            sums = [sums[0] + task.item(), sums[1] + exits.item()]
-        return sums[0], sums[1]
+            sums = {"task": sums["task"] + task.item(), "exits": sums["exits"] + exits.item()}
+        sums = parallel.sum_values(sums)
+        return sums["task"], sums["exits"]
 
     def _save(self, done: int) -> None:
         weights = [p.detach() for p in self.parameters]

@@ -31,7 +31,7 @@ from fastvlm_bench.training.validation import validate
 def train(settings: TrainSettings) -> int:
     """Train as the settings say and leave the drafts in `settings.out`. Returns the exit code; 130 if interrupted."""
     settings.validate()
-    parallel.start(settings.device_map)
+    parallel.start(settings.device, settings.device_map)
     folder = TrainingFolder(Path(settings.out))
     try:
         parallel.lead(lambda: folder.open(settings))
@@ -88,11 +88,15 @@ class Training:
         made = backbone.finetune(s, self.target, texts.for_backbone(self.target), self.folder, self.display)
         here = s.loading | {"device": str(self.target.device), "device_map": None}
         after = load_target(made, **here)
-        if not (self.folder.path / QUALITY).is_file():
-            # The trained model is the old one no longer: load that again.
-            before = load_target(s.model, **here)
-            report_quality(s, before, after, texts.held_out, self.folder.path / QUALITY, self.display)
-        backbone.remember(Path(made), s, json.loads((self.folder.path / QUALITY).read_text(encoding="utf-8")))
+
+        def tell() -> None:
+            path = self.folder.path / QUALITY
+            if not path.is_file():
+                # The trained model is the old one no longer: load that again.
+                report_quality(s, load_target(s.model, **here), after, texts.held_out, path, self.display)
+            backbone.remember(Path(made), s, json.loads(path.read_text(encoding="utf-8")))
+
+        parallel.lead(tell)
         self.target = after
 
     def _choose_exit(self, base: Sequence[Example], held: Sequence[Example]) -> int:

@@ -54,10 +54,12 @@ def test_device_and_device_map_exclude_each_other(tmp_path: Path) -> None:
         fit.train(settings)
 
 
-def test_device_map_and_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="--device-map auto spreads one model over all devices, but each of several"):
-        parallel.start("auto")
+    with pytest.raises(UsageError, match="--device-map auto cannot be kept by several processes, each of which has a"):
+        parallel.start("auto", "auto")
+    with pytest.raises(UsageError, match="--device cuda:1 cannot be kept by several processes.*; leave it out, or"):
+        parallel.start("cuda:1")
 
 
 def test_target_that_is_spread_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
