@@ -25,6 +25,7 @@ from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
 from fastvlm_bench.training.folder import BACKBONE, BACKBONE_STATE, TrainingFolder
+from fastvlm_bench.training.micro_batch import MicroBatch
 from fastvlm_bench.training.observe import Observer, Tail
 from fastvlm_bench.training.order import Order
 from fastvlm_bench.training.settings import TrainSettings
@@ -81,6 +82,7 @@ class _Backbone:
                 f"{type(target.model).__name__} cannot be fine-tuned here: a text passes it otherwise in one piece "
                 "than when it is generated; train the draft alone"
             )
+        self.micro = MicroBatch(settings.micro, display.say)
         self.tail = Tail(target, self.observer, examples[0])
         self.model = self._trainable()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -123,7 +125,8 @@ class _Backbone:
         lately: list[tuple[float, float]] = []
         while done < total:
             batch = order.batch(done)
-            task, exits = self._backward(batch, done)
+            sums = self.micro.fit(lambda size: self._backward(batch, done, size), f"at update {done + 1}")  # noqa: B023
+            task, exits = parallel.sum_values(sums).values()
             lately.append((task, exits))
             parallel.sum_gradients(self.parameters)
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -131,7 +134,6 @@ class _Backbone:
                 for group in optimiser.param_groups:
                     group["lr"] = self.lr * min((done + 1) / 30, 1.0, 0.02 + 0.98 * (1 - done / total) / 0.5)
                 optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
             done += 1
             bar(done)
             if done % s.validate_every == 0 or done == total:
@@ -153,16 +155,18 @@ class _Backbone:
         temporary.rename(made)
         (self.folder.path / BACKBONE_STATE).unlink(missing_ok=True)
 
-    def _backward(self, batch: Sequence[Example], done: int) -> tuple[float, float]:
-        """Gradients of this process's part of the mean loss over all answer tokens; (task loss, mean exit loss) of all.
+    def _backward(self, batch: Sequence[Example], done: int, size: int) -> dict[str, float]:
+        """Gradients of this process's part of the mean loss over all answer tokens; its parts of task and exit loss.
 
         Here the first token teaches, too: a draft never makes it, but the backbone does.
         """
         positions = sum(len(example.answer) for example in batch)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
         sums = {"task": 0.0, "exits": 0.0}
         mine = parallel.share(batch)
-        for start in range(0, len(mine), self.settings.micro):
-            group = mine[start : start + self.settings.micro]
+        for start in range(0, len(mine), size):
+            group = mine[start : start + size]
             inputs, told = self.observer.padded(group)
             told |= told.roll(-1, dims=1)  # one place earlier: the prompt's last position, which makes the first token
             next_tokens = inputs["input_ids"].roll(-1, dims=1)[told]
@@ -180,8 +184,7 @@ class _Backbone:
                                  "try a smaller --backbone-lr")  # fmt: skip
             loss.backward()
             sums = {"task": sums["task"] + task.item(), "exits": sums["exits"] + exits.item()}
-        sums = parallel.sum_values(sums)
-        return sums["task"], sums["exits"]
+        return sums
 
     def _save(self, done: int) -> None:
         weights = [p.detach() for p in self.parameters]

@@ -10,6 +10,7 @@ import torch
 from fastvlm_bench.errors import BenchError
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.reduced_vocabulary import most_frequent
+from fastvlm_bench.runner import out_of_memory
 from fastvlm_bench.training import backbone, parallel
 from fastvlm_bench.training.answers import Example, ends
 from fastvlm_bench.training.backbone_quality import report_quality
@@ -61,6 +62,14 @@ class Training:
             return 130
         except FloatingPointError as error:
             raise BenchError(f"{error}; what was trained before is kept in {self.folder.path}") from error
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise BenchError(
+                "out of memory with one text at a time; what was made before is kept, so go on with other memory or a "
+                "larger device, or start another --out with --dtype bfloat16, --quantize 4bit, a smaller "
+                "--max-new-tokens or fewer heads"
+            ) from error
 
     def _run(self, interrupts: Interrupts) -> None:
         s, stored = self.settings, self.folder.load(STATE)
@@ -115,6 +124,8 @@ class Training:
             trainer.update(order.batch(number))
             bar(number + 1)
         found = validate(trainer, held, costs_of(trainer, held[0]))
+        for note in trainer.notes:
+            self.display.say(note)
         chosen = max(places, key=lambda p: found[f"exit{p}"].speedup)
         said = ", ".join(f"{p}: α {found[f'exit{p}'].alpha:.2f}, {found[f'exit{p}'].speedup:.2f}x" for p in places)
         self.display.say(f"exit layer {chosen} of {layers} promises most after {updates} updates ({said})")

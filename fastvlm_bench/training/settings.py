@@ -14,6 +14,8 @@ from fastvlm_bench.suite_definition import read_definition
 from fastvlm_bench.training.recipe import Recipe
 
 AUTO = "auto"
+DEFAULT_TOKENS = 128
+"""The token limit of a text where no suite has one."""
 BACKBONES = ("lora", "full")
 ELSEWHERE = ("out", "push", "device", "device_map", "trust_remote_code", "offline", "threads", "micro", "restart")
 """Fields that change where a training runs or goes, not what it learns: a killed training may go on with others."""

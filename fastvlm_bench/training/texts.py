@@ -12,9 +12,7 @@ from fastvlm_bench.training.answers import Example, own_answers, reference_answe
 from fastvlm_bench.training.display import Display
 from fastvlm_bench.training.folder import ANSWERS, NEW_ANSWERS, TrainingFolder
 from fastvlm_bench.training.samples import TrainingSample, folder_samples, hold_out, suite_samples
-from fastvlm_bench.training.settings import TrainSettings
-
-DEFAULT_TOKENS = 128
+from fastvlm_bench.training.settings import DEFAULT_TOKENS, TrainSettings
 
 
 class Texts:
@@ -71,9 +69,10 @@ class Texts:
         by_limit: dict[int, list[TrainingSample]] = {}
         for sample in samples:
             by_limit.setdefault(self.limit(sample), []).append(sample)
+        path, say = self.folder.path / name, self.display.say
         for most, alike in by_limit.items():
-            done = len(found)
-            made = own_answers(target, alike, most, self.folder.path / name, lambda n, done=done: bar(done + n), size)  # type: ignore[misc]
+            before = len(found)
+            made = own_answers(target, alike, most, path, lambda done, before=before: bar(before + done), size, say)  # type: ignore[misc]
             found |= {example.sample.sample_id: example for example in made}
         if parallel.leads():
             parallel.wait()

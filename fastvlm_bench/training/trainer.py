@@ -7,6 +7,7 @@ two of them is what their recipes say. An update is a pure function of the weigh
 import contextlib
 import copy
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.choosing import Choosing
 from fastvlm_bench.training.losses import position_losses
+from fastvlm_bench.training.micro_batch import MicroBatch
 from fastvlm_bench.training.observe import FAILURES, Observer, Tail, View
 from fastvlm_bench.training.prediction import Checked
 from fastvlm_bench.training.recipe import Recipe
@@ -61,7 +63,9 @@ class HeadTrainer:
         self, target: Target, recipes: Sequence[Recipe], *, lr: float, updates: int, micro: int, seed: int = 0,
         refine_updates: int = 0,
     ) -> None:  # fmt: skip
-        self.target, self.lr, self.updates, self.micro, self.done = target, lr, updates, micro, 0
+        self.target, self.lr, self.updates, self.done = target, lr, updates, 0
+        self.notes: list[str] = []
+        self.micro = MicroBatch(micro, self.notes.append)
         self.refine_updates = refine_updates
         target.model.requires_grad_(False)
         self.students = [Student(recipe, target.model, seed) for recipe in recipes]
@@ -70,7 +74,6 @@ class HeadTrainer:
         self.choosing = Choosing(target)
         self.never = torch.tensor(sorted(self.choosing.placeholders), device=target.device)
         self.output_ids: Tensor | None = None
-        self.notes: list[str] = []
         parameters = [p for student in self.students for p in student.head.parameters()]
         others = [p for p in parameters if p.ndim != 2]
         self.optimisers: list[torch.optim.Optimizer] = [
@@ -84,12 +87,15 @@ class HeadTrainer:
             gap = self.observer.choose_route(examples)
             self.tail = Tail(self.target, self.observer, examples[0])
         except FAILURES as error:
+            if out_of_memory(error):
+                raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BenchError(
                 f"a draft cannot be trained on {type(self.target.model).__name__}: {reason}; please report it"
             ) from error
         if not self.observer.packs:
-            self.notes.append(f"texts pass the target one by one: padded together its states differ by {gap:.1e}")
+            why = "two do not fit into memory" if gap == inf else f"padded together its states differ by {gap:.1e}"
+            self.notes.append(f"texts pass the target one by one: {why}")
 
     def update(self, examples: Sequence[Example], weights: Sequence[Weights] | None = None) -> dict[str, float]:
         """One optimiser step on the examples; returns each recipe's mean loss. FloatingPointError if it is not finite.
@@ -97,17 +103,7 @@ class HeadTrainer:
         weights: for each example. Memory that runs out halves the micro-batch, and the step starts again.
         """
         given = list(weights) if weights is not None else [{} for _ in examples]
-        while True:
-            try:
-                losses = self._backward(examples, given)
-                break
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or self.micro == 1:
-                    raise
-            self.micro //= 2  # outside the except block, so that the traceback no longer holds the tensors
-            self.notes.append(f"out of memory at update {self.done + 1}: micro-batch halved to {self.micro}")
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        losses = self.micro.fit(lambda size: self._backward(examples, given, size), f"at update {self.done + 1}")
         parallel.sum_gradients(p for student in self.students for p in student.head.parameters())
         for student in self.students:  # each head by itself: one that is far off must not slow the others
             nn.utils.clip_grad_norm_(student.head.parameters(), 1.0)
@@ -127,7 +123,7 @@ class HeadTrainer:
             return 0.02 + 0.18 * max(0.0, 1 - (done - self.updates) / max(self.refine_updates, 1))
         return min((done + 1) / 30, 1.0, 0.02 + 0.98 * (1 - done / max(self.updates, 1)) / 0.5)
 
-    def _backward(self, examples: Sequence[Example], weights: Sequence[Weights]) -> dict[str, float]:
+    def _backward(self, examples: Sequence[Example], weights: Sequence[Weights], size: int) -> dict[str, float]:
         """Gradients of the weighted mean loss over all positions of all examples (and all processes)."""
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
@@ -137,7 +133,7 @@ class HeadTrainer:
         losses = dict.fromkeys(totals, 0.0)
         mine = parallel.share(list(zip(examples, weights, strict=True)))
         start = 0
-        for view, group in self.observer.views([example for example, _ in mine], self.micro):
+        for view, group in self.observer.views([example for example, _ in mine], size):
             part = [row for _, row in mine[start : start + len(group)]]
             start += len(group)
             logits, aims = self._target_side(view)
@@ -185,9 +181,12 @@ class HeadTrainer:
         Both are chosen as decoding chooses, by the model's own logits processors. Of a head that recurs this is the
         first pass, where `previous` is the target's: within a draft it does worse.
         """
+        return self.micro.fit(lambda size: self._checked(examples, size), "on held-out texts")
+
+    def _checked(self, examples: Sequence[Example], size: int) -> dict[str, list[Checked]]:
         assert self.tail is not None
         found: dict[str, list[Checked]] = {student.name: [] for student in self.students}
-        for view, group in self.observer.views(examples, self.micro):
+        for view, group in self.observer.views(examples, size):
             places, end = [], 0
             for example in group:
                 places.append(slice(end, end := end + example.taught))
@@ -224,12 +223,12 @@ class HeadTrainer:
     def state(self) -> dict[str, Any]:
         """Everything that the next update depends on, and the micro-batch that memory allowed."""
         return {
-            "done": self.done, "micro": self.micro, "heads": {s.name: s.head.state_dict() for s in self.students},
+            "done": self.done, "micro": self.micro.size, "heads": {s.name: s.head.state_dict() for s in self.students},
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }  # fmt: skip
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.done, self.micro = state["done"], state["micro"]
+        self.done, self.micro.size = state["done"], state["micro"]
         for student in self.students:
             student.head.load_state_dict(state["heads"][student.name])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):

@@ -69,14 +69,11 @@ class Updates:
                 self.display.say(f"stopped early: no better prediction in {s.patience} validations")
                 break
             losses = trainer.update(*self._batch(order, trainer.done))
-            for note in trainer.notes:
-                self.display.say(note)
-                self.folder.log({"done": trainer.done, "note": note})
-            trainer.notes.clear()
             bar(trainer.done)
             due = trainer.done % s.validate_every == 0 or trainer.done in (s.updates, total)
             if due:
                 self._validate(losses)
+            self._tell_notes()
             ends = parallel.any_of(interrupts.asked)
             # A state stands after the validation that belongs to it: what goes on from there does not look back.
             if due or ends or time.monotonic() - self.saved_at > SAVE_EVERY_S:
@@ -84,6 +81,12 @@ class Updates:
             if ends:
                 raise KeyboardInterrupt
         interrupts.held = False
+
+    def _tell_notes(self) -> None:
+        for note in self.trainer.notes:
+            self.display.say(note)
+            self.folder.log({"done": self.trainer.done, "note": note})
+        self.trainer.notes.clear()
 
     def _batch(self, order: Order, number: int) -> tuple[list[Example], list[Rows] | None]:
         """The texts of that update and how much their positions weigh; half of them replayed while refining."""
@@ -123,6 +126,7 @@ class Updates:
             head = self.best[student.name]["head"]
             student.head.load_state_dict({key: value.half().to(value.dtype) for key, value in head.items()})
         found = validate(self.trainer, self.held, costs_of(self.trainer, self.held[0]))
+        self._tell_notes()
         return {name: {**kept, "validated": found[name].as_dict()} for name, kept in self.best.items()}
 
     def _save(self) -> None:

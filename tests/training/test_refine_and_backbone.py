@@ -121,6 +121,33 @@ def test_phase_1(given: dict[str, Any], tmp_path: Path, how: str, monkeypatch: p
     assert (halves / "head.safetensors").read_bytes() == (out / "head.safetensors").read_bytes()
 
 
+def test_phase_1_without_memory(
+    given: dict[str, Any], examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    """Half the micro-batch gives the gradients, and so the model, that the whole would have given."""
+    made = []
+    for name in ("enough", "tight"):
+        target, folder = load_target(given["model"], device="cpu"), TrainingFolder(tmp_path / name)
+        folder.path.mkdir()
+        settings = TrainSettings(**{**given, "backbone_updates": 2, "micro": 4}, out=str(folder.path))
+        learning = backbone._Backbone(settings, target, examples[:6], folder, Display())
+        padded = learning.observer.padded
+
+        def tight(group: Any, padded: Any = padded) -> Any:
+            if len(group) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return padded(group)
+
+        if name == "tight":
+            monkeypatch.setattr(learning.observer, "padded", tight)
+        learning.run()
+        made.append([p.detach().clone() for p in learning.parameters])
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*made, strict=True))
+    said = capsys.readouterr().out
+    assert said.count("micro-batch halved") == 2 and "out of memory at update 1: micro-batch halved to 1" in said
+
+
 def test_phase_1_refuses_what_it_cannot(
     given: dict[str, Any], examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastvlm_bench.errors import UsageError
+from fastvlm_bench.errors import BenchError, UsageError
 from fastvlm_bench.training import answers, backbone, costs, fit, trainer, updates
 from fastvlm_bench.training.folder import TrainingFolder
 from fastvlm_bench.training.prediction import Costs
@@ -271,12 +271,21 @@ def test_early_stop_is_early_after_a_kill_too(given: dict[str, Any], tmp_path: P
 def test_loss_that_is_not_finite_ends_in_one_line(
     given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastvlm_bench.errors import BenchError
-
     monkeypatch.setattr(trainer, "position_losses", lambda r, s, d, a, t: d.float().sum(-1) * float("nan"))
     with pytest.raises(
         BenchError, match=r"is nan at update 1 on samples .*try a smaller --lr; what was trained before"
     ):
+        fit.train(TrainSettings(**given, out=str(tmp_path / "draft")))
+
+
+def test_one_text_that_does_not_fit_ends_in_one_line(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(trainer.HeadTrainer, "_backward", never)
+    with pytest.raises(BenchError, match="^out of memory with one text at a time; what was made before is kept, so"):
         fit.train(TrainSettings(**given, out=str(tmp_path / "draft")))
 
 
