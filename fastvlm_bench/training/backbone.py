@@ -73,8 +73,6 @@ class _Backbone:
         self.settings, self.target, self.examples = settings, target, examples
         self.folder, self.display = folder, display
         self.exits = settings.places()
-        if not self.exits:
-            raise UsageError("--finetune-backbone needs to know the exits that it trains: give --exit-layer, as 1,2")
         self.observer = Observer(target, self.exits, 1)
         self.observer.choose_route(examples)
         if not self.observer.packs:

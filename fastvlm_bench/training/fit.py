@@ -33,14 +33,15 @@ def train(settings: TrainSettings) -> int:
     """Train as the settings say and leave the drafts in `settings.out`. Returns the exit code; 130 if interrupted."""
     settings.validate()
     parallel.start(settings.device, settings.device_map)
-    folder = TrainingFolder(Path(settings.out))
+    folder, display = TrainingFolder(Path(settings.out)), Display(quiet=not parallel.leads())
     try:
+        texts = Texts(settings, folder, display)  # data that is missing is told before a model is loaded
         parallel.lead(lambda: folder.open(settings))
         if settings.threads:
             torch.set_num_threads(settings.threads)
         target = load_target(settings.model, **settings.loading | {"device": parallel.local_device(settings.device)})
-        with Display(quiet=not parallel.leads()) as display:
-            return Training(settings, target, folder, display).run()
+        with display:
+            return Training(settings, target, texts, folder, display).run()
     finally:
         folder.close()
         parallel.finish()
@@ -49,8 +50,10 @@ def train(settings: TrainSettings) -> int:
 class Training:
     """One training in its folder, on a loaded target."""
 
-    def __init__(self, settings: TrainSettings, target: Target, folder: TrainingFolder, display: Display) -> None:
-        self.settings, self.target, self.folder, self.display = settings, target, folder, display
+    def __init__(
+        self, settings: TrainSettings, target: Target, texts: Texts, folder: TrainingFolder, display: Display
+    ) -> None:  # fmt: skip
+        self.settings, self.target, self.texts, self.folder, self.display = settings, target, texts, folder, display
 
     def run(self) -> int:
         try:
@@ -74,10 +77,9 @@ class Training:
     def _run(self, interrupts: Interrupts) -> None:
         s, stored = self.settings, self.folder.load(STATE)
         preflight(s, self.target, self.display.say)
-        texts = Texts(s, self.folder, self.display)
         if s.finetune_backbone:
-            self._finetune(texts)
-        base, fresh, held = texts.collect(self.target)
+            self._finetune()
+        base, fresh, held = self.texts.collect(self.target)
         chosen = stored.get("chosen")
         if s.automatic and chosen is None:
             chosen = self._choose_exit(base, held)
@@ -91,9 +93,9 @@ class Training:
         updates.run(interrupts)
         save_drafts(s, self.target, trainer, updates.kept(), story(s, base), self.display)
 
-    def _finetune(self, texts: Texts) -> None:
+    def _finetune(self) -> None:
         """Phase 1; from here on the target is the new one, whose answers are its own."""
-        s = self.settings
+        s, texts = self.settings, self.texts
         made = backbone.finetune(s, self.target, texts.for_backbone(self.target), self.folder, self.display)
         here = s.loading | {"device": str(self.target.device), "device_map": None}
         after = load_target(made, **here)

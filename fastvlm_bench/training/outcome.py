@@ -42,7 +42,7 @@ def save_drafts(
         )
         made.append(folder)
     write_curve(root)
-    picture = draw_curve(root)
+    picture = draw_curve(root, settings.updates if settings.refine_updates else None)
     own = best[favourite]["validated"]
     drawn = f" and {picture}" if picture else " (its picture needs: pip install 'fastvlm-bench[plots]')"
     display.say(f"saved {', '.join(map(str, made))}; curve in {root / 'curve.csv'}{drawn}")
@@ -119,8 +119,11 @@ def write_curve(root: Path) -> None:
     write_atomically(root / "curve.csv", text.getvalue().encode())
 
 
-def draw_curve(root: Path) -> Path | None:
-    """The curve as a picture: α and predicted speed-up over the updates. None without matplotlib."""
+def draw_curve(root: Path, refined_from: int | None = None) -> Path | None:
+    """The curve as a picture: α and predicted speed-up over the updates. None without matplotlib.
+
+    refined_from: the update after which refinement began, marked by a line.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -134,6 +137,10 @@ def draw_curve(root: Path) -> Path | None:
             axis.plot(
                 [line["done"] for line in seen], [line["validated"][name][key] for line in seen], ".-", label=name
             )
+    if refined_from is not None:
+        for axis in axes:
+            axis.axvline(refined_from, color="0.5", linestyle="--", linewidth=1)
+        axes[0].text(refined_from, 1.01, "refinement", transform=axes[0].get_xaxis_transform(), fontsize=7, ha="center")
     axes[0].set_ylabel("held-out α (γ 10)")
     axes[1].set_ylabel("predicted decode speed-up")
     axes[1].set_xlabel("update")
@@ -155,6 +162,7 @@ def card(settings: TrainSettings, model: str, folder: Path, manifest: Manifest |
     assert manifest is not None
     base = [] if model == "tiny" or Path(model).is_dir() else [f"base_model: {split_revision(model)[0]}"]
     places = ", ".join(f"{value:.2f}" for value in own["by_position"])
+    losses = ", ".join(f"{name} {weight:g}" for name, weight in manifest.losses.items())
     rows = "\n".join(f"| {suite} | {alpha:.3f} |" for suite, alpha in own["by_suite"].items())
     return "\n".join([
         "---", "library_name: fastvlm-bench", *base, "tags: [speculative-decoding, vision-language, draft]", "---",
@@ -163,7 +171,8 @@ def card(settings: TrainSettings, model: str, folder: Path, manifest: Manifest |
         f"({manifest.head_parameters:,} parameters), for `{model}` ({manifest.target_architecture}, weights "
         f"`{manifest.target_weights_sha256[:16]}`). It is refused by any other model.", "",
         f"Trained on {manifest.data['texts']} texts ({manifest.data['source']}; {manifest.data['samples']}), "
-        f"{manifest.data['tokens']} tokens; losses {manifest.losses}.", "",
+        f"{manifest.data['tokens']} tokens, for {manifest.data['updates']} updates and "
+        f"{manifest.data['refine_updates']} of refinement; losses {losses}.", "",
         "| held-out samples of | α (γ 10, no confidence stop) |", "| --- | --- |", rows, "",
         *([f"α by place in the draft: {places}.", ""] if places else []),
         f"Predicted decode speed-up on the machine that trained it: {own['speedup']:.2f} at γ {own['gamma']}, "

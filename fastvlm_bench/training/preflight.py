@@ -27,7 +27,7 @@ def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None
         depth = recipe.depth
         if recipe.exit_layer >= layers or recipe.exit_layer + depth > layers:
             raise UsageError(
-                f"exit layer {recipe.exit_layer} with {depth} head layers does not fit the {layers} layers of "
+                f"exit layer {recipe.exit_layer} and a head of {depth} more are beyond the {layers} layers of "
                 f"'{settings.model}'; choose an exit of at most {layers - max(depth, 1)}"
             )
     estimate = memory_estimate(settings, target)
@@ -36,10 +36,10 @@ def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None
         f"{type(model).__name__}: {layers} layers, width {model.get_output_embeddings().in_features}, vocabulary "
         f"{model.get_output_embeddings().out_features}, {target.device}, {str(model.dtype).removeprefix('torch.')}"
     )
-    known = "" if free is None else f" of {free / 1e9:.1f} GB free"
+    known = "" if free is None else f"; {_size(free)} are free"
     say(
-        f"memory: heads and optimiser {estimate['heads'] / 1e9:.2f} GB, logits of a micro-batch of {settings.micro} "
-        f"about {estimate['logits'] / 1e9:.2f} GB{known}"
+        f"memory beside the target: heads and optimiser {_size(estimate['heads'])}, logits of a micro-batch of "
+        f"{settings.micro} about {_size(estimate['logits'])}{known}"
     )
     if free is not None and sum(estimate.values()) > free:
         say("this may not fit: a micro-batch that does not is halved, or give a smaller --micro")
@@ -62,6 +62,10 @@ def memory_estimate(settings: TrainSettings, target: Target) -> dict[str, float]
     return {
         "heads": float(heads * OPTIMISER_BYTES), "logits": float(positions * vocabulary * 4 * (3 * len(recipes) + 1)),
     }  # fmt: skip
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def free_bytes(device: torch.device) -> int | None:

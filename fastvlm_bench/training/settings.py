@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import os
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,13 @@ class TrainSettings:
         if self.finetune_backbone and self.quantize:
             raise UsageError(f"--finetune-backbone {self.finetune_backbone} trains float32 weights, and --quantize "
                              f"{self.quantize} packs them; leave one of the two out")  # fmt: skip
+        if self.finetune_backbone and not any(t.isdecimal() for t in self.exit_layers):
+            raise UsageError("--finetune-backbone needs to know the exits that it trains: give --exit-layer, as 1,2")
+        cores = os.cpu_count() or 1
+        if self.threads is not None and not 1 <= self.threads <= cores:
+            raise UsageError(f"--threads is {self.threads}; it must be a whole number, 1 .. {cores}")
+        if self.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push):
+            raise UsageError(f"--push is '{self.push}'; it must be a hub repository, as USER/NAME")
         if self.push and self.offline:
             raise UsageError("--push uploads to the hub, and --offline never asks it; leave one of the two out")
         if not self.on_policy and not self.references:
@@ -110,12 +119,18 @@ class TrainSettings:
             )
         if self.images and (self.suites or self.references):
             raise UsageError("--images takes the place of --suite, and has no --references; leave the others out")
+        unread = [n for n in ("split", "prompt_set", "prompt") if getattr(self, n) is not None and not self.data]
+        if self.images and self.data:
+            unread.append("data")
+        if unread:
+            given = f"--{unread[0].replace('_', '-')}"
+            why = "images and prompts are --images' own" if self.images else "scenes are rendered, without --data"
+            raise UsageError(f"{given} has no effect here, where {why}; leave it out")
         if not self.images and not self.suites:
-            raise UsageError("nothing to train on: give --suite NAME (with --data DIR for real data), or --images DIR "
-                             "with --prompts FILE")  # fmt: skip
-        if not self.data and not self.images and self.model != "tiny":
-            raise UsageError(f"model '{self.model}' needs real data: --data DIR with the suite's official files, or "
-                             "--images DIR with --prompts FILE (scenes are rendered for `tiny` only)")  # fmt: skip
+            raise UsageError("nothing to train on: give --suite NAME (describe for a first try; with --data DIR for "
+                             "real data), or --images DIR with --prompts FILE")  # fmt: skip
+        if len(set(self.suites)) != len(self.suites):
+            raise UsageError(f"suites are {', '.join(self.suites)}; name each once")
         self.recipes(1 if self.automatic else None)  # so that a wrong recipe is told at once
 
     @property
@@ -132,6 +147,8 @@ class TrainSettings:
         """The exit layers that were named."""
         if self.automatic and len(self.exit_layers) > 1:
             raise UsageError(f"--exit-layer is {', '.join(self.exit_layers)}; give numbers, or auto alone")
+        if not any(self.exit_layers):
+            raise UsageError("--exit-layer is empty; it must be whole numbers of at least 1, as 4,8, or auto")
         return whole_numbers("--exit-layer", ",".join(t for t in self.exit_layers if t != AUTO), or_auto=True)
 
     def recipes(self, chosen: int | None = None) -> list[Recipe]:
@@ -150,6 +167,9 @@ class TrainSettings:
     def validate(self) -> "TrainSettings":
         """Check the names and the disk. Returns itself."""
         check_model_name(self.model)
+        if not self.data and not self.images and self.model != "tiny":
+            raise UsageError(f"model '{self.model}' needs real data: --data DIR with the suite's official files, or "
+                             "--images DIR with --prompts FILE (scenes are rendered for `tiny` only)")  # fmt: skip
         for name in self.suites:
             read_definition(name)
         self.places()
@@ -158,7 +178,7 @@ class TrainSettings:
             depth = recipe.depth
             if layers is not None and recipe.exit_layer + depth > layers:
                 raise UsageError(
-                    f"exit layer {recipe.exit_layer} with {depth} head layers is beyond the {layers} layers of "
+                    f"exit layer {recipe.exit_layer} and a head of {depth} more are beyond the {layers} layers of "
                     f"'{self.model}'; choose an exit of at most {max(layers - max(depth, 1), 1)}"
                 )
             if layers is not None and recipe.exit_layer >= layers:

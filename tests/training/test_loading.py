@@ -28,7 +28,7 @@ def test_options_are_those_of_run(command: str) -> None:
         assert told[command][name] == told["run"][name], name
 
 
-def test_options_reach_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_reach_the_target(pictures: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"device": "cpu", "dtype": "bfloat16", "device_map": None, "attn": "eager", "quantize": None,
              "trust_remote_code": True, "offline": True}  # fmt: skip
     seen: list[Any] = []
@@ -39,13 +39,14 @@ def test_options_reach_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(fit, "load_target", load)
     settings = TrainSettings(
-        out=str(tmp_path / "d"), model="org/model@v1", images=str(tmp_path), prompts="prompts.txt", **given
-    )
+        out=str(tmp_path / "d"), model="org/m@v1", images=str(pictures[0]), prompts=str(pictures[1]), held_out=2,
+        **given,
+    )  # fmt: skip
     with pytest.raises(UsageError, match="enough"):
         fit.train(settings)
-    assert seen == [("org/model@v1", given)]
-    command = measure_command(settings, "org/model@v1", tmp_path, {"gamma": 4, "stop_below": 0.5})
-    assert "--model org/model@v1 --dtype bfloat16 --attn eager --trust-remote-code --draft" in command
+    assert seen == [("org/m@v1", given)]
+    command = measure_command(settings, "org/m@v1", tmp_path, {"gamma": 4, "stop_below": 0.5})
+    assert "--model org/m@v1 --dtype bfloat16 --attn eager --trust-remote-code --draft" in command
 
 
 def test_device_and_device_map_exclude_each_other(tmp_path: Path) -> None:
