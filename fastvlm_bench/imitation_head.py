@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from fastvlm_bench.drafts import MANIFEST, Manifest, first_line, read_manifest
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.heads import ImitationHead, new_head
+from fastvlm_bench.heads import ImitationHead, floating, new_head
 from fastvlm_bench.models.fingerprint import weights_sha256
 from fastvlm_bench.models.layers import decoder_layers, output_embeddings
 from fastvlm_bench.reduced_vocabulary import ReducedOutput
@@ -63,7 +63,7 @@ class Draft:
         manifest = read_manifest(folder)
         check_fit(manifest, model, folder)
         layers = decoder_layers(model)
-        like = next(layers[manifest.exit_layer].parameters())
+        like = floating(layers[manifest.exit_layer])
         head = new_head(manifest.head, model, manifest.exit_layer, manifest.head_options)
         try:
             weights = load_file(folder / WEIGHTS)

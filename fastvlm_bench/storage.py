@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -140,6 +141,9 @@ def lock_folder(folder: Path) -> int:
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, b"%d\n" % os.getpid())
                 for left in folder.glob(".*.tmp"):  # the lock is ours: nobody is still writing them
-                    left.unlink(missing_ok=True)
+                    if left.is_dir():
+                        shutil.rmtree(left, ignore_errors=True)
+                    else:
+                        left.unlink(missing_ok=True)
                 return descriptor
         os.close(descriptor)

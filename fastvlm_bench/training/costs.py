@@ -14,7 +14,10 @@ from fastvlm_bench.decoding.session import Session
 from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.load import Target
+from fastvlm_bench.training import parallel
+from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.prediction import Costs
+from fastvlm_bench.training.trainer import HeadTrainer
 
 POSITIONS = 11
 ATTEMPTS = 5
@@ -34,6 +37,20 @@ def measure_costs(target: Target, inputs: dict[str, Tensor], answer: Sequence[in
             )  # fmt: skip
     middle = statistics.median
     return Costs(middle(whole.full), middle(drafted.drafts), [middle(seconds) for seconds in drafted.verifications])
+
+
+def costs_of(trainer: HeadTrainer, example: Example) -> dict[str, Costs]:
+    """The price of each recipe's passes here; with several processes the leader's, so that all decide alike."""
+    inputs = example.inputs(trainer.target)
+    prices: dict[tuple[int, str, Any], Costs] = {}
+    found = {}
+    for student in trainer.students:
+        key = (student.recipe.exit_layer, student.recipe.head, tuple(student.recipe.head_options.items()))
+        if key not in prices:
+            measured = measure_costs(trainer.target, inputs, example.answer, trainer.draft(student))
+            prices[key] = parallel.from_leader(measured)
+        found[student.name] = prices[key]
+    return found
 
 
 class _Probe:

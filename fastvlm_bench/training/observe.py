@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import torch
@@ -109,15 +110,16 @@ class Observer:
         }
 
     def choose_route(self, examples: Sequence[Example]) -> float:
-        """Take the packed route if it gives the forced route's logits on two examples; returns the difference."""
+        """Take the packed route if it gives the forced route's logits on two examples; returns the difference, infinite
+        where they cannot pass together."""
         pair = [example for example in examples if not self.image_ids.intersection(example.answer)][:2]
         pair = pair or list(examples[:1])
         forced = torch.cat([self.forced(example).last_states() for example in pair])
         try:
             packed = self.packed(pair).last_states()
             gap = float((packed - forced).abs().max() / forced.abs().max().clamp_min(1e-6))
-        except FAILURES:
-            gap = float("inf")
+        except (*FAILURES, MemoryError):
+            gap = inf
         self.packs = gap <= AGREEMENT
         return gap
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import output_embeddings
@@ -16,12 +17,18 @@ OPTIMISER_BYTES = 4 + 4 + 4  # float32 weights, gradient and momentum of Muon; A
 def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None]) -> None:
     """Say what was loaded and the memory that training is expected to take. UsageError for exits beyond the target."""
     layers, model = len(target.layers), target.model
+    places = sorted({str(parameter.device) for parameter in model.parameters()})
+    if len(places) > 1 or places == ["meta"]:
+        raise UsageError(
+            f"--device-map put '{settings.model}' on {', '.join(places).replace('meta', 'disk or main memory')}: a "
+            "draft is trained where the whole target is on one device; try --dtype bfloat16 or --quantize 4bit"
+        )
     recipes = settings.recipes(1 if settings.automatic else None)
     for recipe in recipes:
         depth = recipe.depth
         if recipe.exit_layer >= layers or recipe.exit_layer + depth > layers:
             raise UsageError(
-                f"exit layer {recipe.exit_layer} with {depth} head layers does not fit the {layers} layers of "
+                f"exit layer {recipe.exit_layer} and a head of {depth} more are beyond the {layers} layers of "
                 f"'{settings.model}'; choose an exit of at most {layers - max(depth, 1)}"
             )
     estimate = memory_estimate(settings, target)
@@ -30,10 +37,10 @@ def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None
         f"{type(model).__name__}: {layers} layers, width {output_embeddings(model).in_features}, vocabulary "
         f"{output_embeddings(model).out_features}, {target.device}, {str(model.dtype).removeprefix('torch.')}"
     )
-    known = "" if free is None else f" of {free / 1e9:.1f} GB free"
+    known = "" if free is None else f"; {_size(free)} are free"
     say(
-        f"memory: heads and optimiser {estimate['heads'] / 1e9:.2f} GB, logits of a micro-batch of {settings.micro} "
-        f"about {estimate['logits'] / 1e9:.2f} GB{known}"
+        f"memory beside the target: heads and optimiser {_size(estimate['heads'])}, logits of a micro-batch of "
+        f"{settings.micro} about {_size(estimate['logits'])}{known}"
     )
     if free is not None and sum(estimate.values()) > free:
         say("this may not fit: a micro-batch that does not is halved, or give a smaller --micro")
@@ -45,7 +52,9 @@ def memory_estimate(settings: TrainSettings, target: Target) -> dict[str, float]
     Per taught position and recipe, logits, their softmax and their gradient: 3 x vocabulary x 4 bytes; the target's
     own logits once more.
     """
-    layer = sum(p.numel() for p in target.layers[0].parameters())
+    packed = [m for m in target.layers[0].modules() if isinstance(m, nn.Linear) and not m.weight.is_floating_point()]
+    layer = sum(p.numel() for p in target.layers[0].parameters() if p.is_floating_point())
+    layer += sum(m.in_features * m.out_features for m in packed)  # a copy of the layer has them unpacked
     output: Any = output_embeddings(target.model)
     width, vocabulary = output.in_features, output.out_features
     recipes = settings.recipes(1 if settings.automatic else None)
@@ -54,6 +63,10 @@ def memory_estimate(settings: TrainSettings, target: Target) -> dict[str, float]
     return {
         "heads": float(heads * OPTIMISER_BYTES), "logits": float(positions * vocabulary * 4 * (3 * len(recipes) + 1)),
     }  # fmt: skip
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def free_bytes(device: torch.device) -> int | None:
