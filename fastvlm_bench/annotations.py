@@ -28,7 +28,7 @@ class Entry:
     """One sample as its annotation file has it. `place` is where, for messages; `question` is "" for captions.
 
     fields: what a prompt's other placeholders stand for, by name. group: the part of the data set that it belongs to
-    by the official file (an answer type, a domain), or "".
+    by the official file (an answer type, a domain), or "". options: the given answers, where the suite ranks them.
     """
 
     sample_id: str
@@ -39,6 +39,7 @@ class Entry:
     question: str = ""
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
     group: str = ""
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def load_suites(config: RunConfig) -> list[Suite]:
             raise UsageError(f"--variant {metric}=…: none of {', '.join(config.suites)} is scored with {metric}")
     return [
         load_suite(name, split=config.split, data=config.data, limit=config.limit, prompt_set=config.prompt_set,
-                   prompt=config.prompt, variants=own[name], java=config.java) for name in config.suites
+                   prompt=config.prompt, variants=own[name], java=config.java, ranking=True) for name in config.suites
     ]  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def show(
     _sources(suite)
     if data is not None or any(split.root for split in suite.splits.values()):
         chosen = split if data is not None else suite.default_split
-        loaded = load_suite(name, split=chosen, data=data, limit=1)
+        loaded = load_suite(name, split=chosen, data=data, limit=1, ranking=True)
         sample = loaded.samples[0]
         typer.echo(f"\nsample {sample.sample_id} of the {loaded.split} split: {sample.image_path}")
         typer.echo(sample.prompt)
@@ -60,8 +60,12 @@ def show(
             from fastvlm_bench.models.prompt_text import prompt_text
 
             typer.echo(f"\nas {model} reads it:\n{prompt_text(model, sample.prompt)!r}\n")
-        for text in sample.references:
+        for text in sample.references if not sample.options else ():
             typer.echo(f"  reference: {text}")
+        for number, text in enumerate(sample.options):
+            typer.echo(
+                f"  option {number + 1}: {text}{' (the right one)' if str(number) == sample.references[0] else ''}"
+            )
 
 
 def _sources(suite: Definition) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fastvlm_bench import metrics
-from fastvlm_bench.arms import arms, count
+from fastvlm_bench.arms import arms, count, scored
 from fastvlm_bench.document_frequencies import FREQUENCIES, cider_df
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.quality import score
@@ -182,7 +182,7 @@ def _scores(run: Run) -> dict[int, dict[str, float]]:
                    if line["repeat"] == repeat]  # fmt: skip
             for metric in arm.suite["metrics"]:
                 try:
-                    result = score(metric, arm.suite, [line["text"] for line, _ in own], [refs for _, refs in own])
+                    result = score(metric, arm.suite, [scored(line) for line, _ in own], [refs for _, refs in own])
                 except Exception:  # said by the warning ScoringFailed; the rest of the file stands
                     result = None
                 if result is None:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from fastvlm_bench import metrics
-from fastvlm_bench.arms import Arm, Measured
+from fastvlm_bench.arms import Arm, Measured, scored
 from fastvlm_bench.document_frequencies import FREQUENCIES
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.metrics.cider_d import DocumentFrequencies
@@ -119,20 +119,20 @@ def failure_of(error: Exception) -> str:
 def _compared(metric: str, arm: Arm, paired: Sequence[tuple[Measured, Measured]] | None, margin: float) -> Quality:
     """The metric over all measured samples of the arm, and its difference over the pairs (ours, reference)."""
     own = list(arm.measured.values())
-    scored, reason = attempt(metric, arm.suite, [s.text for s in own], [s.references for s in own])
-    if scored is None:
+    found, reason = attempt(metric, arm.suite, [s.text for s in own], [s.references for s in own])
+    if found is None:
         return Quality(metric, None, None, "", reason=reason)
     groups = _by_group(metric, arm)
     if not paired:
-        return Quality(metric, scored.value, None, "", scored.parts, groups)
-    if all(a["text"] == b["text"] for ours, theirs in paired for a, b in zip(ours.lines, theirs.lines, strict=True)):
+        return Quality(metric, found.value, None, "", found.parts, groups)
+    if all(scored(a) == scored(b) for ours, theirs in paired for a, b in zip(ours.lines, theirs.lines, strict=True)):
         same = Estimate(0.0, None, None, len(paired))
-        return Quality(metric, scored.value, same, "identical", scored.parts, groups)
+        return Quality(metric, found.value, same, "identical", found.parts, groups)
     delta, verdict = difference(
         metric, arm.suite, [ours.text for ours, _ in paired], [theirs.text for _, theirs in paired],
         [ours.references for ours, _ in paired], [ours.image_id for ours, _ in paired], margin,
     )  # fmt: skip
-    return Quality(metric, scored.value, delta, verdict, scored.parts, groups)
+    return Quality(metric, found.value, delta, verdict, found.parts, groups)
 
 
 def _by_group(metric: str, arm: Arm) -> dict[str, float]:
@@ -140,9 +140,9 @@ def _by_group(metric: str, arm: Arm) -> dict[str, float]:
     for name in group_names(arm.suite):
         ids = {sample["sample_id"] for sample in arm.suite["samples"] if sample.get("group", "") == name}
         own = [s for s in arm.measured.values() if s.sample_id in ids]
-        scored = score(metric, arm.suite, [s.text for s in own], [s.references for s in own], name)
-        if scored is not None:
-            found[name] = scored.value
+        part = score(metric, arm.suite, [s.text for s in own], [s.references for s in own], name)
+        if part is not None:
+            found[name] = part.value
     return found
 
 

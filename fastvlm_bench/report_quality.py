@@ -77,7 +77,8 @@ def differences(rows: Sequence[Row]) -> list[str]:
         if not judged:
             continue
         if _identical(row):
-            lines.append(f"{row.method}: identical outputs {row.samples_paired}/{row.samples_paired}")
+            what = "ranks" if all(quality.metric == "visdial_ranking" for quality in judged) else "outputs"
+            lines.append(f"{row.method}: identical {what} {row.samples_paired}/{row.samples_paired}")
         else:
             lines.append(f"{row.method}, against {row.reference}: {'; '.join(map(difference, judged))}")
     return lines
@@ -98,6 +99,11 @@ def notes(suite: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     for metric, variant in suite.get("variants", {}).items():
         if variant != metrics.variants_of(metric)[0]:
             lines.append(f"{metrics.LABELS[metric]}: variant {variant}")
+    if "visdial_ranking" in suite["metrics"]:
+        mean = suite.get("variants", {}).get("visdial_ranking") == "mean"
+        lines.append(f"MRR, NDCG, R@k: given answers ranked by {'the mean ' if mean else ''}log-likelihood of their "
+                     "tokens, outside the clock; a lossless method has the target's ranks. Times are of generating an "
+                     "answer, which is not scored")  # fmt: skip
     if found := suite.get(FREQUENCIES, {}).get(""):
         lines.append(f"CIDEr-D: document frequencies of all {found.images} images of the split")
     reasons: dict[str, list[str]] = {}

@@ -72,6 +72,10 @@ def score_file(
     texts = results_formats.read(prediction_file, definition.results, entries, source, allow_missing, notes)
     named = [*definition.metrics, *(JAVA if definition.kind == "caption" else ())]
     chosen = metrics.choose_variants(definition.metrics, {**definition.variants, **(variants or {})})
+    if definition.kind == "ranking":  # `run` chooses how options are ranked; here they are
+        if variants:
+            raise UsageError(f"--variant is for `run`: {prediction_file} holds ranks that are made already")
+        chosen = {}
     references = [entry.references for entry in entries]
     samples = [{"references": entry.references, "group": entry.group} for entry in entries]
     described = {"samples": samples, "variants": chosen}
@@ -171,7 +175,7 @@ def write_predictions(run: Run, file: Path) -> list[Path]:
         asked = {sample["sample_id"]: sample for sample in suite["samples"]}
         for method in run.meta["methods"]:
             rows = [
-                {"sample_id": line["sample_id"], "text": line["text"], "group": sample.get("group", ""),
+                {"sample_id": line["sample_id"], "text": _written(line, suite), "group": sample.get("group", ""),
                  "question": sample.get("question") or sample["prompt"]}
                 for line in run.lines
                 if (line["suite"], line["method"], line["repeat"]) == (suite["name"], method["label"], 0)
@@ -184,6 +188,14 @@ def write_predictions(run: Run, file: Path) -> list[Path]:
                 write_atomically(path, content)
                 written.append(path)
     return written
+
+
+def _written(line: Mapping[str, Any], suite: Mapping[str, Any]) -> str:
+    """The text, or in a ranking suite the ranks by the likelihood that the run has chosen."""
+    if not (ranks := line.get("ranks")):
+        return str(line["text"])
+    way = suite.get("variants", {}).get("visdial_ranking") or metrics.variants_of("visdial_ranking")[0]
+    return " ".join(map(str, ranks[way]))
 
 
 def table(found: Scores) -> list[tuple[str, str]]:

@@ -43,7 +43,7 @@ class Sample:
     """One image and prompt. references: reference captions, or for VQA the ten human answers.
 
     group: the part of the data set that it belongs to by the official file (an answer type, a domain), or "".
-    question: the data set's own text within the prompt, or "".
+    question: the data set's own text within the prompt, or "". options: the answers that are to be ranked, or ().
     """
 
     sample_id: str
@@ -53,6 +53,7 @@ class Sample:
     references: tuple[str, ...]
     group: str = ""
     question: str = ""
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def load_suite(
     prompt: str | None = None,
     variants: Mapping[str, str] | None = None,
     java: bool = False,
+    ranking: bool = False,
 ) -> Suite:
     """Read a suite, check it and hash it. UsageError for whatever is wrong with the names or the files.
 
@@ -104,13 +106,14 @@ def load_suite(
     real data set (or the file of a `jsonl` suite), else that of FASTVLM_BENCH_DATA. limit: the first so many samples,
     in the annotation file's order. prompt_set, prompt: as in `Definition.choose_prompt`. variants: metric ->
     variant, instead of the suite's own choice. java: METEOR and SPICE too, if it is a caption suite with a metric.
+    ranking: the caller knows what to do with a suite that ranks given answers; else such a suite is refused.
     """
     definition = read_definition(name)
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; it must be at least 1, or left out for all samples")
-    if definition.kind == "ranking":
-        raise UsageError(f"suite '{name}' ranks given answers, which is no decoding: `run` takes {name}-gen, and "
-                         f"`score --suite {name}` reads ranks made by any tool")  # fmt: skip
+    if definition.kind == "ranking" and not ranking:
+        raise UsageError(f"suite '{name}' ranks given answers, and its references are numbers: only `run` and `score` "
+                         f"take it; use {name}-gen, whose references are answers")  # fmt: skip
     chosen_set, template = definition.choose_prompt(prompt_set, prompt)
     folder = data if data is not None else os.environ.get(DATA_VARIABLE) or None
     chosen = _choose_split(definition, split, folder)
@@ -130,9 +133,9 @@ def load_suite(
     for entry in entries:
         digest.update(f"{entry.sample_id}\0{entry.image_name}\0{sizes[entry.image_name]}\n".encode())
     samples = tuple(
-        Sample(e.sample_id, e.image_id, images[e.image_name], _rendered(template, e), e.references, e.group, e.question)
-        for e in entries
-    )
+        Sample(e.sample_id, e.image_id, images[e.image_name], _rendered(template, e), e.references, e.group, e.question,
+               e.options) for e in entries
+    )  # fmt: skip
     wanted = (*definition.metrics, *JAVA) if java and "cider_d" in definition.metrics else definition.metrics
     scored = wanted if any(entry.references for entry in entries) else ()
     chosen_variants = choose_variants(scored, {**(definition.variants if scored else {}), **(variants or {})})
