@@ -44,6 +44,8 @@ def run_benchmark(
     if predictions is not None and not predictions.parent.is_dir():
         raise UsageError(f"--predictions-out {predictions}: {predictions.parent} is not a folder; choose another")
     suites = check(config)
+    for oddity in (text for suite in suites for text in suite.oddities):
+        print(f"fastvlm-bench: note: {oddity}", file=sys.stderr)
     if resume and config.refine:
         raise UsageError("--resume cannot go on with --refine: what the drafts had learned is not in the records; "
                          "start a new run")  # fmt: skip
@@ -167,7 +169,7 @@ def _described(suite: Suite, config: RunConfig) -> dict[str, Any]:
          **({"question": s.question} if s.question and s.question != s.prompt else {})}
         for s in suite.samples
     ]  # fmt: skip
-    fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents")}
+    fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents", "oddities")}
     limit = config.max_new_tokens or suite.max_new_tokens
     return {**fields, "metrics": list(suite.metrics), "max_new_tokens": limit, "samples": samples}
 

@@ -104,7 +104,8 @@ def check(name: Name, data: Data, split: OneSplit = None) -> None:
     for line in findings.problems:
         typer.echo(f"problem: {line}")
     if findings.problems:
-        typer.echo(f"fastvlm-bench: {len(findings.problems)} problems with the files of '{name}' in {data}", err=True)
+        count = f"{len(findings.problems)} problem{'s' if len(findings.problems) > 1 else ''}"
+        typer.echo(f"fastvlm-bench: {count} with the files of '{name}' in {data}", err=True)
         raise typer.Exit(2)
 
 

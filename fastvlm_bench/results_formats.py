@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.annotations import Document, Entry, line_break, read_bytes
+from fastvlm_bench.annotations import Document, Entry, RepeatedKey, line_break, read_bytes, unique_keys
 from fastvlm_bench.errors import UsageError
 
 SHOWN = 3
@@ -140,7 +140,9 @@ def _parse(path: Path, form: Format) -> Any:
     """JSON, or a list of the values of JSON lines."""
     raw = read_bytes(path)
     try:
-        return json.loads(raw)
+        return json.loads(raw, object_pairs_hook=unique_keys if form.shape == "object" else None)
+    except RepeatedKey as repeated:
+        raise UsageError(f"{path}: ['{repeated}'] is a duplicate id: the file has it twice; keep one") from None
     except (ValueError, RecursionError) as error:
         problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     rows = []

@@ -69,7 +69,14 @@ def score_file(
         raise UsageError(f"suite '{suite}' has no metrics here: it is generated and saved, not scored")
     source = ", ".join(map(str, files))
     notes: list[str] = []
-    texts = results_formats.read(prediction_file, definition.results, entries, source, allow_missing, notes)
+    texts = results_formats.read(
+        prediction_file,
+        definition.results,
+        entries,
+        source,
+        allow_missing,
+        notes if metrics.tokenised(definition.metrics) else None,
+    )
     named = [*definition.metrics, *(JAVA if definition.kind == "caption" else ())]
     chosen = metrics.choose_variants(definition.metrics, {**definition.variants, **(variants or {})})
     if definition.kind == "ranking":  # `run` chooses how options are ranked; here they are

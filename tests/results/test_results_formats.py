@@ -95,13 +95,14 @@ def test_groups_are_scored_apart(tmp_path: Path) -> None:
     ("scienceqa-img", {"outputs": {"4": 1}}, "the file.4 is a whole number, not a string"),
     ("scienceqa-img", {"outputs": {"4": "A"}}, "1 of the 2 samples"),
     ("scienceqa-img", {"outputs": {"4": "A", "77": "A"}}, "['77'] is 77, which"),
+    ("scienceqa-img", '{"outputs": {"4": "A", "6": "A", "4": "B"}}', "['4'] is a duplicate id"),
     ("pope", [{"question": "Is there a random 1?", "answer": "yes"}], "has 1 answers, but"),
     ("pope", [{"question": "Who?", "answer": "yes"}] * 6, "line 1.question is 'Who?', but"),
     ("docvqa", [{"questionId": 49153, "answer": None}], "[0].answer is null, not a string"),
 ])  # fmt: skip
 def test_faulty_results_are_named(tmp_path: Path, name: str, content: Any, problem: str) -> None:
     MAKE[name](tmp_path)
-    write(tmp_path / "p.json", content)
+    (tmp_path / "p.json").write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(UsageError) as caught:
         score_file(name, [tmp_path / file for file in FILES[name]], tmp_path / "p.json")
     assert problem in str(caught.value) and "p.json" in str(caught.value) and "\n" not in str(caught.value)
