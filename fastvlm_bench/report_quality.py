@@ -99,6 +99,8 @@ def notes(suite: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     for metric, variant in suite.get("variants", {}).items():
         if variant != metrics.variants_of(metric)[0]:
             lines.append(f"{metrics.LABELS[metric]}: variant {variant}")
+    if suite.get("prompt_set") == "blip2":
+        lines.append("prompts of LAVIS, whose published BLIP-2 numbers are decoded with 5 beams; these are greedy")
     if "visdial_ranking" in suite["metrics"]:
         mean = suite.get("variants", {}).get("visdial_ranking") == "mean"
         lines.append(f"MRR, NDCG, R@k: given answers ranked by {'the mean ' if mean else ''}log-likelihood of their "
