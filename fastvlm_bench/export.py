@@ -88,6 +88,9 @@ def _quality_columns(metric: str) -> list[Column]:
         Column(f"quality_{metric}_delta_low", quality(lambda q: q.delta and q.delta.low)),
         Column(f"quality_{metric}_delta_high", quality(lambda q: q.delta and q.delta.high)),
         Column(f"quality_{metric}_verdict", quality(lambda q: q.verdict or None)),
+        Column(f"quality_{metric}_won", quality(lambda q: q.flips and q.flips.won)),
+        Column(f"quality_{metric}_lost", quality(lambda q: q.flips and q.flips.lost)),
+        Column(f"quality_{metric}_mcnemar_p", quality(lambda q: q.flips and q.flips.p)),
         *(Column(f"quality_{metric}_{part.replace('@', '_at_')}", quality(_of_parts(part)))
           for part in metrics.PARTS.get(metric, {})),
         Column(f"quality_{metric}_groups",

@@ -10,6 +10,7 @@ from fastvlm_bench import metrics
 from fastvlm_bench.arms import Arm, Measured, scored
 from fastvlm_bench.document_frequencies import FREQUENCIES
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.flips import Flips, count_flips
 from fastvlm_bench.metrics.cider_d import DocumentFrequencies
 from fastvlm_bench.statistics import (
     Estimate,
@@ -40,7 +41,8 @@ class Quality:
     `verdict`: "identical" (all texts are, so the delta is exactly 0 and needs no interval), "equivalent", "better",
     "worse", "undecided", or "" where there is no delta. `parts`: what else the metric yields. `groups`: its value over
     each group of samples that the data set itself makes (answer types, NoCaps domains), scored as sets of their own.
-    failure: the error that a metric raised, in one line.
+    failure: the error that a metric raised, in one line. flips: of a metric that says right or wrong, the samples that
+    changed between the two.
     """
 
     metric: str
@@ -51,6 +53,7 @@ class Quality:
     groups: Mapping[str, float] = field(default_factory=dict, hash=False)
     reason: str = ""
     failure: str = ""
+    flips: Flips | None = None
 
 
 def score(
@@ -127,12 +130,14 @@ def _compared(metric: str, arm: Arm, paired: Sequence[tuple[Measured, Measured]]
         return Quality(metric, found.value, None, "", found.parts, groups)
     if all(scored(a) == scored(b) for ours, theirs in paired for a, b in zip(ours.lines, theirs.lines, strict=True)):
         same = Estimate(0.0, None, None, len(paired))
-        return Quality(metric, found.value, same, "identical", found.parts, groups)
-    delta, verdict = difference(
+        unchanged = count_flips(found.per_sample, found.per_sample, range(len(found.per_sample)))
+        return Quality(metric, found.value, same, "identical", found.parts, groups, flips=unchanged)
+    given: Any = (
         metric, arm.suite, [ours.text for ours, _ in paired], [theirs.text for _, theirs in paired],
-        [ours.references for ours, _ in paired], [ours.image_id for ours, _ in paired], margin,
+        [ours.references for ours, _ in paired], [ours.image_id for ours, _ in paired],
     )  # fmt: skip
-    return Quality(metric, found.value, delta, verdict, found.parts, groups)
+    delta, verdict = difference(*given, margin=margin)
+    return Quality(metric, found.value, delta, verdict, found.parts, groups, flips=flips(*given))
 
 
 def _by_group(metric: str, arm: Arm) -> dict[str, float]:
@@ -175,6 +180,15 @@ def difference(
         return Estimate(delta, None, None, n), "undecided"
     estimate = mean_difference(differences, images)
     return estimate, equivalence(mean_difference(differences, images, 0.90), estimate, margin)
+
+
+def flips(
+    metric: str, suite: Mapping[str, Any], own: Sequence[str], other: Sequence[str],
+    references: Sequence[Sequence[str]], images: Sequence[str],
+) -> Flips | None:  # fmt: skip
+    """The samples that only one of two lists of texts gets right; None for a metric with degrees."""
+    ours, theirs = (score(metric, suite, texts, references) for texts in (own, other))
+    return None if ours is None or theirs is None else count_flips(ours.per_sample, theirs.per_sample, images)
 
 
 def _resampled(

@@ -90,7 +90,15 @@ def difference(quality: Quality) -> str:
     if quality.verdict == "identical" or delta is None:
         return f"{label} {quality.verdict}"
     interval = "" if delta.low is None or delta.high is None else f" [{delta.low * 100:+.1f}, {delta.high * 100:+.1f}]"
-    return f"{label} {delta.value * 100:+.1f}{interval} {quality.verdict}"
+    return f"{label} {delta.value * 100:+.1f}{interval} {quality.verdict}{flipped(quality)}"
+
+
+def flipped(quality: Quality) -> str:
+    """ " (2 won, 5 lost, exact p 0.45)", or ""."""
+    found = quality.flips
+    if found is None or not found.won + found.lost:
+        return ""
+    return f" ({found.won} won, {found.lost} lost{'' if found.p is None else f', exact p {found.p:.2g}'})"
 
 
 def notes(suite: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:

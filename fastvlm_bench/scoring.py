@@ -15,6 +15,7 @@ from fastvlm_bench.metrics import JAVA, NEEDS_JAVA
 from fastvlm_bench.metrics.ptb_tokenizer import VERSION
 from fastvlm_bench.quality import Quality
 from fastvlm_bench.record import Run
+from fastvlm_bench.report_quality import flipped
 from fastvlm_bench.storage import write_atomically
 from fastvlm_bench.suite_definition import Definition, Split, read_definition
 
@@ -41,7 +42,8 @@ class Scores:
     def as_dict(self) -> dict[str, Any]:
         """What `score --json` prints. cider_df: document frequencies come from the whole annotation file, always."""
         compared = {
-            q.metric: {"value": q.delta.value, "low": q.delta.low, "high": q.delta.high, "verdict": q.verdict}
+            q.metric: {"value": q.delta.value, "low": q.delta.low, "high": q.delta.high, "verdict": q.verdict,
+                       **({"won": q.flips.won, "lost": q.flips.lost, "mcnemar_p": q.flips.p} if q.flips else {})}
             for q in self.deltas if q.delta is not None
         }  # fmt: skip
         return {
@@ -108,7 +110,8 @@ def score_file(
         other = results_formats.read(reference_file, definition.results, entries, source, allow_missing)
         images, bound = [entry.image_id for entry in entries], quality.margin_of({}, margin)
         deltas = tuple(
-            Quality(name, values[name], *quality.difference(name, described, texts, other, references, images, bound))
+            Quality(name, values[name], *quality.difference(name, described, texts, other, references, images, bound),
+                    flips=quality.flips(name, described, texts, other, references, images))
             for name in named if values[name] is not None
         )  # fmt: skip
     return Scores(suite, len(entries), values, reasons, chosen, deltas, tuple(notes))
@@ -216,7 +219,7 @@ def table(found: Scores) -> list[tuple[str, str]]:
         else:
             known = q.delta.low is not None and q.delta.high is not None
             interval = f" [{q.delta.low:+.4f}, {q.delta.high:+.4f}]" if known else ""
-            rows.append((label, f"{q.delta.value:+.4f}{interval} {q.verdict}"))
+            rows.append((label, f"{q.delta.value:+.4f}{interval} {q.verdict}{flipped(q)}"))
     return rows
 
 
