@@ -18,8 +18,8 @@ from fastvlm_bench.summary import Row, Spread, summarise
 from fastvlm_bench.verdict import judge, word
 
 TABLE_COLUMNS = (
-    "model", "suite", "split", "method", "samples_ok", "decode_speedup", "e2e_speedup", "identical", "ttft_s_median",
-    "tpot_s_median", "decode_tokens_per_s", "alpha", "tau", "peak_allocated_bytes", "peak_rss_bytes",
+    "model", "suite", "split", "method", "samples_ok", "decode_speedup_geomean", "e2e_speedup_geomean", "identical",
+    "ttft_s_median", "tpot_s_median", "decode_tokens_per_s", "alpha", "tau", "peak_allocated_bytes", "peak_rss_bytes",
 )  # fmt: skip
 """What fits a page: the columns of `rows_latex` and `rows_markdown`, followed by the suites' metrics."""
 SAMPLE_COLUMNS = (
@@ -52,8 +52,9 @@ def _columns() -> list[Column]:
         elif Estimate in kinds:
             parts = (("", "value"), ("_low", "low"), ("_high", "high"))
             columns += [Column(name + suffix, _part(name, part)) for suffix, part in parts]
-            if name in ("decode_speedup", "e2e_speedup"):
-                columns.append(Column(f"{name}_verdict", lambda row, n=name: _verdict(row, n)))  # type: ignore[misc]
+            if name in ("decode_speedup_geomean", "e2e_speedup_geomean"):
+                kind = name.removesuffix("_geomean")
+                columns.append(Column(f"{kind}_verdict", lambda row, k=kind: _verdict(row, k)))  # type: ignore[misc]
         elif Spread in kinds:
             columns += [Column(f"{name}_{part}", _part(name, part)) for part in ("median", "p5", "p95")]
         else:
@@ -69,9 +70,9 @@ def _part(name: str, part: str | None) -> Callable[[Row], Any]:
     return read
 
 
-def _verdict(row: Row, name: str) -> str | None:
-    estimate = getattr(row, name)
-    return None if estimate is None else word(estimate, getattr(row, f"{name}_holm_p"))
+def _verdict(row: Row, kind: str) -> str | None:
+    estimate = getattr(row, f"{kind}_geomean")
+    return None if estimate is None else word(estimate, getattr(row, f"{kind}_holm_p"))
 
 
 def _of_parts(name: str) -> Callable[[Any], Any]:
@@ -269,8 +270,8 @@ def run_markdown(run: Run, rows: Sequence[Row] | None = None) -> str:
     model = run.meta["model"]
     return (
         f"# {run.run_id}\n\n{model['id']}, {model['dtype']}, {model['device']}; reference {run.meta['reference']}. "
-        "Seconds and bytes; speed-ups are reference / method totals with 95 % intervals; docs/results-schema.md "
-        f"explains the columns.\n\n{rows_markdown(rows)}"
+        "Seconds and bytes; speed-ups are geometric means of reference / method with 95 % intervals; "
+        f"docs/measuring.md explains the columns.\n\n{rows_markdown(rows)}"
         + (f"\n## Warnings\n{warnings}\n" if warnings else "")
         + f"\n## {verdict.status}\n{reasons}\n"
     )

@@ -68,13 +68,13 @@ def test_rows_survive_pandas(fake: SimpleNamespace, tmp_path: Path) -> None:
     frame = read(tmp_path / "rows.csv")
     assert list(frame.columns) == [column.name for column in columns()]
     assert list(frame["source"]) == ['a, "b"\nc'] * 2 + ["embedded (rendered scenes)"] * 2
-    assert rows[1].decode_speedup is not None
-    assert float(frame["decode_speedup"][1]) == rows[1].decode_speedup.value
-    assert float(frame["decode_speedup_low"][1]) == rows[1].decode_speedup.low
+    assert rows[1].decode_speedup_geomean is not None
+    assert float(frame["decode_speedup_geomean"][1]) == rows[1].decode_speedup_geomean.value
+    assert float(frame["decode_speedup_geomean_low"][1]) == rows[1].decode_speedup_geomean.low
     assert list(frame["lossless"]) == ["true"] * 4
     assert [float(a) for a in frame["acceptance_by_position"][1].split(";")] == list(rows[1].acceptance_by_position)
     assert frame["quality_vqa_accuracy"][0] == "" and frame["quality_vqa_accuracy"][2] != ""
-    assert frame["decode_speedup"][0] == "" and frame["identical"][1] == "6"
+    assert frame["decode_speedup_geomean"][0] == "" and frame["identical"][1] == "6"
     assert frame["quality_bleu4_delta"][1] == "0.0" and frame["quality_bleu4_verdict"][1] == "identical"
 
 

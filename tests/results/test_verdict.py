@@ -219,7 +219,7 @@ def test_an_outlier_is_kept_counted_and_said_where_it_decides(fake: SimpleNamesp
     def slow(line: dict[str, Any]) -> dict[str, Any]:
         factor = 1.0
         if line["method"] == "fastvlm":
-            factor = 60.0 if line["sample_id"] == "003" else 0.9
+            factor = 60.0 if line["sample_id"] == "003" else 1.6
         own = {name: line[name] * factor for name in ("decode_s", "ttft_s", "vision_s", "prefill_s")}
         return {**line, **own, "rounds": [[*r[:4], r[4] * factor, r[5] * factor] for r in line["rounds"]]}
 
@@ -291,7 +291,11 @@ def test_a_metric_that_raises_leaves_the_times_alone(
     monkeypatch.setattr(rouge_l, "score", fails)
     row = summarise(run)[1]
     by_name = {quality.metric: quality for quality in row.quality}
-    assert by_name["rouge_l"].value is None and by_name["bleu4"].value is not None and row.decode_speedup is not None
+    assert (
+        by_name["rouge_l"].value is None
+        and by_name["bleu4"].value is not None
+        and row.decode_speedup_geomean is not None
+    )
     assert "rouge_l could not be computed (ZeroDivisionError: no n-grams)" in message(judge(run), "ScoringFailed")
     assert samples_csv(run).count("\n") == 43
 
