@@ -132,12 +132,11 @@ def _compared(metric: str, arm: Arm, paired: Sequence[tuple[Measured, Measured]]
         same = Estimate(0.0, None, None, len(paired))
         unchanged = count_flips(found.per_sample, found.per_sample, range(len(found.per_sample)))
         return Quality(metric, found.value, same, "identical", found.parts, groups, flips=unchanged)
-    given: Any = (
-        metric, arm.suite, [ours.text for ours, _ in paired], [theirs.text for _, theirs in paired],
-        [ours.references for ours, _ in paired], [ours.image_id for ours, _ in paired],
-    )  # fmt: skip
-    delta, verdict = difference(*given, margin=margin)
-    return Quality(metric, found.value, delta, verdict, found.parts, groups, flips=flips(*given))
+    texts, other = ([sample.text for sample in side] for side in zip(*paired, strict=True))
+    references, images = ([getattr(ours, name) for ours, _ in paired] for name in ("references", "image_id"))
+    delta, verdict = difference(metric, arm.suite, texts, other, references, images, margin)
+    changed = flips(metric, arm.suite, texts, other, references, images)
+    return Quality(metric, found.value, delta, verdict, found.parts, groups, flips=changed)
 
 
 def _by_group(metric: str, arm: Arm) -> dict[str, float]:
