@@ -74,10 +74,13 @@ def read_entries(root: Path, split: Split, hashed: Callable[[bytes], Any]) -> li
     if missing:
         raise UsageError(f"missing {' and '.join(missing)} in {root} and {root / 'annotations'}; split '{split.name}' "
                          f"needs {layout(split)}")  # fmt: skip
-    settings = {"images": split.images, "image_name": split.image_name, "subset": split.subset,
-                "cache": str(image_cache())}  # fmt: skip
     files = {key: paths for key, paths in found.items() if paths is not None}
-    return readers.load(split.format).read(readers.Source(files, settings, hashed))
+    return readers.load(split.format).read(readers.Source(files, settings_of(split), hashed))
+
+
+def settings_of(split: Split) -> dict[str, str]:
+    """What a reader is told besides the files."""
+    return {"images": split.images, "image_name": split.image_name, "subset": split.subset, "cache": str(image_cache())}
 
 
 # ------------------------------------------------------------------------------------------ images

@@ -67,6 +67,8 @@ PARTS: dict[str, dict[str, str]] = {
 """Metric -> the `parts` that it yields and their column titles. Shares of one, but for those of `PLAIN_PARTS`."""
 JAVA = ("meteor", "spice")
 """Metrics of captions that need Java and the extra `coco-java`: computed where `--java` asks for them."""
+COUNTS = ("ndcg_samples", "ndcg_all_zero")
+"""Parts that are numbers of samples."""
 TOKENISED = ("bleu4", "rouge_l", "cider_d", *JAVA)
 """Metrics of which the official scorer reads texts as lines, after coco-caption's tokenizer."""
 NEEDS_JAVA = "needs --java, Java and pip install 'fastvlm-bench[coco-java]'"
