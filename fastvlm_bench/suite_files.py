@@ -29,10 +29,13 @@ def data_root(given: str | Path, splits: Sequence[Split]) -> Path:
 
 def layout(split: Split) -> str:
     """The official files of a split, in words."""
-    items = [item for names in split.files.values() for item in names if not _optional(item)]
-    names = [" or ".join(f"annotations/{name}" for name in _either(item)) for item in items]
-    where = split.images if split.images == CACHE else " or ".join(f"{name}/" for name in _either(split.images))
-    return f"{', '.join(names)} and {where}"
+    if split.format == FILE_FORMAT:
+        return "FILE.jsonl (name it with --data FILE.jsonl) and the images that it names, from its own folder"
+    items = [item for names in split.files.values() for item in names]
+    named = {item: " or ".join(f"annotations/{name}" for name in _either(item)) for item in items}
+    needed, extra = ([named[item] for item in items if _optional(item) == wanted] for wanted in (False, True))
+    where = "" if split.images == CACHE else " and " + " or ".join(f"{name}/" for name in _either(split.images))
+    return f"{', '.join(needed)}{where}" + (f"; if it is there, {', '.join(extra)}" if extra else "")
 
 
 def _either(names: str) -> list[str]:

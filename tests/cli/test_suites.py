@@ -16,7 +16,7 @@ EMBEDDED = ("coco-caption", "describe", "gqa", "nocaps", "pope", "visdial-gen", 
 def test_plain_suites_lists_them(call: Callable[..., Any]) -> None:
     result = call("suites")
     assert result.exit_code == 0
-    assert [line.split()[0] for line in result.stdout.splitlines()] == suite_names()
+    assert [line.split()[0] for line in result.stdout.splitlines() if line[0] != " "] == suite_names()
 
 
 @pytest.mark.parametrize("name", suite_names())
@@ -68,3 +68,10 @@ def test_check_tells_of_odd_line_breaks_with_file_and_place(call: Callable[..., 
     assert result.exit_code == 0
     told = f"warning: {tmp_path / 'dataset_flickr30k.json'}: images[1].sentences[1].raw (id 10002456) holds CR"
     assert told in result.stdout
+
+
+def test_show_of_ones_own_files(call: Callable[..., Any], tmp_path: Path) -> None:
+    MAKE["visdial-gen"](tmp_path)
+    result = call("suites", "show", "visdial", "--data", tmp_path)
+    assert result.exit_code == 0 and "sample 185565-1 of the val split" in result.stdout
+    assert "option 1: yes 0 (a person's answer)" in result.stdout
