@@ -12,7 +12,7 @@ from fastvlm_bench.batch_table import print_sizes, size_rows, sizes_csv, sizes_j
 from fastvlm_bench.batches import batch_size
 from fastvlm_bench.benchmark import check, run_benchmark
 from fastvlm_bench.config import RunConfig
-from fastvlm_bench.errors import BenchError, UsageError
+from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, UsageError
 from fastvlm_bench.export import save
 from fastvlm_bench.record import RUN_FILE, Run, read_meta, read_run
 
@@ -49,7 +49,7 @@ def run_sizes(
     folder = resume or Path(config.out) / name
     there = {int(read_meta(path.parent)["config"].get("batch_size") or 1): path.parent
              for path in sorted(folder.glob(f"*/{RUN_FILE}"))}  # fmt: skip
-    code, failure = 0, None
+    code, worst, failure = 0, 0, None
     for size in sizes:
         own = replace(config, batch_size=size, out=str(folder))
         before = there.get(size)
@@ -61,7 +61,8 @@ def run_sizes(
             code = run_benchmark(own, resume=before, csv=None, as_json=as_json, show=False)
         except BenchError as error:
             failure = error
-        if code or failure:
+        worst = max(worst, code if code == FAILED_SAMPLES else 0)  # the other sizes may fit
+        if failure or code not in (0, FAILED_SAMPLES):
             break
     with contextlib.suppress(OSError):
         folder.rmdir()  # if nothing was measured
@@ -75,11 +76,11 @@ def run_sizes(
             print(f"\nrecords: {folder}")
         if csv is not None:
             save(csv, sizes_csv(rows))
-    if runs and (code or failure):
+    if runs and (failure or code not in (0, FAILED_SAMPLES)):
         print(f"fastvlm-bench: go on with the other sizes with --resume {folder}", file=sys.stderr)
     if failure is not None:
         raise failure
-    return code
+    return code or worst
 
 
 def _check_same(folder: Path, config: RunConfig) -> None:

@@ -65,11 +65,15 @@ def identity(run: Run) -> dict[str, Any]:
     for suite in meta["suites"]:
         for name in ("version", "split", "sha256", "prompt", "max_new_tokens"):
             fields[f"{suite['name']} {name}"] = suite[name]
+        if digest := suite.get("images_sha256"):  # records of 0.1 lack it
+            fields[f"{suite['name']} images"] = digest
         ids = [sample["sample_id"] for sample in suite["samples"]]
         digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:8]
         fields[f"{suite['name']} samples"] = f"{len(ids)} (sha256 {digest})"
     for name in ("weights_sha256", "dtype", "device", "attention"):
         fields[f"model {name}"] = meta["model"].get(name)
+    if digest := meta["model"].get("processor_sha256"):  # records of 0.1 lack it
+        fields["model processor_sha256"] = digest
     fields |= {name: environment.get(name) for name in HARDWARE}
     fields |= {f"config {name}": meta["config"].get(name) or None for name in CONFIG_IDENTITY}
     fields["batch size"] = batch_size(run)

@@ -1,11 +1,15 @@
 """The errors that a user can cause or must know of. Each carries the exit code of the command line.
 
 Exit codes: 0 success, 1 internal error, 2 bad input, 4 runs that cannot be compared, 5 output not lossless where
-that was required, or a metric unlike the official scorer's, 6 corrupt record, 130 interrupted (Ctrl-C), 143 terminated.
+that was required, or a metric unlike the official scorer's, 6 corrupt record, 7 finished with failed samples,
+130 interrupted (Ctrl-C), 143 terminated.
 """
 
 import difflib
 from collections.abc import Iterable
+
+FAILED_SAMPLES = 7
+"""The exit code of a run that went to its end although samples failed: the rest is measured and reported."""
 
 
 class BenchError(Exception):

@@ -29,8 +29,8 @@ from fastvlm_bench.storage import (
 
 SCHEMA_VERSION = 1
 RUN_FILE, SAMPLES_FILE, TORN_FILE = "run.json", "samples.jsonl", "samples.jsonl.torn"
-MACHINE = ("model.weights_sha256", "model.dtype", "model.device", "model.attention", "environment.cpu",
-           "environment.gpu", "environment.threads")  # fmt: skip
+MACHINE = ("model.weights_sha256", "model.processor_sha256", "model.dtype", "model.device", "model.attention",
+           "environment.cpu", "environment.gpu", "environment.threads")  # fmt: skip
 """Fields of `run.json` that must not change between the invocations of one run."""
 Key = tuple[str, str, int]
 """(suite, sample_id, repeat): the group of lines, one a method, that is measured together."""

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.fingerprint import rounds, set_weights_sha256, weights_sha256
+from fastvlm_bench.models.fingerprint import processor_sha256, rounds, set_weights_sha256, weights_sha256
 from fastvlm_bench.models.hub import hub_answers, quiet
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.memory_need import check_room
@@ -67,6 +67,7 @@ class Target:
             "id": self.id, "revision": getattr(self.model.config, "_commit_hash", None),
             "quantized": getattr(self.model.config, "quantization_config", None) is not None,
             "class": type(self.model).__name__, "weights_sha256": weights_sha256(self.model),
+            "processor_sha256": processor_sha256(self.processor),
             "dtype": str(parameters[0].dtype).removeprefix("torch."),
             "attention": getattr(self.model.config, "_attn_implementation", None), "device": str(self.device),
             "layers": len(self.layers), "parameters": sum(p.numel() for p in parameters),
