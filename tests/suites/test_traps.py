@@ -88,3 +88,9 @@ def test_one_dialog_alone_is_ranked() -> None:
     """The official code squeezes a batch of one dialog to nothing and raises."""
     found = load("visdial_ranking").score(["2 1 3"], [["1", "0 1 0.5"]])  # of the k = 2 best places: relevances 1, 0
     assert found.value == 1.0 and found.parts["ndcg"] == pytest.approx(1 / (1 + 0.5 / math.log2(3)))
+
+
+def test_textvqa_is_scored_as_its_own_evaluator_does(tmp_path: Path) -> None:
+    MAKE["textvqa"](tmp_path)
+    assert load_suite("textvqa", data=tmp_path).variants == {"vqa_accuracy": "m4c"}
+    assert load_suite("vqav2", limit=1).variants == {"vqa_accuracy": "normalised"}
