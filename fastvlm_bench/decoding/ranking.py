@@ -161,7 +161,8 @@ class _Reader:
         for places in self._groups(session, cache_bytes(prefix) or 1, len(first)):
             own = [self.options[place] for place in places]
             columns = max(map(len, own))
-            tokens = torch.tensor([[*ids, *[ids[-1]] * (columns - len(ids))] for ids in own], device=first.device)
+            padded = [[*ids, *[ids[-1]] * (columns - len(ids))] for ids in own]
+            tokens = torch.tensor(padded, device=session.sequence.device)  # not always where the logits are
             repeated = _repeated(cache, len(own))
             if gate is None:
                 logits = _read_at_once(session, tokens, repeated)
