@@ -15,6 +15,7 @@ from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, UsageError
 from fastvlm_bench.export import save
 from fastvlm_bench.record import RUN_FILE, Run, read_meta, read_run
+from fastvlm_bench.storage import check_writable
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
@@ -39,6 +40,8 @@ def run_sizes(
     """
     if predictions is not None:
         raise UsageError("--predictions-out needs one batch size; answers are the same at every size")
+    if csv is not None:
+        check_writable(csv, "--csv")
     check(config)
     if resume is not None and not resume.is_dir():
         raise UsageError(f"--resume {resume} is not a folder; give the one that holds the sweep's runs")

@@ -24,7 +24,7 @@ from fastvlm_bench.models.names import check_model_name, layer_count
 from fastvlm_bench.record import Run, RunWriter, read_meta, read_run
 from fastvlm_bench.report import print_report
 from fastvlm_bench.scoring import write_predictions
-from fastvlm_bench.storage import now
+from fastvlm_bench.storage import check_writable, now
 from fastvlm_bench.suite import Suite, check_images, images_sha256, load_suite
 from fastvlm_bench.suite_definition import read_definition
 from fastvlm_bench.summary import summarise
@@ -36,8 +36,9 @@ def run_benchmark(
     show: bool = True,
 ) -> int:  # fmt: skip
     """Run what `config` says and print the report (`show`); returns the exit code. Nothing measured is ever lost."""
-    if predictions is not None and not predictions.parent.is_dir():
-        raise UsageError(f"--predictions-out {predictions}: {predictions.parent} is not a folder; choose another")
+    for path, option in ((csv, "--csv"), (predictions, "--predictions-out")):
+        if path is not None:
+            check_writable(path, option)
     suites = check(config)
     for oddity in (text for suite in suites for text in suite.oddities):
         print(f"fastvlm-bench: note: {oddity}", file=sys.stderr)

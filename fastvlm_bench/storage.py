@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.errors import BenchError, UsageError
+from fastvlm_bench.errors import UsageError, WriteFailed
 
 LOCK_FILE = ".lock"
 _SEAL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
@@ -60,8 +60,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise BenchError(f"cannot write {path}: {error.strerror}; free space or make it writable") from error
+        raise WriteFailed(f"cannot write {path}: {error.strerror}; free space or make it writable") from error
     sync_folder(path.parent)
+
+
+def check_writable(path: Path, option: str) -> None:
+    """UsageError, before anything is measured, if the file that `option` names could not be written afterwards."""
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: {path.parent} is not a folder; make it, or choose another")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"{option} {path} may not be written; choose another")
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from fastvlm_bench.clock import Clock
-from fastvlm_bench.decoding.self_check import one_line, self_check
+from fastvlm_bench.decoding.self_check import damaged, one_line, self_check
 from fastvlm_bench.decoding.session import Session, text_cache
 from fastvlm_bench.drafts import read_manifests
-from fastvlm_bench.errors import UsageError
+from fastvlm_bench.errors import NonFiniteLogits, UsageError
 from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.models.memory_need import free_bytes
@@ -33,6 +33,8 @@ def preflight(target: Target, suite: Suite, limit: int) -> dict[str, Any]:
     try:
         with torch.inference_mode():
             model.generate(**inputs, max_new_tokens=2, do_sample=False, custom_generate=probe)
+    except NonFiniteLogits:
+        raise damaged(model) from None
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(f"{type(model).__name__} cannot read sample {sample.sample_id}: {one_line(error)}") from error
     layers = text_cache(probe.cache).layers

@@ -10,7 +10,7 @@ import torch
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
 from fastvlm_bench.decoding.session import Session
-from fastvlm_bench.errors import UsageError
+from fastvlm_bench.errors import NonFiniteLogits, UsageError
 from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.layers import decoder_layers
 
@@ -34,6 +34,8 @@ def self_check(model: Any, inputs: dict[str, Any], exit_layer: int, draft: Draft
                     **inputs, max_new_tokens=TOKENS + 2, min_new_tokens=TOKENS + 2, do_sample=False,
                     custom_generate=probe,
                 )  # fmt: skip
+        except NonFiniteLogits:
+            raise damaged(model) from None
         except (
             AttributeError,
             IndexError,
@@ -59,6 +61,14 @@ def self_check(model: Any, inputs: dict[str, Any], exit_layer: int, draft: Draft
             f"{difference:.1e} of the largest logit (limit {limit:.0e}) at exit {exit_layer}; use --method standard"
         )
     return difference
+
+
+def damaged(model: Any) -> UsageError:
+    """The refusal of a model whose own logits are not finite."""
+    return UsageError(
+        f"{type(model).__name__} gives logits that are not finite on the first sample: its weights are damaged, or "
+        f"{str(model.dtype).removeprefix('torch.')} is too narrow for them; load it again, or try another --dtype"
+    )
 
 
 def _reason(model: Any, exit_layer: int, error: Exception) -> str:
