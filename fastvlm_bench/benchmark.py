@@ -40,6 +40,8 @@ def run_benchmark(
         if path is not None:
             check_writable(path, option)
     suites = check(config)
+    for oddity in (text for suite in suites for text in suite.oddities):
+        print(f"fastvlm-bench: note: {oddity}", file=sys.stderr)
     if resume and config.refine:
         raise UsageError("--resume cannot go on with --refine: what the drafts had learned is not in the records; "
                          "start a new run")  # fmt: skip
@@ -147,7 +149,7 @@ def load_suites(config: RunConfig) -> list[Suite]:
             raise UsageError(f"--variant {metric}=…: none of {', '.join(config.suites)} is scored with {metric}")
     return [
         load_suite(name, split=config.split, data=config.data, limit=config.limit, prompt_set=config.prompt_set,
-                   prompt=config.prompt, variants=own[name], java=config.java) for name in config.suites
+                   prompt=config.prompt, variants=own[name], java=config.java, ranking=True) for name in config.suites
     ]  # fmt: skip
 
 
@@ -177,7 +179,7 @@ def _described(suite: Suite, config: RunConfig) -> dict[str, Any]:
          **({"question": s.question} if s.question and s.question != s.prompt else {})}
         for s in suite.samples
     ]  # fmt: skip
-    fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents")}
+    fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents", "oddities")}
     limit = config.max_new_tokens or suite.max_new_tokens
     return {**fields, "metrics": list(suite.metrics), "max_new_tokens": limit, "images_sha256": images_sha256(suite),
             "samples": samples}  # fmt: skip

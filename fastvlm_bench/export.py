@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fastvlm_bench import metrics
-from fastvlm_bench.arms import arms, count
+from fastvlm_bench.arms import arms, count, scored
 from fastvlm_bench.document_frequencies import FREQUENCIES, cider_df
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.quality import score
@@ -89,6 +89,9 @@ def _quality_columns(metric: str) -> list[Column]:
         Column(f"quality_{metric}_delta_low", quality(lambda q: q.delta and q.delta.low)),
         Column(f"quality_{metric}_delta_high", quality(lambda q: q.delta and q.delta.high)),
         Column(f"quality_{metric}_verdict", quality(lambda q: q.verdict or None)),
+        Column(f"quality_{metric}_won", quality(lambda q: q.flips and q.flips.won)),
+        Column(f"quality_{metric}_lost", quality(lambda q: q.flips and q.flips.lost)),
+        Column(f"quality_{metric}_mcnemar_p", quality(lambda q: q.flips and q.flips.p)),
         *(Column(f"quality_{metric}_{part.replace('@', '_at_')}", quality(_of_parts(part)))
           for part in metrics.PARTS.get(metric, {})),
         Column(f"quality_{metric}_groups",
@@ -183,7 +186,7 @@ def _scores(run: Run) -> dict[int, dict[str, float]]:
                    if line["repeat"] == repeat]  # fmt: skip
             for metric in arm.suite["metrics"]:
                 try:
-                    result = score(metric, arm.suite, [line["text"] for line, _ in own], [refs for _, refs in own])
+                    result = score(metric, arm.suite, [scored(line) for line, _ in own], [refs for _, refs in own])
                 except Exception:  # said by the warning ScoringFailed; the rest of the file stands
                     result = None
                 if result is None:
