@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from fastvlm_bench.arms import Arm, arms
 from fastvlm_bench.batches import batch_size, waits
 from fastvlm_bench.compare import identity
+from fastvlm_bench.csv_text import to_csv
 from fastvlm_bench.errors import IncompatibleRuns, UsageError, did_you_mean
-from fastvlm_bench.export import save, to_csv
+from fastvlm_bench.export import save
 from fastvlm_bench.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.notices import word
 from fastvlm_bench.numbers import mebibytes, milliseconds, number, ratio

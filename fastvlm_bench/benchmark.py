@@ -11,18 +11,20 @@ from typing import Any
 from rich.console import Console
 
 from fastvlm_bench import document_frequencies
-from fastvlm_bench.config import METHODS, REFERENCE, RunConfig
+from fastvlm_bench.config import RunConfig
 from fastvlm_bench.drafts import choose_draft
 from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, LosslessViolation, Terminated, UsageError
-from fastvlm_bench.export import rows_csv, run_json, run_markdown, samples_csv, save
+from fastvlm_bench.export import rows_csv, run_json, run_markdown, save
 from fastvlm_bench.invocation import INTERRUPTED, TERMINATED, invoke_all
 from fastvlm_bench.live import Live
 from fastvlm_bench.measuring import drafts_of, measure_suites
+from fastvlm_bench.method_spec import METHODS, REFERENCE
 from fastvlm_bench.metrics import load as load_metric
 from fastvlm_bench.metrics import parse_variants
 from fastvlm_bench.models.names import check_model_name, layer_count
 from fastvlm_bench.record import Run, RunWriter, read_meta, read_run
 from fastvlm_bench.report import print_report
+from fastvlm_bench.sample_export import samples_csv
 from fastvlm_bench.scoring import write_predictions
 from fastvlm_bench.storage import check_writable, now
 from fastvlm_bench.suite import Suite, check_images, images_sha256, load_suite

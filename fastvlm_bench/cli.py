@@ -243,7 +243,7 @@ def export(
 @app.command()
 def methods() -> None:
     """List the decoding methods and their options."""
-    from fastvlm_bench.config import METHODS
+    from fastvlm_bench.method_spec import METHODS
 
     for name, kind in METHODS.items():
         _list([(name, kind.description)])

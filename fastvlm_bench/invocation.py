@@ -48,9 +48,10 @@ def main(folder: Path, number: int, quiet: bool) -> int:
     from rich.console import Console
 
     from fastvlm_bench.benchmark import catch_signals, check
-    from fastvlm_bench.config import REFERENCE, RunConfig
+    from fastvlm_bench.config import RunConfig
     from fastvlm_bench.live import Live
     from fastvlm_bench.measuring import measure_suites
+    from fastvlm_bench.method_spec import REFERENCE
     from fastvlm_bench.record import RunWriter, read_meta
 
     config = RunConfig.from_dict(read_meta(folder)["config"])

@@ -11,11 +11,12 @@ from typing import Any
 
 from fastvlm_bench.batches import speaks, whole
 from fastvlm_bench.clock import Clock
-from fastvlm_bench.config import REFERENCE, RunConfig
+from fastvlm_bench.config import RunConfig
 from fastvlm_bench.drafts import draft_folder
 from fastvlm_bench.energy import open_meter
 from fastvlm_bench.environment import Absent, describe_environment
 from fastvlm_bench.live import Live
+from fastvlm_bench.method_spec import REFERENCE
 from fastvlm_bench.models.names import default_drafts
 from fastvlm_bench.record import RunWriter, read_run
 from fastvlm_bench.stopping import StopRule

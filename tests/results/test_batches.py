@@ -15,8 +15,9 @@ from fastvlm_bench.batch_table import print_sizes, size_rows, sizes_csv, sizes_j
 from fastvlm_bench.batches import by_batch, waits, whole_seconds
 from fastvlm_bench.compare import compare
 from fastvlm_bench.errors import IncompatibleRuns, UsageError
-from fastvlm_bench.export import rows_csv, samples_csv
+from fastvlm_bench.export import rows_csv
 from fastvlm_bench.report import print_report
+from fastvlm_bench.sample_export import samples_csv
 from fastvlm_bench.statistics import geometric_mean_ratio, ratio_of_totals
 from fastvlm_bench.summary import summarise
 from fastvlm_bench.verdict import judge

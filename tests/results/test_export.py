@@ -17,7 +17,6 @@ from fastvlm_bench import metrics
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.export import (
     FORMATS,
-    SAMPLE_COLUMNS,
     columns,
     export_runs,
     row_dict,
@@ -26,9 +25,9 @@ from fastvlm_bench.export import (
     rows_markdown,
     run_json,
     run_markdown,
-    samples_csv,
     save,
 )
+from fastvlm_bench.sample_export import SAMPLE_COLUMNS, samples_csv
 from fastvlm_bench.summary import summarise
 
 ROOT = Path(__file__).parents[2]

@@ -281,8 +281,8 @@ def test_invocations_are_told_apart(fake: SimpleNamespace, real: dict[str, Any])
 def test_a_metric_that_raises_leaves_the_times_alone(
     fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from fastvlm_bench.export import samples_csv
     from fastvlm_bench.metrics import rouge_l
+    from fastvlm_bench.sample_export import samples_csv
 
     def fails(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("no n-grams\nat all")
