@@ -15,7 +15,7 @@ from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, UsageError
 from fastvlm_bench.export import save
 from fastvlm_bench.record import RUN_FILE, Run, read_meta, read_run
-from fastvlm_bench.storage import check_writable
+from fastvlm_bench.storage import check_target_file
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
@@ -41,7 +41,7 @@ def run_sizes(
     if predictions is not None:
         raise UsageError("--predictions-out needs one batch size; answers are the same at every size")
     if csv is not None:
-        check_writable(csv, "--csv")
+        check_target_file(csv, "--csv")
     check(config)
     if resume is not None and not resume.is_dir():
         raise UsageError(f"--resume {resume} is not a folder; give the one that holds the sweep's runs")
@@ -52,7 +52,7 @@ def run_sizes(
     folder = resume or Path(config.out) / name
     there = {int(read_meta(path.parent)["config"].get("batch_size") or 1): path.parent
              for path in sorted(folder.glob(f"*/{RUN_FILE}"))}  # fmt: skip
-    code, worst, failure = 0, 0, None
+    code, failed, failure = 0, False, None
     for size in sizes:
         own = replace(config, batch_size=size, out=str(folder))
         before = there.get(size)
@@ -64,7 +64,7 @@ def run_sizes(
             code = run_benchmark(own, resume=before, csv=None, as_json=as_json, show=False)
         except BenchError as error:
             failure = error
-        worst = max(worst, code if code == FAILED_SAMPLES else 0)  # the other sizes may fit
+        failed |= code == FAILED_SAMPLES  # the other sizes may fit
         if failure or code not in (0, FAILED_SAMPLES):
             break
     with contextlib.suppress(OSError):
@@ -83,7 +83,7 @@ def run_sizes(
         print(f"fastvlm-bench: go on with the other sizes with --resume {folder}", file=sys.stderr)
     if failure is not None:
         raise failure
-    return code or worst
+    return code or (FAILED_SAMPLES if failed else 0)
 
 
 def _check_same(folder: Path, config: RunConfig) -> None:

@@ -26,7 +26,7 @@ from fastvlm_bench.record import Run, RunWriter, read_meta, read_run
 from fastvlm_bench.report import print_report
 from fastvlm_bench.sample_export import samples_csv
 from fastvlm_bench.scoring import write_predictions
-from fastvlm_bench.storage import check_writable, now
+from fastvlm_bench.storage import check_target_file, now
 from fastvlm_bench.suite import Suite, check_images, images_sha256, load_suite
 from fastvlm_bench.suite_definition import read_definition
 from fastvlm_bench.summary import summarise
@@ -40,7 +40,7 @@ def run_benchmark(
     """Run what `config` says and print the report (`show`); returns the exit code. Nothing measured is ever lost."""
     for path, option in ((csv, "--csv"), (predictions, "--predictions-out")):
         if path is not None:
-            check_writable(path, option)
+            check_target_file(path, option)
     suites = check(config)
     for oddity in (text for suite in suites for text in suite.oddities):
         print(f"fastvlm-bench: note: {oddity}", file=sys.stderr)

@@ -18,6 +18,8 @@ from typing import Any
 from fastvlm_bench.errors import UsageError, WriteFailed
 
 LOCK_FILE = ".lock"
+_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
+"""What `write_atomically` calls a file until it is whole: by process. A user's own hidden files are none of ours."""
 _SEAL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
 
 
@@ -65,7 +67,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def check_writable(path: Path, option: str) -> None:
+def check_target_file(path: Path, option: str) -> None:
     """UsageError, before anything is measured, if the file that `option` names could not be written afterwards."""
     if path.is_dir():
         raise UsageError(f"{option} {path} is a folder; name a file in it")
@@ -140,7 +142,9 @@ def lock_folder(folder: Path) -> int:
             if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, b"%d\n" % os.getpid())
-                for left in folder.glob(".*.tmp"):  # the lock is ours: nobody is still writing them
+                for left in folder.iterdir():  # the lock is ours: nobody is still writing them
+                    if not _TEMPORARY.fullmatch(left.name):
+                        continue
                     if left.is_dir():
                         shutil.rmtree(left, ignore_errors=True)
                     else:

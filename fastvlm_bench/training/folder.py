@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fastvlm_bench.drafts import first_line
-from fastvlm_bench.errors import BenchError, UsageError
+from fastvlm_bench.errors import BenchError, UsageError, WriteFailed
 from fastvlm_bench.storage import LOCK_FILE, lock_folder, now, write_atomically
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.settings import TrainSettings
@@ -99,7 +99,7 @@ class TrainingFolder:
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError to torch
             temporary.unlink(missing_ok=True)
-            raise BenchError(f"cannot write {path}: {first_line(error)}; free space or make it writable") from error
+            raise WriteFailed(f"cannot write {path}: {first_line(error)}; free space or make it writable") from error
 
     def log(self, line: Mapping[str, Any]) -> None:
         if parallel.leads():
