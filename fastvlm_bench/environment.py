@@ -144,7 +144,7 @@ def turbo() -> bool:
         path = Path("/sys/devices/system/cpu") / name
         if path.is_file():
             return path.read_text().strip() == on
-    return bool(_absent("the system does not tell, as in virtual machines"))
+    raise Absent("the system does not tell, as in virtual machines")
 
 
 def container(root: Path = Path("/")) -> str:
@@ -155,8 +155,9 @@ def container(root: Path = Path("/")) -> str:
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
         return "kubernetes"
     own = root / "proc/self/cgroup"
-    found = re.search(r"docker|kubepods|containerd|lxc|libpod", own.read_text()) if own.is_file() else None
-    return found[0] if found else str(_absent("none is seen"))
+    if own.is_file() and (found := re.search(r"docker|kubepods|containerd|lxc|libpod", own.read_text())):
+        return found[0]
+    raise Absent("none is seen")
 
 
 def quota_cpus(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:

@@ -1,5 +1,6 @@
 """A suite's longest prompt: what a model must have positions and memory for."""
 
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -19,7 +20,8 @@ def longest_prompt(target: Target, suite: Suite, limit: int) -> tuple[dict[str, 
     """
     texts = [len(target.render(sample.prompt)) for sample in suite.samples]
     order = sorted(range(len(texts)), key=texts.__getitem__)
-    largest = max(order, key=lambda i: _pixels(suite.samples[i]))
+    pixels = {path: _pixels(path) for path in {sample.image_path for sample in suite.samples}}
+    largest = max(order, key=lambda i: pixels[suite.samples[i].image_path])
     tried = []
     for place in dict.fromkeys((order[-1], largest, order[0])):
         sample = suite.samples[place]
@@ -63,9 +65,9 @@ def positions(model: Any) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
-def _pixels(sample: Sample) -> int:
+def _pixels(path: Path) -> int:
     try:
-        with Image.open(sample.image_path) as image:  # the header alone is read
+        with Image.open(path) as image:  # the header alone is read
             return image.width * image.height
     except (OSError, ValueError, Image.DecompressionBombError):  # told by name when the sample is asked
         return 0

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target
+from fastvlm_bench.models.memory_need import free_bytes
 from fastvlm_bench.training.settings import TrainSettings
 
 OPTIMISER_BYTES = 4 + 4 + 4  # float32 weights, gradient and momentum of Muon; AdamW's few have one more
@@ -37,12 +37,11 @@ def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None
         f"{type(model).__name__}: {layers} layers, width {output_embeddings(model).in_features}, vocabulary "
         f"{output_embeddings(model).out_features}, {target.device}, {str(model.dtype).removeprefix('torch.')}"
     )
-    known = "" if free is None else f"; {_size(free)} are free"
     say(
         f"memory beside the target: heads and optimiser {_size(estimate['heads'])}, logits of a micro-batch of "
-        f"{settings.micro} about {_size(estimate['logits'])}{known}"
+        f"{settings.micro} about {_size(estimate['logits'])}; {_size(free)} are free"
     )
-    if free is not None and sum(estimate.values()) > free:
+    if sum(estimate.values()) > free:
         say("this may not fit: a micro-batch that does not is halved, or give a smaller --micro")
 
 
@@ -67,14 +66,3 @@ def memory_estimate(settings: TrainSettings, target: Target) -> dict[str, float]
 
 def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Free memory of the device; None where it cannot be asked."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type == "cpu":
-        import psutil
-
-        return int(psutil.virtual_memory().available)
-    return None

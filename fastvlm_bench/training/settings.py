@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.config import LOADING, check_loading, check_writable
+from fastvlm_bench.config import LOADING, check_loading, check_writable, whole
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.names import check_model_name, layer_count
 from fastvlm_bench.suite_definition import read_definition
@@ -104,9 +104,7 @@ class TrainSettings:
                              f"{self.quantize} packs them; leave one of the two out")  # fmt: skip
         if self.finetune_backbone and not any(t.isdecimal() for t in self.exit_layers):
             raise UsageError("--finetune-backbone needs to know the exits that it trains: give --exit-layer, as 1,2")
-        cores = os.cpu_count() or 1
-        if self.threads is not None and not 1 <= self.threads <= cores:
-            raise UsageError(f"--threads is {self.threads}; it must be a whole number, 1 .. {cores}")
+        whole("threads", self.threads, 1, os.cpu_count() or 1)
         if self.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push):
             raise UsageError(f"--push is '{self.push}'; it must be a hub repository, as USER/NAME")
         if self.push and self.offline:
