@@ -6,7 +6,7 @@ from pathlib import Path
 from fastvlm_bench.ablation import ablation_csv, ablation_markdown, ablation_rows
 from fastvlm_bench.benchmark import run_benchmark
 from fastvlm_bench.config import RunConfig
-from fastvlm_bench.errors import UsageError
+from fastvlm_bench.errors import FAILED_SAMPLES, UsageError
 from fastvlm_bench.export import save
 from fastvlm_bench.record import list_runs, read_run
 from fastvlm_bench.training.fit import train
@@ -27,7 +27,7 @@ def ablate(settings: TrainSettings, run: RunConfig, also: Sequence[Path]) -> int
     unfinished = [folder for folder in found if read_run(folder).meta["status"] != "success"]
     if not found or unfinished:
         code = run_benchmark(run, resume=unfinished[0] if unfinished else None, csv=None, as_json=False)
-        if code:
+        if code not in (0, FAILED_SAMPLES):
             return code
         found = [folder for folder in list_runs(out) if read_run(folder).meta["config_sha256"] == run.sha256()]
     if not found:
@@ -37,4 +37,4 @@ def ablate(settings: TrainSettings, run: RunConfig, also: Sequence[Path]) -> int
     save(out / "ablation.csv", ablation_csv(rows))
     print(ablation_markdown(rows))
     print(f"records: {found[0]}; table: {out / 'ablation.md'}, {out / 'ablation.csv'}")
-    return 0
+    return code

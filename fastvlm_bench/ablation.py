@@ -11,24 +11,24 @@ from fastvlm_bench.summary import Row, summarise
 
 COLUMNS = (
     "suite", "target", "draft", "exit", "head", "losses", "refined", "parameters", "held_out_alpha", "alpha", "tau",
-    "predicted_speedup", "decode_speedup", "decode_low", "decode_high", "e2e_speedup", "identical", "samples",
-    "quality_change",
+    "predicted_speedup", "decode_speedup_geomean", "decode_low", "decode_high", "e2e_speedup_geomean", "identical",
+    "samples", "quality_change",
 )  # fmt: skip
 
 
 def ablation_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row a draft and suite: runs in the order given, their methods in the order of the run.
 
-    predicted_speedup: from held-out text and this machine's costs, when it was trained; decode_speedup: measured, with
-    its 95 % interval, against standard decoding of the same target. quality_change: what phase 1 did to the target's
-    scores, for drafts of a fine-tuned backbone.
+    predicted_speedup: from held-out text and this machine's costs, when it was trained; decode_speedup_geomean:
+    measured, with its 95 % interval, against standard decoding of the same target. quality_change: what phase 1 did to
+    the target's scores, for drafts of a fine-tuned backbone.
     """
     out = []
     for run in runs:
         tuned = run.meta["model"].get("phase_1")
         for row in summarise(run):
             method = run.method(row.method)
-            if row.decode_speedup is None or method["name"] not in ("fastvlm", "layerskip"):
+            if row.decode_speedup_geomean is None or method["name"] not in ("fastvlm", "layerskip"):
                 continue
             out.append(_row(row, method, tuned))
     return out
@@ -38,7 +38,7 @@ def _row(row: Row, method: dict[str, Any], tuned: dict[str, Any] | None) -> dict
     draft = method.get("draft") or {}
     data = draft.get("data", {})
     recipe = data.get("recipe", {})
-    speedup = row.decode_speedup or Estimate(float("nan"), None, None, 0)
+    speedup = row.decode_speedup_geomean or Estimate(float("nan"), None, None, 0)
     head = draft.get("head", "none (raw exit)")
     if depth := draft.get("head_options", {}).get("depth"):
         head += f" x{depth}"
@@ -52,8 +52,8 @@ def _row(row: Row, method: dict[str, Any], tuned: dict[str, Any] | None) -> dict
         "parameters": draft.get("head_parameters", 0),
         "held_out_alpha": sum(validation) / len(validation) if validation else None,
         "alpha": row.alpha, "tau": row.tau, "predicted_speedup": draft.get("advice", {}).get("speedup"),
-        "decode_speedup": speedup.value, "decode_low": speedup.low, "decode_high": speedup.high,
-        "e2e_speedup": row.e2e_speedup.value if row.e2e_speedup else None,
+        "decode_speedup_geomean": speedup.value, "decode_low": speedup.low, "decode_high": speedup.high,
+        "e2e_speedup_geomean": row.e2e_speedup_geomean.value if row.e2e_speedup_geomean else None,
         "identical": row.identical, "samples": row.samples_paired, "quality_change": _change(row.suite, tuned),
     }  # fmt: skip
 
@@ -88,7 +88,7 @@ def ablation_markdown(rows: Sequence[dict[str, Any]]) -> str:
             *([row["suite"]] if several else []), row["target"], row["draft"], str(row["exit"]), row["head"],
             row["losses"], row["refined"], f"{row['parameters']:,}", _number(row["held_out_alpha"], 3),
             _number(row["alpha"], 3), _number(row["tau"], 2), _number(row["predicted_speedup"], 2),
-            f"{row['decode_speedup']:.2f}{interval}", _number(row["e2e_speedup"], 2),
+            f"{row['decode_speedup_geomean']:.2f}{interval}", _number(row["e2e_speedup_geomean"], 2),
             "" if row["identical"] is None else f"{row['identical']}/{row['samples']}",
             *([row["quality_change"]] if tuned else []),
         ])  # fmt: skip

@@ -6,6 +6,7 @@ Texts are kept as they stand; tokenising them is the metrics' business. Standard
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,9 @@ class Entry:
     """One sample as its annotation file has it. `place` is where, for messages; `question` is "" for captions.
 
     fields: what a prompt's other placeholders stand for, by name. group: the part of the data set that it belongs to
-    by the official file (an answer type, a domain), or "".
+    by the official file (an answer type, a domain), or "". options: the given answers, where the suite ranks them.
+    file: the file of `place`, where a split has several of a kind. where, rows: the place of the i-th reference is
+    `where` formatted with rows[i], or with i.
     """
 
     sample_id: str
@@ -39,6 +42,16 @@ class Entry:
     question: str = ""
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
     group: str = ""
+    options: tuple[str, ...] = ()
+    file: str = ""
+    where: str = ""
+    rows: tuple[int, ...] = ()
+
+    def reference_place(self, index: int) -> str:
+        """Where a reference stands in its file."""
+        if not self.where:
+            return f"{self.place}, reference [{index}]"
+        return self.where.format(self.rows[index] if self.rows else index)
 
 
 @dataclass(frozen=True)
@@ -105,11 +118,31 @@ class Document:
         return found
 
 
-def read_document(path: Path, layout: str) -> tuple[Document, bytes]:
-    """A JSON file (a byte order mark is tolerated) and its bytes, for hashing. UsageError if it cannot be parsed."""
+class RepeatedKey(Exception):
+    """A JSON object has a key twice; `json` would silently keep the last."""
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs, for `json.loads(object_pairs_hook=…)`. RepeatedKey, naming the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise RepeatedKey(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
+def read_document(path: Path, layout: str, keyed: bool = False) -> tuple[Document, bytes]:
+    """A JSON file (a byte order mark is tolerated) and its bytes, for hashing. UsageError if it cannot be parsed.
+
+    keyed: ids are the keys of its objects, so that a repeated one is a fault.
+    """
     raw = read_bytes(path, layout)
     try:
-        return Document(path, json.loads(raw), layout), raw
+        return Document(path, json.loads(raw, object_pairs_hook=unique_keys if keyed else None), layout), raw
+    except RepeatedKey as repeated:
+        raise Document(path, None, layout).fault(
+            f"['{repeated}']", "is a duplicate id: the file has it twice"
+        ) from None
     except (ValueError, RecursionError) as error:
         problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         start = raw[:20].decode("ascii", "replace").replace("\ufffd", "?").splitlines()
@@ -137,6 +170,7 @@ def read_coco_captions(document: Document) -> list[Entry]:
         unique(document, places, image_id, place, "id")
         names[image_id] = document.get(row, "file_name", str, place)
     captions: dict[str, list[str]] = {image_id: [] for image_id in names}
+    rows: dict[str, list[int]] = {image_id: [] for image_id in names}
     ids: dict[str, str] = {}
     for index, row in enumerate(document.rows("annotations")):
         place = f"annotations[{index}]"
@@ -146,10 +180,13 @@ def read_coco_captions(document: Document) -> list[Entry]:
         if "id" in row:
             unique(document, ids, document.identity(row, "id", place), place, "id")
         captions[image_id].append(document.get(row, "caption", str, place))
+        rows[image_id].append(index)
     for image_id, texts in captions.items():
         if not any(text.strip() for text in texts):
             raise document.fault(f"{places[image_id]} (id {image_id})", "has no reference caption")
-    return [Entry(i, i, name, tuple(captions[i]), places[i]) for i, name in names.items()]
+    where = "annotations[{}].caption"
+    return [Entry(i, i, name, tuple(captions[i]), places[i], where=where, rows=tuple(rows[i]))
+            for i, name in names.items()]  # fmt: skip
 
 
 def read_coco_karpathy(document: Document, subset: str, folder: str) -> list[Entry]:
@@ -171,7 +208,8 @@ def read_coco_karpathy(document: Document, subset: str, folder: str) -> list[Ent
         texts = texts_of(document, sentences, "raw", f"{place}.sentences")
         if not any(text.strip() for text in texts):
             raise document.fault(f"{place} (cocoid {image_id})", "has no reference caption")
-        entries.append(Entry(image_id, image_id, document.get(row, "filename", str, place), texts, place))
+        name, where = document.get(row, "filename", str, place), f"{place}.sentences[{{}}].raw"
+        entries.append(Entry(image_id, image_id, name, texts, place, where=where))
     if not entries:
         there = ", ".join(sorted(map(repr, subsets)))
         raise document.fault("'images'", f"has none with split '{subset}', only {there}")
@@ -218,9 +256,13 @@ BREAKS = {"\r": "CR", "\v": "VT", "\f": "FF", "\x85": "NEL", "\u2028": "U+2028",
 """Characters that Stanford's tokenizer takes for the end of a line, so that later captions go to other images."""
 
 
+BREAK = re.compile("[" + "".join(BREAKS) + "]")
+
+
 def line_break(text: str) -> str:
     """The name of the first such character in a text, or "". A plain line feed is usual, and harmless everywhere."""
-    return next((BREAKS[letter] for letter in text if letter in BREAKS), "")
+    found = BREAK.search(text)
+    return BREAKS[found[0]] if found else ""
 
 
 def unique(document: Document, places: dict[str, str], identity: str, place: str, key: str) -> None:

@@ -23,8 +23,8 @@ class Measured:
 
     @property
     def text(self) -> str:
-        """The text of the first repeat: the one that is scored."""
-        return str(self.lines[0]["text"])
+        """What is scored: the text of the first repeat, or its ranks."""
+        return scored(self.lines[0])
 
     @property
     def decodes(self) -> bool:
@@ -52,6 +52,13 @@ class Measured:
             if a != b:
                 return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
         return None
+
+
+def scored(line: Mapping[str, Any]) -> str:
+    """What metrics get of a line: its text, or the ranks of its options as `visdial_ranking` reads them."""
+    if ranks := line.get("ranks"):
+        return "\n".join(" ".join(map(str, ranks[way])) for way in ("sum", "mean"))
+    return str(line["text"])
 
 
 @dataclass(frozen=True)

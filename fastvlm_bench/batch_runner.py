@@ -113,7 +113,7 @@ class BatchRunner(Runner):
                                      "after it did not get the same")  # fmt: skip
                 flags = self.conditions.flags()
                 for row, single in enumerate(singles):
-                    group = [lines[row] for lines in by_method]
+                    group = self._ranked(samples[row], [lines[row] for lines in by_method], single)
                     for line in group:
                         judged = self._judge(suite, line, group, single)
                         writer.append({**line, "flags": flags, "losslessness": judged, "invocation": invocation})

@@ -12,9 +12,10 @@ from fastvlm_bench.batch_table import print_sizes, size_rows, sizes_csv, sizes_j
 from fastvlm_bench.batches import batch_size
 from fastvlm_bench.benchmark import check, run_benchmark
 from fastvlm_bench.config import RunConfig
-from fastvlm_bench.errors import BenchError, UsageError
+from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, UsageError
 from fastvlm_bench.export import save
 from fastvlm_bench.record import RUN_FILE, Run, read_meta, read_run
+from fastvlm_bench.storage import check_target_file
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
@@ -39,6 +40,8 @@ def run_sizes(
     """
     if predictions is not None:
         raise UsageError("--predictions-out needs one batch size; answers are the same at every size")
+    if csv is not None:
+        check_target_file(csv, "--csv")
     check(config)
     if resume is not None and not resume.is_dir():
         raise UsageError(f"--resume {resume} is not a folder; give the one that holds the sweep's runs")
@@ -49,7 +52,7 @@ def run_sizes(
     folder = resume or Path(config.out) / name
     there = {int(read_meta(path.parent)["config"].get("batch_size") or 1): path.parent
              for path in sorted(folder.glob(f"*/{RUN_FILE}"))}  # fmt: skip
-    code, failure = 0, None
+    code, failed, failure = 0, False, None
     for size in sizes:
         own = replace(config, batch_size=size, out=str(folder))
         before = there.get(size)
@@ -61,7 +64,8 @@ def run_sizes(
             code = run_benchmark(own, resume=before, csv=None, as_json=as_json, show=False)
         except BenchError as error:
             failure = error
-        if code or failure:
+        failed |= code == FAILED_SAMPLES  # the other sizes may fit
+        if failure or code not in (0, FAILED_SAMPLES):
             break
     with contextlib.suppress(OSError):
         folder.rmdir()  # if nothing was measured
@@ -75,11 +79,11 @@ def run_sizes(
             print(f"\nrecords: {folder}")
         if csv is not None:
             save(csv, sizes_csv(rows))
-    if runs and (code or failure):
+    if runs and (failure or code not in (0, FAILED_SAMPLES)):
         print(f"fastvlm-bench: go on with the other sizes with --resume {folder}", file=sys.stderr)
     if failure is not None:
         raise failure
-    return code
+    return code or (FAILED_SAMPLES if failed else 0)
 
 
 def _check_same(folder: Path, config: RunConfig) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from fastvlm_bench.arms import Arm, arms
 from fastvlm_bench.batches import batch_size, waits
 from fastvlm_bench.compare import identity
+from fastvlm_bench.csv_text import to_csv
 from fastvlm_bench.errors import IncompatibleRuns, UsageError, did_you_mean
-from fastvlm_bench.export import save, to_csv
+from fastvlm_bench.export import save
 from fastvlm_bench.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.notices import word
 from fastvlm_bench.numbers import mebibytes, milliseconds, number, ratio
@@ -44,12 +45,12 @@ class SizeRow:
     requests_per_s: float | None
     tokens_per_s: float | None
     decode_tokens_per_s: float | None
-    decode_speedup: float | None
-    decode_speedup_low: float | None
-    decode_speedup_high: float | None
-    e2e_speedup: float | None
-    e2e_speedup_low: float | None
-    e2e_speedup_high: float | None
+    decode_speedup_geomean: float | None
+    decode_speedup_geomean_low: float | None
+    decode_speedup_geomean_high: float | None
+    e2e_speedup_geomean: float | None
+    e2e_speedup_geomean_low: float | None
+    e2e_speedup_geomean_high: float | None
     verdict: str
     identical: int | None
     samples_paired: int
@@ -97,15 +98,15 @@ def _identity(run: Run) -> dict[str, object]:
 
 def _size_row(run: Run, row: Row, arm: Arm) -> SizeRow:
     seen = waits(arm)
-    decode, e2e = _parts(row.decode_speedup), _parts(row.e2e_speedup)
+    decode, e2e = _parts(row.decode_speedup_geomean), _parts(row.e2e_speedup_geomean)
     return SizeRow(
         run_id=run.run_id, model=row.model, suite=row.suite, method=row.method, batch_size=row.batch_size,
         threads=row.threads, samples_ok=row.samples_ok, samples_failed=row.samples_failed, batches=len(seen),
         requests_per_s=row.requests_per_s, tokens_per_s=row.e2e_tokens_per_s,
         decode_tokens_per_s=row.decode_tokens_per_s,
-        decode_speedup=decode[0], decode_speedup_low=decode[1], decode_speedup_high=decode[2],
-        e2e_speedup=e2e[0], e2e_speedup_low=e2e[1], e2e_speedup_high=e2e[2],
-        verdict="" if row.method == row.reference else word(row.e2e_speedup, row.e2e_speedup_holm_p),
+        decode_speedup_geomean=decode[0], decode_speedup_geomean_low=decode[1], decode_speedup_geomean_high=decode[2],
+        e2e_speedup_geomean=e2e[0], e2e_speedup_geomean_low=e2e[1], e2e_speedup_geomean_high=e2e[2],
+        verdict="" if row.method == row.reference else word(row.e2e_speedup_geomean, row.e2e_speedup_holm_p),
         identical=row.identical, samples_paired=row.samples_paired, alpha=row.alpha, tau=row.tau,
         wait_first_s=middle([first for first, _ in seen]), wait_last_s=middle([last for _, last in seen]),
         peak_bytes=row.peak_allocated_bytes or row.peak_rss_bytes,
@@ -188,7 +189,7 @@ def print_sizes(rows: Sequence[SizeRow], console: "Console | None" = None) -> No
 
 def where_it_ends(rows: Sequence[SizeRow]) -> str:
     """One sentence about a method: how its end-to-end gain changes with the size, and from where on it is gone."""
-    known = [row for row in rows if row.verdict and row.e2e_speedup is not None]
+    known = [row for row in rows if row.verdict and row.e2e_speedup_geomean is not None]
     if len(known) < 2:
         return ""
     first, last = known[0], known[-1]
@@ -225,12 +226,8 @@ def _columns(rows: Sequence[SizeRow], threads: bool) -> list[Cells]:
 
 
 def _speedup(row: SizeRow, kind: str) -> str:
-    value = getattr(row, f"{kind}_speedup")
-    if value is None:
-        return NOTHING
-    return ratio(
-        Estimate(value, getattr(row, f"{kind}_speedup_low"), getattr(row, f"{kind}_speedup_high"), row.batches)
-    )
+    value, low, high = (getattr(row, f"{kind}_speedup_geomean{part}") for part in ("", "_low", "_high"))
+    return NOTHING if value is None else ratio(Estimate(value, low, high, row.batches))
 
 
 def _same(row: SizeRow) -> str:

@@ -1,36 +1,33 @@
 """`run`, from configuration to exit code: check, load, build, warm up, measure, record, judge, report."""
 
-import os
 import secrets
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from fastvlm_bench import document_frequencies
-from fastvlm_bench.batches import speaks, whole
-from fastvlm_bench.clock import Clock
-from fastvlm_bench.config import METHODS, REFERENCE, RunConfig
-from fastvlm_bench.drafts import choose_draft, draft_folder
-from fastvlm_bench.energy import open_meter
-from fastvlm_bench.environment import Absent, describe_environment
-from fastvlm_bench.errors import BenchError, LosslessViolation, Terminated, UsageError
-from fastvlm_bench.export import rows_csv, run_json, run_markdown, samples_csv, save
+from fastvlm_bench.config import RunConfig
+from fastvlm_bench.drafts import choose_draft
+from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, LosslessViolation, Terminated, UsageError
+from fastvlm_bench.export import rows_csv, run_json, run_markdown, save
 from fastvlm_bench.invocation import INTERRUPTED, TERMINATED, invoke_all
 from fastvlm_bench.live import Live
+from fastvlm_bench.measuring import drafts_of, measure_suites
+from fastvlm_bench.method_spec import METHODS, REFERENCE
 from fastvlm_bench.metrics import load as load_metric
 from fastvlm_bench.metrics import parse_variants
-from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
-from fastvlm_bench.record import Run, RunWriter, read_run
+from fastvlm_bench.models.names import check_model_name, layer_count
+from fastvlm_bench.record import Run, RunWriter, read_meta, read_run
 from fastvlm_bench.report import print_report
+from fastvlm_bench.sample_export import samples_csv
 from fastvlm_bench.scoring import write_predictions
-from fastvlm_bench.stopping import StopRule
-from fastvlm_bench.storage import now
-from fastvlm_bench.suite import Suite, check_images, load_suite
+from fastvlm_bench.storage import check_target_file, now
+from fastvlm_bench.suite import Suite, check_images, images_sha256, load_suite
 from fastvlm_bench.suite_definition import read_definition
 from fastvlm_bench.summary import summarise
 from fastvlm_bench.verdict import judge
@@ -41,12 +38,17 @@ def run_benchmark(
     show: bool = True,
 ) -> int:  # fmt: skip
     """Run what `config` says and print the report (`show`); returns the exit code. Nothing measured is ever lost."""
-    if predictions is not None and not predictions.parent.is_dir():
-        raise UsageError(f"--predictions-out {predictions}: {predictions.parent} is not a folder; choose another")
+    for path, option in ((csv, "--csv"), (predictions, "--predictions-out")):
+        if path is not None:
+            check_target_file(path, option)
     suites = check(config)
+    for oddity in (text for suite in suites for text in suite.oddities):
+        print(f"fastvlm-bench: note: {oddity}", file=sys.stderr)
     if resume and config.refine:
         raise UsageError("--resume cannot go on with --refine: what the drafts had learned is not in the records; "
                          "start a new run")  # fmt: skip
+    if resume:
+        check_same_data(read_meta(resume), suites)
     writer = RunWriter.resume(resume, config.sha256(), config.to_dict()) if resume else None
     catch_signals()
     live = Live(Console(stderr=True, quiet=as_json), REFERENCE)
@@ -88,7 +90,23 @@ def run_benchmark(
         raise failure
     if config.require_lossless:
         require_lossless(run)
+    if failed := sum(line["error"] is not None for line in run.lines):
+        print(f"fastvlm-bench: {failed} measurements failed, see the table and {run.folder / 'samples.jsonl'}",
+              file=sys.stderr)  # fmt: skip
+        return code or FAILED_SAMPLES
     return code
+
+
+def check_same_data(meta: Mapping[str, Any], suites: Sequence[Suite]) -> None:
+    """UsageError if annotations or images have changed since the run that is to go on was begun."""
+    recorded = {suite["name"]: suite for suite in meta["suites"]}
+    for suite in suites:
+        before = recorded.get(suite.name)  # another list of suites is another configuration, which is told elsewhere
+        images = before and before.get("images_sha256")
+        if before and (before["sha256"] != suite.sha256 or (images and images != images_sha256(suite))):
+            what = "annotations or names" if before["sha256"] != suite.sha256 else "images"
+            raise UsageError(f"the {what} of {suite.name} have changed since {meta['run_id']} was begun; put them "
+                             "back, or start a new run")  # fmt: skip
 
 
 def require_lossless(run: Run) -> None:
@@ -114,7 +132,7 @@ def check(config: RunConfig) -> list[Suite]:
         if layers is not None and isinstance(exit_layer, int) and exit_layer >= layers:
             raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{config.model}'")
         if "head" in METHODS[spec.name].options:
-            choose_draft(_drafts(config), model=config.model, **_wish(spec.options))
+            choose_draft(drafts_of(config), model=config.model, **_wish(spec.options))
     suites = load_suites(config)
     for suite in suites:
         for metric in suite.metrics:
@@ -133,12 +151,8 @@ def load_suites(config: RunConfig) -> list[Suite]:
             raise UsageError(f"--variant {metric}=…: none of {', '.join(config.suites)} is scored with {metric}")
     return [
         load_suite(name, split=config.split, data=config.data, limit=config.limit, prompt_set=config.prompt_set,
-                   prompt=config.prompt, variants=own[name], java=config.java) for name in config.suites
+                   prompt=config.prompt, variants=own[name], java=config.java, ranking=True) for name in config.suites
     ]  # fmt: skip
-
-
-def _drafts(config: RunConfig) -> Path | None:
-    return draft_folder(config.draft) if config.draft else default_drafts(config.model)
 
 
 def _wish(options: Any) -> dict[str, Any]:
@@ -167,146 +181,10 @@ def _described(suite: Suite, config: RunConfig) -> dict[str, Any]:
          **({"question": s.question} if s.question and s.question != s.prompt else {})}
         for s in suite.samples
     ]  # fmt: skip
-    fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents")}
+    fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents", "oddities")}
     limit = config.max_new_tokens or suite.max_new_tokens
-    return {**fields, "metrics": list(suite.metrics), "max_new_tokens": limit, "samples": samples}
-
-
-def measure_suites(
-    config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live: Live, invocation: int = 0
-) -> None:
-    """Load, build, check, warm up and run. torch is imported here: what was wrong before has already been said."""
-    import torch
-
-    from fastvlm_bench.apart import memory_parts
-    from fastvlm_bench.batch_runner import BatchRunner
-    from fastvlm_bench.conditions import RECORDED, watch
-    from fastvlm_bench.decoding.build import build
-    from fastvlm_bench.decoding.preflight import in_one_line, preflight
-    from fastvlm_bench.models.load import load_target
-    from fastvlm_bench.runner import Group, Runner
-
-    torch.manual_seed(config.seed)
-    with live:
-        live.say(f"loading {config.model}")
-        began = time.perf_counter()
-        target = load_target(config.model, **config.loading)
-        load_s = time.perf_counter() - began
-        clock = Clock(target.device)
-        methods = [build(spec, target, _drafts(config), clock) for spec in config.specs]
-        facts = preflight(target, suites[0], config.max_new_tokens or max(s.max_new_tokens for s in suites))
-        live.say(f"preflight: {in_one_line(facts, target.device)}")
-        conditions = watch(target.device)
-        options: dict[str, Any] = {
-            "max_new_tokens": config.max_new_tokens, "conditions": conditions, "generation": config.generation,
-            "seed": config.seed, "phases": config.phases,
-        }  # fmt: skip
-        if config.batch_size > 1:
-            runner: Runner = BatchRunner(target, methods, clock, size=config.batch_size, **options)
-        else:
-            runner = Runner(target, methods, clock, **options)
-        differences = runner.self_check(suites[0])
-        for layer, difference in differences.items():
-            live.say(
-                f"self-check, exit {layer}: verification matches a full pass to {difference:.0e} of the largest logit"
-            )
-        if target.device.type == "cpu":
-            threads = config.threads or writer.meta["environment"].get("threads")
-            if threads is None:
-                live.say("looking for the thread count at which standard decoding is fastest")
-                cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-                threads = runner.fastest_threads(suites[0], sorted({1, *(2**i for i in range(1, 7) if 2**i <= cores)}))
-            torch.set_num_threads(threads)
-        writer.update(
-            model={**target.describe(), "preflight": facts},
-            suites=_rendered(writer.meta["suites"], target),
-            methods=[m.described for m in methods],
-            environment={
-                **describe_environment(target.device), "self_check": {str(k): v for k, v in differences.items()},
-            },
-        )  # fmt: skip
-        refiner = _refiner(target, methods) if config.refine else None
-
-        def after(group: Group) -> None:
-            live.show(group)
-            if refiner is not None:
-                refiner.learn(samples[group.suite, group.lines[0]["sample_id"]], group.lines)
-
-        samples = {(suite.name, sample.sample_id): sample for suite in suites for sample in suite.samples}
-        try:
-            with conditions:
-                for suite in suites:
-                    stop = _stop_rule(config, suite, writer, clock)
-                    if stop is not None and stop.by is not None:
-                        continue
-                    live.say(f"{suite.name}: warming up")
-                    known = any(part["suite"] == suite.name for part in writer.meta.get("memory", []))
-                    if not known and config.batch_size == 1:  # the parts of a peak are told of single samples
-                        writer.update(memory=[*writer.meta.get("memory", []), *memory_parts(runner, suite)])
-                    runner.warm_up(suite, config.warmup)
-                    runner.run(suite, config.repeats, writer, after, stop, invocation)
-                    if stop is not None:
-                        writer.update(stopped={**writer.meta.get("stopped", {}), suite.name: stop.summary()})
-            if config.energy is not None:
-                _measure_energy(config.energy, suites, runner, writer, live)
-        finally:  # an interrupted run, too, must say under what conditions it measured; a resumed one keeps both
-            before = [notice for notice in writer.meta["warnings"] or [] if notice["name"] in RECORDED]
-            new = [notice for notice in conditions.notices() if notice not in before]
-            seen = [*writer.meta.get("conditions", []), conditions.summary()]
-            outside = {"model_load_s": load_s, "first_call_s": runner.first_call_s}
-            writer.update(warnings=before + new, conditions=seen, outside=[*writer.meta.get("outside", []), outside])
-            if refiner is not None:
-                refiner.save(writer.folder / "refined")
-                writer.update(refined=refiner.summary())
-
-
-def _refiner(target: Any, methods: Any) -> Any:
-    from fastvlm_bench.training.refine_run import RunRefiner
-
-    return RunRefiner(target, methods)
-
-
-def _measure_energy(seconds: float, suites: Sequence[Suite], runner: Any, writer: RunWriter, live: Live) -> None:
-    """Blocks of each method after the timed samples, for the suites that have none yet; or why there are none."""
-    from fastvlm_bench.apart import energy_blocks
-
-    found = dict(writer.meta.get("energy") or {})
-    try:
-        meter = open_meter(runner.target.device)
-    except Absent as absent:
-        live.say(f"energy: not measured: {absent}")
-        writer.update(energy={**found, **{suite.name: {"source": None, "reason": str(absent)} for suite in suites}})
-        return
-    try:
-        for suite in suites:
-            if (found.get(suite.name) or {}).get("source") is None:
-                live.say(f"{suite.name}: energy, blocks of {seconds:g} s")
-                found[suite.name] = energy_blocks(runner, suite, meter, seconds)
-                writer.update(energy=found)
-    finally:
-        meter.close()
-
-
-def _stop_rule(config: RunConfig, suite: Suite, writer: RunWriter, clock: Clock) -> StopRule | None:
-    """The suite's rule, told what an earlier invocation measured; it may say that this was enough."""
-    if config.until_width is None and config.budget is None:
-        return None
-    rule = StopRule(REFERENCE, clock, config.until_width, config.budget)
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for line in read_run(writer.folder).lines:
-        kept = line["suite"] == suite.name and (suite.name, line["sample_id"], line["repeat"]) in writer.completed
-        if kept and speaks(line):
-            groups.setdefault((line["sample_id"], line["repeat"]), []).append(whole([line]))
-    rule.add(groups.values())
-    return rule
-
-
-def _rendered(suites: Sequence[dict[str, Any]], target: Any) -> list[dict[str, Any]]:
-    """The suites of run.json, each sample with the exact text that the model reads."""
-    return [
-        {**suite, "samples": [{**sample, "rendered": target.render(sample["prompt"])} for sample in suite["samples"]]}
-        for suite in suites
-    ]
+    return {**fields, "metrics": list(suite.metrics), "max_new_tokens": limit, "images_sha256": images_sha256(suite),
+            "samples": samples}  # fmt: skip
 
 
 def _finish(writer: RunWriter, outcome: str, error: str | None, suites: Sequence[Suite]) -> Run:

@@ -15,7 +15,7 @@ PARTS = ("weights", "head", "cache", "activation", "rest")
 
 
 def time_columns(rows: Sequence[Row]) -> list[Cells]:
-    """The phases of the end-to-end time, what the decoding costs predict, and how much there is to speed up."""
+    """The phases of the end-to-end time, and the decode speed-up that the costs of decoding predict."""
 
     def column(header: str, cell: Callable[[Row], str]) -> Cells:
         return Cells(header, tuple(cell(row) for row in rows))
@@ -30,7 +30,6 @@ def time_columns(rows: Sequence[Row]) -> list[Cells]:
     return [
         *(column(f"{name}\n%", phase(name)) for name in PHASES),
         column("decode\n% of e2e", lambda r: share(r.decode_share)),
-        column("ceiling\nof e2e ×", lambda r: NOTHING if r.method == r.reference else number(r.e2e_speedup_ceiling)),
         column("predicted\ndecode ×", lambda r: number(r.predicted_decode_speedup)),
         column("effi-\nciency", lambda r: number(r.efficiency)),
     ]

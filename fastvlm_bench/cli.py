@@ -132,7 +132,7 @@ def run(
 @app.command()
 def score(
     suite: Annotated[str, typer.Option("--suite", "-s", help="The suite whose metrics are used; see `suites`.")],
-    annotations: Annotated[list[Path], typer.Option(help="The official annotation file; repeatable where there are several.")],
+    annotations: Annotated[list[Path], typer.Option(help="The official annotation file, repeatable where there are several, or the folder that holds them.")],
     predictions: Annotated[Path, typer.Option(help="Predictions of any tool, in the suite's official results format.")],
     reference: Annotated[Path | None, typer.Option(help="Other predictions: also give the paired difference to them.")] = None,
     margin: Annotated[float | None, typer.Option(help="Points of 100 that count as no difference to --reference; default 0.5.")] = None,
@@ -153,7 +153,8 @@ def score(
     if json:
         typer.echo(as_json(found))
         return
-    typer.echo(f"{suite}, n = {found.n}, PTB-compatible tokenizer {found.as_dict()['tokenizer']}, CIDEr-D df full")
+    how = f", PTB-compatible tokenizer {found.how['tokenizer']}, CIDEr-D df full" if found.how else ""
+    typer.echo(f"{suite}{', split ' + found.split if found.split else ''}, n = {found.n}{how}")
     _list(table(found))
 
 
@@ -242,7 +243,7 @@ def export(
 @app.command()
 def methods() -> None:
     """List the decoding methods and their options."""
-    from fastvlm_bench.config import METHODS
+    from fastvlm_bench.method_spec import METHODS
 
     for name, kind in METHODS.items():
         _list([(name, kind.description)])

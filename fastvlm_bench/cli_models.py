@@ -19,8 +19,9 @@ Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub: onl
 def models(
     check: Annotated[str | None, typer.Option(help="Load this model and say whether and how it can be run.")] = None,
     suite: Annotated[
-        str, typer.Option("--suite", "-s", help="The suite whose first sample is tried.")
-    ] = "coco-caption",
+        list[str] | None, typer.Option("--suite", "-s", help="A suite to ask it, repeatable; default: coco-caption.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="As in `run`; without it the embedded samples are asked.")] = None,
     draft: Annotated[Path | None, typer.Option(help="Also check this draft folder against the model.")] = None,
     exit_layer: Annotated[int | None, typer.Option(help="Only this exit layer; default: several.")] = None,
     device: Device = "auto",
@@ -41,7 +42,7 @@ def models(
 
     check_loading(device=device, dtype=dtype, device_map=device_map, attn=attn, quantize=quantize)
     check_model_name(check)
-    loaded = load_suite(suite, limit=1)
+    loaded = [load_suite(name, data=data) for name in suite or ("coco-caption",)]
     from fastvlm_bench.decoding.preflight import check_model
 
     _print_rows(

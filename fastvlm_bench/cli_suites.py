@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from fastvlm_bench.suite_definition import Definition
-
 suites_app = typer.Typer(help="List the suites; show one, check its files, or fetch them.")
 Name = Annotated[str, typer.Argument(help="A suite.")]
 Data = Annotated[Path, typer.Option(help="The folder with the official files (for jsonl: the file).")]
@@ -18,9 +16,10 @@ def listing(context: typer.Context) -> None:
     """List the suites."""
     if context.invoked_subcommand is None:
         from fastvlm_bench.suite import describe_suites
+        from fastvlm_bench.suite_show import listed
 
         for suite in describe_suites():
-            typer.echo(f"{suite.name:<18} {suite.title} ({', '.join(suite.splits)})")
+            typer.echo(listed(suite))
 
 
 @suites_app.command()
@@ -33,26 +32,14 @@ def show(
     """Say what a suite is, which files it reads, its prompts, and a sample: of its embedded split, or of --data."""
     from fastvlm_bench.suite import load_suite
     from fastvlm_bench.suite_definition import read_definition
-    from fastvlm_bench.suite_files import layout
+    from fastvlm_bench.suite_show import answers, described
 
     suite = read_definition(name)
-    typer.echo(f"{suite.name}, version {suite.version}: {suite.title}")
-    if suite.about:
-        typer.echo(suite.about)
-    typer.echo(f"metrics   {', '.join(suite.metrics) or 'none: generated and timed, not scored'}")
-    typer.echo(f"tokens    at most {suite.max_new_tokens} new ones a sample")
-    typer.echo(f"licence   {suite.licence}\ncitation  {suite.citation}")
-    for key, text in suite.prompts.items():
-        typer.echo(f"prompt    {key}{' (default)' if key == suite.default_set else ''}: {text!r}")
-    for item in suite.splits.values():
-        count = f", {item.samples} samples" if item.samples else ""
-        typer.echo(f"split     {item.name}{count}: {'embedded' if item.root else 'DIR holds ' + layout(item)}")
-        if item.note:
-            typer.echo(f"          {item.note}")
-    _sources(suite)
+    for paragraph in described(suite):
+        typer.echo(paragraph)
     if data is not None or any(split.root for split in suite.splits.values()):
         chosen = split if data is not None else suite.default_split
-        loaded = load_suite(name, split=chosen, data=data, limit=1)
+        loaded = load_suite(name, split=chosen, data=data, limit=1, ranking=True)
         sample = loaded.samples[0]
         typer.echo(f"\nsample {sample.sample_id} of the {loaded.split} split: {sample.image_path}")
         typer.echo(sample.prompt)
@@ -60,15 +47,8 @@ def show(
             from fastvlm_bench.models.prompt_text import prompt_text
 
             typer.echo(f"\nas {model} reads it:\n{prompt_text(model, sample.prompt)!r}\n")
-        for text in sample.references:
-            typer.echo(f"  reference: {text}")
-
-
-def _sources(suite: Definition) -> None:
-    for download in suite.downloads:
-        typer.echo(f"get       {download.url} -> DIR/{download.makes}")
-    if suite.manual:
-        typer.echo(f"by hand   {suite.manual}")
+        for line in answers(sample):
+            typer.echo(f"  {line}")
 
 
 @suites_app.command()
@@ -100,7 +80,8 @@ def check(name: Name, data: Data, split: OneSplit = None) -> None:
     for line in findings.problems:
         typer.echo(f"problem: {line}")
     if findings.problems:
-        typer.echo(f"fastvlm-bench: {len(findings.problems)} problems with the files of '{name}' in {data}", err=True)
+        count = f"{len(findings.problems)} problem{'s' if len(findings.problems) > 1 else ''}"
+        typer.echo(f"fastvlm-bench: {count} with the files of '{name}' in {data}", err=True)
         raise typer.Exit(2)
 
 

@@ -16,7 +16,7 @@ from fastvlm_bench.numbers import ratio
 from fastvlm_bench.quality import Quality, compare_quality, margin_of
 from fastvlm_bench.record import Run, list_runs, read_run
 from fastvlm_bench.report import quality_cell
-from fastvlm_bench.statistics import Estimate, ratio_of_totals
+from fastvlm_bench.statistics import Estimate, geometric_mean_ratio
 from fastvlm_bench.summary import Row, speedups, summarise
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ VERSIONS = ("tool", "commit", "python", "torch", "transformers", "cuda", "driver
 class ComparedRow:
     """One run (its index) x suite x method. `against` names the arm of the first run that it is divided by, or is "".
 
-    `decode` and `e2e` are Σ seconds of that arm / Σ seconds of this one on the same samples: above 1 is faster.
+    `decode` and `e2e` are geometric means of that arm's seconds / this one's on the same samples: above 1 is faster.
     `identical` of `compared` samples have the same token ids in both runs.
     """
 
@@ -65,11 +65,15 @@ def identity(run: Run) -> dict[str, Any]:
     for suite in meta["suites"]:
         for name in ("version", "split", "sha256", "prompt", "max_new_tokens"):
             fields[f"{suite['name']} {name}"] = suite[name]
+        if digest := suite.get("images_sha256"):  # records of 0.1 lack it
+            fields[f"{suite['name']} images"] = digest
         ids = [sample["sample_id"] for sample in suite["samples"]]
         digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:8]
         fields[f"{suite['name']} samples"] = f"{len(ids)} (sha256 {digest})"
     for name in ("weights_sha256", "dtype", "device", "attention"):
         fields[f"model {name}"] = meta["model"].get(name)
+    if digest := meta["model"].get("processor_sha256"):  # records of 0.1 lack it
+        fields["model processor_sha256"] = digest
     fields |= {name: environment.get(name) for name in HARDWARE}
     fields |= {f"config {name}": meta["config"].get(name) or None for name in CONFIG_IDENTITY}
     fields["batch size"] = batch_size(run)
@@ -155,7 +159,7 @@ def _compared(run: int, row: Row, arm: Arm, against: Arm | None, margin: float) 
         qualities = tuple(Quality(q.metric, q.value, None, "") for q in row.quality)
         return ComparedRow(run, row, "", None, None, qualities, None, 0)
     paired = _pairs(arm, against)
-    decode, e2e = speedups(paired, ratio_of_totals, bool(row.temperature))
+    decode, e2e = speedups(paired, geometric_mean_ratio, bool(row.temperature))
     qualities = tuple(compare_quality(metric, arm, paired, margin) for metric in arm.suite["metrics"])
     same = None if row.temperature else sum(ours.same_tokens(theirs) for ours, theirs in paired)
     return ComparedRow(run, row, against.method["label"], decode, e2e, qualities, same, len(paired))
@@ -192,8 +196,8 @@ def print_comparison(comparison: Comparison, console: "Console | None" = None) -
         labels = Cells("run: method", tuple(f"{names[r.run]}: {r.row.method}" for r in own), "left")
         draw(console, labels, _columns(own))
     console.print()
-    say(console, "vs A: seconds of the same method in A / seconds here, totals on the same samples, 95 % interval; "
-        "it includes what changed in the machine between the runs", "dim")  # fmt: skip
+    say(console, "vs A: seconds of the same method in A / seconds here, geometric mean over the same samples, 95 % "
+        "interval; it includes what changed in the machine between the runs", "dim")  # fmt: skip
     for note in comparison.notes:
         say(console, f"note: {note}", "yellow")
 
@@ -206,7 +210,7 @@ def _columns(rows: Sequence[ComparedRow]) -> list[Cells]:
         return lambda r: quality_cell(r.quality[index]) if index < len(r.quality) else NOTHING
 
     own = [
-        column("decode ×\nin its run ↑", lambda r: ratio(r.row.decode_speedup)),
+        column("decode ×\nin its run ↑", lambda r: ratio(r.row.decode_speedup_geomean)),
         column("decode ×\nvs A ↑", lambda r: ratio(r.decode)),
         column("end-to-end ×\nvs A ↑", lambda r: ratio(r.e2e)),
         column("tokens\nas A", lambda r: NOTHING if r.identical is None else f"{r.identical}/{r.compared}"),

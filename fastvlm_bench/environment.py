@@ -68,6 +68,8 @@ def _probes(kind: str, index: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "quota_cpus", quota_cpus
     yield "throttled_periods", throttled_periods
     yield "governor", governor
+    yield "turbo", turbo
+    yield "container", container
     yield "load_average", lambda: list(os.getloadavg())
     yield "ram_bytes", lambda: int(_psutil().virtual_memory().total)
     yield "threads", lambda: int(_torch().get_num_threads())
@@ -76,11 +78,14 @@ def _probes(kind: str, index: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "cudnn", lambda: _torch().backends.cudnn.version() or _absent("this torch was built without cuDNN")
     yield "accelerators", lambda: accelerators() or _absent("torch sees none: it runs on the CPU")
     yield "float32_matmul", lambda: str(_torch().get_float32_matmul_precision())
+    yield "cudnn_benchmark", lambda: bool(_torch().backends.cudnn.benchmark)
+    yield "deterministic", lambda: bool(_torch().are_deterministic_algorithms_enabled())
     yield "gpu", lambda: _gpu(kind, index)
     yield "gpus", lambda: gpus() or _absent("no CUDA device")
     yield "driver", driver
     yield "variables", variables
     yield "boot_id_sha256", boot_id_sha256
+    yield "machine_id_sha256", machine_id_sha256
 
 
 def _absent(reason: str) -> Any:
@@ -131,6 +136,28 @@ def governor() -> str:
     """The frequency governor of the first CPU; virtual machines have none."""
     path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return path.read_text().strip() if path.is_file() else _absent("no cpufreq, as in virtual machines")
+
+
+def turbo() -> bool:
+    """Whether the CPU may raise its clock above the nominal one: a cold start is then faster than the rest."""
+    for name, on in (("intel_pstate/no_turbo", "0"), ("cpufreq/boost", "1")):
+        path = Path("/sys/devices/system/cpu") / name
+        if path.is_file():
+            return path.read_text().strip() == on
+    raise Absent("the system does not tell, as in virtual machines")
+
+
+def container(root: Path = Path("/")) -> str:
+    """The kind of container that the process runs in."""
+    for name, kind in ((".dockerenv", "docker"), ("run/.containerenv", "podman")):
+        if (root / name).is_file():
+            return kind
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return "kubernetes"
+    own = root / "proc/self/cgroup"
+    if own.is_file() and (found := re.search(r"docker|kubepods|containerd|lxc|libpod", own.read_text())):
+        return found[0]
+    raise Absent("none is seen")
 
 
 def quota_cpus(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
@@ -188,12 +215,24 @@ def accelerators() -> list[str]:
     return found + (["mps"] if torch.backends.mps.is_available() else [])
 
 
-def gpus() -> list[dict[str, Any]]:
-    """All visible CUDA devices: name, memory in bytes, compute capability."""
+def gpus(library: Any = None) -> list[dict[str, Any]]:
+    """All visible CUDA devices: name, memory in bytes, compute capability, and what NVML tells of them (`library`)."""
     cuda = _torch().cuda
     properties = [cuda.get_device_properties(i) for i in range(cuda.device_count())] if cuda.is_available() else []
-    return [{"name": p.name, "memory_bytes": int(p.total_memory), "capability": f"{p.major}.{p.minor}"}
-            for p in properties]  # fmt: skip
+    return [{"name": p.name, "memory_bytes": int(p.total_memory), "capability": f"{p.major}.{p.minor}",
+             **_nvml_facts(str(p.uuid), library)} for p in properties]  # fmt: skip
+
+
+def _nvml_facts(uuid: str, library: Any) -> dict[str, Any]:
+    from fastvlm_bench.nvml import Device
+
+    try:
+        device = Device.open(uuid, library)
+    except Absent as absent:
+        return {"missing": {"nvml": str(absent)}}
+    facts = device.facts()
+    device.close()
+    return {**facts, "missing": device.missing}
 
 
 def driver() -> str:
@@ -219,3 +258,10 @@ def boot_id_sha256() -> str:
     """Tells whether two runs were made in the same uptime of the same machine, without naming it."""
     path = Path("/proc/sys/kernel/random/boot_id")
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else _absent("the system has no boot id")
+
+
+def machine_id_sha256() -> str:
+    """Tells whether two runs were made on the same machine, without naming it."""
+    path = Path("/etc/machine-id")
+    named = path.read_bytes().strip() if path.is_file() else b""
+    return hashlib.sha256(b"fastvlm-bench " + named).hexdigest() if named else _absent("the system has no machine id")

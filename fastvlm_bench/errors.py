@@ -1,11 +1,15 @@
 """The errors that a user can cause or must know of. Each carries the exit code of the command line.
 
-Exit codes: 0 success, 1 internal error, 2 bad input, 4 runs that cannot be compared, 5 output not lossless where
-that was required, or a metric unlike the official scorer's, 6 corrupt record, 130 interrupted (Ctrl-C), 143 terminated.
+Exit codes: 0 success, 1 internal error, 2 bad input, 3 the disk refused what was to be written, 4 runs that cannot be
+compared, 5 output not lossless where that was required, or a metric unlike the official scorer's, 6 corrupt record,
+7 finished with failed samples, 130 interrupted (Ctrl-C), 143 terminated.
 """
 
 import difflib
 from collections.abc import Iterable
+
+FAILED_SAMPLES = 7
+"""The exit code of a run that went to its end although samples failed: the rest is measured and reported."""
 
 
 class BenchError(Exception):
@@ -18,6 +22,12 @@ class UsageError(BenchError):
     """Bad input: an option, a file, a data set or a draft that does not fit."""
 
     exit_code = 2
+
+
+class WriteFailed(BenchError):
+    """A file could not be written although its folder was there: a full disk, a broken one, a quota."""
+
+    exit_code = 3
 
 
 class IncompatibleRuns(BenchError):

@@ -1,37 +1,27 @@
-"""Rows and samples as CSV, LaTeX, Markdown and JSON, all with the columns of one list, made from `summary.Row`."""
+"""Rows as CSV, LaTeX, Markdown and JSON, all with the columns of one list, made from `summary.Row`."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
 from fastvlm_bench import metrics
-from fastvlm_bench.arms import arms, count
+from fastvlm_bench.csv_text import cell_text, to_csv
 from fastvlm_bench.document_frequencies import FREQUENCIES, cider_df
 from fastvlm_bench.errors import UsageError, did_you_mean
-from fastvlm_bench.quality import score
 from fastvlm_bench.record import Run
+from fastvlm_bench.sample_export import samples_csv
 from fastvlm_bench.statistics import Estimate
 from fastvlm_bench.storage import finite, write_atomically
 from fastvlm_bench.summary import Row, Spread, summarise
 from fastvlm_bench.verdict import judge, word
 
 TABLE_COLUMNS = (
-    "model", "suite", "split", "method", "samples_ok", "decode_speedup", "e2e_speedup", "identical", "ttft_s_median",
-    "tpot_s_median", "decode_tokens_per_s", "alpha", "tau", "peak_allocated_bytes", "peak_rss_bytes",
+    "model", "suite", "split", "method", "samples_ok", "decode_speedup_geomean", "e2e_speedup_geomean", "identical",
+    "ttft_s_median", "tpot_s_median", "decode_tokens_per_s", "alpha", "tau", "peak_allocated_bytes", "peak_rss_bytes",
 )  # fmt: skip
 """What fits a page: the columns of `rows_latex` and `rows_markdown`, followed by the suites' metrics."""
-SAMPLE_COLUMNS = (
-    "run_id", "model", "suite", "split", "sample_id", "image_id", "method", "repeat", "invocation", "order", "seed",
-    "stop", "tokens", "text", "token_ids", "identical", "losslessness",
-    "losslessness_gap", "ttft_s", "vision_s", "prefill_s", "decode_s", "e2e_s", "rounds", "drafted",
-    "tested", "accepted", "emitted", "draft_s", "verify_s", "peak_rss_bytes", "peak_allocated_bytes",
-    "peak_reserved_bytes", "device_used_bytes", "image_s", "processor_s", "phase_vision_s", "phase_prefill_s",
-    "phase_draft_s", "phase_verify_s", "phase_other_s", "batch_id", "batch_size", "batch_row", "batch_ttft_s",
-    "batch_decode_s", "flags", "error",
-)  # fmt: skip
-"""The columns of `samples_csv`, followed by `score_<metric>` of each metric."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +42,9 @@ def _columns() -> list[Column]:
         elif Estimate in kinds:
             parts = (("", "value"), ("_low", "low"), ("_high", "high"))
             columns += [Column(name + suffix, _part(name, part)) for suffix, part in parts]
-            if name in ("decode_speedup", "e2e_speedup"):
-                columns.append(Column(f"{name}_verdict", lambda row, n=name: _verdict(row, n)))  # type: ignore[misc]
+            if name in ("decode_speedup_geomean", "e2e_speedup_geomean"):
+                kind = name.removesuffix("_geomean")
+                columns.append(Column(f"{kind}_verdict", lambda row, k=kind: _verdict(row, k)))  # type: ignore[misc]
         elif Spread in kinds:
             columns += [Column(f"{name}_{part}", _part(name, part)) for part in ("median", "p5", "p95")]
         else:
@@ -69,9 +60,9 @@ def _part(name: str, part: str | None) -> Callable[[Row], Any]:
     return read
 
 
-def _verdict(row: Row, name: str) -> str | None:
-    estimate = getattr(row, name)
-    return None if estimate is None else word(estimate, getattr(row, f"{name}_holm_p"))
+def _verdict(row: Row, kind: str) -> str | None:
+    estimate = getattr(row, f"{kind}_geomean")
+    return None if estimate is None else word(estimate, getattr(row, f"{kind}_holm_p"))
 
 
 def _of_parts(name: str) -> Callable[[Any], Any]:
@@ -88,10 +79,13 @@ def _quality_columns(metric: str) -> list[Column]:
         Column(f"quality_{metric}_delta_low", quality(lambda q: q.delta and q.delta.low)),
         Column(f"quality_{metric}_delta_high", quality(lambda q: q.delta and q.delta.high)),
         Column(f"quality_{metric}_verdict", quality(lambda q: q.verdict or None)),
+        Column(f"quality_{metric}_won", quality(lambda q: q.flips and q.flips.won)),
+        Column(f"quality_{metric}_lost", quality(lambda q: q.flips and q.flips.lost)),
+        Column(f"quality_{metric}_mcnemar_p", quality(lambda q: q.flips and q.flips.p)),
         *(Column(f"quality_{metric}_{part.replace('@', '_at_')}", quality(_of_parts(part)))
           for part in metrics.PARTS.get(metric, {})),
         Column(f"quality_{metric}_groups",
-               quality(lambda q: [f"{name}={_text(value)}" for name, value in q.groups.items()] or None)),
+               quality(lambda q: [f"{name}={cell_text(value)}" for name, value in q.groups.items()] or None)),
         Column(f"quality_{metric}_reason", quality(lambda q: q.reason or None)),
     ]  # fmt: skip
 
@@ -114,82 +108,10 @@ def save(path: Path, text: str) -> None:
 # ------------------------------------------------------------------------------------------ CSV and JSON
 
 
-def _text(value: Any) -> str:
-    """A cell: "" for None, true / false, full precision, the items of a list separated by semicolons."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return ";".join(_text(item) for item in value)
-    return repr(value) if isinstance(value, float) else str(value)
-
-
-def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """RFC 4180, with line feeds. Not the csv module: before Python 3.13 it leaves a carriage return unquoted."""
-
-    def cell(value: Any) -> str:
-        text = _text(value)
-        return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
-
-    return "".join(",".join(map(cell, row)) + "\n" for row in [header, *rows])
-
-
 def rows_csv(rows: Sequence[Row]) -> str:
     """One line a suite x method. Read it with `dtype=str, keep_default_na=False`; empty means not measured."""
     names = columns()
     return to_csv([column.name for column in names], ([column.read(row) for column in names] for row in rows))
-
-
-def samples_csv(run: Run) -> str:
-    """One line a suite x sample x method x repeat, with the score of each text."""
-    header = [*SAMPLE_COLUMNS, *(f"score_{metric}" for metric in metrics.LABELS)]
-    return to_csv(header, ([values.get(name) for name in header] for values in _samples(run)))
-
-
-def _samples(run: Run) -> Iterable[dict[str, Any]]:
-    known = {(suite["name"], sample["sample_id"]): (suite, sample)
-             for suite in run.meta["suites"] for sample in suite["samples"]}  # fmt: skip
-    reference = {(x["suite"], x["sample_id"], x["repeat"]): x["token_ids"]
-                 for x in run.lines if x["method"] == run.meta["reference"]}  # fmt: skip
-    scores = _scores(run)
-    for line in run.lines:
-        suite, sample = known[line["suite"], line["sample_id"]]
-        base, ids, done = reference.get((line["suite"], line["sample_id"], line["repeat"])), line["token_ids"], {}
-        if line["error"] is None:
-            done = {
-                "tokens": len(ids), "token_ids": " ".join(map(str, ids)), "e2e_s": line["ttft_s"] + line["decode_s"],
-                "identical": None if base is None else ids == base, **asdict(count([line])),
-            }  # fmt: skip
-        yield {
-            **{name: value for name, value in line.items() if name not in ("rounds", "token_ids")},
-            "losslessness": (line.get("losslessness") or {}).get("outcome"),
-            "losslessness_gap": (line.get("losslessness") or {}).get("gap"),
-            **{f"batch_{key}": value for key, value in (line.get("batch") or {}).items()},
-            **{f"phase_{name}": value for name, value in (line.get("phases") or {}).items()},
-            **(line.get("memory") or {}), **done, **scores.get(line["seq"], {}),
-            "run_id": run.run_id, "model": run.meta["model"]["id"], "split": suite["split"],
-            "image_id": sample["image_id"],
-        }  # fmt: skip
-
-
-def _scores(run: Run) -> dict[int, dict[str, float]]:
-    """{seq: {score_<metric>: value}}: each repeat of an arm is scored as a corpus of its own."""
-    scores: dict[int, dict[str, float]] = {}
-    for arm in arms(run):
-        for repeat in sorted({line["repeat"] for line in arm.lines()}):
-            own = [(line, sample.references) for sample in arm.measured.values() for line in sample.lines
-                   if line["repeat"] == repeat]  # fmt: skip
-            for metric in arm.suite["metrics"]:
-                try:
-                    result = score(metric, arm.suite, [line["text"] for line, _ in own], [refs for _, refs in own])
-                except Exception:  # said by the warning ScoringFailed; the rest of the file stands
-                    result = None
-                if result is None:
-                    continue
-                for (line, _), value in zip(own, result.per_sample, strict=True):
-                    scores.setdefault(line["seq"], {})[f"score_{metric}"] = float(value)
-    return scores
 
 
 def run_json(run: Run, rows: Sequence[Row] | None = None) -> str:
@@ -223,7 +145,7 @@ def _short(name: str, row: Row, value: Any) -> str:
     estimate = getattr(row, name, None)
     if isinstance(estimate, Estimate) and estimate.low is not None and estimate.high is not None:
         return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
-    return f"{value:.4g}" if isinstance(value, float) else _text(value)
+    return f"{value:.4g}" if isinstance(value, float) else cell_text(value)
 
 
 def rows_markdown(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
@@ -266,8 +188,8 @@ def run_markdown(run: Run, rows: Sequence[Row] | None = None) -> str:
     model = run.meta["model"]
     return (
         f"# {run.run_id}\n\n{model['id']}, {model['dtype']}, {model['device']}; reference {run.meta['reference']}. "
-        "Seconds and bytes; speed-ups are reference / method totals with 95 % intervals; docs/results-schema.md "
-        f"explains the columns.\n\n{rows_markdown(rows)}"
+        "Seconds and bytes; speed-ups are geometric means of reference / method with 95 % intervals; "
+        f"docs/measuring.md explains the columns.\n\n{rows_markdown(rows)}"
         + (f"\n## Warnings\n{warnings}\n" if warnings else "")
         + f"\n## {verdict.status}\n{reasons}\n"
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastvlm_bench.drafts import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
-from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.models.layers import decoder_layers, output_embeddings
 
 
 class ImitationHead(nn.Module):
@@ -91,7 +91,7 @@ class AttentionHead(ImitationHead):
         if not 1 <= depth <= len(above):
             raise UsageError(f"a head of {depth} layers cannot be copied: {len(above)} layers follow the exit")
         # Starts as a copy of the target's layers from the exit on.
-        self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in above[:depth])
+        self.layers = nn.ModuleList(unpacked(layer) for layer in above[:depth])
         for index, layer in enumerate(self.layers):
             layer.__dict__.pop("forward", None)
             for module in layer.modules():
@@ -146,9 +146,31 @@ def new_head(kind: str, model: Any, exit_layer: int, options: Mapping[str, int] 
     if kind not in HEADS:
         raise UsageError(f"unknown head '{kind}': one of {', '.join(HEADS)}{did_you_mean(kind, HEADS)}")
     above = list(decoder_layers(model)[exit_layer:])
-    like = next(above[0].parameters())
-    width = model.get_output_embeddings().in_features
+    like = floating(above[0])
+    width = output_embeddings(model).in_features
     return HEADS[kind](above, width, **(options or {})).to(like.device, like.dtype)
+
+
+def floating(layer: nn.Module) -> nn.Parameter:
+    """A parameter of the layer that tells where it is and in what it computes: packed weights do not."""
+    return next(parameter for parameter in layer.parameters() if parameter.is_floating_point())
+
+
+def unpacked(layer: nn.Module) -> nn.Module:
+    """A copy of the layer whose packed matrices (`--quantize`) are plain ones again: those can learn."""
+    memo: dict[int, Any] = {}
+    for module in layer.modules():
+        if isinstance(module, nn.Linear) and not module.weight.is_floating_point():
+            from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+            with torch.no_grad():
+                weight = dequantize_bnb_weight(module.weight, getattr(module, "state", None))
+                plain = nn.Linear(module.in_features, module.out_features, module.bias is not None)
+                plain.weight = nn.Parameter(weight.to(floating(layer)))
+                if module.bias is not None:
+                    plain.bias = nn.Parameter(module.bias.detach().to(floating(layer)))
+            memo[id(module)] = plain  # what deepcopy then takes in its place
+    return copy.deepcopy(layer, memo)
 
 
 def _silence(last: nn.Linear) -> None:

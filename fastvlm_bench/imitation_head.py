@@ -15,9 +15,9 @@ from transformers import DynamicCache
 
 from fastvlm_bench.drafts import MANIFEST, Manifest, first_line, read_manifest
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.heads import ImitationHead, new_head
+from fastvlm_bench.heads import ImitationHead, floating, new_head
 from fastvlm_bench.models.fingerprint import weights_sha256
-from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.models.layers import decoder_layers, output_embeddings
 from fastvlm_bench.reduced_vocabulary import ReducedOutput
 
 WEIGHTS = "head.safetensors"
@@ -63,7 +63,7 @@ class Draft:
         manifest = read_manifest(folder)
         check_fit(manifest, model, folder)
         layers = decoder_layers(model)
-        like = next(layers[manifest.exit_layer].parameters())
+        like = floating(layers[manifest.exit_layer])
         head = new_head(manifest.head, model, manifest.exit_layer, manifest.head_options)
         try:
             weights = load_file(folder / WEIGHTS)
@@ -75,7 +75,7 @@ class Draft:
             ) from None
         output = None
         if vocabulary is not None:
-            output = ReducedOutput(model.get_output_embeddings(), vocabulary.to(like.device))
+            output = ReducedOutput(output_embeddings(model), vocabulary.to(like.device))
         return cls(manifest.exit_layer, head.to(like.device, like.dtype).eval(), manifest, output)
 
 
@@ -93,7 +93,7 @@ def check_fit(manifest: Manifest, model: Any, folder: Path | str) -> None:
 
 def describe_target(model: Any) -> dict[str, Any]:
     """The fields of a manifest that tell one target from another."""
-    output = model.get_output_embeddings()
+    output = output_embeddings(model)
     return {
         "target_architecture": type(model).__name__,
         "target_layers": len(decoder_layers(model)),

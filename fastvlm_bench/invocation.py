@@ -47,9 +47,11 @@ def main(folder: Path, number: int, quiet: bool) -> int:
     """Measure invocation `number` of the run in `folder`; the exit code."""
     from rich.console import Console
 
-    from fastvlm_bench.benchmark import catch_signals, check, measure_suites
-    from fastvlm_bench.config import REFERENCE, RunConfig
+    from fastvlm_bench.benchmark import catch_signals, check
+    from fastvlm_bench.config import RunConfig
     from fastvlm_bench.live import Live
+    from fastvlm_bench.measuring import measure_suites
+    from fastvlm_bench.method_spec import REFERENCE
     from fastvlm_bench.record import RunWriter, read_meta
 
     config = RunConfig.from_dict(read_meta(folder)["config"])

@@ -23,6 +23,8 @@ REMEDY = "pip install 'fastvlm-bench[coco-java]'"
 OPTIONS = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
 """A Java that writes 0,5 for a half cannot be read."""
 LINE_BREAKS = re.compile("[\n\r\v\f\x85\u2028\u2029]")
+LAST = "zzz"
+"""A line after the captions: lines that hold no token are not written at the end, and none may be lost."""
 CORENLP = "stanford-corenlp-3.6.0.jar"
 FETCH_SPICE = "python -c 'from pycocoevalcap.spice.get_stanford_models import get_stanford_models as g; g()'"
 
@@ -64,15 +66,15 @@ def tokenize(captions: Sequence[str]) -> list[str]:
                "-preserveLines", "-lowerCase", "-encoding", "UTF-8"]  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "captions.txt"
-        path.write_bytes("\n".join(LINE_BREAKS.sub(" ", text) for text in captions).encode("utf-8", "replace"))
+        lined = [*(LINE_BREAKS.sub(" ", text) for text in captions), LAST]
+        path.write_bytes("\n".join(lined).encode("utf-8", "replace"))
         done = subprocess.run([*command, str(path)], capture_output=True, check=False)
     if done.returncode:
         raise _failed("the PTB tokenizer", done.stderr)
     lines = done.stdout.decode("utf-8").split("\n")
     lines = lines[:-1] if lines and not lines[-1] else lines
-    if len(lines) > len(captions) or (len(lines) < len(captions) and any(map(str.strip, captions[len(lines) :]))):
-        raise UsageError(f"the PTB tokenizer gave {len(lines)} lines for {len(captions)} captions")
-    lines += [""] * (len(captions) - len(lines))
+    if len(lines) != len(captions) + 1 or lines.pop().rstrip() != LAST:
+        raise UsageError(f"the PTB tokenizer gave {len(lines)} lines for {len(captions) + 1}")
     return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATION) for line in lines]
 
 

@@ -1,5 +1,7 @@
 """The progress bar with the current estimate. What it says is a glimpse; the report is computed from the records."""
 
+import math
+from statistics import fmean
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +19,7 @@ class Live:
             TimeRemainingColumn(), TextColumn("{task.fields[estimate]}"), console=console, transient=True,
         )  # fmt: skip
         self._bars: dict[str, Any] = {}
-        self._seconds: dict[tuple[str, str], float] = {}
+        self._logs: dict[tuple[str, str], list[float]] = {}  # (suite, method) -> log ratios
 
     def __enter__(self) -> "Live":
         self.progress.start()
@@ -33,17 +35,19 @@ class Live:
         self.progress.console.print(text, style="dim", highlight=False)
 
     def show(self, group: Any) -> None:
-        """Advance the suite's bar; the estimate is Σ reference decode seconds / Σ method decode seconds so far."""
+        """Advance the suite's bar; the estimate is the geometric mean of decode ratios so far, not yet of medians."""
         if group.suite not in self._bars:
             self._bars[group.suite] = self.progress.add_task(group.suite, total=group.total, estimate="")
-        if all(line["error"] is None for line in group.lines):
-            for line in group.lines:
-                key = (group.suite, line["method"])
-                self._seconds[key] = self._seconds.get(key, 0.0) + line["decode_s"]
-        base = self._seconds.get((group.suite, self.reference), 0.0)
+        seconds: dict[str, float] = {}
+        for line in group.lines:  # of a batch there are several a method
+            seconds[line["method"]] = seconds.get(line["method"], 0.0) + (line["decode_s"] or 0.0)
+        base = seconds.pop(self.reference, 0.0)
+        if base > 0 and all(line["error"] is None for line in group.lines):
+            for method, own in seconds.items():
+                if own > 0:
+                    self._logs.setdefault((group.suite, method), []).append(math.log(base / own))
         shares = [
-            f"{method} {base / seconds:.2f}×"
-            for (suite, method), seconds in self._seconds.items()
-            if suite == group.suite and method != self.reference and seconds > 0
-        ]
+            f"{method} {math.exp(fmean(logs)):.2f}×" for (suite, method), logs in self._logs.items()
+            if suite == group.suite
+        ]  # fmt: skip
         self.progress.update(self._bars[group.suite], completed=group.done, estimate="  ".join(sorted(shares)))

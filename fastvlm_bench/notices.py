@@ -48,7 +48,7 @@ def word(estimate: Estimate | None, holm_p: float | None = None) -> str:
 
 def spread_notices(row: Row, where: str) -> Iterable[Notice]:
     """Outliers that decide, and processes that disagree."""
-    with_all, without = word(row.e2e_speedup), word(row.e2e_speedup_without_outliers)
+    with_all, without = word(row.e2e_speedup_geomean), word(row.e2e_speedup_without_outliers)
     if row.outliers and row.e2e_speedup_without_outliers is not None and with_all != without:
         yield Notice("Outliers", f"{where}: {row.outliers} of {row.samples_paired} ratios lie far from the others "
                      f"and decide: {with_all} with them, {without} without; raise --repeats")  # fmt: skip

@@ -71,6 +71,29 @@ class Device:
             self._ask("reasons", self._reasons),
         )
 
+    def facts(self) -> dict[str, Any]:
+        """What does not change while it measures: UUID, VBIOS, power limit (W), ECC, MIG, persistence mode, PCIe link.
+
+        None where the device does not tell; `missing` has the reason.
+        """
+        nvml, handle = self.library, self.handle
+
+        def text(call: Callable[[Any], Any]) -> str:
+            found = call(handle)
+            return found.decode() if isinstance(found, bytes) else str(found)
+
+        limit = self._ask("power_limit_w", lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
+        return {
+            "uuid": self._ask("uuid", lambda: text(nvml.nvmlDeviceGetUUID)),
+            "vbios": self._ask("vbios", lambda: text(nvml.nvmlDeviceGetVbiosVersion)),
+            "power_limit_w": None if limit is None else limit / 1000,
+            "ecc": self._ask("ecc", lambda: bool(nvml.nvmlDeviceGetEccMode(handle)[0])),
+            "mig": self._ask("mig", lambda: bool(nvml.nvmlDeviceGetMigMode(handle)[0])),
+            "persistence": self._ask("persistence", lambda: bool(nvml.nvmlDeviceGetPersistenceMode(handle))),
+            "pcie_generation": self._ask("pcie", lambda: int(nvml.nvmlDeviceGetCurrPcieLinkGeneration(handle))),
+            "pcie_width": self._ask("pcie", lambda: int(nvml.nvmlDeviceGetCurrPcieLinkWidth(handle))),
+        }  # fmt: skip
+
     def energy_j(self) -> float | None:
         """Joules since the driver was loaded (Volta and later)."""
         used = self._ask("energy_j", lambda: self.library.nvmlDeviceGetTotalEnergyConsumption(self.handle))

@@ -7,9 +7,10 @@ from functools import lru_cache
 from typing import Any
 
 from fastvlm_bench import metrics
-from fastvlm_bench.arms import Arm, Measured
+from fastvlm_bench.arms import Arm, Measured, scored
 from fastvlm_bench.document_frequencies import FREQUENCIES
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.flips import Flips, count_flips
 from fastvlm_bench.metrics.cider_d import DocumentFrequencies
 from fastvlm_bench.statistics import (
     Estimate,
@@ -40,7 +41,8 @@ class Quality:
     `verdict`: "identical" (all texts are, so the delta is exactly 0 and needs no interval), "equivalent", "better",
     "worse", "undecided", or "" where there is no delta. `parts`: what else the metric yields. `groups`: its value over
     each group of samples that the data set itself makes (answer types, NoCaps domains), scored as sets of their own.
-    failure: the error that a metric raised, in one line.
+    failure: the error that a metric raised, in one line. flips: of a metric that says right or wrong, the samples that
+    changed between the two.
     """
 
     metric: str
@@ -51,6 +53,7 @@ class Quality:
     groups: Mapping[str, float] = field(default_factory=dict, hash=False)
     reason: str = ""
     failure: str = ""
+    flips: Flips | None = None
 
 
 def score(
@@ -119,20 +122,21 @@ def failure_of(error: Exception) -> str:
 def _compared(metric: str, arm: Arm, paired: Sequence[tuple[Measured, Measured]] | None, margin: float) -> Quality:
     """The metric over all measured samples of the arm, and its difference over the pairs (ours, reference)."""
     own = list(arm.measured.values())
-    scored, reason = attempt(metric, arm.suite, [s.text for s in own], [s.references for s in own])
-    if scored is None:
+    found, reason = attempt(metric, arm.suite, [s.text for s in own], [s.references for s in own])
+    if found is None:
         return Quality(metric, None, None, "", reason=reason)
     groups = _by_group(metric, arm)
     if not paired:
-        return Quality(metric, scored.value, None, "", scored.parts, groups)
-    if all(a["text"] == b["text"] for ours, theirs in paired for a, b in zip(ours.lines, theirs.lines, strict=True)):
+        return Quality(metric, found.value, None, "", found.parts, groups)
+    if all(scored(a) == scored(b) for ours, theirs in paired for a, b in zip(ours.lines, theirs.lines, strict=True)):
         same = Estimate(0.0, None, None, len(paired))
-        return Quality(metric, scored.value, same, "identical", scored.parts, groups)
-    delta, verdict = difference(
-        metric, arm.suite, [ours.text for ours, _ in paired], [theirs.text for _, theirs in paired],
-        [ours.references for ours, _ in paired], [ours.image_id for ours, _ in paired], margin,
-    )  # fmt: skip
-    return Quality(metric, scored.value, delta, verdict, scored.parts, groups)
+        unchanged = count_flips(found.per_sample, found.per_sample, range(len(found.per_sample)))
+        return Quality(metric, found.value, same, "identical", found.parts, groups, flips=unchanged)
+    texts, other = ([sample.text for sample in side] for side in zip(*paired, strict=True))
+    references, images = ([getattr(ours, name) for ours, _ in paired] for name in ("references", "image_id"))
+    delta, verdict = difference(metric, arm.suite, texts, other, references, images, margin)
+    changed = flips(metric, arm.suite, texts, other, references, images)
+    return Quality(metric, found.value, delta, verdict, found.parts, groups, flips=changed)
 
 
 def _by_group(metric: str, arm: Arm) -> dict[str, float]:
@@ -140,9 +144,9 @@ def _by_group(metric: str, arm: Arm) -> dict[str, float]:
     for name in group_names(arm.suite):
         ids = {sample["sample_id"] for sample in arm.suite["samples"] if sample.get("group", "") == name}
         own = [s for s in arm.measured.values() if s.sample_id in ids]
-        scored = score(metric, arm.suite, [s.text for s in own], [s.references for s in own], name)
-        if scored is not None:
-            found[name] = scored.value
+        part = score(metric, arm.suite, [s.text for s in own], [s.references for s in own], name)
+        if part is not None:
+            found[name] = part.value
     return found
 
 
@@ -175,6 +179,15 @@ def difference(
         return Estimate(delta, None, None, n), "undecided"
     estimate = mean_difference(differences, images)
     return estimate, equivalence(mean_difference(differences, images, 0.90), estimate, margin)
+
+
+def flips(
+    metric: str, suite: Mapping[str, Any], own: Sequence[str], other: Sequence[str],
+    references: Sequence[Sequence[str]], images: Sequence[str],
+) -> Flips | None:  # fmt: skip
+    """The samples that only one of two lists of texts gets right; None for a metric with degrees."""
+    ours, theirs = (score(metric, suite, texts, references) for texts in (own, other))
+    return None if ours is None or theirs is None else count_flips(ours.per_sample, theirs.per_sample, images)
 
 
 def _resampled(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.document_frequencies import attach
-from fastvlm_bench.errors import BenchError, CorruptRecord, UsageError
+from fastvlm_bench.errors import BenchError, CorruptRecord, UsageError, WriteFailed
 from fastvlm_bench.storage import (
     LOCK_FILE,
     differences,
@@ -29,8 +29,8 @@ from fastvlm_bench.storage import (
 
 SCHEMA_VERSION = 1
 RUN_FILE, SAMPLES_FILE, TORN_FILE = "run.json", "samples.jsonl", "samples.jsonl.torn"
-MACHINE = ("model.weights_sha256", "model.dtype", "model.device", "model.attention", "environment.cpu",
-           "environment.gpu", "environment.threads")  # fmt: skip
+MACHINE = ("model.weights_sha256", "model.processor_sha256", "model.dtype", "model.device", "model.attention",
+           "environment.cpu", "environment.gpu", "environment.threads")  # fmt: skip
 """Fields of `run.json` that must not change between the invocations of one run."""
 Key = tuple[str, str, int]
 """(suite, sample_id, repeat): the group of lines, one a method, that is measured together."""
@@ -227,7 +227,7 @@ class RunWriter:
         write_atomically(self.folder / RUN_FILE, encode_document(self.meta))
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Add one line (without `v`, `seq`, `crc32`) and make it durable. BenchError, line undone, if it cannot."""
+        """Add one line (without `v`, `seq`, `crc32`) and make it durable. WriteFailed, line undone, if it cannot."""
         data = seal({"v": SCHEMA_VERSION, "seq": self._seq, **{k: v for k, v in line.items() if k not in ("v", "seq")}})
         start = os.fstat(self._file).st_size
         try:
@@ -238,7 +238,7 @@ class RunWriter:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, start)
-            raise BenchError(
+            raise WriteFailed(
                 f"cannot write to {self.folder / SAMPLES_FILE}: {error.strerror}; {self._seq} lines are kept, "
                 "free space and go on with --resume"
             ) from error

@@ -58,8 +58,9 @@ def print_report(
             console.print()
             say(console, reason, "yellow")
     console.print()
-    totals = "totals" if greedy(run.meta) else "means of seconds per token, as sampled lengths differ"
-    say(console, f"↑ higher is better, ↓ lower is better; [ ] 95 % interval; × reference/method seconds, {totals}; "
+    unit = "seconds" if greedy(run.meta) else "seconds per token, as sampled lengths differ"
+    say(console, "↑ higher is better, ↓ lower is better; [ ] 95 % interval; × reference/method, geometric mean over "
+        f"samples ({unit}); of totals: the sums divided; ceiling: if decoding took no time; "
         "formulas: docs/measuring.md", "dim")  # fmt: skip
     if verdict.warnings:
         console.print()
@@ -123,6 +124,12 @@ def _column(header: str, rows: Sequence[Row], cell: Callable[[Row], str]) -> Cel
     return Cells(header, tuple(cell(row) for row in rows))
 
 
+def _with_ceiling(row: Row) -> str:
+    """The end-to-end speed-up and, beside it on any width, what it could be at most (Amdahl)."""
+    ceiling = "" if row.e2e_speedup_ceiling is None else f" ({number(row.e2e_speedup_ceiling, 1)})"
+    return ratio(row.e2e_speedup_geomean) + ceiling
+
+
 def _same(row: Row) -> str:
     if row.temperature and row.lossless and row.method != row.reference:
         return "sampled"
@@ -138,8 +145,8 @@ def _others(row: Row) -> str:
 def speed_columns(rows: Sequence[Row]) -> list[Cells]:
     """What one wants to know first, and at what output."""
     return [
-        _column("decode\nspeed-up ↑", rows, lambda r: ratio(r.decode_speedup)),
-        _column("end-to-end\nspeed-up ↑", rows, lambda r: ratio(r.e2e_speedup)),
+        _column("decode\nspeed-up ↑", rows, lambda r: ratio(r.decode_speedup_geomean)),
+        _column("end-to-end\nspeed-up ↑ (ceiling)", rows, _with_ceiling),
         _column("same\ntokens", rows, _same),
         _column("requests\n/s ↑", rows, lambda r: number(r.requests_per_s, 2) if r.batch_size > 1 else ""),
         _column("TTFT\nms ↓", rows, lambda r: milliseconds(r.ttft_s.median)),
@@ -169,12 +176,12 @@ def quality_columns(rows: Sequence[Row]) -> list[Cells]:
 
 
 def estimate_columns(rows: Sequence[Row]) -> list[Cells]:
-    """The other estimators of the speed-up, and the word that each of the two has earned."""
+    """The other estimator of the speed-up, and the word that each of the two has earned."""
     return [
-        _column("decode ×\ngeometric mean", rows, lambda r: ratio(r.decode_speedup_geomean)),
-        _column("end-to-end ×\ngeometric mean", rows, lambda r: ratio(r.e2e_speedup_geomean)),
-        _column("decode\nverdict", rows, lambda r: word(r.decode_speedup, r.decode_speedup_holm_p)),
-        _column("end-to-end\nverdict", rows, lambda r: word(r.e2e_speedup, r.e2e_speedup_holm_p)),
+        _column("decode ×\nof totals", rows, lambda r: ratio(r.decode_speedup_totals)),
+        _column("end-to-end ×\nof totals", rows, lambda r: ratio(r.e2e_speedup_totals)),
+        _column("decode\nverdict", rows, lambda r: word(r.decode_speedup_geomean, r.decode_speedup_holm_p)),
+        _column("end-to-end\nverdict", rows, lambda r: word(r.e2e_speedup_geomean, r.e2e_speedup_holm_p)),
         _column("each invocation\n×", rows, lambda r: " ".join(number(value) for value in r.speedup_by_invocation)),
         _column("between\ninvocations", rows, lambda r: ratio(r.speedup_between)),
         _column("outliers\nkept", rows, lambda r: str(r.outliers) if r.outliers else ""),
@@ -210,9 +217,9 @@ def conclusion(run: Run, row: Row) -> str:
     """One sentence about a lossless method against the reference; "" for the reference and for lossy methods."""
     if row.method == row.reference or not row.lossless:
         return ""
-    name, estimate, doing = describe(run.method(row.method)), row.decode_speedup, "decodes"
+    name, estimate, doing = describe(run.method(row.method)), row.decode_speedup_geomean, "decodes"
     if estimate is None:
-        estimate, doing = row.e2e_speedup, "answers"
+        estimate, doing = row.e2e_speedup_geomean, "answers"
     if estimate is None:
         return f"{name}: nothing was measured together with {row.reference}."
     found = word(estimate, row.decode_speedup_holm_p if doing == "decodes" else row.e2e_speedup_holm_p)
@@ -224,8 +231,8 @@ def conclusion(run: Run, row: Row) -> str:
         "SAME": f"{doing} as fast as {row.reference}, {value}{interval}",
         "AMBIGUOUS": f"{doing} {value} as fast as {row.reference}{interval}: too few samples or too much noise to tell",
     }[found]
-    if doing == "decodes" and row.e2e_speedup is not None:
-        phrase += f", end to end {ratio(row.e2e_speedup)}"
+    if doing == "decodes" and row.e2e_speedup_geomean is not None:
+        phrase += f", end to end {ratio(row.e2e_speedup_geomean)}"
     same = f", identical on {row.identical} of {row.samples_paired}{_others(row)}" if greedy(run.meta) else (
         ", per token, drawn by a rule that keeps the target's distribution")  # fmt: skip
     return f"{name} {phrase}{same}."

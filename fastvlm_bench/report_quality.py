@@ -77,7 +77,8 @@ def differences(rows: Sequence[Row]) -> list[str]:
         if not judged:
             continue
         if _identical(row):
-            lines.append(f"{row.method}: identical outputs {row.samples_paired}/{row.samples_paired}")
+            what = "ranks" if all(quality.metric == "visdial_ranking" for quality in judged) else "outputs"
+            lines.append(f"{row.method}: identical {what} {row.samples_paired}/{row.samples_paired}")
         else:
             lines.append(f"{row.method}, against {row.reference}: {'; '.join(map(difference, judged))}")
     return lines
@@ -89,7 +90,15 @@ def difference(quality: Quality) -> str:
     if quality.verdict == "identical" or delta is None:
         return f"{label} {quality.verdict}"
     interval = "" if delta.low is None or delta.high is None else f" [{delta.low * 100:+.1f}, {delta.high * 100:+.1f}]"
-    return f"{label} {delta.value * 100:+.1f}{interval} {quality.verdict}"
+    return f"{label} {delta.value * 100:+.1f}{interval} {quality.verdict}{flipped(quality)}"
+
+
+def flipped(quality: Quality) -> str:
+    """ " (2 won, 5 lost, exact p 0.45)", or ""."""
+    found = quality.flips
+    if found is None or not found.won + found.lost:
+        return ""
+    return f" ({found.won} won, {found.lost} lost{'' if found.p is None else f', exact p {found.p:.2g}'})"
 
 
 def notes(suite: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
@@ -98,6 +107,13 @@ def notes(suite: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     for metric, variant in suite.get("variants", {}).items():
         if variant != metrics.variants_of(metric)[0]:
             lines.append(f"{metrics.LABELS[metric]}: variant {variant}")
+    if suite.get("prompt_set") == "blip2":
+        lines.append("prompts of LAVIS, whose published BLIP-2 numbers are decoded with 5 beams; these are greedy")
+    if "visdial_ranking" in suite["metrics"]:
+        mean = suite.get("variants", {}).get("visdial_ranking") == "mean"
+        lines.append(f"MRR, NDCG, R@k: given answers ranked by {'the mean ' if mean else ''}log-likelihood of their "
+                     "tokens, outside the clock; a lossless method has the target's ranks. Times are of generating an "
+                     "answer, which is not scored")  # fmt: skip
     if found := suite.get(FREQUENCIES, {}).get(""):
         lines.append(f"CIDEr-D: document frequencies of all {found.images} images of the split")
     reasons: dict[str, list[str]] = {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.annotations import Document, Entry, line_break, read_bytes
+from fastvlm_bench.annotations import Document, Entry, RepeatedKey, line_break, read_bytes, unique_keys
 from fastvlm_bench.errors import UsageError
 
 SHOWN = 3
@@ -67,6 +67,8 @@ def encode(name: str, rows: Sequence[Mapping[str, Any]], model: str) -> dict[str
     if name == "pope" and len(groups := dict.fromkeys(row["group"] for row in rows)) > 1:
         return {f"-{group}.json": encode(name, [r for r in rows if r["group"] == group], model)[".json"]
                 for group in groups}  # fmt: skip
+    if name == "visdial":
+        return {".json": json.dumps([_ranked(row) for row in rows]).encode() + b"\n"}
     if form.shape == "lines":
         return {".jsonl" if name == "llava-bench" else ".json": _lines(name, rows, model)}
     if form.shape == "object":
@@ -76,6 +78,11 @@ def encode(name: str, rows: Sequence[Mapping[str, Any]], model: str) -> dict[str
         content = [{form.id_key: official_id(row["sample_id"]) if form.numbers else row["sample_id"],
                     form.text_key: row["text"]} for row in rows]  # fmt: skip
     return {".json": json.dumps(content).encode() + b"\n"}
+
+
+def _ranked(row: Mapping[str, Any]) -> dict[str, Any]:
+    image, _, number = str(row["sample_id"]).rpartition("-")
+    return {"image_id": int(image), "round_id": int(number), "ranks": [int(rank) for rank in row["text"].split()]}
 
 
 def _lines(name: str, rows: Sequence[Mapping[str, Any]], model: str) -> bytes:
@@ -133,7 +140,9 @@ def _parse(path: Path, form: Format) -> Any:
     """JSON, or a list of the values of JSON lines."""
     raw = read_bytes(path)
     try:
-        return json.loads(raw)
+        return json.loads(raw, object_pairs_hook=unique_keys if form.shape == "object" else None)
+    except RepeatedKey as repeated:
+        raise UsageError(f"{path}: ['{repeated}'] is a duplicate id: the file has it twice; keep one") from None
     except (ValueError, RecursionError) as error:
         problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     rows = []

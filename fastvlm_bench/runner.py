@@ -12,8 +12,10 @@ from PIL import Image
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.conditions import Conditions, CpuConditions
 from fastvlm_bench.decoding.build import Built
+from fastvlm_bench.decoding.longest_prompt import positions
 from fastvlm_bench.decoding.losslessness import UNCHECKED, judge_output
 from fastvlm_bench.decoding.measure import GREEDY, measure, seed_of
+from fastvlm_bench.decoding.ranking import OptionRanker
 from fastvlm_bench.decoding.self_check import self_check
 from fastvlm_bench.errors import BenchError, NonFiniteLogits, TooLong
 from fastvlm_bench.identities import check_line
@@ -54,11 +56,12 @@ class Runner:
         self.target, self.methods, self.clock, self.max_new_tokens = target, methods, clock, max_new_tokens
         self.conditions = conditions or CpuConditions()
         self.vision = vision_module(target.model)
-        self.positions = _positions(target.model)
+        self.positions = positions(target.model)
         own = getattr(getattr(target.model, "generation_config", None), "eos_token_id", None)
         eos = generation.get("eos_token_id", own)
         self.eos = frozenset([eos] if isinstance(eos, int) else eos or [])
         self.noise = 0.0
+        self.ranker = OptionRanker(target)
 
     def self_check(self, suite: Suite) -> dict[int, float]:
         """Check each exit layer in use on the suite's first sample; returns exit layer -> relative logit difference."""
@@ -146,6 +149,7 @@ class Runner:
                     raise BenchError(f"internal error: a method changed its inputs on sample {sample.sample_id}: the "
                                      "methods after it did not get the same")  # fmt: skip
                 flags = self.conditions.flags()
+                lines = self._ranked(sample, lines, inputs)
                 for line in lines:  # the whole group carries them: a ratio is as good as its worse half
                     judged = self._judge(suite, line, lines, inputs)
                     writer.append({**line, "flags": flags, "losslessness": judged, "invocation": invocation})
@@ -170,7 +174,6 @@ class Runner:
             "repeat": repeat,
             "order": order,
         }
-        nothing = dict.fromkeys(("token_ids", "text", "stop", "ttft_s", "vision_s", "prefill_s", "decode_s", "memory"))
         failure, seed = None, None
         if self.samples:
             seed = seed_of(self.seed, suite.name, sample.sample_id, built.label, repeat)
@@ -192,7 +195,7 @@ class Runner:
         if failure is not None:  # outside the except block, so that the traceback no longer holds the tensors
             if self.target.device.type == "cuda":
                 torch.cuda.empty_cache()
-            return {**key, **nothing, "rounds": [], "scores": {}, "error": failure}
+            return failed(key, failure)
         line = {
             **key, "token_ids": trace.token_ids, "text": self.target.decode(trace.token_ids), "stop": trace.stop,
             "ttft_s": trace.ttft_s, "vision_s": trace.vision_s, "prefill_s": trace.prefill_s,
@@ -204,6 +207,16 @@ class Runner:
         if broken := check_line(line, self.limit(suite), self.eos):
             raise BenchError(f"internal error: {built.label} on sample {sample.sample_id}: {'; '.join(broken)}")
         return line
+
+    def _ranked(self, sample: Sample, lines: list[dict[str, Any]], inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """Outside the clock: the lines with their ranks, where the sample has options to rank."""
+        if not getattr(sample, "options", ()):
+            return lines
+        try:
+            return self.ranker.add(lines, sample, inputs, self.methods)
+        except FAILURES as error:
+            text = f"ranking: {failure_kind(error)}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
+        return [line if line["error"] else failed(line, text) for line in lines]
 
     def _judge(
         self, suite: Suite, line: dict[str, Any], group: Sequence[dict[str, Any]], inputs: dict[str, Any]
@@ -241,13 +254,10 @@ class Runner:
         return self.max_new_tokens or suite.max_new_tokens
 
 
-def _positions(model: Any) -> int | None:
-    """How many positions the text decoder has; None where it does not say, or the prompt lies in an encoder."""
-    config = getattr(model, "config", None)
-    if config is None or getattr(config, "is_encoder_decoder", False):
-        return None
-    found = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return found if isinstance(found, int) and found > 0 else None
+def failed(line: Mapping[str, Any], failure: str) -> dict[str, Any]:
+    """A line of which nothing counts."""
+    nothing = dict.fromkeys(("token_ids", "text", "stop", "ttft_s", "vision_s", "prefill_s", "decode_s", "memory"))
+    return {**line, **nothing, "rounds": [], "scores": {}, "error": failure}
 
 
 def failure_kind(error: Exception) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastvlm_bench.arms import Arm, Measured, by_position, count
 from fastvlm_bench.batches import by_batch
-from fastvlm_bench.statistics import Estimate, ratio_of_totals
+from fastvlm_bench.statistics import Estimate, geometric_mean_ratio, ratio_of_totals
 
 PHASES = ("vision", "prefill", "draft", "verify", "other")
 CLOCK, EVENTS = "clock", "events"
@@ -41,13 +41,13 @@ def speedups(
 
 
 def by_invocation(paired: Sequence[tuple[Measured, Measured]], per_token: bool) -> list[float]:
-    """The decode speed-up (end to end where nothing is decoded) of each invocation, totals over its own samples."""
+    """The decode speed-up (end to end where nothing is decoded) of each invocation, over its own samples."""
     numbers = sorted({line.get("invocation") or 0 for ours, _ in paired for line in ours.lines})
     found = []
     for number in numbers:
         own = [(a, b) for ours, theirs in paired
                if (a := ours.within(number)) is not None and (b := theirs.within(number)) is not None]  # fmt: skip
-        decode, e2e = speedups(own, ratio_of_totals, per_token)
+        decode, e2e = speedups(own, geometric_mean_ratio, per_token)
         if (estimate := decode or e2e) is not None:
             found.append(estimate.value)
     return found
@@ -67,8 +67,8 @@ def speculation(
     if reference is not None:
         base = count(reference.lines())
         standard = divide(base.verify_s, base.emitted) or None
-        seconds = sum(line["ttft_s"] + line["decode_s"] for line in reference.lines())
-        ceiling = divide(seconds, sum(line["ttft_s"] for line in reference.lines()))
+    if paired:
+        ceiling = amdahl_ceiling([theirs for _, theirs in by_batch(paired)])
     if paired and standard and tau is not None:
         # τ tokens for d̄ drafts and one verification, against τ standard forward passes.
         predicted = divide(tau * standard, (per_round or 0.0) * (draft or 0.0) + (verify or 0.0))
@@ -94,6 +94,15 @@ def speculation(
         "e2e_speedup_ceiling": ceiling,
         **phases(list(arm.lines())),
     }
+
+
+def amdahl_ceiling(reference: Sequence[Measured]) -> float | None:
+    """The end-to-end speed-up if decoding took no time: geometric mean of the reference's e2e / TTFT, as the headline.
+
+    Amdahl: with the share d of a sample's time in decoding it is 1 / (1 - d). None without a sample.
+    """
+    estimate = geometric_mean_ratio([m.e2e_s for m in reference], [m.ttft_s for m in reference])
+    return estimate.value if estimate is not None else None
 
 
 def energy_of(meta: Mapping[str, Any], suite: str, method: str) -> tuple[float | None, float | None]:

@@ -118,13 +118,17 @@ def ratio_of_totals(
 
 
 def p_of_one(estimate: Estimate | None, confidence: float = CONFIDENCE) -> float | None:
-    """Two-sided p of "the ratio is 1", from its t interval with n - 1 degrees of freedom. None without an interval."""
+    """Two-sided p of "the geometric mean ratio is 1", from its t interval on logarithms with n - 1 degrees of freedom.
+
+    None without an interval.
+    """
     if estimate is None or estimate.high is None or estimate.n < 2:
         return None
-    error = (estimate.high - estimate.value) / t_quantile((1 + confidence) / 2, estimate.n - 1)
+    log = math.log(estimate.value)
+    error = (math.log(estimate.high) - log) / t_quantile((1 + confidence) / 2, estimate.n - 1)
     if error <= 0:
-        return 1.0 if estimate.value == 1 else 0.0
-    return t_tail((estimate.value - 1) / error, estimate.n - 1)
+        return 1.0 if log == 0 else 0.0
+    return t_tail(log / error, estimate.n - 1)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.statistics import ratio_of_totals
+from fastvlm_bench.statistics import geometric_mean_ratio
 
 LEAST_PAIRS = 20
 """An interval of fewer pairs is too uncertain itself to stop by."""
@@ -67,7 +67,7 @@ class StopRule:
         """The relative half-width of each method; None with fewer than 20 pairs."""
         found: dict[str, float | None] = {}
         for method, pairs in self._seconds.items():
-            estimate = ratio_of_totals([a for a, _ in pairs], [b for _, b in pairs])
+            estimate = geometric_mean_ratio([a for a, _ in pairs], [b for _, b in pairs])
             known = estimate is not None and estimate.high is not None and len(pairs) >= LEAST_PAIRS
             found[method] = (estimate.high - estimate.value) / estimate.value if known else None  # type: ignore[union-attr,operator]
         return found

@@ -8,15 +8,18 @@ import json
 import math
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.errors import BenchError, UsageError
+from fastvlm_bench.errors import UsageError, WriteFailed
 
 LOCK_FILE = ".lock"
+_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
+"""What `write_atomically` calls a file until it is whole: by process. A user's own hidden files are none of ours."""
 _SEAL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
 
 
@@ -60,8 +63,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise BenchError(f"cannot write {path}: {error.strerror}; free space or make it writable") from error
+        raise WriteFailed(f"cannot write {path}: {error.strerror}; free space or make it writable") from error
     sync_folder(path.parent)
+
+
+def check_target_file(path: Path, option: str) -> None:
+    """UsageError, before anything is measured, if the file that `option` names could not be written afterwards."""
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: {path.parent} is not a folder; make it, or choose another")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"{option} {path} may not be written; choose another")
 
 
 def sync_folder(folder: Path) -> None:
@@ -129,7 +142,12 @@ def lock_folder(folder: Path) -> int:
             if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, b"%d\n" % os.getpid())
-                for left in folder.glob(".*.tmp"):  # the lock is ours: nobody is still writing them
-                    left.unlink(missing_ok=True)
+                for left in folder.iterdir():  # the lock is ours: nobody is still writing them
+                    if not _TEMPORARY.fullmatch(left.name):
+                        continue
+                    if left.is_dir():
+                        shutil.rmtree(left, ignore_errors=True)
+                    else:
+                        left.unlink(missing_ok=True)
                 return descriptor
         os.close(descriptor)

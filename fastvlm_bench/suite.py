@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fastvlm_bench.annotations import Entry
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.metrics import JAVA, choose_variants
+from fastvlm_bench.metrics import JAVA, choose_variants, tokenised
 from fastvlm_bench.readers import PLACEHOLDERS
 from fastvlm_bench.suite_definition import (
     DEFAULT_SET,
@@ -26,7 +26,17 @@ from fastvlm_bench.suite_definition import (
     suite_names,
     suites_folder,
 )
-from fastvlm_bench.suite_files import candidates, data_root, find_images, image_folders, layout, read_entries, some
+from fastvlm_bench.suite_files import (
+    candidates,
+    data_root,
+    find_images,
+    image_folders,
+    layout,
+    odd_breaks,
+    places_of,
+    read_entries,
+    some,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,7 +53,8 @@ class Sample:
     """One image and prompt. references: reference captions, or for VQA the ten human answers.
 
     group: the part of the data set that it belongs to by the official file (an answer type, a domain), or "".
-    question: the data set's own text within the prompt, or "".
+    question: the data set's own text within the prompt, or "". options: the answers that are to be ranked, or ().
+    place: where it stands, "FILE: PLACE", for messages.
     """
 
     sample_id: str
@@ -53,6 +64,8 @@ class Sample:
     references: tuple[str, ...]
     group: str = ""
     question: str = ""
+    options: tuple[str, ...] = ()
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,8 @@ class Suite:
     changed pixels in a file of the same size go unseen. note: what a reader of the numbers must know, or "".
     prompt_set: whose prompt it is, "custom" for the user's own. variants: metric -> variant, for each metric that has
     any. documents: (group, references) of every sample, where `limit` left some out and a metric weighs words by how
-    many images use them; else (). document_images: how many samples there are without the limit.
+    many images use them; else (). document_images: how many samples there are without the limit. oddities: what is odd
+    in the references, though it does no harm here; said before the model loads.
     """
 
     name: str
@@ -85,6 +99,7 @@ class Suite:
     documents: tuple[tuple[str, tuple[str, ...]], ...] = ()
     document_images: int = 0
     results: str = ""
+    oddities: tuple[str, ...] = ()
 
 
 def load_suite(
@@ -97,6 +112,7 @@ def load_suite(
     prompt: str | None = None,
     variants: Mapping[str, str] | None = None,
     java: bool = False,
+    ranking: bool = False,
 ) -> Suite:
     """Read a suite, check it and hash it. UsageError for whatever is wrong with the names or the files.
 
@@ -104,13 +120,14 @@ def load_suite(
     real data set (or the file of a `jsonl` suite), else that of FASTVLM_BENCH_DATA. limit: the first so many samples,
     in the annotation file's order. prompt_set, prompt: as in `Definition.choose_prompt`. variants: metric ->
     variant, instead of the suite's own choice. java: METEOR and SPICE too, if it is a caption suite with a metric.
+    ranking: the caller knows what to do with a suite that ranks given answers; else such a suite is refused.
     """
     definition = read_definition(name)
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; it must be at least 1, or left out for all samples")
-    if definition.kind == "ranking":
-        raise UsageError(f"suite '{name}' ranks given answers, which is no decoding: `run` takes {name}-gen, and "
-                         f"`score --suite {name}` reads ranks made by any tool")  # fmt: skip
+    if definition.kind == "ranking" and not ranking:
+        raise UsageError(f"suite '{name}' ranks given answers, and its references are numbers: only `run` and `score` "
+                         f"take it; use {name}-gen, whose references are answers")  # fmt: skip
     chosen_set, template = definition.choose_prompt(prompt_set, prompt)
     folder = data if data is not None else os.environ.get(DATA_VARIABLE) or None
     chosen = _choose_split(definition, split, folder)
@@ -129,10 +146,11 @@ def load_suite(
     images, sizes = find_images(root, chosen, entries, f"{name}/{chosen.name}")
     for entry in entries:
         digest.update(f"{entry.sample_id}\0{entry.image_name}\0{sizes[entry.image_name]}\n".encode())
+    places = places_of(root, chosen, entries)
     samples = tuple(
-        Sample(e.sample_id, e.image_id, images[e.image_name], _rendered(template, e), e.references, e.group, e.question)
-        for e in entries
-    )
+        Sample(e.sample_id, e.image_id, images[e.image_name], _rendered(template, e), e.references, e.group, e.question,
+               e.options, place) for e, place in zip(entries, places, strict=True)
+    )  # fmt: skip
     wanted = (*definition.metrics, *JAVA) if java and "cider_d" in definition.metrics else definition.metrics
     scored = wanted if any(entry.references for entry in entries) else ()
     chosen_variants = choose_variants(scored, {**(definition.variants if scored else {}), **(variants or {})})
@@ -142,6 +160,7 @@ def load_suite(
         scored, chosen.licence or definition.licence, chosen.citation or definition.citation,
         digest.hexdigest(), samples, chosen.note, chosen_set, chosen_variants,
         tuple((e.group, e.references) for e in whole) if weighs else (), len(whole), definition.results,
+        tuple(odd_breaks(places, entries)) if tokenised(scored) else (),
     )  # fmt: skip
 
 
@@ -180,7 +199,10 @@ def open_image(sample: Sample) -> "Image":
     try:
         return _decode(sample.image_path)
     except UsageError as error:
-        raise UsageError(f"image {sample.image_path} of sample {sample.sample_id}: {error}; replace it") from None
+        where = f" ({sample.place})" if sample.place else ""
+        raise UsageError(
+            f"image {sample.image_path} of sample {sample.sample_id}{where}: {error}; replace it"
+        ) from None
 
 
 def check_images(suite: Suite) -> None:
@@ -189,17 +211,32 @@ def check_images(suite: Suite) -> None:
     A truncated JPEG shows only when it is decoded to its end, so this takes some milliseconds an image. Bytes flipped
     inside the compressed data often decode without complaint and are not found.
     """
-    images = dict.fromkeys(sample.image_path for sample in suite.samples)
+    images = {sample.image_path: sample for sample in reversed(suite.samples)}
     broken: list[str] = []
-    for path in images:
+    first: Sample | None = None
+    for path in list(images)[::-1]:
         try:
             _decode(path)
         except UsageError as error:
+            first = first or images[path]
             twins = sum(other.name == path.name for other in images) > 1  # ScienceQA's are all called image.png
             broken.append(f"{path.parent.name + '/' if twins else ''}{path.name} ({error})")
-    if broken:
+    if first is not None:
+        where = f"; the first is {first.image_path}, that of {first.place}" if first.place else ""
         raise UsageError(f"{len(broken)} of {len(images)} images of {suite.name}/{suite.split} cannot be read: "
-                         f"{some(broken)}; replace them")  # fmt: skip
+                         f"{some(broken)}{where}; replace them")  # fmt: skip
+
+
+def images_sha256(suite: Suite) -> str:
+    """SHA-256 over the name and the bytes of every image, in the samples' order: a changed image changes it.
+
+    Also where the file keeps its length and still decodes, which `Suite.sha256` and `check_images` do not see.
+    """
+    digest = hashlib.sha256()
+    for path in dict.fromkeys(sample.image_path for sample in suite.samples):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.name}\0{content}\n".encode())
+    return digest.hexdigest()
 
 
 def _decode(path: Path) -> "Image":

@@ -1,14 +1,13 @@
 """`suites check`: everything that is wrong with a suite's files, each problem once."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastvlm_bench.annotations import Entry, line_break
+from fastvlm_bench import metrics
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suite import Sample, open_image
-from fastvlm_bench.suite_definition import Split, read_definition
-from fastvlm_bench.suite_files import candidates, data_root, find_images, layout, read_entries
+from fastvlm_bench.suite_definition import Definition, Split, read_definition
+from fastvlm_bench.suite_files import candidates, data_root, find_images, layout, odd_breaks, places_of, read_entries
 
 
 @dataclass
@@ -35,27 +34,14 @@ def check_data(name: str, data: str | Path, split: str | None = None) -> Finding
     if not there:
         for item in splits:
             findings.problems[f"split '{item.name}': files are missing; it needs {layout(item)}"] = None
-    seen: set[Path] = set()
+    seen: dict[Path, bool] = {}
     for item in there:
-        _check_split(name, root, item, findings, seen)
+        _check_split(definition, root, item, findings, seen)
     return findings
 
 
-def odd_breaks(entries: Sequence[Entry], files: Sequence[Path]) -> list[str]:
-    """A warning for the first reference that holds a line break which other scorers stumble over, with their number."""
-    found = [(entry, index, name) for entry in entries for index, text in enumerate(entry.references)
-             if (name := line_break(text))]  # fmt: skip
-    if not found:
-        return []
-    entry, index, name = found[0]
-    others = f", so do {len(found) - 1} others" if len(found) > 1 else ""
-    where = ", ".join(map(str, files))
-    return [f"{where}: {entry.place} (id {entry.sample_id}), reference [{index}] holds {name}{others}; it is scored "
-            "as a space, while coco-caption's tokenizer would move every later caption to another image"]  # fmt: skip
-
-
-def _check_split(name: str, root: Path, split: Split, findings: Findings, seen: set[Path]) -> None:
-    where = f"{name}/{split.name}"
+def _check_split(definition: Definition, root: Path, split: Split, findings: Findings, seen: dict[Path, bool]) -> None:
+    where = f"{definition.name}/{split.name}"
     try:
         entries = read_entries(root, split, lambda _: None)
     except UsageError as error:
@@ -63,18 +49,24 @@ def _check_split(name: str, root: Path, split: Split, findings: Findings, seen: 
         return
     if split.samples is not None and len(entries) != split.samples:
         findings.warnings.append(f"{where} has {len(entries)} samples; officially it has {split.samples}")
-    findings.warnings += odd_breaks(
-        entries, [path for paths in candidates(root, split).values() for path in paths or ()]
-    )
+    places = places_of(root, split, entries)
+    if metrics.tokenised(definition.metrics):
+        findings.warnings += [text for text in odd_breaks(places, entries) if text not in findings.warnings]
     decoded = 0
-    for entry in {entry.image_name: entry for entry in reversed(entries)}.values():
+    first = {entry.image_name: (entry, place) for entry, place in zip(entries[::-1], places[::-1], strict=True)}
+    for entry, place in list(first.values())[::-1]:
+        absent: list[Path] = []
         try:
-            paths, _ = find_images(root, split, [replace(entry)], where)
+            paths, _ = find_images(root, split, [entry], where, absent)
             path = paths[entry.image_name]
             if path not in seen:
-                seen.add(path)
-                open_image(Sample(entry.sample_id, entry.image_id, path, "", ()))
-            decoded += 1
+                seen[path] = False
+                if absent:
+                    findings.problems[f"{place} has image {path}, which is missing; add it"] = None
+                else:
+                    open_image(Sample(entry.sample_id, entry.image_id, path, "", (), place=place))
+                    seen[path] = True
+            decoded += seen[path]
         except UsageError as error:
             findings.problems[str(error)] = None
     findings.checked.append(f"{where}: {len(entries)} samples, {decoded} images decoded")

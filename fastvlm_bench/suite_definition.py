@@ -14,7 +14,7 @@ from fastvlm_bench.results_formats import DEFAULT, FORMATS
 
 SUITES_VARIABLE = "FASTVLM_BENCH_SUITES"
 KINDS = ("caption", "vqa", "ranking")
-"""What a suite asks for: captions, answers, or ranks of given answers, which `run` does not make and `score` reads."""
+"""What a suite asks for: captions, answers, or answers and ranks of given ones, by which alone it is scored."""
 SUITE_KEYS: dict[str, type] = {
     "version": str, "title": str, "kind": str, "prompts": dict, "max_new_tokens": int, "metrics": list,
     "licence": str, "citation": str, "default_split": str, "splits": dict,

@@ -7,7 +7,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from fastvlm_bench import readers
-from fastvlm_bench.annotations import Entry
+from fastvlm_bench.annotations import Entry, line_break
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suite_definition import Split
 
@@ -29,10 +29,13 @@ def data_root(given: str | Path, splits: Sequence[Split]) -> Path:
 
 def layout(split: Split) -> str:
     """The official files of a split, in words."""
-    items = [item for names in split.files.values() for item in names if not _optional(item)]
-    names = [" or ".join(f"annotations/{name}" for name in _either(item)) for item in items]
-    where = split.images if split.images == CACHE else " or ".join(f"{name}/" for name in _either(split.images))
-    return f"{', '.join(names)} and {where}"
+    if split.format == FILE_FORMAT:
+        return "FILE.jsonl (name it with --data FILE.jsonl) and the images that it names, from its own folder"
+    items = [item for names in split.files.values() for item in names]
+    named = {item: " or ".join(f"annotations/{name}" for name in _either(item)) for item in items}
+    needed, extra = ([named[item] for item in items if _optional(item) == wanted] for wanted in (False, True))
+    where = "" if split.images == CACHE else " and " + " or ".join(f"{name}/" for name in _either(split.images))
+    return f"{', '.join(needed)}{where}" + (f"; if it is there, {', '.join(extra)}" if extra else "")
 
 
 def _either(names: str) -> list[str]:
@@ -74,10 +77,13 @@ def read_entries(root: Path, split: Split, hashed: Callable[[bytes], Any]) -> li
     if missing:
         raise UsageError(f"missing {' and '.join(missing)} in {root} and {root / 'annotations'}; split '{split.name}' "
                          f"needs {layout(split)}")  # fmt: skip
-    settings = {"images": split.images, "image_name": split.image_name, "subset": split.subset,
-                "cache": str(image_cache())}  # fmt: skip
     files = {key: paths for key, paths in found.items() if paths is not None}
-    return readers.load(split.format).read(readers.Source(files, settings, hashed))
+    return readers.load(split.format).read(readers.Source(files, settings_of(split), hashed))
+
+
+def settings_of(split: Split) -> dict[str, str]:
+    """What a reader is told besides the files."""
+    return {"images": split.images, "image_name": split.image_name, "subset": split.subset, "cache": str(image_cache())}
 
 
 # ------------------------------------------------------------------------------------------ images
@@ -96,50 +102,76 @@ def image_cache() -> Path:
     return Path(base) / "fastvlm-bench" / "images"
 
 
-def find_images(root: Path, split: Split, entries: list[Entry], where: str) -> tuple[dict[str, Path], dict[str, int]]:
-    """Image name -> path, and -> size in bytes. UsageError for a name that leaves the folder, or for missing files."""
+def places_of(root: Path, split: Split, entries: Sequence[Entry]) -> list[str]:
+    """Where each sample stands: "FILE: PLACE"."""
     named = candidates(root, split)
+    files = ", ".join(map(str, named.get("questions") or named.get("annotations") or (split.name,)))
+    return [f"{entry.file or files}: {entry.place}" for entry in entries]
+
+
+def odd_breaks(places: Sequence[str], entries: Sequence[Entry]) -> list[str]:
+    """A warning for the first reference that holds a line break which other scorers stumble over, with their number."""
+    found = [(file, entry, index, name) for file, entry in zip(places, entries, strict=True)
+             for index, text in enumerate(entry.references) if (name := line_break(text))]  # fmt: skip
+    if not found:
+        return []
+    file, entry, index, name = found[0]
+    others = ("", ", so does 1 other")[len(found) - 1] if len(found) < 3 else f", so do {len(found) - 1} others"
+    file = file.removesuffix(f": {entry.place}")
+    return [f"{file}: {entry.reference_place(index)} (id {entry.sample_id}) holds {name}{others}; it is scored as a "
+            "space, while coco-caption's tokenizer would move every later caption to another image"]  # fmt: skip
+
+
+def find_images(
+    root: Path, split: Split, entries: list[Entry], where: str, absent: list[Path] | None = None
+) -> tuple[dict[str, Path], dict[str, int]]:
+    """Image name -> path, and -> size in bytes. UsageError for a name that leaves the folder, or for missing files.
+
+    absent: gets the paths of missing files, which then are no error.
+    """
+    places = places_of(root, split, entries)
     root = root.parent if root.is_file() else root
     folders = image_folders(root, split)
     folder = next((path for path in folders if path.is_dir()), None)
     if folder is None:
         raise UsageError(f"images of {where} not found: looked for {' and '.join(map(str, folders))}")
     allowed = tuple(os.path.realpath(path) for path in (folder, root))
-    files = ", ".join(map(str, named.get("questions") or named.get("annotations") or (where,)))
     paths: dict[str, Path] = {}
     sizes: dict[str, int] = {}
-    missing: list[str] = []
-    for entry in entries:
+    missing: dict[str, str] = {}
+    for entry, place in zip(entries, places, strict=True):
         name = entry.image_name
         if name in paths:
             continue
-        paths[name] = path = folder / _checked_name(entry, files)
+        paths[name] = path = folder / _checked_name(name, place)
         try:
             link = stat.S_ISLNK(os.lstat(path).st_mode)
             if (link or os.sep in name) and not _within(path, allowed):
-                raise UsageError(f"{files}: {entry.place} has image '{name}', a link that leads out of {root}; "
+                raise UsageError(f"{place} has image '{name}', a link that leads out of {root}; "
                                  "copy the image there")  # fmt: skip
             status = os.stat(path)
         except OSError:
             status = None
         if status is None or not stat.S_ISREG(status.st_mode):
-            missing.append(name)
+            missing[name] = place
         else:
             sizes[name] = status.st_size
-    if missing:
-        raise UsageError(f"{len(missing)} of {len(paths)} images of {where} are missing in {folder}: {some(missing)}; "
-                         "add them, or use --limit to stay with the first samples")  # fmt: skip
+    if absent is not None:
+        absent += [paths[name] for name in missing]
+    elif missing:
+        raise UsageError(f"{len(missing)} of {len(paths)} images of {where} are missing in {folder}: "
+                         f"{some(list(missing))}; the first is that of {next(iter(missing.values()))}; add them, or "
+                         "use --limit to stay with the first samples")  # fmt: skip
     return paths, sizes
 
 
-def _checked_name(entry: Entry, files: str) -> str:
+def _checked_name(name: str, place: str) -> str:
     """The image name, if it can only mean a file below the image folder."""
-    name = entry.image_name
     parts = PureWindowsPath(name)  # knows both kinds of slash and drive letters
     printable = name.isprintable() and bool(name.strip())
     if not printable or parts.anchor or ".." in parts.parts:
-        raise UsageError(f"{files}: {entry.place} has image {name!r}, which is not a path below the image folder; "
-                         "download the official annotation file again")  # fmt: skip
+        raise UsageError(f"{place} has image {name!r}, which is not a path below the image folder; "
+                         "correct the file, or download the official one again")  # fmt: skip
     return name
 
 

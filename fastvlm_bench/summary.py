@@ -84,10 +84,10 @@ class Row:
     decode_tokens_per_s: float | None
     e2e_tokens_per_s: float | None
     requests_per_s: float | None
-    decode_speedup: Estimate | None
-    e2e_speedup: Estimate | None
     decode_speedup_geomean: Estimate | None
     e2e_speedup_geomean: Estimate | None
+    decode_speedup_totals: Estimate | None
+    e2e_speedup_totals: Estimate | None
     decode_speedup_holm_p: float | None
     e2e_speedup_holm_p: float | None
     invocations: int
@@ -157,7 +157,7 @@ def _holm(rows: list[Row]) -> list[Row]:
     for label in {row.method for row in rows}:
         for name in ("decode", "e2e"):
             places = [i for i, row in enumerate(rows) if row.method == label]
-            known = [(i, p) for i in places if (p := p_of_one(getattr(rows[i], f"{name}_speedup"))) is not None]
+            known = [(i, p) for i in places if (p := p_of_one(getattr(rows[i], f"{name}_speedup_geomean"))) is not None]
             if len(known) > 1:
                 for (i, _), p in zip(known, holm([p for _, p in known]), strict=True):
                     rows[i] = replace(rows[i], **{f"{name}_speedup_holm_p": p})  # type: ignore[arg-type]
@@ -229,13 +229,13 @@ def _paired(paired: Sequence[tuple[Measured, Measured]] | None, sampled: bool) -
         return {
             "samples_paired": 0, "samples_one_token": 0, "identical": None, "different_rate_upper": None,
             "diverged": (), "near_ties": None, "violations": None,
-            "decode_speedup": None, "e2e_speedup": None, "decode_speedup_geomean": None,
-            "e2e_speedup_geomean": None, "ratio_spread": None, "decode_speedup_holm_p": None,
+            "decode_speedup_geomean": None, "e2e_speedup_geomean": None, "decode_speedup_totals": None,
+            "e2e_speedup_totals": None, "ratio_spread": None, "decode_speedup_holm_p": None,
             "e2e_speedup_holm_p": None, "speedup_by_invocation": (), "speedup_between": None, "outliers": None,
             "e2e_speedup_without_outliers": None,
         }  # fmt: skip
-    decode, e2e = speedups(paired, ratio_of_totals, sampled)
-    decode_geomean, e2e_geomean = speedups(paired, geometric_mean_ratio, sampled)
+    decode, e2e = speedups(paired, geometric_mean_ratio, sampled)
+    decode_totals, e2e_totals = speedups(paired, ratio_of_totals, sampled)
     differing = [] if sampled else [
         (ours, ours.divergence(theirs)) for ours, theirs in paired if not ours.same_tokens(theirs)
     ]  # fmt: skip
@@ -254,16 +254,16 @@ def _paired(paired: Sequence[tuple[Measured, Measured]] | None, sampled: bool) -
         "diverged": tuple(f"{ours.sample_id}@{index}" for ours, index in differing),
         "near_ties": _outcomes(paired, "near-tie"),
         "violations": _outcomes(paired, "violation"),
-        "decode_speedup": decode,
-        "e2e_speedup": e2e,
-        "decode_speedup_geomean": decode_geomean,
-        "e2e_speedup_geomean": e2e_geomean,
+        "decode_speedup_geomean": decode,
+        "e2e_speedup_geomean": e2e,
+        "decode_speedup_totals": decode_totals,
+        "e2e_speedup_totals": e2e_totals,
         "decode_speedup_holm_p": None,
         "e2e_speedup_holm_p": None,
         "speedup_by_invocation": tuple(each) if len(each) > 1 else (),
         "speedup_between": geometric_mean_ratio(each, [1.0] * len(each)) if len(each) > 1 else None,
         "outliers": len(odd),
-        "e2e_speedup_without_outliers": speedups(kept, ratio_of_totals, sampled)[1] if odd else None,
+        "e2e_speedup_without_outliers": speedups(kept, geometric_mean_ratio, sampled)[1] if odd else None,
         "ratio_spread": relative_spread(ratios),
     }
 

@@ -129,8 +129,8 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
     if row.samples_paired < FEW_SAMPLES:
         yield Notice("TooFewSamples", f"{row.suite}: {row.samples_paired} samples; an interval needs {FEW_SAMPLES} "
                      "to be worth reading; raise --limit or give --data DIR")  # fmt: skip
-    elif row.e2e_speedup is not None and row.batch_size > 1 and row.e2e_speedup.n < FEW_SAMPLES:
-        yield Notice("TooFewSamples", f"{row.suite}: {row.e2e_speedup.n} batches of {row.batch_size}; an interval "
+    elif row.batch_size > 1 and (batches := row.e2e_speedup_geomean) is not None and batches.n < FEW_SAMPLES:
+        yield Notice("TooFewSamples", f"{row.suite}: {batches.n} batches of {row.batch_size}; an interval "
                      f"needs {FEW_SAMPLES} to be worth reading; raise --limit, or lower --batch-size")  # fmt: skip
     if row.identical is not None and row.identical < row.samples_paired and greedy(run.meta) and row.lossless:
         yield Notice("Diverged", f"{where}: {len(row.diverged)} of {row.samples_paired} outputs differ from "
@@ -148,10 +148,11 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
         yield Notice("FasterThanPredicted", f"{where}: decoding is {row.efficiency:.2f} times as fast as counts and "
                      "costs explain: the machine changed between the methods, or something is counted wrongly; run "
                      "again, and report it if it stays")  # fmt: skip
-    decode, e2e = word(row.decode_speedup, row.decode_speedup_holm_p), word(row.e2e_speedup, row.e2e_speedup_holm_p)
-    if "SLOWER" in (decode, e2e) and row.method_name != "control":  # it decodes everything twice
-        phase, estimate = ("decoding", row.decode_speedup) if decode == "SLOWER" else ("end to end", row.e2e_speedup)
-        assert estimate is not None
+    speedups = (("decoding", row.decode_speedup_geomean, row.decode_speedup_holm_p),
+                ("end to end", row.e2e_speedup_geomean, row.e2e_speedup_holm_p))  # fmt: skip
+    slower = [(phase, estimate) for phase, estimate, p in speedups if estimate and word(estimate, p) == "SLOWER"]
+    if slower and row.method_name != "control":  # it decodes everything twice
+        phase, estimate = slower[0]
         yield Notice("SlowerThanReference", f"{where}: {phase} is {estimate.value:.2f}x as fast as {row.reference}; "
                      f"{_slowness_cause(row)}")  # fmt: skip
 
@@ -230,8 +231,8 @@ def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> 
             continue
         if row.samples_paired < FEWEST_SAMPLES:
             yield f"{where}: {row.samples_paired} samples measured in both arms; at least {FEWEST_SAMPLES} are needed"
-        elif row.batch_size > 1 and row.e2e_speedup is not None and row.e2e_speedup.n < FEWEST_SAMPLES:
-            yield f"{where}: {row.e2e_speedup.n} batches measured in both arms; at least {FEWEST_SAMPLES} are needed"
+        elif row.batch_size > 1 and (batches := row.e2e_speedup_geomean) is not None and batches.n < FEWEST_SAMPLES:
+            yield f"{where}: {batches.n} batches measured in both arms; at least {FEWEST_SAMPLES} are needed"
         elif status == "success" and not row.samples_failed and row.samples_paired < row.samples - left_out(run, row):
             yield f"{where}: {row.samples - row.samples_paired} of {row.samples} samples have no pair"
         if row.lossless and row.dtype == "float32" and greedy(run.meta) and row.diverged:

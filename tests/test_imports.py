@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "fastvlm_bench"
 HEAVY = ("torch", "transformers")
 LIGHT = (
     "metrics", "suite", "suite_definition", "annotations", "record", "storage", "summary", "arms", "quality",
-    "statistics", "identities", "verdict", "report", "layout", "export", "compare", "config", "trace", "errors", "cli",
+    "statistics", "identities", "verdict", "report", "layout", "export",
+    "sample_export", "csv_text", "compare", "config", "method_spec", "trace", "errors", "cli",
     "batches", "batch_table",
     "drafts", "environment", "memory", "clock", "live", "models.names", "scoring", "doctor", "nvml", "conditions",
 )  # fmt: skip

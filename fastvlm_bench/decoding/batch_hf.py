@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from fastvlm_bench.clock import Clock
+from fastvlm_bench.decoding.hf_generate import eos_of, timed_loop
 from fastvlm_bench.trace import BatchGeneration, Generation, Round
 
 
@@ -21,32 +22,18 @@ class BatchHfGenerate:
 
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         """Decode a batch, (B, T). `prepared` is what `generate` hands to every custom method. Returns all ids."""
-        clock, began = self.clock, self.clock.synchronised()
-        firsts: list[float] = []
-
-        def after_prefill(*_: Any) -> None:
-            handle.remove()
-            firsts.append(clock.synchronised())
-
-        handle = model.register_forward_hook(after_prefill)
-        try:
-            sequences: Tensor = model._sample(input_ids, **prepared)
-        finally:
-            handle.remove()
-        ended, first = clock.synchronised(), firsts[0]
-        given = prepared["generation_config"].eos_token_id
-        eos = [given] if isinstance(given, int) else given or []
+        ran, eos = timed_loop(model, input_ids, prepared, self.clock), eos_of(prepared)
         outputs = []
-        for tokens in sequences[:, input_ids.shape[1] :].tolist():
+        for tokens in ran.sequences[:, input_ids.shape[1] :].tolist():
             end = next((i + 1 for i, token in enumerate(tokens) if token in eos), len(tokens))
             outputs.append((tokens[:end], "eos" if tokens[end - 1] in eos else "length"))
-        passes = sequences.shape[1] - input_ids.shape[1] - 1
-        pass_s = (ended - first) / max(passes, 1)
+        passes = ran.sequences.shape[1] - input_ids.shape[1] - 1
+        pass_s = (ran.ended - ran.first) / max(passes, 1)
         alive = [sum(len(tokens) > place for tokens, _ in outputs) for place in range(1, passes + 1)]
-        share = (first - began) / len(outputs)
+        share = (ran.first - ran.began) / len(outputs)
         rows = []
         for tokens, stop in outputs:
             rounds = [Round(0, 0, 0, 1, 0.0, pass_s / alive[i]) for i in range(len(tokens) - 1)]
             rows.append(Generation(tokens, stop, share, None, share, sum(r.verify_s for r in rounds), rounds))
-        self.last = BatchGeneration(rows, first - began, None, ended - first)
-        return sequences
+        self.last = BatchGeneration(rows, ran.first - ran.began, None, ran.ended - ran.first)
+        return ran.sequences

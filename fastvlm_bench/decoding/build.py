@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.clock import Clock
-from fastvlm_bench.config import METHODS, MethodSpec
 from fastvlm_bench.decoding.control import Control
 from fastvlm_bench.decoding.early_exit import EarlyExit
 from fastvlm_bench.decoding.fastvlm import FastVLM
@@ -16,6 +15,7 @@ from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.drafts import choose_draft
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.method_spec import METHODS, MethodSpec
 from fastvlm_bench.models.load import Target
 
 

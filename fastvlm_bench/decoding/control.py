@@ -11,7 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from fastvlm_bench.clock import Clock
+from fastvlm_bench.decoding.recurrent_state import undoable
 from fastvlm_bench.decoding.session import Session
+from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.trace import Generation, Round
 
 
@@ -32,8 +34,9 @@ class Control:
         session.prefill()
         first = clock.now()
         session.record_past()
-        while not session.stop:
-            rounds.append(self._round(session))
+        with undoable(decoder_layers(model)):
+            while not session.stop:
+                rounds.append(self._round(session))
         ended = clock.synchronised()
         self.last = Generation(
             session.new_tokens, session.stop, first - began, None, first - began, ended - first, rounds

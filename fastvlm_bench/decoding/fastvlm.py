@@ -62,7 +62,7 @@ class FastVLM:
         with gate.installed(draft.new_cache()):
             session.prefill()
             first = clock.now()
-            session.record_past()  # else sliding windows could not be rolled back
+            session.record_past(gate.head_cache)  # else windows and recurrent states could not be rolled back
             while not session.stop:
                 rounds.append(self._round(session, gate))
             ended = clock.synchronised()

@@ -13,8 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fastvlm_bench.decoding.recurrent_state import make_restorable, undoable
 from fastvlm_bench.imitation_head import Draft
-from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.models.layers import decoder_layers, replaced
+from fastvlm_bench.models.t5 import handing_on, shares_position_bias
 
 
 class Mode(Enum):
@@ -60,6 +62,7 @@ class LayerGate:
         self.head_cache: Any = None
         self.last: Tensor | None = None  # for a head that recurs: the last layer's states of the latest full pass
         self._previous: Tensor | None = None  # and the last state before the next token, (1, 1, width)
+        self._further: tuple[None, ...] | None = None  # what layers return besides their states, if a tuple
         self._prompt: tuple[Tensor, Any, dict[str, Any]] | None = None  # what such a head has yet to look at
 
     @classmethod
@@ -72,33 +75,27 @@ class LayerGate:
         """Replace each layer's `forward` for the time of one generation, and restore it exactly."""
         self.mode, self.kept, self.head_cache = Mode.FULL, [], head_cache
         gated = [(layer, self._gated(index, layer.forward)) for index, layer in enumerate(self.layers)]
+        if shares_position_bias(self.layers):
+            gated = [(layer, handing_on(self.layers, forward)) for layer, forward in gated]
         if self.output is not None:
             gated.append((self.output.replaces, self._reduced(self.output, self.output.replaces.forward)))
-        replaced = []
         try:
-            for module, forward in gated:
-                replaced.append((module, module.__dict__.get("forward")))  # set where accelerate has hooked it
-                module.forward = forward
-            yield self
+            with undoable([*self.layers, *getattr(self.head, "layers", ())]), replaced(gated):
+                yield self
         finally:
-            for module, own in replaced:
-                if own is None:
-                    del module.forward
-                else:
-                    module.forward = own
             self.kept, self.head_cache, self.last, self._previous = [], None, None, None
 
     def _gated(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         if index < self.exit_layer:
 
             def below(states: Tensor, *args: Any, **kwargs: Any) -> Any:
-                return states if self.mode is Mode.VERIFY else forward(states, *args, **kwargs)
+                return self._handed_on(states) if self.mode is Mode.VERIFY else forward(states, *args, **kwargs)
 
             return below
         if index > self.exit_layer:
 
             def above(states: Tensor, *args: Any, **kwargs: Any) -> Any:
-                return states if self.mode is Mode.DRAFT else forward(states, *args, **kwargs)
+                return self._handed_on(states) if self.mode is Mode.DRAFT else forward(states, *args, **kwargs)
 
             recurs = self.head is not None and self.head.recurs
             return self._remembered(above) if recurs and index == len(self.layers) - 1 else above
@@ -108,9 +105,9 @@ class LayerGate:
         def at_exit(states: Tensor, *args: Any, **kwargs: Any) -> Any:
             if self.mode is Mode.DRAFT:
                 self.kept.append(states)
-                if head is None:
-                    return states
-                return self._draft(head, states, args, self._with_own_cache(kwargs) if fills else kwargs)
+                if head is not None:
+                    states = self._draft(head, states, args, self._with_own_cache(kwargs) if fills else kwargs)
+                return self._handed_on(states)
             if self.mode is Mode.VERIFY:
                 states = self.kept[0] if len(self.kept) == 1 else torch.cat(self.kept, dim=1)
             elif fills and head is not None:  # prefill: the head looks at the prompt once, for its KV
@@ -121,11 +118,16 @@ class LayerGate:
                 else:
                     head(states, *args, **self._with_own_cache(kwargs))
             result = forward(states, *args, **kwargs)
+            self._further = (None,) * (len(result) - 1) if isinstance(result, tuple) else None
             if head is not None and head.recurs and self.exit_layer == len(self.layers) - 1:
                 self._remember(result)
             return result
 
         return at_exit
+
+    def _handed_on(self, states: Tensor) -> Any:
+        """What a layer that does not run returns: as many results as the others, of which only the states are told."""
+        return states if self._further is None else (states, *self._further)
 
     def _draft(self, head: Head, states: Tensor, args: Any, kwargs: dict[str, Any]) -> Tensor:
         if not head.recurs:
@@ -217,6 +219,7 @@ def like_cache(cache: Any, exit_layer: int, default: Any) -> Any:
     own = copy.copy(cache)
     own.layers = copy.deepcopy(cache.layers[exit_layer:])
     own.activate_past_recording()
+    make_restorable(own)
     return own
 
 

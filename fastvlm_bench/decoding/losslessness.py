@@ -29,11 +29,15 @@ def ulp(value: float, dtype: torch.dtype) -> float:
 class _Forced(LogitsProcessor):
     """Writes down what the target says at each position, then leaves it no choice but the given token."""
 
-    def __init__(self, tokens: Sequence[int], prompt_length: int, dtype: torch.dtype, noise: float) -> None:
-        self.tokens, self.prompt_length, self.dtype, self.noise = tokens, prompt_length, dtype, noise
+    def __init__(self, tokens: Sequence[int], dtype: torch.dtype, noise: float) -> None:
+        self.tokens, self.dtype, self.noise = tokens, dtype, noise
+        # What precedes the answer is not always the prompt: an encoder-decoder's answer follows a start token.
+        self.prompt_length: int | None = None
         self.positions: list[tuple[int, float, float]] = []  # the target's own token, the gap, what is allowed
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self.prompt_length is None:
+            self.prompt_length = input_ids.shape[1]
         token = self.tokens[input_ids.shape[1] - self.prompt_length]
         row = scores[0].float()
         top, own = row.max(dim=-1)
@@ -68,7 +72,7 @@ def judge_output(
     if not tokens or (ended[0] != len(tokens) - 1 if ended else len(tokens) != limit):
         index = ended[0] + 1 if ended else len(tokens)
         return {"outcome": VIOLATION, "index": index, "token": None, "expected": None, "gap": None, "epsilon": None}
-    forced = _Forced(tokens, inputs["input_ids"].shape[1], model.dtype, noise)
+    forced = _Forced(tokens, model.dtype, noise)
     with torch.inference_mode():
         model.generate(
             **inputs, max_new_tokens=len(tokens), custom_generate=Standard(),

@@ -81,12 +81,11 @@ def measure(
 
 
 def cache_bytes(cache: Any) -> int | None:
-    """Bytes of the keys and values (or convolution states) that a `transformers` cache holds; None for other caches."""
+    """Bytes of the keys, values and states that a `transformers` cache holds; None for other caches."""
     parts = [cache] if hasattr(cache, "layers") else [
         part for name in ("self_attention_cache", "cross_attention_cache") if (part := getattr(cache, name, None))
     ]  # fmt: skip
-    tensors = {
-        id(value): value for part in parts for layer in part.layers for value in vars(layer).values()
-        if isinstance(value, Tensor)
-    }  # fmt: skip
+    held = [value for part in parts for layer in part.layers for value in vars(layer).values()]
+    held += [state for value in held if isinstance(value, dict) for state in value.values()]  # not of single tokens
+    tensors = {id(value): value for value in held if isinstance(value, Tensor)}
     return sum(tensor.nbytes for tensor in tensors.values()) if parts else None

@@ -19,7 +19,7 @@ class Phases:
 
     def __init__(self, clock: Clock, method: Any, model: nn.Module, vision: nn.Module | None) -> None:
         self.clock, self.method, self.model, self.vision = clock, method, model, vision
-        self._spans: list[tuple[str, Any, Any]] = []
+        self._spans: list[tuple[str, Any, Any, bool]] = []  # the last: within the model's own pass
         self._open: list[tuple[str, Any]] = []
         self._whole: list[Any] = []
 
@@ -39,17 +39,18 @@ class Phases:
     def seconds(self) -> dict[str, float | None]:
         """vision_s (None: not told apart), prefill_s, draft_s, verify_s inside the model, and other_s: all the rest."""
         found = dict.fromkeys(("vision", "prefill", "draft", "verify"), 0.0)
-        for name, first, second in self._spans:
-            found[name] += self.clock.between(first, second)
-        found["prefill"] -= found["vision"]  # the image is encoded inside the first pass
+        for name, first, second, within in self._spans:
+            found[name] += (took := self.clock.between(first, second))
+            if within:  # encoded inside the first pass, not, as `generate` does for some models, before it
+                found["prefill"] -= took
         other = self.clock.between(*self._whole) - sum(found.values())
         told: dict[str, float | None] = {f"{name}_s": value for name, value in found.items()}
-        if not any(name == "vision" for name, _, _ in self._spans):
+        if not any(name == "vision" for name, *_ in self._spans):
             told["vision_s"] = None
         return {**told, "other_s": other}
 
     def _phase(self) -> str:
-        if not any(name == "prefill" for name, _, _ in self._spans):
+        if not any(name == "prefill" for name, *_ in self._spans):
             return "prefill"
         gate = getattr(self.method, "gate", None)
         return "draft" if gate is not None and gate.mode is Mode.DRAFT else "verify"
@@ -59,4 +60,4 @@ class Phases:
 
     def _end(self) -> None:
         name, first = self._open.pop()
-        self._spans.append((name, first, self.clock.stamp()))
+        self._spans.append((name, first, self.clock.stamp(), bool(self._open)))

@@ -9,8 +9,9 @@ import torch
 
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
+from fastvlm_bench.decoding.recurrent_state import can_roll_back
 from fastvlm_bench.decoding.session import Session
-from fastvlm_bench.errors import UsageError
+from fastvlm_bench.errors import NonFiniteLogits, UsageError
 from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.layers import decoder_layers
 
@@ -34,6 +35,8 @@ def self_check(model: Any, inputs: dict[str, Any], exit_layer: int, draft: Draft
                     **inputs, max_new_tokens=TOKENS + 2, min_new_tokens=TOKENS + 2, do_sample=False,
                     custom_generate=probe,
                 )  # fmt: skip
+        except NonFiniteLogits:
+            raise damaged(model) from None
         except (
             AttributeError,
             IndexError,
@@ -59,6 +62,14 @@ def self_check(model: Any, inputs: dict[str, Any], exit_layer: int, draft: Draft
             f"{difference:.1e} of the largest logit (limit {limit:.0e}) at exit {exit_layer}; use --method standard"
         )
     return difference
+
+
+def damaged(model: Any) -> UsageError:
+    """The refusal of a model whose own logits are not finite."""
+    return UsageError(
+        f"{type(model).__name__} gives logits that are not finite on the first sample: its weights are damaged, or "
+        f"{str(model.dtype).removeprefix('torch.')} is too narrow for them; load it again, or try another --dtype"
+    )
 
 
 def _reason(model: Any, exit_layer: int, error: Exception) -> str:
@@ -98,7 +109,7 @@ class _Probe:
         with gate.installed(self.draft.new_cache() if self.draft else None):
             tokens = self._prefill(session, input_ids)
             self._check_kinds(session)
-            session.record_past()
+            session.record_past(gate.head_cache)
             for attempt in range(2):  # the second attempt must not see that the first was ever made
                 gate.kept.clear()
                 gate.mode, kwargs = Mode.DRAFT, dict(session.kwargs)
@@ -118,7 +129,7 @@ class _Probe:
     def _prefill(self, session: Session, input_ids: torch.Tensor) -> list[int]:
         """Read the prompt; returns the tokens to feed: the prompt's last, or, for an encoder-decoder, its answer's."""
         session.prefill()
-        if not getattr(session.cache, "is_croppable", False):
+        if not can_roll_back(session.cache, decoder_layers(session.model)):
             raise UsageError(
                 f"{type(session.model).__name__} keeps state that cannot be rolled back "
                 f"({type(session.cache).__name__}); use --method standard"

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.accept import accept_greedy, accept_sampled, draw
+from fastvlm_bench.decoding.recurrent_state import keep_passes
 from fastvlm_bench.errors import NonFiniteLogits, UsageError
 
 PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
@@ -193,10 +194,12 @@ class Session:
         """Put another token in the place of the last one emitted: training reads texts that are not the model's own."""
         self._ids[0, self.length - 1] = token
 
-    def record_past(self) -> None:
-        """Let sliding windows and convolutions keep what they would drop, so that they can be rolled back."""
+    def record_past(self, head_cache: Any = None) -> None:
+        """Let sliding windows, convolutions and recurrent states keep what they would drop, to be rolled back."""
         if hasattr(self.cache, "activate_past_recording"):
             self.cache.activate_past_recording()
+        for cache in (self.cache, head_cache):
+            keep_passes(cache)
 
     def roll_back(self, count: int) -> None:
         """Forget the last `count` tokens in every layer that grew with them; 0 only lets sliding windows shrink."""
@@ -236,6 +239,8 @@ class Session:
         if index in self.fixed or not hasattr(layer, "keys") or layer.keys is None:
             return layer  # neither masks nor positions are sized from it
         layer = copy.copy(layer)
+        if hasattr(layer, "conv_states"):  # one that attends and convolves (Inkling): `crop` changes this in place
+            layer.conv_states = dict(layer.conv_states)
         layer.crop(-drafted)
         return layer
 

@@ -67,6 +67,10 @@ PARTS: dict[str, dict[str, str]] = {
 """Metric -> the `parts` that it yields and their column titles. Shares of one, but for those of `PLAIN_PARTS`."""
 JAVA = ("meteor", "spice")
 """Metrics of captions that need Java and the extra `coco-java`: computed where `--java` asks for them."""
+COUNTS = ("ndcg_samples", "ndcg_all_zero")
+"""Parts that are numbers of samples."""
+TOKENISED = ("bleu4", "rouge_l", "cider_d", *JAVA)
+"""Metrics of which the official scorer reads texts as lines, after coco-caption's tokenizer."""
 NEEDS_JAVA = "needs --java, Java and pip install 'fastvlm-bench[coco-java]'"
 PLAIN_PARTS = ("mean_rank", "ndcg_samples", "ndcg_all_zero")
 
@@ -81,6 +85,11 @@ def load(name: str) -> Metric:
     if name not in LABELS:
         raise UsageError(f"unknown metric '{name}'{did_you_mean(name, LABELS)}; choose one of: {', '.join(LABELS)}")
     return cast(Metric, importlib.import_module(f"{__name__}.{name}"))
+
+
+def tokenised(names: Sequence[str]) -> bool:
+    """Whether any of these metrics is one of `TOKENISED`."""
+    return bool(set(names) & set(TOKENISED))
 
 
 def variants_of(name: str) -> tuple[str, ...]:

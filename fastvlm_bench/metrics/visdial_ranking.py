@@ -11,13 +11,19 @@ none of these numbers.
 
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.metrics import MetricScore, check_samples
+from fastvlm_bench.metrics import MetricScore, check_samples, check_variant
+
+Variant = Literal["sum", "mean"]
 
 
-def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
+def score(predictions: Sequence[str], references: Sequence[Sequence[str]], *, variant: Variant = "sum") -> MetricScore:
     """MRR, and 1 / rank a sample. A prediction is the ranks of the options, "3 1 2 …", as in the official results file.
+
+    A prediction of `run` has two lines: ranks by the log-likelihood of the whole answer, and by its mean over the
+    tokens; `variant` takes one. Where there is one line it is taken.
 
     `references` of a sample: the index, from 0, of the right option, and optionally the relevances of all options,
     separated by spaces. `parts["ndcg_samples"]` and `parts["ndcg_all_zero"]` count the samples that NDCG is the mean of
@@ -25,10 +31,13 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Me
     indices out of range, and ranks that are not 1 … n.
     """
     check_samples(predictions, references)
+    check_variant("visdial_ranking", variant, get_args(Variant))
+    line = get_args(Variant).index(variant)
     places: list[int] = []
     gains: list[float | None] = []
     for sample, (prediction, texts) in enumerate(zip(predictions, references, strict=True)):
-        ranks = [int(number) for number in _numbers(prediction, sample, "ranks")]
+        given = prediction.split("\n")
+        ranks = [int(number) for number in _numbers(given[line if len(given) > 1 else 0], sample, "ranks")]
         if sorted(ranks) != list(range(1, len(ranks) + 1)):
             raise UsageError(f"sample {sample}: the ranks must be 1 .. {len(ranks)}, each once")
         index = int(_numbers(texts[0], sample, "right option")[0])

@@ -1,6 +1,7 @@
-"""Identifies a target by its weights, whatever folder, revision or dtype it was loaded from."""
+"""Identifies a target by its weights and its processor, whatever folder, revision or dtype it was loaded from."""
 
 import hashlib
+import json
 from typing import Any
 
 import torch
@@ -39,3 +40,23 @@ def rounds(stored: Any, wanted: Any) -> bool:
     """Whether values of the dtype `stored` may change when they are loaded as `wanted`."""
     known = (torch.float32, torch.bfloat16, torch.float16)
     return stored in known and wanted in known and wanted not in (stored, torch.float32)
+
+
+def processor_sha256(processor: Any) -> str:
+    """SHA-256 of what makes inputs of an image and a text: tokenizer, chat template, the settings of each part.
+
+    Not of names, paths or versions of packages: the same processor from another folder has the same digest.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    pieces: dict[str, Any] = {
+        "tokenizer": backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
+        "template": getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None),
+    }
+    for name in ("image_processor", "video_processor", "feature_extractor"):
+        if (part := getattr(processor, name, None)) is not None:
+            settings = part.to_dict()
+            pieces[name] = {
+                key: settings[key] for key in settings if key not in ("_name_or_path", "transformers_version")
+            }
+    return hashlib.sha256(json.dumps(pieces, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,5 +1,7 @@
-"""Finds the text decoder's layers in any vision-language model of `transformers`."""
+"""Finds the text decoder's layers in any vision-language model of `transformers`, and lends modules other forwards."""
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -8,11 +10,25 @@ from fastvlm_bench.errors import UsageError
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
-    """The longest ModuleList of the text decoder: `get_decoder()` where the model tells, without any vision part."""
-    found = _longest(model.get_decoder() if hasattr(model, "get_decoder") else model)
+    """The longest ModuleList of the text decoder: `get_decoder()` where the model tells, without any vision part.
+
+    BLIP-2 tells of its whole text model, which with T5 holds an encoder too, and is asked in turn.
+    """
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    if getattr(getattr(decoder, "config", None), "is_encoder_decoder", False) and hasattr(decoder, "get_encoder"):
+        decoder = decoder.get_decoder()
+    found = _longest(decoder)
     if found is None:
         raise UsageError(f"{type(model).__name__} has no list of decoder layers that can be gated; see `models`")
     return found
+
+
+def output_embeddings(model: Any) -> Any:
+    """The LM head; that of the language model inside where the outer one does not tell (Nemotron-H Omni)."""
+    for module in (model, *model.children()):
+        if hasattr(module, "get_output_embeddings") and (found := module.get_output_embeddings()) is not None:
+            return found
+    raise UsageError(f"{type(model).__name__} has no LM head that can be found; see `models`")
 
 
 def vision_module(model: Any) -> nn.Module | None:
@@ -26,3 +42,20 @@ def vision_module(model: Any) -> nn.Module | None:
 def _longest(decoder: nn.Module) -> nn.ModuleList | None:
     lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
     return max(lists, key=len, default=None)
+
+
+@contextmanager
+def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Give each module another `forward` for a time, and restore its own exactly."""
+    before = []
+    try:
+        for module, forward in forwards:
+            before.append((module, module.__dict__.get("forward")))  # set where accelerate has hooked it
+            module.forward = forward
+        yield
+    finally:
+        for module, own in before:
+            if own is None:
+                del module.forward
+            else:
+                module.forward = own

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.fingerprint import rounds, set_weights_sha256, weights_sha256
+from fastvlm_bench.models.fingerprint import processor_sha256, rounds, set_weights_sha256, weights_sha256
 from fastvlm_bench.models.hub import hub_answers, quiet
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.memory_need import check_room
@@ -47,7 +47,9 @@ class Target:
 
     def encode(self, image: Image.Image, prompt: str) -> dict[str, Any]:
         """Processor outputs on the target's device: input_ids (1, T), attention_mask, pixel_values, ..."""
-        special = {"add_special_tokens": False} if writes_special_tokens(self.processor) else {}
+        special = (
+            {"add_special_tokens": False} if writes_special_tokens(self.processor, self.model.config.model_type) else {}
+        )
         batch = self.processor(text=self.render(prompt), images=image, return_tensors="pt", **special)
         floating = next(self.model.parameters()).dtype
         return {
@@ -67,6 +69,7 @@ class Target:
             "id": self.id, "revision": getattr(self.model.config, "_commit_hash", None),
             "quantized": getattr(self.model.config, "quantization_config", None) is not None,
             "class": type(self.model).__name__, "weights_sha256": weights_sha256(self.model),
+            "processor_sha256": processor_sha256(self.processor),
             "dtype": str(parameters[0].dtype).removeprefix("torch."),
             "attention": getattr(self.model.config, "_attn_implementation", None), "device": str(self.device),
             "layers": len(self.layers), "parameters": sum(p.numel() for p in parameters),

@@ -1,13 +1,32 @@
 """Loads a checkpoint's processor: for images and text, which is all that is ever given to it."""
 
 import contextlib
+import importlib
+import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
-from transformers import AutoProcessor
-from transformers.models.auto.video_processing_auto import AutoVideoProcessor
-from transformers.processing_utils import ProcessorMixin
+import torch
+
+from fastvlm_bench.errors import UsageError
+
+try:
+    from transformers import AutoProcessor
+    from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+    from transformers.processing_utils import ProcessorMixin
+except ImportError:  # transformers imports torchvision wherever it lies, and hides what that says
+    try:
+        importlib.import_module("torchvision")
+    except ModuleNotFoundError:
+        raise
+    except Exception:  # its compiled operators do not load
+        raise UsageError(
+            f"torchvision {importlib.metadata.version('torchvision')} was not built for torch {torch.__version__}, and "
+            "transformers cannot read images beside it: install the torchvision of this torch, or "
+            "pip uninstall torchvision, which most families do without"
+        ) from None
+    raise
 
 
 def load_processor(source: str, **options: Any) -> Any:

@@ -21,14 +21,33 @@ FALLBACKS = {
 }
 
 
+def template_of(processor: Any, model_type: str) -> Any:
+    """The processor's chat template; else, for a family without words of its own here, its tokenizer's; else None.
+
+    Processors that take no template of their own (GIT, Pix2Struct, TrOCR) leave the folder's chat_template.jinja to
+    their tokenizer.
+    """
+    own = getattr(processor, "chat_template", None)
+    if own is None and model_type not in FALLBACKS:
+        return getattr(getattr(processor, "tokenizer", None), "chat_template", None)
+    return own
+
+
 def render(processor: Any, model_type: str, prompt: str, model: str) -> str:
     """The text for one image and `prompt`; UsageError where there is neither a template nor a fallback.
 
     A prompt with a question mark is a question. `model` is what the user typed, for the message.
     """
-    if getattr(processor, "chat_template", None) is not None:
+    if (template := template_of(processor, model_type)) is not None:
+        own = {} if getattr(processor, "chat_template", None) is not None else {"chat_template": template}
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+        messages = [{"role": "user", "content": content}]
+        text = str(processor.apply_chat_template(messages, add_generation_prompt=True, **own))
+        if own and "'type': 'image'" in text:
+            raise UsageError(
+                f"model '{model}' has a chat template for text alone: add a chat_template.jinja that writes images"
+            )
+        return text
     if model_type not in FALLBACKS:
         raise UsageError(f"model '{model}' has no chat template: add chat_template.jinja to its folder")
     question, other = FALLBACKS[model_type]
@@ -43,11 +62,11 @@ def render(processor: Any, model_type: str, prompt: str, model: str) -> str:
 
 def prompting(processor: Any, model_type: str) -> str:
     """How `render` makes the text, in words."""
-    if getattr(processor, "chat_template", None) is not None:
+    if template_of(processor, model_type) is not None:
         return "chat template"
     return f"no chat template: {model_type}'s documented fallback"
 
 
-def writes_special_tokens(processor: Any) -> bool:
+def writes_special_tokens(processor: Any, model_type: str) -> bool:
     """Whether the rendered text holds the special tokens already; a second <s> would be another prompt."""
-    return getattr(processor, "chat_template", None) is not None
+    return template_of(processor, model_type) is not None

@@ -29,15 +29,15 @@ class Source:
     settings: Mapping[str, str]
     hashed: Callable[[bytes], Any]
 
-    def document(self, key: str, layout: str) -> Document:
-        """The JSON file of a key that names one file."""
-        return self.documents(key, layout)[0]
+    def document(self, key: str, layout: str, keyed: bool = False) -> Document:
+        """The JSON file of a key that names one file. keyed: its ids are keys of objects; none may be there twice."""
+        return self.documents(key, layout, keyed)[0]
 
-    def documents(self, key: str, layout: str) -> list[Document]:
+    def documents(self, key: str, layout: str, keyed: bool = False) -> list[Document]:
         """The JSON files of a key, in the suite file's order; [] for a key that the split does not give."""
         found = []
         for path in self.files.get(key, ()):
-            document, raw = read_document(path, layout)
+            document, raw = read_document(path, layout, keyed)
             self.hashed(raw)
             found.append(document)
         return found

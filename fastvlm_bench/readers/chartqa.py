@@ -15,5 +15,6 @@ def read(source: Source) -> list[Entry]:
             name = document.text(row, "imgname", place)
             label, query = document.text(row, "label", place), document.text(row, "query", place)
             half = document.path.stem
-            entries.append(Entry(f"{half}/{index}", name, name, (label,), place, query, group=half))
+            key, file = f"{half}/{index}", str(document.path)
+            entries.append(Entry(key, name, name, (label,), place, query, group=half, file=file))
     return entries

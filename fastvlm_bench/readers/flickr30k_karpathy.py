@@ -24,7 +24,8 @@ def read(source: Source) -> list[Entry]:
         texts = texts_of(document, document.get(row, "sentences", list, place), "raw", f"{place}.sentences")
         if not any(text.strip() for text in texts):
             raise document.fault(f"{place} ({name})", "has no reference caption")
-        entries.append(Entry(Path(name).stem, Path(name).stem, name, texts, place))
+        where = f"{place}.sentences[{{}}].raw"
+        entries.append(Entry(Path(name).stem, Path(name).stem, name, texts, place, where=where))
     if not entries:
         there = ", ".join(sorted(map(repr, subsets)))
         raise document.fault("'images'", f"has none with split '{wanted}', only {there}")

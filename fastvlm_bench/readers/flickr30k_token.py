@@ -15,6 +15,7 @@ def read(source: Source) -> list[Entry]:
     document = Document(path, None, LAYOUT)
     captions: dict[str, dict[str, str]] = {}
     places: dict[str, str] = {}
+    rows: dict[str, list[int]] = {}
     for number, line in enumerate(source.lines(path), 1):
         if not line.strip():
             continue
@@ -27,9 +28,13 @@ def read(source: Source) -> list[Entry]:
             raise document.fault(f"line {number}", f"is {name}#{index}, a duplicate id")
         own[index] = caption
         places.setdefault(name, f"line {number}")
+        rows.setdefault(name, []).append(number)
     if not captions:
         raise document.fault("the file", "has no lines")
     for name, own in captions.items():
         if not any(caption.strip() for caption in own.values()):
             raise document.fault(places[name], f"({name}) has no reference caption")
-    return [Entry(Path(n).stem, Path(n).stem, n, tuple(c.values()), places[n]) for n, c in captions.items()]
+    return [
+        Entry(Path(n).stem, Path(n).stem, n, tuple(c.values()), places[n], where="line {}", rows=tuple(rows[n]))
+        for n, c in captions.items()
+    ]

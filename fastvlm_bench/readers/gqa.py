@@ -8,7 +8,7 @@ LAYOUT = "GQA's layout is {ID: {question, imageId, answer}}"
 
 
 def read(source: Source) -> list[Entry]:
-    document = source.document("questions", LAYOUT)
+    document = source.document("questions", LAYOUT, keyed=True)
     entries = []
     for question_id, row in document.table().items():
         place = f"['{question_id}']"

@@ -26,5 +26,6 @@ def read(source: Source) -> list[Entry]:
         if entries and bool(references) != bool(entries[0].references):
             raise document.fault(f"{place}.references", "is empty here but not in all lines: none could be scored")
         name = document.text(row, "image", place)
-        entries.append(Entry(sample_id, name, name, references, place, prompt))
+        where = f"{place}.references[{{}}]"
+        entries.append(Entry(sample_id, name, name, references, place, prompt, where=where))
     return entries

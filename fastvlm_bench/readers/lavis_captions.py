@@ -24,5 +24,6 @@ def read(source: Source) -> list[Entry]:
         texts = texts_of(document, wrapped, "caption", f"{place}.caption")
         if not any(text.strip() for text in texts):
             raise document.fault(place, "has no reference caption")
-        entries.append(Entry(image_id, image_id, name.removeprefix(f"{source.settings['images']}/"), texts, place))
+        name, where = name.removeprefix(f"{source.settings['images']}/"), f"{place}.caption[{{}}]"
+        entries.append(Entry(image_id, image_id, name, texts, place, where=where))
     return entries

@@ -8,7 +8,7 @@ LAYOUT = "MM-Vet's layout is {ID: {imagename, question, answer, capability}}"
 
 
 def read(source: Source) -> list[Entry]:
-    document, entries = source.document("annotations", LAYOUT), []
+    document, entries = source.document("annotations", LAYOUT, keyed=True), []
     for sample_id, row in document.table().items():
         place = f"['{sample_id}']"
         name, answer = document.text(row, "imagename", place), document.text(row, "answer", place)

@@ -24,5 +24,5 @@ def read(source: Source) -> list[Entry]:
                 raise document.fault(f"{place}.image", f"is {name!r}, which ends in no image id") from None
             text = document.text(row, "text", place)
             key = f"{path.stem}/{question_id}"
-            entries.append(Entry(key, image_id, name, (label,), place, text, group=path.stem))
+            entries.append(Entry(key, image_id, name, (label,), place, text, group=path.stem, file=str(path)))
     return entries

@@ -10,7 +10,7 @@ SPLITS_LAYOUT = "ScienceQA's layout of pid_splits.json is {test: [ID]}"
 
 def read(source: Source) -> list[Entry]:
     """The question as lmms-eval asks it: `Context: hint`, the question, the lettered choices."""
-    document = source.document("annotations", LAYOUT)
+    document = source.document("annotations", LAYOUT, keyed=True)
     splits, subset = source.document("id_splits", SPLITS_LAYOUT), source.settings["subset"]
     problems, entries = document.table(), []
     for index, problem_id in enumerate(splits.rows(subset)):

@@ -11,7 +11,10 @@ DENSE_LAYOUT = "the dense annotations are [{image_id, round_id, gt_relevance: [N
 
 
 def read(source: Source) -> list[Entry]:
-    """References are the right option's index, from 0, then the relevances: what `visdial_ranking` takes."""
+    """References are the right option's index, from 0, then the relevances: what `visdial_ranking` takes.
+
+    Options are the given answers, in the file's order, of which ranks speak.
+    """
     document = source.document("annotations", visdial.LAYOUT)
     entries = visdial.entries_of(document, source.settings["image_name"])
     relevances: dict[str, tuple[str, Document, str]] = {}
@@ -27,7 +30,8 @@ def read(source: Source) -> list[Entry]:
             relevances[f"{image}-{number}"] = " ".join(map(str, given)), dense, place
     found = []
     for entry, turn in zip(entries, _turns(document), strict=True):
-        options, right = len(document.get(turn, "answer_options", list, entry.place)), turn.get("gt_index")
+        texts = _options(document, turn, entry.place)
+        options, right = len(texts), turn.get("gt_index")
         if type(right) is not int or not 0 <= right < options:
             raise document.fault(f"{entry.place}.gt_index", f"is {right!r}, but there are {options} options, from 0")
         references: tuple[str, ...] = (str(right),)
@@ -37,10 +41,22 @@ def read(source: Source) -> list[Entry]:
                 problem = f"has {text.count(' ') + 1} numbers for the {options} options of {document.path}"
                 raise dense.fault(f"{place}.gt_relevance", problem)
             references = (str(right), text)
-        found.append(replace(entry, references=references))
+        found.append(replace(entry, references=references, options=texts))
     for identity, (_, dense, place) in relevances.items():
         raise dense.fault(place, f"is image-round {identity}, which {document.path} does not have")
     return found
+
+
+def _options(document: Document, turn: Any, place: str) -> tuple[str, ...]:
+    answers, given = document.content["data"]["answers"], document.get(turn, "answer_options", list, place)
+    for number, index in enumerate(given):
+        if type(index) is not int or not 0 <= index < len(answers):
+            raise document.fault(
+                f"{place}.answer_options[{number}]", f"is {index!r}, but data.answers has {len(answers)} texts"
+            )
+        if type(answers[index]) is not str:
+            raise document.fault(f"data.answers[{index}]", "is no text")
+    return tuple([answers[index] for index in given])
 
 
 def _turns(document: Document) -> list[Any]:

@@ -14,20 +14,32 @@ from torch import Tensor, nn
 
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.storage import seal, unseal, write_atomically
+from fastvlm_bench.training.micro_batch import MicroBatch
 from fastvlm_bench.training.samples import TrainingSample
+
+ROOM = 64
 
 
 @dataclass(frozen=True)
 class Example:
-    """A sample and the text to learn on: token ids, the final EOS included if it `ended` before the limit."""
+    """A sample and the text to learn on: token ids, the final EOS included if it `ended` within the limit.
+
+    limit: how many tokens it might have had; None where that is not known.
+    """
 
     sample: TrainingSample
     answer: tuple[int, ...]
     ended: bool
+    limit: int | None = None
 
     def inputs(self, target: Target) -> dict[str, Tensor]:
         """Processor outputs, batch of one."""
         return target.encode(self.sample.open(), self.sample.prompt)
+
+    @property
+    def most(self) -> int:
+        """The token limit with which decoding would write this text; of an unknown one, one that leaves room."""
+        return self.limit or len(self.answer) + (ROOM if self.ended else 0)
 
     @property
     def taught(self) -> int:
@@ -60,23 +72,30 @@ class AnswerFile:
 
 
 def own_answers(
-    target: Target, samples: Sequence[TrainingSample], most: int, path: Path, report: Callable[[int], None], size: int
-) -> list[Example]:
+    target: Target, samples: Sequence[TrainingSample], most: int, path: Path, report: Callable[[int], None], size: int,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Example]:  # fmt: skip
     """The target's greedy answers of at most `most` tokens; those in the file at `path` are taken from there.
 
-    size: prompts decoded together where the model's answers allow it. Groups are fixed by the samples' order, so that
-    an answer does not depend on where an earlier attempt was stopped.
+    size: prompts decoded together where the model's answers and the memory allow it. Groups are fixed by the samples'
+    order, so that an answer does not depend on where an earlier attempt was stopped. say: told where they are smaller.
     """
     file = AnswerFile(path)
-    size = size if size > 1 and pads_well(target, samples[:2], most) else 1
+    if all(sample.sample_id in file.known for sample in samples):
+        report(len(samples))
+    elif size > 1 and len(samples) > 1 and not pads_well(target, samples[:2], most):
+        say("answers are written one by one: two prompts decoded together do not get the answers that each gets alone")
+        size = 1
+    together = MicroBatch(size, say)
     for start in range(0, len(samples), size):
         group = samples[start : start + size]
         if any(sample.sample_id not in file.known for sample in group):
-            for sample, (answer, ended) in zip(group, greedy_answers(target, group, most), strict=True):
+            answers = together.over(group, lambda part: greedy_answers(target, part, most), "writing answers")
+            for sample, (answer, ended) in zip(group, answers, strict=True):
                 if sample.sample_id not in file.known:
                     file.add(sample.sample_id, answer, ended)
         report(start + len(group))
-    return [Example(sample, *file.known[sample.sample_id]) for sample in samples]
+    return [Example(sample, *file.known[sample.sample_id], most) for sample in samples]
 
 
 def reference_answers(target: Target, samples: Sequence[TrainingSample], most: int) -> list[Example]:
@@ -105,8 +124,8 @@ def pads_well(target: Target, samples: Sequence[TrainingSample], most: int) -> b
         return greedy_answers(target, samples, most) == [
             greedy_answers(target, [sample], most)[0] for sample in samples
         ]
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
-        return False  # images of several sizes, say, that do not fit into one tensor
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, MemoryError):
+        return False  # images of several sizes, say, that do not fit into one tensor; or two, that do not into memory
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ what it gains in speed is owed to this training, and what it loses in quality is
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,27 +20,32 @@ from fastvlm_bench.errors import BenchError, UsageError
 from fastvlm_bench.models.hub import quiet
 from fastvlm_bench.models.load import PHASE_1, Target
 from fastvlm_bench.muon import Muon
+from fastvlm_bench.storage import write_atomically
+from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
+from fastvlm_bench.training.folder import BACKBONE, BACKBONE_STATE, TrainingFolder
+from fastvlm_bench.training.micro_batch import MicroBatch
 from fastvlm_bench.training.observe import Observer, Tail
 from fastvlm_bench.training.order import Order
 from fastvlm_bench.training.settings import TrainSettings
 
 SAVE_EVERY_S = 60.0
-STATE, FOLDER = "backbone.pt", "backbone"
 LORA_RANK = 16
 
 
-def finetune(settings: TrainSettings, target: Target, examples: Sequence[Example], display: Display) -> str:
+def finetune(
+    settings: TrainSettings, target: Target, examples: Sequence[Example], folder: TrainingFolder, display: Display
+) -> str:
     """Train the target's decoder layers on the texts and write the new model; returns its folder, `out/backbone`.
 
     The weights of `target` change. Resumes from its last state. UsageError where the target cannot be trained so.
     """
-    root = Path(settings.out)
-    made = root / FOLDER
-    if not (made / "config.json").is_file():
-        _Backbone(settings, target, examples, display).run(made)
-        (root / STATE).unlink(missing_ok=True)
+    made = folder.path / BACKBONE
+    if not parallel.from_leader((made / "config.json").is_file()):
+        learning = _Backbone(settings, target, examples, folder, display)
+        learning.run()
+        parallel.lead(lambda: learning.write(made))
     return str(made)
 
 
@@ -51,20 +57,22 @@ def remember(made: Path, settings: TrainSettings, quality: Sequence[Mapping[str,
         "exits": settings.places(),
         "quality": list(quality),
     }
-    (made / PHASE_1).write_text(json.dumps(story, indent=1) + "\n", encoding="utf-8")
+    write_atomically(made / PHASE_1, (json.dumps(story, indent=1) + "\n").encode())
 
 
 class _Backbone:
-    def __init__(self, settings: TrainSettings, target: Target, examples: Sequence[Example], display: Display) -> None:
+    def __init__(
+        self, settings: TrainSettings, target: Target, examples: Sequence[Example], folder: TrainingFolder,
+        display: Display,
+    ) -> None:  # fmt: skip
         if target.model.dtype != torch.float32:
             raise UsageError(
                 f"--finetune-backbone trains float32 weights, not {str(target.model.dtype).removeprefix('torch.')}; "
                 "add --dtype float32"
             )
-        self.settings, self.target, self.examples, self.display = settings, target, examples, display
+        self.settings, self.target, self.examples = settings, target, examples
+        self.folder, self.display = folder, display
         self.exits = settings.places()
-        if not self.exits:
-            raise UsageError("--finetune-backbone needs to know the exits that it trains: give --exit-layer, as 1,2")
         self.observer = Observer(target, self.exits, 1)
         self.observer.choose_route(examples)
         if not self.observer.packs:
@@ -72,8 +80,8 @@ class _Backbone:
                 f"{type(target.model).__name__} cannot be fine-tuned here: a text passes it otherwise in one piece "
                 "than when it is generated; train the draft alone"
             )
+        self.micro = MicroBatch(settings.micro, display.say)
         self.tail = Tail(target, self.observer, examples[0])
-        self.state = Path(settings.out) / STATE
         self.model = self._trainable()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         matrices = [p for p in self.parameters if p.ndim == 2]
@@ -101,10 +109,10 @@ class _Backbone:
             model, peft.LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules=linear, lora_dropout=0.0)
         )
 
-    def run(self, made: Path) -> None:
+    def run(self) -> None:
+        """Make what is left of the updates; several processes share each batch, and add up their gradients."""
         s, done, total = self.settings, 0, self.settings.backbone_updates
-        if self.state.is_file():
-            stored = torch.load(self.state, weights_only=True, map_location=self.target.device)
+        if stored := self.folder.load(BACKBONE_STATE, self.target.device):
             with torch.no_grad():
                 for parameter, value in zip(self.parameters, stored["weights"], strict=True):
                     parameter.copy_(value)
@@ -115,42 +123,49 @@ class _Backbone:
         lately: list[tuple[float, float]] = []
         while done < total:
             batch = order.batch(done)
-            task, exits = self._backward(batch, done)
+            sums = self.micro.fit(lambda size: self._backward(batch, done, size), f"at update {done + 1}")  # noqa: B023
+            task, exits = parallel.sum_values(sums).values()
             lately.append((task, exits))
+            parallel.sum_gradients(self.parameters)
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
             for optimiser in self.optimisers:
                 for group in optimiser.param_groups:
                     group["lr"] = self.lr * min((done + 1) / 30, 1.0, 0.02 + 0.98 * (1 - done / total) / 0.5)
                 optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
             done += 1
             bar(done)
             if done % s.validate_every == 0 or done == total:
                 task, exits = (sum(values) / len(values) for values in zip(*lately, strict=True))
                 lately.clear()
-                line = {"backbone": done, "task_loss": task, "exit_loss": exits}
-                with (Path(s.out) / "log.jsonl").open("a", encoding="utf-8") as log:
-                    log.write(json.dumps(line) + "\n")
+                self.folder.log({"backbone": done, "task_loss": task, "exit_loss": exits})
                 self.display.say(f"backbone, update {done}: task loss {task:.4f}, exit loss {exits:.4f}")
             if time.monotonic() - saved > SAVE_EVERY_S:
                 self._save(done)
                 saved = time.monotonic()
-        model = self.model.merge_and_unload() if s.finetune_backbone == "lora" else self.model
-        temporary = made.with_name(f".{FOLDER}.tmp")
+
+    def write(self, made: Path) -> None:
+        """The trained model as a checkpoint folder, whole or not at all."""
+        model = self.model.merge_and_unload() if self.settings.finetune_backbone == "lora" else self.model
+        temporary = made.with_name(f".{BACKBONE}.{os.getpid()}.tmp")
         with quiet(downloads=False):
             model.save_pretrained(temporary)
         self.target.processor.save_pretrained(temporary)
         temporary.rename(made)
+        (self.folder.path / BACKBONE_STATE).unlink(missing_ok=True)
 
-    def _backward(self, batch: Sequence[Example], done: int) -> tuple[float, float]:
-        """Gradients of the mean loss over all answer tokens; returns (task loss, mean exit loss).
+    def _backward(self, batch: Sequence[Example], done: int, size: int) -> dict[str, float]:
+        """Gradients of this process's part of the mean loss over all answer tokens; its parts of task and exit loss.
 
         Here the first token teaches, too: a draft never makes it, but the backbone does.
         """
         positions = sum(len(example.answer) for example in batch)
-        sums = [0.0, 0.0]
-        for start in range(0, len(batch), self.settings.micro):
-            inputs, told = self.observer.padded(batch[start : start + self.settings.micro])
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        sums = {"task": 0.0, "exits": 0.0}
+        mine = parallel.share(batch)
+        for start in range(0, len(mine), size):
+            group = mine[start : start + size]
+            inputs, told = self.observer.padded(group)
             told |= told.roll(-1, dims=1)  # one place earlier: the prompt's last position, which makes the first token
             next_tokens = inputs["input_ids"].roll(-1, dims=1)[told]
             with _layer_inputs(self.target.layers, self.exits) as seen:
@@ -162,19 +177,17 @@ class _Backbone:
             task, exits = each[-1], torch.stack(each[:-1]).mean()
             loss = task + self.settings.exit_weight * exits
             if not torch.isfinite(loss):
-                names = ", ".join(e.sample.sample_id for e in batch[start : start + self.settings.micro])
+                names = ", ".join(e.sample.sample_id for e in group)
                 raise BenchError(f"backbone loss is {loss.item()} at update {done + 1} on samples {names}; "
                                  "try a smaller --backbone-lr")  # fmt: skip
             loss.backward()
-            sums = [sums[0] + task.item(), sums[1] + exits.item()]
-        return sums[0], sums[1]
+            sums = {"task": sums["task"] + task.item(), "exits": sums["exits"] + exits.item()}
+        return sums
 
     def _save(self, done: int) -> None:
-        temporary = self.state.with_suffix(".tmp")
         weights = [p.detach() for p in self.parameters]
         optimisers = [o.state_dict() for o in self.optimisers]
-        torch.save({"done": done, "weights": weights, "optimisers": optimisers}, temporary)
-        temporary.replace(self.state)
+        self.folder.save(BACKBONE_STATE, {"done": done, "weights": weights, "optimisers": optimisers})
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What phase 1 did to the model's answers: the suite's own metrics, before and after, on the same held-out samples."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,14 @@ from typing import Any
 from fastvlm_bench import metrics
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.quality import difference, score
+from fastvlm_bench.storage import write_atomically
 from fastvlm_bench.suite import load_suite, open_image
 from fastvlm_bench.suite_definition import read_definition
 from fastvlm_bench.training.answers import greedy_answers, pads_well
 from fastvlm_bench.training.display import Display
+from fastvlm_bench.training.micro_batch import MicroBatch
 from fastvlm_bench.training.samples import TrainingSample
-from fastvlm_bench.training.settings import TrainSettings
+from fastvlm_bench.training.settings import DEFAULT_TOKENS, TrainSettings
 
 SAMPLES = 200
 
@@ -40,14 +42,15 @@ def report_quality(
                 TrainingSample(s.sample_id, s.image_id, s.prompt, partial(open_image, s), s.references)
                 for s in suite.samples
             ]
-            rows += _rows(name, suite.metrics, before, after, own, settings.max_new_tokens or suite.max_new_tokens)
+            rows += _rows(name, suite.metrics, before, after, own, settings.max_new_tokens or suite.max_new_tokens,
+                          display.say)  # fmt: skip
     else:
-        most = settings.max_new_tokens or 128
         for name in settings.suites or (Path(str(settings.images)).name,):
             own = [s for s in held_out if s.sample_id.startswith(f"{name}/")]
             scored = read_definition(name).metrics if settings.suites and all(s.references for s in own) else ()
-            rows += _rows(name, scored, before, after, own, most)
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            most = read_definition(name).max_new_tokens if settings.suites else DEFAULT_TOKENS
+            rows += _rows(name, scored, before, after, own, settings.max_new_tokens or most, display.say)
+    write_atomically(path, (json.dumps(rows, indent=1) + "\n").encode())
     for row in rows:
         value = "" if row["before"] is None else f" {row['before']:.4f} -> {row['after']:.4f},"
         between = "" if row["low"] is None else f" [{row['low']:+.4f}, {row['high']:+.4f}]"
@@ -58,9 +61,10 @@ def report_quality(
 
 
 def _rows(
-    name: str, chosen: Sequence[str], before: Target, after: Target, samples: Sequence[TrainingSample], most: int
+    name: str, chosen: Sequence[str], before: Target, after: Target, samples: Sequence[TrainingSample], most: int,
+    say: Callable[[str], None],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    old, new = (_texts(target, samples, most) for target in (before, after))
+    old, new = (_texts(target, samples, most, say) for target in (before, after))
     same = sum(a == b for a, b in zip(old, new, strict=True))
     common = {"suite": name, "n": len(samples), "unchanged": same}
     empty = {"metric": "", "before": None, "after": None, "delta": None, "low": None, "high": None, "verdict": ""}
@@ -81,9 +85,7 @@ def _rows(
     return out
 
 
-def _texts(target: Target, samples: Sequence[TrainingSample], most: int) -> list[str]:
-    size, out = 32 if pads_well(target, samples[:2], most) else 1, []
-    for start in range(0, len(samples), size):
-        answers = greedy_answers(target, samples[start : start + size], most)
-        out += [target.decode(list(ids)) for ids, _ in answers]
-    return out
+def _texts(target: Target, samples: Sequence[TrainingSample], most: int, say: Callable[[str], None]) -> list[str]:
+    together = MicroBatch(32 if pads_well(target, samples[:2], most) else 1, say)
+    answers = together.over(samples, lambda part: greedy_answers(target, part, most), "measuring quality")
+    return [target.decode(list(ids)) for ids, _ in answers]

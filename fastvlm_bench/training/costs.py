@@ -9,10 +9,15 @@ from torch import Tensor
 
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
+from fastvlm_bench.decoding.recurrent_state import undoable
 from fastvlm_bench.decoding.session import Session
 from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.load import Target
+from fastvlm_bench.training import parallel
+from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.prediction import Costs
+from fastvlm_bench.training.trainer import HeadTrainer
 
 POSITIONS = 11
 ATTEMPTS = 5
@@ -34,6 +39,20 @@ def measure_costs(target: Target, inputs: dict[str, Tensor], answer: Sequence[in
     return Costs(middle(whole.full), middle(drafted.drafts), [middle(seconds) for seconds in drafted.verifications])
 
 
+def costs_of(trainer: HeadTrainer, example: Example) -> dict[str, Costs]:
+    """The price of each recipe's passes here; with several processes the leader's, so that all decide alike."""
+    inputs = example.inputs(trainer.target)
+    prices: dict[tuple[int, str, Any], Costs] = {}
+    found = {}
+    for student in trainer.students:
+        key = (student.recipe.exit_layer, student.recipe.head, tuple(student.recipe.head_options.items()))
+        if key not in prices:
+            measured = measure_costs(trainer.target, inputs, example.answer, trainer.draft(student))
+            prices[key] = parallel.from_leader(measured)
+        found[student.name] = prices[key]
+    return found
+
+
 class _Probe:
     """A `custom_generate` that times single passes and forgets them again: of the whole target, or of a draft."""
 
@@ -48,16 +67,17 @@ class _Probe:
         if self.draft is None:
             session.prefill()
             session.record_past()
-            for attempt in range(2 * POSITIONS):
-                _, seconds = self._timed(session, 1, [], dict(session.kwargs))
-                session.roll_back(1)
-                self.full += [seconds] if attempt >= POSITIONS else []  # the first passes are slower
+            with undoable(decoder_layers(model)):
+                for attempt in range(2 * POSITIONS):
+                    _, seconds = self._timed(session, 1, [], dict(session.kwargs))
+                    session.roll_back(1)
+                    self.full += [seconds] if attempt >= POSITIONS else []  # the first passes are slower
             return session.sequence
         gate = LayerGate.of(model, self.draft)
         tokens = (self.answer * POSITIONS)[:POSITIONS]
         with gate.installed(self.draft.new_cache()):
             session.prefill()
-            session.record_past()
+            session.record_past(gate.head_cache)
             for attempt in range(2):
                 for count in range(1, POSITIONS + 1):
                     drafted, verified = self._round(session, gate, tokens[: count - 1])

@@ -42,11 +42,15 @@ class Display:
     def bar(self, label: str, total: int) -> Callable[[int], None]:
         """A new bar; call what comes back with how much is done."""
         task = self.progress.add_task(label, total=total)
+        quarter = 0
 
         def update(done: int) -> None:
+            """On a terminal the bar moves; elsewhere a line tells of each quarter (of updates, validations do)."""
+            nonlocal quarter
             self.progress.update(task, completed=done)
-            if done >= total > 0 and not self.console.is_terminal and label != "updates":
-                self.say(f"{label}: {total} done")
+            if not self.console.is_terminal and label != "updates" and total and 4 * done // total > quarter:
+                quarter = 4 * done // total
+                self.say(f"{label}: {min(done, total)} of {total}")
 
         return update
 

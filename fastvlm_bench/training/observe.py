@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.layer_gate import like_cache, shifted
 from fastvlm_bench.decoding.session import Session
 from fastvlm_bench.heads import ImitationHead
-from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.models.layers import decoder_layers, output_embeddings
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example, pad_id, stack
 
@@ -109,15 +110,16 @@ class Observer:
         }
 
     def choose_route(self, examples: Sequence[Example]) -> float:
-        """Take the packed route if it gives the forced route's logits on two examples; returns the difference."""
+        """Take the packed route if it gives the forced route's logits on two examples; returns the difference, infinite
+        where they cannot pass together."""
         pair = [example for example in examples if not self.image_ids.intersection(example.answer)][:2]
         pair = pair or list(examples[:1])
         forced = torch.cat([self.forced(example).last_states() for example in pair])
         try:
             packed = self.packed(pair).last_states()
             gap = float((packed - forced).abs().max() / forced.abs().max().clamp_min(1e-6))
-        except FAILURES:
-            gap = float("inf")
+        except (*FAILURES, MemoryError):
+            gap = inf
         self.packs = gap <= AGREEMENT
         return gap
 
@@ -233,15 +235,20 @@ class Tail:
     def __init__(self, target: Target, observer: Observer, example: Example) -> None:
         """Finds the parts, and checks them against the target's own logits on one example."""
         model = target.model
-        self.norm, self.output = _final_norm(model), model.get_output_embeddings()
+        self.norm, self.output = _final_norm(model), output_embeddings(model)
         text = model.config.get_text_config(decoder=True)
         self.cap = getattr(text, "final_logit_softcapping", None)
         gaps: dict[float, float] = {}
         with torch.no_grad():
             states = observer.forced(example).last_states()[-1:]
+            if states.ndim != 2:
+                raise ValueError("its layers hand on several streams of states, and heads are trained on one")
             own = _own_logits(target, example)
             # A text model's scale is not applied by every VLM that has such a text model (Aya Vision's does not).
-            for self.scale in dict.fromkeys((float(getattr(text, "logit_scale", None) or 1.0), 1.0)):
+            told = float(getattr(text, "logit_scale", None) or 1.0)
+            if getattr(text, "scale_decoder_outputs", False):  # T5, where the LM head is tied to the embeddings
+                told = float(text.d_model) ** -0.5
+            for self.scale in dict.fromkeys((told, 1.0)):
                 found = self(states)[0].float()
                 gaps[self.scale] = float((found - own).abs().max() / own.abs().max().clamp_min(1e-6))
         self.scale = min(gaps, key=lambda scale: gaps[scale])
@@ -282,7 +289,7 @@ def _final_norm(model: Any) -> nn.Module:
     layers = decoder_layers(model)
     # `get_decoder` gives a wrapper of several storeys in some families: the norm is where the layers are.
     decoder = next(m for m in model.modules() if any(child is layers for child in m.children()))
-    for name in ("norm", "final_layer_norm", "final_layernorm", "ln_f", "layer_norm", "embedding_norm"):
+    for name in ("norm", "final_layer_norm", "final_layernorm", "ln_f", "norm_f", "layer_norm", "embedding_norm"):
         module = getattr(decoder, name, None)
         if isinstance(module, nn.Module):
             return module

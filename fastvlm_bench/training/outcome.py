@@ -3,16 +3,19 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.drafts import Manifest
 from fastvlm_bench.imitation_head import Draft, describe_target
 from fastvlm_bench.models.load import Target
-from fastvlm_bench.storage import write_atomically
+from fastvlm_bench.models.names import split_revision
+from fastvlm_bench.storage import now, write_atomically
 from fastvlm_bench.training import parallel
+from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
+from fastvlm_bench.training.folder import LOG, QUALITY
 from fastvlm_bench.training.settings import TrainSettings
 from fastvlm_bench.training.trainer import HeadTrainer, Student
 
@@ -39,7 +42,7 @@ def save_drafts(
         )
         made.append(folder)
     write_curve(root)
-    picture = draw_curve(root)
+    picture = draw_curve(root, settings.updates if settings.refine_updates else None)
     own = best[favourite]["validated"]
     drawn = f" and {picture}" if picture else " (its picture needs: pip install 'fastvlm-bench[plots]')"
     display.say(f"saved {', '.join(map(str, made))}; curve in {root / 'curve.csv'}{drawn}")
@@ -57,8 +60,13 @@ def measure_command(settings: TrainSettings, model: str, root: Path, own: Mappin
     """The `run` that shows what the draft is worth, the raw exit beside it."""
     suite = settings.suites[0] if settings.suites else "jsonl"
     where = f" --data {settings.data}" if settings.data else "" if settings.suites else " --data FILE.jsonl"
+    loading = "".join(
+        f" --{name.replace('_', '-')}" + (f" {value}" if isinstance(value, str) else "")
+        for name, value in settings.loading.items()
+        if value and value != "auto" and name in ("dtype", "attn", "quantize", "trust_remote_code")
+    )
     return (
-        f"fastvlm-bench run --model {model} --draft {root} --suite {suite}{where} "
+        f"fastvlm-bench run --model {model}{loading} --draft {root} --suite {suite}{where} "
         f"-m fastvlm:gamma={own['gamma']},stop_below={own['stop_below']:g} -m layerskip"
     )
 
@@ -81,6 +89,22 @@ def _finished(
     return Draft(recipe.exit_layer, student.head.eval(), manifest, draft.output)
 
 
+def story(settings: TrainSettings, base: Sequence[Example]) -> dict[str, Any]:
+    """What a manifest says of the training: on what, how long, and what phase 1 did before."""
+    s = settings
+    text = [*(["the target's own greedy answers"] if s.on_policy else []), *(["references"] if s.references else [])]
+    tuned = {}
+    if s.finetune_backbone:
+        quality = json.loads((Path(s.out) / QUALITY).read_text(encoding="utf-8"))
+        tuned = {"finetuned_backbone": {"how": s.finetune_backbone, "of": s.model, "quality": quality}}
+    return {
+        "source": " and ".join(text), "samples": s.images or s.data or "rendered training scenes",
+        "suites": list(s.suites), "texts": len(base), "tokens": sum(len(e.answer) for e in base),
+        "updates": s.updates, "refine_updates": s.refine_updates, "batch": s.batch, "lr": s.lr, "seed": s.seed,
+        "trained_at": now()[:10], **tuned,
+    }  # fmt: skip
+
+
 def write_curve(root: Path) -> None:
     """log.jsonl as a table: one row a validation and draft."""
     text = io.StringIO()
@@ -95,8 +119,11 @@ def write_curve(root: Path) -> None:
     write_atomically(root / "curve.csv", text.getvalue().encode())
 
 
-def draw_curve(root: Path) -> Path | None:
-    """The curve as a picture: α and predicted speed-up over the updates. None without matplotlib."""
+def draw_curve(root: Path, refined_from: int | None = None) -> Path | None:
+    """The curve as a picture: α and predicted speed-up over the updates. None without matplotlib.
+
+    refined_from: the update after which refinement began, marked by a line.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -110,6 +137,10 @@ def draw_curve(root: Path) -> Path | None:
             axis.plot(
                 [line["done"] for line in seen], [line["validated"][name][key] for line in seen], ".-", label=name
             )
+    if refined_from is not None:
+        for axis in axes:
+            axis.axvline(refined_from, color="0.5", linestyle="--", linewidth=1)
+        axes[0].text(refined_from, 1.01, "refinement", transform=axes[0].get_xaxis_transform(), fontsize=7, ha="center")
     axes[0].set_ylabel("held-out α (γ 10)")
     axes[1].set_ylabel("predicted decode speed-up")
     axes[1].set_xlabel("update")
@@ -122,15 +153,16 @@ def draw_curve(root: Path) -> Path | None:
 
 
 def _validations(root: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (root / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in (root / LOG).read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if "validated" in line]
 
 
 def card(settings: TrainSettings, model: str, folder: Path, manifest: Manifest | None, own: Mapping[str, Any]) -> str:
     """The README of a draft folder, as the hub shows it. Every number is from the manifest or the validation."""
     assert manifest is not None
-    base = [] if model == "tiny" or Path(model).is_dir() else [f"base_model: {model}"]
+    base = [] if model == "tiny" or Path(model).is_dir() else [f"base_model: {split_revision(model)[0]}"]
     places = ", ".join(f"{value:.2f}" for value in own["by_position"])
+    losses = ", ".join(f"{name} {weight:g}" for name, weight in manifest.losses.items())
     rows = "\n".join(f"| {suite} | {alpha:.3f} |" for suite, alpha in own["by_suite"].items())
     return "\n".join([
         "---", "library_name: fastvlm-bench", *base, "tags: [speculative-decoding, vision-language, draft]", "---",
@@ -139,7 +171,8 @@ def card(settings: TrainSettings, model: str, folder: Path, manifest: Manifest |
         f"({manifest.head_parameters:,} parameters), for `{model}` ({manifest.target_architecture}, weights "
         f"`{manifest.target_weights_sha256[:16]}`). It is refused by any other model.", "",
         f"Trained on {manifest.data['texts']} texts ({manifest.data['source']}; {manifest.data['samples']}), "
-        f"{manifest.data['tokens']} tokens; losses {manifest.losses}.", "",
+        f"{manifest.data['tokens']} tokens, for {manifest.data['updates']} updates and "
+        f"{manifest.data['refine_updates']} of refinement; losses {losses}.", "",
         "| held-out samples of | α (γ 10, no confidence stop) |", "| --- | --- |", rows, "",
         *([f"α by place in the draft: {places}.", ""] if places else []),
         f"Predicted decode speed-up on the machine that trained it: {own['speedup']:.2f} at γ {own['gamma']}, "

@@ -5,18 +5,31 @@ Without either, one process does it all and nothing here does anything.
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import distributed, nn
 
-from fastvlm_bench.errors import UsageError
+from fastvlm_bench.errors import BenchError, UsageError
 
 
-def start() -> None:
-    """Join the other processes if there are any. Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+def start(device: str = "auto", device_map: str | None = None) -> None:
+    """Join the other processes if there are any. Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+
+    UsageError for a device, or a device map, that all of them would have to share.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and (device_map or ":" in device):
+        given = f"--device-map {device_map}" if device_map else f"--device {device}"
+        raise UsageError(f"{given} cannot be kept by several processes, each of which has a device of its own; "
+                         "leave it out, or start one process")  # fmt: skip
+    if several and not distributed.is_initialized():
+        gpu = torch.cuda.is_available() and device in ("auto", "cuda")
+        if gpu:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        # The others wait for hours while the leader lets the target write the answers to learn on.
+        distributed.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(days=2))
 
 
 def finish() -> None:
@@ -61,11 +74,16 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def sum_values(values: dict[str, float]) -> dict[str, float]:
     if world() > 1:
         together = torch.tensor(list(values.values()), dtype=torch.float64)
-        if torch.cuda.is_available():
+        if distributed.get_backend() == "nccl":
             together = together.cuda()
         distributed.all_reduce(together)
         return dict(zip(values, together.tolist(), strict=True))
     return values
+
+
+def any_of(asked: bool) -> bool:
+    """Whether any process was asked: all end after the same update, so that none waits for one that has ended."""
+    return sum_values({"asked": float(asked)})["asked"] > 0
 
 
 def wait() -> None:
@@ -75,13 +93,16 @@ def wait() -> None:
 
 
 def lead(work: Callable[[], None]) -> None:
-    """Let the leader do it before anybody goes on; what it refuses is refused by all, so that none waits for it."""
-    refused: UsageError | None = None
+    """Let the leader do it before anybody goes on; where it fails all fail, so that none waits for it."""
+    refused: BenchError | None = None
     if leads():
         try:
             work()
-        except UsageError as error:
+        except BenchError as error:
             refused = error
+        except BaseException as error:
+            from_leader(BenchError(f"the leading process ended: {type(error).__name__}"))
+            raise
     refused = from_leader(refused)
     if refused is not None:
         raise refused

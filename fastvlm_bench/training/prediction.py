@@ -32,13 +32,15 @@ class Costs:
 class Checked:
     """A draft's guesses along one text of the target: for each token after the first, right or not, and how sure.
 
-    right[i], confidence[i] belong to token i + 2 of the answer (the first comes from prefill). ended: whether the
-    answer ends with EOS; else the token limit cut it.
+    right[i], confidence[i] belong to token i + 2 of the answer (the first comes from prefill). A guess that is never
+    drafted, an image's placeholder, has confidence -1. ended: whether the answer ends with EOS; else the token limit
+    cut it. room: how many more tokens the limit would have allowed after EOS.
     """
 
     right: Sequence[bool]
     confidence: Sequence[float]
     ended: bool
+    room: int = 10**6
 
 
 @dataclass
@@ -101,15 +103,15 @@ def simulate(texts: Iterable[Checked], gamma: int, stop_below: float) -> Outlook
     for text in texts:
         at, end, rejected = 0, len(text.right), list[int]()
         while at < end:
-            # Where the limit cut the text, the last token that fits is never drafted. Of a text that ends before it
-            # the loop does not know the end: after a wrong token it drafts on beyond.
-            most = gamma if text.ended else min(gamma, end - at - 1)
+            # The last token that fits into the limit is never drafted. Of a text that ends before it the loop does
+            # not know the end: after a wrong token it drafts on beyond.
+            most = min(gamma, end - at - 1 + (text.room if text.ended else 0))
             drafted = accepted = 0
             finished = False
             while drafted < most and not finished:
                 place = min(at + drafted, end - 1)
                 last = text.ended and at + drafted == end - 1
-                if stop_below > 0 and text.confidence[place] < stop_below:
+                if text.confidence[place] < stop_below:
                     break
                 if text.right[place] and accepted == drafted:
                     accepted += 1

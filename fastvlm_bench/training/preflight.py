@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
+from torch import nn
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target
+from fastvlm_bench.models.memory_need import free_bytes
 from fastvlm_bench.training.settings import TrainSettings
 
 OPTIMISER_BYTES = 4 + 4 + 4  # float32 weights, gradient and momentum of Muon; AdamW's few have one more
@@ -15,26 +17,31 @@ OPTIMISER_BYTES = 4 + 4 + 4  # float32 weights, gradient and momentum of Muon; A
 def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None]) -> None:
     """Say what was loaded and the memory that training is expected to take. UsageError for exits beyond the target."""
     layers, model = len(target.layers), target.model
+    places = sorted({str(parameter.device) for parameter in model.parameters()})
+    if len(places) > 1 or places == ["meta"]:
+        raise UsageError(
+            f"--device-map put '{settings.model}' on {', '.join(places).replace('meta', 'disk or main memory')}: a "
+            "draft is trained where the whole target is on one device; try --dtype bfloat16 or --quantize 4bit"
+        )
     recipes = settings.recipes(1 if settings.automatic else None)
     for recipe in recipes:
         depth = recipe.depth
         if recipe.exit_layer >= layers or recipe.exit_layer + depth > layers:
             raise UsageError(
-                f"exit layer {recipe.exit_layer} with {depth} head layers does not fit the {layers} layers of "
+                f"exit layer {recipe.exit_layer} and a head of {depth} more are beyond the {layers} layers of "
                 f"'{settings.model}'; choose an exit of at most {layers - max(depth, 1)}"
             )
     estimate = memory_estimate(settings, target)
     free = free_bytes(target.device)
     say(
-        f"{type(model).__name__}: {layers} layers, width {model.get_output_embeddings().in_features}, vocabulary "
-        f"{model.get_output_embeddings().out_features}, {target.device}, {str(model.dtype).removeprefix('torch.')}"
+        f"{type(model).__name__}: {layers} layers, width {output_embeddings(model).in_features}, vocabulary "
+        f"{output_embeddings(model).out_features}, {target.device}, {str(model.dtype).removeprefix('torch.')}"
     )
-    known = "" if free is None else f" of {free / 1e9:.1f} GB free"
     say(
-        f"memory: heads and optimiser {estimate['heads'] / 1e9:.2f} GB, logits of a micro-batch of {settings.micro} "
-        f"about {estimate['logits'] / 1e9:.2f} GB{known}"
+        f"memory beside the target: heads and optimiser {_size(estimate['heads'])}, logits of a micro-batch of "
+        f"{settings.micro} about {_size(estimate['logits'])}; {_size(free)} are free"
     )
-    if free is not None and sum(estimate.values()) > free:
+    if sum(estimate.values()) > free:
         say("this may not fit: a micro-batch that does not is halved, or give a smaller --micro")
 
 
@@ -44,8 +51,10 @@ def memory_estimate(settings: TrainSettings, target: Target) -> dict[str, float]
     Per taught position and recipe, logits, their softmax and their gradient: 3 x vocabulary x 4 bytes; the target's
     own logits once more.
     """
-    layer = sum(p.numel() for p in target.layers[0].parameters())
-    output: Any = target.model.get_output_embeddings()
+    packed = [m for m in target.layers[0].modules() if isinstance(m, nn.Linear) and not m.weight.is_floating_point()]
+    layer = sum(p.numel() for p in target.layers[0].parameters() if p.is_floating_point())
+    layer += sum(m.in_features * m.out_features for m in packed)  # a copy of the layer has them unpacked
+    output: Any = output_embeddings(target.model)
     width, vocabulary = output.in_features, output.out_features
     recipes = settings.recipes(1 if settings.automatic else None)
     heads = sum(layer * recipe.depth or 6 * width * width for recipe in recipes)
@@ -55,12 +64,5 @@ def memory_estimate(settings: TrainSettings, target: Target) -> dict[str, float]
     }  # fmt: skip
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Free memory of the device; None where it cannot be asked."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type == "cpu":
-        import psutil
-
-        return int(psutil.virtual_memory().available)
-    return None
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

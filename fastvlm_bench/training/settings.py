@@ -3,19 +3,23 @@
 import hashlib
 import json
 import math
+import os
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.config import DEVICES, DTYPES, check_writable
-from fastvlm_bench.errors import UsageError, did_you_mean
+from fastvlm_bench.config import LOADING, check_loading, check_writable, whole
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.names import check_model_name, layer_count
 from fastvlm_bench.suite_definition import read_definition
 from fastvlm_bench.training.recipe import Recipe
 
 AUTO = "auto"
+DEFAULT_TOKENS = 128
+"""The token limit of a text where no suite has one."""
 BACKBONES = ("lora", "full")
-ELSEWHERE = ("out", "push", "device", "threads", "micro", "restart", "plots")
+ELSEWHERE = ("out", "push", "device", "device_map", "trust_remote_code", "offline", "threads", "micro", "restart")
 """Fields that change where a training runs or goes, not what it learns: a killed training may go on with others."""
 
 
@@ -26,7 +30,8 @@ class TrainSettings:
     suites with data/split, or images with prompts, or (embedded model) rendered scenes: what is looked at. samples:
     how many training samples at most; held_out: how many more for validation. on_policy, references: the text.
     updates, refine_updates: optimiser steps before and in the refinement stage. validate_every: updates between two
-    validations; patience: validations without a better predicted speed-up before it stops, 0 for never.
+    validations; patience: validations without a better predicted speed-up before it stops, 0 for never. device,
+    dtype, device_map, attn, quantize, trust_remote_code, offline: as in `load_target`.
     """
 
     out: str
@@ -61,6 +66,11 @@ class TrainSettings:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
+    device_map: str | None = None
+    attn: str | None = None
+    quantize: str | None = None
+    trust_remote_code: bool = False
+    offline: bool = False
     threads: int | None = None
     push: str | None = None
     restart: bool = False
@@ -83,14 +93,22 @@ class TrainSettings:
             raise UsageError(
                 f"--max-new-tokens is {self.max_new_tokens}; it must be at least 2: the first is not drafted"
             )
-        if self.dtype not in DTYPES:
-            raise UsageError(
-                f"unknown dtype '{self.dtype}': one of {', '.join(DTYPES)}{did_you_mean(self.dtype, DTYPES)}"
-            )
+        check_loading(device=self.device, dtype=self.dtype, device_map=self.device_map, attn=self.attn,
+                      quantize=self.quantize)  # fmt: skip
         if self.finetune_backbone not in (None, *BACKBONES):
             raise UsageError(
                 f"--finetune-backbone is '{self.finetune_backbone}'; it must be one of {', '.join(BACKBONES)}"
             )
+        if self.finetune_backbone and self.quantize:
+            raise UsageError(f"--finetune-backbone {self.finetune_backbone} trains float32 weights, and --quantize "
+                             f"{self.quantize} packs them; leave one of the two out")  # fmt: skip
+        if self.finetune_backbone and not any(t.isdecimal() for t in self.exit_layers):
+            raise UsageError("--finetune-backbone needs to know the exits that it trains: give --exit-layer, as 1,2")
+        whole("threads", self.threads, 1, os.cpu_count() or 1)
+        if self.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push):
+            raise UsageError(f"--push is '{self.push}'; it must be a hub repository, as USER/NAME")
+        if self.push and self.offline:
+            raise UsageError("--push uploads to the hub, and --offline never asks it; leave one of the two out")
         if not self.on_policy and not self.references:
             raise UsageError("no text to learn on: leave --on-policy, or add --references")
         if bool(self.images) != bool(self.prompts):
@@ -99,13 +117,24 @@ class TrainSettings:
             )
         if self.images and (self.suites or self.references):
             raise UsageError("--images takes the place of --suite, and has no --references; leave the others out")
+        unread = [n for n in ("split", "prompt_set", "prompt") if getattr(self, n) is not None and not self.data]
+        if self.images and self.data:
+            unread.append("data")
+        if unread:
+            given = f"--{unread[0].replace('_', '-')}"
+            why = "images and prompts are --images' own" if self.images else "scenes are rendered, without --data"
+            raise UsageError(f"{given} has no effect here, where {why}; leave it out")
         if not self.images and not self.suites:
-            raise UsageError("nothing to train on: give --suite NAME (with --data DIR for real data), or --images DIR "
-                             "with --prompts FILE")  # fmt: skip
-        if not self.data and not self.images and self.model != "tiny":
-            raise UsageError(f"model '{self.model}' needs real data: --data DIR with the suite's official files, or "
-                             "--images DIR with --prompts FILE (scenes are rendered for `tiny` only)")  # fmt: skip
+            raise UsageError("nothing to train on: give --suite NAME (describe for a first try; with --data DIR for "
+                             "real data), or --images DIR with --prompts FILE")  # fmt: skip
+        if len(set(self.suites)) != len(self.suites):
+            raise UsageError(f"suites are {', '.join(self.suites)}; name each once")
         self.recipes(1 if self.automatic else None)  # so that a wrong recipe is told at once
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The options of `load_target`."""
+        return {name: getattr(self, name) for name in LOADING}
 
     @property
     def automatic(self) -> bool:
@@ -116,6 +145,8 @@ class TrainSettings:
         """The exit layers that were named."""
         if self.automatic and len(self.exit_layers) > 1:
             raise UsageError(f"--exit-layer is {', '.join(self.exit_layers)}; give numbers, or auto alone")
+        if not any(self.exit_layers):
+            raise UsageError("--exit-layer is empty; it must be whole numbers of at least 1, as 4,8, or auto")
         return whole_numbers("--exit-layer", ",".join(t for t in self.exit_layers if t != AUTO), or_auto=True)
 
     def recipes(self, chosen: int | None = None) -> list[Recipe]:
@@ -134,6 +165,9 @@ class TrainSettings:
     def validate(self) -> "TrainSettings":
         """Check the names and the disk. Returns itself."""
         check_model_name(self.model)
+        if not self.data and not self.images and self.model != "tiny":
+            raise UsageError(f"model '{self.model}' needs real data: --data DIR with the suite's official files, or "
+                             "--images DIR with --prompts FILE (scenes are rendered for `tiny` only)")  # fmt: skip
         for name in self.suites:
             read_definition(name)
         self.places()
@@ -142,13 +176,11 @@ class TrainSettings:
             depth = recipe.depth
             if layers is not None and recipe.exit_layer + depth > layers:
                 raise UsageError(
-                    f"exit layer {recipe.exit_layer} with {depth} head layers is beyond the {layers} layers of "
+                    f"exit layer {recipe.exit_layer} and a head of {depth} more are beyond the {layers} layers of "
                     f"'{self.model}'; choose an exit of at most {max(layers - max(depth, 1), 1)}"
                 )
             if layers is not None and recipe.exit_layer >= layers:
                 raise UsageError(f"exit layer {recipe.exit_layer} is not within 1 .. {layers - 1} of '{self.model}'")
-        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
-            raise UsageError(f"unknown device '{self.device}': one of {', '.join(DEVICES)}")
         check_writable(Path(self.out))
         return self
 

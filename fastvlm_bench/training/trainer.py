@@ -7,6 +7,7 @@ two of them is what their recipes say. An update is a pure function of the weigh
 import contextlib
 import copy
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -15,13 +16,16 @@ from torch import Tensor, nn
 from fastvlm_bench.errors import BenchError
 from fastvlm_bench.heads import ImitationHead, new_head
 from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.muon import Muon
 from fastvlm_bench.reduced_vocabulary import ReducedOutput
 from fastvlm_bench.runner import out_of_memory
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
+from fastvlm_bench.training.choosing import Choosing
 from fastvlm_bench.training.losses import position_losses
+from fastvlm_bench.training.micro_batch import MicroBatch
 from fastvlm_bench.training.observe import FAILURES, Observer, Tail, View
 from fastvlm_bench.training.prediction import Checked
 from fastvlm_bench.training.recipe import Recipe
@@ -60,14 +64,17 @@ class HeadTrainer:
         self, target: Target, recipes: Sequence[Recipe], *, lr: float, updates: int, micro: int, seed: int = 0,
         refine_updates: int = 0,
     ) -> None:  # fmt: skip
-        self.target, self.lr, self.updates, self.micro, self.done = target, lr, updates, micro, 0
+        self.target, self.lr, self.updates, self.done = target, lr, updates, 0
+        self.notes: list[str] = []
+        self.micro = MicroBatch(micro, self.notes.append)
         self.refine_updates = refine_updates
         target.model.requires_grad_(False)
         self.students = [Student(recipe, target.model, seed) for recipe in recipes]
         self.observer = Observer(target, [r.exit_layer for r in recipes], max(r.fuse for r in recipes))
         self.tail: Tail | None = None
+        self.choosing = Choosing(target)
+        self.never = torch.tensor(sorted(self.choosing.placeholders), device=target.device)
         self.output_ids: Tensor | None = None
-        self.notes: list[str] = []
         parameters = [p for student in self.students for p in student.head.parameters()]
         others = [p for p in parameters if p.ndim != 2]
         self.optimisers: list[torch.optim.Optimizer] = [
@@ -81,12 +88,15 @@ class HeadTrainer:
             gap = self.observer.choose_route(examples)
             self.tail = Tail(self.target, self.observer, examples[0])
         except FAILURES as error:
+            if out_of_memory(error):
+                raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BenchError(
                 f"a draft cannot be trained on {type(self.target.model).__name__}: {reason}; please report it"
             ) from error
         if not self.observer.packs:
-            self.notes.append(f"texts pass the target one by one: padded together its states differ by {gap:.1e}")
+            why = "two do not fit into memory" if gap == inf else f"padded together its states differ by {gap:.1e}"
+            self.notes.append(f"texts pass the target one by one: {why}")
 
     def update(self, examples: Sequence[Example], weights: Sequence[Weights] | None = None) -> dict[str, float]:
         """One optimiser step on the examples; returns each recipe's mean loss. FloatingPointError if it is not finite.
@@ -94,17 +104,7 @@ class HeadTrainer:
         weights: for each example. Memory that runs out halves the micro-batch, and the step starts again.
         """
         given = list(weights) if weights is not None else [{} for _ in examples]
-        while True:
-            try:
-                losses = self._backward(examples, given)
-                break
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or self.micro == 1:
-                    raise
-            self.micro //= 2  # outside the except block, so that the traceback no longer holds the tensors
-            self.notes.append(f"out of memory at update {self.done + 1}: micro-batch halved to {self.micro}")
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        losses = self.micro.fit(lambda size: self._backward(examples, given, size), f"at update {self.done + 1}")
         parallel.sum_gradients(p for student in self.students for p in student.head.parameters())
         for student in self.students:  # each head by itself: one that is far off must not slow the others
             nn.utils.clip_grad_norm_(student.head.parameters(), 1.0)
@@ -124,7 +124,7 @@ class HeadTrainer:
             return 0.02 + 0.18 * max(0.0, 1 - (done - self.updates) / max(self.refine_updates, 1))
         return min((done + 1) / 30, 1.0, 0.02 + 0.98 * (1 - done / max(self.updates, 1)) / 0.5)
 
-    def _backward(self, examples: Sequence[Example], weights: Sequence[Weights]) -> dict[str, float]:
+    def _backward(self, examples: Sequence[Example], weights: Sequence[Weights], size: int) -> dict[str, float]:
         """Gradients of the weighted mean loss over all positions of all examples (and all processes)."""
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
@@ -134,7 +134,7 @@ class HeadTrainer:
         losses = dict.fromkeys(totals, 0.0)
         mine = parallel.share(list(zip(examples, weights, strict=True)))
         start = 0
-        for view, group in self.observer.views([example for example, _ in mine], self.micro):
+        for view, group in self.observer.views([example for example, _ in mine], size):
             part = [row for _, row in mine[start : start + len(group)]]
             start += len(group)
             logits, aims = self._target_side(view)
@@ -179,12 +179,20 @@ class HeadTrainer:
     def check(self, examples: Sequence[Example]) -> dict[str, list[Checked]]:
         """Each recipe's guesses along each example's text: what validation and refinement count.
 
-        Of a head that recurs this is the first pass, where `previous` is the target's: within a draft it does worse.
+        Both are chosen as decoding chooses, by the model's own logits processors. Of a head that recurs this is the
+        first pass, where `previous` is the target's: within a draft it does worse.
         """
+        return self.micro.fit(lambda size: self._checked(examples, size), "on held-out texts")
+
+    def _checked(self, examples: Sequence[Example], size: int) -> dict[str, list[Checked]]:
         assert self.tail is not None
         found: dict[str, list[Checked]] = {student.name: [] for student in self.students}
-        for view, group in self.observer.views(examples, self.micro):
-            own = self.tail(view.last_states()).argmax(-1)
+        for view, group in self.observer.views(examples, size):
+            places, end = [], 0
+            for example in group:
+                places.append(slice(end, end := end + example.taught))
+            target_logits = self.tail(view.last_states())
+            own = self._choices(group, places, target_logits)
             for student in self.students:
                 with self.autocast():
                     logits = self.tail(view.imitate(student.head, student.recipe.exit_layer)[0]).float()
@@ -192,14 +200,17 @@ class HeadTrainer:
                     left_out = torch.ones_like(logits[0], dtype=torch.bool)
                     left_out[self.output_ids] = False
                     logits = logits.masked_fill(left_out, -torch.inf)
-                sure, guess = logits.softmax(-1).max(-1)
-                right, start = (guess == own).tolist(), 0
-                confidence = sure.tolist()
-                for example in group:
-                    end = start + example.taught
-                    found[student.name].append(Checked(right[start:end], confidence[start:end], example.ended))
-                    start = end
+                guess = self._choices(group, places, logits)
+                sure = logits.softmax(-1).amax(-1)  # of the logits as they are: that is what the loop's stop looks at
+                sure[torch.isin(guess, self.never)] = -1.0
+                right, confidence = (guess == own).tolist(), sure.tolist()
+                for example, place in zip(group, places, strict=True):
+                    room = example.most - len(example.answer)
+                    found[student.name].append(Checked(right[place], confidence[place], example.ended, room))
         return found
+
+    def _choices(self, group: Sequence[Example], places: Sequence[slice], logits: Tensor) -> Tensor:
+        return torch.cat([self.choosing.along(e, logits[p]) for e, p in zip(group, places, strict=True)])
 
     def draft(self, student: Student) -> Draft:
         """The recipe as a draft that can decode now: its head in the target's dtype."""
@@ -207,18 +218,18 @@ class HeadTrainer:
         head = student.head if dtype == torch.float32 else copy.deepcopy(student.head).to(dtype)
         output = None
         if self.output_ids is not None:
-            output = ReducedOutput(self.target.model.get_output_embeddings(), self.output_ids)
+            output = ReducedOutput(output_embeddings(self.target.model), self.output_ids)
         return Draft(student.recipe.exit_layer, head, None, output)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next update depends on, and the micro-batch that memory allowed."""
         return {
-            "done": self.done, "micro": self.micro, "heads": {s.name: s.head.state_dict() for s in self.students},
+            "done": self.done, "micro": self.micro.size, "heads": {s.name: s.head.state_dict() for s in self.students},
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }  # fmt: skip
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.done, self.micro = state["done"], state["micro"]
+        self.done, self.micro.size = state["done"], state["micro"]
         for student in self.students:
             student.head.load_state_dict(state["heads"][student.name])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):

@@ -75,11 +75,9 @@ def _looped(target: Target, draft: Draft, examples: Sequence[Example], stop_belo
     method = FastVLM(draft, gamma=GAMMA, stop_below=stop_below)
     found = Outlook(by_position=[[0, 0] for _ in range(GAMMA)])
     for example in examples:
-        # An answer that ended had room left: EOS itself may be drafted.
-        most = len(example.answer) + (GAMMA + 1 if example.ended else 0)
         with torch.inference_mode():
             target.model.generate(
-                **example.inputs(target), max_new_tokens=most, do_sample=False, num_beams=1,
+                **example.inputs(target), max_new_tokens=example.most, do_sample=False, num_beams=1,
                 custom_generate=method,
             )  # fmt: skip
         assert method.last is not None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import fastvlm_bench.models.load
 from fastvlm_bench.models.names import TINY, TINY_DRAFTS
@@ -74,6 +75,13 @@ def test_output_folder(refused: Refused, tmp_path: Path) -> None:
     taken.write_text("")
     assert "is not a folder" in refused("run", "--out", taken)
     assert "is not a folder" in refused("run", "--out", taken / "below")
+
+
+def test_files_to_be_written_are_looked_at_first(refused: Refused, tmp_path: Path) -> None:
+    for option in ("--csv", "--predictions-out"):
+        assert f"{option} {tmp_path} is a folder" in refused("run", option, tmp_path)
+        assert "is not a folder; make it" in refused("run", option, tmp_path / "none" / "table.csv")
+    assert "is not a folder; make it" in refused("run", "--batch-size", "1,2", "--csv", tmp_path / "none" / "x.csv")
 
 
 @pytest.fixture
@@ -174,3 +182,16 @@ def test_reading_runs(refused: Refused, tmp_path: Path) -> None:
 
 def test_embedded_model_is_there() -> None:
     assert (TINY / "model.safetensors").is_file()
+
+
+@pytest.mark.loads_model
+def test_weights_that_are_no_numbers(refused: Refused, tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    weights = load_file(path)
+    name = next(name for name in weights if name.endswith("layers.5.mlp.down_proj.weight") and "language" in name)
+    weights[name][3, 3] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    message = refused("run", "--model", tmp_path / "model", "--limit", "2", "-m", "layerskip:exit_layer=1", "--out",
+                      tmp_path / "results")  # fmt: skip
+    assert "gives logits that are not finite on the first sample: its weights are damaged" in message

@@ -92,7 +92,7 @@ def test_a_batch_that_fails(call: Callable[..., Any], tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(batch_runner, "measure_batch", measure)
     result = call(*FEW, "--limit", "6", "--batch-size", "2", "--out", tmp_path)
-    assert result.exit_code == 0
+    assert result.exit_code == 7
     run = newest(tmp_path)
     failed = [line for line in run.lines if line["error"]]
     assert len(failed) == 2 and len({line["method"] for line in failed}) == 1

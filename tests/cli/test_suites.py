@@ -16,7 +16,7 @@ EMBEDDED = ("coco-caption", "describe", "gqa", "nocaps", "okvqa", "pope", "visdi
 def test_plain_suites_lists_them(call: Callable[..., Any]) -> None:
     result = call("suites")
     assert result.exit_code == 0
-    assert [line.split()[0] for line in result.stdout.splitlines()] == suite_names()
+    assert [line.split()[0] for line in result.stdout.splitlines() if line[0] != " "] == suite_names()
 
 
 @pytest.mark.parametrize("name", suite_names())
@@ -48,8 +48,10 @@ def test_check_lists_every_problem_once(call: Callable[..., Any], tmp_path: Path
     result = call("suites", "check", "nocaps", "--data", tmp_path)
     problems = [line for line in result.stdout.splitlines() if line.startswith("problem: ")]
     assert result.exit_code == 2 and "Traceback" not in result.output
-    assert sum("00131.jpg" in line for line in problems) == 1
-    assert any("00130.jpg" in line and "missing" in line for line in problems)
+    assert sum("00131.jpg" in line for line in problems) == sum("00130.jpg" in line for line in problems) == 1
+    place = f"problem: {tmp_path / 'nocaps_val_4500_captions.json'}: images[0] has image"
+    assert f"{place} {tmp_path / 'val' / '00130.jpg'}, which is missing; add it" in problems
+    assert "2 problems with the files of 'nocaps'" in result.stderr
     write(tmp_path / "nocaps_val_4500_captions.json", {"images": []})
     result = call("suites", "check", "nocaps", "--data", tmp_path)
     assert result.exit_code == 2 and result.stdout.count("problem: ") == 1 and "is an empty list" in result.stdout
@@ -64,5 +66,12 @@ def test_check_tells_of_odd_line_breaks_with_file_and_place(call: Callable[..., 
     MAKE["flickr30k"](tmp_path)
     result = call("suites", "check", "flickr30k", "--data", tmp_path, "--split", "karpathy-test")
     assert result.exit_code == 0
-    told = f"warning: {tmp_path / 'dataset_flickr30k.json'}: images[1] (id 10002456), reference [1] holds CR"
+    told = f"warning: {tmp_path / 'dataset_flickr30k.json'}: images[1].sentences[1].raw (id 10002456) holds CR"
     assert told in result.stdout
+
+
+def test_show_of_ones_own_files(call: Callable[..., Any], tmp_path: Path) -> None:
+    MAKE["visdial-gen"](tmp_path)
+    result = call("suites", "show", "visdial", "--data", tmp_path)
+    assert result.exit_code == 0 and "sample 185565-1 of the val split" in result.stdout
+    assert "option 1: yes 0 (a person's answer)" in result.stdout

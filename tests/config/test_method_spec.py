@@ -2,8 +2,8 @@
 
 import pytest
 
-from fastvlm_bench.config import METHODS, MethodSpec
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.method_spec import METHODS, MethodSpec
 
 
 def refusal(text: str) -> str:

@@ -84,7 +84,8 @@ def test_a_shared_option_without_effect_is_refused() -> None:
     ({"device": "cuda:x"}, "unknown device 'cuda:x'"),
     ({"suites": ()}, "suites are missing"), ({"suites": ("vqav2", "vqav2")}, "each once"),
     ({"suites": ("vqa",)}, "; did you mean 'vqav2'?"),
-    ({"prompt_set": "lava"}, "has no prompt set 'lava': one of lmms, llava, blip2, custom; did you mean 'llava'?"),
+    ({"prompt_set": "lava"}, "has no prompt set 'lava': one of lmms, llava, lmms-karpathy, blip2, custom; did you "
+     "mean 'llava'?"),
     ({"prompt_set": "custom"}, "--prompt-set custom needs the text"),
     ({"prompt_set": "lmms", "prompt": "Say."}, "exclude each other"),
     ({"suites": ("vqav2",), "prompt": "What?"}, "--prompt 'What?' must contain {question} (suite 'vqav2')"),

@@ -14,6 +14,7 @@ from fastvlm_bench.benchmark import require_lossless
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding import fastvlm, session
 from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.decoding.hf_generate import HfGenerate
 from fastvlm_bench.decoding.losslessness import judge_output, ulp
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.errors import BenchError, LosslessViolation
@@ -250,6 +251,40 @@ def test_logits_that_are_no_numbers_fail_the_sample_and_no_other(
     assert {line["error"] for line in failed if "tokens on" in line["error"]} == {line["error"] for line in failed}
     assert all(line["error"].startswith("nan_logits: ") and line["token_ids"] is None for line in failed)
     assert all(line["token_ids"] for line in lines[-2:]), "later samples are sound"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_logits_that_are_no_numbers_are_seen_in_the_loop_of_transformers(
+    llava: Any, inputs: dict[str, Any], value: float, sampled: bool
+) -> None:
+    """Of two samples decoded once by each arm only the second has them, and only in the arm of `hf-generate`."""
+    generating, samples, passes = [False], [0], [0]
+
+    class Told(HfGenerate):
+        def __call__(self, *given: Any, **prepared: Any) -> torch.Tensor:
+            generating[0], samples[0], passes[0] = True, samples[0] + 1, 0
+            try:
+                return super().__call__(*given, **prepared)
+            finally:
+                generating[0] = False
+
+    def spoil(_: Any, __: Any, logits: torch.Tensor) -> torch.Tensor:
+        passes[0] += 1
+        if not (generating[0] and samples[0] == 2 and passes[0] == 3):
+            return logits
+        places = slice(None) if value < 0 else slice(7, 8)
+        return logits.clone().index_fill_(-1, torch.arange(logits.shape[-1])[places], value)
+
+    generation = {"do_sample": True, "num_beams": 1, "temperature": 1.0} if sampled else {}
+    handle = llava.lm_head.register_forward_hook(spoil)
+    try:
+        lines = run(llava, inputs, Told(), samples=3, **generation)
+    finally:
+        handle.remove()
+    assert [(line["method"], line["sample_id"]) for line in lines if line["error"]] == [("fastvlm", "1")]
+    (failed,) = [line for line in lines if line["error"]]
+    assert failed["error"].startswith("nan_logits: the largest logit at new token 2 ") and failed["token_ids"] is None
 
 
 def test_a_draft_without_numbers_fails_its_own_arm(llava: Any, inputs: dict[str, Any]) -> None:

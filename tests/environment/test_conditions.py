@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench import conditions, nvml
+from fastvlm_bench import conditions, environment, nvml
 from fastvlm_bench.conditions import NOT_ISOLATED, THROTTLED, CpuConditions, GpuConditions
 from fastvlm_bench.environment import Absent
 
@@ -65,6 +65,53 @@ class FakeNvml:
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[Any]:
         return [SimpleNamespace(pid=pid, usedGpuMemory=None) for pid in self._give("pids")]
+
+
+class ToldNvml(FakeNvml):
+    """A device that tells most of what does not change; it has no ECC, and its MIG mode cannot be asked."""
+
+    def nvmlDeviceGetUUID(self, handle: int) -> bytes:
+        return self.devices[handle].encode()
+
+    def nvmlDeviceGetVbiosVersion(self, handle: int) -> str:
+        return "96.00.A5.00.01"
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: int) -> int:
+        return 350_000
+
+    def nvmlDeviceGetEccMode(self, handle: int) -> list[int]:
+        return [0, 1]
+
+    def nvmlDeviceGetMigMode(self, handle: int) -> list[int]:
+        raise NVMLError("Not Supported")
+
+    def nvmlDeviceGetPersistenceMode(self, handle: int) -> int:
+        return 1
+
+    def nvmlDeviceGetCurrPcieLinkGeneration(self, handle: int) -> int:
+        return 5
+
+    def nvmlDeviceGetCurrPcieLinkWidth(self, handle: int) -> int:
+        return 16
+
+
+def test_what_the_environment_says_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(name="Big GPU", total_memory=80 << 30, major=9, minor=0, uuid="ours")
+    cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 1,
+                           get_device_properties=lambda index: properties)  # fmt: skip
+    monkeypatch.setattr(environment, "_torch", lambda: SimpleNamespace(cuda=cuda))
+    fake = ToldNvml()
+    (told,) = environment.gpus(fake)
+    assert told == {
+        "name": "Big GPU", "memory_bytes": 80 << 30, "capability": "9.0", "uuid": "GPU-ours",
+        "vbios": "96.00.A5.00.01", "power_limit_w": 350.0, "ecc": False, "mig": None, "persistence": True,
+        "pcie_generation": 5, "pcie_width": 16, "missing": {"mig": "NVMLError: Not Supported"},
+    }  # fmt: skip
+    assert fake.open == 0
+    (silent,) = environment.gpus(FakeNvml())
+    assert silent["vbios"] is None and silent["missing"]["vbios"].startswith("AttributeError")
+    (alone,) = environment.gpus(FakeNvml(init=NVMLError("Not Found")))
+    assert alone["name"] == "Big GPU" and "NVML is not available" in alone["missing"]["nvml"]
 
 
 def watched(fake: FakeNvml) -> GpuConditions:

@@ -157,3 +157,14 @@ def test_no_quota(tmp_path: Path, files: dict[str, str]) -> None:
     place(tmp_path, files)
     with pytest.raises(environment.Absent, match="no quota is set"):
         quota_cpus(tmp_path / "fs", tmp_path / "own")
+
+
+def test_containers_are_told_by_their_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(environment.Absent, match="none is seen"):
+        environment.container(tmp_path)
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text("0::/kubepods/besteffort/pod1\n")
+    assert environment.container(tmp_path) == "kubepods"
+    (tmp_path / ".dockerenv").touch()
+    assert environment.container(tmp_path) == "docker"

@@ -27,7 +27,20 @@ from families.decoder_only import (
     qwen3_vl,
     smolvlm,
 )
-from families.others import aya_vision, blip2, florence2, gemma4, instructblip, kosmos2, lfm2_vl, llama4, mllama
+from families.others import (
+    aya_vision,
+    blip2,
+    blip2_t5,
+    florence2,
+    gemma4,
+    instructblip,
+    instructblip_t5,
+    kosmos2,
+    lfm2_vl,
+    llama4,
+    mllama,
+)
+from families.recurrent import glm5_next, inkling, lfm3_vl, minicpmv4_6, nemotron_h_omni, qwen3_5, qwen3_5_moe
 from families.shapes import Built
 from torch import Tensor
 
@@ -35,8 +48,9 @@ FAMILIES: dict[str, Callable[[], Built]] = {
     f.__name__: f
     for f in (
         llava, qwen2_vl, qwen2_5_vl, qwen3_vl, llava_next, llava_onevision, idefics3, smolvlm, paligemma, paligemma2,
-        gemma3, internvl, idefics2, mistral3, pixtral, mllama, blip2, instructblip, aya_vision, glm4v, lfm2_vl,
-        gemma4, llama4, kosmos2, florence2, fast_vlm,
+        gemma3, internvl, idefics2, mistral3, pixtral, mllama, blip2, blip2_t5, instructblip,
+        instructblip_t5, aya_vision, glm4v, lfm2_vl, gemma4, llama4, kosmos2, florence2, fast_vlm,
+        qwen3_5, qwen3_5_moe, minicpmv4_6, nemotron_h_omni, glm5_next, lfm3_vl, inkling,
     )
 }  # fmt: skip
 

@@ -1,10 +1,13 @@
 """Families whose image tokens stand in the text: one build each."""
 
+import importlib.util
 from typing import Any
 
 import torch
 import transformers as hf
 from families.shapes import IMAGE, MROPE, QWEN_IDS, TEXT, VISION, WIDTH, Built, grid, pixels, prompt
+
+FASTVIT_SIDE = 128
 
 
 def llava() -> Built:
@@ -27,13 +30,22 @@ def llava_next() -> Built:
 
 
 def fast_vlm() -> Built:
-    """Its own vision tower comes from timm; any that gives a map of features, (1, channels, 4, 4), takes its place."""
-    config = hf.FastVlmConfig(
-        vision_config=hf.ResNetConfig(
-            embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], hidden_size=32, layer_type="basic",
-        ), text_config=hf.Qwen2Config(**TEXT), image_token_index=IMAGE,
+    """Apple's, with its own image encoder, a small FastViT, where timm is installed; else a stand-in for that."""
+    own = importlib.util.find_spec("timm") is not None
+    fastvit = dict(
+        model_type="timm_wrapper", architecture="fastvit_mci3", do_pooling=True, global_pool="avg", hidden_size=64,
+        model_args={"inference_mode": True, "layers": [1] * 5, "embed_dims": [8, 16, 16, 32, 32]},
     )  # fmt: skip
-    return hf.FastVlmForConditionalGeneration(config), {**prompt(16), "pixel_values": pixels(1, 3, 32, 32)}
+    any_map = hf.ResNetConfig(
+        embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], hidden_size=32, layer_type="basic"
+    )
+    config = hf.FastVlmConfig(
+        vision_config=fastvit if own else any_map, text_config=hf.Qwen2Config(**TEXT), image_token_index=IMAGE
+    )
+    side = FASTVIT_SIDE if own else 32  # four tokens of 64 pixels each way, or sixteen
+    return hf.FastVlmForConditionalGeneration(config), {
+        **prompt(4 if own else 16), "pixel_values": pixels(1, 3, side, side),
+    }  # fmt: skip
 
 
 def llava_onevision() -> Built:

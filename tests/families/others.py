@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import transformers as hf
-from families.shapes import IMAGE, LAYERS, MROPE, QWEN_IDS, TEXT, VISION, VOCABULARY, WIDTH, Built, grid, pixels, prompt
+from families.shapes import IMAGE, LAYERS, TEXT, VISION, VOCABULARY, WIDTH, Built, pixels, prompt
 
 
 def mllama() -> Built:
@@ -47,18 +47,36 @@ def blip2() -> Built:
     return hf.Blip2ForConditionalGeneration(config), {**prompt(4), "pixel_values": pixels(1, 3, 32, 32)}
 
 
-def blip2_t5() -> Built:
-    """Refused: T5's blocks hand the position bias, which only the first one computes, from one to the next."""
-    text = hf.T5Config(
+def _t5(scaled: bool) -> Any:
+    """Flan-T5 has an LM head of its own; T5 ties it to the embeddings, and scales what it reads."""
+    return hf.T5Config(
         d_model=WIDTH, d_kv=12, d_ff=96, num_layers=LAYERS, num_decoder_layers=LAYERS, num_heads=4,
         vocab_size=VOCABULARY, decoder_start_token_id=0, pad_token_id=0, eos_token_id=2, feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
+        relative_attention_num_buckets=8, relative_attention_max_distance=16, tie_word_embeddings=scaled,
     )  # fmt: skip
+
+
+def blip2_t5() -> Built:
     config = hf.Blip2Config(
-        vision_config=dict(VISION), qformer_config=dict(QFORMER), text_config=text, num_query_tokens=4,
+        vision_config=dict(VISION), qformer_config=dict(QFORMER), text_config=_t5(False), num_query_tokens=4,
         image_token_index=IMAGE, image_text_hidden_size=16,
     )  # fmt: skip
-    return hf.Blip2ForConditionalGeneration(config), {**prompt(4), "pixel_values": pixels(1, 3, 32, 32)}
+    model = hf.Blip2ForConditionalGeneration(config)
+    head = model.language_model.lm_head
+    head.weight = torch.nn.Parameter(torch.randn_like(head.weight))  # untied, as Flan-T5's checkpoints are
+    return model, {**prompt(4), "pixel_values": pixels(1, 3, 32, 32)}
+
+
+def instructblip_t5() -> Built:
+    config = hf.InstructBlipConfig(
+        vision_config=dict(VISION), qformer_config=dict(QFORMER), text_config=_t5(True), num_query_tokens=4,
+        image_token_index=IMAGE,
+    )  # fmt: skip
+    words = torch.tensor([[5, 6, 7, 8]])
+    return hf.InstructBlipForConditionalGeneration(config), {
+        **prompt(4), "pixel_values": pixels(1, 3, 32, 32), "qformer_input_ids": words,
+        "qformer_attention_mask": torch.ones_like(words),
+    }  # fmt: skip
 
 
 def instructblip() -> Built:
@@ -166,20 +184,3 @@ def florence2() -> Built:
     model = hf.Florence2ForConditionalGeneration(config)
     model.generation_config.repetition_penalty = 3.0  # BART's post-norm decoder would repeat one token
     return model, {**prompt(17), "pixel_values": pixels(1, 3, 32, 32)}
-
-
-def qwen3_5() -> Built:
-    """Refused: its linear-attention layers keep a recurrent state."""
-    config = hf.Qwen3_5Config(
-        text_config={
-            **TEXT, "head_dim": 12, "linear_num_key_heads": 2, "linear_num_value_heads": 2,
-            "linear_key_head_dim": 8, "linear_value_head_dim": 8,
-            "layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention",
-                            "full_attention"],
-            "rope_parameters": {**MROPE, "mrope_interleaved": True, "partial_rotary_factor": 1.0},
-        }, vision_config=dict(
-            depth=2, hidden_size=32, out_hidden_size=WIDTH, num_heads=2, intermediate_size=64, patch_size=8,
-            num_position_embeddings=64,
-        ), **QWEN_IDS,
-    )  # fmt: skip
-    return hf.Qwen3_5ForConditionalGeneration(config), grid(8)

@@ -6,13 +6,11 @@ Each family is saved as a user has it, loaded through `load_target`, and asked a
 import argparse
 import random
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
-import transformers
 from families.builders import FAMILIES, build, plain
 from families.shapes import VOCABULARY
 
@@ -68,9 +66,10 @@ class Proof:
     accepted: int = 0
     rejected: int = 0
     worst: float = 0.0
-    two_images: str = "-"
     differing: list[str] = field(default_factory=list)
     heads: list[str] = field(default_factory=list)
+    images: dict[str, str] = field(default_factory=dict)
+    half: dict[str, Any] = field(default_factory=dict)
 
 
 def prove(name: str, model: Any, inputs: dict[str, Any], source: str, caches: str, prompting: str) -> Proof:
@@ -117,23 +116,36 @@ def prove(name: str, model: Any, inputs: dict[str, Any], source: str, caches: st
     return found
 
 
-def two_images(target: Any, suite: Any) -> dict[str, Any] | None:
-    """Inputs of one prompt with two images, where the family's template and processor take them."""
+IMAGES_WITHOUT_TEMPLATE = {"paligemma": "<image><image>answer en What differs?"}
+"""Families whose text has no template, and which read more than one image all the same."""
+
+
+def several_images(target: Any, suite: Any, count: int = 2) -> dict[str, Any] | None:
+    """Inputs of one prompt with `count` images, words between them, where the family takes them; else None.
+
+    Three images: the first and the second have words between them, the second and the third have none.
+    """
     from fastvlm_bench.models.prompting import writes_special_tokens
     from fastvlm_bench.suite import open_image
 
-    if not writes_special_tokens(target.processor):
+    if writes_special_tokens(target.processor, target.model.config.model_type):
+        words, image = {"type": "text", "text": "and then "}, {"type": "image"}
+        parts = [image, image] if count == 2 else [image, words, *[image] * (count - 1)]
+        message = [{"role": "user", "content": [*parts, {"type": "text", "text": "Compare them."}]}]
+        text, special = target.processor.apply_chat_template(message, add_generation_prompt=True), False
+    elif (kind := target.model.config.model_type) in IMAGES_WITHOUT_TEMPLATE:
+        text, special = IMAGES_WITHOUT_TEMPLATE[kind].replace("<image><image>", "<image>" * count), True
+    else:
         return None
-    parts = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Compare them."}]
-    text = target.processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
-    images = [open_image(sample) for sample in suite.samples[:2]]
+    images, dtype = [open_image(sample) for sample in suite.samples[:count]], target.model.dtype
     for given in (images, [images]):
         try:
-            batch = target.processor(text=[text], images=given, return_tensors="pt", add_special_tokens=False)
-            plain(target.model, dict(batch), 2)
+            batch = target.processor(text=[text], images=given, return_tensors="pt", add_special_tokens=special)
+            batch = {key: value.to(dtype) if value.is_floating_point() else value for key, value in batch.items()}
+            plain(target.model, batch, 2)
         except (ValueError, TypeError, RuntimeError, AttributeError, IndexError):
             continue
-        return dict(batch)
+        return batch
     return None
 
 
@@ -144,8 +156,20 @@ def _range(exits: list[int]) -> str:
     return f"{exits[0]}-{exits[-1]}" if whole else ", ".join(map(str, exits))
 
 
+def prove_tensors(name: str, package: str) -> Proof:
+    """The model alone, with inputs as its processor would give them."""
+    from families.half import measure_half
+
+    model, inputs, _ = build(name)
+    proof = prove(name, model, inputs, f"tensors ({package} missing)", "", "-")
+    half = {key: value.to(torch.bfloat16) if value.is_floating_point() else value for key, value in inputs.items()}
+    proof.half = asdict(measure_half(model.to(torch.bfloat16), [half]))
+    return proof
+
+
 def prove_saved(name: str, folder: Path) -> Proof:
     """The same for a folder with weights and processor, through the public path."""
+    from families.half import measure_half
     from families.saved import save
 
     from fastvlm_bench.decoding.preflight import preflight
@@ -153,74 +177,56 @@ def prove_saved(name: str, folder: Path) -> Proof:
     from fastvlm_bench.suite import load_suite, open_image
 
     target = load_target(str(save(name, folder)), device="cpu")
-    suite = load_suite("coco-caption", limit=2)
-    facts = preflight(target, suite, COUNT)
+    suite = load_suite("coco-caption", limit=3)
+    facts = preflight(target, [suite], COUNT)
     inputs = target.encode(open_image(suite.samples[0]), suite.samples[0].prompt)
-    more = two_images(target, suite)
     caches = ", ".join(f"{count} {kind.removesuffix('Layer')}" for kind, count in facts["caches"].items())
     kind = "template" if facts["prompting"] == "chat template" else f"fallback {facts['prompt']!r}"
     proof = prove(name, target.model, inputs, "folder", caches, kind)
-    if more is not None:
-        prove_two_images(target.model, more, proof)
+    for count in (2, 3):
+        if (more := several_images(target, suite, count)) is not None:
+            proof.images[str(count)] = prove_images(target.model, more, proof)
+    target = load_target(str(folder), device="cpu", dtype="bfloat16")
+    prompts = [target.encode(open_image(sample), sample.prompt) for sample in suite.samples[:2]]
+    proof.half = asdict(measure_half(target.model, prompts))
     return proof
 
 
-def prove_two_images(model: Any, inputs: dict[str, Any], found: Proof) -> None:
-    """Add what two images in one prompt show: two exits, drafts that are mostly right."""
-    expected = plain(model, inputs, COUNT)
-    same = [decode(model, inputs, Scripted(expected, exit_layer, gamma=3)) == expected for exit_layer in (1, 3)]
-    found.two_images = f"{sum(same)} of {len(same)}"
+def prove_images(model: Any, inputs: dict[str, Any], found: Proof) -> str:
+    """ "n of m": prompts with several images, at every exit and γ, with drafts that are mostly right; and raw exits."""
+    expected, same = plain(model, inputs, COUNT), []
+    for exit_layer in range(1, found.layers):
+        for gamma in GAMMAS:
+            method: Any = Scripted(expected, exit_layer, gamma=gamma)
+            same.append(decode(model, inputs, method) == expected)
+            found.accepted += sum(r.accepted for r in method.last.rounds)
+            found.rejected += sum(r.tested - r.accepted for r in method.last.rounds)
+        same.append(decode(model, inputs, LayerSkip(exit_layer, gamma=4)) == expected)
+    if not all(same):
+        found.differing.append("several images")
+    return f"{sum(same)} of {len(same)}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Prove every family and write the table.")
     parser.add_argument("--out", type=Path, default=Path("results/families.md"))
-    parser.add_argument("--only", nargs="*", help="names of families; default: all")
+    parser.add_argument("--only", nargs="*", help="names of families, or tiny; other proofs stay; default: all")
     chosen = parser.parse_args()
-    from families.saved import PROCESSORS, unmade
+    from families.half import trained
+    from families.proof_page import environment, keep
+    from families.saved import unmade
 
     torch.set_num_threads(1)
-    proofs = []
+    made_with, proofs = environment(), []
     for name in chosen.only or FAMILIES:
+        if name == "tiny":
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            if (package := unmade(name)) or name not in PROCESSORS:
-                model, inputs, _ = build(name)
-                proof = prove(name, model, inputs, f"tensors ({package or 'timm'} missing)", "", "-")
-            else:
-                proof = prove_saved(name, Path(folder))
+            package = unmade(name)
+            proof = prove_tensors(name, package) if package else prove_saved(name, Path(folder))
         print(name, proof.configurations, "configurations,", len(proof.differing), "differ", flush=True)
         proofs.append(proof)
-    chosen.out.write_text(render(proofs), encoding="utf-8")
-
-
-def render(proofs: list[Proof]) -> str:
-    """The page."""
-    lines = [
-        "# What was proven of each family", "",
-        "Written by `PYTHONPATH=.:tests python -m families.proof --out results/families.md`; not by hand.", "",
-        f"torch {torch.__version__}, transformers {transformers.__version__}, tokenizers {tokenizers.__version__}, "
-        "float32, CPU. Small random-weight instances of each family's own configuration. Source `folder`: weights and "
-        "the family's own processor saved, loaded by `load_target(FOLDER)` and asked the first sample of "
-        "`coco-caption`; `tensors`: the model alone, because its processor needs a package that was not installed.", "",
-        f"Identical: outputs of {COUNT} tokens equal to plain `generate`'s, over all configurations: standard; every "
-        f"exit layer at γ {', '.join(map(str, GAMMAS))} with drafts that are right about 7 times in 10; the raw exit; "
-        "EOS at three places; each untrained head at each exit where the self-check takes it (listed). Accepted and "
-        "rejected count draft tokens. Two images in one prompt, where template and processor take them: at two exits. "
-        "Largest difference: verification against full passes, relative to the largest "
-        "logit.", "",
-        "| family | source | caches | prompt | distinct tokens | identical | accepted | rejected | two images "
-        "| heads at exits | largest difference |", "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for p in proofs:
-        same = p.configurations - len(p.differing)
-        lines.append(
-            f"| {p.name} | {p.source} | {p.caches or '-'} | {p.prompting} | {p.distinct} of {p.tokens} "
-            f"| {same} of {p.configurations} | {p.accepted} | {p.rejected} | {p.two_images} "
-            f"| {'; '.join(p.heads)} | {p.worst:.0e} |"
-        )
-        if p.differing:
-            lines.append(f"| | differs: {', '.join(p.differing)} | | | | | | | | | |")
-    return "\n".join(lines) + "\n"
+    keep(chosen.out, proofs, made_with, trained() if not chosen.only or "tiny" in chosen.only else None)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""Each family as a user has it: a folder with weights, tokenizer, image processor and chat template, made here.
-
-The tokenizer spells: a printable character is a token, so that any suite's prompt has tokens in a vocabulary of 160.
-"""
+"""Each family as a user has it: a folder with weights, tokenizer, image processor and chat template, made here."""
 
 import importlib.util
 from collections.abc import Callable
@@ -11,9 +8,12 @@ from typing import Any
 import torch
 import transformers as hf
 from families.builders import FAMILIES, vary
+from families.decoder_only import FASTVIT_SIDE
 from families.others import kosmos2 as kosmos2_builder
-from families.shapes import IMAGE, VOCABULARY
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from families.saved_recurrent import NEED_TORCHVISION, RECURRENT
+from families.shapes import VOCABULARY
+from families.spelling import template, tokenizer
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.processor import load_processor, without_videos
@@ -21,31 +21,6 @@ from fastvlm_bench.suite import load_suite, open_image
 
 PATCH, SIDE = 8, 32
 SIZE = {"height": SIDE, "width": SIDE}
-IMAGE_FIRST = (
-    "{%% for message in messages %%}USER: {%% for part in message['content'] %%}"
-    "{%% if part['type'] == 'image' %%}%s{%% else %%}{{ part['text'] }}{%% endif %%}{%% endfor %%}{%% endfor %%}"
-    "{%% if add_generation_prompt %%} ASSISTANT:{%% endif %%}"
-)
-
-
-def tokenizer(*special: str, **named: str) -> Any:
-    """A spelling tokenizer; `special` tokens get the ids from 150 on, `named` ones are attributes as well."""
-    words = ["<pad>", "<s>", "</s>", "<unk>", "\n", *map(chr, range(32, 127))]
-    words += [f"<w{i}>" for i in range(len(words), IMAGE)] + list(special)
-    words += [f"<w{i}>" for i in range(len(words), VOCABULARY)]
-    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    inner.decoder = decoders.Fuse()
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    inner.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in special])
-    return hf.PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
-        model_max_length=512, padding_side="left", **({"extra_special_tokens": named} if named else {}),
-    )  # fmt: skip
-
-
-def template(image: str, start: str = "<s>") -> str:
-    return start + IMAGE_FIRST % image
 
 
 def pil(name: str, **options: Any) -> Any:
@@ -64,6 +39,15 @@ def llava(model: Any) -> Any:
     return hf.LlavaProcessor(
         _clip(), tokenizer("<image>"), patch_size=PATCH, vision_feature_select_strategy="default",
         num_additional_image_tokens=1, chat_template=template("<image>\n"),
+    )  # fmt: skip
+
+
+def fast_vlm(model: Any) -> Any:
+    side = {"height": FASTVIT_SIDE, "width": FASTVIT_SIDE}
+    return hf.LlavaProcessor(
+        pil("CLIP", size={"shortest_edge": FASTVIT_SIDE}, crop_size=side), tokenizer("<image>"),
+        patch_size=FASTVIT_SIDE // 2, vision_feature_select_strategy="full", num_additional_image_tokens=0,
+        chat_template=template("<image>\n"),
     )  # fmt: skip
 
 
@@ -244,24 +228,26 @@ def florence2(model: Any) -> Any:
 PROCESSORS: dict[str, Callable[[Any], Any]] = {
     f.__name__: f
     for f in (
-        llava, llava_next, llava_onevision, qwen2_vl, qwen2_5_vl, qwen3_vl, glm4v, idefics2, idefics3, smolvlm,
-        paligemma, gemma3, gemma4, internvl, mllama, blip2, instructblip, mistral3, pixtral, aya_vision, lfm2_vl,
-        llama4, kosmos2, florence2,
+        llava, fast_vlm, llava_next, llava_onevision, qwen2_vl, qwen2_5_vl, qwen3_vl, glm4v, idefics2, idefics3,
+        smolvlm, paligemma, gemma3, gemma4, internvl, mllama, blip2, instructblip, mistral3, pixtral,
+        aya_vision, lfm2_vl, llama4, kosmos2, florence2,
     )
-} | {"paligemma2": paligemma}  # fmt: skip
+} | RECURRENT | {"paligemma2": paligemma, "blip2_t5": blip2, "instructblip_t5": instructblip}  # fmt: skip
 
 
-MISSING = {
-    "smolvlm": "torchvision", "mistral3": "torchvision", "pixtral": "torchvision", "lfm2_vl": "torchvision",
-    "llama4": "torchvision",
-}  # fmt: skip
-"""The package without which a family's own processor cannot be made."""
+NEEDED = {
+    "smolvlm": ("torchvision", "num2words"), "mistral3": ("torchvision",), "pixtral": ("torchvision",),
+    "lfm2_vl": ("torchvision",), "llama4": ("torchvision",), "fast_vlm": ("timm",),
+} | NEED_TORCHVISION  # fmt: skip
+"""The packages without which a family's own processor or image encoder cannot be made."""
 
 
 def unmade(name: str) -> str | None:
-    """The package that is missing here for this family's processor; None if it can be made."""
-    package = MISSING.get(name)
-    return package if package and importlib.util.find_spec(package) is None else None
+    """The first package that is missing here for this family's processor; None if it can be made.
+
+    A torchvision that was built for another torch is there, and cannot be imported: an error, not a skipped test.
+    """
+    return next((package for package in NEEDED.get(name, ()) if importlib.util.find_spec(package) is None), None)
 
 
 def save(name: str, folder: Path, count: int = 24) -> Path:
@@ -284,6 +270,8 @@ def _save_processor(name: str, model: Any, folder: Path) -> None:
     with without_videos():
         processor = PROCESSORS[name](model)
     kind, parts = type(processor), type(processor).get_attributes()
+    if "video_processor" in parts and importlib.util.find_spec("torchvision"):  # every user's checkpoint has one
+        processor.video_processor = VIDEO_PROCESSOR_MAPPING[type(model.config)]["torchvision"]()
     if getattr(processor, "video_processor", model) is None:  # `save_pretrained` would ask it for its configuration
         parts = [part for part in parts if part != "video_processor"]
     kind.get_attributes = classmethod(lambda cls: parts)

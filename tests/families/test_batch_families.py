@@ -20,7 +20,10 @@ from fastvlm_bench.imitation_head import Draft
 FAST = ("llava", "gemma3", "qwen2_vl", "qwen2_5_vl")
 COUNT = 20
 REFUSED = {
-    "lfm2_vl": "convolutions keep states that cannot be moved row by row",
+    **dict.fromkeys(
+        ("lfm2_vl", "lfm3_vl", "inkling", "qwen3_5", "qwen3_5_moe", "minicpmv4_6", "nemotron_h_omni", "glm5_next"),
+        "convolutions and recurrent layers keep states that cannot be moved row by row",
+    ),
     "kosmos2": "positions count the padding as soon as there is a cache",
     "florence2": "the encoder's positions count the padding",
 }

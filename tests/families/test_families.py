@@ -3,21 +3,27 @@
 from typing import Any
 
 import pytest
+import torch
+import transformers as hf
 from families.builders import FAMILIES, build, plain, randomise
-from families.others import blip2_t5, gemma4, llama4, qwen3_5
+from families.half import measure_half
+from families.others import blip2_t5, gemma4, llama4
 from families.proof import COUNT, GAMMAS, Scripted, decode
 from families.shapes import IMAGE, LAYERS
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.layerskip import LayerSkip
+from fastvlm_bench.decoding.losslessness import judge_output
 from fastvlm_bench.decoding.self_check import self_check
 from fastvlm_bench.decoding.session import placeholders
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.heads import new_head
 from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.models.t5 import shares_position_bias
 
-FAST = ("llava", "gemma3", "mllama", "florence2")
+FAST = ("llava", "gemma3", "mllama", "florence2", "blip2_t5")
 NO_ATTENTION_HEAD = {"mllama": (1, 3)}
 """Exits whose next layer looks at the image only: its copy makes no head, and is refused."""
 
@@ -91,19 +97,20 @@ def test_self_check(family: Any) -> None:
         assert self_check(model, inputs, exit_layer) < 1e-4
 
 
-def test_recurrent_state_is_refused() -> None:
-    model, inputs = qwen3_5()
-    randomise(model, 0)
-    with pytest.raises(UsageError, match="state that cannot be rolled back.*use --method standard") as caught:
-        self_check(model, inputs, 2)
-    assert "\n" not in str(caught.value)
+def test_t5_lends_no_bias_to_blocks_that_have_their_own() -> None:
+    """UMT5's blocks each have a table of positions; only where the first alone has one is its bias handed on."""
+    model, _ = blip2_t5()
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 32}
+    assert shares_position_bias(decoder_layers(model)) and shares_position_bias(
+        hf.MT5Model(hf.MT5Config(**shape)).decoder.block
+    )
+    assert not shares_position_bias(hf.UMT5Model(hf.UMT5Config(**shape)).decoder.block)
 
 
-def test_t5_blocks_are_refused() -> None:
-    model, inputs = blip2_t5()
-    randomise(model, 0)
-    with pytest.raises(UsageError, match="cannot be decoded self-speculatively at exit 2: .*; use --method standard"):
-        self_check(model, inputs, 2)
+def test_the_decoder_of_an_encoder_decoder_is_gated() -> None:
+    """BLIP-2 tells of its whole text model, whose encoder may have as many layers, and comes first."""
+    model, _ = blip2_t5()
+    assert decoder_layers(model) is model.language_model.decoder.block
 
 
 def test_kv_sharing_past_the_donor_is_refused() -> None:
@@ -134,3 +141,28 @@ def test_drafting_stops_at_an_image_placeholder() -> None:
     method = Placeholders()
     assert decode(model, inputs, method) == expected
     assert not any(r.drafted for r in method.last.rounds)
+
+
+@pytest.mark.parametrize("name", ["llava", "florence2", "blip2_t5"])
+def test_a_wrong_token_is_judged_where_it_stands(name: str) -> None:
+    """An encoder-decoder's answer follows a start token, not the prompt: its positions count from there."""
+    model, inputs, expected = build(name)
+    wrong = list(expected)
+    wrong[5] = next(token for token in range(20, 60) if token not in expected)
+    found = judge_output(model, inputs, wrong, expected, limit=COUNT)
+    assert found["outcome"] == "violation" and found["index"] == 5
+    assert found["token"] == wrong[5] and found["expected"] == expected[5] and found["gap"] > found["epsilon"]
+
+
+def test_half_precision_is_counted_beside_its_own_noise() -> None:
+    """In float32 nothing turns: neither drafts, nor the control, nor standard decoding against itself."""
+    model, inputs, _ = build("llava")
+    found = measure_half(model, [inputs])
+    assert found.speculative == {"identical": (LAYERS - 1) * len(GAMMAS)} and found.control == {
+        "identical": len(GAMMAS)
+    }
+    assert found.turned == 0 and found.positions == COUNT - 1 and found.block_difference < 1e-4 > found.exit_difference
+    found = measure_half(model.to(torch.bfloat16), [{k: v.to(torch.bfloat16) if v.is_floating_point() else v
+                                                     for k, v in inputs.items()}])  # fmt: skip
+    assert "violation" not in found.speculative | found.control
+    assert found.block_difference > 1e-3, "bfloat16 rounds a block unlike single tokens"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from families.builders import plain
-from families.proof import COUNT, Scripted, decode, two_images
+from families.proof import COUNT, Scripted, decode, several_images
 from families.saved import PROCESSORS, save, unmade
 from typer.testing import CliRunner
 
@@ -19,6 +19,7 @@ from fastvlm_bench.record import read_run
 from fastvlm_bench.suite import load_suite
 
 FAST = ("llava", "qwen2_vl")
+ONE_IMAGE = {"blip2", "blip2_t5", "instructblip", "instructblip_t5", "kosmos2", "florence2"}
 Saved = tuple[str, Path, Path]  # name, checkpoint folder, draft folder
 
 
@@ -46,7 +47,7 @@ def call() -> Callable[..., Any]:
 )
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     if package := unmade(request.param):
-        pytest.skip(f"its processor needs {package}")
+        pytest.skip(f"its processor or image encoder needs {package}")
     folder = save(request.param, tmp_path_factory.mktemp(request.param) / "model")
     return request.param, folder, save_draft(folder, folder.parent / "draft")
 
@@ -85,15 +86,20 @@ def test_check(saved: Saved, call: Callable[..., Any]) -> None:
     assert result.stdout.count("verification matches a full pass") == 4
 
 
-def test_two_images_in_one_prompt(saved: Saved) -> None:
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_images_in_one_prompt(saved: Saved, count: int) -> None:
     name, folder, _ = saved
     target = load_target(str(folder), device="cpu")
-    inputs = two_images(target, load_suite("coco-caption", limit=2))
+    inputs = several_images(target, load_suite("coco-caption", limit=3), count)
     if inputs is None:
+        assert name in ONE_IMAGE, name
         pytest.skip("its template or processor takes one image")
+    assert name not in ONE_IMAGE
     expected = plain(target.model, inputs, COUNT)
-    for exit_layer in (1, 3):
-        assert decode(target.model, inputs, Scripted(expected, exit_layer, gamma=3)) == expected, name
+    for exit_layer in (1, 2, 4):
+        for gamma in (1, 3, 6):
+            method = Scripted(expected, exit_layer, gamma=gamma)
+            assert decode(target.model, inputs, method) == expected, f"{name}, exit {exit_layer}, gamma {gamma}"
 
 
 def test_half_precision(saved: Saved, call: Callable[..., Any], tmp_path: Path) -> None:

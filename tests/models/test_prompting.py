@@ -1,5 +1,6 @@
 """The text around one image: the processor's template first, else the family's own words, else a refusal."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,12 +33,12 @@ class Templated(Processor):
 ])  # fmt: skip
 def test_fallbacks(model_type: str, prompt: str, text: str) -> None:
     assert render(Processor(), model_type, prompt, "m") == text
-    assert not writes_special_tokens(Processor())
+    assert not writes_special_tokens(Processor(), model_type)
 
 
 def test_a_template_goes_before_a_fallback() -> None:
     assert render(Templated(), "blip-2", CAPTION, "m") == f"USER: <image> {CAPTION} ASSISTANT:"
-    assert writes_special_tokens(Templated())
+    assert writes_special_tokens(Templated(), "blip-2")
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,23 @@ def test_a_template_goes_before_a_fallback() -> None:
 def test_refusals(model_type: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         render(Processor(), model_type, QUESTION, "m")
+
+
+class TokenizerTemplated(Processor):
+    """A processor that takes no template: the folder's lies in its tokenizer."""
+
+    def __init__(self, text: str) -> None:
+        self.tokenizer, self.text = SimpleNamespace(chat_template="the tokenizer's"), text
+
+    def apply_chat_template(self, messages: Any, add_generation_prompt: bool, chat_template: str) -> str:
+        assert add_generation_prompt and chat_template == "the tokenizer's"
+        return self.text
+
+
+def test_the_tokenizer_has_the_template() -> None:
+    """It serves a family that has no words of its own here; BLIP-2's are not its text model's."""
+    assert render(TokenizerTemplated("<image> hi"), "git", CAPTION, "m") == "<image> hi"
+    assert writes_special_tokens(TokenizerTemplated(""), "git")
+    assert render(TokenizerTemplated("unused"), "blip-2", CAPTION, "m") == CAPTION
+    with pytest.raises(UsageError, match="for text alone: add a chat_template.jinja that writes images"):
+        render(TokenizerTemplated("[{'type': 'image'}, …]"), "git", CAPTION, "m")

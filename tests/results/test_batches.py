@@ -15,9 +15,10 @@ from fastvlm_bench.batch_table import print_sizes, size_rows, sizes_csv, sizes_j
 from fastvlm_bench.batches import by_batch, waits, whole_seconds
 from fastvlm_bench.compare import compare
 from fastvlm_bench.errors import IncompatibleRuns, UsageError
-from fastvlm_bench.export import rows_csv, samples_csv
+from fastvlm_bench.export import rows_csv
 from fastvlm_bench.report import print_report
-from fastvlm_bench.statistics import ratio_of_totals
+from fastvlm_bench.sample_export import samples_csv
+from fastvlm_bench.statistics import geometric_mean_ratio, ratio_of_totals
 from fastvlm_bench.summary import summarise
 from fastvlm_bench.verdict import judge
 
@@ -53,12 +54,14 @@ def test_a_batch_is_one_observation(fake: Any) -> None:
     assert together[0][0].decode_s == pytest.approx(sum(line["decode_s"] for line in first))
     assert together[0][0].tokens == sum(len(line["token_ids"]) for line in first)
     row = summarise(run)[1]
-    assert row.decode_speedup is not None and row.decode_speedup.n == 10 and row.batch_size == 4
-    wanted = ratio_of_totals([t.decode_s for _, t in together], [o.decode_s for o, _ in together])
-    assert row.decode_speedup == wanted
+    assert row.decode_speedup_geomean is not None and row.decode_speedup_geomean.n == 10 and row.batch_size == 4
+    seconds = [t.decode_s for _, t in together], [o.decode_s for o, _ in together]
+    assert row.decode_speedup_geomean == geometric_mean_ratio(*seconds)
+    assert row.decode_speedup_totals == ratio_of_totals(*seconds)
     alone = summarise(fake.run(suites=[fake.suite()]))[1]
-    assert alone.decode_speedup is not None and alone.decode_speedup.n == 40
-    assert alone.decode_speedup.value == pytest.approx(row.decode_speedup.value)  # the sums are the same
+    assert alone.decode_speedup_geomean is not None and alone.decode_speedup_geomean.n == 40
+    assert alone.decode_speedup_totals is not None and row.decode_speedup_totals is not None
+    assert alone.decode_speedup_totals.value == pytest.approx(row.decode_speedup_totals.value)  # the sums are the same
 
 
 def test_samples_of_a_batch_have_no_latency(fake: Any) -> None:
@@ -105,7 +108,7 @@ def test_a_failed_batch(fake: Any) -> None:
 
     run = fake.run(suites=[fake.suite()], change=change, meta={"config": {"batch_size": 4}})
     row = summarise(run)[1]
-    assert row.samples_failed == 4 and row.samples_paired == 36 and row.e2e_speedup.n == 9
+    assert row.samples_failed == 4 and row.samples_paired == 36 and row.e2e_speedup_geomean.n == 9
     assert any(w.name == "FailedSamples" for w in judge(run).warnings)
 
 
@@ -127,7 +130,7 @@ def test_table_over_sizes(fake: Any) -> None:
     rows = size_rows(sweep(fake, {1: 1.0, 2: 1.3, 4: 1.8, 8: 4.0}))
     assert [(r.method, r.batch_size) for r in rows] == [(m, s) for m in ("standard", "fastvlm") for s in (1, 2, 4, 8)]
     assert rows[3].requests_per_s > 2.5 * rows[0].requests_per_s
-    gains = [r.e2e_speedup for r in rows[4:]]
+    gains = [r.e2e_speedup_geomean for r in rows[4:]]
     assert gains == sorted(gains, reverse=True) and gains[-1] < 1
     sentence = where_it_ends(rows[4:])
     assert "at batch size 1," in sentence and "no gain is shown from batch size 4 on" in sentence
@@ -139,7 +142,7 @@ def test_table_over_sizes(fake: Any) -> None:
         text = console.file.getvalue()  # type: ignore[attr-defined]
         assert max(map(len, text.splitlines())) <= width and "8 fastvlm" in text and "requests" in text
     read = list(csv.DictReader(io.StringIO(sizes_csv(rows))))
-    assert len(read) == 8 and float(read[4]["e2e_speedup"]) == rows[4].e2e_speedup
+    assert len(read) == 8 and float(read[4]["e2e_speedup_geomean"]) == rows[4].e2e_speedup_geomean
     assert json.loads(sizes_json(rows))[7]["batch_size"] == 8
     assert sizes_markdown(rows).count("\n") == 10
 

@@ -17,7 +17,6 @@ from fastvlm_bench import metrics
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.export import (
     FORMATS,
-    SAMPLE_COLUMNS,
     columns,
     export_runs,
     row_dict,
@@ -26,9 +25,9 @@ from fastvlm_bench.export import (
     rows_markdown,
     run_json,
     run_markdown,
-    samples_csv,
     save,
 )
+from fastvlm_bench.sample_export import SAMPLE_COLUMNS, samples_csv
 from fastvlm_bench.summary import summarise
 
 ROOT = Path(__file__).parents[2]
@@ -68,13 +67,13 @@ def test_rows_survive_pandas(fake: SimpleNamespace, tmp_path: Path) -> None:
     frame = read(tmp_path / "rows.csv")
     assert list(frame.columns) == [column.name for column in columns()]
     assert list(frame["source"]) == ['a, "b"\nc'] * 2 + ["embedded (rendered scenes)"] * 2
-    assert rows[1].decode_speedup is not None
-    assert float(frame["decode_speedup"][1]) == rows[1].decode_speedup.value
-    assert float(frame["decode_speedup_low"][1]) == rows[1].decode_speedup.low
+    assert rows[1].decode_speedup_geomean is not None
+    assert float(frame["decode_speedup_geomean"][1]) == rows[1].decode_speedup_geomean.value
+    assert float(frame["decode_speedup_geomean_low"][1]) == rows[1].decode_speedup_geomean.low
     assert list(frame["lossless"]) == ["true"] * 4
     assert [float(a) for a in frame["acceptance_by_position"][1].split(";")] == list(rows[1].acceptance_by_position)
     assert frame["quality_vqa_accuracy"][0] == "" and frame["quality_vqa_accuracy"][2] != ""
-    assert frame["decode_speedup"][0] == "" and frame["identical"][1] == "6"
+    assert frame["decode_speedup_geomean"][0] == "" and frame["identical"][1] == "6"
     assert frame["quality_bleu4_delta"][1] == "0.0" and frame["quality_bleu4_verdict"][1] == "identical"
 
 

@@ -55,6 +55,11 @@ def test_parts_and_groups_reach_rows_exports_and_terminal(fake: SimpleNamespace)
     assert "\nearly-exit" in table and "\nfastvlm " not in table  # its outputs are the reference's: no row of its own
 
 
+def test_prompts_of_blip2_say_that_theirs_were_beams(fake: SimpleNamespace) -> None:
+    run = fake.run(suites=[{**pope_suite(fake), "prompt_set": "blip2"}])
+    assert "whose published BLIP-2 numbers are decoded with 5 beams; these are greedy" in printed(run, 120)
+
+
 def test_one_group_is_no_group(fake: SimpleNamespace) -> None:
     suite = pope_suite(fake)
     for sample in suite["samples"]:

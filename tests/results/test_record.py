@@ -301,11 +301,12 @@ RunWriter.resume(Path(sys.argv[1]), sys.argv[2])
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run"), meta["config_sha256"]],
                             cwd=Path(__file__).parents[2])  # fmt: skip
     assert killed.returncode == -9 and list((tmp_path / "run").glob(".run.json.*"))
+    (tmp_path / "run" / ".mine.tmp").touch()
     with RunWriter.resume(tmp_path / "run", meta["config_sha256"]) as writer:
         for line in made[2:]:
             writer.append(line)
         writer.finish("success")
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["run.json", "samples.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [".mine.tmp", "run.json", "samples.jsonl"]
 
 
 def test_short_writes_are_completed(fake: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_fits_and_cuts_nothing(run: Run, width: int) -> None:
     assert "…" not in text
     for row in summarise(run):
         for value in (
-            ratio(row.decode_speedup), ratio(row.e2e_speedup), milliseconds(row.ttft_s.median),
+            ratio(row.decode_speedup_geomean), ratio(row.e2e_speedup_geomean), milliseconds(row.ttft_s.median),
             milliseconds(row.tpot_s.median), number(row.decode_tokens_per_s, 1), number(row.tau),
             mebibytes(row.peak_rss_bytes), share(row.phase_verify), number(row.predicted_decode_speedup),
         ):  # fmt: skip
@@ -125,7 +125,8 @@ def test_conclusion(
 ) -> None:  # fmt: skip
     run = fake.run(suites=[fake.suite(n=5, metrics=[])])
     row = summarise(run)[1]
-    changed = Row(**{**vars(row), "decode_speedup": estimate, "e2e_speedup": Estimate(1.5, 1.4, 1.6, 200),
+    e2e = Estimate(1.5, 1.4, 1.6, 200)
+    changed = Row(**{**vars(row), "decode_speedup_geomean": estimate, "e2e_speedup_geomean": e2e,
                      "identical": identical, "samples_paired": 200})  # fmt: skip
     assert conclusion(run, changed).startswith(f"fastvlm(γ=6, exit 2, attention head) {expected}")
     assert conclusion(run, summarise(run)[0]) == ""

@@ -95,13 +95,14 @@ def test_groups_are_scored_apart(tmp_path: Path) -> None:
     ("scienceqa-img", {"outputs": {"4": 1}}, "the file.4 is a whole number, not a string"),
     ("scienceqa-img", {"outputs": {"4": "A"}}, "1 of the 2 samples"),
     ("scienceqa-img", {"outputs": {"4": "A", "77": "A"}}, "['77'] is 77, which"),
+    ("scienceqa-img", '{"outputs": {"4": "A", "6": "A", "4": "B"}}', "['4'] is a duplicate id"),
     ("pope", [{"question": "Is there a random 1?", "answer": "yes"}], "has 1 answers, but"),
     ("pope", [{"question": "Who?", "answer": "yes"}] * 6, "line 1.question is 'Who?', but"),
     ("docvqa", [{"questionId": 49153, "answer": None}], "[0].answer is null, not a string"),
 ])  # fmt: skip
 def test_faulty_results_are_named(tmp_path: Path, name: str, content: Any, problem: str) -> None:
     MAKE[name](tmp_path)
-    write(tmp_path / "p.json", content)
+    (tmp_path / "p.json").write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(UsageError) as caught:
         score_file(name, [tmp_path / file for file in FILES[name]], tmp_path / "p.json")
     assert problem in str(caught.value) and "p.json" in str(caught.value) and "\n" not in str(caught.value)
@@ -191,10 +192,29 @@ def test_faulty_relevances_are_named(visdial: SimpleNamespace, row: dict[str, An
         score_file("visdial", visdial.files, visdial.path)
 
 
-def test_run_says_that_it_does_not_rank(tmp_path: Path) -> None:
+def test_what_has_numbers_for_references_is_not_trained_on(tmp_path: Path) -> None:
     MAKE["visdial-gen"](tmp_path)
-    with pytest.raises(UsageError, match="suite 'visdial' ranks given answers.*`run` takes visdial-gen"):
+    with pytest.raises(UsageError, match="suite 'visdial' ranks given answers.*use visdial-gen"):
         load_suite("visdial", data=tmp_path)
+    sample = load_suite("visdial", data=tmp_path, ranking=True).samples[1]
+    assert sample.options[:3] == ("yes 0", "yes 1", "yes 2") and len(sample.options) == 100
+    assert sample.references == ("1",)  # the round's own answer is its second option
+
+
+def test_ranks_made_already_have_no_variant(visdial: SimpleNamespace) -> None:
+    with pytest.raises(UsageError, match="--variant is for `run`"):
+        score_file("visdial", visdial.files, visdial.path, variants={"visdial_ranking": "mean"})
+
+
+@pytest.mark.parametrize(("index", "problem"), [
+    (10, r"answer_options\[2\] is 10, but data.answers has 10 texts"), ("x", r"answer_options\[2\] is 'x', but"),
+])  # fmt: skip
+def test_an_option_that_is_not_there_is_named(visdial: SimpleNamespace, index: Any, problem: str) -> None:
+    content = json.loads(visdial.files[0].read_text())
+    content["data"]["dialogs"][0]["dialog"][4]["answer_options"][2] = index
+    write(visdial.files[0], content)
+    with pytest.raises(UsageError, match=r"data.dialogs\[0\].dialog\[4\]." + problem):
+        score_file("visdial", visdial.files, visdial.path)
 
 
 def test_a_run_of_pope_writes_a_file_for_each_of_popes(fake: SimpleNamespace, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Whatever the terminal is, the numbers and the exit code are the same: pipes, no colour, 40 columns, odd locales."""
 
+import io
 import os
 import re
 import subprocess
@@ -8,6 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
+
+from fastvlm_bench.live import Live
 
 ROOT = Path(__file__).parents[2]
 ESCAPE = re.compile(r"\x1b\[")
@@ -79,3 +83,19 @@ def test_a_closed_pipe_is_no_error(folder: Path, arguments: tuple[str, ...]) -> 
     os.close(writer)
     assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr, done.stderr
     assert done.returncode == 0
+
+
+def test_the_bar_shows_the_geometric_mean_so_far() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+
+    def group(done: int, standard: float, fastvlm: float, error: str | None = None) -> SimpleNamespace:
+        lines = [{"method": "standard", "decode_s": standard, "error": None},
+                 {"method": "fastvlm", "decode_s": fastvlm, "error": error}]  # fmt: skip
+        return SimpleNamespace(suite="describe", done=done, total=4, lines=lines)
+
+    with Live(console, "standard") as live:
+        live.show(group(1, 4.0, 1.0))
+        live.show(group(2, 1.0, 1.0))
+        live.show(group(3, 9.0, 0.0, "oom"))
+        (task,) = live.progress.tasks
+        assert (task.completed, task.total, task.fields["estimate"]) == (3, 4, "fastvlm 2.00×")

@@ -219,7 +219,7 @@ def test_an_outlier_is_kept_counted_and_said_where_it_decides(fake: SimpleNamesp
     def slow(line: dict[str, Any]) -> dict[str, Any]:
         factor = 1.0
         if line["method"] == "fastvlm":
-            factor = 60.0 if line["sample_id"] == "003" else 0.9
+            factor = 60.0 if line["sample_id"] == "003" else 1.6
         own = {name: line[name] * factor for name in ("decode_s", "ttft_s", "vision_s", "prefill_s")}
         return {**line, **own, "rounds": [[*r[:4], r[4] * factor, r[5] * factor] for r in line["rounds"]]}
 
@@ -281,8 +281,8 @@ def test_invocations_are_told_apart(fake: SimpleNamespace, real: dict[str, Any])
 def test_a_metric_that_raises_leaves_the_times_alone(
     fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from fastvlm_bench.export import samples_csv
     from fastvlm_bench.metrics import rouge_l
+    from fastvlm_bench.sample_export import samples_csv
 
     def fails(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("no n-grams\nat all")
@@ -291,7 +291,11 @@ def test_a_metric_that_raises_leaves_the_times_alone(
     monkeypatch.setattr(rouge_l, "score", fails)
     row = summarise(run)[1]
     by_name = {quality.metric: quality for quality in row.quality}
-    assert by_name["rouge_l"].value is None and by_name["bleu4"].value is not None and row.decode_speedup is not None
+    assert (
+        by_name["rouge_l"].value is None
+        and by_name["bleu4"].value is not None
+        and row.decode_speedup_geomean is not None
+    )
     assert "rouge_l could not be computed (ZeroDivisionError: no n-grams)" in message(judge(run), "ScoringFailed")
     assert samples_csv(run).count("\n") == 43
 

@@ -57,7 +57,8 @@ def test_an_unreadable_image(data: Path, fault: str, reason: str) -> None:
         check_images(suite)
     assert "1 of 3 images of coco-caption/val2014 cannot be read: COCO_val2014_000000000042.jpg (" in str(caught.value)
     assert reason in str(caught.value) and "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match="of sample 42: .*; replace it") as one:
+    assert f"that of {data / 'annotations' / 'captions_val2014.json'}: images[0]; replace them" in str(caught.value)
+    with pytest.raises(UsageError, match="of sample 42 .*: images.0.*: .*; replace it") as one:
         open_image(suite.samples[0])
     assert reason in str(one.value)
     open_image(suite.samples[1])

@@ -102,8 +102,32 @@ def test_one_by_one_where_padding_does_not_do(
         return greedy(target, samples, most)
 
     monkeypatch.setattr(module, "greedy_answers", single)
-    assert again(target, examples, tmp_path / "answers.jsonl", count=3) == examples[:3]
-    assert sizes == [2, 1, 1, 1]
+    said: list[str] = []
+    samples = [e.sample for e in examples[:3]]
+    assert own_answers(target, samples, MOST, tmp_path / "a.jsonl", lambda _: None, 4, said.append) == examples[:3]
+    assert sizes == [2, 1, 1, 1] and said == [
+        "answers are written one by one: two prompts decoded together do not get the answers that each gets alone"
+    ]
+
+
+def test_memory_that_runs_out(
+    target: Target, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups are halved for good, with a message; what was written stays, and the texts are the same."""
+    greedy, sizes, said = module.greedy_answers, list[int](), list[str]()
+
+    def tight(target: Target, samples: list[TrainingSample], most: int) -> Any:
+        sizes.append(len(samples))
+        if len(samples) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return greedy(target, samples, most)
+
+    monkeypatch.setattr(module, "pads_well", lambda *_: True)
+    monkeypatch.setattr(module, "greedy_answers", tight)
+    samples = [e.sample for e in examples[:7]]
+    made = own_answers(target, samples, MOST, tmp_path / "answers.jsonl", lambda _: None, 5, said.append)
+    assert made == examples[:7]
+    assert sizes == [5, 2, 2, 1, 2] and said == ["out of memory writing answers: micro-batch halved to 2"]
 
 
 def test_references_end_and_keep_the_limit(target: Target, examples: list[Example]) -> None:

@@ -3,21 +3,24 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from targets import generate, random_llava
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.decoding.measure import measure
 from fastvlm_bench.drafts import Manifest
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.imitation_head import Draft, describe_target
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.reduced_vocabulary import ReducedOutput, most_frequent
-from fastvlm_bench.training.answers import Example
+from fastvlm_bench.training.answers import Example, own_answers
+from fastvlm_bench.training.choosing import Choosing
 from fastvlm_bench.training.prediction import Costs
 from fastvlm_bench.training.recipe import Recipe
-from fastvlm_bench.training.trainer import HeadTrainer
+from fastvlm_bench.training.trainer import HeadTrainer, Student
 from fastvlm_bench.training.validation import GAMMA, validate
 
 COSTS = Costs(1.0, 0.1, [1.0] * 11)
@@ -46,6 +49,10 @@ def saved(trainer: HeadTrainer, name: str, folder: Path) -> Path:
     return folder
 
 
+def by_name(trainer: HeadTrainer, name: str) -> Student:
+    return next(student for student in trainer.students if student.name == name)
+
+
 def accepted(target: Target, method: FastVLM, examples: list[Example]) -> tuple[int, int]:
     """(accepted, tested) of the loop, whose output must be the target's."""
     counts = [0, 0]
@@ -70,6 +77,44 @@ def test_alpha_of_validation_is_what_the_loop_accepts(
     assert 0.3 < found.alpha < 1, "a draft that is always or never right would prove little"
     if not student.head.recurs:
         assert found.by_suite == {"noise": found.alpha} and len(found.by_position) > 3
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "repetition penalty": {"repetition_penalty": 2.0},
+    "no bigram twice": {"no_repeat_ngram_size": 2},
+    "suppressed tokens": {"suppress_tokens": "the first tokens of the answers"},
+    "forced end": {"forced_eos_token_id": "EOS", "min_new_tokens": 9, "repetition_penalty": 1.5},
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [("forced end", NAMES[1]), *(pytest.param(s, n, marks=pytest.mark.slow) for s in SETTINGS for n in NAMES)],
+)
+def test_alpha_counts_the_models_own_logits_processors(
+    target: Target, examples: list[Example], trained: HeadTrainer, name: str, settings: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """On the same texts validation's α is that of `run`'s own measuring, whatever the generation settings ask for."""
+    told = {
+        "forced_eos_token_id": target.model.generation_config.eos_token_id,
+        "suppress_tokens": sorted({token for example in examples[3:] for token in example.answer[1:5]}),
+    }
+    for key, value in SETTINGS[settings].items():
+        monkeypatch.setattr(target.model.generation_config, key, told.get(key, value))
+    samples = [example.sample for example in examples[3:]]
+    texts = own_answers(target, samples, 14, tmp_path / "answers.jsonl", lambda _: None, 4)
+    monkeypatch.setattr(trained, "choosing", Choosing(target))
+    found = validate(trained, texts, dict.fromkeys(NAMES, COSTS))[name]
+    method, counts = FastVLM(trained.draft(by_name(trained, name)), gamma=GAMMA), [0, 0]
+    for example in texts:
+        trace = measure(method, target.model, example.inputs(target), 14)
+        assert tuple(trace.token_ids) == example.answer
+        counts = [counts[0] + sum(r.accepted for r in trace.rounds), counts[1] + sum(r.tested for r in trace.rounds)]
+    assert found.alpha == counts[0] / counts[1] and counts[1] > 10
+    checked = trained.check(texts)[name]
+    trained.choosing._changes = False
+    assert trained.check(texts)[name] != checked, "these settings change nothing, so this shows nothing"
 
 
 @pytest.mark.parametrize("name", EACH)

@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 
 from fastvlm_bench.drafts import read_manifests
-from fastvlm_bench.training import fit
+from fastvlm_bench.training import costs, fit
 from fastvlm_bench.training.display import Display, table
 from fastvlm_bench.training.outcome import CURVE_COLUMNS, draw_curve, push
 from fastvlm_bench.training.prediction import Costs
@@ -28,7 +28,7 @@ def made(checkpoint: Path, pictures: tuple[Path, Path], tmp_path_factory: pytest
         validate_every=2, draft_vocabulary=30, device="cpu",
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "measure_costs", lambda *_: Costs(1.0, 0.05, [1.0] * 11))
+        patch.setattr(costs, "measure_costs", lambda *_: Costs(1.0, 0.05, [1.0] * 11))
         assert fit.train(settings) == 0
     return out
 

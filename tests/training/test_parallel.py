@@ -1,5 +1,6 @@
 """Two processes, as `torchrun` starts them, give the weights of one process with the same batch."""
 
+import json
 import os
 import socket
 import subprocess
@@ -12,9 +13,9 @@ from safetensors.torch import load_file
 
 DRIVER = """
 import sys
-from fastvlm_bench.training import fit
+from fastvlm_bench.training import costs
 from fastvlm_bench.training.prediction import Costs
-fit.measure_costs = lambda *_: Costs(1.0, 0.05, [1.0] * 11)
+costs.measure_costs = lambda *_: Costs(1.0, 0.05, [1.0] * 11)
 from fastvlm_bench.cli import main
 main()
 """
@@ -37,6 +38,36 @@ def run(arguments: list[str], world: int) -> list[tuple[int, str, str]]:
         ))  # fmt: skip
     said = [process.communicate(timeout=200) for process in started]
     return [(process.returncode, *texts) for process, texts in zip(started, said, strict=True)]
+
+
+@pytest.mark.slow
+def test_phase_1_of_two_processes_is_that_of_one(checkpoint: Path, pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    """A batch of three is split unevenly, one of one leaves a process without any; weights, losses, quality agree."""
+    given = [
+        "--model", str(checkpoint), "--images", str(pictures[0]), "--prompts", str(pictures[1]), "--exit-layer", "1",
+        "--head", "linear", "--samples", "5", "--held-out", "2", "--max-new-tokens", "8", "--updates", "1", "--refine",
+        "0", "--micro", "2", "--device", "cpu", "--threads", "1", "--finetune-backbone", "full", "--backbone-updates",
+        "6", "--backbone-lr", "0.005", "--validate-every", "3",
+    ]  # fmt: skip
+    for batch in ("3", "1"):
+        made = []
+        for world, name in ((1, "one"), (2, "two")):
+            out = tmp_path / batch / name
+            said = run([*given, "--batch", batch, "--out", str(out)], world)
+            assert [code for code, _, _ in said] == [0] * world, said
+            lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+            losses = [line for line in lines if "backbone" in line]
+            made.append((load_file(out / "backbone" / "model.safetensors"), losses, (out / "quality.json").read_text()))
+            manifest = json.loads((out / "manifest.json").read_text())
+            assert manifest["data"]["finetuned_backbone"]["how"] == "full"
+        (one, losses, quality), (two, other_losses, other_quality) = made
+        assert one.keys() == two.keys() and all(torch.allclose(one[key], two[key], atol=1e-5) for key in one)
+        assert [line["backbone"] for line in losses] == [3, 6] == [line["backbone"] for line in other_losses]
+        for ours, theirs in zip(losses, other_losses, strict=True):
+            assert theirs == pytest.approx(ours, abs=1e-4)
+        assert quality == other_quality
+    before = load_file(checkpoint / "model.safetensors")
+    assert any(not torch.allclose(before[key].float(), one[key].float(), atol=1e-3) for key in one), "nothing learned"
 
 
 @pytest.mark.slow

@@ -77,6 +77,13 @@ def test_rounds_are_those_of_the_loop(llava: Any, inputs: dict[str, Any], share:
                 by_place[i] = [by_place[i][0] + (i < r.accepted), by_place[i][1] + 1]
         assert found.rejected == [rejected] and found.by_position == by_place
         assert found.alpha == (theirs[3] / theirs[2] if theirs[2] else 0) and found.tau == theirs[4] / theirs[0]
+        for room in (0, 1, 5) if ends_with_eos else ():  # EOS at the very limit is never drafted
+            assert generate(llava, inputs, method, len(text) + room, **options) == text
+            found = simulate([Checked(right, [1.0] * len(right), True, room)], gamma, 0.0)
+            last = method.last.rounds
+            assert (found.rounds, found.drafted, found.accepted) == (
+                len(last), sum(r.drafted for r in last), sum(r.accepted for r in last),
+            ), f"gamma {gamma}, room {room}"  # fmt: skip
         if gamma == 10:  # what refinement weighs, and what `run --refine` weighs by the trace, are one
             (row,) = rejection_weights({"a": [checked]}, ["a"])
             told = [(r.drafted, r.tested, r.accepted, r.emitted) for r in rounds]

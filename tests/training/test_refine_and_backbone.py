@@ -11,9 +11,10 @@ import torch
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.fingerprint import weights_sha256
 from fastvlm_bench.models.load import load_target
-from fastvlm_bench.training import backbone, fit
+from fastvlm_bench.training import backbone, costs, fit
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
+from fastvlm_bench.training.folder import TrainingFolder
 from fastvlm_bench.training.prediction import Checked, Costs
 from fastvlm_bench.training.refine import BOOST, ReplayBuffer, Rows, rejection_weights
 from fastvlm_bench.training.refine_run import corrected
@@ -65,7 +66,7 @@ def test_draws_are_weighted() -> None:
 
 @pytest.fixture
 def given(checkpoint: Path, pictures: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(fit, "measure_costs", lambda *_: Costs(1.0, 0.05, [1.0] * 11))
+    monkeypatch.setattr(costs, "measure_costs", lambda *_: Costs(1.0, 0.05, [1.0] * 11))
     monkeypatch.setattr(backbone, "SAVE_EVERY_S", -1.0)
     return dict(
         model=str(checkpoint), images=str(pictures[0]), prompts=str(pictures[1]), exit_layers=("1",), heads=("mlp",),
@@ -120,18 +121,44 @@ def test_phase_1(given: dict[str, Any], tmp_path: Path, how: str, monkeypatch: p
     assert (halves / "head.safetensors").read_bytes() == (out / "head.safetensors").read_bytes()
 
 
+def test_phase_1_without_memory(
+    given: dict[str, Any], examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    """Half the micro-batch gives the gradients, and so the model, that the whole would have given."""
+    made = []
+    for name in ("enough", "tight"):
+        target, folder = load_target(given["model"], device="cpu"), TrainingFolder(tmp_path / name)
+        folder.path.mkdir()
+        settings = TrainSettings(**{**given, "backbone_updates": 2, "micro": 4}, out=str(folder.path))
+        learning = backbone._Backbone(settings, target, examples[:6], folder, Display())
+        padded = learning.observer.padded
+
+        def tight(group: Any, padded: Any = padded) -> Any:
+            if len(group) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return padded(group)
+
+        if name == "tight":
+            monkeypatch.setattr(learning.observer, "padded", tight)
+        learning.run()
+        made.append([p.detach().clone() for p in learning.parameters])
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*made, strict=True))
+    said = capsys.readouterr().out
+    assert said.count("micro-batch halved") == 2 and "out of memory at update 1: micro-batch halved to 1" in said
+
+
 def test_phase_1_refuses_what_it_cannot(
     given: dict[str, Any], examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load_target(given["model"], device="cpu")
+    model, folder = load_target(given["model"], device="cpu"), TrainingFolder(tmp_path / "d")
     monkeypatch.setitem(sys.modules, "peft", None)
     lora = TrainSettings(**{**given, "finetune_backbone": "lora"}, out=str(tmp_path / "d"))
     with pytest.raises(UsageError, match=r"lora needs peft: pip install 'fastvlm-bench\[lora\]'"):
-        backbone.finetune(lora, model, examples, Display(quiet=True))
-    automatic = TrainSettings(**{**given, "exit_layers": ("auto",)}, out=str(tmp_path / "d"))
+        backbone.finetune(lora, model, examples, folder, Display(quiet=True))
     with pytest.raises(UsageError, match="needs to know the exits that it trains: give --exit-layer, as 1,2"):
-        backbone.finetune(automatic, model, examples, Display(quiet=True))
+        TrainSettings(**{**given, "exit_layers": ("auto",)}, out=str(tmp_path / "d"))
     model.model.bfloat16()
     full = TrainSettings(**given, out=str(tmp_path / "d"))
     with pytest.raises(UsageError, match="trains float32 weights, not bfloat16; add --dtype float32"):
-        backbone.finetune(full, model, examples, Display(quiet=True))
+        backbone.finetune(full, model, examples, folder, Display(quiet=True))

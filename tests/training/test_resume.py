@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from fastvlm_bench.errors import UsageError
-from fastvlm_bench.training import answers, backbone, fit, trainer
+from fastvlm_bench.errors import BenchError, UsageError
+from fastvlm_bench.training import answers, backbone, costs, fit, trainer, updates
+from fastvlm_bench.training.folder import TrainingFolder
 from fastvlm_bench.training.prediction import Costs
 from fastvlm_bench.training.settings import TrainSettings
 
@@ -35,8 +37,8 @@ def given(checkpoint: Path, pictures: tuple[Path, Path]) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def priced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "measure_costs", lambda *_: COSTS)
-    monkeypatch.setattr(fit, "SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(costs, "measure_costs", lambda *_: COSTS)
+    monkeypatch.setattr(updates, "SAVE_EVERY_S", -1.0)
     monkeypatch.setattr(backbone, "SAVE_EVERY_S", -1.0)
 
 
@@ -47,6 +49,12 @@ def weights(out: Path) -> dict[str, bytes]:
 def curve(out: Path) -> list[Any]:
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "elapsed_s"} for line in lines]
+
+
+def opened_once(settings: TrainSettings) -> None:
+    folder = TrainingFolder(Path(settings.out))
+    folder.open(settings)
+    folder.close()
 
 
 def in_child(work: Callable[[], int]) -> int:
@@ -86,8 +94,8 @@ def killed_at(event: int, settings: TrainSettings) -> int:
         tick()
 
     def work() -> int:
-        for owner, name in ((answers.AnswerFile, "add"), (trainer.HeadTrainer, "update"), (fit.Training, "_log"),
-                            (fit, "save_drafts"), (fit, "open_folder")):  # fmt: skip
+        for owner, name in ((answers.AnswerFile, "add"), (trainer.HeadTrainer, "update"), (TrainingFolder, "log"),
+                            (fit, "save_drafts"), (TrainingFolder, "open")):  # fmt: skip
             around(owner, name)
         torch.save = torn
         return fit.train(settings)
@@ -133,6 +141,7 @@ def test_killed_anywhere(given: dict[str, Any], whole: Path, tmp_path: Path, eve
         settings = TrainSettings(**given, out=str(tmp_path / "draft"))
         assert [killed_at(event, settings) for event in (*events, 10**6)] == [-signal.SIGKILL] * len(events) + [0]
         assert weights(tmp_path / "draft") == weights(whole) and curve(tmp_path / "draft") == curve(whole)
+        assert not list((tmp_path / "draft").glob(".*")), "a lock or a temporary file is left"
         return
     for event in range(2, EVENTS, 6):
         settings = TrainSettings(**given, out=str(tmp_path / str(event)))
@@ -141,6 +150,7 @@ def test_killed_anywhere(given: dict[str, Any], whole: Path, tmp_path: Path, eve
         assert code == -signal.SIGKILL
         assert in_child(lambda settings=settings: fit.train(settings)) == 0, f"event {event}"  # type: ignore[misc]
         assert weights(tmp_path / str(event)) == weights(whole), f"event {event}"
+        assert not list((tmp_path / str(event)).glob(".*")), f"event {event} left a lock or a temporary file"
         assert curve(tmp_path / str(event)) == curve(whole), f"event {event}"
     else:
         raise AssertionError("there are more events")
@@ -153,7 +163,7 @@ def test_other_settings_are_refused_and_restart_starts_over(
     uninterrupted(whole, given)
     out = tmp_path / "draft"
     settings = TrainSettings(**{**given, "seed": 1}, out=str(out))
-    fit.open_folder(settings)
+    opened_once(settings)
     (out / "state.pt").write_bytes(b"of the other training")
     with pytest.raises(
         UsageError, match=r"other settings \(seed 1 there, 0 now\); choose another --out, or .*--restart"
@@ -161,14 +171,54 @@ def test_other_settings_are_refused_and_restart_starts_over(
         fit.train(TrainSettings(**given, out=str(out)))
     assert (out / "state.pt").read_bytes() == b"of the other training"
     elsewhere = TrainSettings(**{**given, "seed": 1}, out=str(out), threads=1)
-    fit.open_folder(elsewhere)  # where it runs may change
+    opened_once(elsewhere)  # where it runs may change
     assert fit.train(TrainSettings(**given, out=str(out), restart=True)) == 0
     assert weights(out) == weights(whole)
 
 
+def test_a_second_training_in_the_folder_is_refused(given: dict[str, Any], whole: Path, tmp_path: Path) -> None:
+    """It names the process that trains there, and leaves what that is writing; a killed one blocks nobody."""
+    uninterrupted(whole, given)
+    out = tmp_path / "draft"
+    settings = TrainSettings(**given, out=str(out))
+    read, write = os.pipe()
+
+    def work() -> int:
+        update = trainer.HeadTrainer.update
+
+        def waits(self: Any, *args: Any) -> Any:
+            (out / f".state.pt.{os.getpid()}.tmp").write_bytes(b"half a state")
+            (out / f".backbone.{os.getpid()}.tmp").mkdir(exist_ok=True)
+            os.write(write, b".")
+            time.sleep(60)
+            return update(self, *args)
+
+        trainer.HeadTrainer.update = waits  # type: ignore[method-assign]
+        return fit.train(settings)
+
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            work()
+        os._exit(70)
+    try:
+        assert os.read(read, 1) == b"."
+        half = {path.name for path in out.glob(".*.tmp")}
+        for again in (settings, replace(settings, restart=True), replace(settings, seed=7)):
+            with pytest.raises(UsageError, match=f"draft is being written by process {pid}; wait for it or stop it"):
+                fit.train(again)
+        assert {path.name for path in out.glob(".*.tmp")} == half and len(half) == 2
+        assert json.loads((out / "settings.json").read_text())["learns"]["seed"] == 0
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert fit.train(settings) == 0
+    assert weights(out) == weights(whole) and not list(out.glob(".*"))
+
+
 def test_state_that_cannot_be_read(given: dict[str, Any], tmp_path: Path) -> None:
     settings = TrainSettings(**given, out=str(tmp_path / "draft"))
-    fit.open_folder(settings)
+    opened_once(settings)
     (tmp_path / "draft" / "state.pt").write_bytes(b"not a state")
     with pytest.raises(Exception, match=r"state.pt cannot be read \(.*\); start over with --restart") as found:
         fit.train(settings)
@@ -221,8 +271,6 @@ def test_early_stop_is_early_after_a_kill_too(given: dict[str, Any], tmp_path: P
 def test_loss_that_is_not_finite_ends_in_one_line(
     given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastvlm_bench.errors import BenchError
-
     monkeypatch.setattr(trainer, "position_losses", lambda r, s, d, a, t: d.float().sum(-1) * float("nan"))
     with pytest.raises(
         BenchError, match=r"is nan at update 1 on samples .*try a smaller --lr; what was trained before"
@@ -230,12 +278,23 @@ def test_loss_that_is_not_finite_ends_in_one_line(
         fit.train(TrainSettings(**given, out=str(tmp_path / "draft")))
 
 
+def test_one_text_that_does_not_fit_ends_in_one_line(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(trainer.HeadTrainer, "_backward", never)
+    with pytest.raises(BenchError, match="^out of memory with one text at a time; what was made before is kept, so"):
+        fit.train(TrainSettings(**given, out=str(tmp_path / "draft")))
+
+
 DRIVER = """
 import sys
-from fastvlm_bench.training import fit
+from fastvlm_bench.training import costs, updates
 from fastvlm_bench.training.prediction import Costs
-fit.measure_costs = lambda *_: Costs(1.0, 0.05, [0.9 + 0.01 * k for k in range(11)])
-fit.SAVE_EVERY_S = -1.0
+costs.measure_costs = lambda *_: Costs(1.0, 0.05, [0.9 + 0.01 * k for k in range(11)])
+updates.SAVE_EVERY_S = -1.0
 from fastvlm_bench.cli import main
 main()
 """
@@ -282,21 +341,21 @@ def test_exit_that_was_chosen_is_kept(given: dict[str, Any], tmp_path: Path, mon
     """`auto` takes the best predicted speed-up; a training that goes on does not choose again."""
     given = {**given, "exit_layers": ("auto",), "heads": ("linear",), "refine_updates": 0, "updates": 2}
     dear = Costs(1.0, 0.5, [1.0] * 11)
-    monkeypatch.setattr(fit, "measure_costs", lambda _, __, ___, draft: COSTS if draft.exit_layer == 2 else dear)
+    monkeypatch.setattr(costs, "measure_costs", lambda _, __, ___, draft: COSTS if draft.exit_layer == 2 else dear)
     out, asked = tmp_path / "draft", list[int]()
-    choose, start = fit.Training._choose_exit, fit.Training._start
+    choose, start = fit.Training._choose_exit, updates.Updates.run
 
-    def counted(self: Any, *args: Any) -> None:
+    def counted(self: Any, *args: Any) -> int:
         asked.append(1)
-        choose(self, *args)
+        return choose(self, *args)
 
     def stops(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fit.Training, "_choose_exit", counted)
-    monkeypatch.setattr(fit.Training, "_start", stops)
+    monkeypatch.setattr(updates.Updates, "run", stops)
     assert fit.train(TrainSettings(**given, out=str(out))) == 130
-    monkeypatch.setattr(fit.Training, "_start", start)
+    monkeypatch.setattr(updates.Updates, "run", start)
     assert fit.train(TrainSettings(**given, out=str(out))) == 0
     assert asked == [1]
     (line, *_) = curve(out)

@@ -88,12 +88,30 @@ def test_recipe_without_exit_and_wrong_loss() -> None:
         ({"heads": ("mpl",)}, "unknown head 'mpl'"),
         ({"exit_layers": ("2", "x")}, "--exit-layer has 'x'; it must be whole numbers of at least 1"),
         ({"exit_layers": ("0",)}, "--exit-layer has '0'"),
+        ({"exit_layers": ("",)}, "--exit-layer is empty; it must be whole numbers of at least 1, as 4,8, or auto"),
+        ({"suites": ("describe", "describe")}, "suites are describe, describe; name each once"),
+        ({"model": "nonsense"}, "unknown model 'nonsense': use 'tiny', a hub id such as"),
         ({"exit_layers": ("auto", "2")}, "--exit-layer is auto, 2; give numbers, or auto alone"),
         ({"exit_layers": ("2", "2")}, "two recipes are named 'attention-exit2'; give one of them name="),
-        ({"exit_layers": ("23",), "heads": ("twig",)}, "exit layer 23 with 2 head layers is beyond the 24 layers of "
+        ({"exit_layers": ("23",), "heads": ("twig",)}, "exit layer 23 and a head of 2 more are beyond the 24 layers of "
          "'tiny'; choose an exit of at most 22"),
         ({"exit_layers": ("24",), "heads": ("mlp",)}, "exit layer 24 is not within 1 .. 23 of 'tiny'"),
         ({"device": "tpu"}, "unknown device 'tpu': one of"),
+        ({"attn": "flash"}, "unknown attn 'flash': one of sdpa, eager, flash_attention_2"),
+        ({"device_map": "balanced"}, "unknown device-map 'balanced': one of auto"),
+        ({"quantize": "4bits"}, "unknown quantize '4bits': one of 4bit, 8bit; did you mean '4bit'"),
+        ({"quantize": "4bit", "finetune_backbone": "full", "exit_layers": ("1",)},
+         "--finetune-backbone full trains float32 weights, and --quantize 4bit packs them; leave one of the two out"),
+        ({"quantize": "8bit", "finetune_backbone": "lora", "exit_layers": ("1",)}, "leave one of the two out"),
+        ({"finetune_backbone": "full"}, "--finetune-backbone needs to know the exits that it trains: give --exit-lay"),
+        ({"threads": 0}, "--threads is 0; it must be a whole number, 1 .. "),
+        ({"threads": 9999}, "--threads is 9999; it must be a whole number, 1 .. "),
+        ({"push": "draft"}, "--push is 'draft'; it must be a hub repository, as USER/NAME"),
+        ({"split": "val"}, "--split has no effect here, where scenes are rendered, without --data; leave it out"),
+        ({"prompt_set": "llava"}, "--prompt-set has no effect here"),
+        ({"suites": (), "images": "x", "prompts": "y", "data": "z"},
+         "--data has no effect here, where images and prompts are --images' own"),
+        ({"push": "user/draft", "offline": True}, "--push uploads to the hub, and --offline never asks it"),
         ({"loss": "kd=-1"}, "it must be a number of at least 0"),
     ],
 )  # fmt: skip
@@ -115,8 +133,20 @@ def test_what_a_training_is(tmp_path: Path) -> None:
     """Where it runs may change when it goes on; what it learns may not."""
     own = settings(tmp_path)
     assert own.sha256() == settings(tmp_path, device="cpu", threads=1, micro=2, push="a/b", restart=True).sha256()
-    for change in ({"lr": 0.02}, {"seed": 1}, {"batch": 8}, {"heads": ("mlp",)}, {"dtype": "bfloat16"}):
+    assert own.sha256() == settings(tmp_path, device_map="auto", offline=True, trust_remote_code=True).sha256()
+    for change in ({"lr": 0.02}, {"seed": 1}, {"batch": 8}, {"heads": ("mlp",)}, {"dtype": "bfloat16"},
+                   {"quantize": "4bit"}, {"attn": "eager"}):  # fmt: skip
         assert own.sha256() != settings(tmp_path, **change).sha256(), change
+
+
+def test_data_that_is_missing_is_told_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastvlm_bench.training import fit
+
+    monkeypatch.setattr(fit, "load_target", None)
+    given = settings(tmp_path, suites=("coco-caption",), data=str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="data folder .*nowhere does not exist; give the folder"):
+        fit.train(given)
+    assert not (tmp_path / "draft").exists()
 
 
 def test_an_unknown_suite_is_told_before_anything_is_written(tmp_path: Path) -> None:

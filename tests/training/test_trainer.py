@@ -75,7 +75,7 @@ def test_micro_batch_does_not_change_the_gradients(target: Target, examples: lis
     boosted = [{"mlp-exit2": [1.0 + BOOST] * e.taught} if n == 1 else {} for n, e in enumerate(examples[:5])]
     for micro in (8, 2, 1):
         trainer = new_trainer(target, ["mlp", "attention"], examples, micro=micro)
-        loss = trainer._backward(examples[:5], boosted)
+        loss = trainer._backward(examples[:5], boosted, micro)
         found.append((gradients(trainer), loss))
     assert found[0][0].abs().max() > 1e-3
     for grads, loss in found[1:]:
@@ -87,10 +87,10 @@ def test_weights_are_relative(target: Target, examples: list[Example]) -> None:
     """A text whose every position weighs five times as much counts as if it were there five times."""
     two = examples[:2]
     trainer = new_trainer(target, ["mlp"], examples)
-    boosted = trainer._backward(two, [{"mlp-exit2": [5.0] * two[0].taught}, {}])
+    boosted = trainer._backward(two, [{"mlp-exit2": [5.0] * two[0].taught}, {}], 8)
     weighted = gradients(trainer)
     trainer = new_trainer(target, ["mlp"], examples)
-    repeated = trainer._backward([two[0]] * 5 + [two[1]], [{}] * 6)
+    repeated = trainer._backward([two[0]] * 5 + [two[1]], [{}] * 6, 8)
     assert torch.allclose(weighted, gradients(trainer), atol=1e-5)
     assert boosted["mlp-exit2"] == pytest.approx(repeated["mlp-exit2"], rel=1e-5)
 
@@ -119,11 +119,46 @@ def test_memory_that_runs_out_halves_the_micro_batch(
 
     monkeypatch.setattr(trainer.observer, "packed", tight)
     losses = trainer.update(examples[:6])
-    assert trainer.micro == 2 and seen == [6, 4, 2, 2, 2]
+    assert trainer.micro.size == 2 and seen == [6, 4, 2, 2, 2]
     assert trainer.notes == [
         "out of memory at update 1: micro-batch halved to 4", "out of memory at update 1: micro-batch halved to 2",
     ]  # fmt: skip
     assert losses == pytest.approx(wanted) and torch.equal(weights(trainer, "mlp-exit2"), weights(plain, "mlp-exit2"))
+
+
+def test_memory_that_runs_out_on_held_out_texts(
+    target: Target, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = new_trainer(target, ["mlp", "attention"], examples, micro=8)
+    wanted, packed = trainer.check(examples), trainer.observer.packed
+
+    def tight(group: Sequence[Example]) -> Any:
+        if len(group) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return packed(group)
+
+    monkeypatch.setattr(trainer.observer, "packed", tight)
+    found = trainer.check(examples)
+    assert {name: [own.right for own in texts] for name, texts in found.items()} == {
+        name: [own.right for own in texts] for name, texts in wanted.items()
+    }
+    assert trainer.micro.size == 2 and trainer.notes[-1] == "out of memory on held-out texts: micro-batch halved to 2"
+
+
+def test_two_texts_that_do_not_fit_go_one_by_one(
+    target: Target, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    trainer = HeadTrainer(target, [Recipe.parse("mlp", exit_layer=2)], **OPTIONS)
+    monkeypatch.setattr(trainer.observer, "packed", never)
+    trainer.prepare(examples)
+    assert trainer.notes == ["texts pass the target one by one: two do not fit into memory"]
+    trainer.update(examples[:2])
+    monkeypatch.setattr(trainer.observer, "forced", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.prepare(examples)
 
 
 def test_one_text_that_does_not_fit_is_told(
@@ -137,7 +172,7 @@ def test_one_text_that_does_not_fit_is_told(
     monkeypatch.setattr(trainer.observer, "packed", never)
     with pytest.raises(torch.OutOfMemoryError):
         trainer.update(examples[:4])
-    assert trainer.micro == 1 and trainer.done == 0
+    assert trainer.micro.size == 1 and trainer.done == 0
     assert not out_of_memory(RuntimeError("shapes do not match"))
 
 
@@ -217,5 +252,5 @@ def test_route_of_a_target_that_does_not_pack(
     single.prepare(examples)
     assert not single.observer.packs and "one by one" in single.notes[0]
     for trainer in (packing, single):
-        trainer._backward(examples[:3], [{}] * 3)
+        trainer._backward(examples[:3], [{}] * 3, 8)
     assert torch.allclose(gradients(packing), gradients(single), atol=1e-5)

@@ -1,0 +1,25 @@
+"""Values as cells, and rows of them as CSV that reads back the same."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def cell_text(value: Any) -> str:
+    """A cell: "" for None, true / false, full precision, the items of a list separated by semicolons."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return ";".join(cell_text(item) for item in value)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """RFC 4180, with line feeds. Not the csv module: before Python 3.13 it leaves a carriage return unquoted."""
+
+    def cell(value: Any) -> str:
+        text = cell_text(value)
+        return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
+
+    return "".join(",".join(map(cell, row)) + "\n" for row in [header, *rows])

@@ -1,0 +1,143 @@
+"""Method specifications: "fastvlm:gamma=4,exit_layer=6", and which methods and options there are. Without torch."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fastvlm_bench.drafts import HEAD_LAYERS
+from fastvlm_bench.errors import UsageError, did_you_mean
+
+REFERENCE = "standard"
+MAX_GAMMA = 64
+Value = int | float | str
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a method. default None: what `help` says. `below` is the first float too large."""
+
+    kind: type[int] | type[float] | type[str]
+    default: Value | None
+    help: str
+    low: float = 0
+    high: float = math.inf
+    below: float = math.inf
+    choices: tuple[str, ...] = ()
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.kind is str:
+            return "a name of letters, digits, '.', '-' and '_'"
+        if self.kind is float:
+            return f"a number from {self.low:g} to below {self.below:g}"
+        return f"a whole number of at least {self.low:g}" + (f", at most {self.high:g}" if self.high < math.inf else "")
+
+    def parse(self, text: str) -> Value | None:
+        """The value that `text` stands for; None if it is not an allowed one."""
+        if self.choices:
+            return text if text in self.choices else None
+        if self.kind is str:
+            return text if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) else None
+        pattern = r"[+-]?[0-9]{1,9}" if self.kind is int else r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+        if not re.fullmatch(pattern, text):
+            return None
+        value = self.kind(text)
+        assert not isinstance(value, str)
+        return value if self.low <= value <= self.high and value < self.below else None
+
+
+@dataclass(frozen=True)
+class MethodKind:
+    """A way to decode: one line about it, whether its greedy output must equal the target's, and its options."""
+
+    description: str
+    lossless: bool
+    options: Mapping[str, Option] = field(default_factory=dict, hash=False)
+
+
+GAMMA = Option(int, 10, "most tokens drafted per round", low=1, high=MAX_GAMMA)
+EXIT_LAYER = Option(int, None, "target layers run while drafting; by default the draft's own", low=1)
+RAW_EXIT_LAYER = Option(int, 2, "target layers run while drafting", low=1)
+HEAD = Option(str, None, "kind of imitation head; by default the draft's own", choices=tuple(HEAD_LAYERS))
+DRAFT = Option(str, None, "the draft of this name, a folder below --draft")
+STOP_BELOW = Option(float, 0.5, "drafting stops before a token less probable than this; 0 is never", low=0, below=1)
+METHODS: dict[str, MethodKind] = {
+    "standard": MethodKind("one token per pass of the whole target: the reference", True),
+    "fastvlm": MethodKind(
+        "drafts with the first layers and an imitation head, verifies with the remaining layers", True,
+        {"gamma": GAMMA, "draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD, "stop_below": STOP_BELOW},
+    ),
+    "layerskip": MethodKind(
+        "as fastvlm, but drafts with the raw exit: what the imitation head is worth", True,
+        {"gamma": GAMMA, "exit_layer": RAW_EXIT_LAYER, "stop_below": STOP_BELOW},
+    ),
+    "early-exit": MethodKind(
+        "the draft alone, never verified: the quality that verification keeps", False,
+        {"draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD},
+    ),
+    "hf-generate": MethodKind("transformers' own generate: the check that standard is no slower", True),
+    "control": MethodKind(
+        "drafts with the whole target: what differs then is rounding alone; gamma=0 is standard once more", True,
+        {"gamma": Option(int, 10, "tokens decoded one by one, then verified as a block", low=0, high=MAX_GAMMA)},
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method with its options. `label` is what the user typed; `options` holds every option that has a value.
+
+    `str(spec)` is the canonical form, with defaults spelt out: two specs that decode alike have the same.
+    """
+
+    name: str
+    options: Mapping[str, Value] = field(hash=False)
+    label: str
+
+    @classmethod
+    def parse(cls, text: str, *, gamma: int | None = None, exit_layer: int | None = None) -> "MethodSpec":
+        """Read "name" or "name:option=value,...". UsageError with the allowed names or values.
+
+        gamma, exit_layer: values for methods that take them and do not name their own.
+        """
+        label = text.strip()
+        name, colon, rest = label.partition(":")
+        if name not in METHODS:
+            raise UsageError(f"unknown method '{name}': one of {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
+        known = METHODS[name].options
+        named = dict(_parse_option(name, known, part) for part in rest.split(",")) if colon else {}
+        keys = [part.partition("=")[0].strip() for part in rest.split(",")]
+        if colon and len(keys) != len(named):
+            raise UsageError(f"method '{label}' gives an option twice; name each once")
+        shared = {"gamma": gamma, "exit_layer": exit_layer}
+        options = {
+            key: value for key, option in known.items()
+            for value in [named.get(key, option.default if shared.get(key) is None else shared[key])]
+            if value is not None
+        }  # fmt: skip
+        return cls(name, options, label)
+
+    @property
+    def lossless(self) -> bool:
+        return METHODS[self.name].lossless
+
+    def __str__(self) -> str:
+        options = ",".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.name}:{options}" if options else self.name
+
+
+def _parse_option(method: str, known: Mapping[str, Option], part: str) -> tuple[str, Value]:
+    key, equals, text = (piece.strip() for piece in part.partition("="))
+    if key not in known:
+        there = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise UsageError(f"method '{method}' has no option '{key}': {there}{did_you_mean(key, known)}")
+    value = known[key].parse(text)
+    if not equals or value is None:
+        given = f"'{text}'" if equals else "without a value"
+        raise UsageError(f"option '{key}' of method '{method}' is {given}; it must be {known[key].allowed}, "
+                         f"as in {method}:{key}=…{did_you_mean(text, known[key].choices)}")  # fmt: skip
+    return key, value

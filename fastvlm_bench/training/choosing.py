@@ -1,0 +1,57 @@
+"""What decoding would choose along a known text: the largest logit after the model's own logits processors.
+
+A model's generation settings may ask for a repetition penalty, suppressed tokens, a forced first or last token, a
+least length. `run` applies them to target and draft alike (`Session.choose`); so must what predicts its acceptance.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvlm_bench.decoding.session import placeholders
+from fastvlm_bench.models.load import Target
+from fastvlm_bench.training.answers import Example
+
+
+class Choosing:
+    """Chooses for one target. `placeholders`: the token ids that a draft never has."""
+
+    def __init__(self, target: Target) -> None:
+        self.target, self.placeholders = target, placeholders(target.model)
+        self._changes: bool | None = None
+        self._known: dict[Example, _Prepared] = {}
+
+    def along(self, example: Example, logits: Tensor) -> Tensor:
+        """(n,): the token at each of the text's n taught positions. logits: (n, vocab)."""
+        if self._changes is None:
+            self._changes = len(self._prepared(example).processors) > 0
+        if self._changes:
+            own = self._prepared(example)
+            answer = torch.tensor([example.answer], device=own.prompt.device)
+            ids, before = torch.cat([own.prompt, answer], dim=1), own.prompt.shape[1] + 1
+            logits = torch.cat([
+                own.processors(ids[:, : before + place], row[None].to(torch.float32, copy=True))
+                for place, row in enumerate(logits)
+            ])  # fmt: skip
+        return logits.max(dim=-1).indices
+
+    def _prepared(self, example: Example) -> "_Prepared":
+        if example not in self._known:
+            self._known[example] = seen = _Prepared()
+            self.target.model.generate(
+                **example.inputs(self.target), max_new_tokens=example.most, do_sample=False, num_beams=1,
+                custom_generate=seen,
+            )  # fmt: skip
+        return self._known[example]
+
+
+class _Prepared:
+    """A `custom_generate` that decodes nothing and keeps what `generate` prepared: processors and prompt."""
+
+    processors: Any
+    prompt: Tensor
+
+    def __call__(self, model: Any, input_ids: Tensor, *, logits_processor: Any, **prepared: Any) -> Tensor:
+        self.processors, self.prompt = logits_processor, input_ids
+        return input_ids

@@ -1,0 +1,117 @@
+"""The folder of a training: its one writer, its settings, its state, replaced whole, and its log without torn lines.
+
+With several processes only the leader writes; all read.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastvlm_bench.drafts import first_line
+from fastvlm_bench.errors import BenchError, UsageError, WriteFailed
+from fastvlm_bench.storage import LOCK_FILE, lock_folder, now, write_atomically
+from fastvlm_bench.training import parallel
+from fastvlm_bench.training.settings import TrainSettings
+
+STATE, BACKBONE_STATE, SETTINGS, LOG, QUALITY = "state.pt", "backbone.pt", "settings.json", "log.jsonl", "quality.json"
+BACKBONE = "backbone"
+"""The model that phase 1 made."""
+ANSWERS, NEW_ANSWERS = "answers.jsonl", "answers-backbone.jsonl"
+MADE = (STATE, BACKBONE_STATE, LOG, QUALITY, ANSWERS, NEW_ANSWERS, "curve.csv", "curve.png")
+
+
+class TrainingFolder:
+    """Where one training keeps what the next attempt goes on from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._lock = path, -1
+
+    def open(self, settings: TrainSettings) -> None:
+        """Lock the folder, and make it new or check that what lies there is this very training.
+
+        UsageError where it is another, or where another process is writing it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_folder(self.path)
+        except OSError as error:
+            raise UsageError(f"cannot write to {self.path}: {error.strerror}; choose another --out") from None
+        try:
+            self._prepare(settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another process write the folder. Closing twice, or what was never opened, is allowed."""
+        if self._lock >= 0:
+            (self.path / LOCK_FILE).unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = -1
+
+    def _prepare(self, settings: TrainSettings) -> None:
+        begun = any((self.path / name).is_file() for name in (STATE, ANSWERS, BACKBONE_STATE))
+        # Settings alone are of a start that was refused.
+        if (self.path / SETTINGS).is_file() and begun and not settings.restart:
+            self._compare(settings)
+            return
+        for name in MADE:
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / BACKBONE, ignore_errors=True)
+        text = json.dumps({"learns": settings.learns(), "started_at": now()}, indent=1)
+        write_atomically(self.path / SETTINGS, text.encode())
+
+    def _compare(self, settings: TrainSettings) -> None:
+        stored = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))["learns"]
+        ours = json.loads(json.dumps(settings.learns()))
+        for key, value in ours.items():
+            if stored.get(key) != value:
+                raise UsageError(
+                    f"{self.path} holds a training with other settings ({key} {stored.get(key)!r} there, {value!r} "
+                    "now); choose another --out, or start it over with --restart"
+                )
+
+    def load(self, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """The state that was saved under that name; {} if there is none. BenchError if it cannot be read."""
+        path = self.path / name
+        if not path.is_file():
+            return {}
+        try:
+            return dict(torch.load(path, weights_only=True, map_location=device))
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise BenchError(f"{path} cannot be read ({first_line(error)}); start over with --restart") from None
+
+    def save(self, name: str, state: Mapping[str, Any]) -> None:
+        """Replace the state of that name whole."""
+        if not parallel.leads():
+            return
+        path = self.path / name
+        temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+        try:
+            torch.save(state, temporary)
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError to torch
+            temporary.unlink(missing_ok=True)
+            raise WriteFailed(f"cannot write {path}: {first_line(error)}; free space or make it writable") from error
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        if parallel.leads():
+            with (self.path / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def trim_log(self, done: int) -> None:
+        """Forget what was logged after the state was saved: it will be trained, and logged, again."""
+        path = self.path / LOG
+        if parallel.leads() and path.is_file():
+            kept = []
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError):  # a torn last line
+                    kept += [line] if json.loads(line).get("done", 0) <= done else []
+            write_atomically(path, "".join(line + "\n" for line in kept).encode())

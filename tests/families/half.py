@@ -1,0 +1,115 @@
+"""The same families in bfloat16: what a method that verifies in blocks shows beside what standard decoding shows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from families.proof import COUNT, GAMMAS, Scripted, decode
+from torch import Tensor
+
+from fastvlm_bench.clock import Clock
+from fastvlm_bench.decoding.control import Control
+from fastvlm_bench.decoding.losslessness import ULPS, judge_output, ulp
+from fastvlm_bench.decoding.self_check import self_check
+from fastvlm_bench.decoding.session import Session
+from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.layers import decoder_layers
+
+
+@dataclass
+class Half:
+    """Counts of outputs by outcome, and of positions. Differences are relative to the largest logit.
+
+    speculative: drafts that are right about 7 times in 10, at every exit and γ. control: drafts of the whole target,
+    so that all that differs from standard decoding is rounding (`decoding/control.py`), at the same γ.
+    turned: positions where a pass over the whole answer says another token than passes of one token, on one prefix.
+    close: positions whose two largest logits lie within two units in the last place, where a token may turn.
+    """
+
+    speculative: dict[str, int]
+    control: dict[str, int]
+    positions: int = 0
+    turned: int = 0
+    close: int = 0
+    block_difference: float = 0.0
+    exit_difference: float = 0.0
+    refused: int = 0
+
+
+def measure_half(model: Any, prompts: list[dict[str, Any]], wanted: Sequence[int] | None = None) -> Half:
+    """Decode each prompt in the model's half precision, at the exits `wanted` or at all.
+
+    `refused`: exits that the self-check does not take there.
+    """
+    found = Half({}, {})
+    exits = []
+    for exit_layer in wanted or range(1, len(decoder_layers(model))):
+        try:
+            found.exit_difference = max(found.exit_difference, self_check(model, prompts[0], exit_layer))
+            exits.append(exit_layer)
+        except UsageError:
+            found.refused += 1
+
+    def judge(counts: dict[str, int], inputs: dict[str, Any], method: Any, reference: list[int]) -> None:
+        tokens = decode(model, inputs, method)
+        outcome = judge_output(model, inputs, tokens, reference, noise=found.exit_difference, limit=COUNT)["outcome"]
+        counts[outcome] = counts.get(outcome, 0) + 1
+
+    for inputs in prompts:
+        reference = decode(model, inputs, Standard())
+        for gamma in GAMMAS:
+            judge(found.control, inputs, Control(gamma=gamma), reference)
+            for exit_layer in exits:
+                judge(found.speculative, inputs, Scripted(reference, exit_layer, gamma=gamma), reference)
+        if len(reference) > 1:
+            _rescore(model, inputs, reference, found)
+    return found
+
+
+def trained() -> Half:
+    """The same of the embedded model, which is trained: what random weights exaggerate can be read off it."""
+    from fastvlm_bench.models.load import load_target
+    from fastvlm_bench.suite import load_suite, open_image
+
+    target = load_target("tiny", device="cpu", dtype="bfloat16")
+    samples = [sample for suite in ("coco-caption", "describe") for sample in load_suite(suite, limit=2).samples]
+    return measure_half(target.model, [target.encode(open_image(s), s.prompt) for s in samples], (1, 2, 4, 8, 16))
+
+
+def _rescore(model: Any, inputs: dict[str, Any], tokens: list[int], found: Half) -> None:
+    """Autoregressive decoding against itself: all layers, the same prefix, one token at a time and as one block."""
+    single, block = (_Read(tokens, at_once) for at_once in (False, True))
+    for probe in (single, block):
+        with torch.inference_mode():
+            model.generate(**inputs, max_new_tokens=COUNT, do_sample=False, custom_generate=probe)
+    top = single.logits.topk(2, dim=-1).values
+    found.positions += len(top)
+    found.turned += int((single.logits.argmax(-1) != block.logits.argmax(-1)).sum())
+    found.close += sum(float(a - b) <= ULPS * ulp(float(a), model.dtype) for a, b in top)
+    difference = (single.logits - block.logits).abs().max() / single.logits.abs().max().clamp_min(1e-6)
+    found.block_difference = max(found.block_difference, float(difference))
+
+
+class _Read:
+    """Called by `generate`: the logits, (tokens - 1, vocab), after each token of an answer but its last."""
+
+    def __init__(self, tokens: list[int], at_once: bool) -> None:
+        self.tokens, self.at_once, self.logits = tokens, at_once, torch.empty(0)
+
+    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
+        session = Session(model, input_ids, clock=Clock(), **prepared)
+        session.prefill()
+        session.replace_last(self.tokens[0])
+        following = self.tokens[1:]
+        if self.at_once:
+            self.logits = session.read(following).logits[0].float()
+            return session.sequence
+        rows = []
+        for i in range(len(following)):
+            outputs = session.forward(1, following[:i], session.kwargs)
+            session.advance_kwargs(outputs, session.kwargs, 1)
+            rows.append(outputs.logits[0].float())
+        self.logits = torch.cat(rows)
+        return session.sequence
