@@ -2,19 +2,22 @@
 
 The output is forced through the target one token at a time, in the very loop of standard decoding, and at each
 position its token's logit is compared with the largest. Rounding a block of tokens unlike single ones moves logits by
-a few units in the last place; anything beyond that is a fault of the method.
+a few units in the last place. Where a gap is larger, the target itself reads the output in blocks: only what that does
+not explain is a fault of the method.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from fastvlm_bench.decoding.measure import GREEDY
+from fastvlm_bench.decoding.read_back import read_back
 from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.errors import UsageError
 
 IDENTICAL, NEAR_TIE, VIOLATION, UNCHECKED = "identical", "near-tie", "violation", "unchecked"
 ULPS = 2
@@ -26,6 +29,18 @@ def ulp(value: float, dtype: torch.dtype) -> float:
     return float(info.eps) * 2.0 ** math.floor(math.log2(max(abs(value), float(info.tiny))))
 
 
+class _Position(NamedTuple):
+    """The target's own token, the given one's gap to it, what two units in the last place and the noise allow."""
+
+    own: int
+    gap: float
+    units: float
+    noise: float
+
+    def allowed(self, block_noise: float) -> float:
+        return max(self.units + block_noise, self.noise)
+
+
 class _Forced(LogitsProcessor):
     """Writes down what the target says at each position, then leaves it no choice but the given token."""
 
@@ -33,7 +48,7 @@ class _Forced(LogitsProcessor):
         self.tokens, self.dtype, self.noise = tokens, dtype, noise
         # What precedes the answer is not always the prompt: an encoder-decoder's answer follows a start token.
         self.prompt_length: int | None = None
-        self.positions: list[tuple[int, float, float]] = []  # the target's own token, the gap, what is allowed
+        self.positions: list[_Position] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self.prompt_length is None:
@@ -42,11 +57,15 @@ class _Forced(LogitsProcessor):
         row = scores[0].float()
         top, own = row.max(dim=-1)
         largest = float(row[torch.isfinite(row)].abs().max()) if bool(torch.isfinite(top)) else math.nan
-        allowed = max(ULPS * ulp(float(top), self.dtype), self.noise * largest) if largest == largest else math.nan
-        self.positions.append((int(own), float(top - row[token]), allowed))
+        units = ULPS * ulp(float(top), self.dtype) if largest == largest else math.nan
+        self.positions.append(_Position(int(own), float(top - row[token]), units, self.noise * largest))
         forced = torch.full_like(scores, -math.inf)
         forced[0, token] = 0.0
         return forced
+
+    def beyond(self, block_noise: float) -> list[int]:
+        """Positions whose gap no rounding explains; NaN is beyond, too."""
+        return [i for i, at in enumerate(self.positions) if not at.gap <= at.allowed(block_noise)]
 
 
 def judge_output(
@@ -57,11 +76,11 @@ def judge_output(
 
     noise: how far block-wise logits lie from single ones, relative to the largest: what the self-check measured.
     limit: the token limit of both. generation: as given to `generate` for both. Returns `outcome`, and where the ids
-    differ: `index` of the first violating token
-    (of the first that differs from the reference, where none violates), `token`, `expected` (the target's own there),
-    `gap` (logits) and `epsilon`, the largest gap that is a near-tie: 2 units in the last place of the model's dtype at
-    that magnitude, or the noise if that is larger. For an output of the wrong length all but `outcome` and `index` are
-    None: it is a violation.
+    differ: `index` of the first violating token (of the first that differs from the reference, where none violates),
+    `token`, `expected` (the target's own there), `gap` (logits) and `epsilon`, the largest gap that is a near-tie: 2
+    units in the last place of the model's dtype at that magnitude, or the noise if that is larger. Where a gap is
+    beyond it, `block_noise` (logits) is measured by `gap_noise` and added to the 2 units. For an output of the wrong
+    length all but `outcome` and `index` are None: it is a violation.
     """
     if list(tokens) == list(reference):
         return {"outcome": IDENTICAL}
@@ -78,13 +97,39 @@ def judge_output(
             **inputs, max_new_tokens=len(tokens), custom_generate=Standard(),
             logits_processor=LogitsProcessorList([forced]), **generation,
         )  # fmt: skip
-    beyond = [i for i, (_, gap, allowed) in enumerate(forced.positions) if not gap <= allowed]  # NaN is beyond, too
+    beyond = forced.beyond(0.0)
+    measured: dict[str, float] = {}
+    if beyond and beyond[0] > 0:  # the first token comes of the prompt's pass, for every method
+        measured["block_noise"] = gap_noise(model, inputs, tokens, [p.gap for p in forced.positions], generation)
+        beyond = forced.beyond(measured["block_noise"])
     index = beyond[0] if beyond else first
-    expected, gap, allowed = forced.positions[index]
+    at = forced.positions[index]
     return {
-        "outcome": VIOLATION if beyond else NEAR_TIE, "index": index, "token": tokens[index], "expected": expected,
-        "gap": gap, "epsilon": allowed,
+        "outcome": VIOLATION if beyond else NEAR_TIE, "index": index, "token": tokens[index], "expected": at.own,
+        "gap": at.gap, "epsilon": at.allowed(measured.get("block_noise", 0.0)), **measured,
     }  # fmt: skip
+
+
+def gap_noise(
+    model: Any, inputs: dict[str, Any], tokens: Sequence[int], gaps: Sequence[float], generation: Mapping[str, Any]
+) -> float:
+    """How far the target's own gap moves when it reads `tokens` in blocks of 2, 4, 8, … and all at once, in logits.
+
+    gaps: largest logit minus the given token's, at each position, of passes over one token. Returns the largest
+    difference to them over all positions and sizes of block but the first position, which belongs to the prompt's
+    pass; 0 where the target cannot read in blocks, or says NaN there: what was not measured excuses nothing.
+    """
+    following = torch.tensor(tokens[1:], device=model.device)[:, None]
+    single, noise, block = torch.tensor(gaps[1:]), 0.0, 1
+    while block < len(following):
+        block = min(2 * block, len(following))
+        try:
+            rows = read_back(model, inputs, tokens, block, generation)
+        except (UsageError, RuntimeError):
+            return 0.0
+        moved = (rows.amax(dim=-1) - rows.gather(1, following)[:, 0]).cpu() - single
+        noise = max(noise, float(moved.abs().max()))  # `max` keeps its first argument against a NaN
+    return noise
 
 
 def _eos(ids: int | list[int] | None) -> frozenset[int]:

@@ -113,7 +113,7 @@ class Session:
         """
         if self.samples:
             return [draw(row) for row in self.probabilities(logits, prefix_length)]
-        top, ids = self._processed(logits, prefix_length).max(dim=-1)
+        top, ids = self.processed(logits, prefix_length).max(dim=-1)
         if not all(map(math.isfinite, top.tolist())):  # `max` and `argmax` alike give the index of a NaN
             raise NonFiniteLogits(f"the largest logit is not finite, {prefix_length - self.prompt_length} tokens on")
         found: list[int] = ids.tolist()
@@ -147,12 +147,13 @@ class Session:
 
     def probabilities(self, logits: Tensor, prefix_length: int) -> Tensor:
         """(k, vocab): what each position of `logits`, (1, k, vocab), is drawn from, after the logits processors."""
-        rows = self._processed(logits, prefix_length).float()
+        rows = self.processed(logits, prefix_length).float()
         if not bool(rows.amax(dim=-1).isfinite().all()):  # on a GPU drawing from NaN would poison the process
             raise NonFiniteLogits(f"the largest logit is not finite, {prefix_length - self.prompt_length} tokens on")
         return torch.softmax(rows, dim=-1)
 
-    def _processed(self, logits: Tensor, prefix_length: int) -> Tensor:
+    def processed(self, logits: Tensor, prefix_length: int) -> Tensor:
+        """(k, vocab): `logits`, (1, k, vocab), after the user's processors, each at its own prefix as in `choose`."""
         if not len(self.processors):
             return logits[0]
         return torch.cat([

@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from families.proof import COUNT, GAMMAS, Scripted, decode
-from torch import Tensor
 
-from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.control import Control
 from fastvlm_bench.decoding.losslessness import ULPS, judge_output, ulp
+from fastvlm_bench.decoding.measure import GREEDY
+from fastvlm_bench.decoding.read_back import read_back
 from fastvlm_bench.decoding.self_check import self_check
-from fastvlm_bench.decoding.session import Session
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers
@@ -80,36 +78,10 @@ def trained() -> Half:
 
 def _rescore(model: Any, inputs: dict[str, Any], tokens: list[int], found: Half) -> None:
     """Autoregressive decoding against itself: all layers, the same prefix, one token at a time and as one block."""
-    single, block = (_Read(tokens, at_once) for at_once in (False, True))
-    for probe in (single, block):
-        with torch.inference_mode():
-            model.generate(**inputs, max_new_tokens=COUNT, do_sample=False, custom_generate=probe)
-    top = single.logits.topk(2, dim=-1).values
+    single, block = (read_back(model, inputs, tokens, size, GREEDY) for size in (1, len(tokens)))
+    top = single.topk(2, dim=-1).values
     found.positions += len(top)
-    found.turned += int((single.logits.argmax(-1) != block.logits.argmax(-1)).sum())
+    found.turned += int((single.argmax(-1) != block.argmax(-1)).sum())
     found.close += sum(float(a - b) <= ULPS * ulp(float(a), model.dtype) for a, b in top)
-    difference = (single.logits - block.logits).abs().max() / single.logits.abs().max().clamp_min(1e-6)
+    difference = (single - block).abs().max() / single.abs().max().clamp_min(1e-6)
     found.block_difference = max(found.block_difference, float(difference))
-
-
-class _Read:
-    """Called by `generate`: the logits, (tokens - 1, vocab), after each token of an answer but its last."""
-
-    def __init__(self, tokens: list[int], at_once: bool) -> None:
-        self.tokens, self.at_once, self.logits = tokens, at_once, torch.empty(0)
-
-    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
-        session = Session(model, input_ids, clock=Clock(), **prepared)
-        session.prefill()
-        session.replace_last(self.tokens[0])
-        following = self.tokens[1:]
-        if self.at_once:
-            self.logits = session.read(following).logits[0].float()
-            return session.sequence
-        rows = []
-        for i in range(len(following)):
-            outputs = session.forward(1, following[:i], session.kwargs)
-            session.advance_kwargs(outputs, session.kwargs, 1)
-            rows.append(outputs.logits[0].float())
-        self.logits = torch.cat(rows)
-        return session.sequence

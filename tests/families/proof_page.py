@@ -124,9 +124,8 @@ def _half(known: dict[str, Any], made: list[dict[str, str]]) -> list[str]:
         "second token within two units in the last place of the first, where a token may turn; once one has, the rest "
         f"of the output is another text. Of the trained embedded model's, in the last row, it is {_close([tiny])} "
         "(two captions and two descriptions, exits 1, 2, 4, 8 and 16). What carries over to other models is the "
-        "comparison of the columns. A violation in the control's has no draft to blame: rounding moved a logit by more "
-        "than the rule for near-ties allows, as a router does that chooses another expert (seen in qwen3_5_moe; "
-        "gemma4's was not looked into). So one of self-speculation hints at a fault and proves none.", "",
+        "comparison of the columns. A violation in the control's would have no draft to blame; a near-tie may be an "
+        "expert's choice that fell otherwise in a block, which the target's own reading in blocks shows.", "",
         "| family | self-speculation: identical, near-tie, violation | control: identical, near-tie, violation "
         "| close positions | turned | block | exit |", "|" + "---|" * 7,
     ]  # fmt: skip
