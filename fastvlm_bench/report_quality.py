@@ -70,18 +70,18 @@ def group_columns(rows: Sequence[Row]) -> list[Cells]:
 
 
 def differences(rows: Sequence[Row]) -> list[str]:
-    """One line a method: "identical outputs n/n", or each metric's difference with its interval and verdict."""
-    lines = []
+    """A line for the methods with "identical outputs n/n", then one each with its metrics' differences and verdicts."""
+    same, lines = dict[str, list[str]](), []
     for row in rows:
         judged = [quality for quality in row.quality if quality.verdict]
         if not judged:
             continue
         if _identical(row):
             what = "ranks" if all(quality.metric == "visdial_ranking" for quality in judged) else "outputs"
-            lines.append(f"{row.method}: identical {what} {row.samples_paired}/{row.samples_paired}")
+            same.setdefault(f"identical {what} {row.samples_paired}/{row.samples_paired}", []).append(row.method)
         else:
             lines.append(f"{row.method}, against {row.reference}: {'; '.join(map(difference, judged))}")
-    return lines
+    return [f"{' · '.join(methods)}: {what}" for what, methods in same.items()] + lines
 
 
 def difference(quality: Quality) -> str:
