@@ -14,6 +14,12 @@ from safetensors import safe_open
 
 from fastvlm_bench.models.tiny.scenes import COLORS, KINDS, PLACES, TIMES
 
+DRAFT_COMMANDS = """for heads in "--head eagle --head twig --out drafts/a" \\
+  "--head attention --head attention:exit_layer=2 --head mlp:exit_layer=2 --head mlp:exit_layer=4 \\
+   --head mlp:exit_layer=8 --out drafts/b"; do
+  fastvlm-bench train --suite describe --suite coco-caption --suite vqav2 --samples 3600 --held-out 96 --updates 900 \\
+    --refine 0 --threads 1 --exit-layer 1 $heads
+done"""
 STAGES = {"tower": "loss", "language": "answer_tokens", "deepen": "answer_tokens"}
 
 
@@ -77,6 +83,14 @@ small steps replace a large one) and all 24 are trained on. `training_log.jsonl`
 {chr(10).join(stages)}
 
 ![curve](curve.png)
+
+## Drafts
+Seven lie in `../drafts`, trained on the target's own greedy answers by two commands, each on one core; their manifests
+say on what:
+
+```sh
+{DRAFT_COMMANDS}
+```
 
 ## Held-out skill
 {scores["scenes"]} scenes that training never saw (the hash of a scene decides its side), {scores["questions"]}
