@@ -31,7 +31,6 @@ def test_training_of_the_embedded_model_resumes_exactly(tmp_path: Path) -> None:
 
         def stop_after_three(rng: Any) -> Any:
             if len(calls) == 3 * train.HALVES:
-                halted.save(3)
                 raise KeyboardInterrupt
             calls.append(1)
             return loss(rng)
@@ -39,6 +38,7 @@ def test_training_of_the_embedded_model_resumes_exactly(tmp_path: Path) -> None:
         halted.loss = stop_after_three
         with pytest.raises(KeyboardInterrupt):
             halted.run(progress)
+        halted.save(3)  # here, since each half of the fourth update was stopped in a thread of its own
         resumed = stage(tmp_path / "halted")
         resumed.run(progress)
     for a, b in zip(whole.module.state_dict().values(), resumed.module.state_dict().values(), strict=True):
