@@ -153,10 +153,12 @@ def test_options_are_tokenised_as_they_follow_the_prompt(tiny: Target) -> None:
 
 
 def test_methods_get_the_ranks_of_what_decides_their_output(tiny: Target, inputs: dict[str, Any]) -> None:
+    # Of answers that are all wrong the early layers and a head think otherwise than the target.
+    close = [f"{number} {thing}" for number in ("one", "two", "three") for thing in ("boats", "ducks", "trees")]
     draft = Draft.load(TINY_DRAFTS / "attention-exit1", tiny.model)
     methods = [Built("standard", Standard(), True, None, {}), Built("fastvlm", Standard(), True, 1, {}),
                Built("early-exit", EarlyExit(draft), False, 1, {})]  # fmt: skip
-    sample = SimpleNamespace(sample_id="1-1", options=ANSWERS, prompt="What color is it?")
+    sample = SimpleNamespace(sample_id="1-1", options=(*ANSWERS, *close), prompt="What color is it?")
     lines = [{"method": built.label, "error": None} for built in methods]
     failed = {"method": "fastvlm", "error": "out_of_memory: x"}
     standard, fastvlm, early, bad = OptionRanker(tiny).add([*lines, failed], sample, inputs, methods)

@@ -146,10 +146,11 @@ def test_references_of_a_scene_differ() -> None:
 def test_facts_count_the_sentences_that_are_right() -> None:
     scene = next(s for s in scenes(50) if len(s.objects) == 3)
     right = language.description(scene)
-    whole = right.count(". ") + 1
-    assert facts(scene, right) == (whole, whole)
-    assert facts(scene, right.replace("three", "two", 1)) == (whole - 1, whole)
-    assert facts(scene, "") == (0, whole)
+    true, told = facts(scene, right)
+    assert true == told and told.total() == right.count(". ") + 1 and {"opening", "row", "sizes"} <= told.keys()
+    true, told = facts(scene, right.replace("three", "two", 1))
+    assert told - true == {"opening": 1}
+    assert facts(scene, "") == ({}, told)
 
 
 def test_embedded_splits_are_what_the_script_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,7 @@ def card(log: list[dict[str, Any]], scores: dict[str, Any], command: str) -> str
         detail = ", ".join(f"{k} {v}" for k, v in last.items() if k not in ("stage", "done", "elapsed_s"))
         stages.append(f"| {stage} | {last['done']} | {detail} |")
     kinds = "\n".join(f"| {kind} | {100 * value:.1f} % |" for kind, value in scores["vqa_exact_match_by_kind"].items())
+    sentences = "\n".join(f"| {kind} | {100 * v:.1f} % |" for kind, v in scores["description_facts_by_kind"].items())
     weak = ", ".join(k for k, v in scores["vqa_exact_match_by_kind"].items() if v < 0.7) or "none"
     return f"""---
 license: apache-2.0
@@ -62,10 +63,10 @@ tags: [llava, tiny, speculative-decoding, fastvlm-bench]
 ---
 # The embedded vision-language model of fastvlm-bench
 
-A LLaVA of {scores["parameters"] / 1e6:.1f} M parameters (SigLIP tower of 4 layers, two-layer projector, Llama
-decoder of 24 layers, width 192,
-vocabulary of {scores["vocabulary"]}), trained from scratch on rendered scenes: a meadow, a beach, a lake, a snowy
-field or a street by day, at sunset or at night, with one to five things in it, from the sun to a snowman.
+A LLaVA of {scores["parameters"] / 1e6:.1f} M parameters (SigLIP tower of 4 layers, two-layer projector, Llama decoder
+of 24 layers, width 192, vocabulary of {scores["vocabulary"]}), trained from scratch on rendered scenes: a meadow, a
+beach, a lake, a snowy field or a street by day, at sunset or at night, with one to five things in it, from the sun to a
+snowman.
 It captions, describes and answers short questions about such scenes, and about nothing else. It exists so that
 self-speculative decoding can be measured, tested and understood without a download. It loads with plain
 `AutoProcessor` / `AutoModelForImageTextToText`.
@@ -108,11 +109,17 @@ questions; `python -m fastvlm_bench.models.tiny.evaluate --scenes {scores["scene
 |---|---|
 {kinds}
 
+| sentence of a description | right word for word |
+|---|---|
+{sentences}
+
 ## Limits
 * Its world is {len(KINDS)} kinds of things in {len(COLORS)} colours and two sizes, {len(PLACES)} places,
   {len(TIMES)} times of day; it knows no photograph.
 * Kinds of question answered rightly less than 7 times in 10: {weak}. A yes-or-no question answered half the time is
   answered at chance.
+* Its long descriptions read well and are in part untrue: *sizes* (how many things are large) and *whereabouts* (of the
+  only thing of its kind, as seen from others) want counting and choosing, which it does worse than telling each row.
 * Its knowledge of what no picture shows is a few dozen facts, asked in few ways.
 * Its language is a grammar of few sentence plans, and which plan it takes follows from the scene. Drafting such text is
   easier than drafting English: acceptance here says how the method works, not what a real model reaches.

@@ -36,11 +36,11 @@ def answers(target: Target, asked: Sequence[tuple[Scene, str]], most: int) -> li
     return out
 
 
-def facts(scene: Scene, text: str) -> tuple[int, int]:
-    """(right, all) sentences of the description: each states the place, a row of things, a relation or a number."""
-    right = language.description(scene).split(". ")
-    said = text.split(". ")
-    return sum(line in said for line in right), len(right)
+def facts(scene: Scene, text: str) -> tuple[Counter[str], Counter[str]]:
+    """(right, all) sentences of the description by what they state: see `language.stated`."""
+    said = {line.removesuffix(".") for line in text.split(". ")}
+    stated = [(kind, language.capital(line)) for kind, line in language.stated(scene)]
+    return Counter(kind for kind, line in stated if line in said), Counter(kind for kind, _ in stated)
 
 
 def _word_for_word(scene: Scene, text: str) -> bool:
@@ -60,14 +60,18 @@ def evaluate(target: Target, scenes: int) -> dict[str, Any]:
     captions = answers(target, [(s, language.CAPTION_PROMPT) for s in worlds], 64)
     references = [[language.caption(s, v) for v in range(language.CAPTION_VARIANTS)] for s in worlds]
     described = answers(target, [(s, language.DESCRIBE_PROMPT) for s in worlds], 160)
-    counts = [facts(s, t) for s, t in zip(worlds, described, strict=True)]
+    true, told = Counter[str](), Counter[str]()
+    for scene, text in zip(worlds, described, strict=True):
+        for counts, found in zip((true, told), facts(scene, text), strict=True):
+            counts.update(found)
     return {
         "scenes": scenes, "questions": len(asked), "seed": SEED,
         "vqa_exact_match": sum(right.values()) / sum(total.values()),
         "vqa_exact_match_by_kind": {kind: right[kind] / total[kind] for kind in sorted(total)},
         "caption_cider_d": cider_d.score(captions, references).value,
         "caption_bleu4": bleu4.score(captions, references).value,
-        "description_facts": sum(r for r, _ in counts) / sum(n for _, n in counts),
+        "description_facts": true.total() / told.total(),
+        "description_facts_by_kind": {kind: true[kind] / told[kind] for kind in sorted(told)},
         "descriptions_word_for_word": sum(map(_word_for_word, worlds, described)) / scenes,
     }  # fmt: skip
 

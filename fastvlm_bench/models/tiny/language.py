@@ -178,13 +178,18 @@ def _opening(scene: Scene) -> str:
 
 
 def _rows(scene: Scene) -> list[str]:
-    lines, told = [_opening(scene)], set[str]()
+    return [line for _, line in stated(scene)]
+
+
+def stated(scene: Scene) -> list[tuple[str, str]]:
+    """The description's sentences with what each states: opening, row, whereabouts, sizes or animals."""
+    lines, told = [("opening", _opening(scene))], set[str]()
     for row, lead in enumerate(ROWS[scene.place]):
         if items := [o for o in scene.objects if o.row == row]:
-            lines.append(f"{HEAVENS[scene.time] if row == 0 else lead}, {_row(items, told)}")
-    if scene.time == "sunset":
-        return lines + _sizes(scene) + _whereabouts(scene) + _animals(scene)
-    return lines + _whereabouts(scene) + _sizes(scene) + _animals(scene)
+            lines.append(("row", f"{HEAVENS[scene.time] if row == 0 else lead}, {_row(items, told)}"))
+    parts = {"whereabouts": _whereabouts(scene), "sizes": _sizes(scene), "animals": _animals(scene)}
+    order = ("sizes", "whereabouts", "animals") if scene.time == "sunset" else tuple(parts)
+    return lines + [(kind, line) for kind in order for line in parts[kind]]
 
 
 def _row(items: list[Object], told: set[str]) -> str:
