@@ -9,8 +9,9 @@ from typing import Any
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.measure import measure
 from fastvlm_bench.energy import Meter, blocks
+from fastvlm_bench.failures import FAILURES
 from fastvlm_bench.memory import PeakMemory, attribute, held_bytes
-from fastvlm_bench.runner import FAILURES, Runner
+from fastvlm_bench.runner import Runner
 from fastvlm_bench.suite import Suite
 
 

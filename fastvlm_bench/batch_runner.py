@@ -13,16 +13,15 @@ from fastvlm_bench.decoding.batch_inputs import collate, unevenness
 from fastvlm_bench.decoding.batch_measure import in_batches, measure_batch
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
-from fastvlm_bench.errors import BenchError
+from fastvlm_bench.errors import BenchError, DeviceLost
+from fastvlm_bench.failures import FAILURES, device_lost, failed, failure_kind
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.memory import PeakMemory
 from fastvlm_bench.record import RunWriter
-from fastvlm_bench.runner import FAILURES, MAX_FAILURES_IN_A_ROW, Group, Runner, failure_kind, versions
+from fastvlm_bench.runner import MAX_FAILURES_IN_A_ROW, Group, Runner, versions
 from fastvlm_bench.stopping import StopRule
 from fastvlm_bench.suite import Sample, Suite
-
-NOTHING_MEASURED = ("token_ids", "text", "stop", "ttft_s", "vision_s", "prefill_s", "decode_s", "memory")
 
 
 class BatchRunner(Runner):
@@ -106,8 +105,13 @@ class BatchRunner(Runner):
                 turn = (number + repeat) % len(self.methods)
                 order = [*self.methods[turn:], *self.methods[:turn]]
                 before = versions(inputs)
-                by_method = [self._lines(suite, samples, number, built, repeat, place, inputs)
-                             for place, built in enumerate(order)]  # fmt: skip
+                try:
+                    by_method = [self._lines(suite, samples, number, built, repeat, place, inputs)
+                                 for place, built in enumerate(order)]  # fmt: skip
+                except DeviceLost as lost:  # recorded, so that a resumed run does not meet it again
+                    void = [self._void(suite, samples, number, built, repeat, place, str(lost))
+                            for place, built in enumerate(order)]  # fmt: skip
+                    raise self._give_up(lost, sum(void, []), writer, invocation) from None
                 if versions(inputs) != before:
                     raise BenchError(f"internal error: a method changed its inputs in batch {number}: the methods "
                                      "after it did not get the same")  # fmt: skip
@@ -141,16 +145,22 @@ class BatchRunner(Runner):
             self._check(singles, None)
         return collate(singles, self.pad_token_id), singles
 
+    def _void(
+        self, suite: Suite, samples: Sequence[Sample], number: int, built: Built, repeat: int, order: int,
+        failure: str,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """The lines of a batch of which nothing counts."""
+        batch = {"id": number, "size": len(samples), "ttft_s": None, "decode_s": None}
+        return [{**failed(self._key(suite, sample, built, repeat, order), failure), "batch": {**batch, "row": row}}
+                for row, sample in enumerate(samples)]  # fmt: skip
+
     def _lines(
         self, suite: Suite, samples: Sequence[Sample], number: int, built: Built, repeat: int, order: int,
         inputs: dict[str, Any],
     ) -> list[dict[str, Any]]:  # fmt: skip
-        keys = [
-            {"suite": suite.name, "sample_id": sample.sample_id, "method": built.label, "repeat": repeat,
-             "order": order} for sample in samples
-        ]  # fmt: skip
+        keys = [self._key(suite, sample, built, repeat, order) for sample in samples]
         batch = {"id": number, "size": len(samples)}
-        failure = None
+        failure, lost = None, False
         gc.collect()
         gc.disable()
         try:
@@ -163,16 +173,16 @@ class BatchRunner(Runner):
         except FAILURES as error:
             kind = failure_kind(error)
             text = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no message"
-            failure = f"{kind}: {text}; in a batch of {len(samples)}: try a smaller --batch-size"
+            lost, failure = device_lost(error), f"{kind}: {text}; in a batch of {len(samples)}"
+            failure += "" if lost else ": try a smaller --batch-size"
         finally:
             gc.enable()
+        if lost:
+            raise DeviceLost(failure)
         if failure is not None:  # outside the except block, so that the traceback no longer holds the tensors
             if self.target.device.type == "cuda":
                 torch.cuda.empty_cache()
-            nothing = dict.fromkeys(NOTHING_MEASURED)
-            return [{**key, **nothing, "rounds": [], "scores": {}, "error": failure,
-                     "batch": {**batch, "row": row, "ttft_s": None, "decode_s": None}}
-                    for row, key in enumerate(keys)]  # fmt: skip
+            return self._void(suite, samples, number, built, repeat, order, failure)
         lines = []
         for row, (key, done) in enumerate(zip(keys, trace.rows, strict=True)):
             line = {

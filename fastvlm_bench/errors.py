@@ -30,6 +30,10 @@ class WriteFailed(BenchError):
     exit_code = 3
 
 
+class DeviceLost(BenchError):
+    """The device failed so that nothing more can be computed on it in this process: a device-side assert, say."""
+
+
 class IncompatibleRuns(BenchError):
     """`compare` was given runs whose numbers must not stand side by side."""
 

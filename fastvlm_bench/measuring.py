@@ -15,6 +15,7 @@ from fastvlm_bench.config import RunConfig
 from fastvlm_bench.drafts import draft_folder
 from fastvlm_bench.energy import open_meter
 from fastvlm_bench.environment import Absent, describe_environment
+from fastvlm_bench.errors import DeviceLost
 from fastvlm_bench.live import Live
 from fastvlm_bench.method_spec import REFERENCE
 from fastvlm_bench.models.names import default_drafts
@@ -106,6 +107,9 @@ def measure_suites(
                         writer.update(stopped={**writer.meta.get("stopped", {}), suite.name: stop.summary()})
             if config.energy is not None:
                 _measure_energy(config.energy, suites, runner, writer, live)
+        except DeviceLost:
+            refiner = None  # what it learned lies on the device
+            raise
         finally:  # an interrupted run, too, must say under what conditions it measured; a resumed one keeps both
             before = [notice for notice in writer.meta["warnings"] or [] if notice["name"] in RECORDED]
             new = [notice for notice in conditions.notices() if notice not in before]

@@ -17,7 +17,8 @@ from fastvlm_bench.decoding.losslessness import UNCHECKED, judge_output
 from fastvlm_bench.decoding.measure import GREEDY, measure, seed_of
 from fastvlm_bench.decoding.ranking import OptionRanker
 from fastvlm_bench.decoding.self_check import self_check
-from fastvlm_bench.errors import BenchError, NonFiniteLogits, TooLong
+from fastvlm_bench.errors import BenchError, DeviceLost, TooLong
+from fastvlm_bench.failures import FAILURES, device_lost, failed, failure_kind
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.memory import PeakMemory
 from fastvlm_bench.models.layers import vision_module
@@ -27,8 +28,6 @@ from fastvlm_bench.stopping import StopRule
 from fastvlm_bench.suite import Sample, Suite, open_image
 
 MAX_FAILURES_IN_A_ROW = 3
-FAILURES = (RuntimeError, ValueError, IndexError, FloatingPointError)
-"""What may go wrong with one sample without ending the run."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,13 @@ class Runner:
                 turn = (index + repeat) % len(self.methods)
                 order = [*self.methods[turn:], *self.methods[:turn]]
                 before = versions(inputs)
-                lines = [self._line(suite, sample, built, repeat, place, inputs) for place, built in enumerate(order)]
+                try:
+                    lines = [self._line(suite, sample, built, repeat, place, inputs)
+                             for place, built in enumerate(order)]  # fmt: skip
+                except DeviceLost as lost:  # recorded, so that a resumed run does not meet it again
+                    lines = [failed(self._key(suite, sample, built, repeat, place), str(lost))
+                             for place, built in enumerate(order)]  # fmt: skip
+                    raise self._give_up(lost, lines, writer, invocation) from None
                 if versions(inputs) != before:
                     raise BenchError(f"internal error: a method changed its inputs on sample {sample.sample_id}: the "
                                      "methods after it did not get the same")  # fmt: skip
@@ -155,8 +160,7 @@ class Runner:
                     writer.append({**line, "flags": flags, "losslessness": judged, "invocation": invocation})
                 if stop is not None:
                     stop.add([lines])
-                failed = all(line["error"] for line in lines)
-                failed_in_a_row = failed_in_a_row + 1 if failed else 0
+                failed_in_a_row = failed_in_a_row + 1 if all(line["error"] for line in lines) else 0
                 watch(Group(suite.name, done, total, lines))
                 if failed_in_a_row == MAX_FAILURES_IN_A_ROW:
                     raise BenchError(
@@ -164,34 +168,46 @@ class Runner:
                         "what was measured is kept; try a smaller --max-new-tokens or another --device"
                     )
 
+    def _key(self, suite: Suite, sample: Sample, built: Built, repeat: int, order: int) -> dict[str, Any]:
+        """What a line is of; where tokens are drawn, with the seed of its own."""
+        key = {"suite": suite.name, "sample_id": sample.sample_id, "method": built.label, "repeat": repeat,
+               "order": order}  # fmt: skip
+        if self.samples:
+            key["seed"] = seed_of(self.seed, suite.name, sample.sample_id, built.label, repeat)
+        return key
+
+    def _give_up(
+        self, lost: DeviceLost, lines: Sequence[dict[str, Any]], writer: RunWriter, invocation: int
+    ) -> DeviceLost:
+        """Record the group that lost the device as failed, and say how to go on. Asks nothing more of the device."""
+        for line in lines:
+            writer.append({**line, "flags": [], "losslessness": None, "invocation": invocation})
+        return DeviceLost(
+            f"the device failed on sample {lines[0]['sample_id']} of {lines[0]['suite']} ({lost}), and this process "
+            f"cannot use it any more; what was measured is kept; go on after this sample with --resume {writer.folder}"
+        )
+
     def _line(
         self, suite: Suite, sample: Sample, built: Built, repeat: int, order: int, inputs: dict[str, Any]
     ) -> dict[str, Any]:
-        key = {
-            "suite": suite.name,
-            "sample_id": sample.sample_id,
-            "method": built.label,
-            "repeat": repeat,
-            "order": order,
-        }
-        failure, seed = None, None
-        if self.samples:
-            seed = seed_of(self.seed, suite.name, sample.sample_id, built.label, repeat)
-            key["seed"] = seed
+        key = self._key(suite, sample, built, repeat, order)
+        failure, lost = None, False
         gc.collect()
         gc.disable()
         try:
             self._check_length(suite, inputs)
             with self.conditions.span(built.label), PeakMemory(self.target.device) as peak:
                 trace = measure(
-                    built.method, self.target.model, inputs, self.limit(suite), self.vision, self.generation, seed,
-                    self.phases,
+                    built.method, self.target.model, inputs, self.limit(suite), self.vision, self.generation,
+                    key.get("seed"), self.phases,
                 )  # fmt: skip
         except FAILURES as error:
             text = str(error).strip() or "no message"
-            failure = f"{failure_kind(error)}: {text.splitlines()[0][:200]}"
+            failure, lost = f"{failure_kind(error)}: {text.splitlines()[0][:200]}", device_lost(error)
         finally:
             gc.enable()
+        if lost:
+            raise DeviceLost(failure)
         if failure is not None:  # outside the except block, so that the traceback no longer holds the tensors
             if self.target.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -254,27 +270,6 @@ class Runner:
         return self.max_new_tokens or suite.max_new_tokens
 
 
-def failed(line: Mapping[str, Any], failure: str) -> dict[str, Any]:
-    """A line of which nothing counts."""
-    nothing = dict.fromkeys(("token_ids", "text", "stop", "ttft_s", "vision_s", "prefill_s", "decode_s", "memory"))
-    return {**line, **nothing, "rounds": [], "scores": {}, "error": failure}
-
-
-def failure_kind(error: Exception) -> str:
-    """The word that a failed line begins with."""
-    if isinstance(error, NonFiniteLogits):
-        return "nan_logits"
-    if isinstance(error, TooLong):
-        return "too_long"
-    return "out_of_memory" if out_of_memory(error) else type(error).__name__
-
-
 def versions(inputs: Mapping[str, Any]) -> dict[str, int]:
     """How often each input tensor has been written to: torch counts that."""
     return {name: value._version for name, value in inputs.items() if isinstance(value, torch.Tensor)}
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the machine had no memory left."""
-    said = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in said or "enough memory" in said

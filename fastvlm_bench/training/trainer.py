@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from fastvlm_bench.errors import BenchError
+from fastvlm_bench.failures import out_of_memory
 from fastvlm_bench.heads import ImitationHead, new_head
 from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.muon import Muon
 from fastvlm_bench.reduced_vocabulary import ReducedOutput
-from fastvlm_bench.runner import out_of_memory
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.choosing import Choosing

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+from fastvlm_bench import batch_runner, runner
 from fastvlm_bench.record import read_run
 
 METHODS = ("-m", "layerskip:exit_layer=1,gamma=2")
@@ -48,6 +50,36 @@ def test_a_sweep_goes_on_after_failed_samples(own_data: Path, call: Callable[...
     result = run(own_data, call, "--batch-size", "1,2")
     assert result.exit_code == 7, result.output
     assert len(list((own_data.parent / "results").glob("*/*/run.json"))) == 2
+
+
+@pytest.mark.parametrize(("size", "lost"), [("1", {"4"}), ("2", {"4", "5"})])
+def test_a_lost_device_ends_the_run_and_a_resumed_one_goes_on(
+    own_data: Path, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, size: str, lost: set[str]
+) -> None:
+    """After a device-side assert every later call fails or lies: the group that met it is void, nothing follows it."""
+    module, name = (runner, "measure") if size == "1" else (batch_runner, "measure_batch")
+    real, met = getattr(module, name), list[int]()
+
+    def poisoned(*given: Any, **options: Any) -> Any:
+        recorded = [path.read_text().count("\n") for path in own_data.parent.glob("results/*/samples.jsonl")]
+        if met or recorded == [8]:  # four samples by two methods
+            met.append(len(met))
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+        return real(*given, **options)
+
+    monkeypatch.setattr(module, name, poisoned)
+    result = run(own_data, call, "--batch-size", size)
+    assert result.exit_code == 1 and met == [0], "the device was used again"
+    (folder,) = (own_data.parent / "results").glob("*")
+    assert "device failed on sample 4 of jsonl" in result.stderr and f"--resume {folder}" in result.stderr
+    first = read_run(folder)
+    void = [line for line in first.lines if (line["error"] or "").startswith("device_lost: ")]
+    assert {line["sample_id"] for line in void} == lost and len(void) == 2 * len(lost) and first.meta["error"]
+    monkeypatch.setattr(module, name, real)
+    assert run(own_data, call, "--batch-size", size, "--resume", folder).exit_code == 7
+    whole = read_run(folder)
+    assert len(whole.lines) == 14 and whole.lines[: len(first.lines)] == first.lines
+    assert {line["sample_id"] for line in whole.lines if line["error"]} == lost | ({"2"} if size == "1" else {"2", "3"})
 
 
 @pytest.mark.parametrize("what", ["images", "annotations or names"])
