@@ -21,6 +21,11 @@ Call = Callable[..., Any]
 def data(tmp_path: Path) -> Path:
     root = tmp_path / "data"
     MAKE["visdial-gen"](root)
+    dialogs = root / "visdial_1.0_val.json"
+    content = json.loads(dialogs.read_text())
+    # Of unlike lengths, so that the sum over tokens and the mean rank them otherwise.
+    content["data"]["answers"] = [f"yes{', and one more' * (n % 4)} {n}" for n in range(10)]
+    dialogs.write_text(json.dumps(content))
     relevance = [0.0] * 100
     relevance[0], relevance[7] = 1.0, 0.5
     dense = [{"image_id": 185565, "round_id": 1, "gt_relevance": relevance}]

@@ -27,8 +27,8 @@ def test_alpha_of_the_manifest_is_that_of_run(
     (model / "generation_config.json").write_text(json.dumps({**settings, "repetition_penalty": 1.3}))
     given = TrainSettings(
         out=str(tmp_path / "drafts"), model=str(model), images=str(images), prompts=str(prompts), exit_layers=("1",),
-        heads=("mlp", "attention"), samples=4, held_out=4, max_new_tokens=16, updates=40, refine_updates=4, batch=4,
-        lr=0.05, validate_every=22, device="cpu",
+        heads=("mlp", "attention"), samples=4, held_out=4, max_new_tokens=16, updates=120, refine_updates=4, batch=4,
+        lr=0.02, validate_every=22, device="cpu",
     )  # fmt: skip
     assert fit.train(given) == 0
     _, held = hold_out(folder_samples(images, prompts), 4, seed=0)
