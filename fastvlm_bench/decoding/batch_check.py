@@ -13,7 +13,7 @@ from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.batch_inputs import collate
 from fastvlm_bench.decoding.batch_session import BatchSession
 from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
-from fastvlm_bench.decoding.self_check import TOKENS, TOLERANCE
+from fastvlm_bench.decoding.self_check import TOKENS, tolerance
 from fastvlm_bench.decoding.session import Session
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.imitation_head import Draft
@@ -53,7 +53,7 @@ def batch_self_check(
             worst = max(worst, float((probe.logits[place] - row).abs().max() / scale))
             if not bool(torch.isfinite(row).all()):
                 worst = float("inf")
-    limit = TOLERANCE.get(model.dtype, 0.1)
+    limit = tolerance(model.dtype)
     if not worst <= limit:
         raise UsageError(
             f"{name} cannot be decoded in a batch: a row's logits differ from those of the row alone by {worst:.1e} "

@@ -16,6 +16,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from fastvlm_bench.decoding.measure import GREEDY
 from fastvlm_bench.decoding.read_back import read_back
+from fastvlm_bench.decoding.self_check import tolerance
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.errors import UsageError
 
@@ -30,15 +31,17 @@ def ulp(value: float, dtype: torch.dtype) -> float:
 
 
 class _Position(NamedTuple):
-    """The target's own token, the given one's gap to it, what two units in the last place and the noise allow."""
+    """The target's own token, the given one's gap to it, what two units in the last place and the noise allow, and
+    the most that blocks may move a gap: what moves logits further is refused at loading, and no noise here."""
 
     own: int
     gap: float
     units: float
     noise: float
+    most: float
 
-    def allowed(self, block_noise: float) -> float:
-        return max(self.units + block_noise, self.noise)
+    def allowed(self, block_noise: float | None) -> float:
+        return max(self.units + min(block_noise or 0.0, self.most), self.noise)
 
 
 class _Forced(LogitsProcessor):
@@ -58,12 +61,13 @@ class _Forced(LogitsProcessor):
         top, own = row.max(dim=-1)
         largest = float(row[torch.isfinite(row)].abs().max()) if bool(torch.isfinite(top)) else math.nan
         units = ULPS * ulp(float(top), self.dtype) if largest == largest else math.nan
-        self.positions.append(_Position(int(own), float(top - row[token]), units, self.noise * largest))
+        most = 2 * tolerance(self.dtype) * largest  # each of the two logits by that much
+        self.positions.append(_Position(int(own), float(top - row[token]), units, self.noise * largest, most))
         forced = torch.full_like(scores, -math.inf)
         forced[0, token] = 0.0
         return forced
 
-    def beyond(self, block_noise: float) -> list[int]:
+    def beyond(self, block_noise: float | None = None) -> list[int]:
         """Positions whose gap no rounding explains; NaN is beyond, too."""
         return [i for i, at in enumerate(self.positions) if not at.gap <= at.allowed(block_noise)]
 
@@ -79,8 +83,8 @@ def judge_output(
     differ: `index` of the first violating token (of the first that differs from the reference, where none violates),
     `token`, `expected` (the target's own there), `gap` (logits) and `epsilon`, the largest gap that is a near-tie: 2
     units in the last place of the model's dtype at that magnitude, or the noise if that is larger. Where a gap is
-    beyond it, `block_noise` (logits) is measured by `gap_noise` and added to the 2 units. For an output of the wrong
-    length all but `outcome` and `index` are None: it is a violation.
+    beyond it, `block_noise` (logits) is measured and added to the 2 units, up to what the self-check tolerates. For
+    an output of the wrong length all but `outcome` and `index` are None: it is a violation.
     """
     if list(tokens) == list(reference):
         return {"outcome": IDENTICAL}
@@ -97,27 +101,28 @@ def judge_output(
             **inputs, max_new_tokens=len(tokens), custom_generate=Standard(),
             logits_processor=LogitsProcessorList([forced]), **generation,
         )  # fmt: skip
-    beyond = forced.beyond(0.0)
-    measured: dict[str, float] = {}
+    beyond, noise_in_blocks = forced.beyond(), None
     if beyond and beyond[0] > 0:  # the first token comes of the prompt's pass, for every method
-        measured["block_noise"] = gap_noise(model, inputs, tokens, [p.gap for p in forced.positions], generation)
-        beyond = forced.beyond(measured["block_noise"])
+        gaps = [at.gap for at in forced.positions]
+        noise_in_blocks = block_noise(model, inputs, tokens, gaps, generation)
+        beyond = forced.beyond(noise_in_blocks)
     index = beyond[0] if beyond else first
     at = forced.positions[index]
     return {
         "outcome": VIOLATION if beyond else NEAR_TIE, "index": index, "token": tokens[index], "expected": at.own,
-        "gap": at.gap, "epsilon": at.allowed(measured.get("block_noise", 0.0)), **measured,
+        "gap": at.gap, "epsilon": at.allowed(noise_in_blocks),
+        **({} if noise_in_blocks is None else {"block_noise": noise_in_blocks}),
     }  # fmt: skip
 
 
-def gap_noise(
+def block_noise(
     model: Any, inputs: dict[str, Any], tokens: Sequence[int], gaps: Sequence[float], generation: Mapping[str, Any]
-) -> float:
+) -> float | None:
     """How far the target's own gap moves when it reads `tokens` in blocks of 2, 4, 8, … and all at once, in logits.
 
     gaps: largest logit minus the given token's, at each position, of passes over one token. Returns the largest
     difference to them over all positions and sizes of block but the first position, which belongs to the prompt's
-    pass; 0 where the target cannot read in blocks, or says NaN there: what was not measured excuses nothing.
+    pass; None where the target cannot read in blocks, or says NaN there: what was not measured excuses nothing.
     """
     following = torch.tensor(tokens[1:], device=model.device)[:, None]
     single, noise, block = torch.tensor(gaps[1:]), 0.0, 1
@@ -126,9 +131,11 @@ def gap_noise(
         try:
             rows = read_back(model, inputs, tokens, block, generation)
         except (UsageError, RuntimeError):
-            return 0.0
-        moved = (rows.amax(dim=-1) - rows.gather(1, following)[:, 0]).cpu() - single
-        noise = max(noise, float(moved.abs().max()))  # `max` keeps its first argument against a NaN
+            return None
+        moved = float(((rows.amax(dim=-1) - rows.gather(1, following)[:, 0]).cpu() - single).abs().max())
+        if not math.isfinite(moved):
+            return None
+        noise = max(noise, moved)
     return noise
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.recurrent_state import undoable
@@ -43,10 +42,7 @@ class _Reader:
         with undoable(decoder_layers(model)):
             for start in range(0, len(self.tokens) - 1, self.block):
                 end = min(start + self.block, len(self.tokens) - 1)
-                if end - start > 1:
-                    passed = BaseModelOutputWithPast(past_key_values=session.cache)
-                    session.advance_kwargs(passed, session.kwargs, end - start - 1)
-                outputs = session.forward(end - start, self.tokens[1:end], session.kwargs)
+                outputs = session.forward_block(end - start, self.tokens[1:end])
                 session.advance_kwargs(outputs, session.kwargs, 1)
                 session.roll_back(0)
                 self.rows.append(session.processed(outputs.logits, session.length + start).float())

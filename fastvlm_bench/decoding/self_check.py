@@ -16,7 +16,12 @@ from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.layers import decoder_layers
 
 TOKENS = 3
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # relative to the largest logit
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """How far verification's logits may lie from a full pass's, relative to the largest, in a model of `dtype`."""
+    return TOLERANCE.get(dtype, 0.1)
 
 
 def self_check(model: Any, inputs: dict[str, Any], exit_layer: int, draft: Draft | None = None) -> float:
@@ -55,7 +60,7 @@ def self_check(model: Any, inputs: dict[str, Any], exit_layer: int, draft: Draft
             ) from error
     scale = full.logits.abs().max().clamp_min(1e-6)
     difference = float((full.logits - drafted.logits).abs().max() / scale)
-    limit = TOLERANCE.get(model.dtype, 0.1)
+    limit = tolerance(model.dtype)
     if not difference <= limit:  # also true for NaN
         raise UsageError(
             f"{type(model).__name__} cannot be decoded self-speculatively: verification differs from a full pass by "

@@ -187,9 +187,13 @@ class Session:
 
         Returns the model's output, logits (1, len(tokens), vocab). The session is of no use afterwards.
         """
-        if len(tokens) > 1:
-            self.advance_kwargs(BaseModelOutputWithPast(past_key_values=self.cache), self.kwargs, len(tokens) - 1)
-        return self.forward(len(tokens), tokens[:-1], self.kwargs)
+        return self.forward_block(len(tokens), tokens[:-1])
+
+    def forward_block(self, count: int, ahead: list[int]) -> Any:
+        """As `forward`, for tokens that are given: `self.kwargs`, which describe one, come to describe all."""
+        if count > 1:
+            self.advance_kwargs(BaseModelOutputWithPast(past_key_values=self.cache), self.kwargs, count - 1)
+        return self.forward(count, ahead, self.kwargs)
 
     def replace_last(self, token: int) -> None:
         """Put another token in the place of the last one emitted: training reads texts that are not the model's own."""
