@@ -14,7 +14,7 @@ from fastvlm_bench.decoding.batch_measure import in_batches, measure_batch
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.errors import BenchError, DeviceLost
-from fastvlm_bench.failures import FAILURES, device_lost, failed, failure_kind
+from fastvlm_bench.failures import FAILURES, device_lost, failed, failure_text
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.memory import PeakMemory
@@ -109,9 +109,11 @@ class BatchRunner(Runner):
                     by_method = [self._lines(suite, samples, number, built, repeat, place, inputs)
                                  for place, built in enumerate(order)]  # fmt: skip
                 except DeviceLost as lost:  # recorded, so that a resumed run does not meet it again
-                    void = [self._void(suite, samples, number, built, repeat, place, str(lost))
-                            for place, built in enumerate(order)]  # fmt: skip
-                    raise self._give_up(lost, sum(void, []), writer, invocation) from None
+                    void = [
+                        line for place, built in enumerate(order)
+                        for line in self._void(suite, samples, number, built, repeat, place, str(lost))
+                    ]  # fmt: skip
+                    raise self._give_up(lost, void, writer, invocation) from None
                 if versions(inputs) != before:
                     raise BenchError(f"internal error: a method changed its inputs in batch {number}: the methods "
                                      "after it did not get the same")  # fmt: skip
@@ -171,9 +173,7 @@ class BatchRunner(Runner):
                     method, self.target.model, inputs, self.limit(suite), self.vision, self.generation
                 )
         except FAILURES as error:
-            kind = failure_kind(error)
-            text = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no message"
-            lost, failure = device_lost(error), f"{kind}: {text}; in a batch of {len(samples)}"
+            lost, failure = device_lost(error), f"{failure_text(error)}; in a batch of {len(samples)}"
             failure += "" if lost else ": try a smaller --batch-size"
         finally:
             gc.enable()

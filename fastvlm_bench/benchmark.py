@@ -13,7 +13,7 @@ from rich.console import Console
 from fastvlm_bench import document_frequencies
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.drafts import choose_draft
-from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, LosslessViolation, Terminated, UsageError
+from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, DeviceLost, LosslessViolation, Terminated, UsageError
 from fastvlm_bench.export import rows_csv, run_json, run_markdown, save
 from fastvlm_bench.invocation import INTERRUPTED, TERMINATED, invoke_all
 from fastvlm_bench.live import Live
@@ -86,6 +86,8 @@ def run_benchmark(
     if outcome == "interrupted":
         done = len({(line["suite"], line["sample_id"], line["repeat"]) for line in run.lines})
         print(f"fastvlm-bench: interrupted; {done} samples are kept; go on with --resume {run.folder}", file=sys.stderr)
+    if isinstance(failure, DeviceLost) and show:  # a sweep says how it goes on itself
+        print(f"fastvlm-bench: go on after that sample with --resume {run.folder}", file=sys.stderr)
     if failure is not None:
         raise failure
     if config.require_lossless:

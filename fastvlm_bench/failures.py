@@ -17,8 +17,12 @@ def failed(line: Mapping[str, Any], failure: str) -> dict[str, Any]:
     return {**line, **nothing, "rounds": [], "scores": {}, "error": failure}
 
 
-def failure_kind(error: Exception) -> str:
-    """The word that a failed line begins with."""
+def failure_text(error: Exception) -> str:
+    """What a failed line says of an error: its kind and the first line of its message."""
+    return f"{_kind(error)}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
+
+
+def _kind(error: Exception) -> str:
     if isinstance(error, NonFiniteLogits):
         return "nan_logits"
     if isinstance(error, TooLong):
@@ -29,9 +33,11 @@ def failure_kind(error: Exception) -> str:
 
 
 def device_lost(error: BaseException) -> bool:
-    """Whether the device failed for good: after any CUDA error but want of memory, every later call fails or lies."""
-    failed_for_good = isinstance(error, torch.AcceleratorError) or str(error).startswith("CUDA error")
-    return failed_for_good and not out_of_memory(error)
+    """Whether the device failed for good: after such an error, but for want of memory, every later call fails or lies.
+
+    cuBLAS and cuDNN say "CUDA error", too, of what harms one call alone: by torch's type, not by what is said.
+    """
+    return isinstance(error, torch.AcceleratorError) and not out_of_memory(error)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from fastvlm_bench.decoding.measure import GREEDY, measure, seed_of
 from fastvlm_bench.decoding.ranking import OptionRanker
 from fastvlm_bench.decoding.self_check import self_check
 from fastvlm_bench.errors import BenchError, DeviceLost, TooLong
-from fastvlm_bench.failures import FAILURES, device_lost, failed, failure_kind
+from fastvlm_bench.failures import FAILURES, device_lost, failed, failure_text
 from fastvlm_bench.identities import check_line
 from fastvlm_bench.memory import PeakMemory
 from fastvlm_bench.models.layers import vision_module
@@ -179,12 +179,12 @@ class Runner:
     def _give_up(
         self, lost: DeviceLost, lines: Sequence[dict[str, Any]], writer: RunWriter, invocation: int
     ) -> DeviceLost:
-        """Record the group that lost the device as failed, and say how to go on. Asks nothing more of the device."""
+        """Record the group that lost the device as failed: a resumed run goes on after it."""
         for line in lines:
             writer.append({**line, "flags": [], "losslessness": None, "invocation": invocation})
         return DeviceLost(
             f"the device failed on sample {lines[0]['sample_id']} of {lines[0]['suite']} ({lost}), and this process "
-            f"cannot use it any more; what was measured is kept; go on after this sample with --resume {writer.folder}"
+            "cannot use it any more; what was measured is kept"
         )
 
     def _line(
@@ -202,8 +202,7 @@ class Runner:
                     key.get("seed"), self.phases,
                 )  # fmt: skip
         except FAILURES as error:
-            text = str(error).strip() or "no message"
-            failure, lost = f"{failure_kind(error)}: {text.splitlines()[0][:200]}", device_lost(error)
+            failure, lost = failure_text(error), device_lost(error)
         finally:
             gc.enable()
         if lost:
@@ -231,7 +230,7 @@ class Runner:
         try:
             return self.ranker.add(lines, sample, inputs, self.methods)
         except FAILURES as error:
-            text = f"ranking: {failure_kind(error)}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
+            text = f"ranking: {failure_text(error)}"
         return [line if line["error"] else failed(line, text) for line in lines]
 
     def _judge(
