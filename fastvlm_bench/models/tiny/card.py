@@ -54,6 +54,7 @@ def card(log: list[dict[str, Any]], scores: dict[str, Any], command: str) -> str
         stages.append(f"| {stage} | {last['done']} | {detail} |")
     kinds = "\n".join(f"| {kind} | {100 * value:.1f} % |" for kind, value in scores["vqa_exact_match_by_kind"].items())
     sentences = "\n".join(f"| {kind} | {100 * v:.1f} % |" for kind, v in scores["description_facts_by_kind"].items())
+    untrue = ", ".join(k for k, v in scores["description_facts_by_kind"].items() if v < 0.7) or "none"
     weak = ", ".join(k for k, v in scores["vqa_exact_match_by_kind"].items() if v < 0.7) or "none"
     return f"""---
 license: apache-2.0
@@ -87,7 +88,7 @@ small steps replace a large one) and all 24 are trained on. `training_log.jsonl`
 
 ## Drafts
 Seven lie in `../drafts`, trained on the target's own greedy answers by two commands, each on one core; their manifests
-say on what:
+say on what, `log.jsonl` there is the logs of both. `"default": true` in one manifest is all that was set by hand:
 
 ```sh
 {DRAFT_COMMANDS}
@@ -118,8 +119,8 @@ questions; `python -m fastvlm_bench.models.tiny.evaluate --scenes {scores["scene
   {len(TIMES)} times of day; it knows no photograph.
 * Kinds of question answered rightly less than 7 times in 10: {weak}. A yes-or-no question answered half the time is
   answered at chance.
-* Its long descriptions read well and are in part untrue: *sizes* (how many things are large) and *whereabouts* (of the
-  only thing of its kind, as seen from others) want counting and choosing, which it does worse than telling each row.
+* Its long descriptions read well and are in part untrue. Sentences right less than 7 times in 10: {untrue} (*sizes*
+  counts the large things, *whereabouts* places the only thing of its kind beside others).
 * Its knowledge of what no picture shows is a few dozen facts, asked in few ways.
 * Its language is a grammar of few sentence plans, and which plan it takes follows from the scene. Drafting such text is
   easier than drafting English: acceptance here says how the method works, not what a real model reaches.

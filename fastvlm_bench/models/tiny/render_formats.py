@@ -27,7 +27,8 @@ INFO = {"description": "Rendered scenes of fastvlm-bench's embedded world; not t
 ROUNDS = 10
 
 
-def _write(path: Path, value: Any) -> None:
+def write(path: Path, value: Any) -> None:
+    """Compact JSON, one line; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, separators=(",", ":")) + "\n", encoding="utf-8")
 
@@ -44,7 +45,7 @@ def nocaps(out: Path, scenes: list[Scene]) -> None:
             text = language.caption(scene, variant)
             annotations.append({"id": len(annotations) + 1, "image_id": number, "caption": text})
     whole = {"info": INFO, "licenses": [], "images": images, "annotations": annotations}
-    _write(out / "nocaps" / "nocaps_embedded_captions.json", whole)
+    write(out / "nocaps" / "nocaps_embedded_captions.json", whole)
 
 
 def gqa(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
@@ -59,7 +60,7 @@ def gqa(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
                 "question": question.text, "imageId": f"COCO_embedded_{number:012d}", "answer": question.answer,
                 "isBalanced": False, "types": {"structural": structural, "semantic": semantic},
             }  # fmt: skip
-    _write(out / "gqa" / "embedded_questions.json", asked)
+    write(out / "gqa" / "embedded_questions.json", asked)
 
 
 def pope(out: Path, scenes: list[Scene], seed: int, *, images: int, each: int) -> None:
@@ -105,4 +106,4 @@ def visdial(out: Path, scenes: list[Scene], seed: int) -> None:
         ]
         dialogs.append({"image_id": number, "caption": language.caption(scene, 0), "dialog": turns})
     data = {"dialogs": dialogs, "questions": list(texts), "answers": list(answers)}
-    _write(out / "visdial" / "visdial_1.0_embedded.json", {"split": "embedded", "version": "1.0", "data": data})
+    write(out / "visdial" / "visdial_1.0_embedded.json", {"split": "embedded", "version": "1.0", "data": data})

@@ -4,7 +4,6 @@ All scenes are held out from training (see `Scene.held_out`); the output is a pu
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,11 @@ from PIL import Image
 from fastvlm_bench.models.tiny import language, render_formats
 from fastvlm_bench.models.tiny.pictures import IMAGE_SIZE, render
 from fastvlm_bench.models.tiny.questions import Question, human_answers, knowledge_questions, questions
+from fastvlm_bench.models.tiny.render_formats import INFO, write
 from fastvlm_bench.models.tiny.scenes import Scene, sample_scene
 
-INFO = {"description": "Rendered scenes of fastvlm-bench's embedded world; not the real data set", "version": "2"}
 LICENCE = {"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}
 PALETTE = 256  # colours an image keeps: fewer bytes, and no difference to be seen
-
-
-def _write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 def _scenes(seed: int, count: int, min_objects: int) -> list[Scene]:
@@ -54,7 +48,7 @@ def captions(out: Path, scenes: list[Scene], texts: list[list[str]]) -> None:
         for line in lines:
             annotations.append({"image_id": image["id"], "id": len(annotations) + 1, "caption": line})
     whole = {"info": INFO, "licenses": [LICENCE], "images": images, "annotations": annotations}
-    _write(out / "annotations" / "captions_embedded.json", whole)
+    write(out / "annotations" / "captions_embedded.json", whole)
 
 
 def _answered(asked: Sequence[Sequence[Question]], rng: np.random.Generator) -> tuple[list[Any], list[Any]]:
@@ -83,8 +77,8 @@ def vqav2(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
     shown = [[q for q in questions(scene, rng) if q.kind != "knowledge"][:each] for scene in scenes]
     texts, annotations = _answered(shown, rng)
     head = {"info": INFO, "license": LICENCE, "data_type": "embedded", "data_subtype": "embedded"}
-    _write(out / "v2_OpenEnded_embedded_questions.json", {**head, "task_type": "Open-Ended", "questions": texts})
-    _write(out / "v2_embedded_annotations.json", {**head, "annotations": annotations})
+    write(out / "v2_OpenEnded_embedded_questions.json", {**head, "task_type": "Open-Ended", "questions": texts})
+    write(out / "v2_embedded_annotations.json", {**head, "annotations": annotations})
 
 
 def okvqa(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
@@ -98,8 +92,8 @@ def okvqa(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
         for answer in annotation["answers"]:
             answer["raw_answer"] = answer["answer"]
     head = {"info": INFO, "license": LICENCE, "data_type": "embedded", "data_subtype": "embedded"}
-    _write(out / "OpenEnded_embedded_questions.json", {**head, "task_type": "Open-Ended", "questions": texts})
-    _write(out / "embedded_annotations.json", {**head, "annotations": annotations})
+    write(out / "OpenEnded_embedded_questions.json", {**head, "task_type": "Open-Ended", "questions": texts})
+    write(out / "embedded_annotations.json", {**head, "annotations": annotations})
 
 
 def main() -> None:
