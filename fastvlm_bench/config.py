@@ -14,13 +14,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.batches import check_batches
+from fastvlm_bench.analysis.batches import check_batches
+from fastvlm_bench.analysis.stopping import check_stopping
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.method_spec import MAX_GAMMA, METHODS, REFERENCE, MethodSpec
 from fastvlm_bench.metrics import parse_variants
 from fastvlm_bench.sampling import check_sampling, generation
-from fastvlm_bench.stopping import check_stopping
-from fastvlm_bench.suite_definition import read_definition
+from fastvlm_bench.suites.definition import read_definition
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")

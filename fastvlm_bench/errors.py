@@ -77,3 +77,7 @@ class NonFiniteLogits(FloatingPointError):
 
     Not a BenchError: the sample has failed, and the run goes on.
     """
+
+
+class Absent(Exception):
+    """There is no such thing on this machine; the message is the reason that is recorded."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fastvlm_bench.drafts import HEAD_LAYERS
+from fastvlm_bench.drafts.manifest import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
 
 REFERENCE = "standard"

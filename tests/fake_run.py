@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.build import Built
-from fastvlm_bench.record import RUN_FILE, RunWriter
-from fastvlm_bench.runner import Runner
-from fastvlm_bench.trace import Generation, Round
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.measuring.runner import Runner
+from fastvlm_bench.records.record import RUN_FILE, RunWriter
+from fastvlm_bench.records.trace import Generation, Round
 
 EOS, LIMIT, CONFIG = 2, 40, "c" * 64
 

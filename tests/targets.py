@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.models.layers import decoder_layers
 
 PROMPT = "\nDescribe this image in detail. ASSISTANT:"
@@ -17,8 +17,8 @@ def random_llava(layers: int = LAYERS, seed: int = 0) -> Any:
     """A LLaVA of the embedded shape with random weights, scaled so that its outputs have many distinct tokens."""
     from transformers import LlavaForConditionalGeneration
 
-    from fastvlm_bench.models.tiny.checkpoint import build_config, build_tokenizer
-    from fastvlm_bench.models.tiny.train import tokenizer_texts
+    from fastvlm_bench.embedded.parts import build_config, build_tokenizer
+    from fastvlm_bench.embedded.train import tokenizer_texts
 
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(tokenizer_texts(0, scenes=200))

@@ -1,4 +1,4 @@
-"""Imports point down, and what only reads results never brings torch: stored runs open on a laptop at once."""
+"""The order of the rooms holds, imports make no circle, and what only reads results never brings torch."""
 
 import ast
 import subprocess
@@ -9,67 +9,119 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "fastvlm_bench"
 HEAVY = ("torch", "transformers")
+ROOMS = (
+    "cli", "ablation", "embedded", "measuring", "training", "config", "scoring", "checks", "report", "decoding",
+    "analysis", "engine", "method_spec", "suites", "records", "drafts", "metrics", "world", "models", "machine",
+    "sampling", "errors",
+)  # fmt: skip
+"""From the top down: rooms, and the modules that lie beside them. Each may import what is below it, or itself."""
+OLD_PATHS = ("suite", "models.tiny.train", "models.tiny.evaluate", "models.tiny.render_suites")
+"""Modules that only hand on what has moved. Nothing of the package imports them."""
+LIGHT_ROOMS = ("analysis", "report", "suites", "records", "metrics", "scoring")
 LIGHT = (
-    "metrics", "suite", "suite_definition", "annotations", "record", "storage", "summary", "arms", "quality",
-    "statistics", "identities", "verdict", "report", "layout", "export",
-    "sample_export", "csv_text", "compare", "config", "method_spec", "trace", "errors", "cli",
-    "batches", "batch_table",
-    "drafts", "environment", "memory", "clock", "live", "models.names", "scoring", "doctor", "nvml", "conditions",
-)  # fmt: skip
-# From the top down: a module may import from its own level or one further down.
-LEVELS = (
-    ("cli",), ("batch_sweep",), ("benchmark",), ("batch_runner",), ("runner", "training"), ("decoding",),
-    ("imitation_head",), ("heads", "reduced_vocabulary"), ("models",),
+    "config", "method_spec", "errors", "sampling", "cli.app", "drafts.manifest", "models.names", "models.families",
+    "machine.environment", "machine.memory", "machine.clock", "machine.doctor", "machine.nvml", "machine.conditions",
+    "machine.energy", "measuring.live", "measuring.benchmark", "measuring.before_loading", "measuring.batch_sweep",
+    "measuring.invocation", "measuring.signals", "ablation.table", "world.scenes", "world.language",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LIGHT)
-def test_light_modules_do_not_bring_torch(name: str) -> None:
-    code = f"import sys, fastvlm_bench.{name}; sys.exit(any(m in sys.modules for m in {HEAVY!r}))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name below it."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of the package that a file imports anywhere, in functions and for types too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fastvlm_bench":
+            module = str(node.module).removeprefix("fastvlm_bench").lstrip(".")
+            names = [f"{module}.{alias.name}".lstrip(".") for alias in node.names]
+            names = [name if name in MODULES else module for name in names]
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names if a.name.split(".")[0] == "fastvlm_bench"]
+            names = [name.removeprefix("fastvlm_bench").lstrip(".") for name in names]
+        found |= {name for name in names if name}
+    return found
+
+
+IMPORTS = {name: imported(path) - {name} for name, path in MODULES.items() if name not in OLD_PATHS}
+
+
+def place(name: str) -> int:
+    return ROOMS.index(name.split(".")[0])
+
+
+def test_every_room_has_its_place_and_says_what_it_is() -> None:
+    there = {name.split(".")[0] for name in IMPORTS} - {""}
+    assert there == set(ROOMS)
+    for room in ROOMS:
+        docstring = ast.get_docstring(ast.parse(MODULES[room].read_text(encoding="utf-8")))
+        assert docstring and (room in ("config", "method_spec", "sampling", "errors") or "import" in docstring), room
+
+
+def test_imports_point_down() -> None:
+    wrong = [f"{name} imports {other}" for name, others in IMPORTS.items() if name
+             for other in others if place(other) < place(name)]  # fmt: skip
+    assert not wrong
+
+
+def test_nothing_imports_what_has_moved() -> None:
+    assert not [f"{name} imports {other}" for name, others in IMPORTS.items() for other in others if other in OLD_PATHS]
+
+
+def test_imports_make_no_circle() -> None:
+    """Depth first: a module that is met again while its own imports are being followed is on a circle."""
+    done: set[str] = set()
+
+    def follow(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"a circle of imports: {' -> '.join([*path[path.index(name) :], name])}"
+        if name not in done:
+            for other in sorted(IMPORTS.get(name, ())):
+                follow(other, (*path, name))
+            done.add(name)
+
+    for name in IMPORTS:
+        follow(name, ())
+
+
+def light() -> list[str]:
+    return [*LIGHT, *(name for name in MODULES if name.split(".")[0] in LIGHT_ROOMS)]
+
+
+def test_light_modules_do_not_bring_torch() -> None:
+    """One process for all: the first that brings it is named."""
+    code = (
+        "import importlib, sys\n"
+        f"for name in {light()!r}:\n"
+        "    importlib.import_module(f'fastvlm_bench.{name}')\n"
+        f"    found = [m for m in {HEAVY!r} if m in sys.modules]\n"
+        "    assert not found, f'{name} brings {found}'\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_help_brings_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom fastvlm_bench.cli import app\n"
+        "import sys\nfrom fastvlm_bench.cli.app import app\n"
         "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
-        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'pandas', 'numpy', 'PIL')))"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'pandas', 'numpy', 'PIL', 'pynvml')))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert result.returncode == 0 and b"self-speculative" in result.stdout
 
 
-def imported(path: Path) -> set[str]:
-    """Modules of the package that a file imports at its top level, as dotted names below the package."""
-    found = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("fastvlm_bench."):
-            found.add(node.module.removeprefix("fastvlm_bench."))
-    return found
-
-
-def level(name: str) -> int | None:
-    parts = name.split(".")
-    if parts[0] == "models" and parts[1:2] == ["tiny"]:  # its scripts sit on top of everything
-        return 0
-    return next((i for i, names in enumerate(LEVELS) if parts[0] in names), None)
-
-
-def test_imports_point_down() -> None:
-    wrong = []
-    for path in PACKAGE.rglob("*.py"):
-        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        own = level(name)
-        for other in imported(path):
-            theirs = level(other)
-            if own is not None and theirs is not None and theirs < own and own > 0:
-                wrong.append(f"{name} imports {other}")
-    assert not wrong
-
-
-def test_results_side_imports_no_measuring_side() -> None:
-    measuring = ("decoding", "runner", "training", "benchmark", "imitation_head", "models.load")
-    for name in LIGHT:
-        path = PACKAGE / (name.replace(".", "/") + ".py")
-        if path.is_file():
-            assert not [m for m in imported(path) if m.startswith(measuring)], name
+@pytest.mark.parametrize("name", OLD_PATHS)
+def test_old_paths_lead_to_what_has_moved(name: str) -> None:
+    code = f"import fastvlm_bench.{name} as old; assert getattr(old, 'main', 0) or old.load_suite"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.standard import Standard
-from fastvlm_bench.runner import Runner
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.measuring.runner import Runner
 
 COUNT = 24
 

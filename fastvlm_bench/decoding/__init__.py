@@ -1,0 +1,15 @@
+"""The decoding methods, one a file: the file name is the name on the command line. `fastvlm.py` is the heart.
+
+May import the rooms below `report`; what methods are made of is in `engine`.
+
+fastvlm.py      THE HEART: draft, verify, accept, roll back
+standard.py     one pass of the whole target for each token: the reference
+layerskip.py    the raw exit without a head
+early_exit.py   the draft alone, never verified
+control.py      drafts with the whole target, so that only rounding can differ
+hf_generate.py  the loop of transformers: the check on `standard`
+batch.py        the same methods for several sequences at once
+batch_hf.py     the loop of transformers on a batch
+batch_measure.py  times one batch
+build.py        from a specification to a method, its draft found and checked
+"""

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastvlm_bench.clock import Clock
-from fastvlm_bench.decoding.accept import accept_greedy
-from fastvlm_bench.decoding.batch_session import BatchSession, Row
-from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
-from fastvlm_bench.imitation_head import Draft
-from fastvlm_bench.trace import BatchGeneration, Round
+from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.engine.accept import accept_greedy
+from fastvlm_bench.engine.batch_session import BatchSession, Row
+from fastvlm_bench.engine.layer_gate import LayerGate, Mode
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.records.trace import BatchGeneration, Round
 
 SURE_SHARE = 0.5
 """Chosen on the embedded model, batches of 4 to 16 of two suites: half was best or near best in most cells."""

@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.hf_generate import eos_of, timed_loop
-from fastvlm_bench.trace import BatchGeneration, Generation, Round
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.records.trace import BatchGeneration, Generation, Round
 
 
 class BatchHfGenerate:

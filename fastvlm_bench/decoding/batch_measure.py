@@ -7,16 +7,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.batch import BatchEarlyExit, BatchFastVLM, BatchStandard
 from fastvlm_bench.decoding.batch_hf import BatchHfGenerate
 from fastvlm_bench.decoding.early_exit import EarlyExit
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.hf_generate import HfGenerate
-from fastvlm_bench.decoding.measure import GREEDY, Method
 from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.engine.measure import GREEDY, Method
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.trace import BatchGeneration
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.records.trace import BatchGeneration
 
 
 class BatchMethod(Protocol):

@@ -4,17 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.control import Control
 from fastvlm_bench.decoding.early_exit import EarlyExit
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.hf_generate import HfGenerate
 from fastvlm_bench.decoding.layerskip import LayerSkip
-from fastvlm_bench.decoding.measure import Method
 from fastvlm_bench.decoding.standard import Standard
-from fastvlm_bench.drafts import choose_draft
+from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.drafts.manifest import choose_draft
+from fastvlm_bench.engine.measure import Method
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import METHODS, MethodSpec
 from fastvlm_bench.models.load import Target
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fastvlm_bench.clock import Clock
-from fastvlm_bench.decoding.recurrent_state import undoable
-from fastvlm_bench.decoding.session import Session
+from fastvlm_bench.engine.recurrent_state import undoable
+from fastvlm_bench.engine.session import Session
+from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.layers import decoder_layers
-from fastvlm_bench.trace import Generation, Round
+from fastvlm_bench.records.trace import Generation, Round
 
 
 class Control:

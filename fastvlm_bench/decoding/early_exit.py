@@ -4,11 +4,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fastvlm_bench.clock import Clock
-from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
-from fastvlm_bench.decoding.session import Session
-from fastvlm_bench.imitation_head import Draft
-from fastvlm_bench.trace import Generation, Round
+from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.engine.layer_gate import LayerGate, Mode
+from fastvlm_bench.engine.session import Session
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.records.trace import Generation, Round
 
 
 class EarlyExit:

@@ -6,9 +6,9 @@ from typing import Any
 from torch import FloatTensor, LongTensor, Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from fastvlm_bench.clock import Clock
 from fastvlm_bench.errors import NonFiniteLogits
-from fastvlm_bench.trace import Generation, Round
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.records.trace import Generation, Round
 
 
 class Finite(LogitsProcessor):

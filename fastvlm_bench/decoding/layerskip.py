@@ -3,7 +3,7 @@
 from typing import Any
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
-from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.drafts.imitation_head import Draft
 
 
 class LayerSkip(FastVLM):

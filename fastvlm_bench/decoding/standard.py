@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fastvlm_bench.clock import Clock
-from fastvlm_bench.decoding.session import Session
-from fastvlm_bench.trace import Generation, Round
+from fastvlm_bench.engine.session import Session
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.records.trace import Generation, Round
 
 
 class Standard:

@@ -9,8 +9,7 @@ Needs Java and the extra `coco-java`; without them there is no value, never an a
 
 from collections.abc import Sequence
 
-from fastvlm_bench import java_scorers
-from fastvlm_bench.metrics import MetricScore, check_samples
+from fastvlm_bench.metrics import MetricScore, check_samples, java_scorers
 from fastvlm_bench.metrics.ptb_tokenizer import tokenize_all
 
 

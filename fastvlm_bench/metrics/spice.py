@@ -9,8 +9,7 @@ under the same name.
 
 from collections.abc import Sequence
 
-from fastvlm_bench import java_scorers
-from fastvlm_bench.metrics import MetricScore, check_samples
+from fastvlm_bench.metrics import MetricScore, check_samples, java_scorers
 from fastvlm_bench.metrics.ptb_tokenizer import tokenize_all
 
 

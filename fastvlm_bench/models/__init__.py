@@ -1,0 +1,16 @@
+"""Loading a target, prompting it, and what is special about a model family.
+
+May import the rooms below `world`.
+
+load.py         `load_target("tiny" | hub id | folder)`
+names.py        what can be told about the name of a model without loading it
+hub.py          what the hub says before a download
+memory_need.py  what the weights take, against what is free
+processor.py    the processor of a checkpoint, without torchvision too
+prompting.py    the text that a model reads: its chat template or the fallback of its family
+prompt_text.py  that text, without loading the model
+layers.py       finds the decoder layers and the image encoder
+t5.py           the position bias of T5, which skipped blocks must hand on
+fingerprint.py  tells a target by its weights
+families.py     the families that were tried, with status and reason
+"""

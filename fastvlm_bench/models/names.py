@@ -6,15 +6,15 @@ from pathlib import Path
 
 from fastvlm_bench.errors import UsageError
 
-TINY = Path(__file__).parent / "tiny" / "checkpoint"
-TINY_DRAFTS = Path(__file__).parent / "tiny" / "drafts"
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+TINY, TINY_DRAFTS = EMBEDDED / "checkpoint", EMBEDDED / "drafts"
 
 
 def check_model_name(name: str) -> None:
     """UsageError for what is neither `tiny`, nor a checkpoint folder, nor shaped like a hub id."""
     if name == "tiny":
         if not (TINY / "config.json").is_file():
-            raise UsageError(f"the embedded model is missing at {TINY}; run python -m fastvlm_bench.models.tiny.train")
+            raise UsageError(f"the embedded model is missing at {TINY}; run python -m fastvlm_bench.embedded.train")
     elif os.path.isdir(name):
         if not (Path(name) / "config.json").is_file():
             raise UsageError(f"model folder {name} has no config.json; give a folder written by save_pretrained")

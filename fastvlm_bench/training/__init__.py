@@ -1,7 +1,33 @@
-"""Training a draft on a frozen target: `fastvlm-bench train` and `ablate`.
+"""Training a draft on a frozen target: `fastvlm-bench train`.
 
-samples.py says on what, answers.py lets the target write the text, observe.py runs it through the frozen target once
-for all heads, losses.py and trainer.py fit them, validation.py and prediction.py tell what they are worth,
-refine.py learns from rejections, updates.py makes all of them and survives being killed by what folder.py keeps,
-fit.py holds it all together.
+May import the rooms below `measuring`.
+
+fit.py               the whole of a training
+settings.py          what `train` is asked for, checked before anything loads
+recipe.py            how one head is trained
+preflight.py         whether the target can be trained on, and what it takes
+samples.py           samples of a training split or of a folder of images
+scenes.py            samples of rendered scenes, for the embedded model
+answers.py           the target's own answers to them
+texts.py             which texts are learnt from and which are held out
+observe.py           one pass of the frozen target over a text, for every exit at once
+losses.py            the losses
+trainer.py           one update of the heads
+muon.py              the optimiser
+order.py             which texts an update sees
+micro_batch.py       how many texts pass at a time
+parallel.py          several processes
+updates.py           all updates, with their checkpoints
+folder.py            what is kept of a training
+interrupts.py        how a training is stopped
+prediction.py        rounds played on held-out text
+costs.py             measured costs of passes, by which those rounds are priced
+choosing.py          what decoding would choose along a text
+validation.py        α, τ and the predicted speed-up of a head
+refine.py            learning from rejections
+refine_run.py        the same between the samples of a run
+backbone.py          phase 1: fine-tuning the model itself
+backbone_quality.py  what phase 1 did to the answers of the model
+display.py           what is shown while it trains
+outcome.py           the draft folder, its card and its curve
 """

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvlm_bench.models.load import Target
-from fastvlm_bench.storage import seal, unseal, write_atomically
+from fastvlm_bench.records.storage import seal, unseal, write_atomically
 from fastvlm_bench.training.micro_batch import MicroBatch
 from fastvlm_bench.training.samples import TrainingSample
 

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from fastvlm_bench.errors import BenchError, UsageError
 from fastvlm_bench.models.hub import quiet
 from fastvlm_bench.models.load import PHASE_1, Target
-from fastvlm_bench.muon import Muon
-from fastvlm_bench.storage import write_atomically
+from fastvlm_bench.records.storage import write_atomically
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
 from fastvlm_bench.training.folder import BACKBONE, BACKBONE_STATE, TrainingFolder
 from fastvlm_bench.training.micro_batch import MicroBatch
+from fastvlm_bench.training.muon import Muon
 from fastvlm_bench.training.observe import Observer, Tail
 from fastvlm_bench.training.order import Order
 from fastvlm_bench.training.settings import TrainSettings

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench import metrics
+from fastvlm_bench.analysis.quality import difference, score
 from fastvlm_bench.models.load import Target
-from fastvlm_bench.quality import difference, score
-from fastvlm_bench.storage import write_atomically
-from fastvlm_bench.suite import load_suite, open_image
-from fastvlm_bench.suite_definition import read_definition
+from fastvlm_bench.records.storage import write_atomically
+from fastvlm_bench.suites.definition import read_definition
+from fastvlm_bench.suites.suite import load_suite, open_image
 from fastvlm_bench.training.answers import greedy_answers, pads_well
 from fastvlm_bench.training.display import Display
 from fastvlm_bench.training.micro_batch import MicroBatch

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastvlm_bench.decoding.session import placeholders
+from fastvlm_bench.engine.session import placeholders
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example
 

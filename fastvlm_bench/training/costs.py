@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastvlm_bench.clock import Clock
-from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
-from fastvlm_bench.decoding.recurrent_state import undoable
-from fastvlm_bench.decoding.session import Session
-from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.engine.layer_gate import LayerGate, Mode
+from fastvlm_bench.engine.recurrent_state import undoable
+from fastvlm_bench.engine.session import Session
+from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training import parallel

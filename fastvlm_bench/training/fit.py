@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
+from fastvlm_bench.drafts.reduced_vocabulary import most_frequent
 from fastvlm_bench.errors import BenchError
-from fastvlm_bench.failures import out_of_memory
+from fastvlm_bench.machine.failures import out_of_memory
 from fastvlm_bench.models.load import Target, load_target
-from fastvlm_bench.reduced_vocabulary import most_frequent
 from fastvlm_bench.training import backbone, parallel
 from fastvlm_bench.training.answers import Example, ends
 from fastvlm_bench.training.backbone_quality import report_quality

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from fastvlm_bench.drafts import first_line
+from fastvlm_bench.drafts.manifest import first_line
 from fastvlm_bench.errors import BenchError, UsageError, WriteFailed
-from fastvlm_bench.storage import LOCK_FILE, lock_folder, now, write_atomically
+from fastvlm_bench.records.storage import LOCK_FILE, lock_folder, now, write_atomically
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.settings import TrainSettings
 

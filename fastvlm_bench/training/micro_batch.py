@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 
-from fastvlm_bench.failures import out_of_memory
+from fastvlm_bench.machine.failures import out_of_memory
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from fastvlm_bench.clock import Clock
-from fastvlm_bench.decoding.layer_gate import like_cache, shifted
-from fastvlm_bench.decoding.session import Session
-from fastvlm_bench.heads import ImitationHead
+from fastvlm_bench.drafts.heads import ImitationHead
+from fastvlm_bench.engine.layer_gate import like_cache, shifted
+from fastvlm_bench.engine.session import Session
+from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.layers import decoder_layers, output_embeddings
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example, pad_id, stack

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.drafts import Manifest
-from fastvlm_bench.imitation_head import Draft, describe_target
+from fastvlm_bench.drafts.imitation_head import Draft, describe_target
+from fastvlm_bench.drafts.manifest import Manifest
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.names import split_revision
-from fastvlm_bench.storage import now, write_atomically
+from fastvlm_bench.records.storage import now, write_atomically
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastvlm_bench.drafts import HEAD_LAYERS
+from fastvlm_bench.drafts.manifest import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
 
 LOSSES = {

@@ -13,10 +13,10 @@ import torch
 
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.load import Target
-from fastvlm_bench.suite import Sample, open_image
+from fastvlm_bench.suites.suite import Sample, open_image
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.recipe import DEFAULT_LOSSES, Recipe
 from fastvlm_bench.training.refine import BOOST, ReplayBuffer

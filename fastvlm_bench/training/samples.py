@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.suite import Sample, load_suite, open_image
-from fastvlm_bench.suite_definition import read_definition
+from fastvlm_bench.suites.definition import read_definition
+from fastvlm_bench.suites.suite import Sample, load_suite, open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

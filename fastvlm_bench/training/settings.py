@@ -12,7 +12,7 @@ from typing import Any
 from fastvlm_bench.config import LOADING, check_loading, check_writable, whole
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.names import check_model_name, layer_count
-from fastvlm_bench.suite_definition import read_definition
+from fastvlm_bench.suites.definition import read_definition
 from fastvlm_bench.training.recipe import Recipe
 
 AUTO = "auto"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.load import Target
-from fastvlm_bench.suite_definition import read_definition
+from fastvlm_bench.suites.definition import read_definition
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example, own_answers, reference_answers
 from fastvlm_bench.training.display import Display
@@ -87,7 +87,7 @@ def _samples(s: TrainSettings) -> tuple[list[TrainingSample], list[TrainingSampl
     each, queues, held = -(-s.held_out // len(s.suites)), [], list[TrainingSample]()
     for name in s.suites:
         if s.data is None:
-            from fastvlm_bench.models.tiny.training_samples import rendered_samples
+            from fastvlm_bench.training.scenes import rendered_samples
 
             most = -(-(s.samples + s.refine_updates) // len(s.suites))
             queues.append(rendered_samples(name, most, s.seed, held_out=False))

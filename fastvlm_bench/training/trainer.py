@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastvlm_bench.drafts.heads import ImitationHead, new_head
+from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.drafts.reduced_vocabulary import ReducedOutput
 from fastvlm_bench.errors import BenchError
-from fastvlm_bench.failures import out_of_memory
-from fastvlm_bench.heads import ImitationHead, new_head
-from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.machine.failures import out_of_memory
 from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target
-from fastvlm_bench.muon import Muon
-from fastvlm_bench.reduced_vocabulary import ReducedOutput
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.choosing import Choosing
 from fastvlm_bench.training.losses import position_losses
 from fastvlm_bench.training.micro_batch import MicroBatch
+from fastvlm_bench.training.muon import Muon
 from fastvlm_bench.training.observe import FAILURES, Observer, Tail, View
 from fastvlm_bench.training.prediction import Checked
 from fastvlm_bench.training.recipe import Recipe

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
-from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.prediction import Costs, Outlook, advise, simulate, together

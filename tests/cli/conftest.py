@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from fastvlm_bench.cli import app
+from fastvlm_bench.cli.app import app
 
 
 @pytest.fixture

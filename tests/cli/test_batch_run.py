@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench.record import SAMPLES_FILE, read_run
+from fastvlm_bench.records.record import SAMPLES_FILE, read_run
 
 FEW = ("run", "--suite", "coco-caption", "--threads", "1", "--warmup", "0", "--max-new-tokens", "6")
 METHODS = ("-m", "fastvlm", "-m", "early-exit", "-m", "hf-generate")
@@ -22,7 +22,7 @@ def newest(out: Path) -> Any:
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from typer.testing import CliRunner
 
-    from fastvlm_bench.cli import app
+    from fastvlm_bench.cli.app import app
 
     out = tmp_path_factory.mktemp("results")
     arguments = [*FEW, "--limit", "7", "--batch-size", "3", "--out", str(out), *METHODS]
@@ -80,7 +80,7 @@ def test_resume_measures_torn_batches_again(ran: Any, call: Callable[..., Any], 
 def test_a_batch_that_fails(call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from fastvlm_bench import batch_runner
+    from fastvlm_bench.measuring.measure_suites import batch_runner
 
     real, calls = batch_runner.measure_batch, []
 

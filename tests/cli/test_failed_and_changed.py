@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastvlm_bench import batch_runner, runner
-from fastvlm_bench.record import read_run
+from fastvlm_bench.measuring.measure_suites import batch_runner, runner
+from fastvlm_bench.records.record import read_run
 
 METHODS = ("-m", "layerskip:exit_layer=1,gamma=2")
 

@@ -10,10 +10,21 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench.record import read_run
+from fastvlm_bench.records.record import read_run
 
 pytestmark = pytest.mark.slow
-RUN = [sys.executable, "-m", "fastvlm_bench.cli", "run", "--threads", "1", "--warmup", "1", "--max-new-tokens", "12"]
+RUN = [
+    sys.executable,
+    "-m",
+    "fastvlm_bench.cli.app",
+    "run",
+    "--threads",
+    "1",
+    "--warmup",
+    "1",
+    "--max-new-tokens",
+    "12",
+]
 
 
 def start(out: Path, *options: str) -> "subprocess.Popen[bytes]":

@@ -10,9 +10,9 @@ import pytest
 from suites.conftest import write
 from suites.test_formats import MAKE
 
-from fastvlm_bench.record import Run, read_run
-from fastvlm_bench.scoring import write_predictions
-from fastvlm_bench.summary import summarise
+from fastvlm_bench.analysis.summary import summarise
+from fastvlm_bench.records.record import Run, read_run
+from fastvlm_bench.scoring.score import write_predictions
 
 Call = Callable[..., Any]
 

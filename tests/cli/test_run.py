@@ -15,8 +15,8 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from fastvlm_bench.models.names import TINY
-from fastvlm_bench.record import read_run
-from fastvlm_bench.suite import load_suite, open_image
+from fastvlm_bench.records.record import read_run
+from fastvlm_bench.suites.suite import load_suite, open_image
 
 FEW = ("run", "--limit", "4", "--threads", "1", "--warmup", "1")
 
@@ -26,7 +26,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One run of all methods on two suites, through the command line."""
     from typer.testing import CliRunner
 
-    from fastvlm_bench.cli import app
+    from fastvlm_bench.cli.app import app
 
     out = tmp_path_factory.mktemp("results")
     arguments = [
@@ -157,7 +157,7 @@ def begun(out: Path, limit: int) -> tuple["subprocess.Popen[str]", Path]:
     """A run in a process of its own that has recorded three samples and goes on; its folder."""
     arguments = ["run", "--limit", str(limit), "--threads", "1", "--out", str(out)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "fastvlm_bench.cli", *arguments],
+        [sys.executable, "-m", "fastvlm_bench.cli.app", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -8,7 +8,7 @@ import pytest
 from suites.conftest import write
 from suites.test_formats import MAKE
 
-from fastvlm_bench.suite import suite_names
+from fastvlm_bench.suites.suite import suite_names
 
 EMBEDDED = ("coco-caption", "describe", "gqa", "nocaps", "okvqa", "pope", "visdial-gen", "vqav2")
 

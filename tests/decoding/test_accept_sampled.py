@@ -14,8 +14,8 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from fastvlm_bench.decoding import accept
-from fastvlm_bench.decoding.accept import accept_sampled, residual
+from fastvlm_bench.engine import accept
+from fastvlm_bench.engine.accept import accept_sampled, residual
 
 V, GRID = 5, 20
 Distribution = dict[tuple[int, ...], float]

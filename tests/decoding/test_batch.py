@@ -8,16 +8,16 @@ from targets import LAYERS, PROMPT, OracleHead, generate, random_llava
 from torch import Tensor
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TextStreamer
 
-from fastvlm_bench.decoding import session as session_module
+from fastvlm_bench.checks.batch_check import batch_self_check
 from fastvlm_bench.decoding.batch import BatchEarlyExit, BatchFastVLM, BatchStandard
-from fastvlm_bench.decoding.batch_cache import Move
-from fastvlm_bench.decoding.batch_check import batch_self_check
-from fastvlm_bench.decoding.batch_inputs import collate, unevenness
 from fastvlm_bench.decoding.early_exit import EarlyExit
 from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.drafts.heads import new_head
+from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.engine import session as session_module
+from fastvlm_bench.engine.batch_cache import Move
+from fastvlm_bench.engine.batch_inputs import collate, unevenness
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.heads import new_head
-from fastvlm_bench.imitation_head import Draft
 
 COUNT = 30
 PROMPTS = (PROMPT, "\nWhat is it? ASSISTANT:", PROMPT.replace("image", "large and very colourful image"), PROMPT)

@@ -8,12 +8,12 @@ import torch
 from targets import generate, oracle_draft
 from through_runner import COUNT, outcomes, run
 
+from fastvlm_bench.checks.losslessness import judge_output
 from fastvlm_bench.decoding.control import Control
 from fastvlm_bench.decoding.fastvlm import FastVLM
-from fastvlm_bench.decoding.losslessness import judge_output
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.errors import BenchError
-from fastvlm_bench.runner import Runner
+from fastvlm_bench.measuring.runner import Runner
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_an_eos_that_the_output_runs_past_is_an_internal_error(
     llava: Any, inputs: dict[str, Any], expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llava.generation_config, "eos_token_id", expected[4])
-    monkeypatch.setattr("fastvlm_bench.decoding.session.Session.is_eos", lambda *_: False)
+    monkeypatch.setattr("fastvlm_bench.engine.session.Session.is_eos", lambda *_: False)
     real = Standard.__call__
 
     def past(self: Standard, model: Any, input_ids: torch.Tensor, **prepared: Any) -> torch.Tensor:
@@ -127,7 +127,7 @@ def test_the_warm_up_takes_different_shapes_and_survives_failures() -> None:
             seen.append(tuple(inputs["input_ids"].shape))
             raise RuntimeError("out of memory")
 
-        patch.setattr("fastvlm_bench.runner.measure", measure)
+        patch.setattr("fastvlm_bench.measuring.runner.measure", measure)
         suite: Any = SimpleNamespace(samples=[9, 8, 7, 5, 6, 5, 5, 5], max_new_tokens=4)
         runner.warm_up(suite, 3)
     assert seen == [(1, 5), (1, 6), (1, 7)]

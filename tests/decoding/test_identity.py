@@ -11,10 +11,10 @@ from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.hf_generate import HfGenerate
 from fastvlm_bench.decoding.layerskip import LayerSkip
 from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.drafts.heads import HEADS, new_head
+from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.drafts.reduced_vocabulary import ReducedOutput, most_frequent
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.heads import HEADS, new_head
-from fastvlm_bench.imitation_head import Draft
-from fastvlm_bench.reduced_vocabulary import ReducedOutput, most_frequent
 
 EXITS = range(1, LAYERS)
 

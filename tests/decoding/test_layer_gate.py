@@ -7,15 +7,15 @@ import torch
 from targets import LAYERS, generate
 from torch import Tensor
 
-from fastvlm_bench.clock import Clock
-from fastvlm_bench.decoding.accept import accept_greedy
+from fastvlm_bench.checks.self_check import self_check
 from fastvlm_bench.decoding.fastvlm import FastVLM
-from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
-from fastvlm_bench.decoding.self_check import self_check
-from fastvlm_bench.decoding.session import Session
+from fastvlm_bench.drafts.heads import new_head
+from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.engine.accept import accept_greedy
+from fastvlm_bench.engine.layer_gate import LayerGate, Mode
+from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.heads import new_head
-from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.layers import decoder_layers
 
 

@@ -10,14 +10,15 @@ import torch
 from targets import generate, oracle_draft
 from through_runner import COUNT, outcomes, run
 
-from fastvlm_bench.benchmark import require_lossless
-from fastvlm_bench.clock import Clock
-from fastvlm_bench.decoding import fastvlm, session
+from fastvlm_bench.checks.losslessness import judge_output, ulp
+from fastvlm_bench.decoding import fastvlm
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.hf_generate import HfGenerate
-from fastvlm_bench.decoding.losslessness import judge_output, ulp
 from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.engine import session
 from fastvlm_bench.errors import BenchError, LosslessViolation
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.measuring.benchmark import require_lossless
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def test_a_count_that_is_off_by_one_stops_the_run(
 def test_what_cannot_be_judged_is_said_and_is_not_lossless(
     llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastvlm_bench import runner
+    from fastvlm_bench.measuring.measure_suites import runner
 
     def no_memory(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("3 GiB")

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from targets import generate, oracle_draft
 
-from fastvlm_bench.clock import Clock
 from fastvlm_bench.decoding.early_exit import EarlyExit
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.hf_generate import HfGenerate
-from fastvlm_bench.decoding.measure import measure
-from fastvlm_bench.decoding.phases import Phases
 from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.engine.measure import measure
+from fastvlm_bench.engine.phases import Phases
+from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.layers import vision_module
 
 COUNT = 12

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench.decoding import longest_prompt
-from fastvlm_bench.decoding import preflight as checked
-from fastvlm_bench.decoding.preflight import in_lines, preflight
+from fastvlm_bench.checks import longest_prompt
+from fastvlm_bench.checks import preflight as checked
+from fastvlm_bench.checks.preflight import in_lines, preflight
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.load import Target, load_target
-from fastvlm_bench.suite import Suite, load_suite, open_image
+from fastvlm_bench.suites.suite import Suite, load_suite, open_image
 
 
 @pytest.fixture(scope="module")

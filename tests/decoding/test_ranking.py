@@ -10,16 +10,16 @@ from families.builders import FAMILIES, randomise
 from PIL import Image
 from torch import Tensor
 
-from fastvlm_bench.clock import Clock
-from fastvlm_bench.decoding import ranking
+from fastvlm_bench.checks import ranking
+from fastvlm_bench.checks.ranking import OptionRanker, option_tokens
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.early_exit import EarlyExit
-from fastvlm_bench.decoding.layer_gate import LayerGate, Mode
-from fastvlm_bench.decoding.ranking import OptionRanker, option_tokens
-from fastvlm_bench.decoding.session import Session
 from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.engine.layer_gate import LayerGate, Mode
+from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import NonFiniteLogits
-from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.models.names import TINY_DRAFTS
 

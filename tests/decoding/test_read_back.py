@@ -8,13 +8,13 @@ import pytest
 import torch
 from targets import generate
 
-from fastvlm_bench.decoding import losslessness
+from fastvlm_bench.checks import losslessness
+from fastvlm_bench.checks.losslessness import judge_output
+from fastvlm_bench.checks.read_back import read_back
+from fastvlm_bench.checks.self_check import tolerance
 from fastvlm_bench.decoding.control import Control
-from fastvlm_bench.decoding.losslessness import judge_output
-from fastvlm_bench.decoding.measure import GREEDY
-from fastvlm_bench.decoding.read_back import read_back
-from fastvlm_bench.decoding.self_check import tolerance
 from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.engine.measure import GREEDY
 from fastvlm_bench.errors import UsageError
 
 COUNT = 24

@@ -15,12 +15,13 @@ from scipy.stats import chi2_contingency, chisquare
 from targets import PROMPT, random_llava
 from torch import Tensor
 
-from fastvlm_bench.decoding import accept, fastvlm, session
+from fastvlm_bench.decoding import fastvlm
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.hf_generate import HfGenerate
-from fastvlm_bench.decoding.measure import measure, seed_of
 from fastvlm_bench.decoding.standard import Standard
-from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.engine import accept, session
+from fastvlm_bench.engine.measure import measure, seed_of
 
 LENGTH, GAMMA, TEMPERATURE = 4, 2, 2.0
 Distribution = dict[tuple[int, ...], float]

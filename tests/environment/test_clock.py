@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastvlm_bench.clock import Clock, FakeClock
+from fastvlm_bench.machine.clock import Clock, FakeClock
 
 
 def test_it_counts_seconds_from_its_making() -> None:

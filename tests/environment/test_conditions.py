@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench import conditions, environment, nvml
-from fastvlm_bench.conditions import NOT_ISOLATED, THROTTLED, CpuConditions, GpuConditions
-from fastvlm_bench.environment import Absent
+from fastvlm_bench.errors import Absent
+from fastvlm_bench.machine import conditions, environment, nvml
+from fastvlm_bench.machine.conditions import NOT_ISOLATED, THROTTLED, CpuConditions, GpuConditions
 
 
 class NVMLError(Exception):

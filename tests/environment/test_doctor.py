@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from fastvlm_bench import doctor
-from fastvlm_bench.cli import app
-from fastvlm_bench.doctor import advise, free_bytes
+from fastvlm_bench.cli.app import app
+from fastvlm_bench.machine import doctor
+from fastvlm_bench.machine.doctor import advise, free_bytes
 
 QUIET = {
     "cpus_allowed": 4, "cores_logical": 4, "threads": 4, "quota_cpus": None, "throttled_periods": 0,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench import energy
-from fastvlm_bench.energy import Counter, Power, Rapl, blocks, open_meter
-from fastvlm_bench.environment import Absent
-from fastvlm_bench.speed import energy_of
+from fastvlm_bench.analysis.speed import energy_of
+from fastvlm_bench.errors import Absent
+from fastvlm_bench.machine import energy
+from fastvlm_bench.machine.energy import Counter, Power, Rapl, blocks, open_meter
 
 
 def package(root: Path, number: int, value: int, most: int = 1_000_000, kind: str = "intel-rapl") -> Path:

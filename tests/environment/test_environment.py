@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench import environment
-from fastvlm_bench.environment import describe_environment, quota_cpus, throttled_periods, variables
+from fastvlm_bench.machine import environment
+from fastvlm_bench.machine.environment import describe_environment, quota_cpus, throttled_periods, variables
 
 NEVER_NULL = ("python", "torch", "transformers", "pillow", "numpy", "os", "kernel", "cpu", "cores_logical", "ram_bytes",
               "threads", "variables")  # fmt: skip
@@ -105,7 +105,7 @@ def test_commit_and_dirtiness_of_the_checkout(tmp_path: Path, monkeypatch: pytes
     package = tmp_path / "fastvlm_bench"
     package.mkdir()
     (package / "a.py").write_text("1")
-    monkeypatch.setattr(environment, "__file__", str(package / "environment.py"))
+    monkeypatch.setattr(environment, "__file__", str(package / "machine" / "environment.py"))
     described = describe_environment()
     assert described["commit"] is described["dirty"] is None
     assert described["reasons"]["dirty"] == "not run from a checkout"

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastvlm_bench import memory
-from fastvlm_bench.memory import PeakMemory, attribute, held_bytes
+from fastvlm_bench.machine import memory
+from fastvlm_bench.machine.memory import PeakMemory, attribute, held_bytes
 
 BLOCK = 64 << 20
 KEYS = {"peak_rss_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes", "rss_method"}

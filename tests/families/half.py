@@ -6,12 +6,12 @@ from typing import Any
 
 from families.proof import COUNT, GAMMAS, Scripted, decode
 
+from fastvlm_bench.checks.losslessness import ULPS, judge_output, ulp
+from fastvlm_bench.checks.read_back import read_back
+from fastvlm_bench.checks.self_check import self_check
 from fastvlm_bench.decoding.control import Control
-from fastvlm_bench.decoding.losslessness import ULPS, judge_output, ulp
-from fastvlm_bench.decoding.measure import GREEDY
-from fastvlm_bench.decoding.read_back import read_back
-from fastvlm_bench.decoding.self_check import self_check
 from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.engine.measure import GREEDY
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers
 
@@ -69,7 +69,7 @@ def measure_half(model: Any, prompts: list[dict[str, Any]], wanted: Sequence[int
 def trained() -> Half:
     """The same of the embedded model, which is trained: what random weights exaggerate can be read off it."""
     from fastvlm_bench.models.load import load_target
-    from fastvlm_bench.suite import load_suite, open_image
+    from fastvlm_bench.suites.suite import load_suite, open_image
 
     target = load_target("tiny", device="cpu", dtype="bfloat16")
     samples = [sample for suite in ("coco-caption", "describe") for sample in load_suite(suite, limit=2).samples]

@@ -14,12 +14,12 @@ import torch
 from families.builders import FAMILIES, build, plain
 from families.shapes import VOCABULARY
 
+from fastvlm_bench.checks.self_check import self_check
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.layerskip import LayerSkip
-from fastvlm_bench.decoding.self_check import self_check
 from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.drafts.imitation_head import Draft, new_head
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.imitation_head import Draft, new_head
 from fastvlm_bench.models.layers import decoder_layers
 
 COUNT, GAMMAS = 24, (1, 3, 6)
@@ -126,7 +126,7 @@ def several_images(target: Any, suite: Any, count: int = 2) -> dict[str, Any] | 
     Three images: the first and the second have words between them, the second and the third have none.
     """
     from fastvlm_bench.models.prompting import writes_special_tokens
-    from fastvlm_bench.suite import open_image
+    from fastvlm_bench.suites.suite import open_image
 
     if writes_special_tokens(target.processor, target.model.config.model_type):
         words, image = {"type": "text", "text": "and then "}, {"type": "image"}
@@ -172,9 +172,9 @@ def prove_saved(name: str, folder: Path) -> Proof:
     from families.half import measure_half
     from families.saved import save
 
-    from fastvlm_bench.decoding.preflight import preflight
+    from fastvlm_bench.checks.preflight import preflight
     from fastvlm_bench.models.load import load_target
-    from fastvlm_bench.suite import load_suite, open_image
+    from fastvlm_bench.suites.suite import load_suite, open_image
 
     target = load_target(str(save(name, folder)), device="cpu")
     suite = load_suite("coco-caption", limit=3)

@@ -15,7 +15,7 @@ from families.builders import FAMILIES
 from families.half import Half
 from families.proof import COUNT, GAMMAS, Proof
 
-from fastvlm_bench.decoding.losslessness import IDENTICAL, NEAR_TIE, VIOLATION
+from fastvlm_bench.checks.losslessness import IDENTICAL, NEAR_TIE, VIOLATION
 
 COMMAND = "PYTHONPATH=.:tests python -m families.proof --out results/families.md"
 OPTIONAL = ("torchvision", "num2words", "timm")

@@ -17,7 +17,7 @@ from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPI
 
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.processor import load_processor, without_videos
-from fastvlm_bench.suite import load_suite, open_image
+from fastvlm_bench.suites.suite import load_suite, open_image
 
 PATCH, SIDE = 8, 32
 SIZE = {"height": SIDE, "width": SIDE}

@@ -9,13 +9,13 @@ from families.builders import FAMILIES, build, plain
 from families.shapes import LAYERS, VOCABULARY
 from torch import Tensor
 
+from fastvlm_bench.checks.batch_check import batch_self_check
 from fastvlm_bench.decoding.batch import BatchFastVLM, BatchStandard
-from fastvlm_bench.decoding.batch_check import batch_self_check
-from fastvlm_bench.decoding.batch_inputs import collate
-from fastvlm_bench.decoding.batch_session import BatchSession
+from fastvlm_bench.drafts.heads import new_head
+from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.engine.batch_inputs import collate
+from fastvlm_bench.engine.batch_session import BatchSession
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.heads import new_head
-from fastvlm_bench.imitation_head import Draft
 
 FAST = ("llava", "gemma3", "qwen2_vl", "qwen2_5_vl")
 COUNT = 20

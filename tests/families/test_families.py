@@ -11,15 +11,15 @@ from families.others import blip2_t5, gemma4, llama4
 from families.proof import COUNT, GAMMAS, Scripted, decode
 from families.shapes import IMAGE, LAYERS
 
+from fastvlm_bench.checks.losslessness import judge_output
+from fastvlm_bench.checks.self_check import self_check
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.layerskip import LayerSkip
-from fastvlm_bench.decoding.losslessness import judge_output
-from fastvlm_bench.decoding.self_check import self_check
-from fastvlm_bench.decoding.session import placeholders
 from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.drafts.heads import new_head
+from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.engine.session import placeholders
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.heads import new_head
-from fastvlm_bench.imitation_head import Draft
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.t5 import shares_position_bias
 

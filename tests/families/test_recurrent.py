@@ -9,19 +9,19 @@ from families.proof import COUNT, Scripted, decode
 from families.recurrent import OTHER_TEXTS, inkling2, llava_over, qwen3_5, qwen4_exp
 from transformers import DynamicCache
 
-from fastvlm_bench.clock import Clock
-from fastvlm_bench.decoding import recurrent_state
-from fastvlm_bench.decoding.batch_check import batch_self_check
+from fastvlm_bench.checks.batch_check import batch_self_check
+from fastvlm_bench.checks.self_check import self_check
 from fastvlm_bench.decoding.control import Control
 from fastvlm_bench.decoding.early_exit import EarlyExit
 from fastvlm_bench.decoding.fastvlm import FastVLM
-from fastvlm_bench.decoding.measure import cache_bytes
-from fastvlm_bench.decoding.recurrent_state import RestorableLayer, make_restorable, undoable
-from fastvlm_bench.decoding.self_check import self_check
-from fastvlm_bench.decoding.session import Session
+from fastvlm_bench.drafts.heads import new_head
+from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.engine import recurrent_state
+from fastvlm_bench.engine.measure import cache_bytes
+from fastvlm_bench.engine.recurrent_state import RestorableLayer, make_restorable, undoable
+from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.heads import new_head
-from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.layers import decoder_layers
 
 FAMILIES = ["qwen3_5", *(pytest.param(n, marks=pytest.mark.slow) for n in ("nemotron_h_omni", "glm5_next"))]

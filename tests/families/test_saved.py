@@ -11,12 +11,12 @@ from families.proof import COUNT, Scripted, decode, several_images
 from families.saved import PROCESSORS, save, unmade
 from typer.testing import CliRunner
 
-from fastvlm_bench.cli import app
-from fastvlm_bench.drafts import Manifest
-from fastvlm_bench.imitation_head import Draft, describe_target, new_head
+from fastvlm_bench.cli.app import app
+from fastvlm_bench.drafts.imitation_head import Draft, describe_target, new_head
+from fastvlm_bench.drafts.manifest import Manifest
 from fastvlm_bench.models.load import load_target
-from fastvlm_bench.record import read_run
-from fastvlm_bench.suite import load_suite
+from fastvlm_bench.records.record import read_run
+from fastvlm_bench.suites.suite import load_suite
 
 FAST = ("llava", "qwen2_vl")
 ONE_IMAGE = {"blip2", "blip2_t5", "instructblip", "instructblip_t5", "kosmos2", "florence2"}

@@ -13,7 +13,7 @@ from families.shapes import IMAGE, LAYERS, TEXT, VISION, VOCABULARY, WIDTH
 from families.spelling import tokenizer
 from typer.testing import CliRunner
 
-from fastvlm_bench.cli import app
+from fastvlm_bench.cli.app import app
 from fastvlm_bench.models.families import FAMILIES
 
 ASKS = "{% for m in messages %}{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}{% endif %}" \

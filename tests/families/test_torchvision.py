@@ -17,7 +17,7 @@ def test_a_torchvision_of_another_torch_is_told(tmp_path: Path) -> None:
     (tmp_path / "torchvision-9.9.9.dist-info").mkdir()
     (tmp_path / "torchvision-9.9.9.dist-info/METADATA").write_text("Name: torchvision\nVersion: 9.9.9\n")
     told = subprocess.run(
-        [sys.executable, "-m", "fastvlm_bench.cli", "models", "--check", "tiny"], capture_output=True, text=True,
+        [sys.executable, "-m", "fastvlm_bench.cli.app", "models", "--check", "tiny"], capture_output=True, text=True,
         cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
     )  # fmt: skip
     assert told.returncode == 2, told.stderr

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fastvlm_bench.drafts import MANIFEST, Manifest, choose_draft, predicted_speedup, read_manifests
+from fastvlm_bench.drafts.heads import HEADS
+from fastvlm_bench.drafts.manifest import MANIFEST, Manifest, choose_draft, predicted_speedup, read_manifests
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.heads import HEADS
 
 
 def draft(root: Path, head: str, exit_layer: int, alpha: float, default: bool = False) -> Manifest:
@@ -43,7 +43,7 @@ def test_prediction_by_hand(tmp_path: Path) -> None:
 
 
 def test_every_head_has_its_cost() -> None:
-    from fastvlm_bench.drafts import HEAD_LAYERS
+    from fastvlm_bench.drafts.manifest import HEAD_LAYERS
 
     assert set(HEAD_LAYERS) == set(HEADS)
     for name, kind in HEADS.items():

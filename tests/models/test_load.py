@@ -90,7 +90,7 @@ def test_a_draft_fits_its_target_in_bfloat16() -> None:
     """Rounding the weights makes no other model of it."""
     import torch
 
-    from fastvlm_bench.imitation_head import Draft
+    from fastvlm_bench.drafts.imitation_head import Draft
     from fastvlm_bench.models.names import TINY_DRAFTS
 
     target = load.load_target("tiny", device="cpu", dtype="bfloat16")

@@ -4,9 +4,9 @@ from collections import Counter
 
 import numpy as np
 
-from fastvlm_bench.models.tiny import knowledge, questions
-from fastvlm_bench.models.tiny.language import article, plural
-from fastvlm_bench.models.tiny.scenes import KINDS, POSITIONS, Object, Scene, sample_scene
+from fastvlm_bench.world import knowledge, questions
+from fastvlm_bench.world.language import article, plural
+from fastvlm_bench.world.scenes import KINDS, POSITIONS, Object, Scene, sample_scene
 
 
 def asked(count: int, seed: int = 2) -> list[tuple[Scene, questions.Question]]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from fastvlm_bench.models.tiny.render_suites import _scenes
-from fastvlm_bench.models.tiny.scenes import KINDS, Scene
-from fastvlm_bench.suite import Sample, check_images, load_suite
-from fastvlm_bench.suite_definition import suites_folder
+from fastvlm_bench.embedded.render_suites import _scenes
+from fastvlm_bench.suites.definition import suites_folder
+from fastvlm_bench.suites.suite import Sample, check_images, load_suite
+from fastvlm_bench.world.scenes import KINDS, Scene
 
 SEED = 20261124
 

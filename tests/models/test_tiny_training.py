@@ -8,8 +8,8 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from fastvlm_bench.models.tiny import train
-from fastvlm_bench.models.tiny.checkpoint import build_config, build_tokenizer
+from fastvlm_bench.embedded import train
+from fastvlm_bench.embedded.parts import build_config, build_tokenizer
 
 
 def test_training_of_the_embedded_model_resumes_exactly(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastvlm_bench.models.tiny import language
-from fastvlm_bench.models.tiny.drawings import FIGURES, PAINT, PIXELS, drawing
-from fastvlm_bench.models.tiny.evaluate import facts
-from fastvlm_bench.models.tiny.pictures import CELL, IMAGE_SIZE, landscape, render
-from fastvlm_bench.models.tiny.render_suites import main as render_suites
-from fastvlm_bench.models.tiny.scenes import (
+from fastvlm_bench.embedded.evaluate import facts
+from fastvlm_bench.embedded.render_suites import main as render_suites
+from fastvlm_bench.suites.definition import suites_folder
+from fastvlm_bench.world import language
+from fastvlm_bench.world.drawings import FIGURES, PAINT, PIXELS, drawing
+from fastvlm_bench.world.pictures import CELL, IMAGE_SIZE, landscape, render
+from fastvlm_bench.world.scenes import (
     COLORS,
     KINDS,
     ONLY_ONE,
@@ -23,7 +24,6 @@ from fastvlm_bench.models.tiny.scenes import (
     found_in,
     sample_scene,
 )
-from fastvlm_bench.suite_definition import suites_folder
 
 
 def scenes(count: int, *, held_out: bool = False, seed: int = 0) -> list[Scene]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench.record import Run, RunWriter, read_run
+from fastvlm_bench.records.record import Run, RunWriter, read_run
 
 EOS = 2
 TOKEN_S = 0.0100  # one forward pass of the whole target

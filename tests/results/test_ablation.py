@@ -4,8 +4,8 @@ import csv
 import io
 from pathlib import Path
 
-from fastvlm_bench.ablation import COLUMNS, ablation_csv, ablation_markdown, ablation_rows
-from fastvlm_bench.record import Run, read_run
+from fastvlm_bench.ablation.table import COLUMNS, ablation_csv, ablation_markdown, ablation_rows
+from fastvlm_bench.records.record import Run, read_run
 
 FOLDER = Path(__file__).parents[2] / "results" / "ablation"
 

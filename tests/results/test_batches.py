@@ -10,17 +10,24 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fastvlm_bench.arms import arms, pairs
-from fastvlm_bench.batch_table import print_sizes, size_rows, sizes_csv, sizes_json, sizes_markdown, where_it_ends
-from fastvlm_bench.batches import by_batch, waits, whole_seconds
-from fastvlm_bench.compare import compare
+from fastvlm_bench.analysis.arms import arms, pairs
+from fastvlm_bench.analysis.batches import by_batch, waits, whole_seconds
+from fastvlm_bench.analysis.comparison import compare
+from fastvlm_bench.analysis.statistics import geometric_mean_ratio, ratio_of_totals
+from fastvlm_bench.analysis.summary import summarise
+from fastvlm_bench.analysis.verdict import judge
 from fastvlm_bench.errors import IncompatibleRuns, UsageError
-from fastvlm_bench.export import rows_csv
-from fastvlm_bench.report import print_report
-from fastvlm_bench.sample_export import samples_csv
-from fastvlm_bench.statistics import geometric_mean_ratio, ratio_of_totals
-from fastvlm_bench.summary import summarise
-from fastvlm_bench.verdict import judge
+from fastvlm_bench.report.batch_table import (
+    print_sizes,
+    size_rows,
+    sizes_csv,
+    sizes_json,
+    sizes_markdown,
+    where_it_ends,
+)
+from fastvlm_bench.report.export import rows_csv
+from fastvlm_bench.report.sample_export import samples_csv
+from fastvlm_bench.report.terminal import print_report
 
 
 def grouped(size: int, faster: float = 1.0, drafts: float = 1.0) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -164,7 +171,7 @@ def test_runs_of_other_samples_or_the_same_size_are_refused(fake: Any) -> None:
 
 
 def test_old_runs_have_batch_size_one() -> None:
-    from fastvlm_bench.record import read_run
+    from fastvlm_bench.records.record import read_run
 
     run = read_run(Path(__file__).parent / "golden-v1")
     assert {row.batch_size for row in summarise(run)} == {1}

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fastvlm_bench.compare import Comparison, compare, find_comparable, identity, print_comparison
+from fastvlm_bench.analysis.comparison import Comparison, compare, find_comparable, identity
+from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.errors import IncompatibleRuns, UsageError
-from fastvlm_bench.record import Run
-from fastvlm_bench.statistics import Estimate
+from fastvlm_bench.records.record import Run
+from fastvlm_bench.report.compare import print_comparison
 
 
 def rounded(estimate: Estimate | None) -> Estimate | None:

@@ -5,7 +5,7 @@ import random
 import pytest
 from scipy.stats import kendalltau, theilslopes
 
-from fastvlm_bench.drift import modified_z, outliers, slow_start, trend
+from fastvlm_bench.analysis.drift import modified_z, outliers, slow_start, trend
 
 
 def test_modified_z_by_hand() -> None:

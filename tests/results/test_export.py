@@ -14,8 +14,9 @@ import pandas
 import pytest
 
 from fastvlm_bench import metrics
+from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.export import (
+from fastvlm_bench.report.export import (
     FORMATS,
     columns,
     export_runs,
@@ -27,8 +28,7 @@ from fastvlm_bench.export import (
     run_markdown,
     save,
 )
-from fastvlm_bench.sample_export import SAMPLE_COLUMNS, samples_csv
-from fastvlm_bench.summary import summarise
+from fastvlm_bench.report.sample_export import SAMPLE_COLUMNS, samples_csv
 
 ROOT = Path(__file__).parents[2]
 TEXTS = (
@@ -190,7 +190,7 @@ def test_unknown_format_lists_the_known_ones(fake: SimpleNamespace) -> None:
 
 
 def test_stored_results_open_without_torch_pandas_and_rich() -> None:
-    code = ("import sys, fastvlm_bench.compare, fastvlm_bench.export, fastvlm_bench.report\n"
+    code = ("import sys, fastvlm_bench.report.compare, fastvlm_bench.report.export, fastvlm_bench.report.terminal\n"
             "heavy = 'torch', 'transformers', 'pandas', 'rich', 'numpy', 'scipy'\n"
             "print([name for name in heavy if name in sys.modules])")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench.identities import check_line
+from fastvlm_bench.records.identities import check_line
 
 
 @pytest.fixture

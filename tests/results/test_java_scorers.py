@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from fastvlm_bench import java_scorers
-from fastvlm_bench.cli import app
+from fastvlm_bench.cli.app import app
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.metrics import meteor, spice
+from fastvlm_bench.metrics import java_scorers, meteor, spice
 from fastvlm_bench.metrics.ptb_tokenizer import tokenize_all
-from fastvlm_bench.verify_metrics import verify
+from fastvlm_bench.scoring.verify_metrics import verify
 
 VECTORS = json.loads((Path(__file__).parents[1] / "metrics" / "vectors.json").read_text(encoding="utf-8"))
 ITEMS = VECTORS["captions"]["items"]

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fastvlm_bench import document_frequencies, metrics
-from fastvlm_bench.document_frequencies import cider_df
+from fastvlm_bench import metrics
+from fastvlm_bench.analysis.summary import summarise
+from fastvlm_bench.analysis.verdict import judge
 from fastvlm_bench.errors import CorruptRecord, UsageError
-from fastvlm_bench.export import row_dict, run_json
 from fastvlm_bench.metrics import cider_d
-from fastvlm_bench.record import Run, read_run
-from fastvlm_bench.report import print_report
-from fastvlm_bench.summary import summarise
-from fastvlm_bench.verdict import judge
+from fastvlm_bench.records import document_frequencies
+from fastvlm_bench.records.document_frequencies import cider_df
+from fastvlm_bench.records.record import Run, read_run
+from fastvlm_bench.report.export import row_dict, run_json
+from fastvlm_bench.report.terminal import print_report
 
 
 def printed(run: Run, width: int = 100) -> str:

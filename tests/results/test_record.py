@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from fastvlm_bench.errors import BenchError, CorruptRecord, UsageError
-from fastvlm_bench.record import RunWriter, list_runs, read_meta, read_run
-from fastvlm_bench.storage import differences, seal, unseal
+from fastvlm_bench.records.record import RunWriter, list_runs, read_meta, read_run
+from fastvlm_bench.records.storage import differences, seal, unseal
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_create_where_a_file_stands(tmp_path: Path, fake: SimpleNamespace) -> No
 def test_two_writers_the_second_is_told_the_first(fake: SimpleNamespace, tmp_path: Path) -> None:
     meta, made = fake.made(suites=[fake.suite(n=1)])
     with RunWriter.create(tmp_path / "run", meta) as writer:
-        code = ("import sys; from pathlib import Path; from fastvlm_bench.record import RunWriter\n"
+        code = ("import sys; from pathlib import Path; from fastvlm_bench.records.record import RunWriter\n"
                 "RunWriter.resume(Path(sys.argv[1]), sys.argv[2])")  # fmt: skip
         root = Path(__file__).parents[2]
         second = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run"), meta["config_sha256"]],
@@ -271,7 +271,7 @@ def test_a_writer_killed_between_and_within_lines_leaves_a_run_that_can_be_resum
     code = """
 import json, os, sys
 from pathlib import Path
-from fastvlm_bench.record import RunWriter
+from fastvlm_bench.records.record import RunWriter
 meta, made = json.loads(Path(sys.argv[1]).read_text())
 writer = RunWriter.create(Path(sys.argv[2]), meta)
 writer.append(made[0])
@@ -294,7 +294,7 @@ def test_a_writer_killed_while_replacing_run_json_leaves_no_litter(fake: SimpleN
     code = """
 import os, sys
 from pathlib import Path
-from fastvlm_bench.record import RunWriter
+from fastvlm_bench.records.record import RunWriter
 os.replace = lambda *_: os.kill(os.getpid(), 9)
 RunWriter.resume(Path(sys.argv[1]), sys.argv[2])
 """

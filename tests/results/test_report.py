@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from fastvlm_bench.analysis.statistics import Estimate
+from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.layout import Cells, break_label, draw
-from fastvlm_bench.memory_picture import draw_memory
-from fastvlm_bench.numbers import mebibytes, milliseconds, number, ratio, share
-from fastvlm_bench.record import Run
-from fastvlm_bench.report import conclusion, describe, print_report
-from fastvlm_bench.statistics import Estimate
-from fastvlm_bench.summary import Row, summarise
+from fastvlm_bench.records.record import Run
+from fastvlm_bench.report.layout import Cells, break_label, draw
+from fastvlm_bench.report.memory_picture import draw_memory
+from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, share
+from fastvlm_bench.report.terminal import conclusion, describe, print_report
 
 LONG = "fastvlm:gamma=6,exit_layer=2,head=attention,stop_below=0.25"
 

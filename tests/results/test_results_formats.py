@@ -10,12 +10,12 @@ from suites.conftest import write
 from suites.test_formats import MAKE
 from typer.testing import CliRunner
 
-from fastvlm_bench import results_formats
-from fastvlm_bench.cli import app
+from fastvlm_bench.cli.app import app
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.scoring import read_references, score_file, write_predictions
-from fastvlm_bench.suite import load_suite
-from fastvlm_bench.suite_definition import read_definition
+from fastvlm_bench.scoring.score import read_references, score_file, write_predictions
+from fastvlm_bench.suites import results_formats
+from fastvlm_bench.suites.definition import read_definition
+from fastvlm_bench.suites.suite import load_suite
 
 FILES = {
     "coco-caption": ["coco_karpathy_test.json"], "nocaps": ["nocaps_val_4500_captions.json"],

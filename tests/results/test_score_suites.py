@@ -11,10 +11,10 @@ from results.test_results_formats import FILES
 from suites.test_formats import MAKE, mmmu_row
 from typer.testing import CliRunner
 
-from fastvlm_bench.cli import app
-from fastvlm_bench.results_formats import encode
-from fastvlm_bench.suite import load_suite
-from fastvlm_bench.suite_definition import describe_suites, read_definition
+from fastvlm_bench.cli.app import app
+from fastvlm_bench.suites.definition import describe_suites, read_definition
+from fastvlm_bench.suites.results_formats import encode
+from fastvlm_bench.suites.suite import load_suite
 
 MMMU = [f"{subject}/validation-00000-of-00001.parquet" for subject in ("Art", "Biology")]
 ALL = {**FILES, "visdial": FILES["visdial-gen"], "mmmu": MMMU}

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from fastvlm_bench.cli import app
+from fastvlm_bench.cli.app import app
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.metrics.ptb_tokenizer import VERSION
-from fastvlm_bench.scoring import score_file, write_predictions
+from fastvlm_bench.scoring.score import score_file, write_predictions
 
 VECTORS = json.loads((Path(__file__).parents[1] / "metrics" / "vectors.json").read_text(encoding="utf-8"))
 ITEMS = VECTORS["captions"]["items"]

@@ -12,8 +12,8 @@ import psutil
 import pytest
 from fake_run import CONFIG, execute
 
-from fastvlm_bench.record import RunWriter, read_run
-from fastvlm_bench.summary import summarise
+from fastvlm_bench.analysis.summary import summarise
+from fastvlm_bench.records.record import RunWriter, read_run
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats  # type: ignore[import-untyped]
 
-from fastvlm_bench.statistics import (
+from fastvlm_bench.analysis.statistics import (
     Estimate,
     bootstrap_draws,
     equivalence,
@@ -30,8 +30,8 @@ from fastvlm_bench.statistics import (
     t_tail,
     welch_p,
 )
-from fastvlm_bench.summary import summarise
-from fastvlm_bench.verdict import word
+from fastvlm_bench.analysis.summary import summarise
+from fastvlm_bench.analysis.verdict import word
 
 positive = st.floats(1e-3, 1e3)
 seeded = settings(derandomize=True, deadline=None, max_examples=50, database=None)

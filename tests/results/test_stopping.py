@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench.clock import FakeClock
+from fastvlm_bench.analysis.stopping import StopRule, check_stopping
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.stopping import StopRule, check_stopping
+from fastvlm_bench.machine.clock import FakeClock
 
 
 def group(reference_s: float, own_s: float, error: str | None = None) -> list[dict[str, Any]]:

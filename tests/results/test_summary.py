@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from fastvlm_bench import metrics
+from fastvlm_bench.analysis.statistics import Estimate
+from fastvlm_bench.analysis.summary import Row, Spread, check_line, summarise
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.statistics import Estimate
-from fastvlm_bench.summary import Row, Spread, check_line, summarise
 
 
 def entry(sample: str, method: str, ids: list[int], ttft: float, decode: float, rounds: list[list[Any]],

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from fastvlm_bench.live import Live
+from fastvlm_bench.measuring.live import Live
 
 ROOT = Path(__file__).parents[2]
 ESCAPE = re.compile(r"\x1b\[")
@@ -26,7 +26,7 @@ def report(folder: Path, *arguments: str, **variables: str) -> tuple[str, str]:
     """Standard output and error of `report` in a process of its own, decoded as UTF-8."""
     environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LC_ALL")}
     environment |= {"PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, "-m", "fastvlm_bench.cli", *(arguments or ("report", str(folder)))]
+    command = [sys.executable, "-m", "fastvlm_bench.cli.app", *(arguments or ("report", str(folder)))]
     done = subprocess.run(command, capture_output=True, cwd=ROOT, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
@@ -64,7 +64,7 @@ def test_numbers_keep_their_point_under_a_comma_locale(folder: Path) -> None:
     plain, _ = report(folder)
     assert report(folder, LC_ALL="de_DE.UTF-8", LC_NUMERIC="de_DE.UTF-8")[0] == plain
     code = (
-        "import locale, sys\nfrom fastvlm_bench.numbers import number, milliseconds\n"
+        "import locale, sys\nfrom fastvlm_bench.report.numbers import number, milliseconds\n"
         "locale.localeconv = lambda: {'decimal_point': ',', 'thousands_sep': '.', 'grouping': [3, 0]}\n"
         "print(number(1234.5), milliseconds(0.0015))"
     )
@@ -77,7 +77,7 @@ def test_a_closed_pipe_is_no_error(folder: Path, arguments: tuple[str, ...]) -> 
     """As in `fastvlm-bench report | head -1`: the reader leaves before everything is written."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "fastvlm_bench.cli", arguments[0], str(folder), *arguments[1:]]
+    command = [sys.executable, "-m", "fastvlm_bench.cli.app", arguments[0], str(folder), *arguments[1:]]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, check=False,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
     os.close(writer)

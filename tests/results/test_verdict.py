@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench.statistics import Estimate
-from fastvlm_bench.summary import summarise
-from fastvlm_bench.verdict import WARNINGS, Notice, Verdict, judge, word
+from fastvlm_bench.analysis.statistics import Estimate
+from fastvlm_bench.analysis.summary import summarise
+from fastvlm_bench.analysis.verdict import WARNINGS, Notice, Verdict, judge, word
 
 
 def names(verdict: Verdict) -> list[str]:
@@ -191,7 +191,7 @@ def test_missing_pairs_of_a_finished_run_and_torn_lines_are_invalid(
 def test_the_list_of_warnings_is_closed_and_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text("utf-8")
     package = Path(__file__).parents[2] / "fastvlm_bench"
-    times, source = ((package / name).read_text("utf-8") for name in ("notices.py", "verdict.py"))
+    times, source = ((package / name).read_text("utf-8") for name in ("analysis/notices.py", "analysis/verdict.py"))
     for name in WARNINGS:
         assert f"`{name}`" in text
         assert f'"{name}"' in source.split("WARNINGS = (")[1].split(")", 1)[1] + times
@@ -282,7 +282,7 @@ def test_a_metric_that_raises_leaves_the_times_alone(
     fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from fastvlm_bench.metrics import rouge_l
-    from fastvlm_bench.sample_export import samples_csv
+    from fastvlm_bench.report.sample_export import samples_csv
 
     def fails(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("no n-grams\nat all")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fastvlm_bench import suite_definition
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.suite import describe_suites, suite_names
-from fastvlm_bench.suite_definition import read_definition, suites_folder
+from fastvlm_bench.suites import definition as suite_definition
+from fastvlm_bench.suites.definition import read_definition, suites_folder
+from fastvlm_bench.suites.suite import describe_suites, suite_names
 
 GOOD = """
 version = "1"
@@ -69,7 +69,7 @@ def test_a_suite_of_ones_own(folder: Path) -> None:
 
 def test_an_installed_package_uses_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "fastvlm_bench"
-    monkeypatch.setattr(suite_definition, "__file__", str(package / "suite_definition.py"))
+    monkeypatch.setattr(suite_definition, "__file__", str(package / "suites" / "definition.py"))
     assert suites_folder() == tmp_path / "suites"
     (package / "_suites").mkdir(parents=True)
     (tmp_path / "suites").mkdir()  # another package's
@@ -112,8 +112,9 @@ def test_a_faulty_suite_file(folder: Path, old: str, new: str, problem: str) -> 
 
 def test_reading_a_suite_needs_no_heavy_import() -> None:
     code = (
-        "import sys\nfrom fastvlm_bench.suite import load_suite\nimport fastvlm_bench.config, fastvlm_bench.clock\n"
-        "import fastvlm_bench.memory, fastvlm_bench.environment\nload_suite('coco-caption', limit=1)\n"
+        "import sys\nfrom fastvlm_bench.suites.suite import load_suite\n"
+        "import fastvlm_bench.config, fastvlm_bench.machine.clock\n"
+        "import fastvlm_bench.machine.memory, fastvlm_bench.machine.environment\nload_suite('coco-caption', limit=1)\n"
         "print([m for m in ('torch', 'transformers', 'PIL', 'numpy', 'psutil', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench import annotations
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.suite import load_suite
+from fastvlm_bench.suites import annotations
+from fastvlm_bench.suites.suite import load_suite
 
 Edit = Callable[[Path, Callable[[Any], Any]], None]
 COCO = "annotations/captions_val2014.json"

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from suites.conftest import coco_name, picture, vqa_answers, vqa_questions, write
 
-from fastvlm_bench.annotations import Document
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.readers import coco_id, mmmu
-from fastvlm_bench.suite import Suite, check_images, load_suite
+from fastvlm_bench.suites.annotations import Document
+from fastvlm_bench.suites.readers import coco_id, mmmu
+from fastvlm_bench.suites.suite import Suite, check_images, load_suite
 
 SHORT = "Answer the question using a single word or phrase."
 ODD = "a\rb\u2028c\vd\fe\nf"

@@ -7,11 +7,11 @@ import pytest
 from suites.conftest import write
 from suites.test_formats import MAKE, made
 
-from fastvlm_bench.benchmark import load_suites
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.suite import load_suite
-from fastvlm_bench.suite_definition import read_definition
+from fastvlm_bench.measuring.benchmark import load_suites
+from fastvlm_bench.suites.definition import read_definition
+from fastvlm_bench.suites.suite import load_suite
 
 
 @pytest.mark.parametrize(("name", "groups"), [
@@ -77,7 +77,7 @@ def test_a_variant_goes_to_the_suites_that_have_the_metric() -> None:
 
 
 def test_a_suite_file_with_an_unknown_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastvlm_bench.suite_definition import suites_folder
+    from fastvlm_bench.suites.definition import suites_folder
 
     text = (suites_folder() / "scienceqa-img.toml").read_text()
     (tmp_path / "mine.toml").write_text(text.replace('"scienceqa" }', '"mmmuu" }'))

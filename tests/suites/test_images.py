@@ -11,7 +11,7 @@ from PIL import Image
 from suites.test_formats import MAKE
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.suite import Sample, check_images, load_suite, open_image
+from fastvlm_bench.suites.suite import Sample, check_images, load_suite, open_image
 
 FIRST = "val2014/COCO_val2014_000000000042.jpg"
 

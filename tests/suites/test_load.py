@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.suite import Suite, check_images, load_suite
+from fastvlm_bench.suites.suite import Suite, check_images, load_suite
 
 CAPTION_PROMPT = "Provide a one-sentence caption for the provided image."
 VQA_TAIL = "\nAnswer the question using a single word or phrase."

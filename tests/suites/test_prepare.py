@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from fastvlm_bench.cli import app
+from fastvlm_bench.cli.app import app
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.suite_definition import Download
-from fastvlm_bench.suite_prepare import fetch, planned
+from fastvlm_bench.suites.definition import Download
+from fastvlm_bench.suites.prepare import fetch, planned
 
 CONTENT = bytes(range(256)) * 40
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from suites.test_formats import MAKE
 
-from fastvlm_bench.suite import load_suite
-from fastvlm_bench.suite_definition import describe_suites, read_definition
-from fastvlm_bench.suite_show import answers, described, listed
+from fastvlm_bench.suites.definition import describe_suites, read_definition
+from fastvlm_bench.suites.show import answers, described, listed
+from fastvlm_bench.suites.suite import load_suite
 
 SUITES = describe_suites()
 

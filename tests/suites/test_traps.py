@@ -10,8 +10,8 @@ import pytest
 from suites.test_formats import MAKE
 
 from fastvlm_bench.metrics import load
-from fastvlm_bench.suite import load_suite
-from fastvlm_bench.suite_definition import describe_suites, read_definition
+from fastvlm_bench.suites.definition import describe_suites, read_definition
+from fastvlm_bench.suites.suite import load_suite
 
 ROOT = Path(__file__).parents[2]
 NAMED = re.findall(r"`([\w/]+\.py)::(test_\w+)`", (ROOT / "docs" / "suites.md").read_text(encoding="utf-8"))

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from targets import LAYERS, random_llava
 
+from fastvlm_bench.embedded.parts import build_processor, save
 from fastvlm_bench.models.load import Target
-from fastvlm_bench.models.tiny.checkpoint import build_processor, save
 from fastvlm_bench.training.answers import Example, own_answers
 from fastvlm_bench.training.recipe import Recipe
 from fastvlm_bench.training.samples import TrainingSample

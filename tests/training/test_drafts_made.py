@@ -10,12 +10,12 @@ import torch
 from targets import generate, random_llava
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
-from fastvlm_bench.decoding.measure import measure
-from fastvlm_bench.drafts import Manifest
+from fastvlm_bench.drafts.imitation_head import Draft, describe_target
+from fastvlm_bench.drafts.manifest import Manifest
+from fastvlm_bench.drafts.reduced_vocabulary import ReducedOutput, most_frequent
+from fastvlm_bench.engine.measure import measure
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.imitation_head import Draft, describe_target
 from fastvlm_bench.models.load import Target
-from fastvlm_bench.reduced_vocabulary import ReducedOutput, most_frequent
 from fastvlm_bench.training.answers import Example, own_answers
 from fastvlm_bench.training.choosing import Choosing
 from fastvlm_bench.training.prediction import Costs

@@ -11,10 +11,10 @@ from families.builders import FAMILIES, build
 from torch import Tensor
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
-from fastvlm_bench.drafts import Manifest
+from fastvlm_bench.drafts.heads import new_head
+from fastvlm_bench.drafts.imitation_head import Draft, describe_target
+from fastvlm_bench.drafts.manifest import Manifest
 from fastvlm_bench.errors import BenchError
-from fastvlm_bench.heads import new_head
-from fastvlm_bench.imitation_head import Draft, describe_target
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.recipe import Recipe

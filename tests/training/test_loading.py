@@ -8,10 +8,10 @@ import torch
 import typer
 from torch import nn
 
-from fastvlm_bench.cli import app
+from fastvlm_bench.cli.app import app
 from fastvlm_bench.config import LOADING
+from fastvlm_bench.drafts.heads import floating, new_head
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.heads import floating, new_head
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.training import fit, parallel
 from fastvlm_bench.training.display import Display

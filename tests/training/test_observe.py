@@ -7,7 +7,7 @@ import pytest
 import torch
 from families.builders import build
 
-from fastvlm_bench.heads import HEADS, new_head
+from fastvlm_bench.drafts.heads import HEADS, new_head
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.observe import Observer, Tail

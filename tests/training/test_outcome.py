@@ -10,7 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from fastvlm_bench.drafts import read_manifests
+from fastvlm_bench.drafts.manifest import read_manifests
 from fastvlm_bench.training import costs, fit
 from fastvlm_bench.training.display import Display, table
 from fastvlm_bench.training.outcome import CURVE_COLUMNS, draw_curve, push

@@ -16,7 +16,7 @@ import sys
 from fastvlm_bench.training import costs
 from fastvlm_bench.training.prediction import Costs
 costs.measure_costs = lambda *_: Costs(1.0, 0.05, [1.0] * 11)
-from fastvlm_bench.cli import main
+from fastvlm_bench.cli.app import main
 main()
 """
 

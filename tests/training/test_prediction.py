@@ -8,7 +8,7 @@ import torch
 from targets import generate, oracle_draft
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
-from fastvlm_bench.imitation_head import Draft
+from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.training.prediction import GAMMAS, STOPS, Advice, Checked, Costs, advise, simulate
 from fastvlm_bench.training.refine import BOOST, rejection_weights
 from fastvlm_bench.training.refine_run import corrected

@@ -295,7 +295,7 @@ from fastvlm_bench.training import costs, updates
 from fastvlm_bench.training.prediction import Costs
 costs.measure_costs = lambda *_: Costs(1.0, 0.05, [0.9 + 0.01 * k for k in range(11)])
 updates.SAVE_EVERY_S = -1.0
-from fastvlm_bench.cli import main
+from fastvlm_bench.cli.app import main
 main()
 """
 

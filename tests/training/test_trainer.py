@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastvlm_bench.drafts.heads import HEADS
 from fastvlm_bench.errors import BenchError
-from fastvlm_bench.heads import HEADS
 from fastvlm_bench.models.fingerprint import weights_sha256
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training import trainer as module

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fastvlm_bench.benchmark import run_benchmark
 from fastvlm_bench.config import RunConfig
+from fastvlm_bench.measuring.benchmark import run_benchmark
 from fastvlm_bench.training import fit
 from fastvlm_bench.training.display import Display
 from fastvlm_bench.training.folder import TrainingFolder

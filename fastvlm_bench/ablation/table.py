@@ -1,0 +1,99 @@
+"""An ablation's table, from the records of its runs alone: what each draft is, accepts, costs and gains. No torch."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from fastvlm_bench.analysis.statistics import Estimate
+from fastvlm_bench.analysis.summary import Row, summarise
+from fastvlm_bench.records.record import Run
+
+COLUMNS = (
+    "suite", "target", "draft", "exit", "head", "losses", "refined", "parameters", "held_out_alpha", "alpha", "tau",
+    "predicted_speedup", "decode_speedup_geomean", "decode_low", "decode_high", "e2e_speedup_geomean", "identical",
+    "samples", "quality_change",
+)  # fmt: skip
+
+
+def ablation_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row a draft and suite: runs in the order given, their methods in the order of the run.
+
+    predicted_speedup: from held-out text and this machine's costs, when it was trained; decode_speedup_geomean:
+    measured, with its 95 % interval, against standard decoding of the same target. quality_change: what phase 1 did to
+    the target's scores, for drafts of a fine-tuned backbone.
+    """
+    out = []
+    for run in runs:
+        tuned = run.meta["model"].get("phase_1")
+        for row in summarise(run):
+            method = run.method(row.method)
+            if row.decode_speedup_geomean is None or method["name"] not in ("fastvlm", "layerskip"):
+                continue
+            out.append(_row(row, method, tuned))
+    return out
+
+
+def _row(row: Row, method: dict[str, Any], tuned: dict[str, Any] | None) -> dict[str, Any]:
+    draft = method.get("draft") or {}
+    data = draft.get("data", {})
+    recipe = data.get("recipe", {})
+    speedup = row.decode_speedup_geomean or Estimate(float("nan"), None, None, 0)
+    head = draft.get("head", "none (raw exit)")
+    if depth := draft.get("head_options", {}).get("depth"):
+        head += f" x{depth}"
+    validation = list(draft.get("validation", {}).values())
+    return {
+        "suite": row.suite, "target": f"{tuned['of']} + phase 1 ({tuned['how']})" if tuned else row.model,
+        "draft": method["options"].get("draft") or row.method.partition(":")[0],
+        "exit": method["options"]["exit_layer"], "head": head,
+        "losses": " ".join(f"{name} {weight:g}" for name, weight in draft.get("losses", {}).items()),
+        "refined": "" if not draft else "yes" if recipe.get("refine") and data.get("refine_updates") else "no",
+        "parameters": draft.get("head_parameters", 0),
+        "held_out_alpha": sum(validation) / len(validation) if validation else None,
+        "alpha": row.alpha, "tau": row.tau, "predicted_speedup": draft.get("advice", {}).get("speedup"),
+        "decode_speedup_geomean": speedup.value, "decode_low": speedup.low, "decode_high": speedup.high,
+        "e2e_speedup_geomean": row.e2e_speedup_geomean.value if row.e2e_speedup_geomean else None,
+        "identical": row.identical, "samples": row.samples_paired, "quality_change": _change(row.suite, tuned),
+    }  # fmt: skip
+
+
+def _change(suite: str, tuned: dict[str, Any] | None) -> str:
+    own = [q for q in (tuned or {}).get("quality", []) if q["suite"] == suite and q["delta"] is not None]
+    return "; ".join(f"{q['metric']} {q['delta']:+.4f} ({q['verdict']})" for q in own)
+
+
+def ablation_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """All columns at full precision."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def ablation_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table as a paper would have it."""
+    several = len({row["suite"] for row in rows}) > 1
+    tuned = any(row["quality_change"] for row in rows)
+    heads = [
+        *(["suite"] if several else []), "target", "draft", "exit", "head", "losses", "refined", "parameters",
+        "α held out", "α", "τ", "predicted", "decode speed-up", "end to end", "identical",
+        *(["Δ quality by phase 1"] if tuned else []),
+    ]  # fmt: skip
+    lines = [heads, ["---"] * len(heads)]
+    for row in rows:
+        interval = "" if row["decode_low"] is None else f" [{row['decode_low']:.2f}, {row['decode_high']:.2f}]"
+        lines.append([
+            *([row["suite"]] if several else []), row["target"], row["draft"], str(row["exit"]), row["head"],
+            row["losses"], row["refined"], f"{row['parameters']:,}", _number(row["held_out_alpha"], 3),
+            _number(row["alpha"], 3), _number(row["tau"], 2), _number(row["predicted_speedup"], 2),
+            f"{row['decode_speedup_geomean']:.2f}{interval}", _number(row["e2e_speedup_geomean"], 2),
+            "" if row["identical"] is None else f"{row['identical']}/{row['samples']}",
+            *([row["quality_change"]] if tuned else []),
+        ])  # fmt: skip
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,108 @@
+"""Runs of one configuration at several batch sizes, as rows: where does the gain of speculation end? Without torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastvlm_bench.analysis.arms import Arm, arms
+from fastvlm_bench.analysis.batches import batch_size, waits
+from fastvlm_bench.analysis.comparison import identity
+from fastvlm_bench.analysis.notices import word
+from fastvlm_bench.analysis.statistics import Estimate, middle
+from fastvlm_bench.analysis.summary import Row, summarise
+from fastvlm_bench.errors import IncompatibleRuns, UsageError
+from fastvlm_bench.records.record import RUN_FILE, Run, read_run
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """One suite x method x batch size. Speed-ups are against the reference *at the same batch size*.
+
+    requests_per_s, tokens_per_s: samples, and their tokens, over the seconds of all batches, prefill included.
+    wait_first_s, wait_last_s: median over batches until every row has its first token, and until all is done.
+    batches: observations of the speed-up. status: VALID or INVALID, of the whole run.
+    """
+
+    run_id: str
+    model: str
+    suite: str
+    method: str
+    batch_size: int
+    threads: int | None
+    samples_ok: int
+    samples_failed: int
+    batches: int
+    requests_per_s: float | None
+    tokens_per_s: float | None
+    decode_tokens_per_s: float | None
+    decode_speedup_geomean: float | None
+    decode_speedup_geomean_low: float | None
+    decode_speedup_geomean_high: float | None
+    e2e_speedup_geomean: float | None
+    e2e_speedup_geomean_low: float | None
+    e2e_speedup_geomean_high: float | None
+    verdict: str
+    identical: int | None
+    samples_paired: int
+    alpha: float | None
+    tau: float | None
+    wait_first_s: float | None
+    wait_last_s: float | None
+    peak_bytes: int | None
+    status: str
+
+
+def find_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs in these folders: run folders, or folders of them. UsageError if there is none."""
+    found: list[Path] = []
+    for folder in folders:
+        inner = sorted(path.parent for path in Path(folder).glob(f"*/{RUN_FILE}"))
+        found += inner if inner and not (folder / RUN_FILE).exists() else [folder]
+    if not found:
+        raise UsageError("name the run folders to put side by side, or a folder that holds them")
+    return [read_run(folder) for folder in found]
+
+
+def size_rows(runs: Sequence[Run]) -> list[SizeRow]:
+    """The rows, by suite, method and batch size. IncompatibleRuns if the runs differ in more than their batch size."""
+    first = _identity(runs[0])
+    for run in runs[1:]:
+        other = _identity(run)
+        differing = [name for name in first if other.get(name) != first[name]]
+        if differing:
+            raise IncompatibleRuns(
+                f"{runs[0].run_id} and {run.run_id} differ in {', '.join(differing)}; a table over batch sizes needs "
+                "runs of the same samples on the same machine"
+            )
+    sizes = [batch_size(run) for run in runs]
+    if twice := sorted({size for size in sizes if sizes.count(size) > 1}):
+        raise UsageError(f"several runs have batch size {twice[0]}; name one a size")
+    rows = [_size_row(run, row, arm) for run in runs for row, arm in zip(summarise(run), arms(run), strict=True)]
+    order = {name: place for place, name in enumerate(dict.fromkeys((row.suite, row.method) for row in rows))}
+    return sorted(rows, key=lambda row: (order[row.suite, row.method], row.batch_size))
+
+
+def _identity(run: Run) -> dict[str, object]:
+    return {key: value for key, value in identity(run).items() if key not in ("batch size", "threads")}
+
+
+def _size_row(run: Run, row: Row, arm: Arm) -> SizeRow:
+    seen = waits(arm)
+    decode, e2e = _parts(row.decode_speedup_geomean), _parts(row.e2e_speedup_geomean)
+    return SizeRow(
+        run_id=run.run_id, model=row.model, suite=row.suite, method=row.method, batch_size=row.batch_size,
+        threads=row.threads, samples_ok=row.samples_ok, samples_failed=row.samples_failed, batches=len(seen),
+        requests_per_s=row.requests_per_s, tokens_per_s=row.e2e_tokens_per_s,
+        decode_tokens_per_s=row.decode_tokens_per_s,
+        decode_speedup_geomean=decode[0], decode_speedup_geomean_low=decode[1], decode_speedup_geomean_high=decode[2],
+        e2e_speedup_geomean=e2e[0], e2e_speedup_geomean_low=e2e[1], e2e_speedup_geomean_high=e2e[2],
+        verdict="" if row.method == row.reference else word(row.e2e_speedup_geomean, row.e2e_speedup_holm_p),
+        identical=row.identical, samples_paired=row.samples_paired, alpha=row.alpha, tau=row.tau,
+        wait_first_s=middle([first for first, _ in seen]), wait_last_s=middle([last for _, last in seen]),
+        peak_bytes=row.peak_allocated_bytes or row.peak_rss_bytes,
+        status=str((run.meta.get("verdict") or {}).get("status") or run.meta["status"]),
+    )  # fmt: skip
+
+
+def _parts(estimate: Estimate | None) -> tuple[float | None, float | None, float | None]:
+    return (None, None, None) if estimate is None else (estimate.value, estimate.low, estimate.high)

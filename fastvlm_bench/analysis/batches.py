@@ -1,0 +1,94 @@
+"""Lines of a batch, put together again: seconds are a property of the batch, never of one of its samples.
+
+A batch's samples were decoded in the same passes, so they are one observation: ratios and their intervals are taken
+over batches, as means over questions are taken over images.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from fastvlm_bench.analysis.arms import Arm, Measured, medians
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.records.record import Run
+
+
+def check_batches(size: int, **single: object) -> None:
+    """UsageError where an option that is for single samples is given together with batches."""
+    for name, given in single.items():
+        if given and size > 1:
+            raise UsageError(f"--{name} is for single samples; leave it out, or use --batch-size 1")
+
+
+def batch_size(run: Run) -> int:
+    """How many samples a run decoded at a time; 1 for runs that know no batches."""
+    return int(run.meta["config"].get("batch_size") or 1)
+
+
+def batch_of(line: Mapping[str, Any]) -> int | None:
+    """The batch's number within its suite; None for a sample that was decoded alone."""
+    batch = line.get("batch")
+    return None if batch is None else int(batch["id"])
+
+
+def speaks(line: Mapping[str, Any]) -> bool:
+    """Whether the line tells of an observation: a sample alone, or the first row of a batch for all its rows."""
+    return "batch" not in line or line["batch"]["row"] == 0
+
+
+def whole_seconds(line: Mapping[str, Any]) -> float | None:
+    """Seconds of the observation, from the request to the last token; None where another line tells them."""
+    own = line.get("batch") or line
+    return float(own["ttft_s"] + own["decode_s"]) if speaks(line) else None
+
+
+def whole(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A method's lines of one batch as one line with the batch's seconds."""
+    first = lines[0]
+    return {**first, **({name: first["batch"][name] for name in ("ttft_s", "decode_s")} if "batch" in first else {})}
+
+
+def by_batch(paired: Sequence[tuple[Measured, Measured]]) -> list[tuple[Measured, Measured]]:
+    """One pair a batch instead of one a sample; pairs of samples that were decoded alone stay as they are."""
+    groups: dict[Any, list[tuple[Measured, Measured]]] = {}
+    for ours, theirs in paired:
+        number = batch_of(ours.lines[0])
+        groups.setdefault(("alone", ours.sample_id) if number is None else number, []).append((ours, theirs))
+    return [
+        pairs[0]
+        if batch_of(pairs[0][0].lines[0]) is None
+        else (_together([a for a, _ in pairs]), _together([b for _, b in pairs]))
+        for pairs in groups.values()
+    ]
+
+
+def _together(samples: Sequence[Measured]) -> Measured:
+    """The samples of a batch as one, with a line a repeat: sums over its rows."""
+    lines = tuple(
+        {
+            "repeat": rows[0]["repeat"], "invocation": rows[0].get("invocation"),
+            "token_ids": [token for row in rows for token in row["token_ids"]],
+            "ttft_s": sum(row["ttft_s"] for row in rows), "decode_s": sum(row["decode_s"] for row in rows),
+        }
+        for rows in zip(*(sample.lines for sample in samples), strict=True)
+    )  # fmt: skip
+    first = samples[0]
+    return Measured(f"batch {batch_of(first.lines[0])}", first.image_id, (), lines, **medians(lines))
+
+
+def latencies(arm: Arm) -> list[Measured]:
+    """The samples whose seconds are latencies: those that were decoded alone."""
+    return [sample for sample in arm.measured.values() if batch_of(sample.lines[0]) is None]
+
+
+def waits(arm: Arm) -> list[tuple[float, float]]:
+    """(seconds to the first tokens, seconds to the last) of each batch or single sample: what its requests wait.
+
+    Medians over the repeats. A row that ends early could be answered sooner; nobody waits longer.
+    """
+    found = []
+    for sample in arm.measured.values():
+        if speaks(sample.lines[0]):
+            parts = [line.get("batch") or line for line in sample.lines]
+            found.append((median(p["ttft_s"] for p in parts), median(p["ttft_s"] + p["decode_s"] for p in parts)))
+    return found

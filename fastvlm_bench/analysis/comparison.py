@@ -1,0 +1,174 @@
+"""Runs side by side: only where everything but the method is the same, and paired sample by sample."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastvlm_bench.analysis.arms import Arm, Measured, arms, pairs
+from fastvlm_bench.analysis.batches import batch_size
+from fastvlm_bench.analysis.quality import Quality, compare_quality, margin_of
+from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio
+from fastvlm_bench.analysis.summary import Row, speedups, summarise
+from fastvlm_bench.errors import BenchError, IncompatibleRuns, UsageError
+from fastvlm_bench.records.record import Run, list_runs, read_run
+
+if TYPE_CHECKING:
+    pass
+
+CONFIG_IDENTITY = ("temperature", "top_k", "top_p", "ignore_eos", "compile")
+"""Settings of a run that change what is measured. Methods, their options and the draft are what one compares."""
+HARDWARE = ("cpu", "gpu", "threads")
+VERSIONS = ("tool", "commit", "python", "torch", "transformers", "cuda", "driver")
+"""Differences worth a note, not a refusal: comparing two versions is a fair question."""
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """One run (its index) x suite x method. `against` names the arm of the first run that it is divided by, or is "".
+
+    `decode` and `e2e` are geometric means of that arm's seconds / this one's on the same samples: above 1 is faster.
+    `identical` of `compared` samples have the same token ids in both runs.
+    """
+
+    run: int
+    row: Row
+    against: str
+    decode: Estimate | None
+    e2e: Estimate | None
+    quality: tuple[Quality, ...]
+    identical: int | None
+    compared: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows by suite, then method, then run. `forced` lists the identity fields that differ: [] unless forced."""
+
+    runs: tuple[Run, ...]
+    rows: tuple[ComparedRow, ...]
+    forced: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """What must be equal for two runs' numbers to stand side by side, by name."""
+    meta, environment = run.meta, run.meta.get("environment", {})
+    fields: dict[str, Any] = {"schema_version": meta["schema_version"]}
+    fields["suites"] = ", ".join(sorted(suite["name"] for suite in meta["suites"]))
+    for suite in meta["suites"]:
+        for name in ("version", "split", "sha256", "prompt", "max_new_tokens"):
+            fields[f"{suite['name']} {name}"] = suite[name]
+        if digest := suite.get("images_sha256"):  # records of 0.1 lack it
+            fields[f"{suite['name']} images"] = digest
+        ids = [sample["sample_id"] for sample in suite["samples"]]
+        digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:8]
+        fields[f"{suite['name']} samples"] = f"{len(ids)} (sha256 {digest})"
+    for name in ("weights_sha256", "dtype", "device", "attention"):
+        fields[f"model {name}"] = meta["model"].get(name)
+    if digest := meta["model"].get("processor_sha256"):  # records of 0.1 lack it
+        fields["model processor_sha256"] = digest
+    fields |= {name: environment.get(name) for name in HARDWARE}
+    fields |= {f"config {name}": meta["config"].get(name) or None for name in CONFIG_IDENTITY}
+    fields["batch size"] = batch_size(run)
+    return fields
+
+
+def _differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What differs, a phrase each. What only one run has (the fields of a suite, say) is told by the list of suites."""
+    return [f"{name}: {_short(first[name])} / {_short(other[name])}" for name in first
+            if name in other and first[name] != other[name]]  # fmt: skip
+
+
+def _short(value: Any) -> str:
+    """A value on one line; of a hash the first eight digits tell two apart."""
+    text = " ".join(str(value).split())
+    return text[:8] if re.fullmatch(r"[0-9a-f]{64}", text) else text
+
+
+def find_comparable(results_dir: Path) -> list[Run]:
+    """The newest run, then the newer ones among those comparable with it. Damaged and empty runs are passed over.
+
+    UsageError if there are not two; it names what keeps the next newest run apart.
+    """
+    runs: list[Run] = []
+    for folder in list_runs(Path(results_dir)):
+        try:
+            run = read_run(folder)
+        except BenchError:
+            continue
+        runs += [run] if run.lines else []
+    if not runs:
+        raise UsageError(f"{results_dir} has no run; make one with `fastvlm-bench run`, or name another folder")
+    newest, *others = runs
+    comparable = [other for other in others if not _differing(identity(newest), identity(other))]
+    if not comparable:
+        reason = f"; {others[0].run_id} differs in {'; '.join(_differing(identity(newest), identity(others[0])))}" if (
+            others) else ""  # fmt: skip
+        raise UsageError(f"no run in {results_dir} is comparable with the newest, {newest.run_id}{reason}")
+    return [newest, *comparable]
+
+
+def compare(runs: Sequence[Run], force: bool = False) -> Comparison:
+    """Compare runs with the first one. IncompatibleRuns lists every differing identity field, unless `force`."""
+    if len(runs) < 2:
+        raise UsageError(f"compare needs two runs, not {len(runs)}; name their folders")
+    first, *others = runs
+    found = [f"{first.run_id} and {other.run_id} ({'; '.join(fields)})"
+             for other in others if (fields := _differing(identity(first), identity(other)))]  # fmt: skip
+    if found and not force:
+        raise IncompatibleRuns(f"these runs cannot be compared: {'; '.join(found)}; --force shows them all the same")
+    notes = [f"{first.run_id} and {other.run_id} differ in {field}"
+             for other in others for field in _differing(_versions(first), _versions(other))]  # fmt: skip
+    notes += [f"{run.run_id} is {run.meta['status']}, not finished" for run in runs if run.meta["status"] != "success"]
+    base = arms(first)
+    rows: list[ComparedRow] = []
+    for index, run in enumerate(runs):
+        for row, arm in zip(summarise(run), arms(run), strict=True):
+            against = _counterpart(arm, base) if index else None
+            rows.append(_compared(index, row, arm, against, margin_of(first.meta["config"])))
+    suites = [suite["name"] for suite in first.meta["suites"]]
+    rows = [row for row in rows if row.row.suite in suites]
+    names = list(dict.fromkeys(row.row.method_name for row in rows))
+    rows.sort(key=lambda row: (suites.index(row.row.suite), names.index(row.row.method_name)))
+    return Comparison(tuple(runs), tuple(rows), tuple(found), tuple(notes))
+
+
+def _versions(run: Run) -> dict[str, Any]:
+    return {name: run.meta.get("environment", {}).get(name) for name in VERSIONS}
+
+
+def _counterpart(arm: Arm, base: Sequence[Arm]) -> Arm | None:
+    """The arm of the first run with this label; failing that the one with this method name, if it is the only one."""
+    own = [other for other in base if other.suite["name"] == arm.suite["name"]]
+    for key in ("label", "name"):
+        same = [other for other in own if other.method[key] == arm.method[key]]
+        if len(same) == 1:
+            return same[0]
+    return None
+
+
+def _compared(run: int, row: Row, arm: Arm, against: Arm | None, margin: float) -> ComparedRow:
+    if against is None:
+        qualities = tuple(Quality(q.metric, q.value, None, "") for q in row.quality)
+        return ComparedRow(run, row, "", None, None, qualities, None, 0)
+    paired = _pairs(arm, against)
+    decode, e2e = speedups(paired, geometric_mean_ratio, bool(row.temperature))
+    qualities = tuple(compare_quality(metric, arm, paired, margin) for metric in arm.suite["metrics"])
+    same = None if row.temperature else sum(ours.same_tokens(theirs) for ours, theirs in paired)
+    return ComparedRow(run, row, against.method["label"], decode, e2e, qualities, same, len(paired))
+
+
+def _pairs(arm: Arm, against: Arm) -> list[tuple[Measured, Measured]]:
+    """Pairs across runs. With unequal repeats the medians still pair, but only the first repeat's output is."""
+    exact = pairs(arm, against)
+    if exact or not arm.measured:
+        return exact
+    return pairs(_first_outputs(arm), _first_outputs(against))
+
+
+def _first_outputs(arm: Arm) -> Arm:
+    trimmed = {key: Measured(**{**vars(m), "lines": m.lines[:1]}) for key, m in arm.measured.items()}
+    return Arm(arm.suite, arm.method, trimmed, arm.failed, 1)

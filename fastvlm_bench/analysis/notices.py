@@ -1,0 +1,119 @@
+"""What the times of a run say about its trustworthiness: the word per comparison, and warnings of times alone."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from fastvlm_bench.analysis.arms import Arm, pairs
+from fastvlm_bench.analysis.batches import batch_of, whole_seconds
+from fastvlm_bench.analysis.drift import slow_start, trend
+from fastvlm_bench.analysis.statistics import CONFIDENCE, Estimate, welch_p
+from fastvlm_bench.analysis.summary import Row
+from fastvlm_bench.records.record import Run
+
+SAME_WITHIN = 0.01
+FEWEST_SAMPLES = 5
+ORDER_P = 0.01
+INVOCATIONS_APART = 0.05
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A warning: a name of `WARNINGS`, and one line with the cause and the flag to try."""
+
+    name: str
+    message: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"name": self.name, "message": self.message}
+
+
+def word(estimate: Estimate | None, holm_p: float | None = None) -> str:
+    """FASTER or SLOWER where the interval leaves out 1, SAME where it lies within ±1 %, AMBIGUOUS otherwise.
+
+    holm_p: the p value adjusted over several suites; where it is above 5 %, none of them is called faster or slower.
+    """
+    if estimate is None or estimate.low is None or estimate.high is None or estimate.n < FEWEST_SAMPLES:
+        return "AMBIGUOUS"
+    if estimate.low >= 1 - SAME_WITHIN and estimate.high <= 1 + SAME_WITHIN:
+        return "SAME"
+    if holm_p is not None and holm_p > 1 - CONFIDENCE:
+        return "AMBIGUOUS"
+    if estimate.low > 1:
+        return "FASTER"
+    return "SLOWER" if estimate.high < 1 else "AMBIGUOUS"
+
+
+def spread_notices(row: Row, where: str) -> Iterable[Notice]:
+    """Outliers that decide, and processes that disagree."""
+    with_all, without = word(row.e2e_speedup_geomean), word(row.e2e_speedup_without_outliers)
+    if row.outliers and row.e2e_speedup_without_outliers is not None and with_all != without:
+        yield Notice("Outliers", f"{where}: {row.outliers} of {row.samples_paired} ratios lie far from the others "
+                     f"and decide: {with_all} with them, {without} without; raise --repeats")  # fmt: skip
+    if (each := row.speedup_by_invocation) and max(each) > (1 + INVOCATIONS_APART) * min(each):
+        yield Notice("InvocationsDiffer", f"{where}: the speed-up of single processes runs from {min(each):.2f} to "
+                     f"{max(each):.2f}; believe the interval between invocations, and raise --invocations")  # fmt: skip
+
+
+def drift_notices(run: Run, own: Sequence[Arm]) -> Iterable[Notice]:
+    """On the reference's time per token, in the order of measurement: nobody drafted there, so it should not change."""
+    for arm in own:
+        if arm.method["label"] != run.meta["reference"]:
+            continue
+        # A batch's time per token changes with the rows that are left: only single samples tell of the machine.
+        decoding = (line for line in arm.lines() if len(line["token_ids"]) > 1 and batch_of(line) is None)
+        lines = sorted(decoding, key=lambda line: line.get("seq", 0))
+        times = [line["decode_s"] / (len(line["token_ids"]) - 1) for line in lines]
+        if slow_start(times):
+            yield Notice("NotWarmedUp", f"{arm.suite['name']}: the first sample of {arm.method['label']} took "
+                         f"{times[0] / median(times):.1f} times the median per token; raise --warmup")  # fmt: skip
+        if (change := trend(times)) is not None:
+            yield Notice("Drifting", f"{arm.suite['name']}: the time per token of {arm.method['label']} changed by "
+                         f"{change:+.0%} from start to end; interleaving evens it out in ratios, but not in times; "
+                         "raise --warmup, let the machine cool")  # fmt: skip
+
+
+def order_effects(run: Run, own: Sequence[Arm]) -> Iterable[Notice]:
+    """A method's ratio must not depend on whether it ran before or after the reference (Welch's t on log ratios)."""
+    references = {arm.suite["name"]: arm for arm in own if arm.method["label"] == run.meta["reference"]}
+    for arm in own:
+        reference = references.get(arm.suite["name"])
+        if reference is None or arm is reference:
+            continue
+        before: list[float] = []
+        after: list[float] = []
+        for ours, theirs in pairs(arm, reference):
+            for a, b in zip(ours.lines, theirs.lines, strict=True):
+                a_s, b_s = whole_seconds(a), whole_seconds(b)
+                if a_s and b_s:
+                    (before if a["order"] < b["order"] else after).append(math.log(b_s / a_s))
+        p = welch_p(before, after)
+        if p is not None and p < ORDER_P:
+            shift = math.exp(sum(before) / len(before) - sum(after) / len(after)) - 1
+            yield Notice("OrderEffect", f"{arm.suite['name']}, {arm.method['label']}: {shift:+.1%} speed-up when it "
+                         f"runs before {reference.method['label']} (p = {p:.1g}); raise --warmup, let the machine "
+                         "cool")  # fmt: skip
+
+
+def left_out(run: Run, row: Row) -> int:
+    """Samples that a stop rule left unmeasured."""
+    stopped = (run.meta.get("stopped") or {}).get(row.suite)
+    if stopped is None or stopped["by"] not in ("width", "budget"):
+        return 0
+    return row.samples - len({line["sample_id"] for line in run.lines if line["suite"] == row.suite})
+
+
+def stop_notices(run: Run, row: Row) -> Iterable[Notice]:
+    """That a stop rule ended the suite, which, and when."""
+    if out := left_out(run, row):
+        yield Notice("StoppedEarly", f"{row.suite}: {_ended(run.meta['stopped'][row.suite])} after {row.samples - out} "
+                     f"of {row.samples} samples; quality is that of these samples alone")  # fmt: skip
+
+
+def _ended(stopped: Mapping[str, Any]) -> str:
+    if stopped["by"] == "budget":
+        return f"ended by --budget {stopped['budget_s']:g} (seconds)"
+    widest = max(stopped["widths"].values())
+    return f"ended by --until-width {stopped['until_width']:g} (the widest interval is ±{widest:.1%})"

@@ -1,0 +1,245 @@
+"""What a run's numbers may be used for: warnings that teach, a word per comparison, and VALID or INVALID."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastvlm_bench.analysis.arms import Arm, arms
+from fastvlm_bench.analysis.notices import (
+    FEWEST_SAMPLES,
+    Notice,
+    drift_notices,
+    left_out,
+    order_effects,
+    spread_notices,
+    stop_notices,
+    word,
+)
+from fastvlm_bench.analysis.summary import Row, summarise
+from fastvlm_bench.records.document_frequencies import cider_df
+from fastvlm_bench.records.identities import check_line
+from fastvlm_bench.records.record import Run
+
+__all__ = ["WARNINGS", "Notice", "Verdict", "greedy", "judge", "word"]
+WARNINGS = (
+    "ShortOutputs", "Diverged", "SlowerThanReference", "UntrainedDraft", "TooFewSamples", "NoisyMachine", "Throttled",
+    "NotIsolated", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
+    "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
+    "ScoringFailed", "FasterThanPredicted",
+)  # fmt: skip
+"""The closed list: each name is explained in docs/measuring.md."""
+SHORT_TOKENS, FEW_SAMPLES = 8, 20
+NOISY, VERY_NOISY = 0.10, 0.25
+LOW_ALPHA = 0.05
+UNEXPLAINED = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`status` is "VALID" or "INVALID"; `reasons` says why it is INVALID."""
+
+    status: str
+    reasons: tuple[str, ...]
+    warnings: tuple[Notice, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The entry `verdict` of run.json; the warnings have an entry of their own."""
+        return {"status": self.status, "reasons": list(self.reasons)}
+
+
+def greedy(meta: Mapping[str, Any]) -> bool:
+    """Whether a run decodes greedily: only then must a lossless method give the very same tokens."""
+    return not meta["config"].get("temperature")
+
+
+def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None) -> Verdict:
+    """The verdict on a run. `status` replaces that of `run.json`, for the runner, which judges before it finishes."""
+    rows = summarise(run) if rows is None else rows
+    own = arms(run)
+    warnings = [*_run_warnings(run), *(w for row, arm in zip(rows, own, strict=True) for w in _warnings(run, row, arm)),
+                *order_effects(run, own), *drift_notices(run, own)]  # fmt: skip
+    reasons = tuple(_reasons(run, rows, own, status or str(run.meta["status"])))
+    return Verdict("INVALID" if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
+
+
+def alpha_of(run: Run, method: str, share: tuple[float, float]) -> str:
+    """α (Σ accepted / Σ tested) of a method over a stretch of its measured samples, as "0.81", or "unknown"."""
+    own = [line for line in run.lines if line["method"] == method and not line["error"]]
+    part = own[int(share[0] * len(own)) : max(int(share[1] * len(own)), 1)]
+    accepted, tested = (sum(r[place] for line in part for r in line["rounds"]) for place in (2, 1))
+    return f"{accepted / tested:.3f}" if tested else "unknown"
+
+
+def _some(items: Sequence[str]) -> str:
+    """Up to three of the items, and how many more there are."""
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+
+
+# ------------------------------------------------------------------------------------------ warnings
+
+
+def _run_warnings(run: Run) -> Iterable[Notice]:
+    environment = run.meta.get("environment", {})
+    if environment.get("dirty"):
+        yield Notice("DirtyTree", "the code had uncommitted changes, so no commit names it; commit, then run again")
+    embedded = [suite["name"] for suite in run.meta["suites"] if suite["split"] == "embedded"]
+    if embedded:
+        yield Notice(
+            "EmbeddedData",
+            f"{', '.join(embedded)}: measured on the embedded sample, not on the real data set; "
+            "use --data DIR --split NAME",
+        )
+    for suite in run.meta["suites"]:
+        # CIDEr-D weighs words by how many of the scored images have them: a part of a set scores unlike the whole.
+        if "cider_d" in suite["metrics"] and cider_df(suite, run.meta["config"]) == "subset":
+            yield Notice(
+                "SubsetCider",
+                f"{suite['name']}: CIDEr-D takes its document frequencies from these {len(suite['samples'])} images "
+                "alone; compare it with no other --limit, and for a paper run it again to its end",
+            )
+    for method, updates in (run.meta.get("refined") or {}).get("updates", {}).items():
+        early, late = (alpha_of(run, method, share) for share in ((0.0, 0.25), (0.75, 1.0)))
+        yield Notice(
+            "Refined",
+            f"{method} learned between samples ({updates} updates, not on the clock): α {early} on the first quarter "
+            f"of the samples, {late} on the last; its numbers belong to no fixed draft",
+        )
+    for recorded in run.meta.get("warnings") or []:
+        if recorded["name"] in ("Throttled", "NotIsolated"):  # seen while it ran: the record cannot tell it
+            yield Notice(recorded["name"], recorded["message"])
+
+
+def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
+    where = f"{row.suite}, {row.method}"
+    if row.method == row.reference:
+        yield from stop_notices(run, row)
+    if row.samples_failed:
+        causes = sorted(
+            {
+                str(line["error"]).split(":")[0]
+                for line in run.lines
+                if line["error"] is not None and (line["suite"], line["method"]) == (row.suite, row.method)
+            }
+        )
+        yield Notice("FailedSamples", f"{where}: {row.samples_failed} of {row.samples} samples failed "
+                     f"({_some(causes)}); they and their pairs do not count; see samples.jsonl")  # fmt: skip
+    if row.method == row.reference:
+        yield from _reference_warnings(row)
+        return
+    if row.samples_paired < FEW_SAMPLES:
+        yield Notice("TooFewSamples", f"{row.suite}: {row.samples_paired} samples; an interval needs {FEW_SAMPLES} "
+                     "to be worth reading; raise --limit or give --data DIR")  # fmt: skip
+    elif row.batch_size > 1 and (batches := row.e2e_speedup_geomean) is not None and batches.n < FEW_SAMPLES:
+        yield Notice("TooFewSamples", f"{row.suite}: {batches.n} batches of {row.batch_size}; an interval "
+                     f"needs {FEW_SAMPLES} to be worth reading; raise --limit, or lower --batch-size")  # fmt: skip
+    if row.identical is not None and row.identical < row.samples_paired and greedy(run.meta) and row.lossless:
+        yield Notice("Diverged", f"{where}: {len(row.diverged)} of {row.samples_paired} outputs differ from "
+                     f"{row.reference} (sample@token {_some(row.diverged)}){_judged(row)}; "
+                     f"{_divergence_cause(row)}")  # fmt: skip
+    yield from _untrained(row, arm, where)
+    yield from spread_notices(row, where)
+    for quality in row.quality:
+        if quality.failure:
+            yield Notice("ScoringFailed", f"{where}: {quality.metric} could not be computed ({quality.failure}); times "
+                         "stand, and `report` computes it again from the records")  # fmt: skip
+    if row.method_name != "control" and row.drafted_per_round and (row.efficiency or 0) > 1 + UNEXPLAINED and (
+        row.samples_paired >= FEW_SAMPLES
+    ):  # fmt: skip
+        yield Notice("FasterThanPredicted", f"{where}: decoding is {row.efficiency:.2f} times as fast as counts and "
+                     "costs explain: the machine changed between the methods, or something is counted wrongly; run "
+                     "again, and report it if it stays")  # fmt: skip
+    speedups = (("decoding", row.decode_speedup_geomean, row.decode_speedup_holm_p),
+                ("end to end", row.e2e_speedup_geomean, row.e2e_speedup_holm_p))  # fmt: skip
+    slower = [(phase, estimate) for phase, estimate, p in speedups if estimate and word(estimate, p) == "SLOWER"]
+    if slower and row.method_name != "control":  # it decodes everything twice
+        phase, estimate = slower[0]
+        yield Notice("SlowerThanReference", f"{where}: {phase} is {estimate.value:.2f}x as fast as {row.reference}; "
+                     f"{_slowness_cause(row)}")  # fmt: skip
+
+
+def _reference_warnings(row: Row) -> Iterable[Notice]:
+    if row.new_tokens_median is not None and row.new_tokens_median < SHORT_TOKENS:
+        yield Notice("ShortOutputs", f"{row.suite}: the median answer has {row.new_tokens_median:g} tokens, so prefill "
+                     "decides and drafting cannot show; choose a suite with longer answers")  # fmt: skip
+    if row.tpot_spread is not None and row.tpot_spread > NOISY:
+        degree = "very noisy" if row.tpot_spread > VERY_NOISY else "noisy"
+        yield Notice("NoisyMachine", f"{row.suite}: {degree}, the time per token of {row.reference} spreads by "
+                     f"{row.tpot_spread:.0%} (IQR / median); stop other programs, pin --threads, "
+                     "raise --repeats")  # fmt: skip
+
+
+def _judged(row: Row) -> str:
+    if row.near_ties is None and row.violations is None:
+        return ""
+    return f", {row.near_ties or 0} near-ties and {row.violations or 0} violations"
+
+
+def _divergence_cause(row: Row) -> str:
+    if row.violations:
+        return "a violation is a token that the target would not have chosen, a fault of the method: report it"
+    if row.dtype == "float32":
+        return "in float32 that is a fault of the method: report it"
+    return f"{row.dtype} rounds a block of tokens unlike single ones; check with --dtype float32, or -m control"
+
+
+def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
+    if row.method_name == "control":  # drafts with the target itself: all accepted is what it is for
+        return
+    if not (arm.method.get("draft") or (arm.method.get("options") or {}).get("gamma")) or not row.rounds:
+        return
+    if not row.drafted_per_round:
+        yield Notice("UntrainedDraft", f"{where}: the draft was never used; lower stop_below=, or train the draft")
+    elif row.alpha == 1.0:
+        yield Notice("UntrainedDraft", f"{where}: every tested draft was accepted: the draft equals its "
+                     "target, or a count is wrong; try a lower exit_layer=, or raise --limit")  # fmt: skip
+    elif row.alpha is not None and row.alpha < LOW_ALPHA:
+        yield Notice("UntrainedDraft", f"{where}: α is {row.alpha:.3f}, the draft guesses; train it for this target, "
+                     "or choose a higher exit_layer=")  # fmt: skip
+
+
+def _slowness_cause(row: Row) -> str:
+    if row.predicted_decode_speedup is not None and row.predicted_decode_speedup > 1:
+        return "its costs predict a gain, so the loop around the model loses it; try a larger model, or --device cuda"
+    if row.alpha is not None and row.alpha < 0.5:
+        return f"α is {row.alpha:.2f}, most drafting is wasted; try a smaller gamma=, or train the draft"
+    if row.alpha is None:
+        return "it drafts nothing, so only its own loop can be the cause; no flag helps"
+    return "drafting and verifying cost more than they save; try a lower exit_layer=, or a smaller gamma="
+
+
+# ------------------------------------------------------------------------------------------ INVALID
+
+
+def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> Iterable[str]:
+    if status != "success":
+        yield f"the run is {status}, not finished; go on with --resume {run.folder}"
+    if run.torn:
+        yield "the last line is torn: the run was killed while writing it; go on with --resume"
+    broken = [
+        f"{line['suite']}/{line['sample_id']}/{line['method']}: {problem}"
+        for arm in own
+        for line in (*arm.lines(), *(x for x in run.lines if x["error"] is not None and _of(x, arm)))
+        for problem in check_line(line, arm.suite["max_new_tokens"])
+    ]
+    if broken:
+        yield f"the counts do not add up ({_some(broken)})"
+    for row in rows:
+        where = f"{row.suite}, {row.method}"
+        if row.samples_failed:
+            yield f"{where}: {row.samples_failed} of {row.samples} samples failed"
+        if row.method == row.reference:
+            continue
+        if row.samples_paired < FEWEST_SAMPLES:
+            yield f"{where}: {row.samples_paired} samples measured in both arms; at least {FEWEST_SAMPLES} are needed"
+        elif row.batch_size > 1 and (batches := row.e2e_speedup_geomean) is not None and batches.n < FEWEST_SAMPLES:
+            yield f"{where}: {batches.n} batches measured in both arms; at least {FEWEST_SAMPLES} are needed"
+        elif status == "success" and not row.samples_failed and row.samples_paired < row.samples - left_out(run, row):
+            yield f"{where}: {row.samples - row.samples_paired} of {row.samples} samples have no pair"
+        if row.lossless and row.dtype == "float32" and greedy(run.meta) and row.diverged:
+            yield f"{where}: {len(row.diverged)} outputs of a lossless method differ from {row.reference} in float32"
+        elif row.violations and greedy(run.meta):
+            yield f"{where}: {row.violations} outputs have a token that the target would not have chosen"
+
+
+def _of(line: Mapping[str, Any], arm: Arm) -> bool:
+    return bool(line["suite"] == arm.suite["name"] and line["method"] == arm.method["label"])

@@ -1,0 +1,73 @@
+"""A suite's longest prompt: what a model must have positions and memory for."""
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fastvlm_bench.checks.self_check import one_line
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.load import Target
+from fastvlm_bench.suites.suite import Sample, Suite, open_image
+
+
+def longest_prompt(target: Target, suite: Suite, limit: int) -> tuple[dict[str, Any], Sample, dict[str, Any]]:
+    """(sample id and tokens of the suite's longest prompt, the longest that fits the model, its encoding).
+
+    Looked for among the sample with the longest text and the one with the largest image: to encode all would take
+    minutes. Every text is rendered, so a family that cannot be asked one of them is told here. UsageError where not
+    even the shortest text fits.
+    """
+    texts = [len(target.render(sample.prompt)) for sample in suite.samples]
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    pixels = {path: _pixels(path) for path in {sample.image_path for sample in suite.samples}}
+    largest = max(order, key=lambda i: pixels[suite.samples[i].image_path])
+    tried = []
+    for place in dict.fromkeys((order[-1], largest, order[0])):
+        sample = suite.samples[place]
+        inputs = encode(target, sample)
+        tried.append((int(inputs["input_ids"].shape[1]), sample, inputs))
+    tried.sort(key=lambda each: each[0])
+    most, longest, _ = tried[-1]
+    there = positions(target.model)
+    fitting = [each for each in tried if there is None or each[0] + limit <= there]
+    if not fitting:
+        remedy = "lower --max-new-tokens" if tried[0][0] < (there or 0) else "choose another suite or model"
+        raise UsageError(
+            f"{suite.name}: a prompt of {tried[0][0]} tokens + limit of {limit} is more than the model's {there} "
+            f"positions; {remedy}"
+        )
+    found = {"sample_id": longest.sample_id, "prompt_tokens": most, "fits": fitting[-1][0] == most}
+    return found, fitting[-1][1], fitting[-1][2]
+
+
+def encode(target: Target, sample: Sample) -> dict[str, Any]:
+    """The processor's outputs; UsageError for whatever it raises: it is the checkpoint's own, and may be anything."""
+    image = open_image(sample)
+    try:
+        inputs = target.encode(image, sample.prompt)
+        if inputs["input_ids"].ndim != 2:
+            raise ValueError("input_ids have no rows")
+    except Exception as error:
+        raise UsageError(
+            f"{type(target.processor).__name__} cannot read sample {sample.sample_id}: {one_line(error)}; "
+            f"{type(target.model).__name__} must read an image and a text"
+        ) from error
+    return inputs
+
+
+def positions(model: Any) -> int | None:
+    """How many positions the text decoder has; None where it does not say, or the prompt lies in an encoder."""
+    config = getattr(model, "config", None)
+    if config is None or getattr(config, "is_encoder_decoder", False):
+        return None
+    found = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _pixels(path: Path) -> int:
+    try:
+        with Image.open(path) as image:  # the header alone is read
+            return image.width * image.height
+    except (OSError, ValueError, Image.DecompressionBombError):  # told by name when the sample is asked
+        return 0

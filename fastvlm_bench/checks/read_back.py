@@ -1,0 +1,49 @@
+"""Reads a given answer through the target in blocks: what its logits are when several tokens pass at once.
+
+Blocks of one token are standard decoding's own passes. Larger ones are computed by other kernels, in another order of
+additions, and a router may choose another expert: how far their logits lie from the single ones is the noise that
+every method which verifies in blocks is exposed to, whatever it drafts.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvlm_bench.engine.recurrent_state import undoable
+from fastvlm_bench.engine.session import Session
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.models.layers import decoder_layers
+
+
+def read_back(
+    model: Any, inputs: dict[str, Any], tokens: Sequence[int], block: int, generation: Mapping[str, Any]
+) -> Tensor:
+    """Logits after each token of an answer but its last, (tokens − 1, vocabulary), float32, after the processors.
+
+    inputs: the prompt, as for `generate`. tokens: the answer's ids, at least two. block: tokens a pass, at least 1.
+    """
+    probe = _Reader(tokens, block)
+    with torch.inference_mode():
+        model.generate(**inputs, max_new_tokens=len(tokens), custom_generate=probe, **generation)
+    return torch.cat(probe.rows)
+
+
+class _Reader:
+    def __init__(self, tokens: Sequence[int], block: int) -> None:
+        self.tokens, self.block, self.rows = list(tokens), block, list[Tensor]()
+
+    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
+        session = Session(model, input_ids, clock=Clock(), **prepared)
+        session.prefill()
+        session.replace_last(self.tokens[0])
+        session.record_past()  # a recurrent layer takes several tokens at once only where it keeps its states
+        with undoable(decoder_layers(model)):
+            for start in range(0, len(self.tokens) - 1, self.block):
+                end = min(start + self.block, len(self.tokens) - 1)
+                outputs = session.forward_block(end - start, self.tokens[1:end])
+                session.advance_kwargs(outputs, session.kwargs, 1)
+                session.roll_back(0)
+                self.rows.append(session.processed(outputs.logits, session.length + start).float())
+        return session.sequence

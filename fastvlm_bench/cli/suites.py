@@ -1,0 +1,128 @@
+"""The commands below `fastvlm-bench suites`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+suites_app = typer.Typer(help="List the suites; show one, check its files, or fetch them.")
+Name = Annotated[str, typer.Argument(help="A suite.")]
+Data = Annotated[Path, typer.Option(help="The folder with the official files (for jsonl: the file).")]
+OneSplit = Annotated[str | None, typer.Option(help="Only this split.")]
+
+
+@suites_app.callback(invoke_without_command=True)
+def listing(context: typer.Context) -> None:
+    """List the suites."""
+    if context.invoked_subcommand is None:
+        from fastvlm_bench.suites.show import listed
+        from fastvlm_bench.suites.suite import describe_suites
+
+        for suite in describe_suites():
+            typer.echo(listed(suite))
+
+
+@suites_app.command()
+def show(
+    name: Name,
+    data: Annotated[Path | None, typer.Option(help="Show a sample of these official files, not an embedded one.")] = None,
+    split: OneSplit = None,
+    model: Annotated[str | None, typer.Option(help="Also show the exact text that this model reads, its template around the prompt.")] = None,
+) -> None:  # fmt: skip
+    """Say what a suite is, which files it reads, its prompts, and a sample: of its embedded split, or of --data."""
+    from fastvlm_bench.suites.definition import read_definition
+    from fastvlm_bench.suites.show import answers, described
+    from fastvlm_bench.suites.suite import load_suite
+
+    suite = read_definition(name)
+    for paragraph in described(suite):
+        typer.echo(paragraph)
+    if data is not None or any(split.root for split in suite.splits.values()):
+        chosen = split if data is not None else suite.default_split
+        loaded = load_suite(name, split=chosen, data=data, limit=1, ranking=True)
+        sample = loaded.samples[0]
+        typer.echo(f"\nsample {sample.sample_id} of the {loaded.split} split: {sample.image_path}")
+        typer.echo(sample.prompt)
+        if model is not None:
+            from fastvlm_bench.models.prompt_text import prompt_text
+
+            typer.echo(f"\nas {model} reads it:\n{prompt_text(model, sample.prompt)!r}\n")
+        for line in answers(sample):
+            typer.echo(f"  {line}")
+
+
+@suites_app.command()
+def sheet(
+    names: Annotated[list[str], typer.Argument(help="Suites.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")],
+    data: Annotated[Path | None, typer.Option(help="The folder with the official files; default: the embedded splits.")] = None,
+    split: OneSplit = None,
+    limit: Annotated[int, typer.Option(help="Samples of each suite.")] = 4,
+) -> None:  # fmt: skip
+    """Draw some samples of suites as one picture: images, questions, references."""
+    from fastvlm_bench.suites.contact_sheet import draw_sheet, one_an_image
+    from fastvlm_bench.suites.suite import load_suite
+
+    draw_sheet([one_an_image(load_suite(name, split=split, data=data, limit=limit * 10), limit) for name in names], out)
+    typer.echo(f"{out}: {out.stat().st_size} bytes")
+
+
+@suites_app.command()
+def check(name: Name, data: Data, split: OneSplit = None) -> None:
+    """Read a suite's files and decode every image; list each problem once. Exit code 2 if there is any."""
+    from fastvlm_bench.suites.check import check_data
+
+    findings = check_data(name, data, split)
+    for line in findings.checked:
+        typer.echo(line)
+    for line in findings.warnings:
+        typer.echo(f"warning: {line}")
+    for line in findings.problems:
+        typer.echo(f"problem: {line}")
+    if findings.problems:
+        count = f"{len(findings.problems)} problem{'s' if len(findings.problems) > 1 else ''}"
+        typer.echo(f"fastvlm-bench: {count} with the files of '{name}' in {data}", err=True)
+        raise typer.Exit(2)
+
+
+@suites_app.command()
+def prepare(
+    name: Name,
+    data: Data,
+    split: OneSplit = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched; fetch nothing.")] = False,
+) -> None:
+    """Download a suite's files from their official places, resumably; say what must be put there by hand."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    from fastvlm_bench.config import check_writable
+    from fastvlm_bench.suites.definition import read_definition
+    from fastvlm_bench.suites.files import layout
+    from fastvlm_bench.suites.prepare import fetch, planned
+
+    suite = read_definition(name)
+    real = [s for s in suite.splits.values() if not s.root and split in (None, s.name)]
+    downloads = planned(name, data, split)
+    for download in downloads:
+        typer.echo(f"{'would get' if dry_run else 'get'} {download.url} -> {data / download.makes}")
+    if not dry_run and downloads:
+        check_writable(data)
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        tasks: dict[str, TaskID] = {}
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+
+            def step(file: str, have: int, total: int | None) -> None:
+                if file not in tasks:
+                    tasks[file] = bar.add_task(file)
+                bar.update(tasks[file], completed=have, total=total)
+
+            for download in downloads:
+                fetch(download, data, step)
+    if suite.manual:
+        typer.echo(f"by hand: {suite.manual}")
+    if not suite.downloads and not suite.manual:
+        typer.echo(f"nothing to download for '{name}'")
+    for item in real:
+        typer.echo(f"split {item.name}: {data} then holds {layout(item)}")
+    typer.echo(f"then: fastvlm-bench suites check {name} --data {data}")

@@ -1,0 +1,179 @@
+"""The imitation heads: what may stand between the exit layer and the target's own final norm and LM head.
+
+One class each. All take the exit's states, (batch, tokens, width), and return states of the same shape that imitate
+the target's last layer. A head that `attends` has layers of the target's own kind with a KV cache of their own; one
+that `recurs` also sees, for each position, the target's last state one position before (while drafting: its own).
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastvlm_bench.drafts.manifest import HEAD_LAYERS
+from fastvlm_bench.errors import UsageError, did_you_mean
+from fastvlm_bench.models.layers import decoder_layers, output_embeddings
+
+
+class ImitationHead(nn.Module):
+    """What every head tells the loop about itself."""
+
+    attends = False
+    recurs = False
+
+    def __init__(self, above: Sequence[nn.Module], width: int, **options: int) -> None:
+        """above: the target's layers from the exit on, to copy from. width: of the states. options: the head's own."""
+        super().__init__()
+
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        raise NotImplementedError
+
+
+class LinearHead(ImitationHead):
+    """f(h) = h + W · LN(h): the least that can be trained. Starts as the raw exit."""
+
+    def __init__(self, above: Sequence[nn.Module], width: int) -> None:
+        super().__init__(above, width)
+        self.norm, self.w = nn.LayerNorm(width), nn.Linear(width, width)
+        _silence(self.w)
+
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return states + self.w(self.norm(states))
+
+
+class MlpHead(ImitationHead):
+    """The paper's imitation network: a residual pre-norm block, f(h) = h + W2 · FFN(W1 · LN(h)), position by position.
+
+    FFN is T5's dense block, as in the authors' code. Starts as the raw exit.
+    """
+
+    def __init__(self, above: Sequence[nn.Module], width: int, inner: int | None = None) -> None:
+        super().__init__(above, width)
+        inner = inner or 2 * width
+        self.norm = nn.LayerNorm(width)
+        self.w1 = nn.Linear(width, width)
+        self.up = nn.Linear(width, inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+        self.w2 = nn.Linear(width, width)
+        _silence(self.w2)
+
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return states + self.w2(self.down(self.activate(self.w1(self.norm(states)))))
+
+    def activate(self, states: Tensor) -> Tensor:
+        return torch.relu(self.up(states))
+
+
+class GatedMlpHead(MlpHead):
+    """The same with T5's gated dense block: GELU(W_g · x) ⊙ (W_u · x)."""
+
+    def __init__(self, above: Sequence[nn.Module], width: int, inner: int | None = None) -> None:
+        super().__init__(above, width, inner)
+        self.gate = nn.Linear(width, self.up.out_features, bias=False)
+
+    def activate(self, states: Tensor) -> Tensor:
+        return nn.functional.gelu(self.gate(states), approximate="tanh") * self.up(states)
+
+
+class AttentionHead(ImitationHead):
+    """One layer of the target's own kind, with a KV cache of its own: it can look back at image and text.
+
+    Called with the very arguments that layer n would have got (mask, positions), so it needs no code per
+    architecture. Kangaroo (arXiv 2404.18911) showed that one attention layer is worth having in a draft.
+    """
+
+    attends = True
+
+    def __init__(self, above: Sequence[nn.Module], width: int, depth: int = 1) -> None:
+        super().__init__(above, width)
+        if not 1 <= depth <= len(above):
+            raise UsageError(f"a head of {depth} layers cannot be copied: {len(above)} layers follow the exit")
+        # Starts as a copy of the target's layers from the exit on.
+        self.layers = nn.ModuleList(unpacked(layer) for layer in above[:depth])
+        for index, layer in enumerate(self.layers):
+            layer.__dict__.pop("forward", None)
+            for module in layer.modules():
+                if hasattr(module, "layer_idx"):
+                    setattr(module, "layer_idx", index)  # noqa: B010 - a module's own, untyped attribute
+
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        for layer in self.layers:
+            result = layer(states, *args, **kwargs)
+            states = result[0] if isinstance(result, tuple) else result
+        return states
+
+
+class TwigHead(AttentionHead):
+    """k such layers (two unless told), as TwigVLM (arXiv 2503.14075) grows them on an early layer."""
+
+    def __init__(self, above: Sequence[nn.Module], width: int, depth: int = 2) -> None:
+        super().__init__(above, width, depth)
+
+
+class EagleHead(AttentionHead):
+    """EAGLE's idea (arXiv 2401.15077) at an exit: the target's last state one position before, and the token since.
+
+    EAGLE joins that state with the token's embedding; here the early layers have run for the token anyway, so its
+    state at the exit, which knows the context too, takes the embedding's place: f = layer(W · [last state; h_n]).
+    Within a round the last state is the head's own estimate, for which training unrolls. Starts as an attention head.
+    """
+
+    recurs = True
+
+    def __init__(self, above: Sequence[nn.Module], width: int, depth: int = 1) -> None:
+        super().__init__(above, width, depth)
+        self.before, self.join = nn.LayerNorm(width), nn.Linear(width, width, bias=False)
+        nn.init.zeros_(self.join.weight)
+
+    def forward(self, states: Tensor, *args: Any, previous: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """previous: (batch, tokens, width), the last state one position before each."""
+        if previous is not None:
+            states = states + self.join(self.before(previous))
+        return super().forward(states, *args, **kwargs)
+
+
+HEADS: dict[str, type[ImitationHead]] = {
+    "linear": LinearHead, "mlp": MlpHead, "gated-mlp": GatedMlpHead, "attention": AttentionHead, "twig": TwigHead,
+    "eagle": EagleHead,
+}  # fmt: skip
+assert list(HEADS) == list(HEAD_LAYERS)
+
+
+def new_head(kind: str, model: Any, exit_layer: int, options: Mapping[str, int] | None = None) -> ImitationHead:
+    """An untrained head of the given kind for `model`, on the layer's device and in its dtype."""
+    if kind not in HEADS:
+        raise UsageError(f"unknown head '{kind}': one of {', '.join(HEADS)}{did_you_mean(kind, HEADS)}")
+    above = list(decoder_layers(model)[exit_layer:])
+    like = floating(above[0])
+    width = output_embeddings(model).in_features
+    return HEADS[kind](above, width, **(options or {})).to(like.device, like.dtype)
+
+
+def floating(layer: nn.Module) -> nn.Parameter:
+    """A parameter of the layer that tells where it is and in what it computes: packed weights do not."""
+    return next(parameter for parameter in layer.parameters() if parameter.is_floating_point())
+
+
+def unpacked(layer: nn.Module) -> nn.Module:
+    """A copy of the layer whose packed matrices (`--quantize`) are plain ones again: those can learn."""
+    memo: dict[int, Any] = {}
+    for module in layer.modules():
+        if isinstance(module, nn.Linear) and not module.weight.is_floating_point():
+            from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+            with torch.no_grad():
+                weight = dequantize_bnb_weight(module.weight, getattr(module, "state", None))
+                plain = nn.Linear(module.in_features, module.out_features, module.bias is not None)
+                plain.weight = nn.Parameter(weight.to(floating(layer)))
+                if module.bias is not None:
+                    plain.bias = nn.Parameter(module.bias.detach().to(floating(layer)))
+            memo[id(module)] = plain  # what deepcopy then takes in its place
+    return copy.deepcopy(layer, memo)
+
+
+def _silence(last: nn.Linear) -> None:
+    """Zero the last matrix of a residual branch, so that the head starts as the raw exit."""
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)

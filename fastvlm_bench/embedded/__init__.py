@@ -1,0 +1,12 @@
+"""How the embedded model `tiny` was made: scripts for `python -m`, and their outcome in `checkpoint/` and `drafts/`.
+
+May import the rooms below `ablation`; no other room imports this one.
+
+train.py           trains the model
+batches.py         its training batches
+parts.py           its tokenizer, processor and configuration
+evaluate.py        its skill on held-out scenes
+card.py            writes its model card
+render_suites.py   writes the embedded splits of coco-caption, describe, vqav2 and okvqa
+render_formats.py  those of nocaps, gqa, pope and visdial-gen, over the same images
+"""

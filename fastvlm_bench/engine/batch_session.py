@@ -1,0 +1,266 @@
+"""The state of a batch while it is decoded: left-padded token ids, transformers' keyword arguments and the KV cache.
+
+A `Session` of several rows. Rows end at different times and accept different numbers of tokens: `emit` appends to each
+row, `align` brings caches and bookkeeping in line and lets finished rows leave, so that no pass is spent on them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.generation.utils import MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL
+
+from fastvlm_bench.engine.batch_cache import Move, check_kinds, move_layer, select_rows
+from fastvlm_bench.engine.layer_gate import LayerGate, Mode
+from fastvlm_bench.engine.session import Session, text_cache
+from fastvlm_bench.errors import NonFiniteLogits, UsageError
+from fastvlm_bench.records.trace import Generation, Round
+
+ALONG_TEXT = ("position_ids", "decoder_position_ids", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+
+
+@dataclass
+class Row:
+    """One sequence of the batch. `place`: its row in the input. `length`: its ids without padding, prompt included."""
+
+    place: int
+    prompt_length: int
+    length: int
+    tokens: list[int] = field(default_factory=list)
+    stop: str = ""
+    rounds: list[Round] = field(default_factory=list)
+    decode_s: float = 0.0
+
+
+class BatchSession(Session):
+    """`rows` are those still being decoded, in the order of every tensor; `ended` those that have stopped."""
+
+    one_row = False
+
+    def __init__(self, model: Any, input_ids: Tensor, gate: LayerGate | None = None, **given: Any) -> None:
+        super().__init__(model, input_ids, **given)
+        if self.samples:
+            raise UsageError("a batch is decoded greedily: pass do_sample=False, or decode one at a time")
+        if self.streamer is not None:
+            raise UsageError("a streamer takes one sequence: leave it out, or decode one at a time")
+        self.gate = gate
+        self.limit = int(self.config.max_length) - self.prompt_length
+        self._ids = input_ids
+        self._mask_key = "decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask"
+        mask = self.kwargs.pop(self._mask_key, None)
+        self._mask = torch.ones_like(input_ids) if mask is None else mask.to(input_ids.device)
+        self._check_padding()
+        lengths = self._mask.sum(dim=1).tolist()
+        self.rows = [Row(place, length, length) for place, length in enumerate(lengths)]
+        self.ended: list[Row] = []
+        self._prompts = input_ids
+
+    def _check_padding(self) -> None:
+        if not bool((self._mask.diff(dim=1) >= 0).all()) or not bool(self._mask[:, -1].all()):
+            raise ValueError("the prompts of a batch must be padded on the left")
+
+    @property
+    def device(self) -> torch.device:
+        return self._ids.device
+
+    @property
+    def width(self) -> int:
+        """Columns of ids, padding included."""
+        return int(self._ids.shape[1])
+
+    @property
+    def remaining(self) -> int:
+        """How many more tokens the row with most of them may emit."""
+        return max(self.remaining_of(row) for row in self.rows)
+
+    def remaining_of(self, row: Row) -> int:
+        return self.limit - len(row.tokens)
+
+    def prefill(self) -> int:
+        """Encode the images, run the prompts through all layers and emit each row's first token. Returns row 0's."""
+        padded = {self._mask_key: self._mask} if self._padded else {}
+        prepared = {**self.kwargs, **padded}
+        outputs = self.model._prefill(self._ids, self.config, prepared)
+        self.kwargs = {k: v for k, v in prepared.items() if k not in MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL}
+        self.kwargs.pop(self._mask_key, None)
+        if (seen := self.kwargs.get("cross_attention_mask")) is not None:
+            self.kwargs["cross_attention_mask"] = seen[:, -1:]  # only the last token's part is ever looked at again
+        check_kinds(text_cache(outputs.past_key_values), self.model)
+        first = self.choose_rows(outputs.logits[:, -1:])
+        self.kwargs["past_key_values"] = outputs.past_key_values
+        self.emit_rows(first)
+        self.align(outputs, first, 1)
+        return first[0][0]
+
+    @property
+    def _padded(self) -> bool:
+        """Whether any row is shorter than the batch is wide: without padding no mask is needed, as in one sequence."""
+        return any(row.length < self.width for row in self.rows)
+
+    def forward_rows(self, count: int, ahead: Tensor | None, kwargs: dict[str, Any]) -> Any:
+        """Run the last `count` columns of ids + `ahead`, (rows, k). Its logits are (rows, count, vocab)."""
+        ids = self._ids if ahead is None else torch.cat([self._ids, ahead], dim=1)
+        if self._padded:
+            mask = self._mask
+            if ahead is not None:
+                mask = torch.cat([mask, mask.new_ones(ahead.shape)], dim=1)
+            kwargs = {**kwargs, self._mask_key: mask}
+        if "logits_to_keep" in kwargs:
+            kwargs = {**kwargs, "logits_to_keep": count}
+        inputs = self.model.prepare_inputs_for_generation(ids, next_sequence_length=count, **kwargs)
+        return self.model(**inputs, return_dict=True)
+
+    def choose_rows(self, logits: Tensor, ahead: Tensor | None = None, first: int = 0) -> list[list[int]]:
+        """The argmax at each position, (rows, k, vocab) -> rows of k ids, after the user's logits processors.
+
+        Position i follows the row's ids and the first `first + i` tokens of `ahead`. Raises NonFiniteLogits.
+        """
+        if len(self.processors):
+            logits = torch.stack(
+                [self._row_processed(i, logits[i : i + 1], ahead, first) for i in range(len(self.rows))]
+            )
+        top, ids = logits.max(dim=-1)
+        for row, finite in zip(self.rows, top.isfinite().all(dim=-1).tolist(), strict=True):
+            if not finite:  # `max` and `argmax` alike give the index of a NaN
+                raise NonFiniteLogits(
+                    f"the largest logit of row {row.place} is not finite, {len(row.tokens)} tokens on"
+                )
+        chosen: list[list[int]] = ids.tolist()
+        return chosen
+
+    def _row_processed(self, index: int, logits: Tensor, ahead: Tensor | None, first: int) -> Tensor:
+        """One row's logits, (1, k, vocab) -> (k, vocab), each position processed with its own prefix."""
+        ids = self._prefix(self.rows[index])
+        start = ids.shape[1] + first
+        if ahead is not None:
+            ids = torch.cat([ids, ahead[index : index + 1]], dim=1)
+        places = [logits[:, i].to(torch.float32, copy=True) for i in range(logits.shape[1])]
+        return torch.cat([self.processors(ids[:, : start + i], scores) for i, scores in enumerate(places)])
+
+    def _prefix(self, row: Row) -> Tensor:
+        """The row's ids as its processors must see them, (1, padded prompt + new tokens).
+
+        As long as `generate` believes the prompt to be, but padded with the row's own first id: a repetition penalty
+        must not see the padding, which the row alone would not have.
+        """
+        prompt = self._prompts[row.place].clone()
+        prompt[: self.prompt_length - row.prompt_length] = prompt[self.prompt_length - row.prompt_length]
+        return torch.cat([prompt, prompt.new_tensor(row.tokens)])[None]
+
+    def emit_rows(self, tokens: Sequence[Sequence[int]]) -> list[int]:
+        """Append to each row up to its first EOS or the limit; returns how many were taken. Sets the rows' `stop`."""
+        return [self._emit_row(row, new) for row, new in zip(self.rows, tokens, strict=True)]
+
+    def _emit_row(self, row: Row, tokens: Sequence[int]) -> int:
+        taken = 0
+        for token in tokens:
+            row.tokens.append(token)
+            row.length += 1
+            taken += 1
+            if self.is_eos(token):
+                row.stop = "eos"
+            elif self.remaining_of(row) <= 0:
+                row.stop = "length"
+            elif self._criteria and any(bool(c(self._prefix(row), None)) for c in self._criteria):
+                row.stop = "criteria"
+            if row.stop:
+                break
+        return taken
+
+    @staticmethod
+    def settle(rows: Sequence[Row], rounds: Sequence[Round], seconds: float) -> None:
+        """Write a round into the traces of the rows that took part, which share `seconds` and the rounds' equally."""
+        share = 1 / len(rows)
+        for row, done in zip(rows, rounds, strict=True):
+            row.rounds.append(replace(done, draft_s=done.draft_s * share, verify_s=done.verify_s * share))
+            row.decode_s += seconds * share
+
+    def align(self, outputs: Any, tokens: Sequence[Sequence[int]], tested: int) -> None:
+        """Account for a round that ran `tested` columns and emitted `tokens` (already taken by `emit_rows`).
+
+        Of row i the first len(tokens[i]) columns stand. Rows that have stopped leave. Afterwards every row ends in the
+        last column, and the widest has no padding.
+        """
+        staying = [index for index, row in enumerate(self.rows) if not row.stop]
+        self.ended += [row for row in self.rows if row.stop]
+        self.rows = [row for row in self.rows if not row.stop]
+        if not staying:
+            return
+        kept = [len(tokens[index]) for index in staying]
+        self.advance_kwargs(outputs, self.kwargs, tested)
+        width, longest = self.width, max(row.length for row in self.rows)
+        layers = self._layers()
+        # The first `tested` of these columns were run; the token of the last one that a row keeps is still to be run.
+        added = torch.tensor([[*new, *[new[-1]] * (tested - len(new))] for new in tokens],
+                             device=self._ids.device, dtype=self._ids.dtype)  # fmt: skip
+        ids = torch.cat([self._ids, added], dim=1)
+        rows, standing = (torch.tensor(numbers, device=self.device) for numbers in (staying, kept))
+        if self.gate is not None:
+            self.gate.follow_rows(rows, tested - standing)
+        if len(staying) == len(tokens) and len(set(kept)) == 1:
+            self._cut_back(layers, ids, tested - kept[0])
+            return
+        ends = standing + width
+        text, cached = Move(rows, ends, longest), Move(rows, ends - 1, longest - 1)
+        self._ids = text.text(ids)
+        lengths = torch.tensor([row.length for row in self.rows], device=ids.device)
+        self._mask = (torch.arange(longest, device=ids.device) >= longest - lengths[:, None]).to(ids.dtype)
+        for layer, fixed in layers:
+            if fixed:
+                select_rows(layer, rows)
+            else:
+                move_layer(layer, cached)
+        for key, value in self.kwargs.items():
+            if key in ALONG_TEXT and isinstance(value, Tensor):
+                self.kwargs[key] = text.text(value, batch_dim=value.ndim - 2)
+            elif key != "past_key_values":
+                self.kwargs[key] = _rows_of(value, rows, len(tokens))
+
+    def _cut_back(self, layers: list[tuple[Any, bool]], ids: Tensor, rejected: int) -> None:
+        """All rows kept alike: nothing has to move."""
+        for layer, fixed in layers:
+            if not fixed and layer.keys is not None and (rejected or getattr(layer, "record_past", False)):
+                layer.crop(-rejected)
+        end = ids.shape[1] - rejected
+        self._ids = ids[:, :end]
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), end - self._mask.shape[1])], dim=1)
+        for key in ALONG_TEXT:
+            if (value := self.kwargs.get(key)) is not None and rejected:
+                self.kwargs[key] = value[..., :-rejected]
+
+    def _layers(self) -> list[tuple[Any, bool]]:
+        """(layer, whether it only has to follow the rows) of the target's caches and the head's."""
+        own = [(layer, index in self.fixed) for index, layer in enumerate(text_cache(self.cache).layers)]
+        cross = [(layer, True) for layer in getattr(getattr(self.cache, "cross_attention_cache", None), "layers", [])]
+        if self.gate is not None and self.gate.mode is Mode.DRAFT:  # never verified: the others are not used again
+            own = own[: self.gate.exit_layer]
+        head_cache = self.gate.head_cache if self.gate is not None else None
+        if head_cache is not None:
+            own += [(layer, False) for layer in text_cache(head_cache).layers]
+            cross += [(x, True) for x in getattr(getattr(head_cache, "cross_attention_cache", None), "layers", [])]
+        return own + cross
+
+    def sequences(self, input_ids: Tensor) -> Tensor:
+        """(B, padded prompt + most new tokens): what `generate` returns, finished rows padded on the right."""
+        rows = sorted([*self.rows, *self.ended], key=lambda row: row.place)
+        pad = self.config.pad_token_id if self.config.pad_token_id is not None else min(self.end_tokens, default=0)
+        most = max(len(row.tokens) for row in rows)
+        new = input_ids.new_tensor([row.tokens + [pad] * (most - len(row.tokens)) for row in rows])
+        return torch.cat([input_ids, new], dim=1)
+
+    def generations(self, ttft_s: float) -> list[Generation]:
+        """Each row's trace, in the order of the input. Prefill seconds are shared equally by all rows."""
+        rows = sorted([*self.rows, *self.ended], key=lambda row: row.place)
+        share = ttft_s / len(rows)
+        return [Generation(r.tokens, r.stop, share, None, share, r.decode_s, r.rounds) for r in rows]
+
+
+def _rows_of(value: Any, rows: Tensor, count: int) -> Any:
+    """The rows of whatever belongs to the batch: a tensor, or an encoder's output."""
+    if isinstance(value, Tensor):
+        return value.index_select(0, rows.to(value.device)) if value.ndim and value.shape[0] == count else value
+    if hasattr(value, "items") and hasattr(value, "last_hidden_state"):
+        return type(value)(**{key: _rows_of(part, rows, count) for key, part in value.items()})
+    return value

@@ -1,0 +1,230 @@
+"""The layer gate: runs a part of any decoder by replacing its layers' `forward`, and nothing else.
+
+The top-level model is always called with real token ids, so masks, rotary or learned positions, per-layer inputs,
+norms, soft-capping and the LM head stay the model's own, and layer indices never move.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.engine.recurrent_state import make_restorable, undoable
+from fastvlm_bench.models.layers import decoder_layers, replaced
+from fastvlm_bench.models.t5 import handing_on, shares_position_bias
+
+
+class Mode(Enum):
+    """FULL: every layer. DRAFT: layers below the exit, then the head. VERIFY: layers from the exit on."""
+
+    FULL = 0
+    DRAFT = 1
+    VERIFY = 2
+
+
+class Head(Protocol):
+    """What stands between the exit and the target's own norm and LM head while drafting."""
+
+    attends: bool  # keeps KV of its own, which is filled at prefill and rolled back with the rest
+    recurs: bool  # takes `previous`: the target's last state one position before; while drafting, its own output
+
+    def __call__(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor: ...
+
+
+class Output(Protocol):
+    """The LM head that drafts with fewer token ids."""
+
+    replaces: nn.Module  # whose place it takes
+
+    def __call__(self, states: Tensor) -> Tensor: ...
+
+
+class LayerGate:
+    """Gates `layers` at `exit_layer` = n, 1 <= n < L: drafting runs layers 0 .. n-1.
+
+    While drafting, the states that arrive at layer n are kept in `kept`, (1, k, width) each; verification starts
+    from them, so the early layers are not computed again.
+    """
+
+    def __init__(
+        self, layers: nn.ModuleList, exit_layer: int, head: Head | None = None, output: Output | None = None
+    ) -> None:
+        if not 1 <= exit_layer < len(layers):
+            raise ValueError(f"exit layer {exit_layer} is not within 1 .. {len(layers) - 1}")
+        self.layers, self.exit_layer, self.head, self.output = layers, exit_layer, head, output
+        self.mode = Mode.FULL
+        self.kept: list[Tensor] = []
+        self.head_cache: Any = None
+        self.last: Tensor | None = None  # for a head that recurs: the last layer's states of the latest full pass
+        self._previous: Tensor | None = None  # and the last state before the next token, (1, 1, width)
+        self._further: tuple[None, ...] | None = None  # what layers return besides their states, if a tuple
+        self._prompt: tuple[Tensor, Any, dict[str, Any]] | None = None  # what such a head has yet to look at
+
+    @classmethod
+    def of(cls, model: Any, draft: Draft) -> "LayerGate":
+        """The gate that a draft needs on this model."""
+        return cls(decoder_layers(model), draft.exit_layer, draft.head, draft.output)
+
+    @contextmanager
+    def installed(self, head_cache: Any = None) -> Iterator["LayerGate"]:
+        """Replace each layer's `forward` for the time of one generation, and restore it exactly."""
+        self.mode, self.kept, self.head_cache = Mode.FULL, [], head_cache
+        gated = [(layer, self._gated(index, layer.forward)) for index, layer in enumerate(self.layers)]
+        if shares_position_bias(self.layers):
+            gated = [(layer, handing_on(self.layers, forward)) for layer, forward in gated]
+        if self.output is not None:
+            gated.append((self.output.replaces, self._reduced(self.output, self.output.replaces.forward)))
+        try:
+            with undoable([*self.layers, *getattr(self.head, "layers", ())]), replaced(gated):
+                yield self
+        finally:
+            self.kept, self.head_cache, self.last, self._previous = [], None, None, None
+
+    def _gated(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+        if index < self.exit_layer:
+
+            def below(states: Tensor, *args: Any, **kwargs: Any) -> Any:
+                return self._handed_on(states) if self.mode is Mode.VERIFY else forward(states, *args, **kwargs)
+
+            return below
+        if index > self.exit_layer:
+
+            def above(states: Tensor, *args: Any, **kwargs: Any) -> Any:
+                return self._handed_on(states) if self.mode is Mode.DRAFT else forward(states, *args, **kwargs)
+
+            recurs = self.head is not None and self.head.recurs
+            return self._remembered(above) if recurs and index == len(self.layers) - 1 else above
+
+        head, fills = self.head, self.head is not None and self.head.attends
+
+        def at_exit(states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self.mode is Mode.DRAFT:
+                self.kept.append(states)
+                if head is not None:
+                    states = self._draft(head, states, args, self._with_own_cache(kwargs) if fills else kwargs)
+                return self._handed_on(states)
+            if self.mode is Mode.VERIFY:
+                states = self.kept[0] if len(self.kept) == 1 else torch.cat(self.kept, dim=1)
+            elif fills and head is not None:  # prefill: the head looks at the prompt once, for its KV
+                if self.head_cache is not None:
+                    self.head_cache = like_cache(kwargs.get("past_key_values"), self.exit_layer, self.head_cache)
+                if head.recurs:  # it waits for the last layer
+                    self._prompt = (states, args, self._with_own_cache(kwargs))
+                else:
+                    head(states, *args, **self._with_own_cache(kwargs))
+            result = forward(states, *args, **kwargs)
+            self._further = (None,) * (len(result) - 1) if isinstance(result, tuple) else None
+            if head is not None and head.recurs and self.exit_layer == len(self.layers) - 1:
+                self._remember(result)
+            return result
+
+        return at_exit
+
+    def _handed_on(self, states: Tensor) -> Any:
+        """What a layer that does not run returns: as many results as the others, of which only the states are told."""
+        return states if self._further is None else (states, *self._further)
+
+    def _draft(self, head: Head, states: Tensor, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        if not head.recurs:
+            return head(states, *args, **kwargs)
+        self._previous = head(states, *args, previous=self._previous, **kwargs)
+        return self._previous
+
+    def _remembered(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def last(states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            result = forward(states, *args, **kwargs)
+            if self.mode is not Mode.DRAFT:
+                self._remember(result)
+            return result
+
+        return last
+
+    def _remember(self, result: Any) -> None:
+        """Keep the last layer's states; after the prompt has passed, a head that recurs can look at it."""
+        self.last = last = result[0] if isinstance(result, tuple) else result
+        self._previous = last[:, -1:]
+        if self._prompt is not None and self.head is not None:
+            (states, args, kwargs), self._prompt = self._prompt, None
+            self.head(states, *args, previous=shifted(last), **kwargs)
+
+    def _reduced(self, output: Output, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def reduced(states: Tensor) -> Any:
+            return output(states) if self.mode is Mode.DRAFT else forward(states)
+
+        return reduced
+
+    def follow_rows(self, rows: Tensor, rejected: Tensor) -> None:
+        """In a batch: the rows that stay, (n,), and of each how many of the columns just run do not stand, (n,).
+
+        What a head that recurs goes on from is then each row's own. KV is moved by the caller.
+        """
+        if self.mode is Mode.DRAFT:
+            self._previous = None if self._previous is None else self._previous[rows]
+        elif self.last is not None:
+            self._previous = self.last[rows, self.last.shape[1] - 1 - rejected][:, None]
+
+    def draft_view(self, cache: Any) -> Any:
+        """The cache as drafting must see it where the head attends: its own layers stand in for those after the exit.
+
+        A mask is sized from the first layer of its kind. If that one lies beyond the exit it does not grow while
+        drafting, and the head, which is of that kind, would get a mask that is too short.
+        """
+        if self.head_cache is None or self.head is None:
+            return cache
+        own = getattr(self.head_cache, "self_attention_cache", self.head_cache).layers
+        view = copy.copy(cache)
+        text = view
+        if hasattr(view, "self_attention_cache"):
+            text = view.self_attention_cache = copy.copy(view.self_attention_cache)
+        own = own[: len(getattr(self.head, "layers", ()))]
+        text.layers = [*text.layers[: self.exit_layer], *own, *text.layers[self.exit_layer + len(own) :]]
+        return view
+
+    def roll_back_head(self, count: int) -> None:
+        """Forget the last `count` tokens: their KV in the head's layers, and their last states."""
+        if self.last is not None and (kept := self.last.shape[1] - count) > 0:
+            self._previous = self.last[:, kept - 1 : kept]
+        if self.head_cache is not None:
+            for layer in getattr(self.head_cache, "self_attention_cache", self.head_cache).layers:
+                convolves = any(getattr(layer, "is_conv_states_initialized", {}).values())
+                if convolves or getattr(layer, "keys", None) is not None:
+                    layer.crop(-count)
+
+    def _with_own_cache(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {**kwargs, "past_key_values": self.head_cache}
+
+
+def shifted(states: Tensor) -> Tensor:
+    """Each position's predecessor, (batch, tokens, width); zeros before the first."""
+    return nn.functional.pad(states, (0, 0, 1, 0))[:, :-1]
+
+
+def like_cache(cache: Any, exit_layer: int, default: Any) -> Any:
+    """An empty cache for the head, of the very kinds of layer (full, sliding, cross-attending) that follow the exit.
+
+    cache: the target's, in which no layer from the exit on has seen the prompt yet: their copies are empty.
+    """
+    if hasattr(cache, "self_attention_cache"):
+        own, cross = (
+            like_cache(part, exit_layer, default) for part in (cache.self_attention_cache, cache.cross_attention_cache)
+        )
+        return type(cache)(own, cross)
+    if not getattr(cache, "layers", None) or _has_seen(cache.layers[exit_layer]):
+        return default
+    own = copy.copy(cache)
+    own.layers = copy.deepcopy(cache.layers[exit_layer:])
+    own.activate_past_recording()
+    make_restorable(own)
+    return own
+
+
+def _has_seen(layer: Any) -> bool:
+    """Whether a cache layer holds something; one that convolves (LFM2) has no length to ask for."""
+    if hasattr(layer, "get_seq_length"):
+        return int(layer.get_seq_length()) > 0
+    return any(getattr(layer, "is_conv_states_initialized", {}).values())

@@ -1,0 +1,91 @@
+"""Times one generation through the very call that users make: `model.generate(custom_generate=method)`."""
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fastvlm_bench.engine.phases import Phases
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.records.trace import Generation
+
+
+class Method(Protocol):
+    """A way to decode: what `generate` takes as `custom_generate`, and a trace of the last call."""
+
+    clock: Clock
+    last: Generation | None
+
+    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor: ...
+
+
+GREEDY: Mapping[str, Any] = {"do_sample": False, "num_beams": 1}
+
+
+def seed_of(*parts: object) -> int:
+    """A seed of 63 bits made from the run's seed and what is measured: the same in whatever order that happens."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+def measure(
+    method: Method, model: Any, inputs: dict[str, Any], max_new_tokens: int, vision: nn.Module | None = None,
+    generation: Mapping[str, Any] = GREEDY, seed: int | None = None, phases: bool = False,
+) -> Generation:  # fmt: skip
+    """Decode once and return the trace, with what `generate` does around the loop counted into TTFT.
+
+    vision: the image encoder, timed by hooks with a synchronisation at both ends, once a generation. generation: what
+    `generate` is given (`RunConfig.generation`). seed: of torch's generators, from which all samples are drawn.
+    phases: tell them apart by hooks on every pass; the image encoder is then timed without a synchronisation.
+    """
+    clock, spans = method.clock, []
+    hooks = []
+    watching = Phases(clock, method, model, vision) if phases else None
+    if vision is not None and not phases:
+        hooks = [
+            vision.register_forward_pre_hook(lambda *_: spans.append(-clock.synchronised())),
+            vision.register_forward_hook(lambda *_: spans.append(clock.synchronised())),
+        ]
+    if seed is not None:
+        torch.manual_seed(seed)
+    cache: list[Any] = []
+
+    def decode(model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
+        cache.append(prepared.get("past_key_values"))
+        return method(model, input_ids, **prepared)
+
+    method.last = None  # a failure must never leave the trace of the sample before
+    try:
+        with torch.inference_mode():
+            began = clock.synchronised()
+            with watching.watched() if watching else nullcontext():
+                model.generate(**inputs, max_new_tokens=max_new_tokens, custom_generate=decode, **generation)
+            total = clock.synchronised() - began
+    finally:
+        for hook in hooks:
+            hook.remove()
+    trace: Generation | None = method.last
+    if trace is None:
+        raise RuntimeError(f"{type(method).__name__} returned without a trace")
+    vision_s = sum(spans) if len(spans) == 2 else None
+    told = watching.seconds() if watching else None
+    vision_s = told["vision_s"] if told else vision_s
+    ttft_s = total - trace.decode_s
+    return replace(
+        trace, ttft_s=ttft_s, vision_s=vision_s, prefill_s=ttft_s - (vision_s or 0.0), phases=told,
+        cache_bytes=cache_bytes(cache[0]) if cache else None,
+    )  # fmt: skip
+
+
+def cache_bytes(cache: Any) -> int | None:
+    """Bytes of the keys, values and states that a `transformers` cache holds; None for other caches."""
+    parts = [cache] if hasattr(cache, "layers") else [
+        part for name in ("self_attention_cache", "cross_attention_cache") if (part := getattr(cache, name, None))
+    ]  # fmt: skip
+    held = [value for part in parts for layer in part.layers for value in vars(layer).values()]
+    held += [state for value in held if isinstance(value, dict) for state in value.values()]  # not of single tokens
+    tensors = {id(value): value for value in held if isinstance(value, Tensor)}
+    return sum(tensor.nbytes for tensor in tensors.values()) if parts else None

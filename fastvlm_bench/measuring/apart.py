@@ -1,0 +1,59 @@
+"""What is measured apart from the samples, with a runner's methods: the parts of a peak of memory, energy in blocks."""
+
+import gc
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle
+from typing import Any
+
+from fastvlm_bench.decoding.build import Built
+from fastvlm_bench.engine.measure import measure
+from fastvlm_bench.machine.energy import Meter, blocks
+from fastvlm_bench.machine.failures import FAILURES
+from fastvlm_bench.machine.memory import PeakMemory, attribute, held_bytes
+from fastvlm_bench.measuring.runner import Runner
+from fastvlm_bench.suites.suite import Suite
+
+
+def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
+    """Where the peak of each method lies, on the suite's last sample: weights, head, KV cache, activations.
+
+    To be called before the warm-up: it gives idle memory back, and each method's first call is here.
+    """
+    sample, found = suite.samples[-1], []
+    inputs = runner.inputs(sample)
+    weights = sum(p.nbytes for p in runner.target.model.parameters())
+    for built in runner.methods:
+        decode = partial(measure, built.method, runner.target.model, inputs, runner.limit(suite),
+                         generation=runner.generation)  # fmt: skip
+        try:
+            first = decode()  # makes what is made once
+            gc.collect()
+            before = held_bytes(runner.target.device)
+            with PeakMemory(runner.target.device) as peak:
+                trace = decode()
+        except FAILURES:  # it fails again where it is recorded
+            continue
+        runner.first_call_s.setdefault(built.label, first.ttft_s + first.decode_s)
+        parts = attribute(peak.result, before, weights=weights, head=built.described.get("extra_bytes", 0),
+                          cache=trace.cache_bytes, device=runner.target.device)  # fmt: skip
+        found.append({"suite": suite.name, "method": built.label, "sample_id": sample.sample_id, **parts})
+    return found
+
+
+def energy_blocks(runner: Runner, suite: Suite, meter: Meter, seconds: float) -> dict[str, Any]:
+    """Joules of blocks of one method each, over the suite's samples in turn; what run.json keeps of them."""
+
+    def decoder(built: Built) -> Callable[[], int]:
+        turn = cycle(suite.samples)
+
+        def decode() -> int:  # the processor is part of the block for every method alike: energy has no clock
+            inputs = runner.inputs(next(turn))
+            trace = measure(
+                built.method, runner.target.model, inputs, runner.limit(suite), generation=runner.generation
+            )  # fmt: skip
+            return len(trace.token_ids)
+
+        return decode
+
+    return blocks(meter, {built.label: decoder(built) for built in runner.methods}, seconds)

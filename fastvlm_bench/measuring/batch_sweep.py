@@ -1,0 +1,99 @@
+"""`run --batch-size 1,2,4,8`: one run a size, in one folder, and the table over the sizes."""
+
+import contextlib
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fastvlm_bench.analysis.batch_sizes import size_rows
+from fastvlm_bench.analysis.batches import batch_size
+from fastvlm_bench.config import RunConfig
+from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, UsageError
+from fastvlm_bench.measuring.before_loading import check
+from fastvlm_bench.measuring.benchmark import run_benchmark
+from fastvlm_bench.records.record import RUN_FILE, Run, read_meta, read_run
+from fastvlm_bench.records.storage import check_target_file
+from fastvlm_bench.report.batch_table import print_sizes, sizes_csv, sizes_json
+from fastvlm_bench.report.export import save
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Read "8" or "1,2,4,8". UsageError unless they are different whole numbers of at least 1."""
+    parts = [part.strip() for part in text.split(",")]
+    sizes = [int(part) for part in parts if part.isascii() and part.isdigit() and len(part) < 6]
+    if len(sizes) != len(parts) or min(sizes, default=0) < 1 or len(set(sizes)) != len(sizes):
+        raise UsageError(
+            f"--batch-size is '{text}'; it must be whole numbers of at least 1, each once, as in 8 or 1,2,4,8"
+        )
+    return tuple(sizes)
+
+
+def run_sizes(
+    config: RunConfig, sizes: Sequence[int], *, resume: Path | None, csv: Path | None, predictions: Path | None,
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Run `config` at each batch size and print the table; returns the exit code.
+
+    The runs lie side by side in one folder below `config.out`; `resume` names that folder: what is finished there is
+    kept, what is half done goes on, the rest is run. An interruption ends the sweep, and so does a size that fails.
+    """
+    if predictions is not None:
+        raise UsageError("--predictions-out needs one batch size; answers are the same at every size")
+    if csv is not None:
+        check_target_file(csv, "--csv")
+    check(config)
+    if resume is not None and not resume.is_dir():
+        raise UsageError(f"--resume {resume} is not a folder; give the one that holds the sweep's runs")
+    if resume is not None and (resume / RUN_FILE).exists():
+        raise UsageError(f"--resume {resume} is a single run; with several batch sizes give the folder that holds them")
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    name = f"{stamp}-{Path(config.model).name}-{'+'.join(config.suites)}-batches-{secrets.token_hex(2)}"
+    folder = resume or Path(config.out) / name
+    there = {int(read_meta(path.parent)["config"].get("batch_size") or 1): path.parent
+             for path in sorted(folder.glob(f"*/{RUN_FILE}"))}  # fmt: skip
+    code, failed, failure = 0, False, None
+    for size in sizes:
+        own = replace(config, batch_size=size, out=str(folder))
+        before = there.get(size)
+        if before is not None and read_meta(before)["status"] == "success":
+            _check_same(before, own)
+            continue
+        print(f"batch size {size}", file=sys.stderr)
+        try:
+            code = run_benchmark(own, resume=before, csv=None, as_json=as_json, show=False)
+        except BenchError as error:
+            failure = error
+        failed |= code == FAILED_SAMPLES  # the other sizes may fit
+        if failure or code not in (0, FAILED_SAMPLES):
+            break
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # if nothing was measured
+    runs = [run for run in _runs(folder) if batch_size(run) in sizes]
+    if runs:
+        rows = size_rows(sorted(runs, key=batch_size))
+        if as_json:
+            print(sizes_json(rows), end="")
+        else:
+            print_sizes(rows)
+            print(f"\nrecords: {folder}")
+        if csv is not None:
+            save(csv, sizes_csv(rows))
+    if runs and (failure or code not in (0, FAILED_SAMPLES)):
+        print(f"fastvlm-bench: go on with the other sizes with --resume {folder}", file=sys.stderr)
+    if failure is not None:
+        raise failure
+    return code or (FAILED_SAMPLES if failed else 0)
+
+
+def _check_same(folder: Path, config: RunConfig) -> None:
+    if read_meta(folder).get("config_sha256") != config.sha256():
+        raise UsageError(f"{folder} was made with another configuration; resume with the same one, or start anew")
+
+
+def _runs(folder: Path) -> list[Run]:
+    """The runs with a measurement."""
+    found = [read_run(path.parent) for path in sorted(folder.glob(f"*/{RUN_FILE}"))]
+    return [run for run in found if run.lines and "dtype" in run.meta["model"]]

@@ -1,0 +1,69 @@
+"""What can be told to be wrong before the model loads: names, files, images, drafts, exits, changed data."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastvlm_bench.config import RunConfig
+from fastvlm_bench.drafts.manifest import choose_draft, draft_folder
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.method_spec import METHODS
+from fastvlm_bench.metrics import load as load_metric
+from fastvlm_bench.metrics import parse_variants
+from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
+from fastvlm_bench.suites.definition import read_definition
+from fastvlm_bench.suites.suite import Suite, check_images, images_sha256, load_suite
+
+
+def check(config: RunConfig) -> list[Suite]:
+    """Everything that can be told to be wrong before the model loads: names, files, images, drafts, exits, output."""
+    config.validate()
+    check_model_name(config.model)
+    layers = layer_count(config.model)
+    for spec in config.specs:
+        exit_layer = spec.options.get("exit_layer")
+        if layers is not None and isinstance(exit_layer, int) and exit_layer >= layers:
+            raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{config.model}'")
+        if "head" in METHODS[spec.name].options:
+            choose_draft(drafts_of(config), model=config.model, **_wish(spec.options))
+    suites = load_suites(config)
+    for suite in suites:
+        for metric in suite.metrics:
+            load_metric(metric)
+        check_images(suite)
+    return suites
+
+
+def load_suites(config: RunConfig) -> list[Suite]:
+    """The suites of a run. A chosen metric variant goes to the suites that have the metric; at least one must."""
+    wanted = parse_variants(config.variants)
+    own = {name: {m: v for m, v in wanted.items() if m in read_definition(name).metrics} for name in config.suites}
+    for metric in wanted:
+        if not any(metric in chosen for chosen in own.values()):
+            load_metric(metric)  # refuses a name that no metric has
+            raise UsageError(f"--variant {metric}=…: none of {', '.join(config.suites)} is scored with {metric}")
+    return [
+        load_suite(name, split=config.split, data=config.data, limit=config.limit, prompt_set=config.prompt_set,
+                   prompt=config.prompt, variants=own[name], java=config.java, ranking=True) for name in config.suites
+    ]  # fmt: skip
+
+
+def drafts_of(config: RunConfig) -> Path | None:
+    """The folder in which a run looks for drafts; None where its model has none."""
+    return draft_folder(config.draft) if config.draft else default_drafts(config.model)
+
+
+def _wish(options: Any) -> dict[str, Any]:
+    return {key: options.get(key) for key in ("head", "exit_layer", "draft")}
+
+
+def check_same_data(meta: Mapping[str, Any], suites: Sequence[Suite]) -> None:
+    """UsageError if annotations or images have changed since the run that is to go on was begun."""
+    recorded = {suite["name"]: suite for suite in meta["suites"]}
+    for suite in suites:
+        before = recorded.get(suite.name)  # another list of suites is another configuration, which is told elsewhere
+        images = before and before.get("images_sha256")
+        if before and (before["sha256"] != suite.sha256 or (images and images != images_sha256(suite))):
+            what = "annotations or names" if before["sha256"] != suite.sha256 else "images"
+            raise UsageError(f"the {what} of {suite.name} have changed since {meta['run_id']} was begun; put them "
+                             "back, or start a new run")  # fmt: skip

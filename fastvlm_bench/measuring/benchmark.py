@@ -1,0 +1,180 @@
+"""`run`, from configuration to exit code: check, load, build, warm up, measure, record, judge, report."""
+
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fastvlm_bench.analysis.summary import summarise
+from fastvlm_bench.analysis.verdict import judge
+from fastvlm_bench.config import RunConfig
+from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, DeviceLost, LosslessViolation, Terminated, UsageError
+from fastvlm_bench.measuring.before_loading import check, check_same_data
+from fastvlm_bench.measuring.invocation import invoke_all
+from fastvlm_bench.measuring.live import Live
+from fastvlm_bench.measuring.measure_suites import measure_suites
+from fastvlm_bench.measuring.signals import INTERRUPTED, TERMINATED, catch_signals
+from fastvlm_bench.method_spec import REFERENCE
+from fastvlm_bench.records import document_frequencies
+from fastvlm_bench.records.record import Run, RunWriter, read_meta, read_run
+from fastvlm_bench.records.storage import check_target_file, now
+from fastvlm_bench.report.export import rows_csv, run_json, run_markdown, save
+from fastvlm_bench.report.sample_export import samples_csv
+from fastvlm_bench.report.terminal import print_report
+from fastvlm_bench.scoring.score import write_predictions
+from fastvlm_bench.suites.suite import Suite, images_sha256
+
+
+def run_benchmark(
+    config: RunConfig, *, resume: Path | None, csv: Path | None, predictions: Path | None = None, as_json: bool,
+    show: bool = True,
+) -> int:  # fmt: skip
+    """Run what `config` says and print the report (`show`); returns the exit code. Nothing measured is ever lost."""
+    for path, option in ((csv, "--csv"), (predictions, "--predictions-out")):
+        if path is not None:
+            check_target_file(path, option)
+    suites = check(config)
+    for oddity in (text for suite in suites for text in suite.oddities):
+        print(f"fastvlm-bench: note: {oddity}", file=sys.stderr)
+    if resume and config.refine:
+        raise UsageError("--resume cannot go on with --refine: what the drafts had learned is not in the records; "
+                         "start a new run")  # fmt: skip
+    if resume:
+        check_same_data(read_meta(resume), suites)
+    writer = RunWriter.resume(resume, config.sha256(), config.to_dict()) if resume else None
+    catch_signals()
+    live = Live(Console(stderr=True, quiet=as_json), REFERENCE)
+    outcome, code, failure = "success", 0, None
+    try:
+        writer = writer or _create(config, suites)
+        if config.invocations > 1:
+            writer, code = invoke_all(writer, config, as_json)
+            if code in (INTERRUPTED, TERMINATED):
+                outcome = "interrupted"
+            elif code:
+                raise BenchError("an invocation failed, as said above; what was measured is kept")
+        else:
+            measure_suites(config, suites, writer, live)
+    except (KeyboardInterrupt, Terminated) as stop:
+        outcome, code = "interrupted", TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    except BenchError as error:
+        outcome, code, failure = "error", error.exit_code, error
+        if writer is None:
+            raise
+    except BaseException:
+        if writer is not None and not writer.discard():
+            writer.finish("error", error="internal error")
+        raise
+    if writer is None or (outcome != "success" and not resume and writer.discard()):  # nothing to keep
+        if failure is not None:
+            raise failure
+        return code
+    run = _finish(writer, outcome, None if failure is None else str(failure), suites)
+    if run.lines:
+        if show:
+            _show(run, csv, as_json)
+        if predictions is not None:
+            write_predictions(run, predictions)
+    if outcome == "interrupted":
+        done = len({(line["suite"], line["sample_id"], line["repeat"]) for line in run.lines})
+        print(f"fastvlm-bench: interrupted; {done} samples are kept; go on with --resume {run.folder}", file=sys.stderr)
+    if isinstance(failure, DeviceLost) and show:  # a sweep says how it goes on itself
+        print(f"fastvlm-bench: go on after that sample with --resume {run.folder}", file=sys.stderr)
+    if failure is not None:
+        raise failure
+    if config.require_lossless:
+        require_lossless(run)
+    if failed := sum(line["error"] is not None for line in run.lines):
+        print(f"fastvlm-bench: {failed} measurements failed, see the table and {run.folder / 'samples.jsonl'}",
+              file=sys.stderr)  # fmt: skip
+        return code or FAILED_SAMPLES
+    return code
+
+
+def require_lossless(run: Run) -> None:
+    """LosslessViolation, naming the first, if an output violates losslessness or could not be judged."""
+    bad = [line for line in run.lines
+           if (line.get("losslessness") or {}).get("outcome") in ("violation", "unchecked")]  # fmt: skip
+    if bad:
+        first, found = bad[0], bad[0]["losslessness"]
+        where = f"token {found['index']}, gap {found['gap']}" if "index" in found else found["reason"]
+        raise LosslessViolation(
+            f"{len(bad)} outputs are not lossless; the first: {first['method']} on sample {first['sample_id']} of "
+            f"{first['suite']} ({found['outcome']}: {where}); everything is kept in {run.folder}"
+        )
+
+
+def _create(config: RunConfig, suites: Sequence[Suite]) -> RunWriter:
+    """The run's folder, with what is known before the model is loaded."""
+    names = "+".join(suite.name for suite in suites)
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    model = Path(config.model).name
+    run_id = f"{stamp}-{model}-{names}-{secrets.token_hex(2)}"
+    return RunWriter.create(Path(config.out) / run_id, {
+        "run_id": run_id, "status": "started", "command": ["fastvlm-bench", *sys.argv[1:]], "config": config.to_dict(),
+        "config_sha256": config.sha256(), "suites": [_described(suite, config) for suite in suites],
+        "model": {"id": config.model}, "methods": [{"label": spec.label} for spec in config.specs],
+        "reference": REFERENCE, "environment": {}, "started_at": now(), "completed_at": None, "totals": {},
+        "warnings": [], "verdict": None, "error": None,
+    })  # fmt: skip
+
+
+def _described(suite: Suite, config: RunConfig) -> dict[str, Any]:
+    samples = [
+        {"sample_id": s.sample_id, "image_id": s.image_id, "prompt": s.prompt, "references": list(s.references),
+         **({"group": s.group} if s.group else {}),
+         **({"question": s.question} if s.question and s.question != s.prompt else {})}
+        for s in suite.samples
+    ]  # fmt: skip
+    fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents", "oddities")}
+    limit = config.max_new_tokens or suite.max_new_tokens
+    return {**fields, "metrics": list(suite.metrics), "max_new_tokens": limit, "images_sha256": images_sha256(suite),
+            "samples": samples}  # fmt: skip
+
+
+def _finish(writer: RunWriter, outcome: str, error: str | None, suites: Sequence[Suite]) -> Run:
+    """Judge what was recorded, write the final run.json and summary.md, and read the run back as a stranger would."""
+    run = read_run(writer.folder)
+    limited = {suite.name: suite.documents for suite in suites if suite.documents}
+    if run.lines and limited:
+        document_frequencies.write(run.folder, limited, {name: written_texts(run, name) for name in limited})
+        run = read_run(writer.folder)
+    fields: dict[str, Any] = {"error": error}
+    if run.lines:
+        verdict = judge(run, status=outcome)
+        failed = sum(line["error"] is not None for line in run.lines)
+        fields |= {
+            "verdict": verdict.as_dict(), "warnings": [notice.as_dict() for notice in verdict.warnings],
+            "totals": {
+                "lines": len(run.lines), "failed": failed,
+                "new_tokens": sum(len(line["token_ids"] or []) for line in run.lines),
+            },
+        }  # fmt: skip
+    writer.finish(outcome, **fields)
+    run = read_run(writer.folder)
+    if run.lines:
+        save(run.folder / "summary.md", run_markdown(run))
+    return run
+
+
+def written_texts(run: Run, name: str) -> list[str]:
+    """All texts of a suite's run: outputs and references."""
+    suite = next(suite for suite in run.meta["suites"] if suite["name"] == name)
+    references = [text for sample in suite["samples"] for text in sample["references"]]
+    return references + [line["text"] for line in run.lines if line["suite"] == name and line["text"] is not None]
+
+
+def _show(run: Run, csv: Path | None, as_json: bool) -> None:
+    rows = summarise(run)
+    if as_json:
+        print(run_json(run, rows))
+    else:
+        print_report(run, rows=rows)
+        print(f"\nrecords: {run.folder}")
+    if csv is not None:
+        save(csv, rows_csv(rows))
+        save(csv.with_name(f"{csv.stem}-samples.csv"), samples_csv(run))

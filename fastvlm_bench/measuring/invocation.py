@@ -1,0 +1,82 @@
+"""`run --invocations N`: each in a process of its own, since memory layout, caches and threads are dealt anew there.
+
+The parent loads no model. It starts one process after the other on the same run folder, each with all repeats, then
+judges and reports. `python -m fastvlm_bench.measuring.invocation FOLDER NUMBER [--quiet]` is such a process.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastvlm_bench.errors import BenchError, Terminated
+from fastvlm_bench.measuring.signals import INTERRUPTED, TERMINATED, catch_signals
+
+if TYPE_CHECKING:
+    from fastvlm_bench.config import RunConfig
+    from fastvlm_bench.records.record import RunWriter
+
+
+def invoke(folder: Path, number: int, quiet: bool) -> int:
+    """Run one invocation and wait for it; its exit code. A signal to this process is handed on."""
+    command = [sys.executable, "-m", "fastvlm_bench.measuring.invocation", str(folder), str(number)]
+    child = subprocess.Popen([*command, *(["--quiet"] if quiet else [])])
+    try:
+        return child.wait()
+    except (KeyboardInterrupt, Terminated) as stop:  # on Ctrl-C the terminal has told the child, too
+        child.terminate()
+        child.wait()
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+
+
+def invoke_all(writer: "RunWriter", config: "RunConfig", quiet: bool) -> tuple["RunWriter", int]:
+    """All invocations that are not measured yet. Returns the folder's writer, opened anew, and the last exit code."""
+    from fastvlm_bench.records.record import RunWriter
+
+    folder, code = writer.folder, 0
+    writer.close()
+    for number in range(config.invocations):
+        code = invoke(folder, number, quiet)
+        if code:
+            break
+    return RunWriter.resume(folder, config.sha256()), code
+
+
+def main(folder: Path, number: int, quiet: bool) -> int:
+    """Measure invocation `number` of the run in `folder`; the exit code."""
+    from rich.console import Console
+
+    from fastvlm_bench.config import RunConfig
+    from fastvlm_bench.measuring.before_loading import check
+    from fastvlm_bench.measuring.live import Live
+    from fastvlm_bench.measuring.measure_suites import measure_suites
+    from fastvlm_bench.method_spec import REFERENCE
+    from fastvlm_bench.records.record import RunWriter, read_meta
+
+    config = RunConfig.from_dict(read_meta(folder)["config"])
+    suites = check(config)
+    writer = RunWriter.resume(folder, config.sha256(), config.to_dict())
+    catch_signals()
+    try:
+        own = range(number * config.repeats, (number + 1) * config.repeats)
+        samples = [(suite.name, sample.sample_id) for suite in suites for sample in suite.samples]
+        wanted = {(*sample, repeat) for sample in samples for repeat in own}
+        if not wanted <= writer.completed:
+            live = Live(Console(stderr=True, quiet=quiet), REFERENCE)
+            live.say(f"invocation {number + 1} of {config.invocations}")
+            measure_suites(config, suites, writer, live, number)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Terminated:
+        return TERMINATED
+    finally:
+        writer.close()
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), "--quiet" in sys.argv))
+    except BenchError as error:
+        print(f"fastvlm-bench: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,163 @@
+"""The measuring part of `run`: load, build, self-check, warm up, measure, and what is measured apart.
+
+torch is imported inside: what can be told to be wrong before (`before_loading.check`) has already been said.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastvlm_bench.analysis.batches import speaks, whole
+from fastvlm_bench.analysis.stopping import StopRule
+from fastvlm_bench.config import RunConfig
+from fastvlm_bench.errors import Absent, DeviceLost
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.machine.energy import open_meter
+from fastvlm_bench.machine.environment import describe_environment
+from fastvlm_bench.measuring.before_loading import drafts_of
+from fastvlm_bench.measuring.live import Live
+from fastvlm_bench.method_spec import REFERENCE
+from fastvlm_bench.records.record import RunWriter, read_run
+from fastvlm_bench.suites.suite import Suite
+
+
+def measure_suites(
+    config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live: Live, invocation: int = 0
+) -> None:
+    """Load, build, check, warm up and run; one invocation's part of a run, each line recorded as it is measured."""
+    import torch
+
+    from fastvlm_bench.checks.preflight import in_lines, preflight
+    from fastvlm_bench.decoding.build import build
+    from fastvlm_bench.machine.conditions import RECORDED, watch
+    from fastvlm_bench.measuring.apart import memory_parts
+    from fastvlm_bench.measuring.batch_runner import BatchRunner
+    from fastvlm_bench.measuring.runner import Group, Runner
+    from fastvlm_bench.models.load import load_target
+
+    torch.manual_seed(config.seed)
+    with live:
+        live.say(f"loading {config.model}")
+        began = time.perf_counter()
+        target = load_target(config.model, **config.loading)
+        load_s = time.perf_counter() - began
+        clock = Clock(target.device)
+        methods = [build(spec, target, drafts_of(config), clock) for spec in config.specs]
+        facts = preflight(target, suites, config.max_new_tokens, config.batch_size)
+        for line in in_lines(facts, target.device):
+            live.say(f"preflight: {line}")
+        conditions = watch(target.device)
+        options: dict[str, Any] = {
+            "max_new_tokens": config.max_new_tokens, "conditions": conditions, "generation": config.generation,
+            "seed": config.seed, "phases": config.phases,
+        }  # fmt: skip
+        if config.batch_size > 1:
+            runner: Runner = BatchRunner(target, methods, clock, size=config.batch_size, **options)
+        else:
+            runner = Runner(target, methods, clock, **options)
+        differences = runner.self_check(suites[0])
+        for layer, difference in differences.items():
+            live.say(
+                f"self-check, exit {layer}: verification matches a full pass to {difference:.0e} of the largest logit"
+            )
+        if target.device.type == "cpu":
+            threads = config.threads or writer.meta["environment"].get("threads")
+            if threads is None:
+                live.say("looking for the thread count at which standard decoding is fastest")
+                cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+                threads = runner.fastest_threads(suites[0], sorted({1, *(2**i for i in range(1, 7) if 2**i <= cores)}))
+            torch.set_num_threads(threads)
+        writer.update(
+            model={**target.describe(), "preflight": facts},
+            suites=_rendered(writer.meta["suites"], target),
+            methods=[m.described for m in methods],
+            environment={
+                **describe_environment(target.device), "self_check": {str(k): v for k, v in differences.items()},
+            },
+        )  # fmt: skip
+        refiner = _refiner(target, methods) if config.refine else None
+
+        def after(group: Group) -> None:
+            live.show(group)
+            if refiner is not None:
+                refiner.learn(samples[group.suite, group.lines[0]["sample_id"]], group.lines)
+
+        samples = {(suite.name, sample.sample_id): sample for suite in suites for sample in suite.samples}
+        try:
+            with conditions:
+                for suite in suites:
+                    stop = _stop_rule(config, suite, writer, clock)
+                    if stop is not None and stop.by is not None:
+                        continue
+                    live.say(f"{suite.name}: warming up")
+                    known = any(part["suite"] == suite.name for part in writer.meta.get("memory", []))
+                    if not known and config.batch_size == 1:  # the parts of a peak are told of single samples
+                        writer.update(memory=[*writer.meta.get("memory", []), *memory_parts(runner, suite)])
+                    runner.warm_up(suite, config.warmup)
+                    runner.run(suite, config.repeats, writer, after, stop, invocation)
+                    if stop is not None:
+                        writer.update(stopped={**writer.meta.get("stopped", {}), suite.name: stop.summary()})
+            if config.energy is not None:
+                _measure_energy(config.energy, suites, runner, writer, live)
+        except DeviceLost:
+            refiner = None  # what it learned lies on the device
+            raise
+        finally:  # an interrupted run, too, must say under what conditions it measured; a resumed one keeps both
+            before = [notice for notice in writer.meta["warnings"] or [] if notice["name"] in RECORDED]
+            new = [notice for notice in conditions.notices() if notice not in before]
+            seen = [*writer.meta.get("conditions", []), conditions.summary()]
+            outside = {"model_load_s": load_s, "first_call_s": runner.first_call_s}
+            writer.update(warnings=before + new, conditions=seen, outside=[*writer.meta.get("outside", []), outside])
+            if refiner is not None:
+                refiner.save(writer.folder / "refined")
+                writer.update(refined=refiner.summary())
+
+
+def _refiner(target: Any, methods: Any) -> Any:
+    from fastvlm_bench.training.refine_run import RunRefiner
+
+    return RunRefiner(target, methods)
+
+
+def _measure_energy(seconds: float, suites: Sequence[Suite], runner: Any, writer: RunWriter, live: Live) -> None:
+    """Blocks of each method after the timed samples, for the suites that have none yet; or why there are none."""
+    from fastvlm_bench.measuring.apart import energy_blocks
+
+    found = dict(writer.meta.get("energy") or {})
+    try:
+        meter = open_meter(runner.target.device)
+    except Absent as absent:
+        live.say(f"energy: not measured: {absent}")
+        writer.update(energy={**found, **{suite.name: {"source": None, "reason": str(absent)} for suite in suites}})
+        return
+    try:
+        for suite in suites:
+            if (found.get(suite.name) or {}).get("source") is None:
+                live.say(f"{suite.name}: energy, blocks of {seconds:g} s")
+                found[suite.name] = energy_blocks(runner, suite, meter, seconds)
+                writer.update(energy=found)
+    finally:
+        meter.close()
+
+
+def _stop_rule(config: RunConfig, suite: Suite, writer: RunWriter, clock: Clock) -> StopRule | None:
+    """The suite's rule, told what an earlier invocation measured; it may say that this was enough."""
+    if config.until_width is None and config.budget is None:
+        return None
+    rule = StopRule(REFERENCE, clock, config.until_width, config.budget)
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for line in read_run(writer.folder).lines:
+        kept = line["suite"] == suite.name and (suite.name, line["sample_id"], line["repeat"]) in writer.completed
+        if kept and speaks(line):
+            groups.setdefault((line["sample_id"], line["repeat"]), []).append(whole([line]))
+    rule.add(groups.values())
+    return rule
+
+
+def _rendered(suites: Sequence[dict[str, Any]], target: Any) -> list[dict[str, Any]]:
+    """The suites of run.json, each sample with the exact text that the model reads."""
+    return [
+        {**suite, "samples": [{**sample, "rendered": target.render(sample["prompt"])} for sample in suite["samples"]]}
+        for suite in suites
+    ]

@@ -1,0 +1,10 @@
+"""What is kept of a run: run.json and samples.jsonl, written so that a crash loses at most one sample.
+
+May import the rooms below `suites`, and never brings torch.
+
+record.py                run.json and samples.jsonl: the only writer and reader
+storage.py               sealed lines, whole-file replacement, locks
+identities.py            what must hold within a line
+trace.py                 what a method reports: counts and seconds
+document_frequencies.py  what makes the CIDEr-D of a limited run that of the whole suite
+"""

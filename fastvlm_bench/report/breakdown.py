@@ -1,0 +1,100 @@
+"""Where a suite's time and memory went: the tables of phases and of the parts of a peak."""
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+from fastvlm_bench.analysis.speed import PHASES, divide
+from fastvlm_bench.analysis.summary import Row
+from fastvlm_bench.records.record import Run
+from fastvlm_bench.report.layout import NOTHING, Cells
+from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, share
+
+PARTS = ("weights", "head", "cache", "activation", "rest")
+"""The parts of a peak, in the order of the picture: from the bottom."""
+
+
+def time_columns(rows: Sequence[Row]) -> list[Cells]:
+    """The phases of the end-to-end time, and the decode speed-up that the costs of decoding predict."""
+
+    def column(header: str, cell: Callable[[Row], str]) -> Cells:
+        return Cells(header, tuple(cell(row) for row in rows))
+
+    def phase(name: str) -> Callable[[Row], str]:
+        def cell(row: Row) -> str:
+            value = getattr(row, f"phase_{name}")
+            return NOTHING if name == "draft" and not value else share(value)
+
+        return cell
+
+    return [
+        *(column(f"{name}\n%", phase(name)) for name in PHASES),
+        column("decode\n% of e2e", lambda r: share(r.decode_share)),
+        column("predicted\ndecode ×", lambda r: number(r.predicted_decode_speedup)),
+        column("effi-\nciency", lambda r: number(r.efficiency)),
+    ]
+
+
+def outside(run: Run, suite: str) -> str:
+    """What is outside the clock, in one line; "" for records that do not have it."""
+    lines = [line for line in run.lines if line["suite"] == suite and line.get("image_s") is not None]
+    if not lines:
+        return ""
+    image, processor = (median(line[name] for line in lines) for name in ("image_s", "processor_s"))
+    said = f"outside the clock, a sample: image {milliseconds(image)} ms, processor {milliseconds(processor)} ms"
+    if before := run.meta.get("outside"):
+        calls = ", ".join(f"{method} {seconds:.2f} s" for method, seconds in before[0]["first_call_s"].items())
+        said += f"; once: model load {before[0]['model_load_s']:.1f} s" + (f", first call {calls}" if calls else "")
+    return said
+
+
+def energy_columns(run: Run, rows: Sequence[Row]) -> list[Cells]:
+    """Joules per token of each method, and beside them the power it drew, and idle; [] where nothing was measured."""
+    entry = (run.meta.get("energy") or {}).get(rows[0].suite) or {}
+    found = [(row.joules_per_token, row.watts) for row in rows]
+    if all(joules is None for joules, _ in found):
+        return []
+    base = next((own for own, row in zip(found, rows, strict=True) if row.method == row.reference), (None, None))[0]
+    return [
+        Cells("energy\nJ/token ↓", tuple(number(joules, 3) for joules, _ in found)),
+        Cells("of the\nreference's", tuple(number(divide(joules, base) if joules is not None else None)
+                                           for joules, _ in found)),
+        Cells("power\nW", tuple(number(watts, 1) for _, watts in found)),
+        Cells("idle\nW", tuple(number(entry.get("idle_w"), 1) for _ in found)),
+    ]  # fmt: skip
+
+
+def energy_reason(run: Run, suite: str) -> str:
+    """Why energy that was asked for is not there; "" where it is, or was not asked for."""
+    entry = (run.meta.get("energy") or {}).get(suite) or {}
+    return f"energy: not measured: {entry['reason']}" if entry and entry.get("source") is None else ""
+
+
+def memory_parts(run: Run, suite: str) -> dict[str, dict[str, Any]]:
+    """{method: the parts of its peak}, as run.json has them; {} for records without."""
+    return {part["method"]: part for part in run.meta.get("memory") or [] if part["suite"] == suite}
+
+
+def memory_columns(run: Run, rows: Sequence[Row]) -> list[Cells] | None:
+    """The parts of each method's peak on one sample, in MiB, and the difference to the reference's."""
+    parts = memory_parts(run, rows[0].suite)
+    if not parts:
+        return None
+
+    def column(header: str, name: str, less: str | None = None) -> Cells:
+        def cell(row: Row) -> str:
+            value = parts.get(row.method, {}).get(name)
+            base = parts.get(row.reference, {}).get(name) if less else 0
+            return NOTHING if value is None or base is None else mebibytes(value - base, signed=bool(less))
+
+        shown = [NOTHING if less and row.method == row.reference else cell(row) for row in rows]
+        return Cells(header, tuple(shown))
+
+    kind = "tensors" if any(part["kind"] == "allocated" for part in parts.values()) else "RSS"
+    return [
+        column("weights\nMiB", "weights_bytes"), column("draft\nhead", "head_bytes"),
+        column("KV\ncache", "cache_bytes"), column("acti-\nvations", "activation_bytes"),
+        column("all\nelse", "rest_bytes"), column(f"= peak\n{kind}", "peak_bytes"),
+        column("Δ peak\nMiB", "peak_bytes", less="reference"), column("allocator\nMiB", "reserved_bytes"),
+        column("device\nMiB", "device_used_bytes"),
+    ]  # fmt: skip

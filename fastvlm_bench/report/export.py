@@ -1,0 +1,223 @@
+"""Rows as CSV, LaTeX, Markdown and JSON, all with the columns of one list, made from `summary.Row`."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args
+
+from fastvlm_bench import metrics
+from fastvlm_bench.analysis.statistics import Estimate
+from fastvlm_bench.analysis.summary import Row, Spread, summarise
+from fastvlm_bench.analysis.verdict import judge, word
+from fastvlm_bench.errors import UsageError, did_you_mean
+from fastvlm_bench.records.document_frequencies import FREQUENCIES, cider_df
+from fastvlm_bench.records.record import Run
+from fastvlm_bench.records.storage import finite, write_atomically
+from fastvlm_bench.report.csv_text import cell_text, to_csv
+from fastvlm_bench.report.sample_export import samples_csv
+
+TABLE_COLUMNS = (
+    "model", "suite", "split", "method", "samples_ok", "decode_speedup_geomean", "e2e_speedup_geomean", "identical",
+    "ttft_s_median", "tpot_s_median", "decode_tokens_per_s", "alpha", "tau", "peak_allocated_bytes", "peak_rss_bytes",
+)  # fmt: skip
+"""What fits a page: the columns of `rows_latex` and `rows_markdown`, followed by the suites' metrics."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A name with its unit as suffix, and how to read it from a row. None is written as an empty cell."""
+
+    name: str
+    read: Callable[[Row], Any]
+
+
+def _columns() -> list[Column]:
+    """One column for each plain field of Row, three for an Estimate or a Spread, and those of each metric."""
+    columns: list[Column] = []
+    for field in fields(Row):
+        name, kinds = field.name, get_args(field.type) or (field.type,)
+        if name == "quality":
+            columns += [column for metric in metrics.LABELS for column in _quality_columns(metric)]
+        elif Estimate in kinds:
+            parts = (("", "value"), ("_low", "low"), ("_high", "high"))
+            columns += [Column(name + suffix, _part(name, part)) for suffix, part in parts]
+            if name in ("decode_speedup_geomean", "e2e_speedup_geomean"):
+                kind = name.removesuffix("_geomean")
+                columns.append(Column(f"{kind}_verdict", lambda row, k=kind: _verdict(row, k)))  # type: ignore[misc]
+        elif Spread in kinds:
+            columns += [Column(f"{name}_{part}", _part(name, part)) for part in ("median", "p5", "p95")]
+        else:
+            columns.append(Column(name, _part(name, None)))
+    return columns
+
+
+def _part(name: str, part: str | None) -> Callable[[Row], Any]:
+    def read(row: Row) -> Any:
+        value = getattr(row, name)
+        return value if part is None or value is None else getattr(value, part)
+
+    return read
+
+
+def _verdict(row: Row, kind: str) -> str | None:
+    estimate = getattr(row, f"{kind}_geomean")
+    return None if estimate is None else word(estimate, getattr(row, f"{kind}_holm_p"))
+
+
+def _of_parts(name: str) -> Callable[[Any], Any]:
+    return lambda quality: quality.parts.get(name)
+
+
+def _quality_columns(metric: str) -> list[Column]:
+    def quality(read: Callable[[Any], Any]) -> Callable[[Row], Any]:
+        return lambda row: next((read(q) for q in row.quality if q.metric == metric), None)
+
+    return [
+        Column(f"quality_{metric}", quality(lambda q: q.value)),
+        Column(f"quality_{metric}_delta", quality(lambda q: q.delta and q.delta.value)),
+        Column(f"quality_{metric}_delta_low", quality(lambda q: q.delta and q.delta.low)),
+        Column(f"quality_{metric}_delta_high", quality(lambda q: q.delta and q.delta.high)),
+        Column(f"quality_{metric}_verdict", quality(lambda q: q.verdict or None)),
+        Column(f"quality_{metric}_won", quality(lambda q: q.flips and q.flips.won)),
+        Column(f"quality_{metric}_lost", quality(lambda q: q.flips and q.flips.lost)),
+        Column(f"quality_{metric}_mcnemar_p", quality(lambda q: q.flips and q.flips.p)),
+        *(Column(f"quality_{metric}_{part.replace('@', '_at_')}", quality(_of_parts(part)))
+          for part in metrics.PARTS.get(metric, {})),
+        Column(f"quality_{metric}_groups",
+               quality(lambda q: [f"{name}={cell_text(value)}" for name, value in q.groups.items()] or None)),
+        Column(f"quality_{metric}_reason", quality(lambda q: q.reason or None)),
+    ]  # fmt: skip
+
+
+def columns() -> list[Column]:
+    """The columns of `rows_csv` and `--json`, in order. The list depends on nothing but the version."""
+    return _columns()
+
+
+def row_dict(row: Row) -> dict[str, Any]:
+    """A row as {column: value}; lists stay lists."""
+    return {column.name: column.read(row) for column in columns()}
+
+
+def save(path: Path, text: str) -> None:
+    """Write UTF-8 text with its line feeds as they are, atomically. A lone surrogate becomes a question mark."""
+    write_atomically(Path(path), text.encode("utf-8", "replace"))
+
+
+# ------------------------------------------------------------------------------------------ CSV and JSON
+
+
+def rows_csv(rows: Sequence[Row]) -> str:
+    """One line a suite x method. Read it with `dtype=str, keep_default_na=False`; empty means not measured."""
+    names = columns()
+    return to_csv([column.name for column in names], ([column.read(row) for column in names] for row in rows))
+
+
+def run_json(run: Run, rows: Sequence[Row] | None = None) -> str:
+    """What `--json` prints: the run without its samples, its rows, warnings and verdict."""
+    rows = summarise(run) if rows is None else rows
+    verdict = judge(run, rows)
+    meta = {name: value for name, value in run.meta.items() if name != "suites"}
+    meta["suites"] = [
+        {**{name: value for name, value in suite.items() if name not in ("samples", FREQUENCIES)},
+         **({"cider_df": cider_df(suite, run.meta["config"])} if "cider_d" in suite["metrics"] else {})}
+        for suite in run.meta["suites"]
+    ]  # fmt: skip
+    meta |= {"warnings": [notice.as_dict() for notice in verdict.warnings], "verdict": verdict.as_dict()}
+    document = {**meta, "rows": [row_dict(row) for row in rows]}
+    return json.dumps(finite(document), allow_nan=False, indent=1) + "\n"
+
+
+# ------------------------------------------------------------------------------------------ LaTeX and Markdown
+
+
+def _page(rows: Sequence[Row], names: Sequence[str] | None) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of a page table: unknown names are an error, columns that are empty throughout are left out."""
+    by_name = {column.name: column for column in columns()}
+    wanted = [*TABLE_COLUMNS, *(f"quality_{m}" for m in metrics.LABELS)] if names is None else list(names)
+    cells = {name: [by_name[name].read(row) for row in rows] for name in wanted}
+    kept = [name for name in wanted if names is not None or any(value is not None for value in cells[name])]
+    return kept, [[_short(name, row, cells[name][i]) for name in kept] for i, row in enumerate(rows)]
+
+
+def _short(name: str, row: Row, value: Any) -> str:
+    estimate = getattr(row, name, None)
+    if isinstance(estimate, Estimate) and estimate.low is not None and estimate.high is not None:
+        return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{value:.4g}" if isinstance(value, float) else cell_text(value)
+
+
+def rows_markdown(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
+    """A GitHub table of the page columns, or of those named."""
+    header, body = _page(rows, names)
+
+    escapes = str.maketrans({"\\": "\\\\", "|": "\\|", "\n": " ", "_": "\\_", "*": "\\*", "<": "&lt;"})
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.translate(escapes) for cell in cells) + " |"
+
+    return (
+        "\n".join(["| " + " | ".join(header) + " |", "|" + " --- |" * len(header), *(line(cells) for cells in body)])
+        + "\n"
+    )
+
+
+LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "\n": " ",
+})  # fmt: skip
+
+
+def rows_latex(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
+    """A booktabs tabular of the page columns, or of those named; everything is escaped."""
+    header, body = _page(rows, names)
+    words = ("model", "suite", "split", "method")
+    spec = "".join("l" if name in words else "r" for name in header)
+    lines = [" & ".join(cell.translate(LATEX) for cell in cells) + r" \\" for cells in [header, *body]]
+    top = ["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{spec}}}", r"\toprule", lines[0], r"\midrule"]
+    return "\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def run_markdown(run: Run, rows: Sequence[Row] | None = None) -> str:
+    """`summary.md` of a run: the table, the warnings and the verdict."""
+    rows = summarise(run) if rows is None else rows
+    verdict = judge(run, rows)
+    reasons = "".join(f"\n- {reason}" for reason in verdict.reasons)
+    warnings = "".join(f"\n- **{notice.name}** {notice.message}" for notice in verdict.warnings)
+    model = run.meta["model"]
+    return (
+        f"# {run.run_id}\n\n{model['id']}, {model['dtype']}, {model['device']}; reference {run.meta['reference']}. "
+        "Seconds and bytes; speed-ups are geometric means of reference / method with 95 % intervals; "
+        f"docs/measuring.md explains the columns.\n\n{rows_markdown(rows)}"
+        + (f"\n## Warnings\n{warnings}\n" if warnings else "")
+        + f"\n## {verdict.status}\n{reasons}\n"
+    )
+
+
+FORMATS = ("csv", "samples-csv", "latex", "markdown", "json")
+
+
+def export_runs(runs: Sequence[Run], form: str, names: Sequence[str] | None = None) -> str:
+    """Runs in one of `FORMATS`, one table for all of them; as JSON one object, or an array where there are several.
+
+    names: the columns of a LaTeX or Markdown table. UsageError for an unknown format or column.
+    """
+    known = [column.name for column in columns()]
+    for name in names or ():
+        if name not in known:
+            raise UsageError(f"unknown column '{name}'{did_you_mean(name, known)}; docs/measuring.md lists them")
+    if names and form not in ("latex", "markdown"):
+        raise UsageError(f"--columns is for latex and markdown; {form} always has every column")
+    if form not in FORMATS:
+        raise UsageError(f"unknown format '{form}'{did_you_mean(form, FORMATS)}; choose one of: {', '.join(FORMATS)}")
+    if form == "samples-csv":
+        first, *others = (samples_csv(run) for run in runs)
+        return first + "".join(text[text.index("\n") + 1 :] for text in others)
+    if form == "json":
+        objects = [run_json(run) for run in runs]
+        return objects[0] if len(objects) == 1 else "[\n" + ",\n".join(text.rstrip() for text in objects) + "\n]\n"
+    rows = [row for run in runs for row in summarise(run)]
+    if form == "csv":
+        return rows_csv(rows)
+    return rows_latex(rows, names) if form == "latex" else rows_markdown(rows, names)

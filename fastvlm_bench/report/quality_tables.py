@@ -1,0 +1,125 @@
+"""What else the terminal says about quality: parts and groups of a metric, paired differences, what has no score."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastvlm_bench import metrics
+from fastvlm_bench.analysis.quality import Quality
+from fastvlm_bench.analysis.summary import Row
+from fastvlm_bench.records.document_frequencies import FREQUENCIES
+from fastvlm_bench.records.record import Run
+from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_quality(console: "Console", run: Run, rows: Sequence[Row]) -> None:
+    """The parts and groups as tables, then a line for each difference, and one for each metric without a value.
+
+    A method whose outputs are all the reference's has the reference's parts, and no row of its own.
+    """
+    own = [row for row in rows if not _identical(row)]
+    labels = Cells("method", tuple(row.method for row in own), "left")
+    for columns in (part_columns(own), group_columns(own)):
+        if columns:
+            console.print()
+            draw(console, labels, columns)
+    suite = next(suite for suite in run.meta["suites"] if suite["name"] == rows[0].suite)
+    if lines := [*differences(rows), *notes(suite, rows)]:
+        console.print()
+    for line in lines:
+        say(console, line)
+
+
+def _identical(row: Row) -> bool:
+    judged = [quality.verdict for quality in row.quality if quality.verdict]
+    return bool(judged) and set(judged) == {"identical"}
+
+
+def _cell(value: float | None, part: str = "") -> str:
+    if value is None:
+        return NOTHING
+    if part in metrics.PLAIN_PARTS:
+        return f"{value:.1f}" if part == "mean_rank" else f"{value:.0f}"
+    return f"{value * 100:.1f}"
+
+
+def part_columns(rows: Sequence[Row]) -> list[Cells]:
+    """What the metrics yield besides their value."""
+    columns = []
+    for index, quality in enumerate(rows[0].quality):
+        for part, label in metrics.PARTS.get(quality.metric, {}).items():
+            cells = tuple(_cell(row.quality[index].parts.get(part), part) for row in rows)
+            unit = "" if part in metrics.PLAIN_PARTS else "0-100"
+            columns.append(Cells(f"{label}\n{unit}", cells))
+    return columns
+
+
+def group_columns(rows: Sequence[Row]) -> list[Cells]:
+    """The value of each metric over each group of samples that the data set makes."""
+
+    def cells(index: int, name: str) -> tuple[str, ...]:
+        return tuple(_cell(row.quality[index].groups.get(name)) for row in rows)
+
+    return [
+        Cells(f"{metrics.LABELS.get(quality.metric, quality.metric)}\n{name}", cells(index, name))
+        for index, quality in enumerate(rows[0].quality)
+        for name in quality.groups
+    ]
+
+
+def differences(rows: Sequence[Row]) -> list[str]:
+    """A line for the methods with "identical outputs n/n", then one each with its metrics' differences and verdicts."""
+    same, lines = dict[str, list[str]](), []
+    for row in rows:
+        judged = [quality for quality in row.quality if quality.verdict]
+        if not judged:
+            continue
+        if _identical(row):
+            what = "ranks" if all(quality.metric == "visdial_ranking" for quality in judged) else "outputs"
+            same.setdefault(f"identical {what} {row.samples_paired}/{row.samples_paired}", []).append(row.method)
+        else:
+            lines.append(f"{row.method}, against {row.reference}: {'; '.join(map(difference, judged))}")
+    return [f"{' · '.join(methods)}: {what}" for what, methods in same.items()] + lines
+
+
+def difference(quality: Quality) -> str:
+    """A metric's paired difference in points of 100: "CIDEr-D −72.5 [−90.1, −54.9] worse"."""
+    label, delta = metrics.LABELS.get(quality.metric, quality.metric), quality.delta
+    if quality.verdict == "identical" or delta is None:
+        return f"{label} {quality.verdict}"
+    interval = "" if delta.low is None or delta.high is None else f" [{delta.low * 100:+.1f}, {delta.high * 100:+.1f}]"
+    return f"{label} {delta.value * 100:+.1f}{interval} {quality.verdict}{flipped(quality)}"
+
+
+def flipped(quality: Quality) -> str:
+    """ " (2 won, 5 lost, exact p 0.45)", or ""."""
+    found = quality.flips
+    if found is None or not found.won + found.lost:
+        return ""
+    return f" ({found.won} won, {found.lost} lost{'' if found.p is None else f', exact p {found.p:.2g}'})"
+
+
+def notes(suite: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    """How the scores were made where that is not the default, and why a metric has none."""
+    lines = []
+    for metric, variant in suite.get("variants", {}).items():
+        if variant != metrics.variants_of(metric)[0]:
+            lines.append(f"{metrics.LABELS[metric]}: variant {variant}")
+    if suite.get("prompt_set") == "blip2":
+        lines.append("prompts of LAVIS, whose published BLIP-2 numbers are decoded with 5 beams; these are greedy")
+    if "visdial_ranking" in suite["metrics"]:
+        mean = suite.get("variants", {}).get("visdial_ranking") == "mean"
+        lines.append(f"MRR, NDCG, R@k: given answers ranked by {'the mean ' if mean else ''}log-likelihood of their "
+                     "tokens, outside the clock; a lossless method has the target's ranks. Times are of generating an "
+                     "answer, which is not scored")  # fmt: skip
+    if found := suite.get(FREQUENCIES, {}).get(""):
+        lines.append(f"CIDEr-D: document frequencies of all {found.images} images of the split")
+    reasons: dict[str, list[str]] = {}
+    if "cider_d" in suite["metrics"] and not set(metrics.JAVA) & set(suite["metrics"]):
+        reasons[metrics.NEEDS_JAVA] = [metrics.LABELS[name] for name in metrics.JAVA]
+    for quality in rows[0].quality:
+        if quality.reason:
+            reasons.setdefault(quality.reason, []).append(metrics.LABELS.get(quality.metric, quality.metric))
+    return lines + [f"{', '.join(labels)}: not computed: {reason}" for reason, labels in reasons.items()]

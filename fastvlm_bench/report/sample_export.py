@@ -1,0 +1,73 @@
+"""Every measured sample as a line of CSV, with the score of its text."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from fastvlm_bench import metrics
+from fastvlm_bench.analysis.arms import arms, count, scored
+from fastvlm_bench.analysis.quality import score
+from fastvlm_bench.records.record import Run
+from fastvlm_bench.report.csv_text import to_csv
+
+SAMPLE_COLUMNS = (
+    "run_id", "model", "suite", "split", "sample_id", "image_id", "method", "repeat", "invocation", "order", "seed",
+    "stop", "tokens", "text", "token_ids", "identical", "losslessness",
+    "losslessness_gap", "ttft_s", "vision_s", "prefill_s", "decode_s", "e2e_s", "rounds", "drafted",
+    "tested", "accepted", "emitted", "draft_s", "verify_s", "peak_rss_bytes", "peak_allocated_bytes",
+    "peak_reserved_bytes", "device_used_bytes", "image_s", "processor_s", "phase_vision_s", "phase_prefill_s",
+    "phase_draft_s", "phase_verify_s", "phase_other_s", "batch_id", "batch_size", "batch_row", "batch_ttft_s",
+    "batch_decode_s", "flags", "error",
+)  # fmt: skip
+"""The columns of `samples_csv`, followed by `score_<metric>` of each metric."""
+
+
+def samples_csv(run: Run) -> str:
+    """One line a suite x sample x method x repeat, with the score of each text."""
+    header = [*SAMPLE_COLUMNS, *(f"score_{metric}" for metric in metrics.LABELS)]
+    return to_csv(header, ([values.get(name) for name in header] for values in _samples(run)))
+
+
+def _samples(run: Run) -> Iterable[dict[str, Any]]:
+    known = {(suite["name"], sample["sample_id"]): (suite, sample)
+             for suite in run.meta["suites"] for sample in suite["samples"]}  # fmt: skip
+    reference = {(x["suite"], x["sample_id"], x["repeat"]): x["token_ids"]
+                 for x in run.lines if x["method"] == run.meta["reference"]}  # fmt: skip
+    scores = _scores(run)
+    for line in run.lines:
+        suite, sample = known[line["suite"], line["sample_id"]]
+        base, ids, done = reference.get((line["suite"], line["sample_id"], line["repeat"])), line["token_ids"], {}
+        if line["error"] is None:
+            done = {
+                "tokens": len(ids), "token_ids": " ".join(map(str, ids)), "e2e_s": line["ttft_s"] + line["decode_s"],
+                "identical": None if base is None else ids == base, **asdict(count([line])),
+            }  # fmt: skip
+        yield {
+            **{name: value for name, value in line.items() if name not in ("rounds", "token_ids")},
+            "losslessness": (line.get("losslessness") or {}).get("outcome"),
+            "losslessness_gap": (line.get("losslessness") or {}).get("gap"),
+            **{f"batch_{key}": value for key, value in (line.get("batch") or {}).items()},
+            **{f"phase_{name}": value for name, value in (line.get("phases") or {}).items()},
+            **(line.get("memory") or {}), **done, **scores.get(line["seq"], {}),
+            "run_id": run.run_id, "model": run.meta["model"]["id"], "split": suite["split"],
+            "image_id": sample["image_id"],
+        }  # fmt: skip
+
+
+def _scores(run: Run) -> dict[int, dict[str, float]]:
+    """{seq: {score_<metric>: value}}: each repeat of an arm is scored as a corpus of its own."""
+    scores: dict[int, dict[str, float]] = {}
+    for arm in arms(run):
+        for repeat in sorted({line["repeat"] for line in arm.lines()}):
+            own = [(line, sample.references) for sample in arm.measured.values() for line in sample.lines
+                   if line["repeat"] == repeat]  # fmt: skip
+            for metric in arm.suite["metrics"]:
+                try:
+                    result = score(metric, arm.suite, [scored(line) for line, _ in own], [refs for _, refs in own])
+                except Exception:  # said by the warning ScoringFailed; the rest of the file stands
+                    result = None
+                if result is None:
+                    continue
+                for (line, _), value in zip(own, result.per_sample, strict=True):
+                    scores.setdefault(line["seq"], {})[f"score_{metric}"] = float(value)
+    return scores

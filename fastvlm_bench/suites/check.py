@@ -1,0 +1,72 @@
+"""`suites check`: everything that is wrong with a suite's files, each problem once."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastvlm_bench import metrics
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.suites.definition import Definition, Split, read_definition
+from fastvlm_bench.suites.files import candidates, data_root, find_images, layout, odd_breaks, places_of, read_entries
+from fastvlm_bench.suites.suite import Sample, open_image
+
+
+@dataclass
+class Findings:
+    """problems: what keeps a run from starting. warnings: what is unlike the official data. checked: what was read."""
+
+    problems: dict[str, None] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
+
+
+def check_data(name: str, data: str | Path, split: str | None = None) -> Findings:
+    """Read the files of a suite's splits and decode each image. split: None is every split whose files are there.
+
+    A reader stops at the first fault of a file, so a faulty annotation file is one problem. An image that several
+    splits share is looked at once.
+    """
+    definition = read_definition(name)
+    splits = [definition.split(split)] if split else [s for s in definition.splits.values() if not s.root]
+    if splits[0].root:
+        raise UsageError(f"split '{split}' of suite '{name}' is embedded and needs no check; leave --split out")
+    root, findings = data_root(data, splits), Findings()
+    there = [s for s in splits if None not in candidates(root, s).values()]
+    if not there:
+        for item in splits:
+            findings.problems[f"split '{item.name}': files are missing; it needs {layout(item)}"] = None
+    seen: dict[Path, bool] = {}
+    for item in there:
+        _check_split(definition, root, item, findings, seen)
+    return findings
+
+
+def _check_split(definition: Definition, root: Path, split: Split, findings: Findings, seen: dict[Path, bool]) -> None:
+    where = f"{definition.name}/{split.name}"
+    try:
+        entries = read_entries(root, split, lambda _: None)
+    except UsageError as error:
+        findings.problems[str(error)] = None
+        return
+    if split.samples is not None and len(entries) != split.samples:
+        findings.warnings.append(f"{where} has {len(entries)} samples; officially it has {split.samples}")
+    places = places_of(root, split, entries)
+    if metrics.tokenised(definition.metrics):
+        findings.warnings += [text for text in odd_breaks(places, entries) if text not in findings.warnings]
+    decoded = 0
+    first = {entry.image_name: (entry, place) for entry, place in zip(entries[::-1], places[::-1], strict=True)}
+    for entry, place in list(first.values())[::-1]:
+        absent: list[Path] = []
+        try:
+            paths, _ = find_images(root, split, [entry], where, absent)
+            path = paths[entry.image_name]
+            if path not in seen:
+                seen[path] = False
+                if absent:
+                    findings.problems[f"{place} has image {path}, which is missing; add it"] = None
+                else:
+                    open_image(Sample(entry.sample_id, entry.image_id, path, "", (), place=place))
+                    seen[path] = True
+            decoded += seen[path]
+        except UsageError as error:
+            findings.problems[str(error)] = None
+    findings.checked.append(f"{where}: {len(entries)} samples, {decoded} images decoded")

@@ -1,0 +1,84 @@
+"""`suites sheet`: some samples of suites as one picture, each image with its question and what counts as right."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.suites.suite import Sample, Suite, open_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+COLUMNS = 2
+CELL = (460, 128)
+PICTURE, MARGIN, LINE = 112, 8, 15
+LETTERS_A_LINE = 54
+FORM_FEEDS = str.maketrans("\n\r\v\f\x85\u2028\u2029", " " * 7)
+
+
+def one_an_image(suite: Suite, most: int) -> Suite:
+    """The suite with the first sample of each of its first images only."""
+    if most < 1:
+        raise UsageError(f"--limit is {most}; it must be at least 1")
+    first = {sample.image_path: sample for sample in reversed(suite.samples)}
+    samples = tuple(sample for sample in suite.samples if first[sample.image_path] is sample)
+    return replace(suite, samples=samples[:most])
+
+
+def draw_sheet(suites: Sequence[Suite], out: Path) -> None:
+    """Write the samples of the suites as one PNG. UsageError for an unreadable image and a file that cannot be written.
+
+    Each sample has its image, its question (or, of captions, nothing), and its first references.
+    """
+    from PIL import Image, ImageDraw
+
+    heights = [LINE + 2 * MARGIN + CELL[1] * -(-len(suite.samples) // COLUMNS) for suite in suites]
+    sheet = Image.new("RGB", (CELL[0] * COLUMNS, sum(heights)), "white")
+    draw, font, top = ImageDraw.Draw(sheet), _font(), 0
+    for suite, height in zip(suites, heights, strict=True):
+        draw.rectangle((0, top, sheet.width, top + LINE + MARGIN), fill=(232, 236, 242))
+        draw.text((MARGIN, top + MARGIN // 2), f"{suite.name}, {suite.split}: {suite.source}", fill="black", font=font)
+        for index, sample in enumerate(suite.samples):
+            x = index % COLUMNS * CELL[0] + MARGIN
+            y = top + LINE + 2 * MARGIN + index // COLUMNS * CELL[1]
+            sheet.paste(_fitted(open_image(sample)), (x, y))
+            for number, (text, colour) in enumerate(_texts(suite, sample)):
+                draw.text((x + PICTURE + MARGIN, y + number * LINE), text, fill=colour, font=font)
+        top += height
+    try:
+        sheet.quantize(256, kmeans=1).save(out, "PNG", optimize=True)  # few colours: a third of the size
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot write {out}: {error}; choose another --out") from None
+
+
+def _font() -> Any:
+    from PIL import ImageFont
+
+    try:
+        return ImageFont.load_default(size=12)
+    except (TypeError, ImportError):  # Pillow before 10.1, or without FreeType
+        return ImageFont.load_default()
+
+
+def _fitted(image: "Image") -> "Image":
+    scale = PICTURE / max(image.size)
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+
+
+def _texts(suite: Suite, sample: Sample) -> list[tuple[str, str]]:
+    """Lines and their colours, as many as the cell holds."""
+    lines: list[tuple[str, str]] = []
+    if sample.question:
+        lines += [(line, "black") for line in textwrap.wrap(_plain(sample.question), LETTERS_A_LINE)]
+    for text in dict.fromkeys(sample.references):
+        lines += [(line, "darkgreen") for line in textwrap.wrap(_plain(text), LETTERS_A_LINE, initial_indent="= ")]
+    most = PICTURE // LINE
+    return lines if len(lines) <= most else [*lines[: most - 1], ("...", "gray")]
+
+
+def _plain(text: str) -> str:
+    """What can be drawn on a line: the pictures' font has no other scripts, and a lone surrogate would be an error."""
+    return text.translate(FORM_FEEDS).encode("latin-1", "replace").decode("latin-1")

@@ -1,0 +1,261 @@
+"""Reads `suites/<name>.toml`: what is asked, how it is scored, and which official files each split consists of."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fastvlm_bench.errors import UsageError, did_you_mean
+from fastvlm_bench.metrics import variants_of
+from fastvlm_bench.suites import readers
+from fastvlm_bench.suites.results_formats import DEFAULT, FORMATS
+
+SUITES_VARIABLE = "FASTVLM_BENCH_SUITES"
+KINDS = ("caption", "vqa", "ranking")
+"""What a suite asks for: captions, answers, or answers and ranks of given ones, by which alone it is scored."""
+SUITE_KEYS: dict[str, type] = {
+    "version": str, "title": str, "kind": str, "prompts": dict, "max_new_tokens": int, "metrics": list,
+    "licence": str, "citation": str, "default_split": str, "splits": dict,
+}  # fmt: skip
+OPTIONAL_KEYS: dict[str, type] = {"prompt": str, "about": str, "manual": str, "downloads": list, "variants": dict,
+                                  "results": str}  # fmt: skip
+FILE_KEYS = ("annotations", "questions", "image_info", "dense", "id_splits")
+"""Keys of a split that name annotation files: "a.json", "a.json | b.json" (either), a list (all), "*/a-*" (all).
+
+"? a.json" is read where it is there, and not missed where it is not.
+"""
+SPLIT_KEYS = (
+    "format", *FILE_KEYS, "images", "image_name", "subset", "samples", "root", "note", "licence", "citation",
+)  # fmt: skip
+DEFAULT_SET = "lmms"
+"""The prompt set that is used where a suite has it; else its first."""
+CUSTOM_SET = "custom"
+
+
+@dataclass(frozen=True)
+class Split:
+    """One `[splits.<name>]` table.
+
+    files: the annotation files' names by key; a name may be a pattern, or give alternatives between bars. images: the
+    image folder's name, likewise. samples: how many there are officially, None where it is not known. root: the folder
+    under the suites folder that holds an embedded split, "" for real data, which lies where the user says. note: what
+    a reader of the numbers must know. licence, citation: "" where the suite's hold.
+    """
+
+    name: str
+    format: str
+    files: Mapping[str, tuple[str, ...]]
+    images: str
+    image_name: str = ""
+    subset: str = ""
+    samples: int | None = None
+    root: str = ""
+    note: str = ""
+    licence: str = ""
+    citation: str = ""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file at an official place. `to` is where it belongs below the data folder; a .zip is unpacked there.
+
+    makes: what exists below the data folder when this is done. strip: the folder inside the .zip that is dropped.
+    members: a pattern of the files to unpack. splits: those that need it, () for all. sha256, md5: "" if not published.
+    """
+
+    url: str
+    makes: str
+    to: str = ""
+    strip: str = ""
+    members: str = ""
+    splits: tuple[str, ...] = ()
+    sha256: str = ""
+    md5: str = ""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A suite file. `splits` keeps the file's order. prompts: set -> template. manual: what must be fetched by hand.
+
+    variants: metric -> variant, where the suite wants another than the metric's default. results: the official results
+    format, a name of `results_formats.FORMATS`.
+    """
+
+    name: str
+    version: str
+    title: str
+    kind: str
+    prompts: Mapping[str, str] = field(hash=False)
+    max_new_tokens: int
+    metrics: tuple[str, ...]
+    licence: str
+    citation: str
+    default_split: str
+    splits: Mapping[str, Split] = field(hash=False)
+    about: str = ""
+    manual: str = ""
+    downloads: tuple[Download, ...] = ()
+    variants: Mapping[str, str] = field(default_factory=dict, hash=False)
+    results: str = ""
+
+    @property
+    def default_set(self) -> str:
+        return DEFAULT_SET if DEFAULT_SET in self.prompts else next(iter(self.prompts))
+
+    @property
+    def prompt(self) -> str:
+        """The prompt of the default set."""
+        return self.prompts[self.default_set]
+
+    def choose_prompt(self, chosen: str | None = None, text: str | None = None) -> tuple[str, str]:
+        """The prompt set's name and its template. UsageError for a set that the suite has not, or a faulty text.
+
+        text: the user's own template, which makes the set "custom".
+        """
+        if text is not None or chosen == CUSTOM_SET:
+            if text is None:
+                raise UsageError("--prompt-set custom needs the text: --prompt 'TEXT', with {question} in it")
+            if chosen not in (None, CUSTOM_SET):
+                raise UsageError(f"--prompt and --prompt-set {chosen} exclude each other; leave one out")
+            if problem := _prompt_problem(self.kind, text):
+                raise UsageError(f"--prompt {text!r} {problem} (suite '{self.name}')")
+            return CUSTOM_SET, text
+        name = chosen or self.default_set
+        if name not in self.prompts:
+            sets = (*self.prompts, CUSTOM_SET)
+            raise UsageError(f"suite '{self.name}' has no prompt set '{name}': one of {', '.join(sets)}"
+                             f"{did_you_mean(name, sets)}")  # fmt: skip
+        return name, self.prompts[name]
+
+    def split(self, name: str) -> Split:
+        """The split of this name; UsageError with the names there are."""
+        if name not in self.splits:
+            raise UsageError(f"unknown split '{name}' of suite '{self.name}': one of {', '.join(self.splits)}"
+                             f"{did_you_mean(name, self.splits)}")  # fmt: skip
+        return self.splits[name]
+
+
+def suites_folder() -> Path:
+    """Where the suite files lie: FASTVLM_BENCH_SUITES, else the installed package's own, else the checkout's."""
+    if override := os.environ.get(SUITES_VARIABLE):
+        return Path(override).expanduser()
+    package = Path(__file__).parents[1]
+    # An installed package is asked first: a folder named `suites` beside it belongs to someone else.
+    return package / "_suites" if (package / "_suites").is_dir() else package.parent / "suites"
+
+
+def suite_names() -> list[str]:
+    """The names of all suites, sorted. UsageError if there are none, which only a wrong override can cause."""
+    folder = suites_folder()
+    names = sorted(path.stem for path in folder.glob("*.toml"))
+    if not names:
+        raise UsageError(f"no suite files (*.toml) in {folder}; correct {SUITES_VARIABLE} or unset it")
+    return names
+
+
+def read_definition(name: str) -> Definition:
+    """The suite of this name; UsageError if there is none or its file is faulty."""
+    names = suite_names()
+    if name not in names:
+        raise UsageError(f"unknown suite '{name}': one of {', '.join(names)}{did_you_mean(name, names)}")
+    path = suites_folder() / f"{name}.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not a readable TOML file ({str(error).splitlines()[0]}); correct it") from None
+    if isinstance(table.get("prompt"), str) and "prompts" not in table:
+        table["prompts"] = {DEFAULT_SET: table.pop("prompt")}  # a suite with one prompt may say so shortly
+    _check_keys(path, "the suite", table, {**SUITE_KEYS, **OPTIONAL_KEYS})
+    for key, kind in {**SUITE_KEYS, **{k: v for k, v in OPTIONAL_KEYS.items() if k in table}}.items():
+        if key not in table or not isinstance(table[key], kind) or isinstance(table[key], bool):
+            raise UsageError(f"{path}: '{key}' must be given as {kind.__name__}; see the other suite files")
+    _check(path, "prompt" not in table, "give 'prompt' or a table 'prompts', not both")
+    _check(path, table["kind"] in KINDS, f"kind '{table['kind']}' must be one of {', '.join(KINDS)}")
+    _check(path, table["max_new_tokens"] >= 1, "max_new_tokens must be at least 1")
+    metrics = table["metrics"]
+    _check(path, all(isinstance(name, str) for name in metrics), "metrics must list names; [] is not scored")
+    for metric, variant in table.get("variants", {}).items():
+        known = variants_of(metric) if metric in metrics else ()
+        hint = f"one of {', '.join(known)}" if known else f"'{metric}' is no metric here that has variants"
+        _check(path, variant in known, f"variants.{metric} '{variant}': {hint}")
+    table.setdefault("results", DEFAULT[table["kind"]])
+    _check(path, table["results"] in FORMATS, f"results '{table['results']}' must be one of {', '.join(FORMATS)}")
+    prompts = table["prompts"]
+    _check(path, bool(prompts), "prompts must name at least one prompt set")
+    for key, text in prompts.items():
+        _check(path, isinstance(text, str) and key != CUSTOM_SET, f"prompts.{key} must be a text, not named 'custom'")
+        problem = _prompt_problem(table["kind"], text)
+        _check(path, not problem, f"prompt {key} {problem}")
+    splits = {key: _split(path, key, value) for key, value in table["splits"].items()}
+    _check(path, table["default_split"] in splits, f"default_split must be one of {', '.join(splits)}")
+    downloads = tuple(_download(path, index, item, splits) for index, item in enumerate(table.pop("downloads", [])))
+    return Definition(**{**table, "name": name, "metrics": tuple(metrics), "splits": splits, "downloads": downloads})
+
+
+def _prompt_problem(kind: str, text: str) -> str:
+    """What is wrong with a prompt template, or ""."""
+    found = [name for name in readers.PLACEHOLDERS if f"{{{name}}}" in text]
+    if not text.strip():
+        return "is empty"
+    if kind != "caption" and not {"question", "Question"} & set(found):
+        return "must contain {question}"
+    if kind == "caption" and found:
+        return f"contains {{{found[0]}}}, but there is no question to put there"
+    return "contains '<image>'; leave it out, the model's own template places the image" if "<image>" in text else ""
+
+
+def describe_suites() -> list[Definition]:
+    """All suites, for `list`."""
+    return [read_definition(name) for name in suite_names()]
+
+
+def _split(path: Path, name: str, table: Any) -> Split:
+    where = f"splits.{name}"
+    _check(path, isinstance(table, dict), f"{where} must be a table")
+    _check_keys(path, where, table, SPLIT_KEYS)
+    texts = {key: value for key, value in table.items() if key not in FILE_KEYS and key != "samples"}
+    _check(path, all(isinstance(value, str) for value in texts.values()), f"{where}: every value must be a string")
+    files = {key: table[key] for key in FILE_KEYS if key in table}
+    for key, value in files.items():
+        files[key] = names = (value,) if isinstance(value, str) else value
+        good = isinstance(names, tuple | list) and all(isinstance(name, str) and name.strip() for name in names)
+        _check(path, good and bool(names), f"{where}.{key} must be a file name or a list of them")
+    samples = table.get("samples")
+    _check(path, samples is None or (type(samples) is int and samples > 0), f"{where}.samples must be a whole number")
+    form, formats = table.get("format", ""), readers.names()
+    _check(path, form in formats, f"{where}.format '{form}' must be one of {', '.join(formats)}")
+    for key in (*readers.load(form).NEEDS, "images"):
+        _check(path, bool(table.get(key)), f"{where} needs '{key}' for format {form}")
+    if "image_name" in table:
+        try:
+            table["image_name"].format(image_id=1)
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise UsageError(f"{path}: {where}.image_name must format image_id only ({error!r}); "
+                             "for instance {image_id:012d}.jpg") from None  # fmt: skip
+    return Split(name=name, files={key: tuple(value) for key, value in files.items()}, samples=samples, **texts)
+
+
+def _download(path: Path, index: int, table: Any, splits: Mapping[str, Split]) -> Download:
+    where = f"downloads[{index}]"
+    _check(path, isinstance(table, dict), f"{where} must be a table")
+    _check_keys(path, where, table, tuple(item.name for item in fields(Download)))
+    for key in ("url", "makes"):
+        _check(path, isinstance(table.get(key), str) and bool(table[key]), f"{where} needs '{key}'")
+    needed = table.get("splits", [])
+    _check(path, isinstance(needed, list) and all(n in splits for n in needed), f"{where}.splits must name splits")
+    rest = {key: value for key, value in table.items() if key != "splits"}
+    _check(path, all(isinstance(value, str) for value in rest.values()), f"{where}: every value must be a string")
+    return Download(**rest, splits=tuple(needed))
+
+
+def _check_keys(path: Path, where: str, table: Mapping[str, Any], known: Mapping[str, type] | tuple[str, ...]) -> None:
+    for key in table:
+        hint = f"one of {', '.join(known)}{did_you_mean(key, known)}"
+        _check(path, key in known, f"{where} has an unknown key '{key}': {hint}")
+
+
+def _check(path: Path, holds: bool, problem: str) -> None:
+    if not holds:
+        raise UsageError(f"{path}: {problem}")

@@ -1,0 +1,185 @@
+"""The files of a suite on disk: where the annotation files and images of a split are, and what is missing."""
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.suites import readers
+from fastvlm_bench.suites.annotations import Entry, line_break
+from fastvlm_bench.suites.definition import Split
+
+SHOWN = 5
+CACHE = "(inside the annotation files)"
+"""The `images` of a split whose images are unpacked from its annotation files."""
+FILE_FORMAT = "jsonl"
+"""The one format for which the data may be given as a file."""
+
+
+def data_root(given: str | Path, splits: Sequence[Split]) -> Path:
+    """The folder (or `jsonl` file) that holds the data; UsageError if it is neither."""
+    path = Path(given).expanduser()
+    if path.is_dir() or (path.is_file() and any(split.format == FILE_FORMAT for split in splits)):
+        return path
+    state = "is not a folder" if path.exists() else "does not exist"
+    raise UsageError(f"data folder {given} {state}; give the folder that holds the official files")
+
+
+def layout(split: Split) -> str:
+    """The official files of a split, in words."""
+    if split.format == FILE_FORMAT:
+        return "FILE.jsonl (name it with --data FILE.jsonl) and the images that it names, from its own folder"
+    items = [item for names in split.files.values() for item in names]
+    named = {item: " or ".join(f"annotations/{name}" for name in _either(item)) for item in items}
+    needed, extra = ([named[item] for item in items if _optional(item) == wanted] for wanted in (False, True))
+    where = "" if split.images == CACHE else " and " + " or ".join(f"{name}/" for name in _either(split.images))
+    return f"{', '.join(needed)}{where}" + (f"; if it is there, {', '.join(extra)}" if extra else "")
+
+
+def _either(names: str) -> list[str]:
+    return [name.strip().removeprefix("?").strip() for name in names.split("|")]
+
+
+def _optional(item: str) -> bool:
+    return item.lstrip().startswith("?")
+
+
+def candidates(root: Path, split: Split) -> dict[str, tuple[Path, ...] | None]:
+    """Key -> the annotation files, in `annotations/` or directly in the folder; None if one is in neither."""
+    if root.is_file():
+        return dict.fromkeys(split.files, (root,))
+    found: dict[str, tuple[Path, ...] | None] = {}
+    for key, items in split.files.items():
+        paths = [_candidate(root, item) for item in items]
+        there = all(path or _optional(item) for path, item in zip(paths, items, strict=True))
+        found[key] = tuple(path for group in paths for path in group) if there else None
+    return found
+
+
+def _candidate(root: Path, item: str) -> list[Path]:
+    for name in _either(item):
+        for folder in (root / "annotations", root):
+            if "*" in name:
+                if paths := sorted(path for path in folder.glob(name) if path.is_file()):
+                    return paths
+            elif (folder / name).is_file():
+                return [folder / name]
+    return []
+
+
+def read_entries(root: Path, split: Split, hashed: Callable[[bytes], Any]) -> list[Entry]:
+    """The samples of a split. UsageError for missing files and for what is wrong in them."""
+    found = candidates(root, split)
+    missing = [" or ".join(_either(item)) for key, paths in found.items() if paths is None for item in split.files[key]
+               if not _optional(item) and not _candidate(root, item)]  # fmt: skip
+    if missing:
+        raise UsageError(f"missing {' and '.join(missing)} in {root} and {root / 'annotations'}; split '{split.name}' "
+                         f"needs {layout(split)}")  # fmt: skip
+    files = {key: paths for key, paths in found.items() if paths is not None}
+    return readers.load(split.format).read(readers.Source(files, settings_of(split), hashed))
+
+
+def settings_of(split: Split) -> dict[str, str]:
+    """What a reader is told besides the files."""
+    return {"images": split.images, "image_name": split.image_name, "subset": split.subset, "cache": str(image_cache())}
+
+
+# ------------------------------------------------------------------------------------------ images
+
+
+def image_folders(root: Path, split: Split) -> list[Path]:
+    """Where the images of a split may lie, best first."""
+    if split.images == CACHE:
+        return [image_cache()]
+    return [folder / name for name in _either(split.images) for folder in (root, root / "images")]
+
+
+def image_cache() -> Path:
+    """Where images that come inside other files are unpacked to, named by their contents."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fastvlm-bench" / "images"
+
+
+def places_of(root: Path, split: Split, entries: Sequence[Entry]) -> list[str]:
+    """Where each sample stands: "FILE: PLACE"."""
+    named = candidates(root, split)
+    files = ", ".join(map(str, named.get("questions") or named.get("annotations") or (split.name,)))
+    return [f"{entry.file or files}: {entry.place}" for entry in entries]
+
+
+def odd_breaks(places: Sequence[str], entries: Sequence[Entry]) -> list[str]:
+    """A warning for the first reference that holds a line break which other scorers stumble over, with their number."""
+    found = [(file, entry, index, name) for file, entry in zip(places, entries, strict=True)
+             for index, text in enumerate(entry.references) if (name := line_break(text))]  # fmt: skip
+    if not found:
+        return []
+    file, entry, index, name = found[0]
+    others = ("", ", so does 1 other")[len(found) - 1] if len(found) < 3 else f", so do {len(found) - 1} others"
+    file = file.removesuffix(f": {entry.place}")
+    return [f"{file}: {entry.reference_place(index)} (id {entry.sample_id}) holds {name}{others}; it is scored as a "
+            "space, while coco-caption's tokenizer would move every later caption to another image"]  # fmt: skip
+
+
+def find_images(
+    root: Path, split: Split, entries: list[Entry], where: str, absent: list[Path] | None = None
+) -> tuple[dict[str, Path], dict[str, int]]:
+    """Image name -> path, and -> size in bytes. UsageError for a name that leaves the folder, or for missing files.
+
+    absent: gets the paths of missing files, which then are no error.
+    """
+    places = places_of(root, split, entries)
+    root = root.parent if root.is_file() else root
+    folders = image_folders(root, split)
+    folder = next((path for path in folders if path.is_dir()), None)
+    if folder is None:
+        raise UsageError(f"images of {where} not found: looked for {' and '.join(map(str, folders))}")
+    allowed = tuple(os.path.realpath(path) for path in (folder, root))
+    paths: dict[str, Path] = {}
+    sizes: dict[str, int] = {}
+    missing: dict[str, str] = {}
+    for entry, place in zip(entries, places, strict=True):
+        name = entry.image_name
+        if name in paths:
+            continue
+        paths[name] = path = folder / _checked_name(name, place)
+        try:
+            link = stat.S_ISLNK(os.lstat(path).st_mode)
+            if (link or os.sep in name) and not _within(path, allowed):
+                raise UsageError(f"{place} has image '{name}', a link that leads out of {root}; "
+                                 "copy the image there")  # fmt: skip
+            status = os.stat(path)
+        except OSError:
+            status = None
+        if status is None or not stat.S_ISREG(status.st_mode):
+            missing[name] = place
+        else:
+            sizes[name] = status.st_size
+    if absent is not None:
+        absent += [paths[name] for name in missing]
+    elif missing:
+        raise UsageError(f"{len(missing)} of {len(paths)} images of {where} are missing in {folder}: "
+                         f"{some(list(missing))}; the first is that of {next(iter(missing.values()))}; add them, or "
+                         "use --limit to stay with the first samples")  # fmt: skip
+    return paths, sizes
+
+
+def _checked_name(name: str, place: str) -> str:
+    """The image name, if it can only mean a file below the image folder."""
+    parts = PureWindowsPath(name)  # knows both kinds of slash and drive letters
+    printable = name.isprintable() and bool(name.strip())
+    if not printable or parts.anchor or ".." in parts.parts:
+        raise UsageError(f"{place} has image {name!r}, which is not a path below the image folder; "
+                         "correct the file, or download the official one again")  # fmt: skip
+    return name
+
+
+def _within(path: Path, allowed: tuple[str, ...]) -> bool:
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(folder) for folder in allowed)
+
+
+def some(names: list[str]) -> str:
+    """The first few of a list, in words."""
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

@@ -1,0 +1,260 @@
+"""Suites: samples in a fixed order, checked and hashed, from the embedded split or from the official files on disk.
+
+One reader serves both, so what is tested on the embedded split is what reads the real data set. Nothing is fetched.
+Images are opened here too, so that every method sees the same pixels. Pillow is imported when an image is opened.
+"""
+
+import hashlib
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.metrics import JAVA, choose_variants, tokenised
+from fastvlm_bench.suites.annotations import Entry
+from fastvlm_bench.suites.definition import (
+    DEFAULT_SET,
+    Definition,
+    Split,
+    describe_suites,
+    read_definition,
+    suite_names,
+    suites_folder,
+)
+from fastvlm_bench.suites.files import (
+    candidates,
+    data_root,
+    find_images,
+    image_folders,
+    layout,
+    odd_breaks,
+    places_of,
+    read_entries,
+    some,
+)  # fmt: skip
+from fastvlm_bench.suites.readers import PLACEHOLDERS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Sample", "Suite", "check_images", "describe_suites", "load_suite", "open_image", "suite_names"]
+
+DATA_VARIABLE = "FASTVLM_BENCH_DATA"
+EMBEDDED_SOURCE = "embedded (rendered scenes)"
+PLACEHOLDER = re.compile(r"\{(" + "|".join(PLACEHOLDERS) + r")\}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and prompt. references: reference captions, or for VQA the ten human answers.
+
+    group: the part of the data set that it belongs to by the official file (an answer type, a domain), or "".
+    question: the data set's own text within the prompt, or "". options: the answers that are to be ranked, or ().
+    place: where it stands, "FILE: PLACE", for messages.
+    """
+
+    sample_id: str
+    image_id: str
+    image_path: Path
+    prompt: str
+    references: tuple[str, ...]
+    group: str = ""
+    question: str = ""
+    options: tuple[str, ...] = ()
+    place: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A set of samples in file order.
+
+    source: "embedded (rendered scenes)", or the data folder as the user gave it. sha256: of the annotation files'
+    bytes and of each sample's id, image name and image size in bytes, in order; not of the images' contents, so
+    changed pixels in a file of the same size go unseen. note: what a reader of the numbers must know, or "".
+    prompt_set: whose prompt it is, "custom" for the user's own. variants: metric -> variant, for each metric that has
+    any. documents: (group, references) of every sample, where `limit` left some out and a metric weighs words by how
+    many images use them; else (). document_images: how many samples there are without the limit. oddities: what is odd
+    in the references, though it does no harm here; said before the model loads.
+    """
+
+    name: str
+    version: str
+    kind: str
+    split: str
+    source: str
+    prompt: str
+    max_new_tokens: int
+    metrics: tuple[str, ...]
+    licence: str
+    citation: str
+    sha256: str
+    samples: tuple[Sample, ...]
+    note: str = ""
+    prompt_set: str = DEFAULT_SET
+    variants: Mapping[str, str] = field(default_factory=dict, hash=False)
+    documents: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    document_images: int = 0
+    results: str = ""
+    oddities: tuple[str, ...] = ()
+
+
+def load_suite(
+    name: str,
+    *,
+    split: str | None = None,
+    data: str | Path | None = None,
+    limit: int | None = None,
+    prompt_set: str | None = None,
+    prompt: str | None = None,
+    variants: Mapping[str, str] | None = None,
+    java: bool = False,
+    ranking: bool = False,
+) -> Suite:
+    """Read a suite, check it and hash it. UsageError for whatever is wrong with the names or the files.
+
+    split: None is the suite's default, or with `data` the first split whose files are there. data: the folder of the
+    real data set (or the file of a `jsonl` suite), else that of FASTVLM_BENCH_DATA. limit: the first so many samples,
+    in the annotation file's order. prompt_set, prompt: as in `Definition.choose_prompt`. variants: metric ->
+    variant, instead of the suite's own choice. java: METEOR and SPICE too, if it is a caption suite with a metric.
+    ranking: the caller knows what to do with a suite that ranks given answers; else such a suite is refused.
+    """
+    definition = read_definition(name)
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}; it must be at least 1, or left out for all samples")
+    if definition.kind == "ranking" and not ranking:
+        raise UsageError(f"suite '{name}' ranks given answers, and its references are numbers: only `run` and `score` "
+                         f"take it; use {name}-gen, whose references are answers")  # fmt: skip
+    chosen_set, template = definition.choose_prompt(prompt_set, prompt)
+    folder = data if data is not None else os.environ.get(DATA_VARIABLE) or None
+    chosen = _choose_split(definition, split, folder)
+    if chosen.root:
+        if data is not None:
+            raise UsageError(f"split '{chosen.name}' of suite '{name}' is embedded and reads no --data; leave one out")
+        root, source = suites_folder() / chosen.root, EMBEDDED_SOURCE
+    elif folder is None:
+        raise UsageError(f"split '{chosen.name}' of suite '{name}' is not embedded: say where it lies with --data DIR "
+                         f"or {DATA_VARIABLE}; DIR holds {layout(chosen)}")  # fmt: skip
+    else:
+        root, source = data_root(folder, [chosen]), str(folder)
+    digest = hashlib.sha256()
+    whole = read_entries(root, chosen, digest.update)
+    entries = whole[:limit]
+    images, sizes = find_images(root, chosen, entries, f"{name}/{chosen.name}")
+    for entry in entries:
+        digest.update(f"{entry.sample_id}\0{entry.image_name}\0{sizes[entry.image_name]}\n".encode())
+    places = places_of(root, chosen, entries)
+    samples = tuple(
+        Sample(e.sample_id, e.image_id, images[e.image_name], _rendered(template, e), e.references, e.group, e.question,
+               e.options, place) for e, place in zip(entries, places, strict=True)
+    )  # fmt: skip
+    wanted = (*definition.metrics, *JAVA) if java and "cider_d" in definition.metrics else definition.metrics
+    scored = wanted if any(entry.references for entry in entries) else ()
+    chosen_variants = choose_variants(scored, {**(definition.variants if scored else {}), **(variants or {})})
+    weighs = len(entries) < len(whole) and "cider_d" in scored
+    return Suite(
+        name, definition.version, definition.kind, chosen.name, source, template, definition.max_new_tokens,
+        scored, chosen.licence or definition.licence, chosen.citation or definition.citation,
+        digest.hexdigest(), samples, chosen.note, chosen_set, chosen_variants,
+        tuple((e.group, e.references) for e in whole) if weighs else (), len(whole), definition.results,
+        tuple(odd_breaks(places, entries)) if tokenised(scored) else (),
+    )  # fmt: skip
+
+
+def _choose_split(definition: Definition, name: str | None, folder: str | Path | None) -> Split:
+    if name is not None:
+        return definition.split(name)
+    if folder is None:
+        return definition.split(definition.default_split)
+    real = [split for split in definition.splits.values() if not split.root]
+    root = data_root(folder, real)
+    found = [split for split in real if None not in candidates(root, split).values()]
+    if not found:
+        looked_for = "; ".join(f"{split.name}: {layout(split)}" for split in real)
+        embedded = any(split.root for split in definition.splits.values())
+        raise UsageError(f"no split of suite '{definition.name}' under {folder}; looked for {looked_for}; correct the "
+                         f"folder{', or use --split embedded without --data' if embedded else ''}")  # fmt: skip
+    with_images = [split for split in found if any(path.is_dir() for path in image_folders(root, split))]
+    return (with_images or found)[0]
+
+
+def _rendered(template: str, entry: Entry) -> str:
+    """The template with every placeholder replaced in one pass, so that braces in the data are left alone."""
+    values = {"question": entry.question, "Question": entry.question.capitalize(), **entry.fields}
+    if lacking := [name for name in PLACEHOLDER.findall(template) if name not in values]:
+        there = ", ".join(f"{{{name}}}" for name in values)
+        raise UsageError(f"prompt {template!r} holds {{{lacking[0]}}}, which these samples do not have; use {there}")
+    return PLACEHOLDER.sub(lambda match: values[match[1]], template)
+
+
+def open_image(sample: Sample) -> "Image":
+    """The sample's image as RGB, fully decoded. UsageError, with the reason, if it cannot be.
+
+    As in lmms-eval: EXIF rotation is not applied, transparency is dropped, of an animation the first frame counts,
+    and 16-bit greys are clipped, not scaled. Images of more than Pillow's limit (about 89 million pixels) are refused.
+    """
+    try:
+        return _decode(sample.image_path)
+    except UsageError as error:
+        where = f" ({sample.place})" if sample.place else ""
+        raise UsageError(
+            f"image {sample.image_path} of sample {sample.sample_id}{where}: {error}; replace it"
+        ) from None
+
+
+def check_images(suite: Suite) -> None:
+    """Decode every image of a suite once; UsageError with the number of unreadable ones and the first five.
+
+    A truncated JPEG shows only when it is decoded to its end, so this takes some milliseconds an image. Bytes flipped
+    inside the compressed data often decode without complaint and are not found.
+    """
+    images = {sample.image_path: sample for sample in reversed(suite.samples)}
+    broken: list[str] = []
+    first: Sample | None = None
+    for path in list(images)[::-1]:
+        try:
+            _decode(path)
+        except UsageError as error:
+            first = first or images[path]
+            twins = sum(other.name == path.name for other in images) > 1  # ScienceQA's are all called image.png
+            broken.append(f"{path.parent.name + '/' if twins else ''}{path.name} ({error})")
+    if first is not None:
+        where = f"; the first is {first.image_path}, that of {first.place}" if first.place else ""
+        raise UsageError(f"{len(broken)} of {len(images)} images of {suite.name}/{suite.split} cannot be read: "
+                         f"{some(broken)}{where}; replace them")  # fmt: skip
+
+
+def images_sha256(suite: Suite) -> str:
+    """SHA-256 over the name and the bytes of every image, in the samples' order: a changed image changes it.
+
+    Also where the file keeps its length and still decodes, which `Suite.sha256` and `check_images` do not see.
+    """
+    digest = hashlib.sha256()
+    for path in dict.fromkeys(sample.image_path for sample in suite.samples):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.name}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def _decode(path: Path) -> "Image":
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return image.convert("RGB")  # decodes to the end of the file
+    except UnidentifiedImageError:
+        with open(path, "rb") as file:
+            start = file.read(15)
+        reason = f"not an image, it starts with {start!r}" if start else "an empty file"
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        reason = "too many pixels, perhaps a decompression bomb"
+    except FileNotFoundError:
+        reason = "the file is gone"
+    except Exception as error:  # decoders fail in many ways: OSError, SyntaxError, ValueError, struct.error, zlib.error
+        reason = f"damaged, {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    raise UsageError(reason)

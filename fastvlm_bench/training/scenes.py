@@ -1,0 +1,41 @@
+"""Training samples for the embedded model's drafts: scenes rendered when they are needed, from the training side."""
+
+from functools import partial
+
+import numpy as np
+
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.training.samples import TrainingSample
+from fastvlm_bench.world import language, questions
+from fastvlm_bench.world.pictures import render
+from fastvlm_bench.world.scenes import Scene, sample_scene
+
+SUITES = ("describe", "coco-caption", "vqav2", "okvqa")
+
+
+def rendered_samples(suite: str, count: int, seed: int, *, held_out: bool) -> list[TrainingSample]:
+    """`count` prompts of one embedded suite on scenes from the wanted side of the split. A pure function of its input.
+
+    Scenes that the embedded suites show are never on the training side (see `Scene.held_out`).
+    """
+    if suite not in SUITES:
+        raise UsageError(f"no scenes can be rendered for suite '{suite}': one of {', '.join(SUITES)}, or give --data")
+    rng, out = np.random.default_rng([seed, *suite.encode(), held_out]), []
+    for number in range(count):
+        scene = sample_scene(rng, held_out=held_out, min_objects=3 if suite == "describe" else 1)
+        if suite == "describe":
+            prompt, reference = language.DESCRIBE_PROMPT, language.description(scene)
+        elif suite == "coco-caption":
+            prompt, reference = language.CAPTION_PROMPT, language.caption(scene, 0)
+        else:
+            question = _question(scene, rng, knowledge=suite == "okvqa")
+            prompt, reference = questions.suite_prompt(question), question.answer
+        key = f"{suite}/{'held-out' if held_out else 'train'}-{seed}-{number}"
+        out.append(TrainingSample(key, key, prompt, partial(render, scene), (reference,)))
+    return out
+
+
+def _question(scene: Scene, rng: np.random.Generator, *, knowledge: bool) -> questions.Question:
+    """A question that the picture answers, or one of knowledge where the scene allows one."""
+    asked = questions.knowledge_questions(scene, rng) if knowledge else []
+    return asked[0] if asked else next(q for q in questions.questions(scene, rng) if q.kind != "knowledge")
