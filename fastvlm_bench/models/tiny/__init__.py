@@ -1,0 +1,1 @@
+"""Old paths: the embedded model moved to `fastvlm_bench.embedded`."""

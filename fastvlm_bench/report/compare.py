@@ -1,0 +1,57 @@
+"""Runs side by side, on a terminal of any width."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fastvlm_bench import metrics
+from fastvlm_bench.analysis.comparison import ComparedRow, Comparison
+from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
+from fastvlm_bench.report.numbers import ratio
+from fastvlm_bench.report.terminal import quality_cell
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_comparison(comparison: Comparison, console: "Console | None" = None) -> None:
+    """Print a comparison to a rich console (default: standard output)."""
+    from rich.console import Console
+
+    console = Console() if console is None else console
+    names = [chr(ord("A") + index) if index < 26 else f"run {index}" for index in range(len(comparison.runs))]
+    for name, run in zip(names, comparison.runs, strict=True):
+        say(console, f"{name} = {run.run_id}")
+    if comparison.forced:
+        say(console, "FORCED: these runs are not comparable. " + "; ".join(comparison.forced), "bold red")
+    for suite in dict.fromkeys(row.row.suite for row in comparison.rows):
+        own = [row for row in comparison.rows if row.row.suite == suite]
+        console.print()
+        say(console, f"{suite} {own[0].row.suite_version} · split {own[0].row.split} · n = {own[0].row.samples}"
+            + (" · FORCED" if comparison.forced else ""), "bold")  # fmt: skip
+        labels = Cells("run: method", tuple(f"{names[r.run]}: {r.row.method}" for r in own), "left")
+        draw(console, labels, _columns(own))
+    console.print()
+    say(console, "vs A: seconds of the same method in A / seconds here, geometric mean over the same samples, 95 % "
+        "interval; it includes what changed in the machine between the runs", "dim")  # fmt: skip
+    for note in comparison.notes:
+        say(console, f"note: {note}", "yellow")
+
+
+def _columns(rows: Sequence[ComparedRow]) -> list[Cells]:
+    def column(header: str, cell: Callable[[ComparedRow], str]) -> Cells:
+        return Cells(header, tuple(cell(row) for row in rows))
+
+    def metric(index: int) -> Callable[[ComparedRow], str]:
+        return lambda r: quality_cell(r.quality[index]) if index < len(r.quality) else NOTHING
+
+    own = [
+        column("decode ×\nin its run ↑", lambda r: ratio(r.row.decode_speedup_geomean)),
+        column("decode ×\nvs A ↑", lambda r: ratio(r.decode)),
+        column("end-to-end ×\nvs A ↑", lambda r: ratio(r.e2e)),
+        column("tokens\nas A", lambda r: NOTHING if r.identical is None else f"{r.identical}/{r.compared}"),
+        column("α ↑\n", lambda r: NOTHING if r.row.alpha is None else f"{r.row.alpha:.2f}"),
+        column("τ ↑\n", lambda r: NOTHING if r.row.tau is None else f"{r.row.tau:.2f}"),
+    ]
+    for index, quality in enumerate(rows[0].quality):
+        own.append(column(f"{metrics.LABELS.get(quality.metric, quality.metric)} ↑\n0-100 (Δ A)", metric(index)))
+    return own
