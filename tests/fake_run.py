@@ -16,7 +16,7 @@ from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.measuring.runner import Runner
 from fastvlm_bench.records.record import RUN_FILE, RunWriter
-from fastvlm_bench.records.trace import Generation, Round
+from fastvlm_bench.records.trace import Generation, Round, Trace
 
 EOS, LIMIT, CONFIG = 2, 40, "c" * 64
 
@@ -36,7 +36,7 @@ class FakeMethod:
 
     def __init__(self, step: int, pause_s: float = 0.0) -> None:
         self.step, self.pause_s, self.clock = step, pause_s, Clock()
-        self.last: Generation | None = None
+        self.trace: Trace | None = None
 
     def __call__(self, model: Any, input_ids: torch.Tensor) -> torch.Tensor:
         source = random.Random(int(input_ids[0, 0]))
@@ -49,7 +49,7 @@ class FakeMethod:
             drafted = self.step - 1
             rounds.append(Round(drafted, drafted, drafted, emitted, 0.0, 0.0))
             left -= emitted
-        self.last = Generation(tokens, "eos", 1e-9, None, 1e-9, 1e-9, rounds)
+        self.trace = Trace([Generation(tokens, "eos", 1e-9, None, 1e-9, 1e-9, rounds)], 1e-9, None, 1e-9)
         return input_ids
 
 

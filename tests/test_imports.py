@@ -66,7 +66,9 @@ def test_every_room_has_its_place_and_says_what_it_is() -> None:
     assert there == set(ROOMS)
     for room in ROOMS:
         docstring = ast.get_docstring(ast.parse(MODULES[room].read_text(encoding="utf-8")))
-        assert docstring and (room in ("config", "method_spec", "sampling", "errors") or "import" in docstring), room
+        assert docstring and (
+            "may import" in docstring.lower() or "." not in room and MODULES[room].name != "__init__.py"
+        ), room
 
 
 def test_imports_point_down() -> None:

@@ -82,11 +82,11 @@ class _Alone:
         self.tokens = [*input_ids[0, -TOKENS:].tolist(), *session.new_tokens * TOKENS][:TOKENS]
         found = []
         for i in range(TOKENS + 1):
-            outputs = session.forward(1, self.tokens[:i], session.kwargs)
+            outputs = session.forward(1, [self.tokens[:i]], session.kwargs)
             session.advance_kwargs(outputs, session.kwargs, 1)
             found.append(outputs.logits[0].float())
         self.logits = torch.cat(found)
-        return session.sequence
+        return session.sequences
 
 
 class _Together:
@@ -111,34 +111,33 @@ class _Together:
         with gate.installed(self.draft.new_cache()):
             session.prefill()
             session.record_past()
-            ahead = torch.tensor(self.tokens, device=input_ids.device)
             kwargs, gate.mode = dict(session.kwargs), Mode.DRAFT
             kwargs["past_key_values"] = gate.draft_view(session.cache)
             for i in range(TOKENS + 1):
-                outputs = session.forward_rows(1, ahead[:, :i], kwargs)
+                outputs = session.forward(1, [row[:i] for row in self.tokens], kwargs)
                 if i < TOKENS:
                     session.advance_kwargs(outputs, kwargs, 1)
             gate.mode = Mode.VERIFY
             view = {**kwargs, "past_key_values": session.cache_view(gate.exit_layer, TOKENS + 1)}
-            outputs = session.forward_rows(TOKENS + 1, ahead, view)
+            outputs = session.forward(TOKENS + 1, self.tokens, view)
             outputs["past_key_values"] = session.cache
             for row, logits in enumerate(outputs.logits.float()):
                 self.logits[row] += list(enumerate(logits))
             kept = [1 + row % TOKENS for row in range(len(self.tokens))]
             standing = [tokens[:count] for tokens, count in zip(self.tokens, kept, strict=True)]
-            session.emit_rows(standing)
-            session.align(outputs, standing, TOKENS + 1)
+            session.emit(standing)
+            session.keep(outputs, standing, TOKENS + 1)
             gate.mode = Mode.FULL
             self._single_pass(session, kept)
         return input_ids
 
     def _single_pass(self, session: BatchSession, places: list[int]) -> None:
-        outputs = session.forward_rows(1, None, session.kwargs)
+        outputs = session.forward(1, (), session.kwargs)
         for row, place in enumerate(places):
             self.logits[row].append((place, outputs.logits[row, -1].float()))
         following = [[tokens[min(place, TOKENS - 1)]] for tokens, place in zip(self.tokens, places, strict=True)]
-        session.emit_rows(following)
-        session.align(outputs, following, 1)
+        session.emit(following)
+        session.keep(outputs, following, 1)
 
 
 def _endless(session: BatchSession) -> BatchSession:

@@ -10,8 +10,9 @@ from fastvlm_bench.checks.longest_prompt import encode, longest_prompt, position
 from fastvlm_bench.checks.self_check import damaged, one_line, self_check
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.drafts.manifest import read_manifests
+from fastvlm_bench.engine.cache_view import text_cache
 from fastvlm_bench.engine.recurrent_state import can_roll_back
-from fastvlm_bench.engine.session import Session, text_cache
+from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import NonFiniteLogits, UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.load import Target, load_target
@@ -162,7 +163,7 @@ class _Prefill:
         session = Session(model, input_ids, clock=Clock(), **prepared)
         session.prefill()
         self.cache, self.fixed = session.cache, session.fixed
-        return session.sequence
+        return session.sequences
 
     def bytes_at(self, new_tokens: int) -> int:
         """Bytes of the whole cache once `new_tokens` have followed the prompt."""

@@ -19,6 +19,7 @@ from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.layer_gate import LayerGate, Mode
 from fastvlm_bench.engine.measure import cache_bytes
+from fastvlm_bench.engine.rows import Tokens
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import NonFiniteLogits
 from fastvlm_bench.machine.clock import Clock
@@ -129,9 +130,9 @@ class _First(Session):
 
     after_prompt: Tensor
 
-    def choose(self, logits: Tensor, prefix_length: int) -> list[int]:
+    def choose(self, logits: Tensor, ahead: Tokens = (), first: int = 0) -> list[list[int]]:
         self.after_prompt = logits[0, -1].float()
-        return [int(self.after_prompt.argmax())]
+        return [[int(self.after_prompt.argmax())]]
 
 
 class _Reader:
@@ -151,7 +152,7 @@ class _Reader:
             with gate.installed(self.draft.new_cache()):
                 session.prefill()
                 self._all(session, gate)
-        return session.sequence
+        return session.sequences
 
     def _all(self, session: _First, gate: LayerGate | None) -> None:
         ends = sorted(session.end_tokens)
@@ -162,7 +163,7 @@ class _Reader:
             own = [self.options[place] for place in places]
             columns = max(map(len, own))
             padded = [[*ids, *[ids[-1]] * (columns - len(ids))] for ids in own]
-            tokens = torch.tensor(padded, device=session.sequence.device)  # not always where the logits are
+            tokens = torch.tensor(padded, device=session.sequences.device)  # not always where the logits are
             repeated = _repeated(cache, len(own))
             if gate is None:
                 logits = _read_at_once(session, tokens, repeated)
@@ -217,7 +218,7 @@ def _read_one_by_one(session: Session, tokens: Tensor, cache: Any, gate: LayerGa
 def _forward(session: Session, tokens: Tensor, count: int, kwargs: dict[str, Any]) -> Tensor:
     """Logits, (rows, count, vocab), of the last `count` columns of the prompt and `tokens`."""
     rows = len(tokens)
-    ids = torch.cat([session.sequence[:, :-1].expand(rows, -1), tokens], dim=1)
+    ids = torch.cat([session.sequences[:, :-1].expand(rows, -1), tokens], dim=1)
     given = {key: _rows(key, value, rows) for key, value in kwargs.items()}
     if "logits_to_keep" in given:
         given["logits_to_keep"] = count

@@ -45,5 +45,5 @@ class _Reader:
                 outputs = session.forward_block(end - start, self.tokens[1:end])
                 session.advance_kwargs(outputs, session.kwargs, 1)
                 session.roll_back(0)
-                self.rows.append(session.processed(outputs.logits, session.length + start).float())
-        return session.sequence
+                self.rows.append(session.processed(outputs.logits, start).float())
+        return session.sequences

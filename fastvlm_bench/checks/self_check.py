@@ -105,31 +105,32 @@ class _Probe:
         self.logits = torch.empty(0)
 
     def __call__(self, model: Any, input_ids: torch.Tensor, **prepared: Any) -> torch.Tensor:
-        session = Session(model, input_ids, clock=Clock(), **prepared)
         if self.exit_layer is None:
+            session = Session(model, input_ids, clock=Clock(), **prepared)
             tokens = self._prefill(session, input_ids)
             self.logits = torch.cat([self._full(session, tokens[:i]) for i in range(TOKENS + 1)])
-            return session.sequence
+            return session.sequences
         gate = LayerGate(decoder_layers(model), self.exit_layer, self.draft.head if self.draft else None)
+        session = Session(model, input_ids, gate, clock=Clock(), **prepared)
         with gate.installed(self.draft.new_cache() if self.draft else None):
             tokens = self._prefill(session, input_ids)
             self._check_kinds(session)
-            session.record_past(gate.head_cache)
+            session.record_past()
             for attempt in range(2):  # the second attempt must not see that the first was ever made
                 gate.kept.clear()
                 gate.mode, kwargs = Mode.DRAFT, dict(session.kwargs)
                 kwargs["past_key_values"] = gate.draft_view(session.cache)
                 for i in range(TOKENS + 1):
-                    outputs = session.forward(1, tokens[:i], kwargs)
+                    outputs = session.forward(1, [tokens[:i]], kwargs)
                     if i < TOKENS:
                         session.advance_kwargs(outputs, kwargs, 1)
                 gate.mode = Mode.VERIFY
                 view = {**kwargs, "past_key_values": session.cache_view(self.exit_layer, TOKENS + 1)}
-                self.logits = session.forward(TOKENS + 1, tokens, view).logits[0].float()
+                self.logits = session.forward(TOKENS + 1, [tokens], view).logits[0].float()
                 if attempt == 0:
                     session.roll_back(TOKENS + 1)
                     gate.roll_back_head(TOKENS + 1)
-        return session.sequence
+        return session.sequences
 
     def _prefill(self, session: Session, input_ids: torch.Tensor) -> list[int]:
         """Read the prompt; returns the tokens to feed: the prompt's last, or, for an encoder-decoder, its answer's."""
@@ -152,7 +153,7 @@ class _Probe:
             )
 
     def _full(self, session: Session, ahead: list[int]) -> torch.Tensor:
-        outputs = session.forward(1, ahead, session.kwargs)
+        outputs = session.forward(1, [ahead], session.kwargs)
         session.advance_kwargs(outputs, session.kwargs, 1)
         logits: torch.Tensor = outputs.logits[0].float()
         return logits

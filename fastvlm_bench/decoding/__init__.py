@@ -8,8 +8,5 @@ layerskip.py    the raw exit without a head
 early_exit.py   the draft alone, never verified
 control.py      drafts with the whole target, so that only rounding can differ
 hf_generate.py  the loop of transformers: the check on `standard`
-batch.py        the same methods for several sequences at once
-batch_hf.py     the loop of transformers on a batch
-batch_measure.py  times one batch
 build.py        from a specification to a method, its draft found and checked
 """

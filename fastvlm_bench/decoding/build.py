@@ -12,7 +12,7 @@ from fastvlm_bench.decoding.layerskip import LayerSkip
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.drafts.manifest import choose_draft
-from fastvlm_bench.engine.measure import Method
+from fastvlm_bench.engine.method import Method
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import METHODS, MethodSpec

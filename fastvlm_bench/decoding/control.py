@@ -1,4 +1,4 @@
-"""The control arm: drafts with the whole target, then verifies. What differs from standard decoding is rounding alone.
+"""The control arm: drafts with the whole target, then verifies. Only rounding can differ from standard decoding.
 
 Every draft is the target's own token, computed one at a time; verification computes the same positions as a block. A
 draft that does not stand has met a near-tie that fell otherwise, with no draft model to blame: this is how often any
@@ -6,58 +6,47 @@ method that verifies in blocks must be expected to differ in this dtype, on this
 standard decoding once more, and shows whether the device repeats itself at all.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
 
-from torch import Tensor
-
+from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.recurrent_state import undoable
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.layers import decoder_layers
-from fastvlm_bench.records.trace import Generation, Round
+from fastvlm_bench.records.trace import Round
 
 
-class Control:
-    """A decoding method, to be passed to `generate` as `custom_generate`. `last` holds the latest trace."""
+class Control(Method):
+    """gamma: tokens that are decoded one by one, then once more as a block."""
 
     def __init__(self, *, gamma: int = 10, clock: Clock | None = None) -> None:
+        super().__init__(clock=clock)
         if gamma < 0:
             raise ValueError(f"gamma must be at least 0, not {gamma}")
-        self.gamma, self.clock = gamma, clock or Clock()
-        self.last: Generation | None = None
+        self.gamma = gamma
 
-    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
-        """Decode one sequence. `prepared` is what `generate` hands to every custom method. Returns all ids, (1, T)."""
-        clock, began = self.clock, self.clock.synchronised()
-        session = Session(model, input_ids, clock=clock, **prepared)
-        rounds: list[Round] = []
-        session.prefill()
-        first = clock.now()
+    def around(self, model: Any) -> AbstractContextManager[Any]:
+        return undoable(decoder_layers(model))
+
+    def begin(self, session: Session) -> None:
         session.record_past()
-        with undoable(decoder_layers(model)):
-            while not session.stop:
-                rounds.append(self._round(session))
-        ended = clock.synchronised()
-        self.last = Generation(
-            session.new_tokens, session.stop, first - began, None, first - began, ended - first, rounds
-        )
-        return session.sequence
 
-    def _round(self, session: Session) -> Round:
-        kwargs, drafted, began = dict(session.kwargs), list[int](), self.clock.now()
-        most = min(self.gamma, session.remaining - 1)
-        while len(drafted) < most and not (drafted and session.is_eos(drafted[-1])):
-            outputs = session.forward(1, drafted, kwargs)
-            drafted.append(session.draft(outputs.logits, session.length + len(drafted)))
+    def round(self, session: Session) -> list[Round]:
+        kwargs, drafts, passes, began = dict(session.kwargs), session.new_drafts(self.gamma), 0, self.clock.now()
+        while drafts.wanted:
+            outputs = session.forward(1, drafts.columns, kwargs)
+            passes += 1
+            if not session.draft(outputs.logits, drafts):
+                break
             session.advance_kwargs(outputs, kwargs, 1)
-        drafted_at = self.clock.now()
-        session.roll_back(len(drafted))  # as if nothing had been drafted
+        draft_s = self.clock.now() - began
+        session.roll_back(passes)  # as if nothing had been drafted
         started = self.clock.now()
-        outputs = session.forward(len(drafted) + 1, drafted, kwargs)
-        accepted, following = session.accept(drafted, outputs.logits)
+        outputs = session.forward(drafts.count + 1, drafts.columns, kwargs)
+        accepted, standing = session.accept(drafts, outputs.logits)
         verify_s = self.clock.now() - started
-        emitted = session.emit(drafted[:accepted] + following)
-        session.roll_back(len(drafted) - accepted)
-        session.advance_kwargs(outputs, session.kwargs, accepted + 1)
-        tested = accepted + (accepted < len(drafted))
-        return Round(len(drafted), tested, accepted, emitted, drafted_at - began, verify_s)
+        emitted = session.emit(standing)
+        session.keep(outputs, standing, drafts.count + 1)
+        return [Round(len(mine), stand + (stand < len(mine)), stand, count, draft_s, verify_s)
+                for mine, stand, count in zip(drafts.tokens, accepted, emitted, strict=True)]  # fmt: skip

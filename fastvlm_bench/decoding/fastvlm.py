@@ -6,6 +6,9 @@ is replaced by the target's own. With greedy decoding the output is the target's
 has the target's distribution.
 
     model.generate(**inputs, custom_generate=FastVLM.from_pretrained("drafts/my-draft"))
+
+One sequence or several: whatever is told of tokens is a list for each row, and each row accepts what stands of its
+own. `engine/method.py` has the frame: prefill, then rounds until every row has stopped.
 """
 
 from pathlib import Path
@@ -15,13 +18,15 @@ import torch
 from torch import Tensor
 
 from fastvlm_bench.drafts.imitation_head import Draft
-from fastvlm_bench.engine.layer_gate import LayerGate, Mode
+from fastvlm_bench.engine.drafting import Drafts
+from fastvlm_bench.engine.layer_gate import Mode
+from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
-from fastvlm_bench.records.trace import Generation, Round
+from fastvlm_bench.records.trace import Round
 
 
-class FastVLM:
+class FastVLM(Method):
     """A decoding method, to be passed to `generate` as `custom_generate`. `last` holds the latest trace.
 
     gamma: most tokens drafted per round. stop_below: drafting stops before a token whose draft probability is
@@ -33,10 +38,8 @@ class FastVLM:
     ) -> None:
         if gamma < 1 or not 0.0 <= stop_below < 1.0:
             raise ValueError(f"gamma must be at least 1 and stop_below within 0 .. 1, not {gamma} and {stop_below}")
+        super().__init__(clock=clock)
         self.draft, self.gamma, self.stop_below = draft, gamma, stop_below
-        self.clock = clock or Clock()
-        self.last: Generation | None = None
-        self.gate: LayerGate | None = None  # of the latest generation
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, model: Any = None, **options: Any) -> "FastVLM":
@@ -47,88 +50,67 @@ class FastVLM:
         return cls(Path(folder) if model is None else Draft.load(Path(folder), model), **options)
 
     def draft_for(self, model: Any) -> Draft:
-        """The draft, loaded for `model` if it was not yet."""
         if isinstance(self.draft, Path):
             self.draft = Draft.load(self.draft, model)
-        return self.draft
+        draft: Draft = self.draft
+        return draft
 
-    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
-        """Decode one sequence. `prepared` is what `generate` hands to every custom method. Returns all ids, (1, T)."""
-        clock, began = self.clock, self.clock.synchronised()
-        draft = self.draft_for(model)
-        gate = self.gate = LayerGate.of(model, draft)
-        session = Session(model, input_ids, clock=clock, **prepared)
-        rounds: list[Round] = []
-        with gate.installed(draft.new_cache()):
-            session.prefill()
-            first = clock.now()
-            session.record_past(gate.head_cache)  # else windows and recurrent states could not be rolled back
-            while not session.stop:
-                rounds.append(self._round(session, gate))
-            ended = clock.synchronised()
-        self.last = Generation(
-            session.new_tokens, session.stop, first - began, None, first - began, ended - first, rounds
-        )
-        return session.sequence
+    def begin(self, session: Session) -> None:
+        session.record_past()  # else sliding windows and recurrent states could not be rolled back
 
-    def _round(self, session: Session, gate: LayerGate) -> Round:
-        gate.kept.clear()
+    def round(self, session: Session) -> list[Round]:
         kwargs = dict(session.kwargs)
-        drafted, draft_s = self._draft(session, gate, kwargs)
-        accepted, following, outputs, verify_s = self._verify(session, gate, kwargs, drafted)
-        emitted = session.emit(drafted[:accepted] + following)
-        passed = len(gate.kept)
-        kept = min(accepted + 1, passed)
-        self._roll_back(session, gate, passed - kept)
-        session.advance_kwargs(outputs, session.kwargs, kept)
-        return Round(len(drafted), accepted + (accepted < len(drafted)), accepted, emitted, draft_s, verify_s)
+        drafts, draft_s = self._draft(session, kwargs)
+        accepted, standing, outputs, verify_s = self._verify(session, kwargs, drafts)
+        emitted = session.emit(standing)
+        # Roll back: the KV of rejected tokens is forgotten, in every layer and in the head.
+        session.keep(outputs, standing, ran=len(session.gate.kept))
+        return [Round(len(mine), stand + (stand < len(mine)), stand, count, draft_s, verify_s)
+                for mine, stand, count in zip(drafts.tokens, accepted, emitted, strict=True)]  # fmt: skip
 
-    def _draft(self, session: Session, gate: LayerGate, kwargs: dict[str, Any]) -> tuple[list[int], float]:
+    def _draft(self, session: Session, kwargs: dict[str, Any]) -> tuple[Drafts, float]:
         """Draft until γ, EOS, the token limit or doubt. Every token but a final EOS has passed the early layers."""
-        gate.mode, clock, seconds = Mode.DRAFT, self.clock, 0.0
+        gate, clock, seconds = session.gate, self.clock, 0.0
+        gate.mode = Mode.DRAFT
+        gate.kept.clear()
         kwargs["past_key_values"] = gate.draft_view(session.cache)
-        drafted: list[int] = []
-        most = min(self.gamma, session.remaining - 1)
+        drafts = session.new_drafts(self.gamma)
         while True:
             started = clock.now()
-            outputs = session.forward(1, drafted, kwargs)
-            # In doubt by the likeliest token, not by the one drawn: to drop a draft for what it is would favour others.
-            done = len(drafted) >= most or (self.stop_below > 0 and _confidence(outputs.logits) < self.stop_below)
-            if not done:
-                token = session.draft(outputs.logits, session.length + len(drafted))
-                # An image placeholder has no words' embedding: a draft of one is never right, and may not be read.
-                done = token in session.placeholders
+            outputs = session.forward(1, drafts.columns, kwargs)
+            logits = outputs.logits
+            more = drafts.wanted and not self._in_doubt(drafts, logits) and session.draft(logits, drafts)
             seconds += clock.now() - started
             # The pass of the last token, or of one whose successor is in doubt, was not in vain: verification
             # starts from its state and gives the token that follows it, whatever the draft thought.
-            if done:
-                return drafted, seconds
-            drafted.append(token)
-            if session.is_eos(token):
-                return drafted, seconds
+            if not more or drafts.ended:
+                return drafts, seconds
             session.advance_kwargs(outputs, kwargs, 1)
 
+    def _in_doubt(self, drafts: Drafts, logits: Tensor) -> bool:
+        """Whether the draft is not confident of its next token, by its probability before any logits processor.
+
+        That of the likeliest token, not of the one drawn: to drop a draft for what it is would favour others.
+        """
+        if not self.stop_below:
+            return False
+        chances = torch.softmax(logits[:, -1].float(), dim=-1).amax(dim=-1).tolist()
+        return drafts.doubted(chances, self.stop_below)
+
     def _verify(
-        self, session: Session, gate: LayerGate, kwargs: dict[str, Any], drafted: list[int]
-    ) -> tuple[int, list[int], Any, float]:
-        """One pass of the layers from the exit on, over all kept states: which drafts stand, and what follows them."""
-        gate.mode = Mode.VERIFY
-        count = len(gate.kept)
-        ahead = drafted[: count - 1]
+        self, session: Session, kwargs: dict[str, Any], drafts: Drafts
+    ) -> tuple[list[int], list[list[int]], Any, float]:
+        """One pass of the layers from the exit on, over all kept states.
+
+        Returns how many drafts stand of each row, those tokens with the one that follows them, the model's output, and
+        seconds.
+        """
+        gate = session.gate
+        gate.mode, count = Mode.VERIFY, len(gate.kept)
         view = {**kwargs, "past_key_values": session.cache_view(gate.exit_layer, count)}
         started = self.clock.now()
-        outputs = session.forward(count, ahead, view)
-        accepted, following = session.accept(drafted, outputs.logits)
+        outputs = session.forward(count, drafts.ahead(count - 1), view)
+        accepted, standing = session.accept(drafts, outputs.logits)
         seconds = self.clock.now() - started
         outputs["past_key_values"] = session.cache
-        return accepted, following, outputs, seconds
-
-    def _roll_back(self, session: Session, gate: LayerGate, rejected: int) -> None:
-        """Forget the KV of the rejected tokens, in every layer and in the head."""
-        session.roll_back(rejected)
-        gate.roll_back_head(rejected)
-
-
-def _confidence(logits: Tensor) -> float:
-    """The probability of the draft's likeliest next token, before any logits processor."""
-    return float(torch.softmax(logits[0, -1].float(), dim=-1).max())
+        return accepted, standing, outputs, seconds

@@ -1,14 +1,17 @@
-"""`transformers`' own greedy loop, called exactly as `generate` calls it: the check that `standard` is no slower."""
+"""The loop of `transformers`, called exactly as `generate` calls it: the check that `standard` is no slower."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import FloatTensor, LongTensor, Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from fastvlm_bench.engine.method import Method
+from fastvlm_bench.engine.rows import Row, settle, traced
 from fastvlm_bench.errors import NonFiniteLogits
 from fastvlm_bench.machine.clock import Clock
-from fastvlm_bench.records.trace import Generation, Round
+from fastvlm_bench.records.trace import Round
 
 
 class Finite(LogitsProcessor):
@@ -65,29 +68,29 @@ def timed_loop(model: Any, input_ids: Tensor, prepared: dict[str, Any], clock: C
     return Timed(sequences, began, firsts[0], ended)
 
 
-def eos_of(prepared: dict[str, Any]) -> list[int]:
-    """The ids that end an answer."""
-    given = prepared["generation_config"].eos_token_id
-    return [given] if isinstance(given, int) else list(given or [])
-
-
-class HfGenerate:
+class HfGenerate(Method):
     """Passed to `generate` as `custom_generate`, it runs the loop that would have run without it.
 
-    The loop tells nothing of single tokens, so `last.rounds` shares the decode seconds evenly among them.
+    That loop carries finished rows along and tells nothing of single passes. So each pass counts the same share of the
+    decode seconds, divided among the rows that were not finished.
     """
 
-    def __init__(self, *, clock: Clock | None = None) -> None:
-        self.clock = clock or Clock()
-        self.last: Generation | None = None
-
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
-        """Decode one sequence. `prepared` is what `generate` hands to every custom method. Returns all ids, (1, T)."""
         ran = timed_loop(model, input_ids, prepared, self.clock)
-        tokens = ran.sequences[0, input_ids.shape[1] :].tolist()
-        stop = "eos" if tokens[-1] in eos_of(prepared) else "length"
+        given = prepared["generation_config"].eos_token_id
+        eos = [given] if isinstance(given, int) else list(given or [])
+        new = ran.sequences[:, input_ids.shape[1] :].tolist()
+        rows = [_row(place, tokens, eos) for place, tokens in enumerate(new)]
         decode_s = ran.ended - ran.first
-        rounds = [Round(0, 0, 0, 1, 0.0, decode_s / (len(tokens) - 1)) for _ in tokens[1:]]
-        prefill_s = ran.first - ran.began
-        self.last = Generation(tokens, stop, prefill_s, None, prefill_s, decode_s, rounds)
+        passes = max(len(row.tokens) for row in rows) - 1
+        for number in range(1, passes + 1):
+            alive = [row for row in rows if len(row.tokens) > number]
+            settle(alive, [Round(0, 0, 0, 1, 0.0, decode_s / passes)] * len(alive), decode_s / passes)
+        self.trace = traced(rows, ran.first - ran.began, decode_s)
         return ran.sequences
+
+
+def _row(place: int, tokens: list[int], eos: Sequence[int]) -> Row:
+    """A row as the loop returned it, without what it was carried along for."""
+    end = next((i + 1 for i, token in enumerate(tokens) if token in eos), len(tokens))
+    return Row(place, 0, tokens[:end], "eos" if tokens[end - 1] in eos else "length")

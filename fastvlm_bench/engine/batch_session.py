@@ -1,11 +1,10 @@
 """The state of a batch while it is decoded: left-padded token ids, transformers' keyword arguments and the KV cache.
 
-A `Session` of several rows. Rows end at different times and accept different numbers of tokens: `emit` appends to each
-row, `align` brings caches and bookkeeping in line and lets finished rows leave, so that no pass is spent on them.
+Rows end at different times and accept different numbers of tokens: `emit` appends to each row, `keep` brings caches
+and bookkeeping in line and lets finished rows leave, so that no pass is spent on them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,39 +12,26 @@ from torch import Tensor
 from transformers.generation.utils import MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL
 
 from fastvlm_bench.engine.batch_cache import Move, check_kinds, move_layer, select_rows
+from fastvlm_bench.engine.cache_view import text_cache
 from fastvlm_bench.engine.layer_gate import LayerGate, Mode
-from fastvlm_bench.engine.session import Session, text_cache
+from fastvlm_bench.engine.rows import Row, Tokens
+from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import NonFiniteLogits, UsageError
-from fastvlm_bench.records.trace import Generation, Round
 
 ALONG_TEXT = ("position_ids", "decoder_position_ids", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 
 
-@dataclass
-class Row:
-    """One sequence of the batch. `place`: its row in the input. `length`: its ids without padding, prompt included."""
-
-    place: int
-    prompt_length: int
-    length: int
-    tokens: list[int] = field(default_factory=list)
-    stop: str = ""
-    rounds: list[Round] = field(default_factory=list)
-    decode_s: float = 0.0
-
-
 class BatchSession(Session):
-    """`rows` are those still being decoded, in the order of every tensor; `ended` those that have stopped."""
+    """A `Session` of several rows, with prompts padded on the left. Greedy decoding only."""
 
-    one_row = False
+    takes_several = True
 
     def __init__(self, model: Any, input_ids: Tensor, gate: LayerGate | None = None, **given: Any) -> None:
-        super().__init__(model, input_ids, **given)
+        super().__init__(model, input_ids, gate, **given)
         if self.samples:
             raise UsageError("a batch is decoded greedily: pass do_sample=False, or decode one at a time")
         if self.streamer is not None:
             raise UsageError("a streamer takes one sequence: leave it out, or decode one at a time")
-        self.gate = gate
         self.limit = int(self.config.max_length) - self.prompt_length
         self._ids = input_ids
         self._mask_key = "decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask"
@@ -53,8 +39,7 @@ class BatchSession(Session):
         self._mask = torch.ones_like(input_ids) if mask is None else mask.to(input_ids.device)
         self._check_padding()
         lengths = self._mask.sum(dim=1).tolist()
-        self.rows = [Row(place, length, length) for place, length in enumerate(lengths)]
-        self.ended: list[Row] = []
+        self.rows = [Row(place, length) for place, length in enumerate(lengths)]
         self._prompts = input_ids
 
     def _check_padding(self) -> None:
@@ -78,8 +63,8 @@ class BatchSession(Session):
     def remaining_of(self, row: Row) -> int:
         return self.limit - len(row.tokens)
 
-    def prefill(self) -> int:
-        """Encode the images, run the prompts through all layers and emit each row's first token. Returns row 0's."""
+    def prefill(self) -> None:
+        """Encode the images, run the prompts through all layers and emit each row's first token."""
         padded = {self._mask_key: self._mask} if self._padded else {}
         prepared = {**self.kwargs, **padded}
         outputs = self.model._prefill(self._ids, self.config, prepared)
@@ -88,38 +73,41 @@ class BatchSession(Session):
         if (seen := self.kwargs.get("cross_attention_mask")) is not None:
             self.kwargs["cross_attention_mask"] = seen[:, -1:]  # only the last token's part is ever looked at again
         check_kinds(text_cache(outputs.past_key_values), self.model)
-        first = self.choose_rows(outputs.logits[:, -1:])
+        first = self.choose(outputs.logits[:, -1:])
         self.kwargs["past_key_values"] = outputs.past_key_values
-        self.emit_rows(first)
-        self.align(outputs, first, 1)
-        return first[0][0]
+        self.emit(first)
+        self.keep(outputs, first, 1)
 
     @property
     def _padded(self) -> bool:
         """Whether any row is shorter than the batch is wide: without padding no mask is needed, as in one sequence."""
         return any(row.length < self.width for row in self.rows)
 
-    def forward_rows(self, count: int, ahead: Tensor | None, kwargs: dict[str, Any]) -> Any:
-        """Run the last `count` columns of ids + `ahead`, (rows, k). Its logits are (rows, count, vocab)."""
-        ids = self._ids if ahead is None else torch.cat([self._ids, ahead], dim=1)
+    def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any]) -> Any:
+        """Run the last `count` columns of output + `ahead`. Its logits are (rows, count, vocab)."""
+        columns = self._columns(ahead)
+        ids = self._ids if columns is None else torch.cat([self._ids, columns], dim=1)
         if self._padded:
-            mask = self._mask
-            if ahead is not None:
-                mask = torch.cat([mask, mask.new_ones(ahead.shape)], dim=1)
+            mask = self._mask if columns is None else torch.cat([self._mask, self._mask.new_ones(columns.shape)], dim=1)
             kwargs = {**kwargs, self._mask_key: mask}
         if "logits_to_keep" in kwargs:
             kwargs = {**kwargs, "logits_to_keep": count}
         inputs = self.model.prepare_inputs_for_generation(ids, next_sequence_length=count, **kwargs)
         return self.model(**inputs, return_dict=True)
 
-    def choose_rows(self, logits: Tensor, ahead: Tensor | None = None, first: int = 0) -> list[list[int]]:
+    def _columns(self, ahead: Tokens) -> Tensor | None:
+        """(rows, k) on the model's device; None for no column."""
+        return self._ids.new_tensor(ahead) if ahead and ahead[0] else None
+
+    def choose(self, logits: Tensor, ahead: Tokens = (), first: int = 0) -> list[list[int]]:
         """The argmax at each position, (rows, k, vocab) -> rows of k ids, after the user's logits processors.
 
         Position i follows the row's ids and the first `first + i` tokens of `ahead`. Raises NonFiniteLogits.
         """
         if len(self.processors):
+            columns = self._columns(ahead)
             logits = torch.stack(
-                [self._row_processed(i, logits[i : i + 1], ahead, first) for i in range(len(self.rows))]
+                [self._row_processed(i, logits[i : i + 1], columns, first) for i in range(len(self.rows))]
             )
         top, ids = logits.max(dim=-1)
         for row, finite in zip(self.rows, top.isfinite().all(dim=-1).tolist(), strict=True):
@@ -149,17 +137,16 @@ class BatchSession(Session):
         prompt[: self.prompt_length - row.prompt_length] = prompt[self.prompt_length - row.prompt_length]
         return torch.cat([prompt, prompt.new_tensor(row.tokens)])[None]
 
-    def emit_rows(self, tokens: Sequence[Sequence[int]]) -> list[int]:
-        """Append to each row up to its first EOS or the limit; returns how many were taken. Sets the rows' `stop`."""
+    def emit(self, tokens: Tokens) -> list[int]:
+        """Append to each row up to its first EOS or the limit, and set its `stop` there. Returns how many each took."""
         return [self._emit_row(row, new) for row, new in zip(self.rows, tokens, strict=True)]
 
     def _emit_row(self, row: Row, tokens: Sequence[int]) -> int:
         taken = 0
         for token in tokens:
             row.tokens.append(token)
-            row.length += 1
             taken += 1
-            if self.is_eos(token):
+            if token in self.end_tokens:
                 row.stop = "eos"
             elif self.remaining_of(row) <= 0:
                 row.stop = "length"
@@ -169,19 +156,10 @@ class BatchSession(Session):
                 break
         return taken
 
-    @staticmethod
-    def settle(rows: Sequence[Row], rounds: Sequence[Round], seconds: float) -> None:
-        """Write a round into the traces of the rows that took part, which share `seconds` and the rounds' equally."""
-        share = 1 / len(rows)
-        for row, done in zip(rows, rounds, strict=True):
-            row.rounds.append(replace(done, draft_s=done.draft_s * share, verify_s=done.verify_s * share))
-            row.decode_s += seconds * share
+    def keep(self, outputs: Any, tokens: Tokens, ran: int) -> None:
+        """As in `Session`: of row i, the first len(tokens[i]) of the `ran` columns stand.
 
-    def align(self, outputs: Any, tokens: Sequence[Sequence[int]], tested: int) -> None:
-        """Account for a round that ran `tested` columns and emitted `tokens` (already taken by `emit_rows`).
-
-        Of row i the first len(tokens[i]) columns stand. Rows that have stopped leave. Afterwards every row ends in the
-        last column, and the widest has no padding.
+        Afterwards every row ends in the last column, and the widest has no padding.
         """
         staying = [index for index, row in enumerate(self.rows) if not row.stop]
         self.ended += [row for row in self.rows if row.stop]
@@ -189,18 +167,18 @@ class BatchSession(Session):
         if not staying:
             return
         kept = [len(tokens[index]) for index in staying]
-        self.advance_kwargs(outputs, self.kwargs, tested)
+        self.advance_kwargs(outputs, self.kwargs, ran)
         width, longest = self.width, max(row.length for row in self.rows)
         layers = self._layers()
-        # The first `tested` of these columns were run; the token of the last one that a row keeps is still to be run.
-        added = torch.tensor([[*new, *[new[-1]] * (tested - len(new))] for new in tokens],
+        # The first `ran` of these columns were run; the token of the last one that a row keeps is still to be run.
+        added = torch.tensor([[*new, *[new[-1]] * (ran - len(new))] for new in tokens],
                              device=self._ids.device, dtype=self._ids.dtype)  # fmt: skip
         ids = torch.cat([self._ids, added], dim=1)
         rows, standing = (torch.tensor(numbers, device=self.device) for numbers in (staying, kept))
-        if self.gate is not None:
-            self.gate.follow_rows(rows, tested - standing)
+        if self._gate is not None:
+            self._gate.follow_rows(rows, ran - standing)
         if len(staying) == len(tokens) and len(set(kept)) == 1:
-            self._cut_back(layers, ids, tested - kept[0])
+            self._cut_back(layers, ids, ran - kept[0])
             return
         ends = standing + width
         text, cached = Move(rows, ends, longest), Move(rows, ends - 1, longest - 1)
@@ -234,27 +212,22 @@ class BatchSession(Session):
         """(layer, whether it only has to follow the rows) of the target's caches and the head's."""
         own = [(layer, index in self.fixed) for index, layer in enumerate(text_cache(self.cache).layers)]
         cross = [(layer, True) for layer in getattr(getattr(self.cache, "cross_attention_cache", None), "layers", [])]
-        if self.gate is not None and self.gate.mode is Mode.DRAFT:  # never verified: the others are not used again
-            own = own[: self.gate.exit_layer]
-        head_cache = self.gate.head_cache if self.gate is not None else None
+        if self._gate is not None and self._gate.mode is Mode.DRAFT:  # never verified: the others are not used again
+            own = own[: self._gate.exit_layer]
+        head_cache = self._gate.head_cache if self._gate is not None else None
         if head_cache is not None:
             own += [(layer, False) for layer in text_cache(head_cache).layers]
             cross += [(x, True) for x in getattr(getattr(head_cache, "cross_attention_cache", None), "layers", [])]
         return own + cross
 
-    def sequences(self, input_ids: Tensor) -> Tensor:
+    @property
+    def sequences(self) -> Tensor:
         """(B, padded prompt + most new tokens): what `generate` returns, finished rows padded on the right."""
         rows = sorted([*self.rows, *self.ended], key=lambda row: row.place)
         pad = self.config.pad_token_id if self.config.pad_token_id is not None else min(self.end_tokens, default=0)
         most = max(len(row.tokens) for row in rows)
-        new = input_ids.new_tensor([row.tokens + [pad] * (most - len(row.tokens)) for row in rows])
-        return torch.cat([input_ids, new], dim=1)
-
-    def generations(self, ttft_s: float) -> list[Generation]:
-        """Each row's trace, in the order of the input. Prefill seconds are shared equally by all rows."""
-        rows = sorted([*self.rows, *self.ended], key=lambda row: row.place)
-        share = ttft_s / len(rows)
-        return [Generation(r.tokens, r.stop, share, None, share, r.decode_s, r.rounds) for r in rows]
+        new = self._prompts.new_tensor([row.tokens + [pad] * (most - len(row.tokens)) for row in rows])
+        return torch.cat([self._prompts, new], dim=1)
 
 
 def _rows_of(value: Any, rows: Tensor, count: int) -> Any:

@@ -4,24 +4,14 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.phases import Phases
-from fastvlm_bench.machine.clock import Clock
-from fastvlm_bench.records.trace import Generation
-
-
-class Method(Protocol):
-    """A way to decode: what `generate` takes as `custom_generate`, and a trace of the last call."""
-
-    clock: Clock
-    last: Generation | None
-
-    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor: ...
-
+from fastvlm_bench.records.trace import Trace
 
 GREEDY: Mapping[str, Any] = {"do_sample": False, "num_beams": 1}
 
@@ -34,15 +24,15 @@ def seed_of(*parts: object) -> int:
 def measure(
     method: Method, model: Any, inputs: dict[str, Any], max_new_tokens: int, vision: nn.Module | None = None,
     generation: Mapping[str, Any] = GREEDY, seed: int | None = None, phases: bool = False,
-) -> Generation:  # fmt: skip
-    """Decode once and return the trace, with what `generate` does around the loop counted into TTFT.
+) -> Trace:  # fmt: skip
+    """Decode once, one sequence or a batch, and return the trace. What `generate` does around the loop is in TTFT.
 
     vision: the image encoder, timed by hooks with a synchronisation at both ends, once a generation. generation: what
     `generate` is given (`RunConfig.generation`). seed: of torch's generators, from which all samples are drawn.
     phases: tell them apart by hooks on every pass; the image encoder is then timed without a synchronisation.
+    The seconds of the rows are shares that add up to those of the batch; of a single row they are its own.
     """
-    clock, spans = method.clock, []
-    hooks = []
+    clock, spans, hooks = method.clock, list[float](), list[Any]()
     watching = Phases(clock, method, model, vision) if phases else None
     if vision is not None and not phases:
         hooks = [
@@ -57,7 +47,7 @@ def measure(
         cache.append(prepared.get("past_key_values"))
         return method(model, input_ids, **prepared)
 
-    method.last = None  # a failure must never leave the trace of the sample before
+    method.trace = None  # a failure must never leave the trace of the sample before
     try:
         with torch.inference_mode():
             began = clock.synchronised()
@@ -67,17 +57,20 @@ def measure(
     finally:
         for hook in hooks:
             hook.remove()
-    trace: Generation | None = method.last
+    trace: Trace | None = method.trace
     if trace is None:
         raise RuntimeError(f"{type(method).__name__} returned without a trace")
-    vision_s = sum(spans) if len(spans) == 2 else None
     told = watching.seconds() if watching else None
-    vision_s = told["vision_s"] if told else vision_s
-    ttft_s = total - trace.decode_s
-    return replace(
-        trace, ttft_s=ttft_s, vision_s=vision_s, prefill_s=ttft_s - (vision_s or 0.0), phases=told,
-        cache_bytes=cache_bytes(cache[0]) if cache else None,
-    )  # fmt: skip
+    vision_s = told["vision_s"] if told else sum(spans) if len(spans) == 2 else None
+    size, ttft_s = len(trace.rows), total - trace.decode_s
+    rows = [
+        replace(
+            row, ttft_s=ttft_s / size, vision_s=None if vision_s is None else vision_s / size,
+            prefill_s=(ttft_s - (vision_s or 0.0)) / size,
+        )
+        for row in trace.rows
+    ]  # fmt: skip
+    return Trace(rows, ttft_s, vision_s, trace.decode_s, told, cache_bytes(cache[0]) if cache else None)
 
 
 def cache_bytes(cache: Any) -> int | None:

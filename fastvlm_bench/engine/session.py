@@ -1,10 +1,10 @@
-"""One generation's state: token ids, transformers' keyword arguments and the KV cache. One sequence.
+"""One generation's state: token ids, transformers' keyword arguments and the KV cache.
 
 Everything that `generate` prepared (positions, masks, encoded images, processors) passes through here unchanged, so
-methods need no knowledge of the architecture.
+methods need no knowledge of the architecture. A method speaks of rows: `Session` has one, `BatchSession` several, and
+whatever is told of tokens is a list for each row.
 """
 
-import copy
 import math
 from typing import Any
 
@@ -14,7 +14,11 @@ from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengt
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from fastvlm_bench.engine.accept import accept_greedy, accept_sampled, draw
+from fastvlm_bench.engine.cache_view import Kind, cache_view, kind, text_cache
+from fastvlm_bench.engine.drafting import Drafts
+from fastvlm_bench.engine.layer_gate import LayerGate
 from fastvlm_bench.engine.recurrent_state import keep_passes
+from fastvlm_bench.engine.rows import Row, Tokens
 from fastvlm_bench.errors import NonFiniteLogits, UsageError
 from fastvlm_bench.machine.clock import Clock
 
@@ -23,21 +27,26 @@ PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_
 
 
 class Session:
-    """Feeds tokens to the model and keeps the books that `transformers` would keep."""
+    """Feeds tokens to the model and keeps the books that `transformers` would keep. This one is for a single row.
 
-    one_row = True  # BatchSession takes several
+    `rows` are those still being decoded, in the order of every tensor; `ended` are those that have stopped. gate: the
+    method's, whose head is rolled back with the target; None where there is none.
+    """
+
+    takes_several = False
 
     def __init__(
-        self, model: Any, input_ids: Tensor, *, logits_processor: Any, stopping_criteria: Any, generation_config: Any,
-        streamer: Any = None, clock: Clock, **model_kwargs: Any,
+        self, model: Any, input_ids: Tensor, gate: LayerGate | None = None, *, logits_processor: Any,
+        stopping_criteria: Any, generation_config: Any, streamer: Any = None, clock: Clock, **model_kwargs: Any,
     ) -> None:  # fmt: skip
         model_kwargs.pop("synced_gpus", None)
         if generation_config.num_beams > 1:
             raise UsageError("beams are not supported: pass num_beams=1")
-        if self.one_row and input_ids.shape[0] != 1:
+        if not self.takes_several and input_ids.shape[0] != 1:
             raise UsageError(f"batch size {input_ids.shape[0]}: this method decodes one sequence at a time")
-        self.model, self.config, self.clock, self.streamer = model, generation_config, clock, streamer
+        self.model, self.config, self.clock, self.streamer, self._gate = model, generation_config, clock, streamer, gate
         self.prompt_length = input_ids.shape[1]
+        self.rows, self.ended = [Row(0, self.prompt_length)], list[Row]()
         # One buffer for the whole output: growing by concatenation would cost a copy for each token.
         self._ids = input_ids.new_zeros(len(input_ids), max(generation_config.max_length, self.prompt_length) + 1)
         self._ids[:, : self.prompt_length] = input_ids
@@ -46,7 +55,7 @@ class Session:
         self.processors = logits_processor  # temperature, top-k and top-p among them where `generate` samples
         self.samples = bool(generation_config.do_sample)
         self._drawn_from: list[Tensor] = []
-        self.stop = ""
+        self._records_past = False
         # Layers whose KV is the image's and does not grow with the text (Mllama): never rolled back.
         text = model.config.get_text_config(decoder=True)
         self.fixed = frozenset(getattr(text, "cross_attention_layers", None) or ())
@@ -57,42 +66,52 @@ class Session:
         self._criteria = [c for c in stopping_criteria if not isinstance(c, EosTokenCriteria | MaxLengthCriteria)]
 
     @property
+    def gate(self) -> LayerGate:
+        """The gate of a method that drafts."""
+        if self._gate is None:
+            raise AttributeError("this session was opened without a gate")
+        return self._gate
+
+    @property
     def remaining(self) -> int:
         """How many more tokens may be emitted."""
         return int(self.config.max_length) - self.length
 
+    def remaining_of(self, row: Row) -> int:
+        """How many more tokens this row may emit."""
+        return self.remaining
+
     @property
     def new_tokens(self) -> list[int]:
+        """What the only row has emitted."""
         return self._ids[0, self.prompt_length : self.length].tolist()
 
     @property
-    def sequence(self) -> Tensor:
-        """(1, prompt + new tokens): what `generate` returns."""
+    def sequences(self) -> Tensor:
+        """(rows, prompt + new tokens): what `generate` returns."""
         return self._ids[:, : self.length].clone()
 
     @property
     def cache(self) -> Any:
         return self.kwargs["past_key_values"]
 
-    def is_eos(self, token: int) -> bool:
-        return token in self.end_tokens
-
-    def prefill(self) -> int:
-        """Encode the image, run the prompt through all layers, emit the first token and return it."""
+    def prefill(self) -> None:
+        """Encode the image, run the prompt through all layers and emit the first token."""
         outputs = self.model._prefill(self._ids[:, : self.length], self.config, self.kwargs)
-        self.advance_kwargs(outputs, self.kwargs, 1)
-        (token,) = self.choose(outputs.logits[:, -1:], self.length)
-        self.emit([token])
-        return token
+        first = self.choose(outputs.logits[:, -1:])
+        self.emit(first)
+        self.keep(outputs, first, 1)
 
-    def forward(self, count: int, ahead: list[int], kwargs: dict[str, Any]) -> Any:
-        """Run the last `count` tokens of output + `ahead`. Returns the model's output, logits (1, count, vocab).
+    def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any]) -> Any:
+        """Run the last `count` tokens of output + `ahead`. Returns the model's output, logits (rows, count, vocab).
 
-        kwargs: the bookkeeping that describes exactly this many tokens (`self.kwargs`, or a copy advanced by drafts).
+        ahead: equally many tokens of each row, beyond its output; may be empty. kwargs: the bookkeeping that describes
+        exactly this many tokens (`self.kwargs`, or a copy advanced by drafts).
         """
-        end = self.length + len(ahead)
-        if ahead:
-            self._ids[0, self.length : end] = torch.tensor(ahead, device=self._ids.device)
+        end = self.length
+        if ahead and ahead[0]:
+            end += len(ahead[0])
+            self._ids[:, self.length : end] = torch.tensor(ahead, device=self._ids.device)
         if "logits_to_keep" in kwargs:  # `generate` puts it there where the model takes it
             kwargs = {**kwargs, "logits_to_keep": count}
         inputs = self.model.prepare_inputs_for_generation(self._ids[:, :end], next_sequence_length=count, **kwargs)
@@ -104,83 +123,114 @@ class Session:
             outputs, kwargs, is_encoder_decoder=self.model.config.is_encoder_decoder, num_new_tokens=count
         )
 
-    def choose(self, logits: Tensor, prefix_length: int) -> list[int]:
-        """The token at each position of `logits`, (1, k, vocab): the largest after the user's logits processors, or
+    def choose(self, logits: Tensor, ahead: Tokens = (), first: int = 0) -> list[list[int]]:
+        """The token at each position of `logits`, (rows, k, vocab): the largest after the user's logits processors, or
         one drawn by their probabilities where `generate` samples (with torch's own generator, as it does).
 
-        Position i follows the first `prefix_length + i` ids, so that a repetition penalty, say, sees the right
-        prefix on draft and target alike. Ties go to the lowest id, for every method. Raises NonFiniteLogits.
+        Position i follows the output and the first `first + i` tokens of `ahead`, so that a repetition penalty, say,
+        sees the right prefix on draft and target alike. Ties go to the lowest id, for every method. Raises
+        NonFiniteLogits.
         """
         if self.samples:
-            return [draw(row) for row in self.probabilities(logits, prefix_length)]
-        top, ids = self.processed(logits, prefix_length).max(dim=-1)
+            return [[draw(weights) for weights in self.probabilities(logits, first)]]
+        top, ids = self.processed(logits, first).max(dim=-1)
         if not all(map(math.isfinite, top.tolist())):  # `max` and `argmax` alike give the index of a NaN
-            raise NonFiniteLogits(f"the largest logit is not finite, {prefix_length - self.prompt_length} tokens on")
-        found: list[int] = ids.tolist()
-        return found
+            raise self._not_finite(first)
+        return [ids.tolist()]
 
-    def draft(self, logits: Tensor, prefix_length: int) -> int:
-        """`choose` for the next drafted token; where that is drawn, its distribution is kept for `accept`."""
+    def new_drafts(self, gamma: int) -> Drafts:
+        """Where a round's drafts go: γ at most, and no more than the limit leaves beside verification's own token."""
+        rooms = [self.remaining_of(row) - 1 for row in self.rows]
+        return Drafts(self.rows, rooms, min(gamma, self.remaining - 1), self.end_tokens, self.placeholders)
+
+    def draft(self, logits: Tensor, drafts: Drafts) -> bool:
+        """Add each row's next drafted token, chosen from logits (rows, 1, vocab). False where no row takes one."""
         if not self.samples:
-            return self.choose(logits, prefix_length)[0]
-        (row,) = self.probabilities(logits, prefix_length)
+            return drafts.take(self.choose(logits, drafts.columns, drafts.count))
+        (weights,) = self.probabilities(logits, drafts.count)
         if self.placeholders:  # left out before the draw: to drop one when it is drawn would favour other tokens
-            kept = row.clone()
+            kept = weights.clone()
             kept[list(self.placeholders)] = 0
-            row = kept / kept.sum() if bool(kept.sum() > 0) else row
-        self._drawn_from.append(row)
-        return draw(row)
+            weights = kept / kept.sum() if bool(kept.sum() > 0) else weights
+        taken = drafts.take([[draw(weights)]])
+        if taken:
+            self._drawn_from.append(weights)
+        return taken
 
-    def accept(self, drafted: list[int], logits: Tensor) -> tuple[int, list[int]]:
-        """How many drafted tokens stand, and the token that follows them; none follows a last one without logits.
+    def accept(self, drafts: Drafts, logits: Tensor) -> tuple[list[int], list[list[int]]]:
+        """For each row: how many drafted tokens stand, and those tokens with the target's own one that follows them.
 
-        logits: the target's, (1, k, vocab), the first of them after the output so far.
+        logits: the target's, (rows, k, vocab), the first of them after the output so far. No token follows where all
+        drafts stand and the last of them has no logits, because it is an EOS.
         """
         if self.samples:
-            p, q = self.probabilities(logits, self.length), self._drawn_from
+            (mine,), p, q = drafts.tokens, self.probabilities(logits, 0), self._drawn_from
             self._drawn_from = []
-            accepted, token = accept_sampled(drafted, torch.stack(q) if q else p[:0], p)
-            return accepted, [] if token is None else [token]
-        predicted = self.choose(logits, self.length)
-        accepted = accept_greedy(drafted, predicted)
-        return accepted, predicted[accepted : accepted + 1]
+            accepted, token = accept_sampled(mine, torch.stack(q) if q else p[:0], p)
+            return [accepted], [mine[:accepted] + ([] if token is None else [token])]
+        predicted = self.choose(logits, drafts.columns)
+        stand = [accept_greedy(mine, own) for mine, own in zip(drafts.tokens, predicted, strict=True)]
+        return stand, [
+            mine[:count] + own[count : count + 1]
+            for mine, own, count in zip(drafts.tokens, predicted, stand, strict=True)
+        ]
 
-    def probabilities(self, logits: Tensor, prefix_length: int) -> Tensor:
+    def probabilities(self, logits: Tensor, first: int) -> Tensor:
         """(k, vocab): what each position of `logits`, (1, k, vocab), is drawn from, after the logits processors."""
-        rows = self.processed(logits, prefix_length).float()
-        if not bool(rows.amax(dim=-1).isfinite().all()):  # on a GPU drawing from NaN would poison the process
-            raise NonFiniteLogits(f"the largest logit is not finite, {prefix_length - self.prompt_length} tokens on")
-        return torch.softmax(rows, dim=-1)
+        weights = self.processed(logits, first).float()
+        if not bool(weights.amax(dim=-1).isfinite().all()):  # on a GPU drawing from NaN would poison the process
+            raise self._not_finite(first)
+        return torch.softmax(weights, dim=-1)
 
-    def processed(self, logits: Tensor, prefix_length: int) -> Tensor:
+    def processed(self, logits: Tensor, first: int = 0) -> Tensor:
         """(k, vocab): `logits`, (1, k, vocab), after the user's processors, each at its own prefix as in `choose`."""
         if not len(self.processors):
             return logits[0]
+        start = self.length + first
         return torch.cat([
-            self.processors(self._ids[:, : prefix_length + i], logits[:, i].to(torch.float32, copy=True))
+            self.processors(self._ids[:, : start + i], logits[:, i].to(torch.float32, copy=True))
             for i in range(logits.shape[1])
         ])  # fmt: skip
 
-    def emit(self, tokens: list[int]) -> int:
-        """Append tokens up to the first EOS or the limit; returns how many were taken. Sets `stop` at the end."""
-        taken = 0
-        for token in tokens:
+    def _not_finite(self, first: int) -> NonFiniteLogits:
+        emitted = self.length - self.prompt_length
+        return NonFiniteLogits(f"the largest logit is not finite, {emitted + first} tokens on")
+
+    def emit(self, tokens: Tokens) -> list[int]:
+        """Append to each row up to its first EOS or the limit, and set its `stop` there. Returns how many each took."""
+        (row,), (new,), taken = self.rows, tokens, 0
+        for token in new:
             self._ids[0, self.length] = token
+            row.tokens.append(token)
             self.length += 1
             taken += 1
             if token in self.end_tokens:
-                self.stop = "eos"
+                row.stop = "eos"
             elif self.remaining <= 0:
-                self.stop = "length"
+                row.stop = "length"
             elif self._criteria and any(bool(c(self._ids[:, : self.length], None)) for c in self._criteria):
-                self.stop = "criteria"
-            if self.stop:
+                row.stop = "criteria"
+            if row.stop:
                 break
         if self.streamer is not None:
             self.streamer.put(self._ids[0, self.length - taken : self.length].cpu())
-            if self.stop:
+            if row.stop:
                 self.streamer.end()
-        return taken
+        return [taken]
+
+    def keep(self, outputs: Any, tokens: Tokens, ran: int) -> None:
+        """Account for a pass over `ran` tokens of which each row keeps the first `len(tokens[row])`; forget the rest.
+
+        Rejected tokens leave the KV cache and the head. Rows that have stopped leave `rows`.
+        """
+        kept = len(tokens[0])
+        if self._records_past:
+            self.roll_back(ran - kept)
+            if self._gate is not None:
+                self._gate.roll_back_head(ran - kept)
+        self.advance_kwargs(outputs, self.kwargs, kept)
+        if self.rows[0].stop:
+            self.rows, self.ended = [], self.rows
 
     def read(self, tokens: list[int]) -> Any:
         """One pass over the last token of output and all of `tokens` but their last: what the target says to each.
@@ -190,69 +240,36 @@ class Session:
         return self.forward_block(len(tokens), tokens[:-1])
 
     def forward_block(self, count: int, ahead: list[int]) -> Any:
-        """As `forward`, for tokens that are given: `self.kwargs`, which describe one, come to describe all."""
+        """As `forward`, for given tokens of the only row: `self.kwargs`, which describe one, come to describe all."""
         if count > 1:
             self.advance_kwargs(BaseModelOutputWithPast(past_key_values=self.cache), self.kwargs, count - 1)
-        return self.forward(count, ahead, self.kwargs)
+        return self.forward(count, [ahead], self.kwargs)
 
     def replace_last(self, token: int) -> None:
         """Put another token in the place of the last one emitted: training reads texts that are not the model's own."""
         self._ids[0, self.length - 1] = token
 
-    def record_past(self, head_cache: Any = None) -> None:
+    def record_past(self) -> None:
         """Let sliding windows, convolutions and recurrent states keep what they would drop, to be rolled back."""
+        self._records_past = True
         if hasattr(self.cache, "activate_past_recording"):
             self.cache.activate_past_recording()
-        for cache in (self.cache, head_cache):
+        for cache in (self.cache, self._gate.head_cache if self._gate is not None else None):
             keep_passes(cache)
 
     def roll_back(self, count: int) -> None:
         """Forget the last `count` tokens in every layer that grew with them; 0 only lets sliding windows shrink."""
-        cache = text_cache(self.cache)
-        for index, layer in enumerate(cache.layers):
+        for index, layer in enumerate(text_cache(self.cache).layers):
             if index not in self.fixed:
                 layer.crop(-count)
 
     def cache_view(self, exit_layer: int, drafted: int) -> Any:
-        """The cache as verification must see it: every layer as long as it was before `drafted` tokens passed.
+        """The cache as verification must see it after `drafted` tokens have passed the layers below the exit."""
+        return cache_view(self.cache, exit_layer, drafted, self.fixed)
 
-        Masks and positions are sized from the first layers, which have grown while drafting. In the view each is
-        a layer of its kind from the exit on, or, where there is none, a copy cut back; skipped layers touch neither.
-        """
-        layers = text_cache(self.cache).layers
-        kinds: dict[Any, Any] = {}
-        for index in range(len(layers) - 1, exit_layer - 1, -1):
-            kinds[self._kind(index, layers)] = layers[index]
-        view = copy.copy(self.cache)
-        below = [
-            kinds.get(self._kind(index, layers)) or self._cut(index, layers, drafted) for index in range(exit_layer)
-        ]
-        if view is not (text := text_cache(view)):
-            text = view.self_attention_cache = copy.copy(text)
-        text.layers = below + layers[exit_layer:]
-        return view
-
-    def kind(self, index: int) -> tuple[type, bool, int | None]:
+    def kind(self, index: int) -> Kind:
         """What tells one layer's cache, and so its mask, from another's."""
-        return self._kind(index, text_cache(self.cache).layers)
-
-    def _kind(self, index: int, layers: list[Any]) -> tuple[type, bool, int | None]:
-        return type(layers[index]), index in self.fixed, getattr(layers[index], "sliding_window", None)
-
-    def _cut(self, index: int, layers: list[Any], drafted: int) -> Any:
-        layer = layers[index]
-        if index in self.fixed or not hasattr(layer, "keys") or layer.keys is None:
-            return layer  # neither masks nor positions are sized from it
-        layer = copy.copy(layer)
-        if hasattr(layer, "conv_states"):  # one that attends and convolves (Inkling): `crop` changes this in place
-            layer.conv_states = dict(layer.conv_states)
-        layer.crop(-drafted)
-        return layer
-
-
-def text_cache(cache: Any) -> Any:
-    """The part of a cache that grows with the text: an encoder-decoder's cross-attention does not."""
-    return getattr(cache, "self_attention_cache", cache)
+        return kind(text_cache(self.cache).layers, index, self.fixed)
 
 
 def placeholders(model: Any) -> frozenset[int]:

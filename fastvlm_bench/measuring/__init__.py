@@ -5,8 +5,9 @@ May import the rooms below `embedded`.
 benchmark.py       `run` from configuration to exit code
 before_loading.py  what can be told to be wrong before the model loads
 measure_suites.py  loads, builds, checks, warms up and measures
-runner.py          the loop: samples x methods x repeats, interleaved, recorded as measured
-batch_runner.py    the same in batches of N
+bench.py           what lies ready before anything counts: inputs, self-check, warm-up, threads
+runner.py          THE LOOP: samples x methods x repeats, interleaved, recorded as measured
+lines.py           what one generation leaves in samples.jsonl
 batch_sweep.py     `run --batch-size 1,2,4,8`: one run a size
 invocation.py      `run --invocations N`: one process after the other on the same run
 apart.py           what is measured apart from the samples: the parts of memory, energy

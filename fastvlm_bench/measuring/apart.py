@@ -52,7 +52,7 @@ def energy_blocks(runner: Runner, suite: Suite, meter: Meter, seconds: float) ->
             trace = measure(
                 built.method, runner.target.model, inputs, runner.limit(suite), generation=runner.generation
             )  # fmt: skip
-            return len(trace.token_ids)
+            return sum(len(row.token_ids) for row in trace.rows)
 
         return decode
 

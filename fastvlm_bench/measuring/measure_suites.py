@@ -32,7 +32,6 @@ def measure_suites(
     from fastvlm_bench.decoding.build import build
     from fastvlm_bench.machine.conditions import RECORDED, watch
     from fastvlm_bench.measuring.apart import memory_parts
-    from fastvlm_bench.measuring.batch_runner import BatchRunner
     from fastvlm_bench.measuring.runner import Group, Runner
     from fastvlm_bench.models.load import load_target
 
@@ -48,14 +47,10 @@ def measure_suites(
         for line in in_lines(facts, target.device):
             live.say(f"preflight: {line}")
         conditions = watch(target.device)
-        options: dict[str, Any] = {
-            "max_new_tokens": config.max_new_tokens, "conditions": conditions, "generation": config.generation,
-            "seed": config.seed, "phases": config.phases,
-        }  # fmt: skip
-        if config.batch_size > 1:
-            runner: Runner = BatchRunner(target, methods, clock, size=config.batch_size, **options)
-        else:
-            runner = Runner(target, methods, clock, **options)
+        runner = Runner(
+            target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions,
+            generation=config.generation, seed=config.seed, phases=config.phases, size=config.batch_size,
+        )  # fmt: skip
         differences = runner.self_check(suites[0])
         for layer, difference in differences.items():
             live.say(

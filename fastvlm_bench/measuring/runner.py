@@ -1,208 +1,140 @@
 """The benchmark loop: warm-up, then samples x methods x repeats, interleaved, each line recorded as it is measured."""
 
-import contextlib
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 
+from fastvlm_bench.analysis.batches import whole
 from fastvlm_bench.analysis.stopping import StopRule
-from fastvlm_bench.checks.longest_prompt import positions
 from fastvlm_bench.checks.losslessness import UNCHECKED, judge_output
-from fastvlm_bench.checks.ranking import OptionRanker
-from fastvlm_bench.checks.self_check import self_check
 from fastvlm_bench.decoding.build import Built
-from fastvlm_bench.engine.measure import GREEDY, measure, seed_of
+from fastvlm_bench.engine.measure import measure, seed_of
 from fastvlm_bench.errors import BenchError, DeviceLost, TooLong
-from fastvlm_bench.machine.clock import Clock
-from fastvlm_bench.machine.conditions import Conditions, CpuConditions
 from fastvlm_bench.machine.failures import FAILURES, device_lost, failed, failure_text
 from fastvlm_bench.machine.memory import PeakMemory
-from fastvlm_bench.models.layers import vision_module
-from fastvlm_bench.models.load import Target
+from fastvlm_bench.measuring.bench import Bench, Prepared
+from fastvlm_bench.measuring.lines import Line, measured, void
 from fastvlm_bench.records.identities import check_line
 from fastvlm_bench.records.record import RunWriter
-from fastvlm_bench.suites.suite import Sample, Suite, open_image
+from fastvlm_bench.suites.suite import Sample, Suite
 
 MAX_FAILURES_IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
 class Group:
-    """What the loop tells its watcher after each group of methods on one sample and repeat."""
+    """What the loop tells its watcher after each group of methods on the same samples and repeat."""
 
     suite: str
     done: int
     total: int
-    lines: Sequence[dict[str, Any]]
+    lines: Sequence[Line]
 
 
-class Runner:
-    """Runs built methods on one loaded target. Nothing is shared between generations but the model's weights."""
+class Runner(Bench):
+    """Measures and records. Each sample has its own line for each method and repeat.
 
-    def __init__(
-        self, target: Target, methods: Sequence[Built], clock: Clock, *, max_new_tokens: int | None,
-        conditions: Conditions | None = None, generation: Mapping[str, Any] = GREEDY, seed: int = 0,
-        phases: bool = False,
-    ) -> None:  # fmt: skip
-        self.phases = phases
-        self.first_call_s: dict[str, float] = {}
-        self.prepared: dict[str, float] = {}
-        self.generation, self.seed, self.samples = generation, seed, bool(generation["do_sample"])
-        self.target, self.methods, self.clock, self.max_new_tokens = target, methods, clock, max_new_tokens
-        self.conditions = conditions or CpuConditions()
-        self.vision = vision_module(target.model)
-        self.positions = positions(target.model)
-        own = getattr(getattr(target.model, "generation_config", None), "eos_token_id", None)
-        eos = generation.get("eos_token_id", own)
-        self.eos = frozenset([eos] if isinstance(eos, int) else eos or [])
-        self.noise = 0.0
-        self.ranker = OptionRanker(target)
-
-    def self_check(self, suite: Suite) -> dict[int, float]:
-        """Check each exit layer in use on the suite's first sample; returns exit layer -> relative logit difference."""
-        inputs = self.inputs(suite.samples[0])
-        checked = [m for m in self.methods if m.exit_layer is not None and m.lossless]
-        found: dict[int, float] = {}
-        for built in sorted(checked, key=lambda m: m.exit_layer or 0):
-            draft = getattr(built.method, "draft", None)
-            difference = self_check(self.target.model, inputs, built.exit_layer or 0, draft)
-            found[built.exit_layer or 0] = max(difference, found.get(built.exit_layer or 0, 0.0))
-        self.noise = max(found.values(), default=0.0)
-        return found
-
-    def warm_up(self, suite: Suite, samples: int) -> None:
-        """Decode some of the suite's last samples with every method, unrecorded: not those that are measured first.
-
-        Of the last four times as many, those of different shapes come first: each shape may choose kernels of its own.
-        """
-        shapes: dict[Any, dict[str, Any]] = {}
-        alike: list[dict[str, Any]] = []
-        for sample in suite.samples[::-1][: 4 * samples]:
-            inputs = self.inputs(sample)
-            shape = tuple(sorted((name, tuple(value.shape)) for name, value in inputs.items()))
-            if shape in shapes:
-                alike.append(inputs)
-            shapes.setdefault(shape, inputs)
-        for inputs in [*shapes.values(), *alike][:samples]:
-            for built in self.methods:
-                with contextlib.suppress(*FAILURES):  # what fails here fails again where it is recorded
-                    measure(built.method, self.target.model, inputs, self.limit(suite), self.vision, self.generation)
-
-    def fastest_threads(self, suite: Suite, candidates: Sequence[int], rounds: int = 3) -> int:
-        """The CPU thread count at which the reference decodes fastest: the count that flatters nobody.
-
-        Interleaved; the smallest total of `rounds` decodings of one sample wins.
-        """
-        decode, seconds = self.reference_decoding(suite), dict.fromkeys(candidates, 0.0)
-        for attempt in range(rounds + 1):
-            for threads in candidates:
-                torch.set_num_threads(threads)
-                took = decode()
-                if attempt:  # the first decoding at a new thread count starts the threads
-                    seconds[threads] += took
-        best = min(candidates, key=lambda threads: seconds[threads])
-        torch.set_num_threads(best)
-        return best
-
-    def reference_decoding(self, suite: Suite) -> Callable[[], float]:
-        """Decodes the suite's last sample with the reference at each call, and returns its seconds."""
-        inputs, reference = self.inputs(suite.samples[-1]), self.methods[0].method
-
-        def decode() -> float:
-            trace = measure(reference, self.target.model, inputs, self.limit(suite), None, self.generation)
-            return trace.ttft_s + trace.decode_s
-
-        return decode
+    In a batch its seconds are its share (each moment is shared equally by the rows that were being decoded), and
+    `batch` holds the batch's own: `id`, `size`, `row`, `ttft_s`, `decode_s`.
+    """
 
     def run(
         self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None],
         stop: StopRule | None = None, invocation: int = 0,
     ) -> None:  # fmt: skip
-        """Measure what `writer` does not hold yet. The order of methods rotates by sample (ABBA for two).
+        """Measure what `writer` does not hold yet. The order of methods rotates by sample (ABBA for two) or batch.
 
-        stop: ends the suite before its last sample. invocation: the process, which has the repeats from its number
-        times `repeats` on.
+        A batch of which one sample is missing is measured again in full, because its seconds belong together. stop:
+        ends the suite before its last sample; to the rule, a batch is one observation. invocation: the process, which
+        has the repeats from its number times `repeats` on.
         """
         repetitions = range(invocation * repeats, (invocation + 1) * repeats)
         done, total, failed_in_a_row = 0, len(suite.samples) * repeats, 0
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector then has only a sample's own garbage to look at
-        for index, sample in enumerate(suite.samples):
-            inputs: dict[str, Any] | None = None
+        for number, start in enumerate(range(0, len(suite.samples), self.size)):
+            samples = list(suite.samples[start : start + self.size])
+            prepared: Prepared | None = None
             for repeat in repetitions:
                 if stop is not None and stop.by is not None:
                     return
-                done += 1
-                if (suite.name, sample.sample_id, repeat) in writer.completed:
+                done += len(samples)
+                if all((suite.name, sample.sample_id, repeat) in writer.completed for sample in samples):
                     continue
-                inputs = inputs or self.inputs(sample)
-                turn = (index + repeat) % len(self.methods)
-                order = [*self.methods[turn:], *self.methods[:turn]]
-                before = versions(inputs)
-                try:
-                    lines = [self._line(suite, sample, built, repeat, place, inputs)
-                             for place, built in enumerate(order)]  # fmt: skip
-                except DeviceLost as lost:  # recorded, so that a resumed run does not meet it again
-                    lines = [failed(self._key(suite, sample, built, repeat, place), str(lost))
-                             for place, built in enumerate(order)]  # fmt: skip
-                    raise self._give_up(lost, lines, writer, invocation) from None
-                if versions(inputs) != before:
-                    raise BenchError(f"internal error: a method changed its inputs on sample {sample.sample_id}: the "
-                                     "methods after it did not get the same")  # fmt: skip
-                flags = self.conditions.flags()
-                lines = self._ranked(sample, lines, inputs)
-                for line in lines:  # the whole group carries them: a ratio is as good as its worse half
-                    judged = self._judge(suite, line, lines, inputs)
-                    writer.append({**line, "flags": flags, "losslessness": judged, "invocation": invocation})
+                prepared = prepared or self.prepare(samples, number)
+                turn = (number + repeat) % len(self.methods)
+                by_method = self._measured(suite, prepared, [*self.methods[turn:], *self.methods[:turn]], repeat,
+                                           writer, invocation)  # fmt: skip
                 if stop is not None:
-                    stop.add([lines])
+                    stop.add([[whole(lines) for lines in by_method]])
+                lines = [line for lines in by_method for line in lines]
                 failed_in_a_row = failed_in_a_row + 1 if all(line["error"] for line in lines) else 0
                 watch(Group(suite.name, done, total, lines))
                 if failed_in_a_row == MAX_FAILURES_IN_A_ROW:
+                    many, remedy = (("samples", "--max-new-tokens or another --device") if self.size == 1
+                                    else ("batches", "--batch-size or --max-new-tokens"))  # fmt: skip
                     raise BenchError(
-                        f"{MAX_FAILURES_IN_A_ROW} samples in a row failed in every method ({lines[-1]['error']}); "
-                        "what was measured is kept; try a smaller --max-new-tokens or another --device"
+                        f"{MAX_FAILURES_IN_A_ROW} {many} in a row failed in every method ({lines[-1]['error']}); "
+                        f"what was measured is kept; try a smaller {remedy}"
                     )
 
-    def _key(self, suite: Suite, sample: Sample, built: Built, repeat: int, order: int) -> dict[str, Any]:
-        """What a line is of; where tokens are drawn, with the seed of its own."""
-        key = {"suite": suite.name, "sample_id": sample.sample_id, "method": built.label, "repeat": repeat,
-               "order": order}  # fmt: skip
+    def _measured(
+        self, suite: Suite, prepared: Prepared, order: Sequence[Built], repeat: int, writer: RunWriter,
+        invocation: int,
+    ) -> list[list[Line]]:  # fmt: skip
+        """Measure each method once on the same inputs, judge and record. Returns the lines, method by method."""
+        before = versions(prepared.inputs)
+        try:
+            by_method = [self._lines(suite, prepared, built, repeat, place) for place, built in enumerate(order)]
+        except DeviceLost as lost:  # recorded, so that a resumed run does not meet it again
+            for place, built in enumerate(order):
+                for line in void(self._keys(suite, prepared, built, repeat, place), str(lost), prepared.number):
+                    writer.append({**line, "flags": [], "losslessness": None, "invocation": invocation})
+            raise DeviceLost(
+                f"the device failed on sample {prepared.samples[0].sample_id} of {suite.name} ({lost}), and this "
+                "process cannot use it any more; what was measured is kept"
+            ) from None
+        if versions(prepared.inputs) != before:
+            raise BenchError(f"internal error: a method changed its inputs {prepared.name}: the methods after it did "
+                             "not get the same")  # fmt: skip
+        flags, groups = self.conditions.flags(), []
+        for row, single in enumerate(prepared.singles):
+            group = self._ranked(prepared.samples[row], [lines[row] for lines in by_method], single)
+            for line in group:  # the whole group carries the flags: a ratio is as good as its worse half
+                judged = self._judge(suite, line, group, single)
+                writer.append({**line, "flags": flags, "losslessness": judged, "invocation": invocation})
+            groups.append(group)
+        return [list(lines) for lines in zip(*groups, strict=True)]
+
+    def _keys(self, suite: Suite, prepared: Prepared, built: Built, repeat: int, order: int) -> list[Line]:
+        """What each sample's line is of; where tokens are drawn, with the seed of its own."""
+        keys: list[Line] = [{"suite": suite.name, "sample_id": sample.sample_id, "method": built.label,
+                             "repeat": repeat, "order": order} for sample in prepared.samples]  # fmt: skip
         if self.samples:
-            key["seed"] = seed_of(self.seed, suite.name, sample.sample_id, built.label, repeat)
-        return key
+            for key in keys:
+                key["seed"] = seed_of(self.seed, suite.name, key["sample_id"], built.label, repeat)
+        return keys
 
-    def _give_up(
-        self, lost: DeviceLost, lines: Sequence[dict[str, Any]], writer: RunWriter, invocation: int
-    ) -> DeviceLost:
-        """Record the group that lost the device as failed: a resumed run goes on after it."""
-        for line in lines:
-            writer.append({**line, "flags": [], "losslessness": None, "invocation": invocation})
-        return DeviceLost(
-            f"the device failed on sample {lines[0]['sample_id']} of {lines[0]['suite']} ({lost}), and this process "
-            "cannot use it any more; what was measured is kept"
-        )
-
-    def _line(
-        self, suite: Suite, sample: Sample, built: Built, repeat: int, order: int, inputs: dict[str, Any]
-    ) -> dict[str, Any]:
-        key = self._key(suite, sample, built, repeat, order)
+    def _lines(self, suite: Suite, prepared: Prepared, built: Built, repeat: int, order: int) -> list[Line]:
+        """Decode with one method; a line a sample."""
+        keys = self._keys(suite, prepared, built, repeat, order)
         failure, lost = None, False
         gc.collect()
         gc.disable()
         try:
-            self._check_length(suite, inputs)
+            self._check_length(suite, prepared.inputs)
             with self.conditions.span(built.label), PeakMemory(self.target.device) as peak:
                 trace = measure(
-                    built.method, self.target.model, inputs, self.limit(suite), self.vision, self.generation,
-                    key.get("seed"), self.phases,
+                    built.method, self.target.model, prepared.inputs, self.limit(suite), self.vision, self.generation,
+                    keys[0].get("seed"), self.phases,
                 )  # fmt: skip
         except FAILURES as error:
             failure, lost = failure_text(error), device_lost(error)
+            if prepared.number is not None:
+                failure += f"; in a batch of {len(keys)}" + ("" if lost else ": try a smaller --batch-size")
         finally:
             gc.enable()
         if lost:
@@ -210,18 +142,13 @@ class Runner:
         if failure is not None:  # outside the except block, so that the traceback no longer holds the tensors
             if self.target.device.type == "cuda":
                 torch.cuda.empty_cache()
-            return failed(key, failure)
-        line = {
-            **key, "token_ids": trace.token_ids, "text": self.target.decode(trace.token_ids), "stop": trace.stop,
-            "ttft_s": trace.ttft_s, "vision_s": trace.vision_s, "prefill_s": trace.prefill_s,
-            "decode_s": trace.decode_s,
-            "rounds": [[r.drafted, r.tested, r.accepted, r.emitted, r.draft_s, r.verify_s] for r in trace.rounds],
-            "memory": peak.result, "scores": {}, "error": None, **self.prepared,
-            **({"phases": trace.phases} if trace.phases else {}),
-        }  # fmt: skip
-        if broken := check_line(line, self.limit(suite), self.eos):
-            raise BenchError(f"internal error: {built.label} on sample {sample.sample_id}: {'; '.join(broken)}")
-        return line
+            return void(keys, failure, prepared.number)
+        texts = [self.target.decode(row.token_ids) for row in trace.rows]
+        lines = measured(keys, trace, texts, peak.result, prepared.read_s, prepared.number)
+        for line in lines:
+            if broken := check_line(line, self.limit(suite), self.eos):
+                raise BenchError(f"internal error: {built.label} on sample {line['sample_id']}: {'; '.join(broken)}")
+        return lines
 
     def _ranked(self, sample: Sample, lines: list[dict[str, Any]], inputs: dict[str, Any]) -> list[dict[str, Any]]:
         """Outside the clock: the lines with their ranks, where the sample has options to rank."""
@@ -255,18 +182,6 @@ class Runner:
         if self.positions is not None and needed > self.positions:
             raise TooLong(f"prompt of {inputs['input_ids'].shape[1]} tokens + limit of {self.limit(suite)}, but the "
                           f"model has {self.positions} positions; lower --max-new-tokens")  # fmt: skip
-
-    def inputs(self, sample: Sample) -> dict[str, Any]:
-        """Processor outputs, outside the clock and the same tensors for every method."""
-        began = self.clock.synchronised()
-        image: Image.Image = open_image(sample)
-        read = self.clock.now()
-        inputs = self.target.encode(image, sample.prompt)
-        self.prepared = {"image_s": read - began, "processor_s": self.clock.synchronised() - read}
-        return inputs
-
-    def limit(self, suite: Suite) -> int:
-        return self.max_new_tokens or suite.max_new_tokens
 
 
 def versions(inputs: Mapping[str, Any]) -> dict[str, int]:

@@ -2,6 +2,9 @@
 
 Every metric module has `score(predictions, references) -> MetricScore`: one prediction and one list of references for
 each sample, in the same order. The value is on the official scorer's own scale of 0 to 1 (CIDEr-D may exceed 1).
+
+May import the rooms below `drafts`, and never brings torch. Beside the metrics lie the tokenizer behind published
+caption scores (`ptb_tokenizer.py`, `ptb_characters.py`) and the scorers that need Java (`java_scorers.py`).
 """
 
 import importlib

@@ -24,13 +24,12 @@ class Round:
 
 @dataclass(slots=True)
 class Generation:
-    """The trace of one generation. `len(token_ids) == 1 + sum(r.emitted for r in rounds)`.
+    """The trace of one sequence. `len(token_ids) == 1 + sum(r.emitted for r in rounds)`.
 
     token_ids: new tokens only, up to and including EOS. stop: "eos" or "length".
     ttft_s: request start to first token = `vision_s + prefill_s` (+ the head's prefill, inside `prefill_s`).
     vision_s: image encoding, None where it cannot be told from the prefill. decode_s: first token to last token.
-    phases: seconds by `--phases`, vision_s .. other_s. cache_bytes: the target's KV cache at the end. Both are None
-    where they were not asked for.
+    In a batch, the seconds are shares: see `Trace`.
     """
 
     token_ids: list[int]
@@ -40,20 +39,21 @@ class Generation:
     prefill_s: float
     decode_s: float
     rounds: list[Round] = field(default_factory=list)
-    phases: dict[str, float | None] | None = None
-    cache_bytes: int | None = None
 
 
 @dataclass(slots=True)
-class BatchGeneration:
-    """The traces of a batch that was decoded together, and the seconds of the whole batch.
+class Trace:
+    """What a method reports of one call: a `Generation` a sequence, in the order of the input, and seconds of all.
 
-    rows: one `Generation` a sequence, in the order of the input. Its seconds are shares: each moment is shared equally
-    by the rows that were being decoded then, so that sums over rows are the batch's. They are no latencies: a row
-    waits `ttft_s` for its first token, and its answer is there when the batch has come to it.
+    The seconds of the rows are shares: each moment is shared equally by the rows that were being decoded then, so that
+    sums over rows are the seconds of the batch. They are no latencies: each row waits `ttft_s` for its first token, and
+    its answer is there when the batch has come to it. phases: seconds by `--phases`, vision_s .. other_s. cache_bytes:
+    the target's KV cache at the end. Both are None where they were not asked for.
     """
 
     rows: list[Generation]
     ttft_s: float
     vision_s: float | None
     decode_s: float
+    phases: dict[str, float | None] | None = None
+    cache_bytes: int | None = None

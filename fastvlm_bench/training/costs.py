@@ -63,8 +63,8 @@ class _Probe:
         self.verifications: list[list[float]] = [[] for _ in range(POSITIONS)]
 
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
-        session = Session(model, input_ids, clock=self.clock, **prepared)
         if self.draft is None:
+            session = Session(model, input_ids, clock=self.clock, **prepared)
             session.prefill()
             session.record_past()
             with undoable(decoder_layers(model)):
@@ -72,19 +72,20 @@ class _Probe:
                     _, seconds = self._timed(session, 1, [], dict(session.kwargs))
                     session.roll_back(1)
                     self.full += [seconds] if attempt >= POSITIONS else []  # the first passes are slower
-            return session.sequence
+            return session.sequences
         gate = LayerGate.of(model, self.draft)
+        session = Session(model, input_ids, gate, clock=self.clock, **prepared)
         tokens = (self.answer * POSITIONS)[:POSITIONS]
         with gate.installed(self.draft.new_cache()):
             session.prefill()
-            session.record_past(gate.head_cache)
+            session.record_past()
             for attempt in range(2):
                 for count in range(1, POSITIONS + 1):
                     drafted, verified = self._round(session, gate, tokens[: count - 1])
                     if attempt:  # the first passes of each shape are slower
                         self.drafts += drafted
                         self.verifications[count - 1].append(verified)
-        return session.sequence
+        return session.sequences
 
     def _round(self, session: Session, gate: LayerGate, ahead: list[int]) -> tuple[list[float], float]:
         gate.kept.clear()
@@ -105,6 +106,6 @@ class _Probe:
     def _timed(self, session: Session, count: int, ahead: list[int], kwargs: dict[str, Any]) -> tuple[Any, float]:
         """A pass and the choice from its logits, which waits for the device as it does in the loop."""
         started = self.clock.now()
-        outputs = session.forward(count, ahead, kwargs)
-        session.choose(outputs.logits, session.length)
+        outputs = session.forward(count, [ahead], kwargs)
+        session.choose(outputs.logits)
         return outputs, self.clock.now() - started

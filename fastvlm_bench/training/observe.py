@@ -218,7 +218,7 @@ class _Forced:
         with self.observer._recorded() as rest:
             session.read(self.answer[1:])
         self.spans = [prompt, rest]
-        return session.sequence
+        return session.sequences
 
 
 def _extend(key: str, value: Tensor, inputs: dict[str, Tensor], answer: Sequence[int]) -> Tensor:
@@ -281,7 +281,7 @@ class _Logits:
         session.replace_last(self.answer[0])
         outputs = session.read(self.answer[1:])
         self.logits = outputs.logits[0, -1].float()
-        return session.sequence
+        return session.sequences
 
 
 def _final_norm(model: Any) -> nn.Module:

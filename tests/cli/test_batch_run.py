@@ -80,9 +80,9 @@ def test_resume_measures_torn_batches_again(ran: Any, call: Callable[..., Any], 
 def test_a_batch_that_fails(call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from fastvlm_bench.measuring.measure_suites import batch_runner
+    from fastvlm_bench.measuring import runner
 
-    real, calls = batch_runner.measure_batch, []
+    real, calls = runner.measure, []
 
     def measure(method: Any, *given: Any) -> Any:
         calls.append(1)
@@ -90,7 +90,7 @@ def test_a_batch_that_fails(call: Callable[..., Any], tmp_path: Path, monkeypatc
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
         return real(method, *given)
 
-    monkeypatch.setattr(batch_runner, "measure_batch", measure)
+    monkeypatch.setattr(runner, "measure", measure)
     result = call(*FEW, "--limit", "6", "--batch-size", "2", "--out", tmp_path)
     assert result.exit_code == 7
     run = newest(tmp_path)

@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TextStreamer
 
 from fastvlm_bench.checks.batch_check import batch_self_check
-from fastvlm_bench.decoding.batch import BatchEarlyExit, BatchFastVLM, BatchStandard
 from fastvlm_bench.decoding.early_exit import EarlyExit
 from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.drafts.heads import new_head
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine import session as session_module
@@ -65,14 +65,14 @@ def batch(singles: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def decode(model: Any, batch: dict[str, Tensor], method: Any, count: int = COUNT, **options: Any) -> list[list[int]]:
     with torch.inference_mode():
         model.generate(**batch, max_new_tokens=count, do_sample=False, custom_generate=method, **options)
-    return [row.token_ids for row in method.last.rows]
+    return [row.token_ids for row in method.trace.rows]
 
 
 @pytest.mark.parametrize(("exit_layer", "gamma"), [(1, 3), (2, 1), (2, 7), (3, 4), (LAYERS - 1, 5)])
 def test_ragged_acceptance(llava: Any, batch: Any, expected: Any, exit_layer: int, gamma: int) -> None:
-    method = BatchFastVLM(ragged_draft(llava, exit_layer), gamma=gamma)
+    method = FastVLM(ragged_draft(llava, exit_layer), gamma=gamma)
     assert decode(llava, batch, method) == expected
-    rows = method.last.rows
+    rows = method.trace.rows
     rounds = [r for row in rows for r in row.rounds]
     assert len({tuple(r.accepted for r in row.rounds) for row in rows}) > 1, "acceptance must be ragged"
     assert sum(r.accepted for r in rounds) > 20 and sum(r.tested - r.accepted for r in rounds) > 5
@@ -84,7 +84,7 @@ def test_ragged_acceptance(llava: Any, batch: Any, expected: Any, exit_layer: in
 def test_heads(llava: Any, batch: Any, expected: Any, head: str | None) -> None:
     for exit_layer in (1, 3):
         draft = Draft(exit_layer, new_head(head, llava, exit_layer) if head else None)
-        assert decode(llava, batch, BatchFastVLM(draft, gamma=4)) == expected
+        assert decode(llava, batch, FastVLM(draft, gamma=4)) == expected
 
 
 @pytest.mark.parametrize("head", ["attention", "twig", "eagle"])
@@ -99,8 +99,8 @@ def test_a_heads_own_cache_follows_the_rows(llava: Any, singles: Any, batch: Any
         wanted.append(method.last.token_ids)
     eos = wanted[0][4]
     cut = [row[: row.index(eos) + 1] if eos in row else row for row in wanted]
-    assert decode(llava, batch, BatchEarlyExit(draft)) == wanted
-    assert decode(llava, batch, BatchEarlyExit(draft), eos_token_id=eos) == cut
+    assert decode(llava, batch, EarlyExit(draft)) == wanted
+    assert decode(llava, batch, EarlyExit(draft), eos_token_id=eos) == cut
     assert len({len(row) for row in cut}) > 1
 
 
@@ -108,28 +108,22 @@ def test_a_heads_own_cache_follows_the_rows(llava: Any, singles: Any, batch: Any
 def test_rows_draft_what_they_draft_alone(llava: Any, singles: Any, batch: Any, expected: Any, head: str) -> None:
     """Token by token, round by round: what a head remembers, in KV or of its own, was moved with its row."""
 
-    class Alone(FastVLM):
-        def _draft(self, *given: Any) -> Any:
-            drafted, seconds = super()._draft(*given)
-            seen.append(drafted)
-            return drafted, seconds
-
-    class Together(BatchFastVLM):
-        def _draft(self, session: Any, gate: Any, kwargs: Any) -> Any:
-            drafted, ahead, seconds = super()._draft(session, gate, kwargs)
-            for row, own in zip(session.rows, drafted, strict=True):
+    class Watched(FastVLM):
+        def _draft(self, session: Any, kwargs: Any) -> Any:
+            drafts, seconds = super()._draft(session, kwargs)
+            for row, own in zip(session.rows, drafts.tokens, strict=True):
                 rows[row.place].append(list(own))
-            return drafted, ahead, seconds
+            return drafts, seconds
 
     torch.manual_seed(0)
     draft = Draft(LAYERS - 2, new_head(head, llava, LAYERS - 2))
     rows: list[list[list[int]]] = [[] for _ in singles]
-    method = Together(draft, gamma=3)
-    assert decode(llava, batch, method) == expected
-    for single, own in zip(singles, rows, strict=True):
-        seen: list[list[int]] = []
-        generate(llava, single, Alone(draft, gamma=3), count=COUNT)
-        assert own == seen
+    assert decode(llava, batch, Watched(draft, gamma=3)) == expected
+    together = rows
+    for single, own in zip(singles, together, strict=True):
+        rows = [[]]
+        generate(llava, single, Watched(draft, gamma=3), count=COUNT)
+        assert [own] == rows
 
 
 def test_image_placeholders_are_never_drafted(
@@ -140,10 +134,10 @@ def test_image_placeholders_are_never_drafted(
     monkeypatch.setattr(llava.config, "pretended_id", token, raising=False)
     drafted: list[int] = []
 
-    class Watched(BatchFastVLM):
+    class Watched(FastVLM):
         def _draft(self, *given: Any) -> Any:
             found = super()._draft(*given)
-            drafted.extend(one for row in found[0] for one in row)
+            drafted.extend(one for row in found[0].tokens for one in row)
             return found
 
     assert decode(llava, batch, Watched(ragged_draft(llava, 2, 0.0), gamma=6)) == expected
@@ -151,9 +145,9 @@ def test_image_placeholders_are_never_drafted(
 
 
 def test_a_perfect_draft_stays_perfect(llava: Any, batch: Any, expected: Any) -> None:
-    method = BatchFastVLM(ragged_draft(llava, 2, 0.0), gamma=5)
+    method = FastVLM(ragged_draft(llava, 2, 0.0), gamma=5)
     assert decode(llava, batch, method) == expected
-    assert all(r.accepted == r.drafted for row in method.last.rows for r in row.rounds)
+    assert all(r.accepted == r.drafted for row in method.trace.rows for r in row.rounds)
 
 
 def test_acceptance_of_a_row_does_not_depend_on_the_others(llava: Any, batch: Any, expected: Any) -> None:
@@ -167,10 +161,10 @@ def test_acceptance_of_a_row_does_not_depend_on_the_others(llava: Any, batch: An
                 states = torch.cat([torch.randn(states[:1].shape, generator=self.generator), states[1:]])
             return states
 
-    method = BatchFastVLM(Draft(2, SpoilsRow0(llava, 2, 0.0)), gamma=5)  # type: ignore[arg-type]
+    method = FastVLM(Draft(2, SpoilsRow0(llava, 2, 0.0)), gamma=5)  # type: ignore[arg-type]
     assert decode(llava, batch, method) == expected
-    assert sum(r.accepted for r in method.last.rows[0].rounds[:4]) < 2
-    assert all(r.accepted == r.drafted for row in method.last.rows[1:] for r in row.rounds)
+    assert sum(r.accepted for r in method.trace.rows[0].rounds[:4]) < 2
+    assert all(r.accepted == r.drafted for row in method.trace.rows[1:] for r in row.rounds)
 
 
 @pytest.mark.parametrize("place", [0, 1, 3, 8, 15])
@@ -179,9 +173,9 @@ def test_rows_end_at_different_times(llava: Any, batch: Any, expected: Any, plac
     ends = [next((i + 1 for i, t in enumerate(row) if t in eos), COUNT) for row in expected]
     cut = [row[:end] for row, end in zip(expected, ends, strict=True)]
     assert len(set(ends)) > 1
-    for method in (BatchStandard(), *(BatchFastVLM(ragged_draft(llava, 2, s), gamma=6) for s in (0.0, 0.3))):
+    for method in (Standard(), *(FastVLM(ragged_draft(llava, 2, s), gamma=6) for s in (0.0, 0.3))):
         assert decode(llava, batch, method, eos_token_id=eos) == cut
-        assert [row.stop for row in method.last.rows] == [("eos" if t[-1] in eos else "length") for t in cut]
+        assert [row.stop for row in method.trace.rows] == [("eos" if t[-1] in eos else "length") for t in cut]
 
 
 def test_no_pass_is_spent_on_finished_rows(llava: Any, batch: Any, expected: Any) -> None:
@@ -190,7 +184,7 @@ def test_no_pass_is_spent_on_finished_rows(llava: Any, batch: Any, expected: Any
     layer = llava.model.language_model.layers[-1]
     handle = layer.register_forward_pre_hook(lambda _, given: rows.append(given[0].shape[0]))
     try:
-        tokens = decode(llava, batch, BatchStandard(), eos_token_id=eos)
+        tokens = decode(llava, batch, Standard(), eos_token_id=eos)
     finally:
         handle.remove()
     lengths = [len(row) for row in tokens]
@@ -199,21 +193,21 @@ def test_no_pass_is_spent_on_finished_rows(llava: Any, batch: Any, expected: Any
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 def test_token_limit(llava: Any, batch: Any, expected: Any, count: int) -> None:
-    for method in (BatchFastVLM(ragged_draft(llava, 2), gamma=5), BatchStandard()):
+    for method in (FastVLM(ragged_draft(llava, 2), gamma=5), Standard()):
         assert decode(llava, batch, method, count) == [row[:count] for row in expected]
-        assert {row.stop for row in method.last.rows} == {"length"}
+        assert {row.stop for row in method.trace.rows} == {"length"}
 
 
 @pytest.mark.parametrize("stop_below", [0.05, 0.5, 0.99])
 def test_confidence_stop(llava: Any, batch: Any, expected: Any, stop_below: float) -> None:
-    method = BatchFastVLM(ragged_draft(llava, 3), gamma=8, stop_below=stop_below)
+    method = FastVLM(ragged_draft(llava, 3), gamma=8, stop_below=stop_below)
     assert decode(llava, batch, method) == expected
 
 
 def test_one_row_and_equal_rows(llava: Any, singles: Any, expected: Any) -> None:
-    assert decode(llava, singles[0], BatchFastVLM(ragged_draft(llava, 2), gamma=4)) == expected[:1]
+    assert decode(llava, singles[0], FastVLM(ragged_draft(llava, 2), gamma=4)) == expected[:1]
     alike = collate([singles[0], singles[3]], 0)  # equally long: no mask at first, one after the first ragged round
-    method = BatchFastVLM(ragged_draft(llava, 2), gamma=4)
+    method = FastVLM(ragged_draft(llava, 2), gamma=4)
     assert decode(llava, alike, method) == [expected[0], expected[3]]
 
 
@@ -222,16 +216,16 @@ def test_processors_see_the_row_without_padding(llava: Any, batch: Any, singles:
         return LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.5)])
 
     wanted = [generate(llava, single, count=COUNT, logits_processor=processors()) for single in singles]
-    for method in (BatchStandard(), BatchFastVLM(ragged_draft(llava, 2), gamma=5)):
+    for method in (Standard(), FastVLM(ragged_draft(llava, 2), gamma=5)):
         assert decode(llava, batch, method, logits_processor=processors()) == wanted
     few = [generate(llava, s, count=COUNT, eos_token_id=wanted[0][1], min_new_tokens=6) for s in singles]
-    assert decode(llava, batch, BatchStandard(), eos_token_id=wanted[0][1], min_new_tokens=6) == few
+    assert decode(llava, batch, Standard(), eos_token_id=wanted[0][1], min_new_tokens=6) == few
 
 
 def test_seconds_of_rows_add_up_to_the_batchs(llava: Any, batch: Any, expected: Any) -> None:
-    for method in (BatchStandard(), BatchFastVLM(ragged_draft(llava, 2), gamma=4)):
+    for method in (Standard(), FastVLM(ragged_draft(llava, 2), gamma=4)):
         decode(llava, batch, method, eos_token_id=expected[0][5])
-        last = method.last
+        last = method.trace
         assert last is not None
         assert sum(row.ttft_s for row in last.rows) == pytest.approx(last.ttft_s)
         assert sum(row.decode_s for row in last.rows) == pytest.approx(last.decode_s, rel=0.2)
@@ -241,7 +235,7 @@ def test_seconds_of_rows_add_up_to_the_batchs(llava: Any, batch: Any, expected: 
 def test_what_generate_returns(llava: Any, batch: Any, expected: Any) -> None:
     eos = expected[0][3]
     with torch.inference_mode():
-        ours = llava.generate(**batch, max_new_tokens=COUNT, do_sample=False, custom_generate=BatchStandard(),
+        ours = llava.generate(**batch, max_new_tokens=COUNT, do_sample=False, custom_generate=Standard(),
                               eos_token_id=eos, pad_token_id=0)  # fmt: skip
         theirs = llava.generate(**batch, max_new_tokens=COUNT, do_sample=False, eos_token_id=eos, pad_token_id=0)
     assert ours.tolist() == theirs.tolist()
@@ -250,9 +244,9 @@ def test_what_generate_returns(llava: Any, batch: Any, expected: Any) -> None:
 def test_wrong_padding_and_streamers_are_refused(llava: Any, batch: Any) -> None:
     right = {**batch, "attention_mask": batch["attention_mask"].flip(1)}
     with pytest.raises(ValueError, match="padded on the left"):
-        decode(llava, right, BatchStandard())
+        decode(llava, right, Standard())
     streamer = TextStreamer(random_llava(2)[1])
-    method = BatchStandard()
+    method = Standard()
     with pytest.raises((UsageError, ValueError)):
         decode(llava, batch, method, streamer=streamer)
 

@@ -95,7 +95,6 @@ def test_an_eos_that_the_output_runs_past_is_an_internal_error(
     llava: Any, inputs: dict[str, Any], expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llava.generation_config, "eos_token_id", expected[4])
-    monkeypatch.setattr("fastvlm_bench.engine.session.Session.is_eos", lambda *_: False)
     real = Standard.__call__
 
     def past(self: Standard, model: Any, input_ids: torch.Tensor, **prepared: Any) -> torch.Tensor:
@@ -111,12 +110,13 @@ def test_the_warm_up_takes_different_shapes_and_survives_failures() -> None:
     seen: list[tuple[int, ...]] = []
 
     class Fails:
-        clock, last = None, None
+        clock, trace = None, None
 
         def __call__(self, *_: Any, **__: Any) -> Any:
             raise RuntimeError("out of memory")
 
     runner = Runner.__new__(Runner)
+    runner.size, runner.prepared, runner.first_call_s = 1, {}, {}
     runner.methods = [SimpleNamespace(method=Fails(), label="standard")]  # type: ignore[list-item]
     runner.target = SimpleNamespace(model=None)  # type: ignore[assignment]
     runner.vision, runner.generation, runner.max_new_tokens = None, {}, 4
@@ -127,7 +127,7 @@ def test_the_warm_up_takes_different_shapes_and_survives_failures() -> None:
             seen.append(tuple(inputs["input_ids"].shape))
             raise RuntimeError("out of memory")
 
-        patch.setattr("fastvlm_bench.measuring.runner.measure", measure)
+        patch.setattr("fastvlm_bench.measuring.bench.measure", measure)
         suite: Any = SimpleNamespace(samples=[9, 8, 7, 5, 6, 5, 5, 5], max_new_tokens=4)
         runner.warm_up(suite, 3)
     assert seen == [(1, 5), (1, 6), (1, 7)]

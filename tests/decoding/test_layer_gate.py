@@ -29,7 +29,7 @@ class Script:
         session = Session(model, input_ids, clock=Clock(), **prepared)
         session.prefill()
         self.play(session)
-        return session.sequence
+        return session.sequences
 
 
 def keys(session: Session) -> list[Tensor]:
@@ -42,7 +42,7 @@ def test_k_at_once_equals_one_by_one(llava: Any, inputs: dict[str, Any]) -> None
     def one_by_one(session: Session) -> None:
         rows = []
         for i in range(len(tokens) + 1):
-            outputs = session.forward(1, tokens[:i], session.kwargs)
+            outputs = session.forward(1, [tokens[:i]], session.kwargs)
             session.advance_kwargs(outputs, session.kwargs, 1)
             rows.append(outputs.logits[0])
         found["one"] = (torch.cat(rows), keys(session))
@@ -51,7 +51,7 @@ def test_k_at_once_equals_one_by_one(llava: Any, inputs: dict[str, Any]) -> None
         kwargs = dict(session.kwargs)
         if kwargs.get("attention_mask") is not None or kwargs.get("position_ids") is not None:
             session.advance_kwargs({}, kwargs, len(tokens))
-        found["all"] = (session.forward(len(tokens) + 1, tokens, kwargs).logits[0], keys(session))
+        found["all"] = (session.forward(len(tokens) + 1, [tokens], kwargs).logits[0], keys(session))
 
     for play in (one_by_one, at_once):
         generate(llava, inputs, Script(play), count=8)
@@ -66,10 +66,10 @@ def test_rollback_equals_never_drafted(llava: Any, inputs: dict[str, Any], exit_
     found = {}
 
     def standard(session: Session) -> None:
-        outputs = session.forward(1, [], session.kwargs)
+        outputs = session.forward(1, (), session.kwargs)
         session.advance_kwargs(outputs, session.kwargs, 1)
-        session.emit(session.choose(outputs.logits, session.length))
-        found["standard"] = keys(session), session.forward(1, [], session.kwargs).logits
+        session.emit(session.choose(outputs.logits))
+        found["standard"] = keys(session), session.forward(1, (), session.kwargs).logits
 
     def drafted(session: Session) -> None:
         class WrongHead(torch.nn.Module):
@@ -81,11 +81,13 @@ def test_rollback_equals_never_drafted(llava: Any, inputs: dict[str, Any], exit_
 
         method = FastVLM(Draft(exit_layer, WrongHead()), gamma=4)  # type: ignore[arg-type]
         gate = LayerGate(decoder_layers(llava), exit_layer, method.draft_for(llava).head)
+        session._gate = gate
+        session.record_past()
         with gate.installed():
-            played = method._round(session, gate)
+            (played,) = method.round(session)
             assert played.drafted >= 1 and played.accepted == 0 and played.emitted == 1
             gate.mode = Mode.FULL
-            found["rolled back"] = keys(session), session.forward(1, [], session.kwargs).logits
+            found["rolled back"] = keys(session), session.forward(1, (), session.kwargs).logits
 
     for play in (standard, drafted):
         generate(llava, inputs, Script(play), count=12)
@@ -119,13 +121,13 @@ def test_attention_head_is_filled_at_prefill_and_rolled_back(llava: Any, inputs:
     """Its KV has one entry for every position that the early layers have seen, after each round."""
     draft = Draft(2, new_head("attention", llava, 2))
     method, lengths = FastVLM(draft, gamma=3), []
-    original = method._round
+    original = method.round
 
-    def watched(session: Session, gate: LayerGate) -> Any:
-        lengths.append((gate.head_cache.get_seq_length(), session.length - 1))
-        return original(session, gate)
+    def watched(session: Session) -> Any:
+        lengths.append((session.gate.head_cache.get_seq_length(), session.length - 1))
+        return original(session)
 
-    method._round = watched  # type: ignore[method-assign]
+    method.round = watched  # type: ignore[method-assign]
     generate(llava, inputs, method, count=12)
     assert len(lengths) > 3 and all(own == seen for own, seen in lengths)
 

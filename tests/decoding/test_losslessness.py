@@ -133,7 +133,7 @@ def test_a_mutant_that_flips_one_token_in_many_is_caught(
 def test_a_cache_that_is_not_rolled_back_is_caught(
     llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FastVLM, "_roll_back", lambda *_: None)
+    monkeypatch.setattr(fastvlm.Session, "roll_back", lambda *_: None)
     lines = run(llava, inputs, FastVLM(oracle_draft(llava, 2, spoiled=0.4), gamma=4))
     caught = [line["error"] is not None or line["losslessness"]["outcome"] == "violation"
               for line in lines if line["method"] == "fastvlm"]  # fmt: skip
@@ -143,14 +143,14 @@ def test_a_cache_that_is_not_rolled_back_is_caught(
 def test_a_count_that_is_off_by_one_stops_the_run(
     llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = FastVLM._round
+    real = FastVLM.round
 
     def off_by_one(self: FastVLM, *arguments: Any) -> Any:
-        found = real(self, *arguments)
+        (found,) = real(self, *arguments)
         found.emitted -= 1
-        return found
+        return [found]
 
-    monkeypatch.setattr(FastVLM, "_round", off_by_one)
+    monkeypatch.setattr(FastVLM, "round", off_by_one)
     with pytest.raises(BenchError, match=r"internal error: fastvlm on sample 0: 24 tokens, but 1 \+ emitted"):
         run(llava, inputs, FastVLM(oracle_draft(llava, 2), gamma=4))
 
@@ -158,7 +158,7 @@ def test_a_count_that_is_off_by_one_stops_the_run(
 def test_what_cannot_be_judged_is_said_and_is_not_lossless(
     llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastvlm_bench.measuring.measure_suites import runner
+    from fastvlm_bench.measuring import runner
 
     def no_memory(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("3 GiB")
@@ -181,12 +181,12 @@ class Failing:
         self.clock = inner.clock
 
     @property
-    def last(self) -> Any:
-        return self.inner.last
+    def trace(self) -> Any:
+        return self.inner.trace
 
-    @last.setter
-    def last(self, value: Any) -> None:
-        self.inner.last = value
+    @trace.setter
+    def trace(self, value: Any) -> None:
+        self.inner.trace = value
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         self.count += 1
@@ -317,11 +317,11 @@ def test_a_draft_may_propose_anything_the_target_decides(
     method, turn = FastVLM(oracle_draft(llava, 2), gamma=4), [0]
     real = fastvlm.Session.choose
 
-    def choose(session: Any, logits: Any, prefix_length: int) -> list[int]:
-        found = real(session, logits, prefix_length)
-        if len(found) == 1 and prefix_length > session.prompt_length and drafting[0]:
+    def choose(session: Any, *given: Any) -> list[list[int]]:
+        found = real(session, *given)
+        if drafting[0]:
             turn[0] += 1
-            return [odd[turn[0] % len(odd)]]
+            return [[odd[turn[0] % len(odd)]]]
         return found
 
     drafting = [False]

@@ -30,12 +30,13 @@ def test_the_phases_add_up_and_leave_the_output_alone(llava: Any, inputs: dict[s
     assert told is not None
     found = {key.removesuffix("_s"): value for key, value in told.items()}
     assert all(value >= 0 for value in found.values())
+    (row,) = trace.rows
     assert sum(found.values()) == pytest.approx(trace.ttft_s + trace.decode_s, rel=0.05, abs=1e-3)
     assert found["vision"] > 0 and found["prefill"] > 0 and trace.vision_s == found["vision"]
     assert (found["draft"] > 0) == (name in ("fastvlm", "early-exit"))
     assert (found["verify"] > 0) == (name != "early-exit")
     if name != "early-exit":
-        assert trace.token_ids == generate(llava, inputs, count=COUNT)
+        assert row.token_ids == generate(llava, inputs, count=COUNT)
     assert not llava._forward_hooks and not llava._forward_pre_hooks
     plain = measure(method, llava, inputs, COUNT)
     assert plain.phases is None

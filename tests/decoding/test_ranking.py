@@ -37,9 +37,9 @@ class Forced:
         logits: list[Tensor] = []
 
         class Watched(Session):
-            def choose(self, found: Tensor, prefix_length: int) -> list[int]:
+            def choose(self, found: Tensor, *given: Any) -> list[list[int]]:
                 logits.append(found[0, -1])
-                return super().choose(found, prefix_length)
+                return super().choose(found, *given)
 
         session = Watched(model, input_ids, clock=Clock(), **prepared)
         gate = LayerGate.of(model, self.draft) if self.draft is not None else None
@@ -52,7 +52,7 @@ class Forced:
         ends = sorted(session.end_tokens)
         told = [row[token] for row, token in zip(chosen, self.answer, strict=False)]
         self.total = float(sum([*told, torch.logsumexp(chosen[-1][ends], 0) if ends else torch.zeros(())]))
-        return session.sequence
+        return session.sequences
 
     def _feed(self, session: Session, gate: LayerGate | None, logits: list[Tensor]) -> None:
         session.prefill()
@@ -60,12 +60,11 @@ class Forced:
             gate.mode = Mode.DRAFT
             session.kwargs["past_key_values"] = gate.draft_view(session.cache)
         for token in self.answer:
-            session.stop = ""
             session.replace_last(token)
-            outputs = session.forward(1, [], session.kwargs)
+            outputs = session.forward(1, (), session.kwargs)
             logits.append(outputs.logits[0, -1])
             session.advance_kwargs(outputs, session.kwargs, 1)
-            session.emit([token])  # room for the next, which replaces it
+            session.emit([[token]])  # room for the next, which replaces it
 
 
 def one_by_one(model: Any, inputs: dict[str, Any], answers: list[list[int]], draft: Draft | None = None) -> list[float]:

@@ -15,12 +15,12 @@ from scipy.stats import chi2_contingency, chisquare
 from targets import PROMPT, random_llava
 from torch import Tensor
 
-from fastvlm_bench.decoding import fastvlm
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.hf_generate import HfGenerate
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine import accept, session
+from fastvlm_bench.engine.drafting import Drafts
 from fastvlm_bench.engine.measure import measure, seed_of
 
 LENGTH, GAMMA, TEMPERATURE = 4, 2, 2.0
@@ -172,11 +172,11 @@ def test_stopping_in_doubt_favours_no_token(
     """The rule looks at the whole distribution before a token is drawn, so it may stop wherever it likes."""
     asked: list[bool] = []
 
-    def confidence(logits: Tensor) -> float:
+    def in_doubt(self: FastVLM, drafts: Drafts, logits: Tensor) -> bool:
         asked.append(int(logits.double().abs().sum() * 1000) % 2 == 0)
-        return float(asked[-1])
+        return not asked[-1]
 
-    monkeypatch.setattr(fastvlm, "_confidence", confidence)
+    monkeypatch.setattr(FastVLM, "_in_doubt", in_doubt)
     assert distance(outputs(target, prompt, drafting(stop_below=0.5), **options(target, said)), wanted) < 1e-5
     assert True in asked and False in asked
 
@@ -214,10 +214,10 @@ def always_accepting(patch: pytest.MonkeyPatch) -> None:
 def temperature_on_the_target_alone(patch: pytest.MonkeyPatch) -> None:
     """The draft's token is drawn from another distribution than the one that acceptance divides by."""
 
-    def draft(self: session.Session, logits: Tensor, prefix_length: int) -> int:
-        (row,) = self.probabilities(logits, prefix_length)
+    def draft(self: session.Session, logits: Tensor, drafts: Drafts) -> bool:
+        (row,) = self.probabilities(logits, drafts.count)
         self._drawn_from.append(row)
-        return session.draw(row**TEMPERATURE)
+        return drafts.take([[session.draw(row**TEMPERATURE)]])
 
     patch.setattr(session.Session, "draft", draft)
 
@@ -225,22 +225,21 @@ def temperature_on_the_target_alone(patch: pytest.MonkeyPatch) -> None:
 def dropping_what_is_improbable(patch: pytest.MonkeyPatch) -> None:
     """Stopping by the token that was drawn, after it was drawn."""
 
-    def draft(self: FastVLM, current: Any, gate: Any, kwargs: dict[str, Any]) -> tuple[list[int], float]:
-        gate.mode, drafted = fastvlm.Mode.DRAFT, []
-        while True:
-            outputs_ = current.forward(1, drafted, kwargs)
-            if len(drafted) < min(self.gamma, current.remaining - 1):
-                token = current.draft(outputs_.logits, current.length + len(drafted))
-                if float(current._drawn_from[-1][token]) >= 0.3:
-                    drafted.append(token)
-                    if current.is_eos(token):
-                        return drafted, 0.0
-                    current.advance_kwargs(outputs_, kwargs, 1)
-                    continue
-                current._drawn_from.pop()
-            return drafted, 0.0
+    real = session.Session.draft
 
-    patch.setattr(FastVLM, "_draft", draft)
+    def draft(self: session.Session, logits: Tensor, drafts: Drafts) -> bool:
+        before = drafts.count
+        if not real(self, logits, drafts):
+            return False
+        (mine,) = drafts.tokens
+        if float(self._drawn_from[-1][mine[-1]]) >= 0.3:
+            return True
+        self._drawn_from.pop()
+        mine.pop()
+        drafts.count = before
+        return False
+
+    patch.setattr(session.Session, "draft", draft)
 
 
 MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
@@ -276,10 +275,11 @@ def drawn(target: Any, prompt: dict[str, Tensor], method: Any, place: int, size:
 def test_the_same_seed_gives_what_transformers_gives(target: Any, prompt: dict[str, Tensor]) -> None:
     generation = {"do_sample": True, "temperature": 0.8, "top_k": 40, "top_p": 0.95}
     ours, theirs = (
-        measure(method, target, prompt, 20, generation=generation, seed=7) for method in (Standard(), HfGenerate())
+        measure(method, target, prompt, 20, generation=generation, seed=7).rows[0]
+        for method in (Standard(), HfGenerate())
     )
     assert ours.token_ids == theirs.token_ids
-    again = measure(Standard(), target, prompt, 20, generation=generation, seed=8)
+    (again,) = measure(Standard(), target, prompt, 20, generation=generation, seed=8).rows
     assert again.token_ids != ours.token_ids
 
 

@@ -32,15 +32,15 @@ class Scripted(FastVLM):
         super().__init__(Draft(exit_layer, None), **options)
         self.expected, self.spoiled, self.random = expected, spoiled, random.Random(0)
 
-    def _draft(self, session: Any, gate: Any, kwargs: Any) -> Any:
-        def choose(logits: Any, prefix: int) -> list[int]:
-            place = prefix - session.prompt_length
+    def _draft(self, session: Any, kwargs: Any) -> Any:
+        def choose(logits: Any, ahead: Any, first: int) -> list[list[int]]:
+            place = session.length - session.prompt_length + first
             token = self.expected[place] if place < len(self.expected) else 5
-            return [(token + 7) % (VOCABULARY - 20) if self.random.random() < self.spoiled else token]
+            return [[(token + 7) % (VOCABULARY - 20) if self.random.random() < self.spoiled else token]]
 
         session.choose = choose
         try:
-            return super()._draft(session, gate, kwargs)
+            return super()._draft(session, kwargs)
         finally:
             del session.choose
 

@@ -10,11 +10,12 @@ from families.shapes import LAYERS, VOCABULARY
 from torch import Tensor
 
 from fastvlm_bench.checks.batch_check import batch_self_check
-from fastvlm_bench.decoding.batch import BatchFastVLM, BatchStandard
+from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.drafts.heads import new_head
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.batch_inputs import collate
-from fastvlm_bench.engine.batch_session import BatchSession
+from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import UsageError
 
 FAST = ("llava", "gemma3", "qwen2_vl", "qwen2_5_vl")
@@ -34,15 +35,15 @@ NO_ATTENTION_HEAD = {
 WORDS = ([], [44, 55, 66], [77], [12, 13, 14, 15, 16, 17])
 
 
-class Scripted(BatchFastVLM):
+class Scripted(FastVLM):
     """Drafts are each row's own tokens, spoiled at a share of the places, row by row: acceptance is ragged."""
 
     def __init__(self, expected: list[list[int]], exit_layer: int, spoiled: float = 0.3, **options: Any) -> None:
         super().__init__(Draft(exit_layer, None), **options)
         self.expected, self.spoiled, self.random = expected, spoiled, random.Random(0)
 
-    def _draft(self, session: BatchSession, gate: Any, kwargs: Any) -> Any:
-        def choose(logits: Any, ahead: Tensor, first: int) -> list[list[int]]:
+    def _draft(self, session: Session, kwargs: Any) -> Any:
+        def choose(logits: Any, ahead: Any, first: int) -> list[list[int]]:
             tokens = []
             for row in session.rows:
                 expected, place = self.expected[row.place], len(row.tokens) + first
@@ -50,11 +51,11 @@ class Scripted(BatchFastVLM):
                 tokens.append([(token + 7) % (VOCABULARY - 20) if self.random.random() < self.spoiled else token])
             return tokens
 
-        session.choose_rows = choose  # type: ignore[method-assign]
+        session.choose = choose  # type: ignore[method-assign, assignment]
         try:
-            return super()._draft(session, gate, kwargs)
+            return super()._draft(session, kwargs)
         finally:
-            del session.choose_rows
+            del session.choose
 
 
 def variants(inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -83,7 +84,7 @@ def variants(inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 def decode(model: Any, inputs: dict[str, Any], method: Any, count: int = COUNT, **options: Any) -> list[list[int]]:
     with torch.inference_mode():
         model.generate(**inputs, max_new_tokens=count, do_sample=False, custom_generate=method, **options)
-    return [row.token_ids for row in method.last.rows]
+    return [row.token_ids for row in method.trace.rows]
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in REFUSED])
@@ -109,13 +110,13 @@ def family(request: pytest.FixtureRequest) -> Any:
 
 def test_rows_are_what_they_are_alone(family: Any) -> None:
     model, batch, _, expected = family
-    assert decode(model, batch, BatchStandard()) == expected
+    assert decode(model, batch, Standard()) == expected
     accepted = rejected = 0
     for exit_layer in (1, 2, LAYERS - 1):
         for gamma in (1, 4):
             method = Scripted(expected, exit_layer, gamma=gamma)
             assert decode(model, batch, method) == expected, f"exit {exit_layer}, gamma {gamma}"
-            rounds = [r for row in method.last.rows for r in row.rounds]
+            rounds = [r for row in method.trace.rows for r in row.rounds]
             accepted += sum(r.accepted for r in rounds)
             rejected += sum(r.tested - r.accepted for r in rounds)
     assert accepted > 50 and rejected > 20
@@ -136,7 +137,7 @@ def test_rows_end_at_different_times(family: Any) -> None:
     two = [one, max(tokens, key=lambda token: lengths([one, token]))]
     assert lengths(two) > 2, "the rows must end at different times"
     for eos in ([2, one], [2, *two], [2, expected[1][0]]):  # 2 is the models' own
-        assert decode(model, batch, BatchStandard(), eos_token_id=eos) == cut(eos)
+        assert decode(model, batch, Standard(), eos_token_id=eos) == cut(eos)
         for spoiled in (0.0, 0.4):
             assert decode(model, batch, Scripted(expected, 2, spoiled, gamma=5), eos_token_id=eos) == cut(eos)
 
@@ -153,4 +154,4 @@ def test_heads(family: Any, request: pytest.FixtureRequest) -> None:
     limited = request.node.callspec.params["family"] in NO_ATTENTION_HEAD
     for kind in ("mlp",) if limited else ("mlp", "attention"):
         draft = Draft(3, new_head(kind, model, 3))
-        assert decode(model, batch, BatchFastVLM(draft, gamma=3)) == expected
+        assert decode(model, batch, FastVLM(draft, gamma=3)) == expected

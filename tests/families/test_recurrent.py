@@ -65,15 +65,15 @@ class Passes:
                 kwargs = dict(session.kwargs)
                 if length > 1:
                     session.advance_kwargs(Output(session.cache), kwargs, length - 1)
-                outputs = session.forward(length, ahead, kwargs)
+                outputs = session.forward(length, [ahead], kwargs)
                 kept = length - rejected
                 session.roll_back(rejected)
-                session.emit([(7 * (place + i)) % 90 + 3 for i in range(kept)])
+                session.emit([[(7 * (place + i)) % 90 + 3 for i in range(kept)]])
                 session.advance_kwargs(outputs, session.kwargs, kept)
         for layer in session.cache.layers:
             for part in (getattr(layer, "conv_states", {}), getattr(layer, "recurrent_states", {})):
                 self.states += [state for state in part.values() if state is not None]
-        return session.sequence
+        return session.sequences
 
 
 class Output(dict[str, Any]):

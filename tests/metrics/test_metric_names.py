@@ -23,6 +23,7 @@ def test_names_and_labels() -> None:
         "__init__",
         "ptb_tokenizer",
         "ptb_characters",
+        "java_scorers",
     }
     assert files == set(names()) and len(set(LABELS.values())) == len(LABELS)
 

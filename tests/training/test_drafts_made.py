@@ -108,7 +108,7 @@ def test_alpha_counts_the_models_own_logits_processors(
     found = validate(trained, texts, dict.fromkeys(NAMES, COSTS))[name]
     method, counts = FastVLM(trained.draft(by_name(trained, name)), gamma=GAMMA), [0, 0]
     for example in texts:
-        trace = measure(method, target.model, example.inputs(target), 14)
+        (trace,) = measure(method, target.model, example.inputs(target), 14).rows
         assert tuple(trace.token_ids) == example.answer
         counts = [counts[0] + sum(r.accepted for r in trace.rounds), counts[1] + sum(r.tested for r in trace.rounds)]
     assert found.alpha == counts[0] / counts[1] and counts[1] > 10

@@ -37,10 +37,11 @@ class Scripted(FastVLM):
         super().__init__(Draft(2, None), **options)
         self.fixed = fixed
 
-    def _draft(self, session: Any, gate: Any, kwargs: Any) -> Any:
-        session.draft = lambda logits, prefix: self.fixed.guess(prefix - session.prompt_length)
+    def _draft(self, session: Any, kwargs: Any) -> Any:
+        said = session.length - session.prompt_length
+        session.draft = lambda logits, drafts: drafts.take([[self.fixed.guess(said + drafts.count)]])
         try:
-            return super()._draft(session, gate, kwargs)
+            return super()._draft(session, kwargs)
         finally:
             del session.draft
 

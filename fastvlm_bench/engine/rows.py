@@ -1,0 +1,52 @@
+"""The rows of a session: the tokens of each, why it stopped, and its share of the seconds."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from fastvlm_bench.records.trace import Generation, Round, Trace
+
+Tokens = Sequence[Sequence[int]]
+"""Token ids of each row."""
+
+
+@dataclass
+class Row:
+    """One sequence. `place`: its row in the input. `prompt_length`: tokens of its prompt, padding left out."""
+
+    place: int
+    prompt_length: int
+    tokens: list[int] = field(default_factory=list)
+    stop: str = ""
+    rounds: list[Round] = field(default_factory=list)
+    decode_s: float = 0.0
+
+    @property
+    def length(self) -> int:
+        """Its ids without padding, prompt included."""
+        return self.prompt_length + len(self.tokens)
+
+
+def settle(rows: Sequence[Row], rounds: Sequence[Round], seconds: float) -> None:
+    """Write a round into the traces of the rows that took part; they share `seconds` and the rounds' equally."""
+    share = 1 / len(rows)
+    for row, done in zip(rows, rounds, strict=True):
+        if share < 1:
+            done = replace(done, draft_s=done.draft_s * share, verify_s=done.verify_s * share)
+        row.rounds.append(done)
+        row.decode_s += seconds * share
+
+
+def traced(rows: Iterable[Row], ttft_s: float, decode_s: float) -> Trace:
+    """The trace of a generation, its rows in the order of the input.
+
+    The rows' seconds are scaled so that they add up to `decode_s`: what lies between rounds belongs to them, too.
+    """
+    rows = sorted(rows, key=lambda row: row.place)
+    shared_s, share = sum(row.decode_s for row in rows), ttft_s / len(rows)
+    scale = decode_s / shared_s if shared_s > 0 else 1.0
+    traces = [
+        Generation(row.tokens, row.stop, share, None, share, row.decode_s * scale, row.rounds) for row in rows
+    ]  # fmt: skip
+    if len(traces) == 1:
+        traces[0].decode_s = decode_s  # to the last digit
+    return Trace(traces, ttft_s, None, decode_s)

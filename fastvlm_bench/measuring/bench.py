@@ -1,0 +1,177 @@
+"""What lies ready before anything counts: target, methods and inputs; the self-check, the warm-up, the threads."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from fastvlm_bench.checks.batch_check import batch_self_check
+from fastvlm_bench.checks.longest_prompt import positions
+from fastvlm_bench.checks.ranking import OptionRanker
+from fastvlm_bench.checks.self_check import self_check
+from fastvlm_bench.decoding.build import Built
+from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.engine.batch_inputs import collate, unevenness
+from fastvlm_bench.engine.measure import GREEDY, measure
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.machine.conditions import Conditions, CpuConditions
+from fastvlm_bench.machine.failures import FAILURES
+from fastvlm_bench.models.layers import vision_module
+from fastvlm_bench.models.load import Target
+from fastvlm_bench.suites.suite import Sample, Suite, open_image
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What every method gets for some samples, made outside the clock.
+
+    inputs: of all of them as one batch. singles: of each sample alone. read_s: seconds of its image and processor.
+    number: the batch's within its suite; None where samples are decoded one at a time.
+    """
+
+    samples: Sequence[Sample]
+    inputs: dict[str, Any]
+    singles: list[dict[str, Any]]
+    read_s: list[dict[str, float]]
+    number: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"on sample {self.samples[0].sample_id}" if self.number is None else f"in batch {self.number}"
+
+
+class Bench:
+    """Built methods on one loaded target, and the samples' inputs. Nothing but the model's weights is shared between
+    generations.
+
+    size: samples decoded at a time; the last batch of a suite may be smaller.
+    """
+
+    def __init__(
+        self, target: Target, methods: Sequence[Built], clock: Clock, *, max_new_tokens: int | None,
+        conditions: Conditions | None = None, generation: Mapping[str, Any] = GREEDY, seed: int = 0,
+        phases: bool = False, size: int = 1,
+    ) -> None:  # fmt: skip
+        self.target, self.methods, self.clock, self.max_new_tokens = target, methods, clock, max_new_tokens
+        self.generation, self.seed, self.samples = generation, seed, bool(generation["do_sample"])
+        self.phases, self.size = phases, size
+        self.first_call_s: dict[str, float] = {}
+        self.prepared: dict[str, float] = {}
+        self.conditions = conditions or CpuConditions()
+        self.vision = vision_module(target.model)
+        self.positions = positions(target.model)
+        own = getattr(getattr(target.model, "generation_config", None), "eos_token_id", None)
+        eos = generation.get("eos_token_id", own)
+        self.eos = frozenset([eos] if isinstance(eos, int) else eos or [])
+        pad = getattr(getattr(target.model, "generation_config", None), "pad_token_id", None)
+        self.pad_token_id = pad if isinstance(pad, int) else 0
+        self.noise = 0.0
+        self.checked_unevenness: set[frozenset[str]] = {frozenset()}
+        self.ranker = OptionRanker(target)
+
+    def self_check(self, suite: Suite) -> dict[int, float]:
+        """Check each exit layer in use on the suite's first sample; returns exit layer -> relative logit difference.
+
+        Where samples are decoded in batches, each row of a small batch must give the logits that it gives alone.
+        """
+        inputs = self.inputs(suite.samples[0])
+        checked = [m for m in self.methods if m.exit_layer is not None and m.lossless]
+        found: dict[int, float] = {}
+        for built in sorted(checked, key=lambda m: m.exit_layer or 0):
+            draft = getattr(built.method, "draft", None)
+            difference = self_check(self.target.model, inputs, built.exit_layer or 0, draft)
+            found[built.exit_layer or 0] = max(difference, found.get(built.exit_layer or 0, 0.0))
+        self.noise = max(found.values(), default=0.0)
+        if self.size > 1:
+            some = [self.inputs(sample) for sample in suite.samples[: max(self.size, 4)]]
+            some.sort(key=lambda inputs: int(inputs["input_ids"].shape[1]))
+            chosen = [some[0], some[-1], *some[1:-1]][: min(self.size, 3)]  # the shortest and the longest first
+            drafts = [m.method.draft_for(self.target.model) for m in self.methods if isinstance(m.method, FastVLM)]
+            for own in (None, *drafts):
+                self._check_batch(chosen, own)
+        return found
+
+    def _check_batch(self, singles: Sequence[dict[str, Any]], draft: Draft | None) -> None:
+        self.noise = max(self.noise, batch_self_check(self.target.model, singles, draft, self.pad_token_id))
+        self.checked_unevenness.add(unevenness(singles))
+
+    def warm_up(self, suite: Suite, samples: int) -> None:
+        """Decode some of the suite's last samples with every method, unrecorded: not those that are measured first."""
+        for prepared in self._to_warm_up(suite, samples):
+            for built in self.methods:
+                with contextlib.suppress(*FAILURES):  # what fails here fails again where it is recorded
+                    seconds = self._seconds(built, suite, prepared.inputs)
+                    self.first_call_s.setdefault(built.label, seconds)
+
+    def _to_warm_up(self, suite: Suite, samples: int) -> Iterator[Prepared]:
+        """At least one batch; or, of the last four times as many samples, those of different shapes first.
+
+        Each shape may choose kernels of its own.
+        """
+        last = list(suite.samples[::-1])
+        if self.size > 1:
+            for start in range(0, min(samples, len(last)), self.size):
+                yield self.prepare(last[start : start + self.size])
+            return
+        shapes: dict[Any, Prepared] = {}
+        alike: list[Prepared] = []
+        for sample in last[: 4 * samples]:
+            prepared = self.prepare([sample])
+            shape = tuple(sorted((name, tuple(value.shape)) for name, value in prepared.inputs.items()))
+            if shape in shapes:
+                alike.append(prepared)
+            shapes.setdefault(shape, prepared)
+        yield from [*shapes.values(), *alike][:samples]
+
+    def fastest_threads(self, suite: Suite, candidates: Sequence[int], rounds: int = 3) -> int:
+        """The CPU thread count at which the reference decodes fastest: the count that flatters nobody.
+
+        Interleaved; the smallest total of `rounds` decodings of the suite's last samples wins.
+        """
+        inputs, seconds = self.prepare(suite.samples[-self.size :]).inputs, dict.fromkeys(candidates, 0.0)
+        for attempt in range(rounds + 1):
+            for threads in candidates:
+                torch.set_num_threads(threads)
+                took = self._seconds(self.methods[0], suite, inputs)
+                if attempt:  # the first decoding at a new thread count starts the threads
+                    seconds[threads] += took
+        best = min(candidates, key=lambda threads: seconds[threads])
+        torch.set_num_threads(best)
+        return best
+
+    def _seconds(self, built: Built, suite: Suite, inputs: dict[str, Any]) -> float:
+        """Decode once, unrecorded; from the request to the last token."""
+        trace = measure(built.method, self.target.model, inputs, self.limit(suite), self.vision, self.generation)
+        return trace.ttft_s + trace.decode_s
+
+    def prepare(self, samples: Sequence[Sample], number: int | None = None) -> Prepared:
+        """The inputs of some samples, outside the clock and the same tensors for every method.
+
+        Samples that differ in other ways than those checked on load (another number of tiles, say) are checked first.
+        """
+        singles, read_s = [], []
+        for sample in samples:
+            singles.append(self.inputs(sample))
+            read_s.append(self.prepared)
+        if self.size == 1:
+            return Prepared(samples, singles[0], singles, read_s)
+        if unevenness(singles) not in self.checked_unevenness:
+            self._check_batch(singles, None)
+        return Prepared(samples, collate(singles, self.pad_token_id), singles, read_s, number)
+
+    def inputs(self, sample: Sample) -> dict[str, Any]:
+        """Processor outputs of one sample."""
+        began = self.clock.synchronised()
+        image: Image.Image = open_image(sample)
+        read = self.clock.now()
+        inputs = self.target.encode(image, sample.prompt)
+        self.prepared = {"image_s": read - began, "processor_s": self.clock.synchronised() - read}
+        return inputs
+
+    def limit(self, suite: Suite) -> int:
+        return self.max_new_tokens or suite.max_new_tokens

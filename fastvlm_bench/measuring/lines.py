@@ -1,0 +1,45 @@
+"""What one generation leaves in samples.jsonl: a line for each of its rows, measured or failed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastvlm_bench.machine.failures import failed
+from fastvlm_bench.records.trace import Generation, Trace
+
+Line = dict[str, Any]
+
+
+def measured(
+    keys: Sequence[Line], trace: Trace, texts: Sequence[str], memory: Mapping[str, Any],
+    read_s: Sequence[Mapping[str, float]], batch: int | None,
+) -> list[Line]:  # fmt: skip
+    """The lines of a generation. keys: what each row is of. read_s: seconds of image and processor, each row's.
+
+    batch: the number of the batch within its suite; None where samples are decoded one at a time.
+    """
+    lines = []
+    for row, (key, done, text) in enumerate(zip(keys, trace.rows, texts, strict=True)):
+        line = {
+            **key, "token_ids": done.token_ids, "text": text, "stop": done.stop,
+            "ttft_s": done.ttft_s, "vision_s": done.vision_s, "prefill_s": done.prefill_s,
+            "decode_s": done.decode_s, "rounds": _rounds(done), "memory": memory, "scores": {}, "error": None,
+            **read_s[row], **({"phases": trace.phases} if trace.phases else {}),
+        }  # fmt: skip
+        lines.append(line | _of_batch(batch, len(keys), row, trace.ttft_s, trace.decode_s))
+    return lines
+
+
+def void(keys: Sequence[Line], failure: str, batch: int | None) -> list[Line]:
+    """The lines of a generation of which nothing counts."""
+    return [failed(key, failure) | _of_batch(batch, len(keys), row, None, None) for row, key in enumerate(keys)]
+
+
+def _rounds(done: Generation) -> list[list[float]]:
+    return [[r.drafted, r.tested, r.accepted, r.emitted, r.draft_s, r.verify_s] for r in done.rounds]
+
+
+def _of_batch(number: int | None, size: int, row: int, ttft_s: float | None, decode_s: float | None) -> Line:
+    """A line's place in its batch, with the seconds of the whole batch; nothing for a sample that is alone."""
+    if number is None:
+        return {}
+    return {"batch": {"id": number, "size": size, "row": row, "ttft_s": ttft_s, "decode_s": decode_s}}
