@@ -29,7 +29,7 @@ class Property:
 class Fact:
     """Asks what is known about the one kind in the scene that is among `answers`.
 
-    meant: all kinds that the words of the question could mean; it is asked only where the scene holds just one of them.
+    meant: what else the words of the question could mean; it is asked only where the scene holds just one of all these.
     """
 
     category: str
