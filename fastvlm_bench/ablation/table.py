@@ -73,7 +73,7 @@ def ablation_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def ablation_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The table as a paper would have it."""
+    """The table in Markdown, with the columns that a paper would show."""
     several = len({row["suite"] for row in rows}) > 1
     tuned = any(row["quality_change"] for row in rows)
     heads = [

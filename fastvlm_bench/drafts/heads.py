@@ -19,7 +19,7 @@ from fastvlm_bench.models.layers import decoder_layers, output_embeddings
 
 
 class ImitationHead(nn.Module):
-    """What every head tells the loop about itself."""
+    """The base of all heads. `attends` and `recurs` tell the loop what a head needs, see above."""
 
     attends = False
     recurs = False

@@ -38,7 +38,7 @@ class Conditions(Protocol):
         """The flags of what was seen since the last call: THROTTLED, NOT_ISOLATED, or none."""
 
     def summary(self) -> dict[str, Any]:
-        """What run.json keeps."""
+        """What run.json keeps of the conditions."""
 
     def notices(self) -> list[dict[str, str]]:
         """Warnings as run.json keeps them: `name` and `message`."""

@@ -57,7 +57,7 @@ class Display:
     def table(
         self, done: int, losses: Mapping[str, float], found: Mapping[str, Validated], best: Mapping[str, int]
     ) -> None:
-        """Show a validation."""
+        """Show the validation after `done` updates. losses, found, best: by recipe; best: the update that is kept."""
         self.shown = table(f"held out, after update {done}", losses, found, best)
         if self.console.is_terminal:
             self.live.update(self._all())

@@ -15,7 +15,10 @@ OPTIMISER_BYTES = 4 + 4 + 4  # per weight: float32 value, gradient, Muon's momen
 
 
 def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None]) -> None:
-    """Say what was loaded and the memory that training is expected to take. UsageError for exits beyond the target."""
+    """Say what was loaded, and how much memory training is expected to take.
+
+    UsageError for exits beyond the target's layers, and for a target that is spread over several devices.
+    """
     layers, model = len(target.layers), target.model
     places = sorted({str(parameter.device) for parameter in model.parameters()})
     if len(places) > 1 or places == ["meta"]:

@@ -68,7 +68,7 @@ class Updates:
         bar(trainer.done)
         interrupts.held = True
         while trainer.done < total:
-            if s.patience and self.stale >= s.patience and trainer.done < s.updates:  # also if killed just after
+            if s.patience and self.stale >= s.patience and trainer.done < s.updates:  # also on resuming
                 self.display.say(f"stopped early: no better prediction in {s.patience} validations")
                 break
             losses = trainer.update(*self._batch(order, trainer.done))
