@@ -96,10 +96,7 @@ class View:
 
 
 class Observer:
-    """Runs texts through a frozen target and keeps what the exits need.
-
-    fuse: of how many last layers the outputs are kept.
-    """
+    """Runs texts through a frozen target. It keeps what the exits need, and the outputs of the last `fuse` layers."""
 
     def __init__(self, target: Target, exits: Sequence[int], fuse: int) -> None:
         self.target, self.layers = target, decoder_layers(target.model)

@@ -17,10 +17,7 @@ class NVMLError(Exception):
 
 
 class FakeNvml:
-    """A fake `pynvml` of a machine with two devices, found by UUID. A value may be an exception, which is then raised.
-
-    A list gives one value for each call, the last one for all further calls.
-    """
+    """A fake `pynvml` of two devices, found by UUID. A value may be an exception to raise, or a list, one per call."""
 
     def __init__(self, **values: Any) -> None:
         self.values = {"reasons": 0, "clock": 1500, "temperature": 50, "power": 200_000, "energy": [1000, 6000],
