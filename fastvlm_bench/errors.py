@@ -1,7 +1,7 @@
-"""The errors that a user can cause or must know of. Each carries the exit code of the command line.
+"""The errors that a user can cause or must know of. A BenchError carries the exit code of the command line.
 
-Exit codes: 0 success, 1 internal error, 2 bad input, 3 the disk refused what was to be written, 4 runs that cannot be
-compared, 5 output not lossless where that was required, or a metric unlike the official scorer's, 6 corrupt record,
+Exit codes: 0 success, 1 internal error, 2 bad input, 3 a file could not be written, 4 runs that cannot be compared,
+5 output not lossless where that was required, or a metric that differs from the official scorer's, 6 corrupt record,
 7 finished with failed samples, 130 interrupted (Ctrl-C), 143 terminated.
 """
 
@@ -31,7 +31,7 @@ class WriteFailed(BenchError):
 
 
 class DeviceLost(BenchError):
-    """The device failed so that nothing more can be computed on it in this process: a device-side assert, say."""
+    """The device failed, for example by a device-side assert: this process can compute nothing more on it."""
 
 
 class IncompatibleRuns(BenchError):
@@ -73,11 +73,11 @@ class TooLong(ValueError):
 
 
 class NonFiniteLogits(FloatingPointError):
-    """The model gave NaN or infinite logits: an argmax over them would silently be their index.
+    """The model gave NaN or infinite logits. An argmax would silently return the index of one of them as a token.
 
-    Not a BenchError: the sample has failed, and the run goes on.
+    Not a BenchError: only the sample has failed, and the run goes on.
     """
 
 
 class Absent(Exception):
-    """There is no such thing on this machine; the message is the reason that is recorded."""
+    """This machine does not have what a probe looked for. The message says why; it is recorded as the reason."""

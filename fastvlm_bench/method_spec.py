@@ -15,7 +15,10 @@ Value = int | float | str
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a method. default None: what `help` says. `below` is the first float too large."""
+    """One option of a method: its type, its default, a line of help and the values that it takes.
+
+    default None: `help` says what is used then. `low` and `high` are allowed values; `below`, for floats, is not.
+    """
 
     kind: type[int] | type[float] | type[str]
     default: Value | None
@@ -91,7 +94,7 @@ METHODS: dict[str, MethodKind] = {
 class MethodSpec:
     """A method with its options. `label` is what the user typed; `options` holds every option that has a value.
 
-    `str(spec)` is the canonical form, with defaults spelt out: two specs that decode alike have the same.
+    `str(spec)` is the canonical form, with defaults spelt out: it is the same for two specs that decode alike.
     """
 
     name: str
@@ -100,9 +103,9 @@ class MethodSpec:
 
     @classmethod
     def parse(cls, text: str, *, gamma: int | None = None, exit_layer: int | None = None) -> "MethodSpec":
-        """Read "name" or "name:option=value,...". UsageError with the allowed names or values.
+        """Read "name" or "name:option=value,...". UsageError, with the allowed names or values, where it cannot.
 
-        gamma, exit_layer: values for methods that take them and do not name their own.
+        gamma, exit_layer: used for a method that has such an option where `text` does not set it.
         """
         label = text.strip()
         name, colon, rest = label.partition(":")

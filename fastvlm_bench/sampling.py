@@ -1,15 +1,15 @@
-"""How tokens are to be drawn: the options of `run` that say so, and what `generate` is given. Without torch."""
+"""Checks the sampling options of `run`, and turns them into arguments of `generate`. Without torch."""
 
 from typing import Any, Protocol
 
 from fastvlm_bench.errors import UsageError
 
 NEVER_EOS = 2**31 - 1
-"""No vocabulary is that large: with it as end of sequence, every output has the length of the limit."""
+"""An end-of-sequence id beyond every vocabulary: given to `generate`, it makes every output as long as the limit."""
 
 
 class Sampling(Protocol):
-    """The fields of RunConfig that are looked at here."""
+    """The fields of RunConfig that this file reads."""
 
     @property
     def temperature(self) -> float | None: ...
@@ -45,6 +45,6 @@ def check_sampling(config: Sampling) -> None:
 def generation(config: Sampling) -> dict[str, Any]:
     """Keyword arguments of `generate`: greedy, or with this temperature, top-k and top-p."""
     options: dict[str, Any] = {"num_beams": 1, "do_sample": bool(config.temperature)}
-    if config.temperature:  # 0 and 1 switch off what the model's own generation config may have on
+    if config.temperature:  # top_k 0 and top_p 1 switch off the filters that the model's generation config may set
         options |= {"temperature": config.temperature, "top_k": config.top_k or 0, "top_p": config.top_p or 1.0}
     return options | ({"eos_token_id": NEVER_EOS} if config.ignore_eos else {})

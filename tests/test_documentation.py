@@ -72,7 +72,7 @@ def test_tree_has_a_line_for_each_room() -> None:
 
 @pytest.mark.parametrize("room", sorted((ROOT / "fastvlm_bench").glob("*/__init__.py")), ids=lambda p: p.parent.name)
 def test_each_room_names_its_files(room: Path) -> None:
-    """A line a file in the docstring of the room; `metrics` is a room of files that are named by what they are."""
+    """The docstring of a room has a line for each file. `metrics` needs none: a file is named after its metric."""
     if room.parent.name == "metrics":
         return
     text = ast.get_docstring(ast.parse(room.read_text(encoding="utf-8"))) or ""
@@ -90,7 +90,7 @@ RESULTS = ROOT / "results"
 
 
 def committed_runs() -> list[Path]:
-    """The reference runs: those that git knows, not what a reader has measured since."""
+    """The reference runs: those that are committed, not those that a reader has measured since."""
     listed = subprocess.run(["git", "ls-files", "results/*/run.json"], cwd=ROOT, capture_output=True, text=True)
     return sorted((ROOT / name).parent for name in listed.stdout.split() if name.count("/") == 2)
 

@@ -16,8 +16,8 @@ from fastvlm_bench.training.settings import TrainSettings
 def ablate(settings: TrainSettings, run: RunConfig, also: Sequence[Path]) -> int:
     """Train `settings.heads` into OUT/drafts, run them all on `run`'s suites, write OUT/ablation.md and .csv.
 
-    Both halves go on where they were stopped. also: run folders whose rows join the table, of a fine-tuned backbone,
-    say. Returns the exit code.
+    After an interruption, the same call goes on where training or measuring was stopped. also: run folders whose rows
+    are added to the table, for example those of a fine-tuned backbone. Returns the exit code.
     """
     out = Path(run.out)
     code = train(settings)

@@ -17,11 +17,11 @@ COLUMNS = (
 
 
 def ablation_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row a draft and suite: runs in the order given, their methods in the order of the run.
+    """One row for each draft and suite: runs in the order given, methods in the order of their run.
 
-    predicted_speedup: from held-out text and this machine's costs, when it was trained; decode_speedup_geomean:
-    measured, with its 95 % interval, against standard decoding of the same target. quality_change: what phase 1 did to
-    the target's scores, for drafts of a fine-tuned backbone.
+    predicted_speedup was computed when the draft was trained, from held-out text and the costs on that machine.
+    decode_speedup_geomean is measured, with its 95 % interval, against standard decoding of the same target.
+    quality_change: what phase 1 did to the target's scores, for drafts of a fine-tuned backbone.
     """
     out = []
     for run in runs:
@@ -73,7 +73,7 @@ def ablation_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def ablation_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The table as a paper would have it."""
+    """The table in Markdown, with the columns that a paper would show."""
     several = len({row["suite"] for row in rows}) > 1
     tuned = any(row["quality_change"] for row in rows)
     heads = [

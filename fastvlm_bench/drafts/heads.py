@@ -1,8 +1,9 @@
 """The imitation heads: what may stand between the exit layer and the target's own final norm and LM head.
 
-One class each. All take the exit's states, (batch, tokens, width), and return states of the same shape that imitate
-the target's last layer. A head that `attends` has layers of the target's own kind with a KV cache of their own; one
-that `recurs` also sees, for each position, the target's last state one position before (while drafting: its own).
+Each head is a class. It takes the hidden states at the exit, (batch, tokens, width), and returns states of the same
+shape that imitate the output of the target's last layer. A head that `attends` consists of layers of the target's own
+kind, with a KV cache of their own. A head that `recurs` also reads, at each position, the last layer's state of the
+position before; while drafting, that state is not known yet, and the head reads its own estimate of it instead.
 """
 
 import copy
@@ -18,13 +19,16 @@ from fastvlm_bench.models.layers import decoder_layers, output_embeddings
 
 
 class ImitationHead(nn.Module):
-    """What every head tells the loop about itself."""
+    """The base of all heads. `attends` and `recurs` tell the loop what a head needs, see above."""
 
     attends = False
     recurs = False
 
     def __init__(self, above: Sequence[nn.Module], width: int, **options: int) -> None:
-        """above: the target's layers from the exit on, to copy from. width: of the states. options: the head's own."""
+        """above: the target's layers after the exit, which a head may copy. width: of the hidden states.
+
+        options: what only this kind of head takes, such as its depth.
+        """
         super().__init__()
 
     def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -32,7 +36,7 @@ class ImitationHead(nn.Module):
 
 
 class LinearHead(ImitationHead):
-    """f(h) = h + W · LN(h): the least that can be trained. Starts as the raw exit."""
+    """f(h) = h + W · LN(h), the smallest of the heads. Before training it equals the raw exit."""
 
     def __init__(self, above: Sequence[nn.Module], width: int) -> None:
         super().__init__(above, width)
@@ -46,7 +50,7 @@ class LinearHead(ImitationHead):
 class MlpHead(ImitationHead):
     """The paper's imitation network: a residual pre-norm block, f(h) = h + W2 · FFN(W1 · LN(h)), position by position.
 
-    FFN is T5's dense block, as in the authors' code. Starts as the raw exit.
+    FFN is T5's dense block, as in the authors' code. Before training the head equals the raw exit.
     """
 
     def __init__(self, above: Sequence[nn.Module], width: int, inner: int | None = None) -> None:
@@ -67,7 +71,7 @@ class MlpHead(ImitationHead):
 
 
 class GatedMlpHead(MlpHead):
-    """The same with T5's gated dense block: GELU(W_g · x) ⊙ (W_u · x)."""
+    """MlpHead with T5's gated dense block: GELU(W_g · x) ⊙ (W_u · x)."""
 
     def __init__(self, above: Sequence[nn.Module], width: int, inner: int | None = None) -> None:
         super().__init__(above, width, inner)
@@ -80,8 +84,9 @@ class GatedMlpHead(MlpHead):
 class AttentionHead(ImitationHead):
     """One layer of the target's own kind, with a KV cache of its own: it can look back at image and text.
 
-    Called with the very arguments that layer n would have got (mask, positions), so it needs no code per
+    The gate calls it with the arguments that layer n would have got (mask, positions), so the head needs no code per
     architecture. Kangaroo (arXiv 2404.18911) showed that one attention layer is worth having in a draft.
+    depth: how many layers; UsageError if fewer follow the exit.
     """
 
     attends = True
@@ -90,7 +95,7 @@ class AttentionHead(ImitationHead):
         super().__init__(above, width)
         if not 1 <= depth <= len(above):
             raise UsageError(f"a head of {depth} layers cannot be copied: {len(above)} layers follow the exit")
-        # Starts as a copy of the target's layers from the exit on.
+        # Training starts from a copy of the target's own layers after the exit.
         self.layers = nn.ModuleList(unpacked(layer) for layer in above[:depth])
         for index, layer in enumerate(self.layers):
             layer.__dict__.pop("forward", None)
@@ -106,18 +111,19 @@ class AttentionHead(ImitationHead):
 
 
 class TwigHead(AttentionHead):
-    """k such layers (two unless told), as TwigVLM (arXiv 2503.14075) grows them on an early layer."""
+    """An AttentionHead of several layers (2 by default), as TwigVLM (arXiv 2503.14075) grows them on an early layer."""
 
     def __init__(self, above: Sequence[nn.Module], width: int, depth: int = 2) -> None:
         super().__init__(above, width, depth)
 
 
 class EagleHead(AttentionHead):
-    """EAGLE's idea (arXiv 2401.15077) at an exit: the target's last state one position before, and the token since.
+    """EAGLE's idea (arXiv 2401.15077) at an exit: the head also reads the last layer's state of the position before.
 
-    EAGLE joins that state with the token's embedding; here the early layers have run for the token anyway, so its
-    state at the exit, which knows the context too, takes the embedding's place: f = layer(W · [last state; h_n]).
-    Within a round the last state is the head's own estimate, for which training unrolls. Starts as an attention head.
+    EAGLE joins that state with the embedding of the token that followed it. Here the early layers have run for this
+    token anyway, so its state at the exit, h_n, takes the embedding's place: it knows the context, too. So
+    f = layer(h_n + W · LN(last state)). Within a round the last state is the head's own estimate; training unrolls
+    several drafts so that the head learns to work with it. Before training the head equals an attention head.
     """
 
     recurs = True
@@ -128,7 +134,7 @@ class EagleHead(AttentionHead):
         nn.init.zeros_(self.join.weight)
 
     def forward(self, states: Tensor, *args: Any, previous: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """previous: (batch, tokens, width), the last state one position before each."""
+        """previous: (batch, tokens, width), at each position the last layer's state of the position before."""
         if previous is not None:
             states = states + self.join(self.before(previous))
         return super().forward(states, *args, **kwargs)
@@ -142,7 +148,10 @@ assert list(HEADS) == list(HEAD_LAYERS)
 
 
 def new_head(kind: str, model: Any, exit_layer: int, options: Mapping[str, int] | None = None) -> ImitationHead:
-    """An untrained head of the given kind for `model`, on the layer's device and in its dtype."""
+    """An untrained head of the given kind for `model`, on the device and in the dtype of the layer after the exit.
+
+    UsageError for an unknown kind, or for more layers than follow the exit.
+    """
     if kind not in HEADS:
         raise UsageError(f"unknown head '{kind}': one of {', '.join(HEADS)}{did_you_mean(kind, HEADS)}")
     above = list(decoder_layers(model)[exit_layer:])
@@ -152,12 +161,12 @@ def new_head(kind: str, model: Any, exit_layer: int, options: Mapping[str, int] 
 
 
 def floating(layer: nn.Module) -> nn.Parameter:
-    """A parameter of the layer that tells where it is and in what it computes: packed weights do not."""
+    """A floating-point parameter of the layer: it shows the layer's device and dtype, which packed weights hide."""
     return next(parameter for parameter in layer.parameters() if parameter.is_floating_point())
 
 
 def unpacked(layer: nn.Module) -> nn.Module:
-    """A copy of the layer whose packed matrices (`--quantize`) are plain ones again: those can learn."""
+    """A copy of the layer with plain matrices in the place of packed ones (`--quantize`), which cannot be trained."""
     memo: dict[int, Any] = {}
     for module in layer.modules():
         if isinstance(module, nn.Linear) and not module.weight.is_floating_point():
@@ -169,7 +178,7 @@ def unpacked(layer: nn.Module) -> nn.Module:
                 plain.weight = nn.Parameter(weight.to(floating(layer)))
                 if module.bias is not None:
                     plain.bias = nn.Parameter(module.bias.detach().to(floating(layer)))
-            memo[id(module)] = plain  # what deepcopy then takes in its place
+            memo[id(module)] = plain  # deepcopy takes this for its copy of `module`
     return copy.deepcopy(layer, memo)
 
 

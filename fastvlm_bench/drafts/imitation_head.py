@@ -47,7 +47,7 @@ class Draft:
         return own + (self.output.weight_bytes if self.output is not None else 0)
 
     def save(self, folder: Path) -> None:
-        """Write manifest and weights; weights in float16."""
+        """Write the manifest, and the weights in float16. ValueError for a raw exit, which has nothing to save."""
         if self.head is None or self.manifest is None:
             raise ValueError("a raw exit has nothing to save")
         folder.mkdir(parents=True, exist_ok=True)

@@ -84,9 +84,10 @@ def draft_folder(text: str) -> Path:
 def choose_draft(
     root: Path | None, *, head: str | None, exit_layer: int | None, model: str, draft: str | None = None
 ) -> Path:
-    """The draft folder with the wanted head and exit layer; without wishes the default one, else the best promise.
+    """The draft folder with the wanted head and exit layer; UsageError, which lists what is there, if there is none.
 
-    draft: the folder's own name, among several.
+    Of several that fit, the default draft is taken, else the one with the highest predicted speed-up. root: a draft
+    folder, or a folder of draft folders. draft: the name of one of those. model: what the user typed, for messages.
     """
     if root is None:
         raise UsageError(f"model '{model}' comes without a draft: give one with --draft FOLDER")
@@ -107,9 +108,10 @@ def choose_draft(
 
 
 def predicted_speedup(draft: Manifest, gamma: int = 6) -> float:
-    """What the validation α promises before anything is timed: E(α, γ) / (γ·c + 1), arXiv 2211.17192, theorem 3.8.
+    """The speed-up that the validation α promises: E(α, γ) / (γ·c + 1), arXiv 2211.17192, theorem 3.8.
 
-    E = (1 - α^(γ+1)) / (1 - α); c = (exit layer + the head's layers) / the target's layers. Only ranks drafts.
+    E = (1 - α^(γ+1)) / (1 - α); c = (exit layer + the head's layers) / the target's layers. Nothing is timed for it, so
+    it only serves to rank drafts.
     """
     alpha = sum(draft.validation.values()) / len(draft.validation) if draft.validation else 0.0
     cost = (draft.exit_layer + draft.head_options.get("depth", HEAD_LAYERS.get(draft.head, 0))) / draft.target_layers

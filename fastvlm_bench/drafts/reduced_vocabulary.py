@@ -1,4 +1,4 @@
-"""Drafting with the token ids that occur: fewer rows of the LM head, the rest never drafted (FR-Spec, 2502.14856).
+"""Drafting from the most frequent token ids alone, which needs fewer rows of the LM head (FR-Spec, arXiv 2502.14856).
 
 The target still verifies with its whole vocabulary, so a token that is left out costs a rejection, never an error.
 """
@@ -32,7 +32,10 @@ class ReducedOutput:
 
 
 def most_frequent(answers: Iterable[Iterable[int]], count: int, always: Iterable[int]) -> Tensor:
-    """The `count` token ids that answers use most, `always` among them, ascending. Ties go to the lower id."""
+    """The `count` token ids that `answers` use most, in ascending order; fewer if fewer occur.
+
+    The ids in `always` are taken first, whatever the answers use. Between equally frequent ids the lower one is taken.
+    """
     seen = Counter(token for answer in answers for token in answer)
     ranked = [*dict.fromkeys(always), *sorted(seen, key=lambda token: (-seen[token], token))]
     return torch.tensor(sorted(list(dict.fromkeys(ranked))[:count]))

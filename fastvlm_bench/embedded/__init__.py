@@ -8,5 +8,5 @@ parts.py           its tokenizer, processor and configuration
 evaluate.py        its skill on held-out scenes
 card.py            writes its model card
 render_suites.py   writes the embedded splits of coco-caption, describe, vqav2 and okvqa
-render_formats.py  those of nocaps, gqa, pope and visdial-gen, over the same images
+render_formats.py  writes those of nocaps, gqa, pope and visdial-gen, for the same images
 """

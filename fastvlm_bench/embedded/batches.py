@@ -23,11 +23,11 @@ LABELS = {
 # Two-step look-ups are learnt last, so they are asked most often.
 WEIGHTS = {"color": 3, "size": 2, "where": 2, "relation": 6, "side": 4, "which": 2, "exists": 3, "count-kind": 2,
            "count-color": 2, "what-at": 2, "count": 1, "place": 1, "time": 1, "knowledge": 3}  # fmt: skip
-TEXT_WEIGHT = 0.8  # of a token of a caption or description, beside 1 for an answer's: they are many, and alike
+TEXT_WEIGHT = 0.8  # of a caption's or description's token. An answer's has 1: such tokens are fewer and less alike
 
 
 def pixels(scenes: list[Scene]) -> Tensor:
-    """What the processor makes of the rendered scenes: (images, 3, 120, 120), scaled to [-1, 1]."""
+    """The pictures of the scenes as the processor returns them: (images, 3, 120, 120), scaled to [-1, 1]."""
     array = np.stack([np.asarray(render(scene)) for scene in scenes])
     return torch.from_numpy(array).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
@@ -52,10 +52,11 @@ def patch_labels(scenes: list[Scene]) -> dict[str, Tensor]:
 
 @dataclass
 class Rows:
-    """Packed rows. ids, positions, targets, weights: (rows, tokens); target -100 where nothing is to be predicted.
+    """Packed rows: one image and several conversations about it in each.
 
-    mask: (rows, 1, tokens, tokens), additive. Every conversation of a row sees the shared image and itself only,
-    at the positions that it would have alone.
+    images: (rows, 3, 120, 120). ids, positions, targets, weights: (rows, tokens); a target of -100 is not predicted.
+    mask: (rows, 1, tokens, tokens), additive. Each conversation of a row sees only the shared image and itself, and has
+    the positions that it would have alone.
     """
 
     images: Tensor

@@ -37,7 +37,7 @@ def answers(target: Target, asked: Sequence[tuple[Scene, str]], most: int) -> li
 
 
 def facts(scene: Scene, text: str) -> tuple[Counter[str], Counter[str]]:
-    """(right, all) sentences of the description by what they state: see `language.stated`."""
+    """(right, all): the numbers of the description's sentences by what they state, see `language.stated`."""
     said = {line.removesuffix(".") for line in text.split(". ")}
     stated = [(kind, language.capital(line)) for kind, line in language.stated(scene)]
     return Counter(kind for kind, line in stated if line in said), Counter(kind for kind, _ in stated)

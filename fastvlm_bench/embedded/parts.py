@@ -51,6 +51,7 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """A processor whose image part needs Pillow only, so that it loads without torchvision."""
     return LlavaProcessor(
         image_processor=SiglipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}),
         tokenizer=tokenizer, patch_size=PATCH, vision_feature_select_strategy="full",
@@ -80,6 +81,6 @@ def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder
     folder.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)
-    for name in ("processor_config.json",):  # a slow-only image processor loads without torchvision
+    for name in ("processor_config.json",):  # rewritten as indented JSON
         path = folder / name
         path.write_text(json.dumps(json.loads(path.read_text()), indent=2) + "\n")

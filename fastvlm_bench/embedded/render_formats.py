@@ -1,6 +1,6 @@
-"""The embedded splits of nocaps, gqa, pope and visdial-gen: annotation files over images that other splits have.
+"""The embedded splits of nocaps, gqa, pope and visdial-gen: annotation files for images that other splits hold.
 
-Called by `render_suites`, with its held-out scenes.
+`render_suites` calls the functions with its held-out scenes.
 """
 
 import json
@@ -16,7 +16,7 @@ from fastvlm_bench.world.questions import dialog, questions
 from fastvlm_bench.world.scenes import KINDS, Scene
 
 IN_COCO = ("ball", "bird", "boat", "car", "cat", "dog", "kite", "umbrella")
-"""Kinds that are among COCO's eighty. The domains of the embedded nocaps part them from the others, as nocaps does."""
+"""Kinds that are among COCO's eighty. As in nocaps, an image's domain says whether it shows such kinds, or others."""
 STRUCTURE = {
     "color": ("query", "attr"), "size": ("choose", "attr"), "where": ("query", "rel"), "what-at": ("query", "obj"),
     "which": ("query", "cat"), "place": ("query", "global"), "time": ("query", "global"), "exists": ("verify", "obj"),
@@ -28,13 +28,16 @@ ROUNDS = 10
 
 
 def write(path: Path, value: Any) -> None:
-    """Compact JSON, one line; folders are made."""
+    """Write `value` as compact JSON in one line. Missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 def nocaps(out: Path, scenes: list[Scene]) -> None:
-    """COCO's form with a domain each, over the images of `describe`: in if all kinds are COCO's, out if none is."""
+    """Write the images of `describe` in the form of nocaps, which is COCO's with a domain for each image.
+
+    The domain is "in" if all kinds in the image are COCO's, "out" if none is, else "near".
+    """
     images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     for number, scene in enumerate(scenes, 1):
         known = sum(o.kind in IN_COCO for o in scene.objects)
@@ -49,7 +52,10 @@ def nocaps(out: Path, scenes: list[Scene]) -> None:
 
 
 def gqa(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
-    """GQA's form over the images of `vqav2`: one answer a question, no counting."""
+    """Write questions about the images of `vqav2` in the form of GQA: one answer to each, no counting.
+
+    each: how many questions an image has at most.
+    """
     rng, asked = np.random.default_rng(seed), dict[str, Any]()
     for number, scene in enumerate(scenes, 1):
         own = [q for q in questions(scene, rng) if q.kind in STRUCTURE][:each]
@@ -64,10 +70,11 @@ def gqa(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
 
 
 def pope(out: Path, scenes: list[Scene], seed: int, *, images: int, each: int) -> None:
-    """POPE's three files and its words, over images of `vqav2`: `each` kinds that are there, as many that are not.
+    """Write POPE's three files about images of `vqav2`, in POPE's words.
 
-    Those that are not there are drawn from all kinds (random), from the most frequent ones (popular), or from those
-    that are most often seen with the image's own (adversarial), as POPE draws them.
+    Each image is asked about `each` kinds that it shows, and about as many that it does not show. The latter are drawn
+    from all kinds (random), from the most frequent kinds (popular), or from those most often seen together with the
+    image's own (adversarial), as POPE draws them.
     """
     held = [sorted({o.kind for o in scene.objects}) for scene in scenes]
     frequent = Counter(kind for kinds in held for kind in kinds)
@@ -94,7 +101,7 @@ def pope(out: Path, scenes: list[Scene], seed: int, *, images: int, each: int) -
 
 
 def visdial(out: Path, scenes: list[Scene], seed: int) -> None:
-    """VisDial 1.0's form over the images of `vqav2`, ten rounds a dialog, without the options that it ranks."""
+    """Write dialogs of ten rounds about images of `vqav2` in the form of VisDial 1.0, without its options to rank."""
     rng, texts, answers, dialogs = np.random.default_rng(seed), dict[str, int](), dict[str, int](), []
     for number, scene in enumerate(scenes, 1):
         turns = [

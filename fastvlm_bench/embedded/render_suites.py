@@ -1,6 +1,6 @@
 """Write the embedded splits in the official formats: `python -m fastvlm_bench.embedded.render_suites suites/data`.
 
-All scenes are held out from training (see `Scene.held_out`); the output is a pure function of the seed.
+All scenes are held out from training (see `Scene.held_out`). The output depends on the seed alone.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from fastvlm_bench.world.questions import Question, human_answers, knowledge_que
 from fastvlm_bench.world.scenes import Scene, sample_scene
 
 LICENCE = {"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}
-PALETTE = 256  # colours an image keeps: fewer bytes, and no difference to be seen
+PALETTE = 256  # colours that an image keeps: fewer bytes without a visible difference
 
 
 def _scenes(seed: int, count: int, min_objects: int) -> list[Scene]:
@@ -42,7 +42,7 @@ def _images(scenes: list[Scene], folder: Path, pattern: str) -> list[dict[str, A
 
 
 def captions(out: Path, scenes: list[Scene], texts: list[list[str]]) -> None:
-    """COCO captions format: annotations/captions_embedded.json and images/000000000001.png."""
+    """Write COCO's captions format: annotations/captions_embedded.json and images/000000000001.png."""
     images = _images(scenes, out / "images", "%012d.png")
     annotations: list[dict[str, Any]] = []
     for image, lines in zip(images, texts, strict=True):
@@ -53,7 +53,7 @@ def captions(out: Path, scenes: list[Scene], texts: list[list[str]]) -> None:
 
 
 def _answered(asked: Sequence[Sequence[Question]], rng: np.random.Generator) -> tuple[list[Any], list[Any]]:
-    """VQAv2's questions and annotations with ten answers, for each image's questions."""
+    """(questions, annotations) in VQAv2's form, ten answers to each question. asked: the questions of each image."""
     texts, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     for image_id, own in enumerate(asked, 1):
         for number, question in enumerate(own):
@@ -72,7 +72,7 @@ def _answered(asked: Sequence[Sequence[Question]], rng: np.random.Generator) -> 
 
 
 def vqav2(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
-    """VQAv2 format, images/COCO_embedded_000000000001.png. Nothing is asked that the picture does not show."""
+    """Write VQAv2's format with images/COCO_embedded_000000000001.png. Every question is answered by its picture."""
     _images(scenes, out / "images", "COCO_embedded_%012d.png")
     rng = np.random.default_rng(seed)
     shown = [[q for q in questions(scene, rng) if q.kind != "knowledge"][:each] for scene in scenes]
@@ -83,8 +83,11 @@ def vqav2(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
 
 
 def okvqa(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
-    """OK-VQA's form over the images of `vqav2`: VQAv2's, with each answer also as it was first written, and no
-    most frequent one. (OK-VQA stems its answers; these are short of endings already.)"""
+    """Write questions of knowledge about the images of `vqav2` in the form of OK-VQA.
+
+    It is VQAv2's form, with each answer also as it was first written, and without the most frequent answer. OK-VQA
+    stems its answers; the answers here have no endings to cut off.
+    """
     rng = np.random.default_rng(seed)
     texts, annotations = _answered([knowledge_questions(scene, rng)[:each] for scene in scenes], rng)
     for annotation in annotations:

@@ -5,11 +5,11 @@ Three stages, each a pure function of the seed, each resumable from its last che
 tower     the SigLIP tower learns what lies in each cell, through a linear probe that is thrown away
 language  projector and a decoder of 8 layers learn to answer, caption and describe; the tower is frozen
 deepen    every decoder layer becomes three (its residual branches divided by three: one Euler step in three), and
-          the decoder of 24 layers is trained on with the same loss
+          the training of the decoder, now of 24 layers, goes on with the same loss
 
-The loss is next-token cross-entropy at the last layer, nothing else: no exit ever has a loss of its own. Every batch is
-made, and its gradient taken, in two halves by two threads: they meet once an update, not once an operation, so that
-a busy neighbour on one core does not slow down the other.
+The loss is next-token cross-entropy at the last layer, nothing else: no exit ever has a loss of its own. Two threads
+make one half of each batch each, and take its gradient. They wait for each other once per update, not once per
+operation, so that other work on one core does not slow down the other core.
 """
 
 import argparse
@@ -42,7 +42,7 @@ HALVES = 2
 
 
 def tokenizer_texts(seed: int, scenes: int = 3000) -> list[str]:
-    """A sample of everything that is ever said, to learn the vocabulary from."""
+    """A sample of all prompts and answers, from which the tokenizer learns its vocabulary."""
     prompts = [language.CAPTION_PROMPT, language.PHOTO_PROMPT, language.DESCRIBE_PROMPT, language.LONG_PROMPT]
     rng, texts = np.random.default_rng(seed), prompts * 50
     for _ in range(scenes):
@@ -73,7 +73,7 @@ def optimisers(module: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
 def rate(done: int, updates: int, warmup: int) -> float:
     """Learning-rate factor: linear warm-up, flat, then linear to 2 % over the last 40 % of the stage.
 
-    Up to 60 % it does not depend on `updates`: a checkpoint from there may be resumed with another total.
+    In the first 60 % it does not depend on `updates`, so a checkpoint from there may be resumed with another total.
     """
     return min(done / warmup + 1e-3, 1.0, 0.02 + 0.98 * (1 - done / updates) / 0.4)
 
@@ -107,7 +107,7 @@ class Stage:
         return loss.item(), values, gradients
 
     def _take_gradients(self, done: int) -> dict[str, float]:
-        """Leave the mean of the halves' gradients in the parameters; the means of what is logged."""
+        """Set the parameters' gradients to the mean over the halves. Returns the means of the values to log."""
         rngs = [np.random.default_rng([self.seed, *self.name.encode(), done, half]) for half in range(HALVES)]
         halves = list(self.threads.map(self._half, rngs))
         for param, *gradients in zip(self.params, *(half[2] for half in halves), strict=True):
@@ -116,7 +116,7 @@ class Stage:
         return {key: float(np.mean([one[key] for one in logged])) for key in logged[0]}
 
     def _trim_log(self, done: int) -> None:
-        """Forget what was logged after the checkpoint: it will be trained, and logged, again."""
+        """Drop what this stage logged after the checkpoint: those updates will be made and logged again."""
         path = self.out / "log.jsonl"
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         kept = [line for line in lines if line["stage"] != self.name or line["done"] <= done]
@@ -163,8 +163,10 @@ class Stage:
 
 
 def tower_stage(model: LlavaForConditionalGeneration, images: int, **options: Any) -> Stage:
-    """The tower and a linear probe on its patches, `images` an update; the probe also asks for the cell: positions stay
-    readable."""
+    """The stage that trains the tower through a linear probe on its patches. images: how many an update sees.
+
+    The probe also has to tell each patch's cell, so that positions can be read from the tower's states.
+    """
     probes = nn.ModuleDict({name: nn.Linear(WIDTH, classes) for name, classes in LABELS.items()})
     tower = model.model.vision_tower
 
@@ -187,11 +189,11 @@ def tower_stage(model: LlavaForConditionalGeneration, images: int, **options: An
 def language_stage(
     name: str, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rows: int, **options: Any
 ) -> Stage:
-    """Weighted next-token cross-entropy over `rows` packed rows an update."""
+    """A stage that trains projector and decoder by weighted next-token cross-entropy, `rows` packed rows an update."""
     packer = Packer(tokenizer, ROW_TOKENS)
     image_id = tokenizer.convert_tokens_to_ids("<image>")
     model.model.vision_tower.requires_grad_(False)
-    one_at_a_time = threading.Lock()  # asking for hidden states patches the tower for the time of the call
+    one_at_a_time = threading.Lock()  # a call that asks for hidden states patches the tower until it returns
 
     def loss(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = packer.rows(rows // HALVES, rng)
@@ -215,7 +217,7 @@ def language_stage(
 
 
 def deepen(shallow: LlavaForConditionalGeneration, deep: LlavaForConditionalGeneration, copies: int) -> None:
-    """Copy each decoder layer `copies` times in place, its residual branches divided by `copies`."""
+    """Fill `deep` with `copies` copies of each decoder layer of `shallow`, residual branches divided by `copies`."""
     state = {k: v for k, v in shallow.state_dict().items() if ".language_model.layers." not in k}
     deep.load_state_dict(state, strict=False)
     for index, layer in enumerate(deep.model.language_model.layers):

@@ -1,4 +1,4 @@
-"""A monotonic clock that can wait for the device, and one that tests can wind. torch is imported for devices only."""
+"""A monotonic clock that can wait for the device, and a fake one for tests. torch is imported for devices only."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -31,7 +31,7 @@ class Clock:
         return self.now()
 
     def stamp(self) -> Any:
-        """A mark in the device's own queue of work, which waits for nothing; on the CPU the time."""
+        """A moment, for `between`: on CUDA an event put into the device's queue without waiting, else the time now."""
         if not self.device.startswith("cuda"):
             return self.now()
         import torch
@@ -41,16 +41,16 @@ class Clock:
         return event
 
     def between(self, first: Any, second: Any) -> float:
-        """Seconds between two stamps, once the device has come past the second."""
+        """Seconds between two stamps. Call it when the device has passed the second: an error on CUDA before that."""
         return second - first if isinstance(first, float) else float(first.elapsed_time(second)) * 1e-3
 
 
 class FakeClock(Clock):
     """A clock for tests: exact times without waiting.
 
-    ticks: the seconds that pass before each reading after the first: one number for all of them, or one by one;
-    reading it once more than there are ticks fails. `advance` lets a scripted model take time of its own.
-    `synchronisations` counts the calls of `synchronised`.
+    ticks: the seconds that pass before each reading but the first: one number for all readings, or an iterable with
+    one for each. AssertionError where the clock is read more often than that. `advance` lets a scripted model take
+    time of its own. `synchronisations` counts the calls of `synchronised`.
     """
 
     def __init__(self, ticks: float | Iterable[float] = 1.0) -> None:

@@ -1,7 +1,8 @@
-"""What slowed the machine down while it measured: looks at both ends of each measurement, and between them.
+"""Watches for what slows a measurement down: throttling, unequal clocks, other processes.
 
-A look costs nothing inside the clock on the CPU (it happens before and after); on a GPU a thread also looks every
-150 ms. The runner asks after each group of methods on one sample, so that a pair is flagged whole.
+It looks just before and just after each measurement, which costs no measured time; on a GPU a thread also looks every
+150 ms. The runner asks for the flags after each group of methods on one sample, so that all lines of the group carry
+the same flags: a speed-up is a ratio of two of them.
 """
 
 import os
@@ -16,11 +17,11 @@ from fastvlm_bench.machine import environment, nvml
 
 INTERVAL_S = 0.150
 POWER_CAP_APART, CLOCKS_APART = 0.10, 0.02
-"""How far the methods' shares under the power cap, and their median clocks, may lie apart."""
+"""How far methods may lie apart without a warning: in the share of looks under the power cap, in the median clock."""
 THROTTLED, NOT_ISOLATED = "throttled", "not_isolated"
-"""Flags of a line: the device was slowed, or another process came to it, while its group was measured."""
+"""Flags of a line in samples.jsonl: while its group was measured, the device was slowed, or another process came."""
 RECORDED = ("Throttled", "NotIsolated")
-"""Names of warnings that only the running benchmark can see: they are kept from `run.json`."""
+"""Names of the warnings that only the running benchmark can find; a resumed run keeps those already in `run.json`."""
 
 
 class Conditions(Protocol):
@@ -34,17 +35,17 @@ class Conditions(Protocol):
         """A context manager around one measurement."""
 
     def flags(self) -> list[str]:
-        """What was seen since the last call."""
+        """The flags of what was seen since the last call: THROTTLED, NOT_ISOLATED, or none."""
 
     def summary(self) -> dict[str, Any]:
-        """What run.json keeps."""
+        """What run.json keeps of the conditions."""
 
     def notices(self) -> list[dict[str, str]]:
         """Warnings as run.json keeps them: `name` and `message`."""
 
 
 def watch(device: Any, library: Any = None) -> Conditions:
-    """The watcher for the target's device. library: a fake `pynvml`, for tests."""
+    """The watcher for the target's device; without NVML it watches the CPU. library: a fake `pynvml`, for tests."""
     kind, _, index = str(device).partition(":")
     if kind != "cuda":
         return CpuConditions()
@@ -60,12 +61,12 @@ def watch(device: Any, library: Any = None) -> Conditions:
 def _or_none(probe: Callable[[], Any]) -> Any:
     try:
         return probe()
-    except Exception:  # as in `describe_environment`: a machine nobody has seen must not stop a run
+    except Exception:  # as in `describe_environment`: an unknown machine must not stop a run
         return None
 
 
 class CpuConditions:
-    """Halts by the cgroup's quota, and a changed governor or number of threads."""
+    """Watches a CPU for halts by the cgroup's quota, and for a changed governor or number of threads."""
 
     def __init__(
         self, halts: Callable[[], int] = environment.throttled_periods, state: Callable[[], Any] | None = None,
@@ -127,7 +128,7 @@ def _cpu_state() -> dict[str, Any]:
 
 
 class GpuConditions:
-    """Clocks, throttling, temperature, power and other processes of one CUDA device."""
+    """Watches clocks, throttling, temperature, power and other processes of one CUDA device."""
 
     def __init__(self, device: nvml.Device, interval_s: float = INTERVAL_S) -> None:
         self.device, self.interval_s = device, interval_s
@@ -200,13 +201,17 @@ class GpuConditions:
             else:
                 missing["energy_j"] = "the counter went back: the driver was loaded anew, or it wrapped"
         methods = {method: _profile(own) for method, own in self._readings.items()}
-        # Of the whole device and of the pauses between samples too: J/token needs blocks of one method.
+        # device_energy_j is of the whole device, pauses between samples included: J/token is measured in energy.py.
         return {"methods": methods, "device_energy_j": used, "other_processes_at_start": self._others_at_start(),
                 "other_processes_later": len(self._foreign), "throttled_pairs": self._pairs,
                 "missing": missing}  # fmt: skip
 
     def _others_at_start(self) -> int:
-        """This process is one of those there, under its own number or, in a container, under another."""
+        """How many other processes were on the device at the start.
+
+        One of those found is this process. In a container NVML may list it under another id, so that only the count
+        can be corrected.
+        """
         return max(0, len(self._there) - 1)
 
     def notices(self) -> list[dict[str, str]]:
@@ -239,7 +244,7 @@ def _shares(shares: dict[str, float]) -> str:
 
 
 def _profile(readings: list[nvml.Reading]) -> dict[str, Any]:
-    """The readings of one method in a few numbers; None for what the device never told."""
+    """A summary of one method's readings; None for what the device never told."""
 
     def told(name: str) -> list[Any]:
         return [value for reading in readings if (value := getattr(reading, name)) is not None]

@@ -13,7 +13,7 @@ from typing import Any
 from fastvlm_bench.machine.environment import describe_environment
 
 BUSY = 0.25
-"""Load average per usable CPU from which other programs are likely to be heard in the times."""
+"""Load average per usable CPU above which other programs are likely to disturb the times."""
 LITTLE_DISK_BYTES, LITTLE_RAM_BYTES = 1 << 30, 4 << 30
 WIDTH = 100
 
@@ -29,7 +29,7 @@ def examine(out: Path, *, as_json: bool) -> str:
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Free bytes where `folder` is or would be made; None if the system does not tell."""
+    """Free bytes on the disk where `folder` is, or would be made; None if the system does not tell."""
     nearest = folder.expanduser().absolute()
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
@@ -40,7 +40,7 @@ def free_bytes(folder: Path) -> int | None:
 
 
 def advise(found: Mapping[str, Any]) -> Iterator[str]:
-    """One line a finding, with the remedy. `found` is an environment record with `free_disk_bytes`."""
+    """One line for each finding, with its remedy. `found` is an environment record with `free_disk_bytes`."""
     yield from _cpu_advice(found)
     yield from _device_advice(found)
     free, ram = found.get("free_disk_bytes"), found.get("ram_bytes")

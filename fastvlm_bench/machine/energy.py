@@ -1,7 +1,7 @@
-"""Joules of a block of generations: NVML's counter, else its power integrated; on the CPU, RAPL. `run --energy`.
+"""`run --energy`: joules of blocks of generations, from NVML's energy counter or its power, on the CPU from RAPL.
 
-The counters move every 10 to 100 ms and count everything that the device or the package does, so energy belongs to
-blocks of seconds of one method, never to samples, and idle power is told beside it, not taken off.
+The counters move every 10 to 100 ms and count everything that the device or the CPU package does. So energy is measured
+over blocks of one method that last seconds, never for single samples. Idle power is reported beside it, not subtracted.
 """
 
 import threading
@@ -16,11 +16,11 @@ from fastvlm_bench.machine import nvml
 POWERCAP = Path("/sys/class/powercap")
 INTERVAL_S = 0.100
 IDLE_S, COOL_S = 2.0, 1.0
-"""How long idle power is looked at, and how long the machine rests before each block."""
+"""How long idle power is measured, and how long the machine rests before each block."""
 
 
 class Meter(Protocol):
-    """Something that counts joules. `source` says what; it is written to run.json."""
+    """Something that counts joules. `source` names it in run.json."""
 
     source: str
 
@@ -62,7 +62,7 @@ class Counter:
         return self.device.energy_j()
 
     def between(self, first: float | None, second: float | None) -> float | None:
-        """None where the counter failed or went back: the driver was loaded anew, or it wrapped."""
+        """Joules; None where the counter failed or went back, because it wrapped or the driver was loaded anew."""
         return None if first is None or second is None or second < first else second - first
 
     def close(self) -> None:
@@ -70,7 +70,10 @@ class Counter:
 
 
 class Power:
-    """NVML's watts every 100 ms, integrated by the trapezium rule in a thread."""
+    """For devices without an energy counter: a thread reads NVML's watts every 100 ms and integrates them.
+
+    It uses the trapezium rule. Where a reading fails, the last one stands for it.
+    """
 
     source = "nvml-power"
 
@@ -124,7 +127,7 @@ class Rapl:
         return [int(path.read_text()) for path, _ in self._zones]
 
     def between(self, first: list[int], second: list[int]) -> float | None:
-        """One wrap a package is put right; two, after an hour at full power, would not be seen."""
+        """Joules. One wrap of each counter is corrected; a second one, after an hour at full power, would go unseen."""
         wide = [high + 1 for _, high in self._zones]
         return sum((b - a) % most for a, b, most in zip(first, second, wide, strict=True)) * 1e-6
 
@@ -135,9 +138,10 @@ def blocks(
     meter: Meter, decoders: dict[str, Callable[[], int]], seconds: float,
     now: Callable[[], float] = time.perf_counter, rest: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:  # fmt: skip
-    """Idle power, then blocks of at least `seconds` of each decoder, forwards and backwards (ABBA), a rest before each.
+    """Measure idle power, then blocks of at least `seconds` of each decoder, in the order A B B A with rests between.
 
-    A decoder makes one generation and returns how many tokens it gave. The entry `energy` of run.json, one suite.
+    decoders: method -> a call that makes one generation and returns its number of tokens. Returns the entry `energy`
+    of run.json for one suite.
     """
 
     def span(work: Callable[[], int]) -> dict[str, Any]:

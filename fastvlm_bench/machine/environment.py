@@ -1,7 +1,7 @@
 """Where a run was made: code, packages, machine, limits. What cannot be found is null, and `reasons` says why.
 
-Names that could carry secrets are never recorded: of the environment variables, only those on a short list are.
-torch and psutil are imported inside functions.
+Secrets are never recorded: of the environment variables, only those on a short list are, and none with a private name
+or value. torch and psutil are imported inside functions.
 """
 
 import functools
@@ -20,13 +20,13 @@ from fastvlm_bench.errors import Absent
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "pillow", "numpy", "nvidia-ml-py")
 CODE = ("fastvlm_bench", "suites", "pyproject.toml")
-"""What makes a checkout dirty: results that a run has just written do not."""
+"""Only changes to these make a checkout dirty: the results that a run has just written do not."""
 VARIABLES = re.compile(
     r"(OMP|MKL|KMP|GOMP|OPENBLAS|VECLIB|TORCH|PYTORCH|CUBLAS|NVIDIA_TF32)_[A-Z0-9_]+"
     r"|CUDA_VISIBLE_DEVICES|CUDA_LAUNCH_BLOCKING|CUDA_DEVICE_ORDER|HF_HUB_OFFLINE|TRANSFORMERS_OFFLINE"
 )
 PRIVATE = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL|AUTH|[/\\]|hf_[A-Za-z0-9]{8}", re.IGNORECASE)
-"""In a name or a value: a secret, or a path that names a person. Such a variable is left out, listed or not."""
+"""What a secret looks like in a name or a value, or a path, which may name a person. A variable with it is left out."""
 
 
 def describe_environment(device: Any = "cpu") -> dict[str, Any]:
@@ -41,7 +41,7 @@ def describe_environment(device: Any = "cpu") -> dict[str, Any]:
     for name, probe in _probes(kind, int(index or 0)):
         try:
             found[name] = probe()
-        except Exception as error:  # a probe may fail in any way on a machine nobody has seen; a run must not
+        except Exception as error:  # a probe may fail in any way on an unknown machine, and must not stop the run
             text = str(error).strip().splitlines()[0][:160] if str(error).strip() else "no message"
             found[name] = None
             reasons[name] = text if isinstance(error, Absent) else f"{type(error).__name__}: {text}"
@@ -49,6 +49,7 @@ def describe_environment(device: Any = "cpu") -> dict[str, Any]:
 
 
 def _probes(kind: str, index: int) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(name, probe) of each entry. A probe returns the value, or raises Absent with the reason why there is none."""
     yield "tool", lambda: importlib.metadata.version("fastvlm-bench")
     yield "commit", lambda: _git("rev-parse", "HEAD")
     yield "dirty", lambda: bool(_git("status", "--porcelain", "--", *CODE))
@@ -137,7 +138,7 @@ def governor() -> str:
 
 
 def turbo() -> bool:
-    """Whether the CPU may raise its clock above the nominal one: a cold start is then faster than the rest."""
+    """Whether the CPU may raise its clock above the nominal one: a run is then fastest while the CPU is still cold."""
     for name, on in (("intel_pstate/no_turbo", "0"), ("cpufreq/boost", "1")):
         path = Path("/sys/devices/system/cpu") / name
         if path.is_file():
@@ -159,7 +160,7 @@ def container(root: Path = Path("/")) -> str:
 
 
 def quota_cpus(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """The cgroup's CPU quota in CPUs, the tightest of the process's groups (v2 `cpu.max`, v1 `cpu.cfs_quota_us`)."""
+    """The CPU quota in CPUs: the smallest of the process's cgroups (v2 `cpu.max`, v1 `cpu.cfs_quota_us`)."""
     found = []
     for folder in _cpu_groups(root, own):
         if (folder / "cpu.max").is_file():
@@ -175,7 +176,7 @@ def quota_cpus(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self
 
 
 def throttled_periods(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """How often the cgroup has been halted by its quota so far; more after a run than before spoils its times."""
+    """How often the cgroup has been halted by its quota so far. If it grows during a run, the times are spoilt."""
     for folder in _cpu_groups(root, own):
         if (folder / "cpu.stat").is_file():
             counts = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
@@ -207,14 +208,17 @@ def _gpu(kind: str, index: int) -> str:
 
 
 def accelerators() -> list[str]:
-    """The devices that torch can use beside the CPU, as --device takes them."""
+    """The devices that torch can use besides the CPU, as --device takes them."""
     torch = _torch()
     found = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     return found + (["mps"] if torch.backends.mps.is_available() else [])
 
 
 def gpus(library: Any = None) -> list[dict[str, Any]]:
-    """All visible CUDA devices: name, memory in bytes, compute capability, and what NVML tells of them (`library`)."""
+    """All visible CUDA devices: name, memory in bytes, compute capability, and what NVML tells of them.
+
+    library: a fake `pynvml`, for tests.
+    """
     cuda = _torch().cuda
     properties = [cuda.get_device_properties(i) for i in range(cuda.device_count())] if cuda.is_available() else []
     return [{"name": p.name, "memory_bytes": int(p.total_memory), "capability": f"{p.major}.{p.minor}",
@@ -247,13 +251,13 @@ def driver() -> str:
 
 
 def variables() -> dict[str, str]:
-    """The environment variables that change speed or results, and hold nothing private."""
+    """The environment variables that change speed or results and hold nothing private."""
     return {name: value for name, value in sorted(os.environ.items())
             if VARIABLES.fullmatch(name) and not PRIVATE.search(name + "=" + value)}  # fmt: skip
 
 
 def boot_id_sha256() -> str:
-    """Tells whether two runs were made in the same uptime of the same machine, without naming it."""
+    """Tells whether two runs were made on the same machine without a restart between them, without naming it."""
     path = Path("/proc/sys/kernel/random/boot_id")
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else _absent("the system has no boot id")
 

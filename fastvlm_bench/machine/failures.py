@@ -1,4 +1,4 @@
-"""What may go wrong with one sample: which errors fail it alone, how its line says so, which end the run."""
+"""Failures of one sample: which errors fail the sample alone, how its line records them, and which end the run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,11 @@ import torch
 from fastvlm_bench.errors import NonFiniteLogits, TooLong
 
 FAILURES = (RuntimeError, ValueError, IndexError, FloatingPointError)
-"""What may go wrong with one sample without ending the run."""
+"""The errors that fail one sample without ending the run."""
 
 
 def failed(line: Mapping[str, Any], failure: str) -> dict[str, Any]:
-    """A line of which nothing counts."""
+    """The line of a failed sample: `line` with every measured field emptied, and `failure` as its error."""
     nothing = dict.fromkeys(("token_ids", "text", "stop", "ttft_s", "vision_s", "prefill_s", "decode_s", "memory"))
     return {**line, **nothing, "rounds": [], "scores": {}, "error": failure}
 
@@ -33,9 +33,10 @@ def _kind(error: Exception) -> str:
 
 
 def device_lost(error: BaseException) -> bool:
-    """Whether the device failed for good: after such an error, but for want of memory, every later call fails or lies.
+    """Whether the device failed for good, so that every later call on it fails or returns wrong numbers.
 
-    cuBLAS and cuDNN say "CUDA error", too, of what harms one call alone: by torch's type, not by what is said.
+    torch's AcceleratorError means that, unless memory ran out. The message does not tell it: cuBLAS and cuDNN also
+    write "CUDA error" where a single call failed.
     """
     return isinstance(error, torch.AcceleratorError) and not out_of_memory(error)
 

@@ -18,14 +18,17 @@ KERNEL, SAMPLED = "kernel", "sampled"
 
 
 class PeakMemory:
-    """`with PeakMemory(device) as peak: ...`, then `peak.result`. Also set when the span raises.
+    """`with PeakMemory(device) as peak: ...`, then read `peak.result`, which is set even if the span raises.
 
-    result: peak_rss_bytes, the highest resident memory of this process in the span, children not counted;
-    peak_allocated_bytes, the most that tensors held on the CUDA device; peak_reserved_bytes, the most that the
-    allocator held there, which depends on what ran before; device_used_bytes, what the driver says is in use there at
-    the end, by every process, contexts included; rss_method, "kernel" or "sampled". None: not measured.
-    Linux resets the kernel's own high-water mark (5 into /proc/self/clear_refs) and reads VmHWM; elsewhere, and where
-    that is forbidden, a thread samples every 10 ms.
+    The keys of result (None where nothing was measured):
+    peak_rss_bytes        the highest resident memory of this process in the span; child processes do not count
+    peak_allocated_bytes  the most that tensors held on the CUDA device
+    peak_reserved_bytes   the most that torch's allocator held there, which depends on what ran before
+    device_used_bytes     what the driver says is in use there at the end, by all processes, CUDA contexts included
+    rss_method            "kernel" or "sampled"
+
+    On Linux the kernel's high-water mark is reset (5 into /proc/self/clear_refs) and read again as VmHWM. Elsewhere,
+    and where that is forbidden, a thread samples every 10 ms.
     """
 
     def __init__(self, device: Any = "cpu") -> None:
@@ -63,9 +66,9 @@ class PeakMemory:
 
 
 def held_bytes(device: Any = "cpu") -> int | None:
-    """What is held now, idle memory given back: by tensors on a CUDA device, else by the process. None: not known.
+    """Bytes held now by tensors on a CUDA device, else by the process, after idle memory was given back.
 
-    Not within a timed span: what is given back has to be fetched again.
+    Do not call it within a timed span: memory that was given back has to be fetched again.
     """
     if str(device).startswith("cuda"):
         import torch
@@ -87,11 +90,12 @@ def held_bytes(device: Any = "cpu") -> int | None:
 def attribute(
     peak: Mapping[str, Any], before: int | None, *, weights: int, head: int, cache: int | None, device: Any
 ) -> dict[str, Any]:
-    """One generation's peak in its parts, bytes: weights, draft head, KV cache at the end, activations, and the rest.
+    """Split one generation's peak memory into weights, draft head, KV cache at its end, activations and the rest.
 
-    peak: `PeakMemory.result` of the generation. before: `held_bytes` just before it. activation_bytes is what it took
-    on top, less the cache: the largest intermediate values, the head's own KV, work space. rest_bytes is what was
-    there before and is neither weights nor head: Python and its libraries, other methods' heads.
+    All in bytes. peak: `PeakMemory.result` of the generation. before: `held_bytes` just before it. activation_bytes is
+    what the generation took on top of that, less the cache: the largest intermediate values, the head's own KV cache,
+    work space. rest_bytes was held before it and is neither weights nor head: Python and its libraries, the heads of
+    other methods.
     """
     kind = "allocated" if str(device).startswith("cuda") else "rss"
     most = peak[f"peak_{kind}_bytes"]
@@ -106,10 +110,10 @@ def attribute(
 
 
 def _reset_high_water() -> bool:
-    """Set the kernel's high-water mark to what is resident now. False where that, or reading it, is impossible."""
+    """Set the kernel's high-water mark to what is resident now. False where it cannot be set or read."""
     try:
         CLEAR_REFS.write_text("5")
-        # Some sandboxes accept the write and do nothing: then an old peak would stand for this span's.
+        # Some sandboxes accept the write and do nothing: an older peak would then be taken for this span's.
         return 0 < _status_bytes("VmHWM") <= _status_bytes("VmRSS") + RESET_TOLERANCE_BYTES
     except (OSError, ValueError):
         return False

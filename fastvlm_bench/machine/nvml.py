@@ -1,7 +1,7 @@
-"""One NVIDIA device through NVML (`nvidia-ml-py`, imported as `pynvml`): optional, and no call can stop a run.
+"""One NVIDIA device through NVML (`nvidia-ml-py`, imported as `pynvml`). No failing call stops a run.
 
-NVML ignores CUDA_VISIBLE_DEVICES and counts by PCI bus, so a device is found by its UUID, never by its index: the same
-index may be another user's GPU.
+NVML ignores CUDA_VISIBLE_DEVICES and numbers devices by PCI bus. So a device is found by its UUID, never by its index:
+the same index may be another user's GPU.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from fastvlm_bench.errors import Absent
 
 HW_SLOWDOWN, SW_THERMAL, HW_THERMAL, HW_POWER_BRAKE = 0x8, 0x20, 0x40, 0x80
 SLOWED = HW_SLOWDOWN | SW_THERMAL | HW_THERMAL | HW_POWER_BRAKE
-"""Clock event reasons that spoil a time."""
+"""The clock event reasons that make a time worthless: the device was slowed by heat or power."""
 POWER_CAP = 0x4
-"""Usual under load on laptops and large GPUs alike: it matters only where one method meets it more often."""
+"""The reason of a reached power cap. It is usual under load, and matters only if one method meets it more often."""
 CLOCK_SM, CLOCK_MEMORY, TEMPERATURE_GPU = 1, 2, 0  # nvmlClockType_t, nvmlTemperatureSensors_t
 
 
@@ -31,7 +31,7 @@ class Reading:
 
 @dataclass
 class Device:
-    """A device's handle. `missing` gathers what it did not tell, and why."""
+    """A device's handle. `missing` gathers what the device did not tell, with the reason."""
 
     library: Any
     handle: Any
@@ -39,9 +39,9 @@ class Device:
 
     @classmethod
     def open(cls, uuid: str, library: Any = None) -> "Device":
-        """The device of this UUID, as torch writes it or with its GPU- or MIG- prefix. Absent says why there is none.
+        """The device of this UUID, as torch writes it or with its GPU- or MIG- prefix. Absent if NVML has none.
 
-        library: what stands for `pynvml`; tests give a fake.
+        library: a fake `pynvml`, for tests.
         """
         try:
             if library is None:
@@ -72,9 +72,9 @@ class Device:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What does not change while it measures: UUID, VBIOS, power limit (W), ECC, MIG, persistence mode, PCIe link.
+        """What does not change during a run: UUID, VBIOS, power limit (W), ECC, MIG, persistence mode, PCIe link.
 
-        None where the device does not tell; `missing` has the reason.
+        None for what the device does not tell; `missing` has the reason.
         """
         nvml, handle = self.library, self.handle
 
@@ -95,12 +95,12 @@ class Device:
         }  # fmt: skip
 
     def energy_j(self) -> float | None:
-        """Joules since the driver was loaded (Volta and later)."""
+        """Joules since the driver was loaded; None before the Volta generation, which does not count them."""
         used = self._ask("energy_j", lambda: self.library.nvmlDeviceGetTotalEnergyConsumption(self.handle))
         return None if used is None else used / 1000
 
     def processes(self) -> frozenset[int] | None:
-        """Process ids with a CUDA context here; in a container they may be those of the host."""
+        """The ids of the processes with a CUDA context on the device; in a container they may be the host's ids."""
         call = self.library.nvmlDeviceGetComputeRunningProcesses
         return self._ask("processes", lambda: frozenset(int(p.pid) for p in call(self.handle)))
 

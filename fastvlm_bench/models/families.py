@@ -1,6 +1,6 @@
-"""The families that the engine was tried on, and what came of it. A list to read: nothing is looked up in it.
+"""The model families that the engine was tried on, with the result. It is a list to read: no code decides by it.
 
-Any other family is tried by the self-check, and accepted or refused with the measured difference or error.
+Whether a model is accepted is decided by the self-check, which names the measured difference or error if it refuses.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Family:
-    """status: `proven` (identical to plain `generate` at every exit), `in part`, or `refused`; note: why, and what."""
+    """status: `proven` (identical to plain `generate` at every exit), `in part`, or `refused`.
+
+    note: how it is prompted and what it needs; else which exits work, or why it is refused.
+    """
 
     name: str
     status: str

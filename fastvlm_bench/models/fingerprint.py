@@ -10,11 +10,12 @@ _FULL_BYTES = 1 << 20
 
 
 def weights_sha256(model: Any) -> str:
-    """SHA-256 over every parameter's name, shape and values, in the dtype float32; cached on the model.
+    """SHA-256 over every parameter's name, shape and values, as float32; cached on the model.
 
-    Of a parameter larger than 2 MiB the first and the last MiB count, so that billions of weights take seconds.
-    A float16 checkpoint loaded in float32 or float16 has one fingerprint. Where loading rounds, `load_target` takes
-    the fingerprint of the values as they are stored: a draft fits its target in any dtype.
+    Only the first and the last MiB of a parameter larger than 2 MiB are hashed, so that billions of weights take
+    seconds. Values are hashed as float32, so that a float16 checkpoint has one fingerprint, whether it is loaded in
+    float32 or float16. Where loading rounds the values, `load_target` hashes the stored ones instead: a draft fits its
+    target in any dtype.
     """
     cached = getattr(model, "_fastvlm_bench_sha256", None)
     if cached is not None:
@@ -32,7 +33,7 @@ def weights_sha256(model: Any) -> str:
 
 
 def set_weights_sha256(model: Any, digest: str) -> None:
-    """Give a model, loaded in a dtype that rounds, the fingerprint of its checkpoint."""
+    """Give a model that was loaded in a dtype that rounds the fingerprint of its checkpoint."""
     model._fastvlm_bench_sha256 = digest
 
 
@@ -43,9 +44,9 @@ def rounds(stored: Any, wanted: Any) -> bool:
 
 
 def processor_sha256(processor: Any) -> str:
-    """SHA-256 of what makes inputs of an image and a text: tokenizer, chat template, the settings of each part.
+    """SHA-256 of what turns an image and a text into model inputs: tokenizer, chat template, settings of each part.
 
-    Not of names, paths or versions of packages: the same processor from another folder has the same digest.
+    Names, paths and package versions are left out, so that the same processor in another folder has the same digest.
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     backend = getattr(tokenizer, "backend_tokenizer", None)

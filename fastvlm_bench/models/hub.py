@@ -1,4 +1,4 @@
-"""What the hub says of a model before it is downloaded, and how loud `transformers` is meanwhile."""
+"""Asks the hub about a model before it is downloaded, and keeps `transformers` quiet while it loads."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ HUB_TIMEOUT_S = 5.0
 
 
 def hub_answers(name: str, revision: str | None = None) -> bool:
-    """Whether the hub can be asked for this model; without it, the cache serves at once, or not at all.
+    """Whether the hub can be asked for this model; if not, loading uses the cache alone.
 
-    Asked first with a short time-out, because loading would retry each file for minutes. UsageError where the hub
-    answers that there is no such model, or that it is gated.
+    It is asked with a short time-out, because loading itself would retry each file for minutes. UsageError where the
+    hub answers that there is no such model or revision, or that the model is gated.
     """
     try:
         HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
@@ -37,9 +37,9 @@ def hub_answers(name: str, revision: str | None = None) -> bool:
 
 @contextlib.contextmanager
 def quiet(downloads: bool) -> Iterator[None]:
-    """Without torchvision, transformers tells of each fallback to Pillow: many lines too many.
+    """Within the block transformers prints errors only, and progress bars only where something may be downloaded.
 
-    Its progress bars stay only where something may be downloaded.
+    Without torchvision it would print many lines: one for each image processor that falls back to Pillow.
     """
     level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()

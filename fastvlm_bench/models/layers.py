@@ -1,4 +1,4 @@
-"""Finds the text decoder's layers in any vision-language model of `transformers`, and lends modules other forwards."""
+"""Finds the text decoder's layers in any vision-language model of `transformers`, and replaces modules' `forward`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -10,9 +10,10 @@ from fastvlm_bench.errors import UsageError
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
-    """The longest ModuleList of the text decoder: `get_decoder()` where the model tells, without any vision part.
+    """The layers of the text decoder: the longest ModuleList in what `get_decoder()` returns, or else in the model.
 
-    BLIP-2 tells of its whole text model, which with T5 holds an encoder too, and is asked in turn.
+    BLIP-2 returns its whole text model, which has an encoder, too, if it is T5: such a model's own `get_decoder()` is
+    called in turn. UsageError if there is no such list.
     """
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     if getattr(getattr(decoder, "config", None), "is_encoder_decoder", False) and hasattr(decoder, "get_encoder"):
@@ -24,7 +25,7 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 
 
 def output_embeddings(model: Any) -> Any:
-    """The LM head; that of the language model inside where the outer one does not tell (Nemotron-H Omni)."""
+    """The LM head, of the model or else of one of its children, as in Nemotron-H Omni. UsageError if there is none."""
     for module in (model, *model.children()):
         if hasattr(module, "get_output_embeddings") and (found := module.get_output_embeddings()) is not None:
             return found
@@ -32,7 +33,7 @@ def output_embeddings(model: Any) -> Any:
 
 
 def vision_module(model: Any) -> nn.Module | None:
-    """The image encoder, or None where it cannot be told by name; used to time it, nothing else."""
+    """The image encoder, or None where no module has one of its usual names. It is used for timing only."""
     for name, module in model.named_modules():
         if name.rsplit(".", 1)[-1] in ("vision_tower", "vision_model", "visual", "image_encoder"):
             return module
@@ -46,11 +47,11 @@ def _longest(decoder: nn.Module) -> nn.ModuleList | None:
 
 @contextmanager
 def replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
-    """Give each module another `forward` for a time, and restore its own exactly."""
+    """Give each module another `forward` within the block, and restore its own exactly afterwards."""
     before = []
     try:
         for module, forward in forwards:
-            before.append((module, module.__dict__.get("forward")))  # set where accelerate has hooked it
+            before.append((module, module.__dict__.get("forward")))  # not None where accelerate has hooked it
             module.forward = forward
         yield
     finally:

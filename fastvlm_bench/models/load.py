@@ -24,7 +24,7 @@ from fastvlm_bench.models.prompting import render, writes_special_tokens
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PHASE_1 = "phase1.json"
-"""In the folder of a model that `train --finetune-backbone` made: what it is, and what that did to its answers."""
+"""A file in the folder of a model that `train --finetune-backbone` made: its origin, and how its answers changed."""
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Target:
         return str(self.processor.decode(token_ids, skip_special_tokens=True)).strip()
 
     def describe(self) -> dict[str, Any]:
-        """What run.json says about the model."""
+        """The entry `model` of run.json."""
         parameters = list(self.model.parameters())
         story = Path(self.id) / PHASE_1
         return {
@@ -98,10 +98,11 @@ def load_target(
 ) -> Target:  # fmt: skip
     """Load a target for inference: `tiny`, a checkpoint folder, a hub id, or ID@REVISION.
 
-    dtype `auto` is float32 on the CPU (identity of outputs is promised there) and the checkpoint's own elsewhere.
+    dtype `auto` is float32 on the CPU, where identical outputs are promised, and the checkpoint's own elsewhere.
     device_map `auto` spreads the layers over all devices (accelerate). attn: transformers' attention implementation.
     quantize: `4bit` or `8bit` (bitsandbytes). trust_remote_code: run the checkpoint's own Python code. A hub id is
-    downloaded by `transformers`, with its progress bar, if it is not in the cache and not `offline`.
+    downloaded by `transformers`, with its progress bar, if it is not in the cache and not `offline`. UsageError where
+    the target cannot be loaded.
     """
     check_model_name(name)
     if device_map and device != "auto":
@@ -121,7 +122,7 @@ def load_target(
             stored, digest = getattr(config, "dtype", None), None
             if (
                 rounds(stored, wanted) and not quantize
-            ):  # tell the checkpoint by its own values, before they are rounded
+            ):  # fingerprint the checkpoint's own values, before loading rounds them
                 digest = weights_sha256(AutoModelForImageTextToText.from_pretrained(source, dtype=stored, **shared))
             model = AutoModelForImageTextToText.from_pretrained(
                 source, dtype=wanted, **shared, **_placement(place, device_map, attn, quantize)
@@ -152,7 +153,7 @@ def _check_packages(device_map: str | None, attn: str | None, quantize: str | No
 
 
 def _placement(place: torch.device, device_map: str | None, attn: str | None, quantize: str | None) -> dict[str, Any]:
-    """The keyword arguments of `from_pretrained` that say where and how."""
+    """The keyword arguments of `from_pretrained` for the device, the attention implementation and quantization."""
     options: dict[str, Any] = {"attn_implementation": attn} if attn else {}
     if quantize:
         from transformers import BitsAndBytesConfig
@@ -164,7 +165,7 @@ def _placement(place: torch.device, device_map: str | None, attn: str | None, qu
 
 
 def _reason(error: Exception, offline: bool) -> str:
-    """The error's first line that says something, and what would work."""
+    """Why loading failed and what would work, in one line: a known cause, else the error's first line."""
     text = str(error)
     if "trust_remote_code" in text:
         return "it needs Python code of its own; read that code, then allow it with --trust-remote-code"

@@ -1,4 +1,4 @@
-"""How much memory a model's weights want, told from its configuration alone, against what is free."""
+"""Compares the memory that a model's weights need, known from its configuration alone, with what is free."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from transformers import AutoModelForImageTextToText
 
 from fastvlm_bench.errors import UsageError
 
-BITS = {"4bit": 4.5, "8bit": 8.5}  # with the scales of the blocks
+BITS = {"4bit": 4.5, "8bit": 8.5}  # of a weight, its share of its block's scale included
 GIB = 1 << 30
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can be had now on `device`; Apple's GPU shares the machine's."""
+    """Free bytes on `device`. Apple's GPU shares the machine's memory."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
 def weight_bytes(config: Any, dtype: Any, quantize: str | None, trust_remote_code: bool = False) -> int | None:
-    """Bytes of the weights of the model that `config` describes; None where it cannot be built without them.
+    """Bytes of the weights of the model that `config` describes; None where it cannot be built without weights.
 
     dtype: a torch dtype, or "auto" for the checkpoint's own.
     """
@@ -37,7 +37,7 @@ def weight_bytes(config: Any, dtype: Any, quantize: str | None, trust_remote_cod
 def check_room(
     config: Any, name: str, dtype: Any, quantize: str | None, device: torch.device, trust_remote_code: bool
 ) -> None:
-    """UsageError where the weights alone are more than what is free on the device."""
+    """UsageError where the weights alone need more than is free on the device."""
     need, free = weight_bytes(config, dtype, quantize, trust_remote_code), free_bytes(device)
     if need is not None and need > free:
         raise UsageError(

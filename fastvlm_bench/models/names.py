@@ -25,7 +25,10 @@ def check_model_name(name: str) -> None:
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """("ID", "REVISION") of ID@REVISION, a branch, tag or commit of the hub; None without. A folder has none."""
+    """Split ID@REVISION into ("ID", "REVISION"); the revision is None where the name has none.
+
+    A revision is a branch, a tag or a commit of the hub. A folder has none, even with an @ in its name.
+    """
     if "@" not in name or os.path.isdir(name):
         return name, None
     hub_id, _, revision = name.rpartition("@")
@@ -33,7 +36,7 @@ def split_revision(name: str) -> tuple[str, str | None]:
 
 
 def layer_count(name: str) -> int | None:
-    """The decoder's layers as config.json tells them; None for a hub id or where it does not."""
+    """The number of decoder layers in a folder's config.json; None for a hub id, or where the file does not tell."""
     folder = TINY if name == "tiny" else Path(name)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -44,5 +47,5 @@ def layer_count(name: str) -> int | None:
 
 
 def default_drafts(name: str) -> Path | None:
-    """Where the drafts of a model lie that comes with some."""
+    """The folder of the drafts that come with a model; None if it comes with none."""
     return TINY_DRAFTS if name == "tiny" else None

@@ -1,4 +1,4 @@
-"""Loads a checkpoint's processor: for images and text, which is all that is ever given to it."""
+"""Loads a checkpoint's processor, for images and text only: it is never given videos."""
 
 import contextlib
 import importlib
@@ -15,12 +15,12 @@ try:
     from transformers import AutoProcessor
     from transformers.models.auto.video_processing_auto import AutoVideoProcessor
     from transformers.processing_utils import ProcessorMixin
-except ImportError:  # transformers imports torchvision wherever it lies, and hides what that says
+except ImportError:  # transformers imports torchvision where it is installed, and hides why that failed
     try:
         importlib.import_module("torchvision")
     except ModuleNotFoundError:
         raise
-    except Exception:  # its compiled operators do not load
+    except Exception:  # torchvision's compiled operators do not load
         raise UsageError(
             f"torchvision {importlib.metadata.version('torchvision')} was not built for torch {torch.__version__}, and "
             "transformers cannot read images beside it: install the torchvision of this torch, or "
@@ -39,7 +39,10 @@ def load_processor(source: str, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def without_videos() -> Iterator[None]:
-    """Processors are made without their video processor, which needs torchvision; Qwen-VL and others insist on one."""
+    """Within the block processors are made without a video processor, which would need torchvision.
+
+    Qwen-VL and others refuse to be made without one, so the check of that argument is replaced, too.
+    """
     mixin: Any = ProcessorMixin
     auto: Any = AutoVideoProcessor
     check, load = mixin.check_argument_for_proper_class, auto.__dict__["from_pretrained"]

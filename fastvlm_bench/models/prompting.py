@@ -22,7 +22,7 @@ FALLBACKS = {
 
 
 def template_of(processor: Any, model_type: str) -> Any:
-    """The processor's chat template; else, for a family without words of its own here, its tokenizer's; else None.
+    """The processor's chat template; else, for a family that is not in FALLBACKS, its tokenizer's; else None.
 
     Processors that take no template of their own (GIT, Pix2Struct, TrOCR) leave the folder's chat_template.jinja to
     their tokenizer.
@@ -61,12 +61,12 @@ def render(processor: Any, model_type: str, prompt: str, model: str) -> str:
 
 
 def prompting(processor: Any, model_type: str) -> str:
-    """How `render` makes the text, in words."""
+    """In words, how `render` makes the text."""
     if template_of(processor, model_type) is not None:
         return "chat template"
     return f"no chat template: {model_type}'s documented fallback"
 
 
 def writes_special_tokens(processor: Any, model_type: str) -> bool:
-    """Whether the rendered text holds the special tokens already; a second <s> would be another prompt."""
+    """Whether the rendered text holds the special tokens already, so that the tokenizer must not add a second <s>."""
     return template_of(processor, model_type) is not None

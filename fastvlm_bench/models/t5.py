@@ -1,7 +1,8 @@
 """What is special about T5: its blocks hand on a position bias that only the first one computes.
 
-A block takes the bias of its self-attention, and returns (states, that bias, the cross-attention's). Where the layer
-gate skips a block it must hand the bias on all the same; where it skips the first, the bias is computed in its place.
+A block takes the position bias of its self-attention and returns (states, that bias, the cross-attention's). A block
+that the layer gate skips must hand the bias on all the same. Where the first block is skipped, `handing_on` computes
+the bias in its place.
 """
 
 from collections.abc import Callable
@@ -17,9 +18,10 @@ def shares_position_bias(layers: nn.ModuleList) -> bool:
 
 
 def handing_on(layers: nn.ModuleList, gated: Callable[..., Any]) -> Callable[..., Any]:
-    """The gated `forward` of one of `layers` that returns what a T5 block returns, also where states come alone.
+    """Make `gated`, the gated `forward` of one of `layers`, return all that a T5 block returns.
 
-    T5Stack gives the bias in its own place among the arguments; `past_key_values` is as long as before this pass.
+    A skipped block returns its states alone. T5Stack passes the bias as the third positional argument.
+    `past_key_values` still has its length from before this pass.
     """
     first = _self_attention(layers[0])
 

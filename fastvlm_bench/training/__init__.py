@@ -8,24 +8,24 @@ recipe.py            how one head is trained
 preflight.py         whether the target can be trained on, and what it takes
 samples.py           samples of a training split or of a folder of images
 scenes.py            samples of rendered scenes, for the embedded model
-answers.py           the target's own answers to them
+answers.py           the target's own answers to these samples
 texts.py             which texts are learnt from and which are held out
 observe.py           one pass of the frozen target over a text, for every exit at once
 losses.py            the losses
 trainer.py           one update of the heads
 muon.py              the optimiser
 order.py             which texts an update sees
-micro_batch.py       how many texts pass at a time
+micro_batch.py       how many texts pass the model at a time
 parallel.py          several processes
 updates.py           all updates, with their checkpoints
-folder.py            what is kept of a training
+folder.py            the files of a training: settings, state, log
 interrupts.py        how a training is stopped
-prediction.py        rounds played on held-out text
-costs.py             measured costs of passes, by which those rounds are priced
+prediction.py        the speed-up predicted from rounds that are simulated on held-out text
+costs.py             the measured costs of passes, which price those rounds
 choosing.py          what decoding would choose along a text
 validation.py        α, τ and the predicted speed-up of a head
 refine.py            learning from rejections
-refine_run.py        the same between the samples of a run
+refine_run.py        the same between the samples of a run (`run --refine`)
 backbone.py          phase 1: fine-tuning the model itself
 backbone_quality.py  what phase 1 did to the answers of the model
 display.py           what is shown while it trains

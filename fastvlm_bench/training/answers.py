@@ -1,7 +1,7 @@
 """The text that heads learn on: the target's own greedy answers, written once and kept on disk, or references.
 
-A drafted token is worth something only while everything before it was the target's choice, so the target's own text
-is exactly the prefixes on which a head will be asked.
+A drafted token can be accepted only while every token before it was the target's choice. So the prefixes on which a
+head will have to draft are exactly those of the target's own text.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ ROOM = 64
 class Example:
     """A sample and the text to learn on: token ids, the final EOS included if it `ended` within the limit.
 
-    limit: how many tokens it might have had; None where that is not known.
+    limit: the token limit with which it was written; None where that is not known.
     """
 
     sample: TrainingSample
@@ -38,17 +38,17 @@ class Example:
 
     @property
     def most(self) -> int:
-        """The token limit with which decoding would write this text; of an unknown one, one that leaves room."""
+        """The token limit with which decoding would write this text; ROOM tokens above its length if not known."""
         return self.limit or len(self.answer) + (ROOM if self.ended else 0)
 
     @property
     def taught(self) -> int:
-        """How many positions have something to learn: every token but the first is drafted."""
+        """How many positions teach. Each predicts a token that can be drafted: every token but the first."""
         return max(len(self.answer) - 1, 0)
 
 
 class AnswerFile:
-    """Answers by sample id, one sealed line each: what a killed training has generated is never generated again."""
+    """Answers by sample id, one sealed line each, so that a resumed training does not generate them again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -59,7 +59,7 @@ class AnswerFile:
                 try:
                     found = unseal(line)
                 except ValueError:
-                    continue  # a torn last line, or the nothing after it: its answer is generated again
+                    continue  # empty after the last newline, or a torn line, whose answer is generated again
                 whole.append(line)
                 self.known[found["sample_id"]] = (tuple(found["token_ids"]), found["ended"])
             if raw != (text := b"".join(line + b"\n" for line in whole)):
@@ -75,10 +75,11 @@ def own_answers(
     target: Target, samples: Sequence[TrainingSample], most: int, path: Path, report: Callable[[int], None], size: int,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Example]:  # fmt: skip
-    """The target's greedy answers of at most `most` tokens; those in the file at `path` are taken from there.
+    """The target's greedy answers of at most `most` tokens; those in the file at `path` are not generated again.
 
-    size: prompts decoded together where the model's answers and the memory allow it. Groups are fixed by the samples'
-    order, so that an answer does not depend on where an earlier attempt was stopped. say: told where they are smaller.
+    size: how many prompts are decoded together. They are fewer where the model answers otherwise in a batch, or where
+    memory runs out; `say` is told so. The groups depend only on the order of the samples, so that an answer does not
+    depend on where an earlier attempt was stopped. report: called with the number of answers there are.
     """
     file = AnswerFile(path)
     if all(sample.sample_id in file.known for sample in samples):
@@ -99,7 +100,7 @@ def own_answers(
 
 
 def reference_answers(target: Target, samples: Sequence[TrainingSample], most: int) -> list[Example]:
-    """The samples' first references as the tokenizer writes them after the prompt, cut at `most` tokens."""
+    """The first reference of each sample that has one, tokenized as it follows the prompt: `most` tokens, EOS last."""
     tokenizer = target.processor.tokenizer
     (eos, *_) = ends(target)
     out = []
@@ -125,7 +126,7 @@ def pads_well(target: Target, samples: Sequence[TrainingSample], most: int) -> b
             greedy_answers(target, [sample], most)[0] for sample in samples
         ]
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, MemoryError):
-        return False  # images of several sizes, say, that do not fit into one tensor; or two, that do not into memory
+        return False  # for example, images of two sizes do not fit into one tensor, or two prompts not into memory
 
 
 @torch.inference_mode()
@@ -146,7 +147,11 @@ def greedy_answers(target: Target, samples: Sequence[TrainingSample], most: int)
 
 
 def stack(inputs: Sequence[dict[str, Tensor]], pad: int, *, left: bool = False) -> dict[str, Tensor]:
-    """Batches of one joined into one. What has one value a token is padded; the rest is joined along its first axis."""
+    """Join batches of one sample into one batch.
+
+    Tensors with one value per token, (1, tokens), are padded to the longest: input_ids with `pad`, all others with 0.
+    Other tensors are joined along their first axis as they are. left: pad on the left, as decoding needs it.
+    """
     if len(inputs) == 1:
         return dict(inputs[0])
     lengths = [one["input_ids"].shape[1] for one in inputs]

@@ -1,8 +1,8 @@
-"""Phase 1 (arXiv 2510.22641, optional): the backbone itself learns, from the task and from a loss at the exits.
+"""Phase 1 (arXiv 2510.22641, optional): the backbone itself is fine-tuned, with the task loss and a loss at the exits.
 
 Loss = CE(next token | last layer) + w · mean over exits of CE(next token | exit), both through the target's own norm
-and LM head (the exit loss is LayerSkip's, arXiv 2404.16710). The result is another model, in a folder of its own:
-what it gains in speed is owed to this training, and what it loses in quality is always reported beside it.
+and LM head (the exit loss is LayerSkip's, arXiv 2404.16710). The result is another model, in a folder of its own. Its
+gain in speed comes from this training, so the change in quality that came with it is always reported, too.
 """
 
 import json
@@ -39,7 +39,8 @@ def finetune(
 ) -> str:
     """Train the target's decoder layers on the texts and write the new model; returns its folder, `out/backbone`.
 
-    The weights of `target` change. Resumes from its last state. UsageError where the target cannot be trained so.
+    This changes the weights of `target`. A stopped training goes on from its last saved state. UsageError where the
+    target cannot be fine-tuned.
     """
     made = folder.path / BACKBONE
     if not parallel.from_leader((made / "config.json").is_file()):
@@ -50,7 +51,7 @@ def finetune(
 
 
 def remember(made: Path, settings: TrainSettings, quality: Sequence[Mapping[str, Any]]) -> None:
-    """Put into the new model's folder what it is: a run on it records that, and an ablation's table shows it."""
+    """Write into the new model's folder how it was made. Its runs record that, and an ablation's table shows it."""
     story = {
         "how": settings.finetune_backbone,
         "of": settings.model,
@@ -92,7 +93,7 @@ class _Backbone:
             self.optimisers.append(torch.optim.AdamW(others, lr=self.lr, betas=(0.9, 0.95), weight_decay=0.0))
 
     def _trainable(self) -> Any:
-        """The model with the decoder layers' weights, or adapters on them, waiting for gradients; all else frozen."""
+        """The model, frozen except for its decoder layers (full) or for adapters on their linear layers (lora)."""
         model = self.target.model
         model.requires_grad_(False)
         if self.settings.finetune_backbone == "full":
@@ -110,7 +111,7 @@ class _Backbone:
         )
 
     def run(self) -> None:
-        """Make what is left of the updates; several processes share each batch, and add up their gradients."""
+        """Do the updates that are left. Several processes share each batch, and add up their gradients."""
         s, done, total = self.settings, 0, self.settings.backbone_updates
         if stored := self.folder.load(BACKBONE_STATE, self.target.device):
             with torch.no_grad():
@@ -144,7 +145,7 @@ class _Backbone:
                 saved = time.monotonic()
 
     def write(self, made: Path) -> None:
-        """The trained model as a checkpoint folder, whole or not at all."""
+        """Write the trained model as a checkpoint folder, under a temporary name until it is complete."""
         model = self.model.merge_and_unload() if self.settings.finetune_backbone == "lora" else self.model
         temporary = made.with_name(f".{BACKBONE}.{os.getpid()}.tmp")
         with quiet(downloads=False):
@@ -154,9 +155,10 @@ class _Backbone:
         (self.folder.path / BACKBONE_STATE).unlink(missing_ok=True)
 
     def _backward(self, batch: Sequence[Example], done: int, size: int) -> dict[str, float]:
-        """Gradients of this process's part of the mean loss over all answer tokens; its parts of task and exit loss.
+        """Compute the gradients of the mean loss over all answer tokens, this process's part of it.
 
-        Here the first token teaches, too: a draft never makes it, but the backbone does.
+        Returns its parts of the task loss and of the exit loss. The first answer token is learnt, too: no draft
+        predicts it, but the backbone does.
         """
         positions = sum(len(example.answer) for example in batch)
         for optimiser in self.optimisers:
@@ -166,7 +168,7 @@ class _Backbone:
         for start in range(0, len(mine), size):
             group = mine[start : start + size]
             inputs, told = self.observer.padded(group)
-            told |= told.roll(-1, dims=1)  # one place earlier: the prompt's last position, which makes the first token
+            told |= told.roll(-1, dims=1)  # also the prompt's last position, which predicts the first answer token
             next_tokens = inputs["input_ids"].roll(-1, dims=1)[told]
             with _layer_inputs(self.target.layers, self.exits) as seen:
                 self.target.model(**inputs, use_cache=False, logits_to_keep=1)
@@ -192,7 +194,7 @@ class _Backbone:
 
 @contextmanager
 def _layer_inputs(layers: nn.ModuleList, wanted: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """With their gradients: what arrives at the wanted layers, and (last) what the last layer returns."""
+    """Record, with gradients, what arrives at the wanted layers and, as the last entry, the last layer's output."""
     seen: dict[int, Tensor] = {}
 
     def arrives(index: int) -> Any:

@@ -32,7 +32,7 @@ def report_quality(
     """Print and keep (quality.json) each metric's value before and after, and the paired difference.
 
     Embedded suites are scored on their embedded split, which is held out from training; other suites on the samples
-    that were held out. Without references only the number of unchanged answers is told. path: where it is kept.
+    that were held out. Without references only the number of unchanged answers is reported. path: the file to write.
     """
     rows: list[dict[str, Any]] = []
     if settings.data is None and not settings.images:

@@ -1,7 +1,8 @@
 """What decoding would choose along a known text: the largest logit after the model's own logits processors.
 
-A model's generation settings may ask for a repetition penalty, suppressed tokens, a forced first or last token, a
-least length. `run` applies them to target and draft alike (`Session.choose`); so must what predicts its acceptance.
+A model's generation settings may ask for a repetition penalty, suppressed tokens, a forced first or last token, or a
+minimum length. `run` applies them to target and draft alike (`Session.choose`), so whatever predicts the acceptance of
+a run must apply them, too.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ from fastvlm_bench.training.answers import Example
 
 
 class Choosing:
-    """Chooses for one target. `placeholders`: the token ids that a draft never has."""
+    """Chooses tokens as decoding with one target does. `placeholders`: the token ids that are never drafted."""
 
     def __init__(self, target: Target) -> None:
         self.target, self.placeholders = target, placeholders(target.model)
@@ -23,7 +24,7 @@ class Choosing:
         self._known: dict[Example, _Prepared] = {}
 
     def along(self, example: Example, logits: Tensor) -> Tensor:
-        """(n,): the token at each of the text's n taught positions. logits: (n, vocab)."""
+        """The token chosen at each of the text's n taught positions, (n,). logits: (n, vocab)."""
         if self._changes is None:
             self._changes = len(self._prepared(example).processors) > 0
         if self._changes:
@@ -47,7 +48,7 @@ class Choosing:
 
 
 class _Prepared:
-    """A `custom_generate` that decodes nothing and keeps what `generate` prepared: processors and prompt."""
+    """A `custom_generate` that decodes nothing. It keeps what `generate` prepared: logits processors and prompt ids."""
 
     processors: Any
     prompt: Tensor

@@ -1,4 +1,4 @@
-"""What a pass costs on this machine: the prices with which held-out acceptance becomes a predicted speed-up."""
+"""Measures what single passes cost on this machine, so that held-out acceptance becomes a predicted speed-up."""
 
 import statistics
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ ATTEMPTS = 5
 
 
 def measure_costs(target: Target, inputs: dict[str, Tensor], answer: Sequence[int], draft: Draft) -> Costs:
-    """Medians over repeated passes on one prompt and a known text, by the very calls that the loop makes.
+    """Median seconds over repeated passes on one prompt and a known text, with the calls that the decoding loop makes.
 
-    The whole target and the draft are timed in turn, so that whatever else the machine does falls on both.
+    The whole target and the draft are timed in turn, so that other work of the machine slows both alike.
     """
     whole, drafted = (_Probe(target.device, exit_of, list(answer)) for exit_of in (None, draft))
     with torch.inference_mode():
@@ -40,7 +40,7 @@ def measure_costs(target: Target, inputs: dict[str, Tensor], answer: Sequence[in
 
 
 def costs_of(trainer: HeadTrainer, example: Example) -> dict[str, Costs]:
-    """The price of each recipe's passes here; with several processes the leader's, so that all decide alike."""
+    """Recipe -> the costs of its passes. With several processes all take the leader's, so that they decide alike."""
     inputs = example.inputs(trainer.target)
     prices: dict[tuple[int, str, Any], Costs] = {}
     found = {}
@@ -54,7 +54,7 @@ def costs_of(trainer: HeadTrainer, example: Example) -> dict[str, Costs]:
 
 
 class _Probe:
-    """A `custom_generate` that times single passes and forgets them again: of the whole target, or of a draft."""
+    """A `custom_generate` that times single passes, of the whole target or of a draft, and rolls each of them back."""
 
     def __init__(self, device: Any, draft: Draft | None, answer: list[int]) -> None:
         self.clock, self.draft, self.answer = Clock(device), draft, answer
@@ -104,7 +104,7 @@ class _Probe:
         return seconds, verified
 
     def _timed(self, session: Session, count: int, ahead: list[int], kwargs: dict[str, Any]) -> tuple[Any, float]:
-        """A pass and the choice from its logits, which waits for the device as it does in the loop."""
+        """(outputs, seconds) of one pass and the choice of a token, which waits for the device as in the loop."""
         started = self.clock.now()
         outputs = session.forward(count, [ahead], kwargs)
         session.choose(outputs.logits)

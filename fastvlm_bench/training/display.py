@@ -1,4 +1,4 @@
-"""What a training says while it runs: bars, one line a finding, and a live table of what each draft is worth."""
+"""What a training shows while it runs: bars, a line for each finding, and a live table of what each draft is worth."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ POSITIONS = (1, 2, 4, 8)
 
 
 class Display:
-    """A context. On a terminal the table is renewed in place; elsewhere one line a draft and validation is printed."""
+    """A context manager. A terminal shows a table, redrawn in place; elsewhere a validation prints a line per draft."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console, self.quiet = Console(stderr=False, quiet=quiet), quiet
@@ -40,12 +40,12 @@ class Display:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def bar(self, label: str, total: int) -> Callable[[int], None]:
-        """A new bar; call what comes back with how much is done."""
+        """Add a bar. The returned function moves it: call it with how much is done."""
         task = self.progress.add_task(label, total=total)
         quarter = 0
 
         def update(done: int) -> None:
-            """On a terminal the bar moves; elsewhere a line tells of each quarter (of updates, validations do)."""
+            """Move the bar. Without a terminal, print a line at each quarter; updates have the lines of validations."""
             nonlocal quarter
             self.progress.update(task, completed=done)
             if not self.console.is_terminal and label != "updates" and total and 4 * done // total > quarter:
@@ -57,7 +57,7 @@ class Display:
     def table(
         self, done: int, losses: Mapping[str, float], found: Mapping[str, Validated], best: Mapping[str, int]
     ) -> None:
-        """Show a validation."""
+        """Show the validation after `done` updates. losses, found, best: by recipe; best: the update that is kept."""
         self.shown = table(f"held out, after update {done}", losses, found, best)
         if self.console.is_terminal:
             self.live.update(self._all())
@@ -71,7 +71,7 @@ class Display:
 
 
 def table(title: str, losses: Mapping[str, float], found: Mapping[str, Validated], best: Mapping[str, int]) -> Table:
-    """One row a draft; α by position is the chance that a token of a draft stands if those before it did."""
+    """One row for each draft. α[i] is the chance that the i-th token of a draft stands if those before it did."""
     out = Table(title=title, title_justify="left", box=None, pad_edge=False)
     out.add_column("draft", overflow="fold")
     for head in ("loss", "α", *(f"α[{place}]" for place in POSITIONS), "τ", "predicted", "γ", "stop", "best at"):

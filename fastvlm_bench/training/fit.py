@@ -1,4 +1,4 @@
-"""A whole training: target, phase 1, texts, exit, updates, drafts; killed at any point, it goes on."""
+"""A whole training: load the target, phase 1, texts, exit, updates, drafts. Killed at any point, it can go on."""
 
 import json
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def train(settings: TrainSettings) -> int:
     parallel.start(settings.device, settings.device_map)
     folder, display = TrainingFolder(Path(settings.out)), Display(quiet=not parallel.leads())
     try:
-        texts = Texts(settings, folder, display)  # data that is missing is told before a model is loaded
+        texts = Texts(settings, folder, display)  # before the model is loaded, so that missing data is reported at once
         parallel.lead(lambda: folder.open(settings))
         if settings.threads:
             torch.set_num_threads(settings.threads)
@@ -94,7 +94,7 @@ class Training:
         save_drafts(s, self.target, trainer, updates.kept(), story(s, base), self.display)
 
     def _finetune(self) -> None:
-        """Phase 1; from here on the target is the new one, whose answers are its own."""
+        """Phase 1: fine-tune the target. From here on the new model is the target, and writes its own answers."""
         s, texts = self.settings, self.texts
         made = backbone.finetune(s, self.target, texts.for_backbone(self.target), self.folder, self.display)
         here = s.loading | {"device": str(self.target.device), "device_map": None}
@@ -103,7 +103,7 @@ class Training:
         def tell() -> None:
             path = self.folder.path / QUALITY
             if not path.is_file():
-                # The trained model is the old one no longer: load that again.
+                # Training has changed the weights of `self.target`, so the model as it was is loaded again.
                 report_quality(s, load_target(s.model, **here), after, texts.held_out, path, self.display)
             backbone.remember(Path(made), s, json.loads(path.read_text(encoding="utf-8")))
 
@@ -111,7 +111,7 @@ class Training:
         self.target = after
 
     def _choose_exit(self, base: Sequence[Example], held: Sequence[Example]) -> int:
-        """Train candidates together for a while and take the one with the best predicted speed-up."""
+        """Train a draft at each of some exits for a while, and take the exit with the best predicted speed-up."""
         layers = len(self.target.layers)
         first = self.settings.recipes(1)[0]
         most = layers - max(first.depth, 1)

@@ -1,6 +1,6 @@
-"""The folder of a training: its one writer, its settings, its state, replaced whole, and its log without torn lines.
+"""The folder of a training: its lock, its settings, its state, which is always replaced as a whole, and its log.
 
-With several processes only the leader writes; all read.
+With several processes only the leader writes; all of them read.
 """
 
 import contextlib
@@ -22,21 +22,21 @@ from fastvlm_bench.training.settings import TrainSettings
 
 STATE, BACKBONE_STATE, SETTINGS, LOG, QUALITY = "state.pt", "backbone.pt", "settings.json", "log.jsonl", "quality.json"
 BACKBONE = "backbone"
-"""The model that phase 1 made."""
+"""The subfolder of the model that phase 1 made."""
 ANSWERS, NEW_ANSWERS = "answers.jsonl", "answers-backbone.jsonl"
 MADE = (STATE, BACKBONE_STATE, LOG, QUALITY, ANSWERS, NEW_ANSWERS, "curve.csv", "curve.png")
 
 
 class TrainingFolder:
-    """Where one training keeps what the next attempt goes on from."""
+    """The folder in which a training keeps what it needs to go on after it was stopped."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._lock = path, -1
 
     def open(self, settings: TrainSettings) -> None:
-        """Lock the folder, and make it new or check that what lies there is this very training.
+        """Lock the folder. Then begin it anew, or check that the training in it has the same settings.
 
-        UsageError where it is another, or where another process is writing it.
+        UsageError where the settings differ, where another process is writing it, or where it cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ class TrainingFolder:
             raise
 
     def close(self) -> None:
-        """Let another process write the folder. Closing twice, or what was never opened, is allowed."""
+        """Unlock the folder. It may be closed twice, or without having been opened."""
         if self._lock >= 0:
             (self.path / LOCK_FILE).unlink(missing_ok=True)
             os.close(self._lock)
@@ -58,7 +58,7 @@ class TrainingFolder:
 
     def _prepare(self, settings: TrainSettings) -> None:
         begun = any((self.path / name).is_file() for name in (STATE, ANSWERS, BACKBONE_STATE))
-        # Settings alone are of a start that was refused.
+        # Settings without any of these are left over from a training that was refused before it began.
         if (self.path / SETTINGS).is_file() and begun and not settings.restart:
             self._compare(settings)
             return
@@ -89,7 +89,7 @@ class TrainingFolder:
             raise BenchError(f"{path} cannot be read ({first_line(error)}); start over with --restart") from None
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
-        """Replace the state of that name whole."""
+        """Replace the state of that name as a whole. WriteFailed where the disk is full or refuses it."""
         if not parallel.leads():
             return
         path = self.path / name
@@ -107,7 +107,7 @@ class TrainingFolder:
                 file.write(json.dumps(line) + "\n")
 
     def trim_log(self, done: int) -> None:
-        """Forget what was logged after the state was saved: it will be trained, and logged, again."""
+        """Drop what was logged after the last saved update, `done`: those updates will be made and logged again."""
         path = self.path / LOG
         if parallel.leads() and path.is_file():
             kept = []

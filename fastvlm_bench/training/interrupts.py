@@ -1,11 +1,14 @@
-"""SIGINT and SIGTERM while a draft is trained: at once, or, within the updates, after the one that is being made."""
+"""SIGINT and SIGTERM while a draft is trained: they stop it at once or, during updates, after the current one."""
 
 import signal
 from typing import Any
 
 
 class Interrupts:
-    """A context. `held` while the updates run: a signal is then noted in `asked`, and a second one does not wait."""
+    """A context manager in which a signal raises KeyboardInterrupt.
+
+    While `held` is set, as during updates, a first signal only sets `asked`; a second one is not held back.
+    """
 
     def __init__(self) -> None:
         self.held, self.asked = False, False

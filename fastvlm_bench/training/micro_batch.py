@@ -1,4 +1,4 @@
-"""How many texts pass a model together: fewer, for good, once the memory has run out."""
+"""How many texts pass a model together. The number is halved, for good, whenever memory runs out."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -12,15 +12,15 @@ Made = TypeVar("Made")
 
 
 class MicroBatch:
-    """`size` texts at a time; `say` is told when memory made them fewer."""
+    """Does work on `size` texts at a time. `say` is told when memory ran out and `size` was halved."""
 
     def __init__(self, size: int, say: Callable[[str], None]) -> None:
         self.size, self.say = size, say
 
     def fit(self, work: Callable[[int], Made], doing: str) -> Made:
-        """Do the work with `size` texts at a time; where memory runs out, all of it again with half of them.
+        """Call `work` with `size`; where memory runs out, halve `size` and do all of the work again.
 
-        The error itself where one text alone does not fit.
+        Where even one text does not fit, the error is raised. doing: what is done, for the message to `say`.
         """
         while True:
             try:
@@ -34,7 +34,7 @@ class MicroBatch:
                 torch.cuda.empty_cache()
 
     def over(self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[Made]], doing: str) -> Iterator[Made]:
-        """What the work makes of each item, `size` of them at a time; what does not fit is done in halves."""
+        """Yield what `work` makes of each item, `size` of them at a time; fewer where they do not fit into memory."""
         done = 0
         while done < len(items):
             made = self.fit(lambda size, start=done: work(items[start : start + size]), doing)  # type: ignore[misc]

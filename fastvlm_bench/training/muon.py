@@ -24,7 +24,7 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For hidden weight matrices only. `lr` is scaled by 0.2·sqrt(max side) so that it means what it means to AdamW."""
+    """For hidden weight matrices only. `lr` is scaled by 0.2·sqrt(longer side), so that a value made for AdamW fits."""
 
     def __init__(
         self, params: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0

@@ -1,9 +1,10 @@
 """The frozen target's view of a text: one forward pass gives every exit its inputs and the states to imitate.
 
-Features are taken with pre-hooks: `output_hidden_states` is not what arrives at a layer where DeepStack adds to it.
-Two routes. *Packed*: prompt and answer in one pass, several texts padded to one length; fast. *Forced*: the prompt by
-the target's own prefill, then the answer in one more pass over the KV cache, exactly as verification runs; right for
-every family that can be decoded, one text at a time. The packed route is taken only where it gives the same.
+States are recorded by pre-hooks: where DeepStack adds to them, `output_hidden_states` is not what arrives at a layer.
+A text passes the target by one of two routes. *Packed*: prompt and answer in one pass, several texts padded to one
+length. This is fast. *Forced*: the prompt by the target's own prefill, then the answer in one more pass over the KV
+cache, exactly as verification runs. This is right for every family that can be decoded, but takes one text at a time.
+The packed route is taken only where it gives the same states.
 """
 
 import copy
@@ -25,16 +26,16 @@ from fastvlm_bench.models.layers import decoder_layers, output_embeddings
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example, pad_id, stack
 
-AGREEMENT = 0.02  # of the largest logit; half precision rounds differently in a longer pass
+AGREEMENT = 0.02  # of the largest value; in half precision, rounding differs with the length of a pass
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError)
 
 
 @dataclass
 class Span:
-    """A stretch of text that passed the layers together.
+    """The tokens that passed the layers in one forward pass, and what was recorded of them.
 
-    states: layer -> what arrived there, (batch, tokens, width); kwargs: layer -> the arguments that came with it.
-    tops: the outputs of the last layers, the last one last. caches: layer -> an empty KV cache of the target's kinds.
+    states: layer -> what arrived there, (batch, tokens, width). kwargs, args: layer -> the arguments that came with it.
+    caches: layer -> an empty KV cache of the target's kinds. tops: layer -> its output, of the last `fuse` layers.
     """
 
     states: dict[int, Tensor] = field(default_factory=dict)
@@ -46,7 +47,7 @@ class Span:
 
 @dataclass
 class View:
-    """A batch of texts as the target saw it. told: (batch, tokens) marks the positions that teach, over all spans."""
+    """A batch of texts as the target saw it. told: (batch, tokens over all spans), true where a position teaches."""
 
     spans: list[Span]
     told: Tensor
@@ -56,7 +57,7 @@ class View:
         return self.top(0)
 
     def top(self, below: int) -> Tensor:
-        """The output of the layer that many below the last, at the taught positions, (n, width)."""
+        """The output of the layer `below` places before the last one, at the taught positions, (n, width)."""
         found = torch.cat([span.tops[max(span.tops) - below] for span in self.spans], dim=1)
         return found[self.told]
 
@@ -65,10 +66,10 @@ class View:
         return torch.stack([self.top(below) for below in range(fuse)]).mean(0)
 
     def imitate(self, head: ImitationHead, exit_layer: int, unroll: int = 1) -> list[Tensor]:
-        """The head's states at the taught positions, (n, width), once for each pass over its own output.
+        """The head's output at the taught positions, (n, width), for each of its passes.
 
-        Only a head that recurs has more than one: in the first its `previous` is the target's last state, in each
-        further one its own output of the pass before, as it is within a draft.
+        A head that recurs makes `unroll` passes, any other head makes one. In the first pass `previous` holds the
+        target's last states; in each further pass it holds the head's output of the pass before, as within a draft.
         """
         first = max(self.spans[0].tops)
         previous = target = torch.cat([span.tops[first] for span in self.spans], dim=1) if head.recurs else None
@@ -77,7 +78,7 @@ class View:
             before = shifted(previous) if previous is not None else None
             states = self._pass(head, exit_layer, before)
             out.append(states[self.told])
-            if target is not None:  # the prompt is never drafted: there the target's states stay
+            if target is not None:  # the prompt is never drafted, so the target's own states stay there
                 previous = torch.where(self.told[..., None], states, target)
         return out
 
@@ -95,13 +96,13 @@ class View:
 
 
 class Observer:
-    """Runs texts through a frozen target and keeps what the wanted exits need. fuse: how many top layers to keep."""
+    """Runs texts through a frozen target. It keeps what the exits need, and the outputs of the last `fuse` layers."""
 
     def __init__(self, target: Target, exits: Sequence[int], fuse: int) -> None:
         self.target, self.layers = target, decoder_layers(target.model)
         self.exits, self.fuse = sorted(set(exits)), min(fuse, len(self.layers))
         self.packs = False
-        # A model with random weights may write an image's placeholder, for which a whole text would need an image.
+        # A model with random weights may answer with an image's placeholder: packed, the text would need an image more.
         config = target.model.config
         self.image_ids = {
             token
@@ -110,8 +111,10 @@ class Observer:
         }
 
     def choose_route(self, examples: Sequence[Example]) -> float:
-        """Take the packed route if it gives the forced route's logits on two examples; returns the difference, infinite
-        where they cannot pass together."""
+        """Take the packed route if it gives the same last states as the forced route on two examples.
+
+        Returns their largest difference as a share of the largest state, infinity where the two cannot pass together.
+        """
         pair = [example for example in examples if not self.image_ids.intersection(example.answer)][:2]
         pair = pair or list(examples[:1])
         forced = torch.cat([self.forced(example).last_states() for example in pair])
@@ -124,7 +127,7 @@ class Observer:
         return gap
 
     def views(self, examples: Sequence[Example], size: int) -> Iterator[tuple[View, Sequence[Example]]]:
-        """The examples in micro-batches of at most `size`, by the chosen route."""
+        """Yield (view, examples) of micro-batches of at most `size` examples, by the chosen route."""
         size = size if self.packs else 1
         for start in range(0, len(examples), size):
             group = examples[start : start + size]
@@ -135,9 +138,9 @@ class Observer:
                     yield self.forced(example), [example]
 
     def padded(self, examples: Sequence[Example]) -> tuple[dict[str, Tensor], Tensor]:
-        """Model inputs of prompt + answer of each, and which positions teach, (batch, tokens).
+        """The model inputs of each example's prompt and answer, and which positions teach, (batch, tokens).
 
-        Padded on the right: causal attention then needs no thought for padding.
+        They are padded on the right, where causal attention keeps the padding from every token of the text.
         """
         rows, lengths = [], []
         for example in examples:
@@ -147,13 +150,13 @@ class Observer:
         batch = stack(rows, pad_id(self.target))
         told = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
         for row, (prompt, example) in enumerate(zip(lengths, examples, strict=True)):
-            # The first answer token comes from prefill and is never drafted; the state of the last predicts nothing.
+            # The first answer token comes from prefill and is never drafted; after the last one there is no token left.
             told[row, prompt : prompt + example.taught] = True
         return batch, told
 
     @torch.no_grad()
     def packed(self, examples: Sequence[Example]) -> View:
-        """Prompt and answer of each in one pass."""
+        """The packed route: prompt and answer of all examples in one pass."""
         batch, told = self.padded(examples)
         with self._recorded() as span:
             self.target.model(**batch, use_cache=False, logits_to_keep=1)
@@ -161,7 +164,7 @@ class Observer:
 
     @torch.no_grad()
     def forced(self, example: Example) -> View:
-        """The prompt as generation reads it, then the answer in one pass over its cache."""
+        """The forced route: the prompt as generation reads it, then the answer in one pass over its cache."""
         forced = _Forced(self, example.answer)
         self.target.model.generate(
             **example.inputs(self.target), max_new_tokens=len(example.answer) + 1, do_sample=False, num_beams=1,
@@ -222,7 +225,7 @@ class _Forced:
 
 
 def _extend(key: str, value: Tensor, inputs: dict[str, Tensor], answer: Sequence[int]) -> Tensor:
-    """Add the answer to what has one value a token: its ids, a mask of ones, zeros for token types."""
+    """Append the answer to a tensor with one value per token: ids, ones of the attention mask, zeros of token types."""
     if value.shape != inputs["input_ids"].shape:
         return value
     fill = {"input_ids": list(answer), "attention_mask": [1] * len(answer)}.get(key, [0] * len(answer))
@@ -230,10 +233,10 @@ def _extend(key: str, value: Tensor, inputs: dict[str, Tensor], answer: Sequence
 
 
 class Tail:
-    """From last states to logits as the target itself makes them: final norm, LM head, scale, soft cap."""
+    """Turns the last layer's states into logits as the target itself does: final norm, LM head, scale, soft cap."""
 
     def __init__(self, target: Target, observer: Observer, example: Example) -> None:
-        """Finds the parts, and checks them against the target's own logits on one example."""
+        """Find the parts, and compare them with the target's own logits on one example. ValueError if they differ."""
         model = target.model
         self.norm, self.output = _final_norm(model), output_embeddings(model)
         text = model.config.get_text_config(decoder=True)
@@ -244,7 +247,7 @@ class Tail:
             if states.ndim != 2:
                 raise ValueError("its layers hand on several streams of states, and heads are trained on one")
             own = _own_logits(target, example)
-            # A text model's scale is not applied by every VLM that has such a text model (Aya Vision's does not).
+            # Not every VLM applies the logit scale of its text model: Aya Vision does not.
             told = float(getattr(text, "logit_scale", None) or 1.0)
             if getattr(text, "scale_decoder_outputs", False):  # T5, where the LM head is tied to the embeddings
                 told = float(text.d_model) ** -0.5
@@ -262,7 +265,7 @@ class Tail:
 
 
 def _own_logits(target: Target, example: Example) -> Tensor:
-    """The target's logits after the answer's last token but one, (vocab,), by its own forward pass."""
+    """The target's logits for the answer's last token, (vocab,), from its own forward pass."""
     probe = _Logits(example.answer)
     target.model.generate(
         **example.inputs(target), max_new_tokens=len(example.answer) + 1, do_sample=False, num_beams=1,
@@ -285,9 +288,9 @@ class _Logits:
 
 
 def _final_norm(model: Any) -> nn.Module:
-    """The text decoder's final norm, by the names in use; identity where the decoder has none."""
+    """The text decoder's final norm, found by one of its usual names; an identity where the decoder has none."""
     layers = decoder_layers(model)
-    # `get_decoder` gives a wrapper of several storeys in some families: the norm is where the layers are.
+    # In some families `get_decoder` returns a wrapper around the decoder; the norm stands beside the layers.
     decoder = next(m for m in model.modules() if any(child is layers for child in m.children()))
     for name in ("norm", "final_layer_norm", "final_layernorm", "ln_f", "norm_f", "layer_norm", "embedding_norm"):
         module = getattr(decoder, name, None)

@@ -1,4 +1,4 @@
-"""Which examples an update sees: nothing but a function of its number, so that a resumed training sees the same."""
+"""Which examples an update sees. Only its number and the seed decide that, so that a resumed training sees the same."""
 
 import random
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from fastvlm_bench.training.answers import Example
 
 
 class Order:
-    """Batches of `size`, epoch after epoch. Texts of like length together, so little is padding."""
+    """Batches of `size` examples, epoch after epoch. A batch has texts of similar length, so that little is padded."""
 
     def __init__(self, examples: Sequence[Example], size: int, seed: int) -> None:
         self.examples, self.size, self.seed = examples, min(size, len(examples)), seed
@@ -20,7 +20,7 @@ class Order:
             rng = random.Random(f"{self.seed}/{epoch}")
             indices = sorted(range(len(self.examples)), key=lambda i: (len(self.examples[i].answer) // 8, rng.random()))
             for place_left_out in sorted(rng.sample(range(len(indices)), len(indices) - self.groups * self.size))[::-1]:
-                del indices[place_left_out]  # by chance: the last ones would always be the longest texts
+                del indices[place_left_out]  # at random: dropping the last ones would always drop the longest texts
             chunks = [indices[i : i + self.size] for i in range(0, self.groups * self.size, self.size)]
             rng.shuffle(chunks)
             self._epoch, self._order = epoch, chunks

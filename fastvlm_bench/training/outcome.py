@@ -57,7 +57,7 @@ def save_drafts(
 
 
 def measure_command(settings: TrainSettings, model: str, root: Path, own: Mapping[str, Any]) -> str:
-    """The `run` that shows what the draft is worth, the raw exit beside it."""
+    """The `run` command that measures the draft, with the raw exit (layerskip) for comparison."""
     suite = settings.suites[0] if settings.suites else "jsonl"
     where = f" --data {settings.data}" if settings.data else "" if settings.suites else " --data FILE.jsonl"
     loading = "".join(
@@ -90,7 +90,7 @@ def _finished(
 
 
 def story(settings: TrainSettings, base: Sequence[Example]) -> dict[str, Any]:
-    """What a manifest says of the training: on what, how long, and what phase 1 did before."""
+    """The entry `data` of a manifest: on what the draft was trained, how long, and what phase 1 did before."""
     s = settings
     text = [*(["the target's own greedy answers"] if s.on_policy else []), *(["references"] if s.references else [])]
     tuned = {}
@@ -106,7 +106,7 @@ def story(settings: TrainSettings, base: Sequence[Example]) -> dict[str, Any]:
 
 
 def write_curve(root: Path) -> None:
-    """log.jsonl as a table: one row a validation and draft."""
+    """Write log.jsonl as a table, curve.csv: one row for each validation and draft."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CURVE_COLUMNS)
@@ -182,7 +182,7 @@ def card(settings: TrainSettings, model: str, folder: Path, manifest: Manifest |
 
 
 def push(root: Path, repository: str, display: Display) -> None:
-    """Upload the draft folder to the hub; the state and the answers stay here."""
+    """Upload the draft folder to the hub, but not the training's state, answers and settings."""
     from huggingface_hub import HfApi
 
     api = HfApi()

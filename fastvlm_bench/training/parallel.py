@@ -1,6 +1,6 @@
 """Data parallel training, as `accelerate launch` or `torchrun` starts it: gradients are summed over the processes.
 
-Without either, one process does it all and nothing here does anything.
+Without either there is one process, and the functions here have nothing to do.
 """
 
 import os
@@ -17,7 +17,7 @@ from fastvlm_bench.errors import BenchError, UsageError
 def start(device: str = "auto", device_map: str | None = None) -> None:
     """Join the other processes if there are any. Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
 
-    UsageError for a device, or a device map, that all of them would have to share.
+    UsageError for a device or a device map that all processes would have to share.
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several and (device_map or ":" in device):
@@ -28,7 +28,7 @@ def start(device: str = "auto", device_map: str | None = None) -> None:
         gpu = torch.cuda.is_available() and device in ("auto", "cuda")
         if gpu:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        # The others wait for hours while the leader lets the target write the answers to learn on.
+        # The others may wait for hours while the leader generates the answers to learn on.
         distributed.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(days=2))
 
 
@@ -46,7 +46,7 @@ def world() -> int:
 
 
 def leads() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process is the one that writes files and prints."""
     return rank() == 0
 
 
@@ -63,7 +63,10 @@ def share(items: Sequence[Any]) -> list[Any]:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add up what the processes found. The loss was divided by the whole batch's weight, so the sum is the mean."""
+    """Add up the gradients of all processes.
+
+    Each process divided its loss by the weight of the whole batch, so the sum is the gradient of the batch's mean loss.
+    """
     if world() > 1:
         for parameter in parameters:
             if parameter.grad is None:  # its part of the batch was empty
@@ -72,6 +75,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def sum_values(values: dict[str, float]) -> dict[str, float]:
+    """Each value, added up over all processes."""
     if world() > 1:
         together = torch.tensor(list(values.values()), dtype=torch.float64)
         if distributed.get_backend() == "nccl":
@@ -82,18 +86,18 @@ def sum_values(values: dict[str, float]) -> dict[str, float]:
 
 
 def any_of(asked: bool) -> bool:
-    """Whether any process was asked: all end after the same update, so that none waits for one that has ended."""
+    """Whether any process was asked to stop. All then stop after the same update, so that none waits for another."""
     return sum_values({"asked": float(asked)})["asked"] > 0
 
 
 def wait() -> None:
-    """Until every process is here: the leader writes answers that the others read."""
+    """Wait until every process calls this, as the others do for the answers that the leader writes and they read."""
     if world() > 1:
         distributed.barrier()
 
 
 def lead(work: Callable[[], None]) -> None:
-    """Let the leader do it before anybody goes on; where it fails all fail, so that none waits for it."""
+    """Let the leader do `work` while the others wait. If it fails, all processes fail, so that none waits for ever."""
     refused: BenchError | None = None
     if leads():
         try:

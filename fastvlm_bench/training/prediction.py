@@ -1,4 +1,4 @@
-"""What a draft is worth before it is timed: rounds simulated on held-out text, priced with measured costs. No torch."""
+"""Predicts a draft's speed-up: its rounds are simulated on held-out text, and priced with measured costs. No torch."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +9,10 @@ STOPS = (0.0, 0.3, 0.5, 0.7)
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds on this machine, on the target at hand.
+    """Seconds of single passes, measured on one machine and target.
 
     standard_s: one token by the whole target. draft_s: one token by the draft. verify_s[k - 1]: one pass of the layers
-    from the exit on over k positions.
+    after the exit over k positions.
     """
 
     standard_s: float
@@ -20,7 +20,7 @@ class Costs:
     verify_s: Sequence[float]
 
     def verification(self, positions: int) -> float:
-        """Of any number of positions: beyond the measured ones, on the line through the last two."""
+        """Seconds to verify `positions`; beyond the measured numbers, extrapolated from the last two."""
         known = self.verify_s
         if positions <= len(known):
             return known[positions - 1]
@@ -32,9 +32,9 @@ class Costs:
 class Checked:
     """A draft's guesses along one text of the target: for each token after the first, right or not, and how sure.
 
-    right[i], confidence[i] belong to token i + 2 of the answer (the first comes from prefill). A guess that is never
-    drafted, an image's placeholder, has confidence -1. ended: whether the answer ends with EOS; else the token limit
-    cut it. room: how many more tokens the limit would have allowed after EOS.
+    right[i] and confidence[i] belong to answer token i + 2, counted from 1; the first token comes from prefill. A guess
+    that is never drafted, such as an image's placeholder, has confidence -1. ended: whether the answer ends with EOS;
+    else the token limit cut it. room: how many more tokens the limit would have allowed after EOS.
     """
 
     right: Sequence[bool]
@@ -45,7 +45,12 @@ class Checked:
 
 @dataclass
 class Outlook:
-    """Counts over all texts, as the loop would have them. by_position: (accepted, tested) for each place in a draft."""
+    """The counts that the decoding loop would have over all texts.
+
+    passes: of the early layers, one for each drafted token and one more for the last of them, unless that is EOS.
+    verified: number of positions -> how many verifications had as many. by_position: (accepted, tested) for each place
+    in a draft. rejected: for each text, the indices of the guesses that were rejected.
+    """
 
     tokens: int = 0
     rounds: int = 0
@@ -94,17 +99,18 @@ def together(outlooks: Iterable[Outlook]) -> Outlook:
 
 
 def simulate(texts: Iterable[Checked], gamma: int, stop_below: float) -> Outlook:
-    """Play the loop of decoding/fastvlm.py on texts whose every guess is known.
+    """Simulate the loop of decoding/fastvlm.py on texts along which every guess of the draft is known.
 
-    While a draft is right, so is the prefix that it was made on: those guesses are exactly the loop's. What the loop
-    drafts after a wrong token was never seen; it is taken to be as sure, and to end, as along the target's text.
+    As long as a draft is right, it stands on the target's own text, so its guesses are exactly those of the loop. What
+    the loop would draft after a wrong token is not known. It is assumed to be as confident as along the target's text,
+    and to end where that ends.
     """
     found = Outlook(by_position=[[0, 0] for _ in range(gamma)])
     for text in texts:
         at, end, rejected = 0, len(text.right), list[int]()
         while at < end:
-            # The last token that fits into the limit is never drafted. Of a text that ends before it the loop does
-            # not know the end: after a wrong token it drafts on beyond.
+            # The last token that the limit allows is never drafted. Where a text ends with EOS before the limit, the
+            # loop cannot know that end: after a wrong token it may draft beyond it.
             most = min(gamma, end - at - 1 + (text.room if text.ended else 0))
             drafted = accepted = 0
             finished = False

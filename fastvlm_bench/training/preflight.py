@@ -1,4 +1,4 @@
-"""Before anything is trained: does the target fit, what will it take, and how much is free."""
+"""Checks before anything is trained: whether the target can be trained on, what memory that needs, and what is free."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +11,14 @@ from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.memory_need import free_bytes
 from fastvlm_bench.training.settings import TrainSettings
 
-OPTIMISER_BYTES = 4 + 4 + 4  # float32 weights, gradient and momentum of Muon; AdamW's few have one more
+OPTIMISER_BYTES = 4 + 4 + 4  # per weight: float32 value, gradient, Muon's momentum; AdamW's few weights need one more
 
 
 def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None]) -> None:
-    """Say what was loaded and the memory that training is expected to take. UsageError for exits beyond the target."""
+    """Say what was loaded, and how much memory training is expected to take.
+
+    UsageError for exits beyond the target's layers, and for a target that is spread over several devices.
+    """
     layers, model = len(target.layers), target.model
     places = sorted({str(parameter.device) for parameter in model.parameters()})
     if len(places) > 1 or places == ["meta"]:
@@ -48,8 +51,8 @@ def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None
 def memory_estimate(settings: TrainSettings, target: Target) -> dict[str, float]:
     """Bytes beside the target: heads (weights, gradient, optimiser) and the logits of all recipes on a micro-batch.
 
-    Per taught position and recipe, logits, their softmax and their gradient: 3 x vocabulary x 4 bytes; the target's
-    own logits once more.
+    Each recipe needs logits, their softmax and their gradient for every taught position, 3 x vocabulary x 4 bytes; the
+    target's own logits are counted once more.
     """
     packed = [m for m in target.layers[0].modules() if isinstance(m, nn.Linear) and not m.weight.is_floating_point()]
     layer = sum(p.numel() for p in target.layers[0].parameters() if p.is_floating_point())

@@ -1,4 +1,4 @@
-"""What is trained: one recipe a draft, such as "attention:exit_layer=1,kd=1,cosine=0". Without torch."""
+"""Recipes: how each draft is trained, such as "attention:exit_layer=1,kd=1,cosine=0". Without torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +22,10 @@ KEYS = ("exit_layer", "depth", *LOSSES, "fuse", "temperature", "top_k", "unroll"
 class Recipe:
     """One draft to be trained.
 
-    losses: weight by name, zeros left out. fuse: how many of the last layers' states are averaged for `cosine` and
-    `smooth_l1` (the paper reports three best). temperature: of `kd`, whose gradient is scaled by its square as usual.
-    top_k: `kd` looks only at the target's k likeliest tokens, 0 for all. unroll: passes over its own states, for a
-    head that recurs. refine: whether rejected positions weigh more in the refinement stage.
+    losses: loss -> weight, zeros left out. fuse: over how many of the last layers the states are averaged for `cosine`
+    and `smooth_l1` (the paper reports three to be best). temperature: of `kd`, whose loss is scaled by its square as
+    usual. top_k: `kd` compares only the target's k likeliest tokens, 0 for all. unroll: how many passes a head that
+    recurs makes over its own output. refine: whether rejected positions weigh more in the refinement stage.
     """
 
     name: str
@@ -41,9 +41,10 @@ class Recipe:
 
     @classmethod
     def parse(cls, text: str, *, exit_layer: int | None = None, losses: str | None = None) -> "Recipe":
-        """Read "head" or "head:key=value,…"; a loss that is named replaces its default weight, 0 drops it.
+        """Read "head" or "head:key=value,…". A loss that is named replaces its default weight; 0 drops it.
 
-        exit_layer, losses: what --exit-layer and --loss say, for recipes that do not.
+        exit_layer, losses: the values of --exit-layer and --loss, used where `text` does not set them. UsageError for
+        what cannot be read.
         """
         head, colon, rest = text.strip().partition(":")
         if head not in HEAD_LAYERS:
@@ -92,8 +93,11 @@ class Recipe:
 
 
 def default_recipes(exits: Sequence[int]) -> tuple[str, ...]:
-    """The heads at each exit; then, at the first exit, the attention head without each of its losses, with other
-    losses, and without refinement."""
+    """The recipes of `ablate` where none is named: the usual heads at each exit, then variants at the first exit.
+
+    The variants are the other heads, and the attention head without each of its losses, with the acceptance loss alone,
+    and without refinement.
+    """
     place = exits[0]
     heads = [f"{head}:exit_layer={n},name={head}-exit{n}" for n in exits for head in ("linear", "mlp", "attention")]
     return (
@@ -108,7 +112,7 @@ def default_recipes(exits: Sequence[int]) -> tuple[str, ...]:
 
 
 def parse_losses(text: str) -> dict[str, float]:
-    """ "kd=1,ce=0.5" -> weights; UsageError with the names there are."""
+    """ "kd=1,ce=0.5" -> loss -> weight. UsageError, with the names of the losses, for what is not of this form."""
     weights = {}
     for part in text.split(","):
         key, equals, value = (piece.strip() for piece in part.partition("="))

@@ -1,5 +1,7 @@
-"""Refinement from rejections: "rejected tokens are corrected by the full model and used to guide the draft model's
-refinement" (arXiv 2510.22641). The text after a rejection is the target's; what teaches most is where it was needed.
+"""Refinement from rejections: the positions at which a draft was rejected weigh more in further training.
+
+"Rejected tokens are corrected by the full model and used to guide the draft model's refinement" (arXiv 2510.22641). The
+corrections are simply the target's own text, and the positions that needed one have the most to teach.
 """
 
 import random
@@ -14,14 +16,15 @@ GAMMA, STOP_BELOW = 10, 0.0
 
 
 Rows = dict[str, list[float]]
-"""Recipe -> one weight a taught position of a text."""
+"""Recipe -> a weight for each taught position of one text."""
 
 
 def rejection_weights(checked: Mapping[str, Sequence[Checked]], refining: Sequence[str]) -> list[Rows]:
-    """For each text: recipe -> one weight a taught position, 1 + BOOST where the loop rejected that recipe's draft.
+    """The weights of each text: 1 + BOOST at positions where the loop would reject the recipe's draft, else 1.
 
-    The rejections are the loop's own: while a draft is right it stands on the target's text, so playing the loop on
-    the guesses along that text gives the very rounds that decoding would (a test compares the two).
+    checked: recipe -> its guesses along each text. refining: the recipes that get weights. The rejections are those of
+    real decoding: as long as a draft is right it stands on the target's text, so simulating the loop on the guesses
+    along that text gives the same rounds (a test compares the two).
     """
     texts = max((len(found) for found in checked.values()), default=0)
     out: list[Rows] = [{} for _ in range(texts)]
@@ -35,7 +38,10 @@ def rejection_weights(checked: Mapping[str, Sequence[Checked]], refining: Sequen
 
 
 class ReplayBuffer:
-    """The latest texts with their weights; the oldest leave. A draw depends on what is held and on its seed."""
+    """Holds the latest texts with their weights, at most `capacity` of them.
+
+    What is drawn depends only on the texts held and on the seed, so that a resumed training draws the same.
+    """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
@@ -45,7 +51,7 @@ class ReplayBuffer:
         self.held = [*self.held, *zip(examples, weights, strict=True)][-self.capacity :]
 
     def draw(self, count: int, seed: int) -> list[tuple[Example, Rows]]:
-        """Texts with more rejections are drawn more often; without replacement."""
+        """At most `count` texts, without replacement; the more rejections a text has, the likelier it is drawn."""
         rng = random.Random(seed)
         keyed = []
         for item in self.held:

@@ -1,6 +1,6 @@
 """`run --refine`: between samples, outside the clock, each draft learns from the tokens that the target corrected.
 
-Its output stays the target's, token by token; what changes over the run is how often its drafts stand.
+The method's output stays the target's, token by token. What changes over the run is how often a draft is accepted.
 """
 
 import time
@@ -25,11 +25,11 @@ from fastvlm_bench.training.trainer import HeadTrainer
 
 LR = 2e-3
 REPLAYED = 7
-"""Earlier texts beside the latest one in each update."""
+"""How many earlier texts an update replays beside the latest one."""
 
 
 class RunRefiner:
-    """Refines every trained draft of a run. `summary` says how much was learned and how long it took."""
+    """Refines every trained draft of a run. UsageError if the run has none."""
 
     def __init__(self, target: Target, methods: Sequence[Built]) -> None:
         self.target = target
@@ -43,7 +43,7 @@ class RunRefiner:
         self.seconds = 0.0
 
     def learn(self, sample: Sample, lines: Sequence[Mapping[str, Any]]) -> None:
-        """One update of each draft on the sample's text, the places of its own rejections weighing more."""
+        """Update each draft once, on its method's text for the sample; the positions of its rejections weigh more."""
         began = time.perf_counter()
         for learner in self.learners:
             line = next((own for own in lines if own["method"] == learner.label), None)
@@ -52,14 +52,14 @@ class RunRefiner:
         self.seconds += time.perf_counter() - began
 
     def summary(self) -> dict[str, Any]:
-        """For run.json: updates of each method, and seconds spent outside the clock."""
+        """For run.json: updates made for each method, the seconds they took outside the clock, the learning rate."""
         return {
             "updates": {learner.label: learner.trainer.done for learner in self.learners},
             "seconds": round(self.seconds, 3), "lr": LR,
         }  # fmt: skip
 
     def save(self, folder: Path) -> None:
-        """Keep the refined drafts, one folder each, in the order of the run's methods."""
+        """Save the refined drafts: one in `folder` itself, several in numbered folders, in the order of the methods."""
         for number, learner in enumerate(self.learners):
             learner.draft.save(folder / str(number) if len(self.learners) > 1 else folder)
 
@@ -73,7 +73,7 @@ class _Learner:
             label, draft.manifest.head, draft.exit_layer, draft.manifest.head_options,
             draft.manifest.losses or DEFAULT_LOSSES, **{k: told[k] for k in ("fuse", "unroll") if k in told},
         )  # fmt: skip
-        # The learning rate never falls: nobody knows how long a run is.
+        # `updates` is so large that the learning rate never falls: how long the run will be is not known.
         self.trainer = HeadTrainer(target, [recipe], lr=LR, updates=10**9, micro=1 + REPLAYED)
         (self.student,) = self.trainer.students
         self.student.head.load_state_dict(draft.head.state_dict())
@@ -96,7 +96,7 @@ class _Learner:
 
 
 def corrected(rounds: Sequence[Sequence[float]], taught: int) -> list[float]:
-    """One weight a drafted position: 1 + BOOST where a round ended with a rejection. rounds: as in samples.jsonl."""
+    """A weight for each taught position: 1 + BOOST where a draft was rejected, else 1. rounds: as in samples.jsonl."""
     weights, at = [1.0] * taught, 0
     for _, tested, accepted, emitted, *_ in rounds:
         place = at + int(accepted)

@@ -1,4 +1,4 @@
-"""On what a draft is trained: a suite's training split, a folder of images with prompts, or rendered scenes."""
+"""The samples that a draft is trained on: a suite's training split, or a folder of images with prompts."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -20,7 +20,10 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One image and prompt. `open` gives the image, decoded. references: texts to score by; the first to learn on."""
+    """One image and prompt. `open` returns the decoded image.
+
+    references: the texts to score answers against; training on references takes the first.
+    """
 
     sample_id: str
     image_id: str
@@ -32,7 +35,7 @@ class TrainingSample:
 def suite_samples(
     name: str, *, data: str | Path | None, split: str | None, prompt_set: str | None = None, prompt: str | None = None
 ) -> list[TrainingSample]:
-    """The samples of a suite's training split on disk (split None: `train`)."""
+    """The samples of a suite's training split on disk (split None: `train`). UsageError if there is no such split."""
     definition = read_definition(name)
     if split is None:
         if TRAIN not in definition.splits:
@@ -52,7 +55,10 @@ def _from(suite: str, sample: Sample) -> TrainingSample:
 
 
 def folder_samples(images: Path, prompts: Path) -> list[TrainingSample]:
-    """Every image below a folder, each with one of the prompts (one a line) in turn."""
+    """Every image below a folder, each with one prompt: the lines of the file `prompts` take turns.
+
+    UsageError where there is no image or no prompt.
+    """
     if not images.is_dir():
         raise UsageError(f"--images {images} is not a folder; give one that holds images")
     try:
@@ -76,7 +82,10 @@ def folder_samples(images: Path, prompts: Path) -> list[TrainingSample]:
 def hold_out(
     samples: Sequence[TrainingSample], count: int, seed: int
 ) -> tuple[list[TrainingSample], list[TrainingSample]]:
-    """(training, held out): `count` samples, drawn by image, so that no image is on both sides."""
+    """(training, held out). `count` samples are held out, whole images of them, so that no image is on both sides.
+
+    UsageError if nothing would be left to train on.
+    """
     images = sorted({sample.image_id for sample in samples})
     random.Random(seed).shuffle(images)
     by_image: dict[str, list[TrainingSample]] = {}

@@ -1,4 +1,4 @@
-"""Training samples for the embedded model's drafts: scenes rendered when they are needed, from the training side."""
+"""Samples for training the embedded model's drafts: scenes that are rendered only when they are needed."""
 
 from functools import partial
 
@@ -14,9 +14,10 @@ SUITES = ("describe", "coco-caption", "vqav2", "okvqa")
 
 
 def rendered_samples(suite: str, count: int, seed: int, *, held_out: bool) -> list[TrainingSample]:
-    """`count` prompts of one embedded suite on scenes from the wanted side of the split. A pure function of its input.
+    """`count` samples of one embedded suite, on scenes from the wanted side of the split.
 
-    Scenes that the embedded suites show are never on the training side (see `Scene.held_out`).
+    Equal arguments give equal samples. Scenes that the embedded suites show are never on the training side (see
+    `Scene.held_out`).
     """
     if suite not in SUITES:
         raise UsageError(f"no scenes can be rendered for suite '{suite}': one of {', '.join(SUITES)}, or give --data")
@@ -36,6 +37,6 @@ def rendered_samples(suite: str, count: int, seed: int, *, held_out: bool) -> li
 
 
 def _question(scene: Scene, rng: np.random.Generator, *, knowledge: bool) -> questions.Question:
-    """A question that the picture answers, or one of knowledge where the scene allows one."""
+    """A question that the picture answers; with `knowledge`, one that needs knowledge if the scene allows one."""
     asked = questions.knowledge_questions(scene, rng) if knowledge else []
     return asked[0] if asked else next(q for q in questions.questions(scene, rng) if q.kind != "knowledge")

@@ -1,4 +1,4 @@
-"""What `train` is asked to do. Everything that can be told to be wrong without a model is refused here. No torch."""
+"""The options of `train`. Every error that can be found without loading a model is reported here. No torch."""
 
 import hashlib
 import json
@@ -17,21 +17,24 @@ from fastvlm_bench.training.recipe import Recipe
 
 AUTO = "auto"
 DEFAULT_TOKENS = 128
-"""The token limit of a text where no suite has one."""
+"""The token limit of a text that belongs to no suite."""
 BACKBONES = ("lora", "full")
 ELSEWHERE = ("out", "push", "device", "device_map", "trust_remote_code", "offline", "threads", "micro", "restart")
-"""Fields that change where a training runs or goes, not what it learns: a killed training may go on with others."""
+"""Fields that do not change what a training learns: a stopped training may go on with other values of these."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """The options of `train`. exit_layers: numbers, or "auto". heads: recipes as typed, see `Recipe.parse`.
 
-    suites with data/split, or images with prompts, or (embedded model) rendered scenes: what is looked at. samples:
-    how many training samples at most; held_out: how many more for validation. on_policy, references: the text.
-    updates, refine_updates: optimiser steps before and in the refinement stage. validate_every: updates between two
-    validations; patience: validations without a better predicted speed-up before it stops, 0 for never. device,
-    dtype, device_map, attn, quantize, trust_remote_code, offline: as in `load_target`.
+    Where the samples come from: suites with data and split, or images with prompts, or, for the embedded model without
+    data, suites on rendered scenes. samples: how many to train on at most; held_out: how many more to validate on.
+    on_policy, references: whether to learn on the target's own answers, on reference texts, or on both.
+    updates, refine_updates: optimiser steps before the refinement stage and in it. batch: texts of an update; micro:
+    how many of them pass the target together. validate_every: updates between two validations; patience: after how
+    many validations without a better predicted speed-up training stops, 0 for never. draft_vocabulary: how many token
+    ids may be drafted, 0 for all. out, push: the folder and the hub repository that get the drafts. device, dtype,
+    device_map, attn, quantize, trust_remote_code, offline: as in `load_target`.
     """
 
     out: str
@@ -129,7 +132,7 @@ class TrainSettings:
                              "real data), or --images DIR with --prompts FILE")  # fmt: skip
         if len(set(self.suites)) != len(self.suites):
             raise UsageError(f"suites are {', '.join(self.suites)}; name each once")
-        self.recipes(1 if self.automatic else None)  # so that a wrong recipe is told at once
+        self.recipes(1 if self.automatic else None)  # so that a wrong recipe is refused at once
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -138,11 +141,11 @@ class TrainSettings:
 
     @property
     def automatic(self) -> bool:
-        """Whether the exit layer is to be found out."""
+        """Whether training is to choose the exit layer itself."""
         return AUTO in self.exit_layers
 
     def places(self) -> list[int]:
-        """The exit layers that were named."""
+        """The exit layers given as numbers; none for auto. UsageError for what is neither."""
         if self.automatic and len(self.exit_layers) > 1:
             raise UsageError(f"--exit-layer is {', '.join(self.exit_layers)}; give numbers, or auto alone")
         if not any(self.exit_layers):
@@ -150,7 +153,10 @@ class TrainSettings:
         return whole_numbers("--exit-layer", ",".join(t for t in self.exit_layers if t != AUTO), or_auto=True)
 
     def recipes(self, chosen: int | None = None) -> list[Recipe]:
-        """One recipe for each head and exit layer; `chosen` stands for auto. UsageError where two have one name."""
+        """One recipe for each head and exit layer. UsageError where two have the same name.
+
+        chosen: the exit layer that takes the place of auto.
+        """
         places: list[int | None] = [chosen] if self.automatic else list(self.places())
         found: dict[str, Recipe] = {}
         for text in self.heads:
@@ -163,7 +169,7 @@ class TrainSettings:
         return list(found.values())
 
     def validate(self) -> "TrainSettings":
-        """Check the names and the disk. Returns itself."""
+        """Check model, suites, exit layers and the output folder; UsageError if one is wrong. Returns itself."""
         check_model_name(self.model)
         if not self.data and not self.images and self.model != "tiny":
             raise UsageError(f"model '{self.model}' needs real data: --data DIR with the suite's official files, or "

@@ -1,4 +1,4 @@
-"""On which texts a training learns and validates: samples in their order, and the answers or references to them."""
+"""The texts that a training learns and validates on: samples in their order, with the answers or references to them."""
 
 import random
 from collections.abc import Sequence
@@ -23,7 +23,10 @@ class Texts:
         self.samples, self.held_out = _samples(settings)
 
     def collect(self, target: Target) -> tuple[list[Example], list[Example], list[Example]]:
-        """(base, fresh, held out): fresh texts are for the refinement stage and were never trained on before."""
+        """(base, fresh, held out). The fresh texts are for the refinement stage.
+
+        They are of samples beyond `samples`, which were never trained on, or, where there are none, of the first ones.
+        """
         s = self.settings
         chosen, wanted = self.samples[: s.samples], s.refine_updates
         unseen = self.samples[s.samples : s.samples + wanted] or chosen[:wanted]
@@ -45,13 +48,13 @@ class Texts:
         return base, [example for example in fresh if example.taught], held_out
 
     def for_backbone(self, target: Target) -> list[Example]:
-        """What phase 1 learns: references where there are any, else the target's own answers."""
+        """What phase 1 learns on: references where there are any, else the target's own answers."""
         chosen = self.samples[: self.settings.samples]
         found = self._references(target, chosen) or self._answers(target, chosen, "answers")
         return [example for example in found if example.taught]
 
     def limit(self, sample: TrainingSample) -> int:
-        """The token limit of a sample's text: the one that `run` would have."""
+        """The token limit of a sample's text, the same as in `run`."""
         suite = sample.sample_id.partition("/")[0]
         own = read_definition(suite).max_new_tokens if suite in self.settings.suites else DEFAULT_TOKENS
         return self.settings.max_new_tokens or own
@@ -61,8 +64,8 @@ class Texts:
 
     def _answers(self, target: Target, samples: Sequence[TrainingSample], label: str) -> list[Example]:
         if not parallel.leads():
-            parallel.wait()  # the leader writes, the others read what it wrote
-        # The answers of a model that phase 1 made are its own.
+            parallel.wait()  # until the leader has written the answers, which are read below
+        # A model that phase 1 made gives other answers, so they are kept in a file of their own.
         name = ANSWERS if target.id == self.settings.model else NEW_ANSWERS
         bar, size = self.display.bar(label, len(samples)), min(64, max(self.settings.micro, 1) * 2)
         found: dict[str, Example] = {}
@@ -80,7 +83,7 @@ class Texts:
 
 
 def _samples(s: TrainSettings) -> tuple[list[TrainingSample], list[TrainingSample]]:
-    """(training, held out), shuffled by the seed; several suites take turns."""
+    """(training, held out). The order of the training samples depends on the seed; several suites take turns in it."""
     if s.images and s.prompts:
         rest, held = hold_out(folder_samples(Path(s.images), Path(s.prompts)), s.held_out, s.seed)
         return _shuffled(rest, s.seed), held

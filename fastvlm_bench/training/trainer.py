@@ -1,7 +1,7 @@
 """Fits imitation heads on a frozen target: one forward pass of the target serves every exit and head at once.
 
-Section 3 of arXiv 2510.22641, phase 2. All recipes see the same texts in the same order, so that what differs between
-two of them is what their recipes say. An update is a pure function of the weights and its examples.
+Section 3 of arXiv 2510.22641, phase 2. All recipes see the same texts in the same order, so that two heads differ only
+by what their recipes say. An update depends on nothing but the trainer's state and the examples given.
 """
 
 import contextlib
@@ -31,19 +31,19 @@ from fastvlm_bench.training.prediction import Checked
 from fastvlm_bench.training.recipe import Recipe
 
 Weights = Mapping[str, Sequence[float]]
-"""Recipe -> how much each taught position of an example counts; 1 each for a recipe that is not named."""
+"""Recipe -> a weight for each taught position of an example. A recipe that is not named has weights of 1."""
 
 
 class Student:
     """A recipe and its head in training. The head's weights are float32 whatever the target's dtype.
 
-    It stays in `eval`: the dropout that some families' layers have would make an update depend on more than its
-    weights and examples.
+    The head stays in eval mode: the dropout in some families' layers would make an update depend on more than weights
+    and examples.
     """
 
     def __init__(self, recipe: Recipe, model: Any, seed: int) -> None:
         self.recipe = recipe
-        torch.manual_seed(seed)  # each for itself: a head starts alike whatever is trained beside it
+        torch.manual_seed(seed)  # before each head, so that its first weights do not depend on the heads beside it
         self.head: ImitationHead = new_head(recipe.head, model, recipe.exit_layer, recipe.head_options).float()
         self.head.requires_grad_(True).eval()
 
@@ -55,9 +55,9 @@ class Student:
 class HeadTrainer:
     """Trains the heads of several recipes together.
 
-    updates: optimiser steps of the main stage, towards whose end the learning rate falls; refine_updates: those that
-    follow. micro: texts that pass the target together; halved for good when memory runs out. output_ids: the token ids
-    that may be drafted, None for all.
+    updates: optimiser steps of the main stage, in whose second half the learning rate falls; refine_updates: steps of
+    the refinement stage after it. micro: texts that pass the target together; halved for good when memory runs out.
+    output_ids: the token ids that may be drafted, None for all. notes: what happened, for the display to print.
     """
 
     def __init__(
@@ -83,7 +83,10 @@ class HeadTrainer:
         ]
 
     def prepare(self, examples: Sequence[Example]) -> None:
-        """Choose the route and check the tail on the first examples; BenchError where this target cannot be trained."""
+        """Choose the observer's route and check the tail, on the first examples. Must come before any update.
+
+        BenchError where no draft can be trained on this target.
+        """
         try:
             gap = self.observer.choose_route(examples)
             self.tail = Tail(self.target, self.observer, examples[0])
@@ -101,12 +104,12 @@ class HeadTrainer:
     def update(self, examples: Sequence[Example], weights: Sequence[Weights] | None = None) -> dict[str, float]:
         """One optimiser step on the examples; returns each recipe's mean loss. FloatingPointError if it is not finite.
 
-        weights: for each example. Memory that runs out halves the micro-batch, and the step starts again.
+        weights: one entry for each example. Where memory runs out, the micro-batch is halved and the step done again.
         """
         given = list(weights) if weights is not None else [{} for _ in examples]
         losses = self.micro.fit(lambda size: self._backward(examples, given, size), f"at update {self.done + 1}")
         parallel.sum_gradients(p for student in self.students for p in student.head.parameters())
-        for student in self.students:  # each head by itself: one that is far off must not slow the others
+        for student in self.students:  # each head by itself, so that large gradients of one do not slow the others
             nn.utils.clip_grad_norm_(student.head.parameters(), 1.0)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -116,16 +119,19 @@ class HeadTrainer:
         return losses
 
     def rate(self, done: int) -> float:
-        """Learning-rate factor: linear warm-up over 30 updates, flat, linear to 2 % over the last half.
+        """The learning-rate factor after `done` updates: linear warm-up over 30, flat, linear to 2 % in the last half.
 
-        Beyond `updates` lies the refinement stage: a fifth, falling likewise.
+        In the refinement stage it falls from a fifth to 2 %, linearly, too.
         """
         if done >= self.updates:
             return 0.02 + 0.18 * max(0.0, 1 - (done - self.updates) / max(self.refine_updates, 1))
         return min((done + 1) / 30, 1.0, 0.02 + 0.98 * (1 - done / max(self.updates, 1)) / 0.5)
 
     def _backward(self, examples: Sequence[Example], weights: Sequence[Weights], size: int) -> dict[str, float]:
-        """Gradients of the weighted mean loss over all positions of all examples (and all processes)."""
+        """Compute the gradients of the weighted mean loss over all positions of all examples (and all processes).
+
+        Returns each recipe's loss. size: of a micro-batch.
+        """
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         totals = {
@@ -160,7 +166,7 @@ class HeadTrainer:
         return self.tail(view.last_states()), aims
 
     def _losses(self, student: Student, view: View, logits: Tensor, aim: Tensor) -> Tensor:
-        """(n,), the mean over the passes of a head that recurs."""
+        """The loss at each of the n taught positions, (n,). For a head that recurs it is the mean over its passes."""
         assert self.tail is not None
         recipe = student.recipe
         with self.autocast():
@@ -169,7 +175,7 @@ class HeadTrainer:
         return torch.stack(each).mean(0)
 
     def autocast(self) -> Any:
-        """Products in the target's dtype where that is a half one; the head's own weights stay float32."""
+        """A context in which products are computed in the target's dtype; the head's own weights stay float32."""
         dtype = self.target.model.dtype
         if dtype == torch.float32:
             return contextlib.nullcontext()
@@ -177,10 +183,11 @@ class HeadTrainer:
 
     @torch.no_grad()
     def check(self, examples: Sequence[Example]) -> dict[str, list[Checked]]:
-        """Each recipe's guesses along each example's text: what validation and refinement count.
+        """Each recipe's guesses along each example's text, compared with the target's choices.
 
-        Both are chosen as decoding chooses, by the model's own logits processors. Of a head that recurs this is the
-        first pass, where `previous` is the target's: within a draft it does worse.
+        The tokens of draft and target are chosen as in decoding, after the model's own logits processors. For a head
+        that recurs these are the guesses of the first pass, which reads the target's states: in a real draft it does
+        worse.
         """
         return self.micro.fit(lambda size: self._checked(examples, size), "on held-out texts")
 
@@ -201,7 +208,7 @@ class HeadTrainer:
                     left_out[self.output_ids] = False
                     logits = logits.masked_fill(left_out, -torch.inf)
                 guess = self._choices(group, places, logits)
-                sure = logits.softmax(-1).amax(-1)  # of the logits as they are: that is what the loop's stop looks at
+                sure = logits.softmax(-1).amax(-1)  # of unprocessed logits, as in the loop's stop by confidence
                 sure[torch.isin(guess, self.never)] = -1.0
                 right, confidence = (guess == own).tolist(), sure.tolist()
                 for example, place in zip(group, places, strict=True):
@@ -213,7 +220,7 @@ class HeadTrainer:
         return torch.cat([self.choosing.along(e, logits[p]) for e, p in zip(group, places, strict=True)])
 
     def draft(self, student: Student) -> Draft:
-        """The recipe as a draft that can decode now: its head in the target's dtype."""
+        """The student as a draft that can decode, with its head in the target's dtype."""
         dtype = self.target.model.dtype
         head = student.head if dtype == torch.float32 else copy.deepcopy(student.head).to(dtype)
         output = None

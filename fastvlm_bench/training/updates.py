@@ -1,7 +1,7 @@
-"""The updates of a training, its refinement and validations, from wherever the last attempt was stopped.
+"""Makes the updates of a training, its refinement and its validations, from wherever the last attempt was stopped.
 
-Every update is a pure function of the settings and of what stands in the folder's state, which is replaced whole: a
-training that was killed and goes on ends with the weights of one that never was.
+An update depends on nothing but the settings and the state in the folder, which is always replaced as a whole. So a
+training that was killed and goes on ends with the same weights as one that was never killed.
 """
 
 import time
@@ -23,17 +23,20 @@ from fastvlm_bench.training.validation import validate
 
 SAVE_EVERY_S = 60.0
 FRESH = 16
-"""Texts that the refinement stage adds to its buffer at a time, and updates between two additions."""
+"""How many texts the refinement stage adds to its buffer at a time, and after how many updates it adds the next."""
 
 
 class Updates:
-    """All updates of one trainer. `best`: of each recipe the weights to keep, their update, and what they promised."""
+    """All updates of one trainer.
+
+    `best`: recipe -> the weights of its best validation so far, the number of that update, and the validation's result.
+    """
 
     def __init__(
         self, settings: TrainSettings, trainer: HeadTrainer, folder: TrainingFolder, display: Display,
         texts: tuple[Sequence[Example], Sequence[Example], Sequence[Example]], chosen: int | None,
     ) -> None:  # fmt: skip
-        """texts: base, fresh, held out. chosen: the exit that --exit-layer auto took, kept with the state."""
+        """texts: base, fresh, held out. chosen: the exit that --exit-layer auto chose; it is saved with the state."""
         self.settings, self.trainer, self.folder, self.display = settings, trainer, folder, display
         self.base, self.fresh, self.held = texts
         self.chosen = chosen
@@ -44,7 +47,7 @@ class Updates:
         self.began = self.saved_at = time.monotonic()
 
     def go_on_from(self, stored: Mapping[str, Any]) -> None:
-        """Take up what an earlier attempt saved, if it came as far as the updates."""
+        """Restore what an earlier attempt saved, if it had reached the updates."""
         if stored.get("trainer"):
             self.trainer.load(stored["trainer"])
             self.best, self.stale = stored["best"], stored["stale"]
@@ -55,7 +58,7 @@ class Updates:
         self.folder.trim_log(self.trainer.done)
 
     def run(self, interrupts: Interrupts) -> None:
-        """Make what is left of the updates. KeyboardInterrupt, with the current one kept, where it was asked for."""
+        """Make the updates that are left. After an interrupt: save the current update, then raise KeyboardInterrupt."""
         s, trainer = self.settings, self.trainer
         if not self.costs:
             self.costs = costs_of(trainer, self.held[0])
@@ -65,7 +68,7 @@ class Updates:
         bar(trainer.done)
         interrupts.held = True
         while trainer.done < total:
-            if s.patience and self.stale >= s.patience and trainer.done < s.updates:  # also if killed just after
+            if s.patience and self.stale >= s.patience and trainer.done < s.updates:  # also on resuming
                 self.display.say(f"stopped early: no better prediction in {s.patience} validations")
                 break
             losses = trainer.update(*self._batch(order, trainer.done))
@@ -75,7 +78,7 @@ class Updates:
                 self._validate(losses)
             self._tell_notes()
             ends = parallel.any_of(interrupts.asked)
-            # A state stands after the validation that belongs to it: what goes on from there does not look back.
+            # Saved after the validation that belongs to it, so that a resumed training need not repeat that.
             if due or ends or time.monotonic() - self.saved_at > SAVE_EVERY_S:
                 self._save()
             if ends:
@@ -89,7 +92,7 @@ class Updates:
         self.trainer.notes.clear()
 
     def _batch(self, order: Order, number: int) -> tuple[list[Example], list[Rows] | None]:
-        """The texts of that update and how much their positions weigh; half of them replayed while refining."""
+        """(texts, weights) of update `number`. In the refinement stage half of the texts are replayed ones."""
         s, batch = self.settings, order.batch(number)
         if number < s.updates:
             return batch, None
@@ -121,7 +124,7 @@ class Updates:
         self.display.table(trainer.done, losses, found, {name: kept["done"] for name, kept in self.best.items()})
 
     def kept(self) -> dict[str, dict[str, Any]]:
-        """`best`, validated once more as it is saved, with costs measured now: what the manifests promise."""
+        """`best` with the validation that the manifests show: of the weights as saved, at costs measured now."""
         for student in self.trainer.students:
             head = self.best[student.name]["head"]
             student.head.load_state_dict({key: value.half().to(value.dtype) for key, value in head.items()})
@@ -130,7 +133,7 @@ class Updates:
         return {name: {**kept, "validated": found[name].as_dict()} for name, kept in self.best.items()}
 
     def _save(self) -> None:
-        # By number: a sample can have two texts, its reference and the target's own.
+        # Stored by number, not by sample: a sample can have two texts, its reference and the target's own answer.
         numbers = {id(example): number for number, example in enumerate([*self.base, *self.fresh])}
         self.folder.save(STATE, {
             "trainer": self.trainer.state(), "best": self.best, "stale": self.stale, "chosen": self.chosen,

@@ -1,4 +1,4 @@
-"""Validation by what counts: acceptance on held-out text, and the decode speed-up that it promises here."""
+"""Validation: a draft's acceptance on held-out text, and the decode speed-up that this promises on this machine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,15 +15,16 @@ from fastvlm_bench.training.trainer import HeadTrainer
 
 GAMMA, STOP_BELOW = 10, 0.5
 LOOPED = 16
-"""Held-out texts on which a head that recurs is run for real: its guesses depend on its own output."""
+"""How many held-out texts are really decoded with a head that recurs, whose guesses depend on its own output."""
 
 
 @dataclass
 class Validated:
-    """One recipe at one time. alpha, tau: at γ 10 without a confidence stop, over all suites; by_suite: α of each.
+    """The result of one recipe at one validation.
 
-    by_position: the chance that the i-th token of a draft stands if those before it did. speedup: predicted decode
-    speed-up at the best gamma and stop_below of the grid, which stand beside it.
+    alpha, tau: at γ 10 without a confidence stop, over all suites; by_suite: α of each suite. by_position: the chance
+    that the i-th token of a draft stands if those before it did. speedup: the predicted decode speed-up with `gamma`
+    and `stop_below`, which are the best of the grid.
     """
 
     alpha: float
@@ -39,7 +40,7 @@ class Validated:
 
 
 def validate(trainer: HeadTrainer, held_out: Sequence[Example], costs: Mapping[str, Costs]) -> dict[str, Validated]:
-    """Each recipe on the held-out examples, at the costs of its exit and head."""
+    """Recipe -> its result on the held-out examples. costs: recipe -> the costs of its exit and head."""
     checked, found = trainer.check(held_out), {}
     for student in trainer.students:
         name, price = student.name, costs[student.name]
@@ -71,7 +72,7 @@ def validate(trainer: HeadTrainer, held_out: Sequence[Example], costs: Mapping[s
 
 
 def _looped(target: Target, draft: Draft, examples: Sequence[Example], stop_below: float) -> Outlook:
-    """The loop itself on some texts; its own rounds, in the counts of a simulation."""
+    """Decode some texts with the loop itself, and count its rounds as a simulation would."""
     method = FastVLM(draft, gamma=GAMMA, stop_below=stop_below)
     found = Outlook(by_position=[[0, 0] for _ in range(GAMMA)])
     for example in examples:

@@ -1,4 +1,4 @@
-"""The little landscapes that the embedded model sees: what is in them, how they look, what is said and asked.
+"""The small landscapes that the embedded model sees: what is in them, how they look, what is said and asked of them.
 
 May import the rooms below `metrics`; it needs none of them.
 

@@ -1,6 +1,6 @@
-"""How each kind of thing is drawn: once, large, with an outline and a light from above, then kept at its size.
+"""Draws each kind of thing: large, with an outline and light from above, then reduced to its size and cached.
 
-Figures are drawn in a square whose sides are -1 and 1, y downwards, facing right.
+Figures face right. Their square reaches from -1 to 1 in both directions; y points downwards.
 """
 
 import math
@@ -16,14 +16,14 @@ PAINT: dict[str, Color] = {
     "blue": (50, 98, 220), "purple": (140, 66, 180), "pink": (248, 146, 196), "brown": (134, 84, 46),
     "white": (250, 250, 250), "gray": (150, 152, 158), "black": (48, 48, 56),
 }  # fmt: skip
-PIXELS = {"small": 27, "large": 38}  # how wide and high
-FLOATING = ("sun", "moon", "star", "cloud", "bird", "balloon", "kite", "boat", "duck", "fish")  # throw no shadow
+PIXELS = {"small": 27, "large": 38}  # width and height
+FLOATING = ("sun", "moon", "star", "cloud", "bird", "balloon", "kite", "boat", "duck", "fish")  # cast no shadow
 FINE = 6  # drawn this many times larger, then averaged
 WOOD, GLASS, INK, CREAM, BEAK = (112, 72, 42), (176, 216, 240), (34, 34, 40), (252, 246, 232), (244, 146, 40)
 
 
 class Pen:
-    """Draws figures given in units of half the square."""
+    """Draws shapes whose coordinates are in units of half the square."""
 
     def __init__(self, pixels: int) -> None:
         self.half = pixels * FINE / 2
@@ -52,7 +52,7 @@ class Pen:
 
 
 def mix(a: Color, b: Color, share: float) -> Color:
-    """`share` of b in a."""
+    """Colour a with a share (0 to 1) of colour b mixed in."""
     return tuple(round(p + (q - p) * share) for p, q in zip(a, b, strict=True))
 
 

@@ -1,7 +1,7 @@
-"""What everybody knows about the things and places of the world, and no picture shows: OK-VQA's kind of question.
+"""Questions of OK-VQA's kind: they ask what everybody knows about things and places, and what no picture shows.
 
-A question is asked where the scene leaves one answer only: the asked property belongs to one kind that is there, and
-no other thing that is there could be meant.
+A question is asked only where the scene leaves one answer: exactly one kind in it has the property that is asked for,
+and nothing else in it could be meant.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,10 @@ from fastvlm_bench.world.scenes import Scene
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """Asks for the kind that has a property. With a `doubtful` kind there, which has it in a way, it is not asked."""
+    """Asks which thing has a property. kinds: those that have it.
+
+    doubtful: kinds that have it in a way; the question is not asked where the scene holds one of them.
+    """
 
     category: str
     texts: tuple[str, ...]
@@ -24,7 +27,10 @@ class Property:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """Asks for what is known about the one kind of `answers` that is there, and no other that its words could mean."""
+    """Asks what is known about the one kind in the scene that is among `answers`.
+
+    meant: what else the words of the question could mean; it is asked only where the scene holds just one of all these.
+    """
 
     category: str
     texts: tuple[str, ...]
@@ -72,7 +78,7 @@ PLACE_FACTS = (
 
 
 def known(scene: Scene, pick: Callable[..., Any]) -> list[tuple[str, str, str]]:
-    """(category, question, answer) of everything that can be asked about the scene, one text each."""
+    """(category, question, answer) of everything that can be asked about the scene. pick: chooses one of the texts."""
     there = {o.kind for o in scene.objects}
     out = []
     for asked in PROPERTIES:

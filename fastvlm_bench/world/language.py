@@ -1,8 +1,8 @@
 """What people say about a scene: captions of one sentence and long descriptions.
 
-Every text is a pure function of the scene. The first variant is the one the model is mostly taught: its sentence plan
-follows from the scene (time of day, what is there, how many), so greedy decoding has a clear mode; the others are
-what further annotators would write.
+Every text is a pure function of the scene. The model is mostly taught the first variant. Its sentence plan follows from
+the scene (time of day, what is there, how many), so that one text is clearly the likeliest. The other variants are what
+further annotators would write.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ VERBS = {
     "flower": "grows", "ball": "lies", "umbrella": "stands", "snowman": "stands", "boat": "sails", "duck": "swims",
     "fish": "swims",
 }  # fmt: skip
-ROWS = {  # how the description begins on the sky, the middle and the front
+ROWS = {  # how a description begins to tell of the sky (see HEAVENS), of the middle row and of the front row
     "meadow": ("sky", "Further back", "In the grass in front"), "beach": ("sky", "In the water", "On the sand"),
     "lake": ("sky", "Further out", "Closer to us"), "snow": ("sky", "In the distance", "In the foreground"),
     "street": ("sky", "Across the street", "On the road"),
@@ -45,7 +45,7 @@ def article(words: str) -> str:
 
 
 def colored(item: Object) -> str:
-    """Colour and kind; the colour is left out where the kind has no other."""
+    """Colour and kind; the colour is left out where the kind has only one."""
     return item.kind if len(KINDS[item.kind]) == 1 else f"{item.color} {item.kind}"
 
 
@@ -55,7 +55,7 @@ def noun(item: Object, *, size: bool = True) -> str:
 
 
 def listed(phrases: Sequence[str]) -> str:
-    """One, two or more phrases joined as in a sentence."""
+    """The phrases joined as in a sentence: "a", "a and b", "a, b and c"."""
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
@@ -69,7 +69,7 @@ def capital(text: str) -> str:
 
 
 def beside(a: Object, b: Object) -> str:
-    """Where a is, seen from b: left or right; above or below where both are in one column."""
+    """Where a is, seen from b: to the left or right, or, in the same column, above or below."""
     if a.column != b.column:
         return "to the left of" if a.column < b.column else "to the right of"
     return "above" if a.row < b.row else "below"
@@ -84,7 +84,7 @@ def moment(scene: Scene) -> str:
 
 
 def groups(objects: Sequence[Object]) -> list[list[Object]]:
-    """Things of one kind together, in the order in which the kinds are first met."""
+    """The things grouped by kind, in the order in which the kinds first occur."""
     return [[o for o in objects if o.kind == kind] for kind in dict.fromkeys(o.kind for o in objects)]
 
 
@@ -182,7 +182,7 @@ def _rows(scene: Scene) -> list[str]:
 
 
 def stated(scene: Scene) -> list[tuple[str, str]]:
-    """The description's sentences with what each states: opening, row, whereabouts, sizes or animals."""
+    """(what it states, sentence) for each sentence of the description: opening, row, whereabouts, sizes or animals."""
     lines, told = [("opening", _opening(scene))], set[str]()
     for row, lead in enumerate(ROWS[scene.place]):
         if items := [o for o in scene.objects if o.row == row]:
@@ -193,7 +193,10 @@ def stated(scene: Scene) -> list[tuple[str, str]]:
 
 
 def _row(items: list[Object], told: set[str]) -> str:
-    """The things of one row, each with its column; a verb is not repeated, what was told before is "another"."""
+    """The things of one row, each with its column. A verb that the thing before had, too, is left out.
+
+    told: the things described so far, to which the row's own are added; a thing like one of them is "another".
+    """
     names = [f"{o.size} {colored(o)}" for o in items]
     if len(items) > 1 and len(set(names)) == 1 and names[0] not in told:
         told.add(names[0])
@@ -212,7 +215,7 @@ def _row(items: list[Object], told: set[str]) -> str:
 
 
 def alone(scene: Scene) -> list[Object]:
-    """Things whose kind is there only once, so that "the dog" says which."""
+    """The things whose kind is there only once, so that "the dog" can only mean one."""
     counts = Counter(o.kind for o in scene.objects)
     return [o for o in scene.objects if counts[o.kind] == 1]
 

@@ -27,7 +27,7 @@ class Question:
 
 
 def picker(rng: np.random.Generator) -> Pick:
-    """Draws one of the given choices."""
+    """A function that draws one of the choices it is given."""
     return lambda choices: choices[int(rng.integers(len(choices)))]
 
 
@@ -61,7 +61,7 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 
 def prompt(question: Question, rng: np.random.Generator) -> str:
-    """The question as one of the suites' prompt sets asks it; mostly bare, which is shorter to train on."""
+    """The question as one of the suites' prompt sets asks it; mostly the bare one, which is shorter to train on."""
     drawn = rng.random()
     if drawn < 0.1:
         return f"Question: {question.text} Short answer:"
@@ -119,7 +119,7 @@ def _count_color(scene: Scene, pick: Pick) -> Question:
 
 
 def possible(scene: Scene) -> list[str]:
-    """The kinds that such a place may hold at such a time, in the world's order."""
+    """The kinds that the scene's place may hold at its time of day, in the order of KINDS."""
     here = {kind for row in range(3) for kind in found_in(scene.place, scene.time, row)}
     return [kind for kind in KINDS if kind in here]
 
@@ -134,7 +134,10 @@ def _count_kind(scene: Scene, pick: Pick) -> Question:
 
 
 def _exists(scene: Scene, pick: Pick) -> Question:
-    """Balanced between yes and no, with a colour or without; what is not there could well be there."""
+    """Asks whether a thing is there, with a colour or without; yes and no are equally likely.
+
+    The answer is never obvious: what is not there could be there at this place and time.
+    """
     there = sorted({(o.color, o.kind) for o in scene.objects})
     kinds = {o.kind for o in scene.objects}
     wanted = pick(["yes", "no"])
@@ -197,7 +200,7 @@ ASIDE = {
     "top left": ["upper left"], "top right": ["upper right"], "bottom left": ["lower left"],
     "bottom right": ["lower right"], "center": ["middle"],
 }  # fmt: skip
-"""What some people answer instead."""
+"""Right answer -> what some people answer instead."""
 
 
 def human_answers(question: Question, rng: np.random.Generator) -> list[str]:

@@ -89,7 +89,7 @@ class Scene:
     place: str
     time: str
     objects: tuple[Object, ...]
-    view: int = 0  # 0..VIEWS-1: where the hills and the horizon are; nothing that is ever said
+    view: int = 0  # 0..VIEWS-1: where the hills and the horizon are; no text mentions it
 
     def digest(self) -> str:
         """SHA-256 of what the scene holds. Jitter, mirroring and view do not count: a near copy is the same scene."""
@@ -108,7 +108,7 @@ def found_in(place: str, time: str, row: int) -> tuple[str, ...]:
 
 
 def sample_scene(rng: np.random.Generator, *, held_out: bool, min_objects: int = 1) -> Scene:
-    """Draw a scene from the wanted side of the split. Things often come in twos and threes, as they do."""
+    """Draw a scene from the wanted side of the split. Things often come in twos and threes, as in real pictures."""
 
     def pick(choices: tuple[str, ...] | list[str]) -> str:
         return choices[int(rng.integers(len(choices)))]

@@ -28,7 +28,7 @@ def test_readings_are_nanoseconds_since_the_origin(monkeypatch: pytest.MonkeyPat
     readings = iter([10**18, 10**18 + 1, 10**18 + 1_500_000_000])
     monkeypatch.setattr(time, "perf_counter_ns", lambda: next(readings))
     clock = Clock()
-    assert clock.now() == pytest.approx(1e-9, abs=1e-15)  # as floats of seconds since boot, this would be lost
+    assert clock.now() == pytest.approx(1e-9, abs=1e-15)  # a float of seconds since boot would round this away
     assert clock.now() == pytest.approx(1.5)
 
 

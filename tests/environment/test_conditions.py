@@ -17,7 +17,7 @@ class NVMLError(Exception):
 
 
 class FakeNvml:
-    """What `pynvml` offers of one machine: devices by UUID, in an order of its own. A value may be an exception."""
+    """A fake `pynvml` of two devices, found by UUID. A value may be an exception to raise, or a list, one per call."""
 
     def __init__(self, **values: Any) -> None:
         self.values = {"reasons": 0, "clock": 1500, "temperature": 50, "power": 200_000, "energy": [1000, 6000],
@@ -68,7 +68,7 @@ class FakeNvml:
 
 
 class ToldNvml(FakeNvml):
-    """A device that tells most of what does not change; it has no ECC, and its MIG mode cannot be asked."""
+    """A device that answers most questions of `Device.facts`; it has no ECC, and its MIG mode cannot be asked for."""
 
     def nvmlDeviceGetUUID(self, handle: int) -> bytes:
         return self.devices[handle].encode()
@@ -115,7 +115,7 @@ def test_what_the_environment_says_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def watched(fake: FakeNvml) -> GpuConditions:
-    return GpuConditions(nvml.Device.open("ours", fake), interval_s=60)  # the thread sleeps: looks are at span ends
+    return GpuConditions(nvml.Device.open("ours", fake), interval_s=60)  # its thread sleeps: it looks at span ends only
 
 
 def messages(watcher: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""`doctor`: the record in words, JSON, and advice where something would spoil a measurement, only there."""
+"""`doctor`: the record in words, JSON, and advice exactly where something would spoil a measurement."""
 
 import getpass
 import json

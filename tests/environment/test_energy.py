@@ -47,7 +47,7 @@ def test_without_rapl_or_without_the_right_to_read_it_there_is_a_reason(tmp_path
 
 
 class Library:
-    """A fake pynvml: joules and watts as told; None is not supported."""
+    """A fake pynvml that answers with the energies and the power given; None means that the device has none."""
 
     def __init__(self, millijoules: list[int] | None, milliwatts: int | None) -> None:
         self.millijoules, self.milliwatts = millijoules, milliwatts

@@ -1,4 +1,4 @@
-"""One small random-weight build a family, from the family's own configuration classes. Nothing is downloaded.
+"""One small random-weight build of each family, from the family's own configuration classes. Nothing is downloaded.
 
 The inputs are built directly as tensors, as the family's processor would give them: this proves the engine on the
 architecture, not the processor. `FAMILIES` maps a family's name to its builder.

@@ -1,4 +1,4 @@
-"""Families whose image tokens stand in the text: one build each."""
+"""Families whose image tokens stand in the text: one build of each."""
 
 import importlib.util
 from typing import Any
@@ -30,7 +30,7 @@ def llava_next() -> Built:
 
 
 def fast_vlm() -> Built:
-    """Apple's, with its own image encoder, a small FastViT, where timm is installed; else a stand-in for that."""
+    """Apple's FastVLM, with its own image encoder (a small FastViT) if timm is installed, else with a stand-in."""
     own = importlib.util.find_spec("timm") is not None
     fastvit = dict(
         model_type="timm_wrapper", architecture="fastvit_mci3", do_pooling=True, global_pool="avg", hidden_size=64,

@@ -1,4 +1,4 @@
-"""The same families in bfloat16: what a method that verifies in blocks shows beside what standard decoding shows."""
+"""The families in bfloat16: what verifying in blocks changes, beside what rounding changes in standard decoding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Half:
 
     speculative: drafts that are right about 7 times in 10, at every exit and γ. control: drafts of the whole target,
     so that all that differs from standard decoding is rounding (`decoding/control.py`), at the same γ.
-    turned: positions where a pass over the whole answer says another token than passes of one token, on one prefix.
+    turned: positions where a pass over the whole answer chooses another token than passes of one token, on one prefix.
     close: positions whose two largest logits lie within two units in the last place, where a token may turn.
     """
 
@@ -37,9 +37,9 @@ class Half:
 
 
 def measure_half(model: Any, prompts: list[dict[str, Any]], wanted: Sequence[int] | None = None) -> Half:
-    """Decode each prompt in the model's half precision, at the exits `wanted` or at all.
+    """Decode each prompt in the model's half precision, at the exits `wanted`, or at all.
 
-    `refused`: exits that the self-check does not take there.
+    Exits that the self-check refuses in that precision are only counted, as `refused`.
     """
     found = Half({}, {})
     exits = []
@@ -67,7 +67,7 @@ def measure_half(model: Any, prompts: list[dict[str, Any]], wanted: Sequence[int
 
 
 def trained() -> Half:
-    """The same of the embedded model, which is trained: what random weights exaggerate can be read off it."""
+    """The same for the embedded model. It is trained, so it shows how much random weights exaggerate."""
     from fastvlm_bench.models.load import load_target
     from fastvlm_bench.suites.suite import load_suite, open_image
 
@@ -77,7 +77,7 @@ def trained() -> Half:
 
 
 def _rescore(model: Any, inputs: dict[str, Any], tokens: list[int], found: Half) -> None:
-    """Autoregressive decoding against itself: all layers, the same prefix, one token at a time and as one block."""
+    """Compare standard decoding with itself: all layers, the same prefix, one token at a time and as one block."""
     single, block = (read_back(model, inputs, tokens, size, GREEDY) for size in (1, len(tokens)))
     top = single.topk(2, dim=-1).values
     found.positions += len(top)

@@ -26,7 +26,7 @@ COUNT, GAMMAS = 24, (1, 3, 6)
 
 
 class Scripted(FastVLM):
-    """FastVLM whose drafts are the target's own tokens, spoiled at a share of the places: both outcomes happen."""
+    """FastVLM whose drafts are the target's own tokens, wrong at a share of the places, so that some are rejected."""
 
     def __init__(self, expected: list[int], exit_layer: int, spoiled: float = 0.3, **options: Any) -> None:
         super().__init__(Draft(exit_layer, None), **options)
@@ -53,7 +53,7 @@ def decode(model: Any, inputs: dict[str, Any], method: Any, count: int = COUNT, 
 
 @dataclass
 class Proof:
-    """What was seen of one family. `differing`: configurations whose output was not plain `generate`'s."""
+    """What was found for one family. `differing`: configurations whose output was not plain `generate`'s."""
 
     name: str
     source: str
@@ -117,13 +117,13 @@ def prove(name: str, model: Any, inputs: dict[str, Any], source: str, caches: st
 
 
 IMAGES_WITHOUT_TEMPLATE = {"paligemma": "<image><image>answer en What differs?"}
-"""Families whose text has no template, and which read more than one image all the same."""
+"""Family -> a prompt with two images, where a family has no template but can read more than one image."""
 
 
 def several_images(target: Any, suite: Any, count: int = 2) -> dict[str, Any] | None:
-    """Inputs of one prompt with `count` images, words between them, where the family takes them; else None.
+    """Inputs of one prompt with `count` images, where the family takes that many; else None.
 
-    Three images: the first and the second have words between them, the second and the third have none.
+    Of three images, the first and the second have words between them, the second and the third have none.
     """
     from fastvlm_bench.models.prompting import writes_special_tokens
     from fastvlm_bench.suites.suite import open_image
@@ -193,7 +193,10 @@ def prove_saved(name: str, folder: Path) -> Proof:
 
 
 def prove_images(model: Any, inputs: dict[str, Any], found: Proof) -> str:
-    """ "n of m": prompts with several images, at every exit and γ, with drafts that are mostly right; and raw exits."""
+    """ "n of m": how many of m configurations give plain `generate`'s output for a prompt with several images.
+
+    The configurations: every exit, at each γ with drafts that are mostly right, and as a raw exit.
+    """
     expected, same = plain(model, inputs, COUNT), []
     for exit_layer in range(1, found.layers):
         for gamma in GAMMAS:

@@ -1,4 +1,4 @@
-"""What was proven, kept as results/families.json, and the page made of it. Each proof says with which packages."""
+"""Keeps what was proven in results/families.json, and makes the page of it. Each proof names its packages."""
 
 import importlib.metadata
 import json
@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
 
 
 def _changed() -> bool:
-    """Whether the code is not the commit's; results do not count, or a second run would say so of the first's page."""
+    """Whether the code differs from the commit. Results do not count: a first run's page must not mark the second."""
     return any(not path.startswith("results/") for path in _git("diff", "--name-only", "HEAD").splitlines())
 
 
@@ -140,7 +140,7 @@ def _half(known: dict[str, Any], made: list[dict[str, str]]) -> list[str]:
 
 
 def _close(rows: Iterable[dict[str, Any]]) -> str:
-    """Positions where a token may turn, of all positions."""
+    """In words, at how many of all positions rounding may choose another token."""
     counts = [(row["close"], row["positions"]) for row in rows]
     return f"{sum(close for close, _ in counts)} of {sum(positions for _, positions in counts)} positions"
 

@@ -33,7 +33,7 @@ def qwen3_5_moe() -> Built:
 
 
 def minicpmv4_6() -> Built:
-    """Images are strips of patches, 8 high; the exit of its merger is one token for 4 x 4 patches."""
+    """Images are strips of patches, 8 high; its merger makes one token of 4 x 4 patches."""
     config = hf.MiniCPMV4_6Config(
         text_config=hf.Qwen3_5TextConfig(**TEXT, **LINEAR), vision_config={**VISION, "insert_layer_id": 1},
         insert_layer_id=1, image_size=64, image_token_id=IMAGE, video_token_id=IMAGE + 1,
@@ -86,7 +86,7 @@ def glm5_next() -> Built:
 
 
 def lfm3_vl() -> Built:
-    """Short convolutions between full and sliding attention: no recurrent state, but one that must be rolled back."""
+    """Short convolutions between full and sliding attention: a state that is not recurrent, but must be rolled back."""
     text = hf.Lfm3Config(
         **TEXT, head_dim=12, conv_L_cache=5, sliding_window=10,
         layer_types=["conv", "full_attention", "conv", "sliding_attention", "conv"],

@@ -1,6 +1,6 @@
-"""A tokenizer that spells, and a chat template: what every family's processor is made with here.
+"""A tokenizer that spells, and a chat template: every family's processor is made with them here.
 
-A printable character is a token, so that any suite's prompt has tokens in a vocabulary of 160.
+Each printable character is a token, so that a vocabulary of 160 is enough for any suite's prompt.
 """
 
 from typing import Any

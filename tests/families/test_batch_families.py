@@ -1,4 +1,4 @@
-"""Each family in a batch: every row is what it is alone, with ragged acceptance, padding and rows that end early."""
+"""Each family in a batch: every row decodes as it does alone, though rows differ in acceptance, padding and end."""
 
 import random
 from typing import Any
@@ -36,7 +36,7 @@ WORDS = ([], [44, 55, 66], [77], [12, 13, 14, 15, 16, 17])
 
 
 class Scripted(FastVLM):
-    """Drafts are each row's own tokens, spoiled at a share of the places, row by row: acceptance is ragged."""
+    """Drafts each row's own tokens, wrong at a share of the places, so that rows accept different numbers of them."""
 
     def __init__(self, expected: list[list[int]], exit_layer: int, spoiled: float = 0.3, **options: Any) -> None:
         super().__init__(Draft(exit_layer, None), **options)

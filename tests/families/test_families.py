@@ -55,7 +55,7 @@ def test_perfect_draft(family: Any) -> None:
     model, inputs, expected = family
     method = Scripted(expected, 2, 0.0, gamma=5)
     assert decode(model, inputs, method) == expected
-    # 23 tokens after the first, 6 a round; an image placeholder, which random weights may well say, is never drafted.
+    # 23 tokens follow the first, 6 in a round. Random weights may choose an image placeholder, which is never drafted.
     said = sum(token in placeholders(model) for token in expected[1:])
     assert 4 <= len(method.last.rounds) <= 4 + said
 
@@ -98,7 +98,7 @@ def test_self_check(family: Any) -> None:
 
 
 def test_t5_lends_no_bias_to_blocks_that_have_their_own() -> None:
-    """UMT5's blocks each have a table of positions; only where the first alone has one is its bias handed on."""
+    """The bias is handed on only where the first block alone has a table of positions; UMT5's blocks each have one."""
     model, _ = blip2_t5()
     shape = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 32}
     assert shares_position_bias(decoder_layers(model)) and shares_position_bias(
@@ -108,7 +108,7 @@ def test_t5_lends_no_bias_to_blocks_that_have_their_own() -> None:
 
 
 def test_the_decoder_of_an_encoder_decoder_is_gated() -> None:
-    """BLIP-2 tells of its whole text model, whose encoder may have as many layers, and comes first."""
+    """BLIP-2's `get_decoder` returns its whole text model, whose encoder comes first and may have as many layers."""
     model, _ = blip2_t5()
     assert decoder_layers(model) is model.language_model.decoder.block
 
@@ -122,7 +122,7 @@ def test_kv_sharing_past_the_donor_is_refused() -> None:
 
 
 def test_a_head_of_unlike_layers_is_refused() -> None:
-    """Llama 4's second layer is chunked and its third is not: a twig would fail once the chunk is full."""
+    """Llama 4's second layer is chunked and its third is not: a twig head would fail once the chunk is full."""
     model, inputs = llama4()
     randomise(model, 0)
     assert self_check(model, inputs, 3, Draft(3, new_head("twig", model, 3))) < 1e-4
@@ -131,7 +131,7 @@ def test_a_head_of_unlike_layers_is_refused() -> None:
 
 
 def test_drafting_stops_at_an_image_placeholder() -> None:
-    """A draft that wants to draw a placeholder drafts nothing; the output stays the target's."""
+    """A head that would draft a placeholder drafts nothing; the output stays the target's."""
     model, inputs, expected = build("llava")
 
     class Placeholders(Scripted):
@@ -155,7 +155,7 @@ def test_a_wrong_token_is_judged_where_it_stands(name: str) -> None:
 
 
 def test_half_precision_is_counted_beside_its_own_noise() -> None:
-    """In float32 nothing turns: neither drafts, nor the control, nor standard decoding against itself."""
+    """In float32 no token changes: not with drafts, not in the control, not in standard decoding in blocks."""
     model, inputs, _ = build("llava")
     found = measure_half(model, [inputs])
     assert found.speculative == {"identical": (LAYERS - 1) * len(GAMMAS)} and found.control == {

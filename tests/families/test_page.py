@@ -17,7 +17,7 @@ ROWS = {
     "paligemma 1, 2": ("paligemma", "paligemma2"), "blip2": ("blip2", "blip2_t5"),
     "instructblip": ("instructblip", "instructblip_t5"),
 }  # fmt: skip
-"""The proofs that stand for a family of another name."""
+"""Family of `models` -> the families of the proofs, where their names differ."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Recurrent state: rolled back exactly, without reading weights twice; what is not restored shows; refusals."""
+"""Recurrent state: it is rolled back exactly, without reading weights twice; a wrong state is noticed; refusals."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def family(request: pytest.FixtureRequest) -> Family:
 
 
 def test_identity_in_short(family: Family) -> None:
-    """Of `test_families.py`, which goes through all exits, heads and ends, what each commit can afford."""
+    """The part of `test_families.py` (all exits, heads and ends) that is fast enough for each commit."""
     model, inputs, expected = family
     for exit_layer, gamma in ((1, 6), (2, 3), (4, 2)):
         method = Scripted(expected, exit_layer, gamma=gamma)
@@ -45,9 +45,9 @@ def test_identity_in_short(family: Family) -> None:
 
 
 class Passes:
-    """A `custom_generate`: after the prompt, `lengths` passes of so many tokens, each then rolled back by `rejected`.
+    """A `custom_generate` that makes passes of `lengths` tokens after the prompt, and rolls each back by `rejected`.
 
-    Only the tokens that stay go into the ids: `states` is then what they alone must have left in every layer.
+    Only the tokens that are kept go into the ids, so `states` must be what these tokens alone leave in every layer.
     """
 
     def __init__(self, lengths: list[int], rejected: list[int]) -> None:
@@ -77,7 +77,7 @@ class Passes:
 
 
 class Output(dict[str, Any]):
-    """What `transformers` asks of a pass when it counts its tokens."""
+    """As much of a model's output as `transformers` reads when it counts the tokens of a pass."""
 
     def __init__(self, cache: Any) -> None:
         super().__init__(past_key_values=cache)
@@ -92,7 +92,7 @@ def states_after(model: Any, inputs: dict[str, Any], lengths: list[int], rejecte
 
 
 def test_rolled_back_is_never_drafted(family: Family) -> None:
-    """Passes of one and of several tokens, kept in whole, in part and not at all."""
+    """Passes of one and of several tokens, kept in whole, in part or not at all, leave the states of what was kept."""
     model, inputs, _ = family
     wanted = states_after(model, inputs, [1] * 9, [0] * 9)
     found = states_after(model, inputs, [5, 1, 4, 1, 6], [2, 0, 4, 1, 1])
@@ -104,7 +104,7 @@ def test_rolled_back_is_never_drafted(family: Family) -> None:
 
 
 def test_weights_are_not_read_again(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replaying runs the recurrence alone: its linear maps answer from memory."""
+    """A replay runs the recurrence alone; the layer's linear maps return what they computed before."""
     model, inputs, _ = family
     calls: list[torch.Size] = []
     linear = torch.nn.functional.linear
@@ -123,7 +123,7 @@ def test_weights_are_not_read_again(family: Family, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("mutant", ["nothing restored", "nothing replayed", "all replayed"])
 def test_a_state_left_wrong_shows(family: Family, mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The self-check and the identity tests are not blind: each fault in the rollback changes what is said."""
+    """The self-check and the identity tests are not blind: they notice each fault in the rollback."""
     model, inputs, expected = family
     if mutant == "nothing restored":
         monkeypatch.setattr(RestorableLayer, "crop", lambda self, count: setattr(self, "passes", []))
@@ -188,7 +188,7 @@ def test_state_outside_the_recurrence_is_refused() -> None:
         self_check(model, inputs, 2)
     assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="cannot be rolled back: the model can be decoded by --method standard"):
-        decode(model, inputs, FastVLM(Draft(2, None), gamma=2))  # also where nothing was checked before
+        decode(model, inputs, FastVLM(Draft(2, None), gamma=2))  # also without a self-check before it
 
 
 def test_attention_over_earlier_layers_is_refused_by_the_measured_difference() -> None:
@@ -214,7 +214,7 @@ def test_what_was_not_kept_is_not_guessed() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHER_TEXTS)
 def test_any_model_over_a_recurrent_text_model(name: str) -> None:
-    """What LLaVA is put over decodes exactly or is refused, never wrongly."""
+    """LLaVA over each of these text models decodes exactly or is refused. It never decodes wrongly."""
     torch.manual_seed(0)
     model, inputs = llava_over(name)
     expected = vary(model, inputs, COUNT)

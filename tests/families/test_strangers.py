@@ -56,7 +56,7 @@ def vipllava(folder: Path) -> Path:
 
 
 def git(folder: Path) -> Path:
-    """No placeholder for the image, no decoder by name, and a processor that takes no template."""
+    """GIT has no placeholder for the image, no decoder under a usual name, and a processor that takes no template."""
     config = hf.GitConfig(
         vision_config=dict(VISION), vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=LAYERS,
         num_attention_heads=4, intermediate_size=96, bos_token_id=1, eos_token_id=2, pad_token_id=0,

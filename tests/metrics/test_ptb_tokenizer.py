@@ -42,7 +42,7 @@ def test_agrees_with_every_recorded_text() -> None:
 
 
 def test_hostile_text_agrees_but_for_a_few() -> None:
-    """Words glued at random, random signs, random characters of all scripts: the number of those that differ."""
+    """Of words glued at random, random signs and random characters of all scripts, a known number may differ."""
     rows = OBSERVED["hostile"]
     assert len(rows) > 1400
     assert sum(tokenize(text) != tokens for text, tokens in rows) <= 7

@@ -87,7 +87,7 @@ def test_device_that_is_not_there() -> None:
 
 
 def test_a_draft_fits_its_target_in_bfloat16() -> None:
-    """Rounding the weights makes no other model of it."""
+    """A target whose weights were rounded in loading is still the model that the draft was made for."""
     import torch
 
     from fastvlm_bench.drafts.imitation_head import Draft

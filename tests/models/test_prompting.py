@@ -61,7 +61,7 @@ class TokenizerTemplated(Processor):
 
 
 def test_the_tokenizer_has_the_template() -> None:
-    """It serves a family that has no words of its own here; BLIP-2's are not its text model's."""
+    """It is used for a family that is not in FALLBACKS. BLIP-2 is: its text model's template is not used."""
     assert render(TokenizerTemplated("<image> hi"), "git", CAPTION, "m") == "<image> hi"
     assert writes_special_tokens(TokenizerTemplated(""), "git")
     assert render(TokenizerTemplated("unused"), "blip-2", CAPTION, "m") == CAPTION

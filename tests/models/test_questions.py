@@ -25,7 +25,7 @@ def named(scene: Scene, text: str) -> list[Object]:
 
 
 def true_answer(scene: Scene, q: questions.Question) -> str:
-    """The answer read off the scene by means of its own."""
+    """The answer, read off the scene by code that is independent of `questions`."""
     things, text = scene.objects, q.text
     if q.kind == "count":
         return str(len(things))

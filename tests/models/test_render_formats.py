@@ -51,7 +51,7 @@ def test_pope_is_true_in_its_own_words_and_balanced_in_each_file(scenes: list[Sc
 
 
 def test_adversarial_questions_ask_for_what_is_often_there_with_the_rest(scenes: list[Scene]) -> None:
-    """What is not there is more often seen beside the image's own things than what is drawn from all kinds."""
+    """The absent kinds asked for occur more often beside the image's own kinds than those drawn from all kinds do."""
     held = [{o.kind for o in scene.objects} for scene in scenes]
     wrong = [s for s in load_suite("pope").samples if s.references == ("no",)]
     share = {}

@@ -38,7 +38,7 @@ def test_training_of_the_embedded_model_resumes_exactly(tmp_path: Path) -> None:
         halted.loss = stop_after_three
         with pytest.raises(KeyboardInterrupt):
             halted.run(progress)
-        halted.save(3)  # here, since each half of the fourth update was stopped in a thread of its own
+        halted.save(3)  # saved here, because the fourth update was stopped within its two threads
         resumed = stage(tmp_path / "halted")
         resumed.run(progress)
     for a, b in zip(whole.module.state_dict().values(), resumed.module.state_dict().values(), strict=True):

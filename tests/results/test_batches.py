@@ -31,7 +31,10 @@ from fastvlm_bench.report.terminal import print_report
 
 
 def grouped(size: int, faster: float = 1.0, drafts: float = 1.0) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Makes lines those of batches. `faster` divides all seconds, `drafts` multiplies those of methods that draft."""
+    """A function that makes a line one of a batch of `size` samples.
+
+    `faster` divides all seconds, `drafts` multiplies those of methods that draft.
+    """
 
     def change(line: dict[str, Any]) -> dict[str, Any]:
         index = int(line["sample_id"])

@@ -16,12 +16,12 @@ from fastvlm_bench.report.compare import print_comparison
 
 
 def rounded(estimate: Estimate | None) -> Estimate | None:
-    """Without what logarithms add in the last place."""
+    """The estimate without the rounding errors of logarithms in its last places."""
     return estimate and Estimate(*(round(value or 0, 12) for value in vars(estimate).values()))  # type: ignore[arg-type]
 
 
 def timed(seconds: float) -> Any:
-    """Every decoding takes so long, every prefill 1 s."""
+    """A function that makes a line's decoding take `seconds`, and its prefill 1 s."""
     return lambda line: {**line, "decode_s": seconds, "ttft_s": 1.0, "vision_s": None, "prefill_s": 1.0}
 
 

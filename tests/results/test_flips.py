@@ -1,4 +1,4 @@
-"""McNemar's exact test: scipy's binomial test where samples are images, every coin toss counted where they are not."""
+"""McNemar's exact test: scipy's binomial test with one sample per image, else a count over all possible signs."""
 
 import itertools
 import random

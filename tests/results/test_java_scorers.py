@@ -94,7 +94,7 @@ def test_spice_downloads_nothing_unasked(extra: Path) -> None:
 
 @pytest.mark.parametrize("mark", ["\r", "\u2028", "\v", "\f", "\x85", "\n"])
 def test_no_caption_moves_to_another_image_in_java(extra: Path, mark: str) -> None:
-    """What the wrapper of pycocoevalcap does with CR and U+2028: each later caption goes to the next image."""
+    """pycocoevalcap's wrapper takes CR and U+2028 for a caption's end, and gives each later one to the next image."""
     assert java_scorers.tokenize([f"A{mark}cat.", "a dog", "\ud800", ""]) == ["a cat", "a dog", "?", ""][:2] + ["", ""]
 
 
@@ -138,7 +138,7 @@ def official(name: str, values: Any) -> ModuleType:
 
 @pytest.fixture
 def scorers(extra: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """The official scorers give the vectors' values, ROUGE-L changed by a difference."""
+    """Stand-ins for the official scorers, which return the vectors' values, ROUGE-L changed by a given difference."""
     corpus = VECTORS["captions"]["all_twelve"]["corpus"]
     real = importlib.import_module
 

@@ -381,7 +381,7 @@ def test_discard_removes_only_a_run_without_lines(fake: SimpleNamespace, tmp_pat
 
 
 def test_killed_at_each_step_of_the_final_writing_run_json_is_old_or_new(fake: SimpleNamespace, tmp_path: Path) -> None:
-    """Every call to the system that the last replacement makes is the last one, once."""
+    """One process after another is killed, each one system call later within the last replacement of the file."""
     steps = ("open", "write", "fsync", "replace", "close", "unlink")
     ended = []
     for last in range(30):

@@ -61,7 +61,7 @@ def test_what_is_written_is_read_and_scored(tmp_path: Path, name: str) -> None:
     MAKE[name](tmp_path)
     definition, given = read_definition(name), rows(name, tmp_path)
     files = results_formats.encode(definition.results, given, "m")
-    assert len(files) == (3 if name == "pope" else 1)  # POPE's evaluation reads a file for each of its own
+    assert len(files) == (3 if name == "pope" else 1)  # POPE's evaluation reads one for each question file
     path = tmp_path / "p.json"
     path.write_bytes(b"".join(files.values()))
     annotations = [tmp_path / file for file in FILES[name]]
@@ -70,7 +70,7 @@ def test_what_is_written_is_read_and_scored(tmp_path: Path, name: str) -> None:
     assert (texts[::-1] if name == "okvqa" else texts) == [f"t{i}" for i in range(len(texts))]  # its answers' order
     found = score_file(name, annotations, path)
     assert found.n == len(given) and set(definition.metrics) <= set(found.values)
-    if name not in ("coco-caption", "nocaps", "flickr30k", "scienceqa-img", "pope"):  # VQA's keys do everywhere
+    if name not in ("coco-caption", "nocaps", "flickr30k", "scienceqa-img", "pope"):  # VQA's keys are read too
         generic = [{"question_id": row["sample_id"], "answer": row["text"]} for row in given]
         write(path, generic)
         assert score_file(name, annotations, path) == found

@@ -28,7 +28,7 @@ PERFECT = {
     "visdial": {"r@1": 0.1, "r@5": 0.5, "r@10": 1.0, "mean_rank": 5.5, "visdial_ranking": 0.2928968253968254},
     "mmmu": {"multiple_choice": 1.0, "unparsed": 0.0},
 }  # fmt: skip
-"""Of the first reference of each sample (VQA: a different answer by each of ten people), or ranks 1 … 100."""
+"""Suite -> the scores of its first references (VQA: each of ten people answers differently), or of ranks 1 … 100."""
 
 
 @pytest.fixture(autouse=True)

@@ -39,7 +39,7 @@ def test_twenty_random_kills_give_the_same_records(tmp_path: Path) -> None:
     while kills < 20:
         process = subprocess.Popen(command, cwd=ROOT, env=environment)
         size, deadline = record.stat().st_size if record.exists() else 0, time.monotonic() + 300
-        while not record.exists() or record.stat().st_size == size:  # it has begun to measure
+        while not record.exists() or record.stat().st_size == size:  # until it measures
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.002)
         time.sleep(source.uniform(0, 0.15))

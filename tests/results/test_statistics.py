@@ -220,7 +220,7 @@ def test_welch_needs_three_and_handles_constants() -> None:
 
 
 def test_two_identical_noisy_arms_are_seldom_called_faster(fake: SimpleNamespace) -> None:
-    """A/A: the whole chain, from lines to the word, on 200 runs of two equal arms with 10 % noise."""
+    """A/A: the whole chain, from lines to the verdict's word, on 200 runs of two equal arms with 10 % noise."""
     suite = fake.suite(n=20, metrics=[])
     words = []
     for seed in range(200):

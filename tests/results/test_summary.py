@@ -87,7 +87,7 @@ def test_method_row(by_hand: list[Row]) -> None:
 
 
 def close(estimate: Estimate | None) -> Estimate | None:
-    """Without what logarithms add in the last place."""
+    """The estimate without the rounding errors of logarithms in its last places."""
     return estimate and Estimate(*(round(value or 0, 12) for value in vars(estimate).values()))  # type: ignore[arg-type]
 
 
@@ -197,7 +197,7 @@ def test_quality_difference_is_paired_and_clustered_by_image(fake: SimpleNamespa
 
 
 class Pooled:
-    """A corpus metric, matches / length over all samples, that gives its counts apart."""
+    """A corpus metric, matches / length over all samples, that also returns the counts of each sample."""
 
     calls = 0
 

@@ -202,7 +202,7 @@ def names_of(run: Any) -> list[str]:
 
 
 def test_holm_takes_the_word_away_from_a_lucky_suite(fake: SimpleNamespace, real: dict[str, Any]) -> None:
-    """One of ten suites is faster with p = 0.03 or so: alone it earns the word, among ten it does not."""
+    """One of ten suites is faster with p = 0.03 or so: alone it is called faster, among ten it is not."""
     assert word(Estimate(1.05, 1.01, 1.09, 30)) == "FASTER"
     assert (
         word(Estimate(1.05, 1.01, 1.09, 30), 0.2) == "AMBIGUOUS"

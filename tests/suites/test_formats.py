@@ -200,7 +200,7 @@ def test_nocaps_domains(tmp_path: Path) -> None:
 
 
 def test_every_round_of_a_dialog_is_its_own(tmp_path: Path) -> None:
-    """LAVIS's reader aliases: all ten entries of a dialog end as its tenth round."""
+    """LAVIS's reader reuses one entry, so that all ten of a dialog end as its tenth round; ours must not."""
     suite = made("visdial-gen", tmp_path)
     assert [s.sample_id for s in suite.samples] == [f"185565-{n}" for n in range(1, 11)]
     assert [s.references for s in suite.samples] == [(f"yes {n}",) for n in range(10)]

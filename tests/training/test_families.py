@@ -97,7 +97,7 @@ def test_several_streams_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["attention", "eagle"])
 def test_recurrent_layers_are_trained_through_by_both_routes(kind: str) -> None:
-    """A head that copies a recurrent layer: one pass over padded rows and a prompt with its answer teach the same."""
+    """A head that copies a recurrent layer gets the same gradients by both routes, packed and through the cache."""
     target, texts = given("qwen3_5")
     gradients = []
     for packs in (True, False):

@@ -9,7 +9,7 @@ from fastvlm_bench.training.losses import position_losses
 from fastvlm_bench.training.recipe import Recipe
 
 P, Q = [0.5, 0.3, 0.2], [0.25, 0.25, 0.5]
-"""Target and draft."""
+"""The distributions of target and draft over three tokens."""
 
 
 def loss(losses: dict[str, float], *, states: list[float] | None = None, aim: list[float] | None = None,

@@ -1,4 +1,4 @@
-"""What heads learn from: the same by both routes, at the places that predict, and the target's own logits."""
+"""What heads learn from: it is the same by both routes, at the positions that predict, with the target's own logits."""
 
 import random
 from types import SimpleNamespace
@@ -96,7 +96,7 @@ class Given:
     [("paligemma2", "final_logit_softcapping", 3.0, 1.0), ("aya_vision", "logit_scale", 0.25, 1.0)],
 )  # Aya Vision's text model has a scale, which transformers does not apply there
 def test_tail_is_the_targets_own(name: str, key: str, value: float, scale: float) -> None:
-    """Against the logits that `generate` itself chose from, where a family caps them or has a scale."""
+    """Compared with the logits that `generate` itself chose from, where a family caps or scales them."""
     own = Given(name)
     setattr(own.model.config.get_text_config(decoder=True), key, value)
     observer = Observer(own.target, [2], 1)
@@ -120,7 +120,7 @@ def test_tail_refuses_what_is_not_the_targets_own(target: Target, examples: list
 
 
 def test_a_written_placeholder_is_read_by_the_forced_route(target: Target, examples: list[Example]) -> None:
-    """As text it would ask for another image, which a model with random weights does not know."""
+    """In one packed text the placeholder would need another image, which a model with random weights does not have."""
     image = target.model.config.image_token_index
     odd = Example(examples[0].sample, (*examples[0].answer[:3], image, 7), False)
     observer = Observer(target, [2], 1)

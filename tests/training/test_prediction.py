@@ -1,4 +1,4 @@
-"""The simulated rounds are the loop's own, and what they are priced with."""
+"""The simulated rounds are those of the loop, and their price is worked out by hand."""
 
 import random
 from typing import Any
@@ -17,7 +17,7 @@ COUNT = 24
 
 
 class Fixed:
-    """Instead of a head: at each place of the text the target's own token, or another one. Sees what the loop does."""
+    """Guesses in the place of a head: at each place of the text the target's own token or, if not `right`, another."""
 
     def __init__(self, text: list[int], right: list[bool], vocabulary: int, eos: int) -> None:
         self.text, self.right, self.vocabulary, self.eos = text, right, vocabulary, eos
@@ -31,7 +31,7 @@ class Fixed:
 
 
 class Scripted(FastVLM):
-    """The real loop, whose drafting is told the guesses along the target's text."""
+    """The real loop, which drafts the guesses of `Fixed`."""
 
     def __init__(self, fixed: Fixed, **options: Any) -> None:
         super().__init__(Draft(2, None), **options)
@@ -85,7 +85,7 @@ def test_rounds_are_those_of_the_loop(llava: Any, inputs: dict[str, Any], share:
             assert (found.rounds, found.drafted, found.accepted) == (
                 len(last), sum(r.drafted for r in last), sum(r.accepted for r in last),
             ), f"gamma {gamma}, room {room}"  # fmt: skip
-        if gamma == 10:  # what refinement weighs, and what `run --refine` weighs by the trace, are one
+        if gamma == 10:  # the weights of refinement are those that `run --refine` reads off the trace
             (row,) = rejection_weights({"a": [checked]}, ["a"])
             told = [(r.drafted, r.tested, r.accepted, r.emitted) for r in rounds]
             assert row["a"] == corrected(told, len(right))

@@ -23,7 +23,7 @@ from fastvlm_bench.training.prediction import Costs
 from fastvlm_bench.training.settings import TrainSettings
 
 COSTS = Costs(1.0, 0.05, [0.9 + 0.01 * k for k in range(11)])
-"""Prices are timings; everything else that is learned must be the same to the bit."""
+"""Fixed, because costs are timings and differ. Everything else that a training learns must be the same to the bit."""
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def opened_once(settings: TrainSettings) -> None:
 
 
 def in_child(work: Callable[[], int]) -> int:
-    """Exit code of a forked process that does it, negative for a signal. Nothing is imported or loaded anew."""
+    """The exit code of a forked process that does `work`, negative for a signal. A fork need not import anything."""
     pid = os.fork()
     if pid == 0:
         code = 70
@@ -129,7 +129,7 @@ def test_finished_training_leaves_and_repeats(given: dict[str, Any], whole: Path
 
 
 EVENTS = 60
-"""More than there are: a training that is not killed any more has been killed everywhere."""
+"""More events than a training has: once one is not killed any more, all before it were killed at every place."""
 
 
 @pytest.mark.parametrize(
