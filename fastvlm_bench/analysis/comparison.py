@@ -1,4 +1,4 @@
-"""Runs side by side: only where everything but the method is the same, and paired sample by sample."""
+"""Compares runs, sample by sample. Everything but the method must be the same in all of them."""
 
 import hashlib
 import re
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
     pass
 
 CONFIG_IDENTITY = ("temperature", "top_k", "top_p", "ignore_eos", "compile")
-"""Settings of a run that change what is measured. Methods, their options and the draft are what one compares."""
+"""Settings of a run that change what is measured. Methods, their options and the draft may differ."""
 HARDWARE = ("cpu", "gpu", "threads")
 VERSIONS = ("tool", "commit", "python", "torch", "transformers", "cuda", "driver")
-"""Differences worth a note, not a refusal: comparing two versions is a fair question."""
+"""A difference in these is worth a note, not a refusal: to compare two versions is a fair question."""
 
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One run (its index) x suite x method. `against` names the arm of the first run that it is divided by, or is "".
+    """One run x suite x method, compared with the same method in the first run.
 
-    `decode` and `e2e` are geometric means of that arm's seconds / this one's on the same samples: above 1 is faster.
-    `identical` of `compared` samples have the same token ids in both runs.
+    run: the index of the run. against: the label of the arm of the first run that this one is compared with, "" if
+    there is none. decode, e2e: geometric mean of that arm's seconds / this arm's seconds on the same samples; above 1,
+    this one is faster. `identical` of the `compared` samples have the same token ids in both runs.
     """
 
     run: int
@@ -45,7 +46,11 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows by suite, then method, then run. `forced` lists the identity fields that differ: [] unless forced."""
+    """Rows, sorted by suite, then method, then run.
+
+    forced: what must be equal and differs, a phrase per run; () unless the comparison was forced. notes: differences
+    in versions, and runs that are not finished.
+    """
 
     runs: tuple[Run, ...]
     rows: tuple[ComparedRow, ...]
@@ -54,7 +59,7 @@ class Comparison:
 
 
 def identity(run: Run) -> dict[str, Any]:
-    """What must be equal for two runs' numbers to stand side by side, by name."""
+    """Everything that must be equal before the numbers of two runs may be compared, by name."""
     meta, environment = run.meta, run.meta.get("environment", {})
     fields: dict[str, Any] = {"schema_version": meta["schema_version"]}
     fields["suites"] = ", ".join(sorted(suite["name"] for suite in meta["suites"]))
@@ -77,21 +82,24 @@ def identity(run: Run) -> dict[str, Any]:
 
 
 def _differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """What differs, a phrase each. What only one run has (the fields of a suite, say) is told by the list of suites."""
+    """One phrase for each field that differs. A field that only one run has is skipped.
+
+    Mostly it belongs to a suite that only this run has, and then the field `suites` differs already.
+    """
     return [f"{name}: {_short(first[name])} / {_short(other[name])}" for name in first
             if name in other and first[name] != other[name]]  # fmt: skip
 
 
 def _short(value: Any) -> str:
-    """A value on one line; of a hash the first eight digits tell two apart."""
+    """A value on one line. A SHA-256 is cut to its first eight digits, which are enough to tell two apart."""
     text = " ".join(str(value).split())
     return text[:8] if re.fullmatch(r"[0-9a-f]{64}", text) else text
 
 
 def find_comparable(results_dir: Path) -> list[Run]:
-    """The newest run, then the newer ones among those comparable with it. Damaged and empty runs are passed over.
+    """The newest run, then all runs that can be compared with it, newest first. Damaged and empty runs are skipped.
 
-    UsageError if there are not two; it names what keeps the next newest run apart.
+    UsageError if nothing can be compared; it names what differs between the two newest runs.
     """
     runs: list[Run] = []
     for folder in list_runs(Path(results_dir)):
@@ -112,7 +120,10 @@ def find_comparable(results_dir: Path) -> list[Run]:
 
 
 def compare(runs: Sequence[Run], force: bool = False) -> Comparison:
-    """Compare runs with the first one. IncompatibleRuns lists every differing identity field, unless `force`."""
+    """Compare runs with the first one. UsageError for fewer than two runs.
+
+    IncompatibleRuns, with every field of `identity` that differs, unless `force`.
+    """
     if len(runs) < 2:
         raise UsageError(f"compare needs two runs, not {len(runs)}; name their folders")
     first, *others = runs
@@ -141,7 +152,7 @@ def _versions(run: Run) -> dict[str, Any]:
 
 
 def _counterpart(arm: Arm, base: Sequence[Arm]) -> Arm | None:
-    """The arm of the first run with this label; failing that the one with this method name, if it is the only one."""
+    """The first run's arm with the same label; failing that, the only one with the same method name."""
     own = [other for other in base if other.suite["name"] == arm.suite["name"]]
     for key in ("label", "name"):
         same = [other for other in own if other.method[key] == arm.method[key]]
@@ -162,7 +173,11 @@ def _compared(run: int, row: Row, arm: Arm, against: Arm | None, margin: float) 
 
 
 def _pairs(arm: Arm, against: Arm) -> list[tuple[Measured, Measured]]:
-    """Pairs across runs. With unequal repeats the medians still pair, but only the first repeat's output is."""
+    """Pairs of the same sample in two runs.
+
+    Where the runs have unequal repeats, the times are still medians over all of them, but only the outputs of the
+    first repeats are compared.
+    """
     exact = pairs(arm, against)
     if exact or not arm.measured:
         return exact
