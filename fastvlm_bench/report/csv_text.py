@@ -1,11 +1,11 @@
-"""Values as cells, and rows of them as CSV that reads back the same."""
+"""Values as the text of cells, and rows of them as CSV that reads back the same."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 
 def cell_text(value: Any) -> str:
-    """A cell: "" for None, true / false, full precision, the items of a list separated by semicolons."""
+    """The text of a cell: "" for None, true or false, numbers in full precision, the items of a list joined by ";"."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -16,7 +16,7 @@ def cell_text(value: Any) -> str:
 
 
 def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """RFC 4180, with line feeds. Not the csv module: before Python 3.13 it leaves a carriage return unquoted."""
+    """CSV by RFC 4180, with line feeds. It is not Python's csv module, which leaves CR unquoted before Python 3.13."""
 
     def cell(value: Any) -> str:
         text = cell_text(value)

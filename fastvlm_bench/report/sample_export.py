@@ -1,4 +1,4 @@
-"""Every measured sample as a line of CSV, with the score of its text."""
+"""Every line of samples.jsonl as a line of CSV, with the score of its text."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -23,7 +23,7 @@ SAMPLE_COLUMNS = (
 
 
 def samples_csv(run: Run) -> str:
-    """One line a suite x sample x method x repeat, with the score of each text."""
+    """One line per suite x sample x method x repeat, with the score of each text (failed samples have none)."""
     header = [*SAMPLE_COLUMNS, *(f"score_{metric}" for metric in metrics.LABELS)]
     return to_csv(header, ([values.get(name) for name in header] for values in _samples(run)))
 
@@ -64,7 +64,7 @@ def _scores(run: Run) -> dict[int, dict[str, float]]:
             for metric in arm.suite["metrics"]:
                 try:
                     result = score(metric, arm.suite, [scored(line) for line, _ in own], [refs for _, refs in own])
-                except Exception:  # said by the warning ScoringFailed; the rest of the file stands
+                except Exception:  # the warning ScoringFailed tells it; the other columns are right
                     result = None
                 if result is None:
                     continue
