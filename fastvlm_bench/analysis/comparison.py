@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     pass
 
 CONFIG_IDENTITY = ("temperature", "top_k", "top_p", "ignore_eos", "compile")
-"""Settings of a run that change what is measured. Methods, their options and the draft may differ."""
+"""Settings of a run that change what is measured. Methods, their options and the draft are what one compares."""
 HARDWARE = ("cpu", "gpu", "threads")
 VERSIONS = ("tool", "commit", "python", "torch", "transformers", "cuda", "driver")
 """A difference in these is worth a note, not a refusal: to compare two versions is a fair question."""
@@ -46,11 +46,7 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows, sorted by suite, then method, then run.
-
-    forced: what must be equal and differs, a phrase per run; () unless the comparison was forced. notes: differences
-    in versions, and runs that are not finished.
-    """
+    """Rows by suite, then method, then run. `forced` lists the identity fields that differ: [] unless forced."""
 
     runs: tuple[Run, ...]
     rows: tuple[ComparedRow, ...]
@@ -82,10 +78,7 @@ def identity(run: Run) -> dict[str, Any]:
 
 
 def _differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """One phrase for each field that differs. A field that only one run has is skipped.
-
-    Mostly it belongs to a suite that only this run has, and then the field `suites` differs already.
-    """
+    """What differs, a phrase each. What only one run has (the fields of a suite, say) is told by the list of suites."""
     return [f"{name}: {_short(first[name])} / {_short(other[name])}" for name in first
             if name in other and first[name] != other[name]]  # fmt: skip
 
@@ -97,9 +90,9 @@ def _short(value: Any) -> str:
 
 
 def find_comparable(results_dir: Path) -> list[Run]:
-    """The newest run, then all runs that can be compared with it, newest first. Damaged and empty runs are skipped.
+    """The newest run, then the newer ones among those comparable with it. Damaged and empty runs are passed over.
 
-    UsageError if nothing can be compared; it names what differs between the two newest runs.
+    UsageError if there are not two; it names what keeps the next newest run apart.
     """
     runs: list[Run] = []
     for folder in list_runs(Path(results_dir)):
@@ -120,10 +113,7 @@ def find_comparable(results_dir: Path) -> list[Run]:
 
 
 def compare(runs: Sequence[Run], force: bool = False) -> Comparison:
-    """Compare runs with the first one. UsageError for fewer than two runs.
-
-    IncompatibleRuns, with every field of `identity` that differs, unless `force`.
-    """
+    """Compare runs with the first one. IncompatibleRuns lists every differing identity field, unless `force`."""
     if len(runs) < 2:
         raise UsageError(f"compare needs two runs, not {len(runs)}; name their folders")
     first, *others = runs
