@@ -8,7 +8,7 @@ OUTLIER_Z = 3.5
 TREND_P, TREND_SHARE = 0.01, 0.05
 """There is a trend where Mann-Kendall's p is below the first and the change from start to end exceeds the second."""
 MOST = 300
-"""A trend is looked for in at most this many values, evenly selected, since the work grows with their square."""
+"""Of more values than this, an even selection is searched for a trend: the work grows with the square of n."""
 
 
 def modified_z(values: Sequence[float]) -> list[float]:
@@ -58,7 +58,7 @@ def trend(values: Sequence[float]) -> float | None:
             step = values[j] - values[i]
             signs += (step > 0) - (step < 0)
             slopes.append(step / (j - i))
-    spread = math.sqrt(n * (n - 1) * (2 * n + 5) / 18)  # of `signs` without a trend; ties make it smaller
+    spread = math.sqrt(n * (n - 1) * (2 * n + 5) / 18)  # standard deviation of `signs` if there is no trend
     z = (abs(signs) - 1) / spread if signs else 0.0
     change = median(slopes) * (n - 1) / median(values) if median(values) > 0 else 0.0
     p = 2 * (1 - NormalDist().cdf(z))

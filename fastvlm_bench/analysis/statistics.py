@@ -1,6 +1,6 @@
 """Intervals and tests for paired measurements, in plain Python so that stored results can be read without scipy.
 
-Every function returns None where the data cannot carry the answer: "too few samples to say" is a result.
+Every function returns None where there are too few data for its answer: "too few samples to say" is a result.
 """
 
 import math

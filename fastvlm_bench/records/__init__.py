@@ -3,7 +3,7 @@
 May import the rooms below `suites`, and never brings torch.
 
 record.py                run.json and samples.jsonl: the only writer and reader
-storage.py               sealed lines, whole-file replacement, locks
+storage.py               sealed lines, files replaced as a whole, locks
 identities.py            checks that the numbers within one line agree
 trace.py                 what a method reports: counts and seconds
 document_frequencies.py  word counts of the whole suite, for the CIDEr-D of a run with `--limit`

@@ -1,4 +1,4 @@
-"""Keeps the document frequencies of a whole suite beside a run with `--limit`, so that both give the same CIDEr-D.
+"""Keeps the document frequencies of a whole suite beside a run with `--limit`, whose CIDEr-D then uses them.
 
 `document_frequencies.json` in a run folder is {suite: {group: {images, counts}}}; group "" is all images. It lists only
 n-grams of the run's own texts and references, because no others are scored, and only those that more than one image

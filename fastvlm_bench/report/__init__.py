@@ -9,7 +9,7 @@ compare.py         the tables of `compare`
 batch_table.py     the table over batch sizes
 layout.py          tables that fit a terminal of any width
 numbers.py         how numbers are written
-export.py          CSV, LaTeX, Markdown and JSON, one row a suite and method
+export.py          CSV, LaTeX, Markdown and JSON, one row per suite and method
 sample_export.py   every sample as CSV
 csv_text.py        how a value is written in CSV
 memory_picture.py  the parts of memory as a picture

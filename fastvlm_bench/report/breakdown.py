@@ -65,7 +65,7 @@ def energy_columns(run: Run, rows: Sequence[Row]) -> list[Cells]:
 
 
 def energy_reason(run: Run, suite: str) -> str:
-    """Why energy was asked for and not measured; "" where it was measured or not asked for."""
+    """The reason why the energy that was asked for could not be measured; "" where there is none."""
     entry = (run.meta.get("energy") or {}).get(suite) or {}
     return f"energy: not measured: {entry['reason']}" if entry and entry.get("source") is None else ""
 

@@ -68,7 +68,7 @@ def _part(download: Download, data: Path) -> Path:
 
 
 def _tag(part: Path) -> Path:
-    """The file that keeps the server's ETag: the rest of a changed file must not be joined to an old beginning."""
+    """The file that keeps the server's ETag or date: an old beginning must not be joined to a changed file's rest."""
     return part.with_name(f"{part.name}.etag")
 
 

@@ -208,7 +208,7 @@ def open_image(sample: Sample) -> "Image":
 def check_images(suite: Suite) -> None:
     """Decode every image of a suite once; UsageError with the number of unreadable ones and the first five.
 
-    A truncated JPEG shows only when it is decoded to its end, so this takes some milliseconds an image. Bytes flipped
+    A truncated JPEG shows only when it is decoded to its end, so this takes some milliseconds per image. Bytes flipped
     inside the compressed data often decode without complaint and are not found.
     """
     images = {sample.image_path: sample for sample in reversed(suite.samples)}
