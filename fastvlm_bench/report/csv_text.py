@@ -16,7 +16,7 @@ def cell_text(value: Any) -> str:
 
 
 def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """CSV by RFC 4180, with line feeds. It is not Python's csv module, which leaves CR unquoted before Python 3.13."""
+    """RFC 4180, with line feeds. Not the csv module: before Python 3.13 it leaves a carriage return unquoted."""
 
     def cell(value: Any) -> str:
         text = cell_text(value)

@@ -23,7 +23,7 @@ SAMPLE_COLUMNS = (
 
 
 def samples_csv(run: Run) -> str:
-    """One line per suite x sample x method x repeat, with the score of each text (failed samples have none)."""
+    """One line a suite x sample x method x repeat, with the score of each text."""
     header = [*SAMPLE_COLUMNS, *(f"score_{metric}" for metric in metrics.LABELS)]
     return to_csv(header, ([values.get(name) for name in header] for values in _samples(run)))
 
