@@ -2,15 +2,15 @@
 
 May import the rooms below `decoding`, and never brings torch.
 
-arms.py         lines grouped by suite and method, and paired with the reference
-batches.py      lines of a batch put together again
-speed.py        speed-ups of pairs, costs of rounds, phases
+arms.py         groups the lines of a run by suite and method, and pairs them with the reference's
+batches.py      puts the lines of one batch together again
+speed.py        speed-ups of pairs, costs per round, shares of the phases
 summary.py      from records to rows: the numbers of the CSV columns
-quality.py      scores and paired differences of quality
+quality.py      scores, and their paired differences to the reference
 flips.py        answers that change between right and wrong: McNemar's exact test
 statistics.py   intervals and tests
 drift.py        outliers, slow starts, trends
-notices.py      the word of each comparison, and the warnings about times
+notices.py      FASTER, SLOWER, SAME or AMBIGUOUS for each comparison, and the warnings about times
 verdict.py      all warnings; VALID or INVALID
 comparison.py   what `compare` computes
 batch_sizes.py  runs at several batch sizes as rows

@@ -1,4 +1,4 @@
-"""Lines of a record, grouped: one arm a suite and method, one `Measured` a sample, medians over its repeats."""
+"""Groups the lines of a run: one `Arm` per suite and method, and in it one `Measured` per sample."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,11 @@ from fastvlm_bench.records.record import Run
 
 @dataclass(frozen=True)
 class Measured:
-    """One sample of one arm. Seconds and tokens are medians over the repeats; `lines` holds all of them, in order."""
+    """One sample of one arm: medians over its repeats, and the lines of samples.jsonl that they come from.
+
+    lines: one per repeat, in the order of the repeats. tokens: new tokens, EOS included. ttft_s, decode_s, e2e_s:
+    seconds, with e2e = TTFT + decode.
+    """
 
     sample_id: str
     image_id: str
@@ -23,30 +27,33 @@ class Measured:
 
     @property
     def text(self) -> str:
-        """What is scored: the text of the first repeat, or its ranks."""
+        """The text that the metrics score: that of the first repeat, or its ranks in a suite that ranks."""
         return scored(self.lines[0])
 
     @property
     def decodes(self) -> bool:
-        """Whether there is a decoding phase: a one-token answer ends with the prefill."""
+        """Whether there is a decoding phase. A one-token answer has none, because the prefill gives the first token."""
         return self.tokens > 1 and self.decode_s > 0
 
     @property
     def tpot_s(self) -> float | None:
-        """Seconds per output token after the first, (e2e - TTFT) / (tokens - 1)."""
+        """Seconds per output token after the first, (e2e - TTFT) / (tokens - 1). None without a decoding phase."""
         return (self.e2e_s - self.ttft_s) / (self.tokens - 1) if self.decodes else None
 
     def within(self, invocation: int) -> "Measured | None":
-        """The same sample of one invocation alone; None if that did not measure it."""
+        """The same sample with the repeats of one invocation only; None if that invocation did not measure it."""
         own = [line for line in self.lines if (line.get("invocation") or 0) == invocation]
         return replace(self, lines=tuple(own), **medians(own)) if own else None
 
     def same_tokens(self, other: "Measured") -> bool:
-        """Whether each repeat has the token ids of the other arm's repeat."""
+        """Whether each repeat has the same token ids as that repeat of `other`. Both must have equally many repeats."""
         return all(a["token_ids"] == b["token_ids"] for a, b in zip(self.lines, other.lines, strict=True))
 
     def divergence(self, other: "Measured") -> int | None:
-        """The index of the first token that differs in any repeat; None if none does."""
+        """The index of the first differing token, in the first repeat that differs; None if every repeat is the same.
+
+        Where one output is the beginning of the other, it is the length of the shorter one.
+        """
         for ours, theirs in zip(self.lines, other.lines, strict=True):
             a, b = ours["token_ids"], theirs["token_ids"]
             if a != b:
@@ -55,7 +62,7 @@ class Measured:
 
 
 def scored(line: Mapping[str, Any]) -> str:
-    """What metrics get of a line: its text, or the ranks of its options as `visdial_ranking` reads them."""
+    """The text of a line that the metrics score: its output, or its options' ranks as `visdial_ranking` reads them."""
     if ranks := line.get("ranks"):
         return "\n".join(" ".join(map(str, ranks[way])) for way in ("sum", "mean"))
     return str(line["text"])
@@ -63,7 +70,11 @@ def scored(line: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Arm:
-    """One suite x method: the samples measured in every repeat they were run in, and the ids of those that failed."""
+    """One method on one suite. A sample is in `measured` if no repeat of it failed, and in `failed` otherwise.
+
+    suite, method: their entries in `run.json`. measured: by sample id, in the suite's order. failed: ids of samples.
+    repeats: the largest number of repeats that any sample has.
+    """
 
     suite: Mapping[str, Any]
     method: Mapping[str, Any]
@@ -72,14 +83,14 @@ class Arm:
     repeats: int
 
     def lines(self) -> Iterator[Mapping[str, Any]]:
-        """Every line of the measured samples."""
+        """Every line of the measured samples. The lines of failed samples are left out."""
         for sample in self.measured.values():
             yield from sample.lines
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Sums over rounds."""
+    """Sums over rounds: tokens, and seconds inside the model's forward passes (`records.trace.Round`)."""
 
     rounds: int
     drafted: int
@@ -98,7 +109,7 @@ def count(lines: Iterable[Mapping[str, Any]]) -> Counts:
 
 
 def by_position(lines: Iterable[Mapping[str, Any]]) -> tuple[float, ...]:
-    """Acceptance of the i-th draft of a round, given that it was tested: #(accepted > i) / #(tested > i)."""
+    """For each draft position i, the share of the tested drafts that were accepted: #(accepted > i) / #(tested > i)."""
     tested: list[int] = []
     accepted: list[int] = []
     for line in lines:
@@ -113,7 +124,7 @@ def by_position(lines: Iterable[Mapping[str, Any]]) -> tuple[float, ...]:
 
 
 def arms(run: Run) -> list[Arm]:
-    """The arms of a run, suites and methods in the order of `run.json`. A sample that failed once is failed."""
+    """The arms of a run, by suite and then method, in the order of `run.json`."""
     found: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for line in sorted(run.lines, key=lambda line: line["repeat"]):
         found.setdefault((line["suite"], line["method"]), {}).setdefault(line["sample_id"], []).append(line)
@@ -145,7 +156,7 @@ def _measured(sample: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> 
 
 
 def medians(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The tokens and seconds of a `Measured` with these lines, one a repeat."""
+    """The fields of a `Measured` that are medians over its lines: tokens, and seconds."""
     return {
         "tokens": median(len(line["token_ids"]) for line in lines),
         "ttft_s": median(line["ttft_s"] for line in lines),

@@ -1,4 +1,4 @@
-"""Runs of one configuration at several batch sizes, as rows: where does the gain of speculation end? Without torch."""
+"""Runs of one configuration at several batch sizes, as rows that show where speculation stops being faster."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,10 @@ from fastvlm_bench.records.record import RUN_FILE, Run, read_run
 class SizeRow:
     """One suite x method x batch size. Speed-ups are against the reference *at the same batch size*.
 
-    requests_per_s, tokens_per_s: samples, and their tokens, over the seconds of all batches, prefill included.
-    wait_first_s, wait_last_s: median over batches until every row has its first token, and until all is done.
-    batches: observations of the speed-up. status: VALID or INVALID, of the whole run.
+    requests_per_s, tokens_per_s: samples, and their tokens, divided by the seconds of all batches, prefill included.
+    wait_first_s, wait_last_s: seconds until every row of a batch has its first token, and until all rows are done;
+    medians over the batches. batches: their number; each is one observation of the speed-up. verdict: FASTER, SLOWER,
+    SAME or AMBIGUOUS, of the end-to-end speed-up. status: VALID or INVALID, of the whole run.
     """
 
     run_id: str
@@ -53,7 +54,7 @@ class SizeRow:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in these folders: run folders, or folders of them. UsageError if there is none."""
+    """Read the runs in these folders. Each is a run folder, or holds run folders. UsageError if there is no run."""
     found: list[Path] = []
     for folder in folders:
         inner = sorted(path.parent for path in Path(folder).glob(f"*/{RUN_FILE}"))
@@ -64,7 +65,10 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def size_rows(runs: Sequence[Run]) -> list[SizeRow]:
-    """The rows, by suite, method and batch size. IncompatibleRuns if the runs differ in more than their batch size."""
+    """The rows of these runs, sorted by suite, method and batch size.
+
+    IncompatibleRuns if the runs differ in more than batch size and threads. UsageError if two have one batch size.
+    """
     first = _identity(runs[0])
     for run in runs[1:]:
         other = _identity(run)

@@ -1,7 +1,7 @@
-"""Lines of a batch, put together again: seconds are a property of the batch, never of one of its samples.
+"""Puts the lines of one batch together again, because seconds belong to a batch and never to one of its samples.
 
-A batch's samples were decoded in the same passes, so they are one observation: ratios and their intervals are taken
-over batches, as means over questions are taken over images.
+The samples of a batch were decoded in the same forward passes, so they are one observation: ratios and their intervals
+are taken over batches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,42 +14,45 @@ from fastvlm_bench.records.record import Run
 
 
 def check_batches(size: int, **single: object) -> None:
-    """UsageError where an option that is for single samples is given together with batches."""
+    """UsageError if an option that works on single samples only is given with a batch size above 1.
+
+    single: the values of such options, by name. One that is None, False or 0 is not given.
+    """
     for name, given in single.items():
         if given and size > 1:
             raise UsageError(f"--{name} is for single samples; leave it out, or use --batch-size 1")
 
 
 def batch_size(run: Run) -> int:
-    """How many samples a run decoded at a time; 1 for runs that know no batches."""
+    """How many samples a run decoded at a time; 1 for records that were made before there were batches."""
     return int(run.meta["config"].get("batch_size") or 1)
 
 
 def batch_of(line: Mapping[str, Any]) -> int | None:
-    """The batch's number within its suite; None for a sample that was decoded alone."""
+    """The number of the line's batch within its suite; None for a sample that was decoded alone."""
     batch = line.get("batch")
     return None if batch is None else int(batch["id"])
 
 
 def speaks(line: Mapping[str, Any]) -> bool:
-    """Whether the line tells of an observation: a sample alone, or the first row of a batch for all its rows."""
+    """Whether the line stands for a whole observation: a sample decoded alone, or row 0 of a batch for all its rows."""
     return "batch" not in line or line["batch"]["row"] == 0
 
 
 def whole_seconds(line: Mapping[str, Any]) -> float | None:
-    """Seconds of the observation, from the request to the last token; None where another line tells them."""
+    """Seconds of the whole observation, from the request to the last token; None for the other rows of a batch."""
     own = line.get("batch") or line
     return float(own["ttft_s"] + own["decode_s"]) if speaks(line) else None
 
 
 def whole(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A method's lines of one batch as one line with the batch's seconds."""
+    """A method's lines of one batch as a single line: the first row's, with the batch's own seconds."""
     first = lines[0]
     return {**first, **({name: first["batch"][name] for name in ("ttft_s", "decode_s")} if "batch" in first else {})}
 
 
 def by_batch(paired: Sequence[tuple[Measured, Measured]]) -> list[tuple[Measured, Measured]]:
-    """One pair a batch instead of one a sample; pairs of samples that were decoded alone stay as they are."""
+    """One pair per batch instead of one per sample. Pairs of samples that were decoded alone stay as they are."""
     groups: dict[Any, list[tuple[Measured, Measured]]] = {}
     for ours, theirs in paired:
         number = batch_of(ours.lines[0])
@@ -63,7 +66,7 @@ def by_batch(paired: Sequence[tuple[Measured, Measured]]) -> list[tuple[Measured
 
 
 def _together(samples: Sequence[Measured]) -> Measured:
-    """The samples of a batch as one, with a line a repeat: sums over its rows."""
+    """The samples of a batch as one `Measured`, with one line per repeat that holds the sums over the rows."""
     lines = tuple(
         {
             "repeat": rows[0]["repeat"], "invocation": rows[0].get("invocation"),
@@ -77,14 +80,14 @@ def _together(samples: Sequence[Measured]) -> Measured:
 
 
 def latencies(arm: Arm) -> list[Measured]:
-    """The samples whose seconds are latencies: those that were decoded alone."""
+    """The samples whose seconds are latencies of a request: those that were decoded alone."""
     return [sample for sample in arm.measured.values() if batch_of(sample.lines[0]) is None]
 
 
 def waits(arm: Arm) -> list[tuple[float, float]]:
-    """(seconds to the first tokens, seconds to the last) of each batch or single sample: what its requests wait.
+    """How long requests wait: (seconds to the first tokens, seconds to the last token) of each batch or single sample.
 
-    Medians over the repeats. A row that ends early could be answered sooner; nobody waits longer.
+    Both are medians over the repeats, and upper bounds: a row that ends early could be answered sooner.
     """
     found = []
     for sample in arm.measured.values():

@@ -1,4 +1,4 @@
-"""Runs side by side: only where everything but the method is the same, and paired sample by sample."""
+"""Compares runs, sample by sample. Everything but the method must be the same in all of them."""
 
 import hashlib
 import re
@@ -22,15 +22,16 @@ CONFIG_IDENTITY = ("temperature", "top_k", "top_p", "ignore_eos", "compile")
 """Settings of a run that change what is measured. Methods, their options and the draft are what one compares."""
 HARDWARE = ("cpu", "gpu", "threads")
 VERSIONS = ("tool", "commit", "python", "torch", "transformers", "cuda", "driver")
-"""Differences worth a note, not a refusal: comparing two versions is a fair question."""
+"""A difference in these is worth a note, not a refusal: to compare two versions is a fair question."""
 
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One run (its index) x suite x method. `against` names the arm of the first run that it is divided by, or is "".
+    """One run x suite x method, compared with the same method in the first run.
 
-    `decode` and `e2e` are geometric means of that arm's seconds / this one's on the same samples: above 1 is faster.
-    `identical` of `compared` samples have the same token ids in both runs.
+    run: the index of the run. against: the label of the arm of the first run that this one is compared with, "" if
+    there is none. decode, e2e: geometric mean of that arm's seconds / this arm's seconds on the same samples; above 1,
+    this one is faster. `identical` of the `compared` samples have the same token ids in both runs.
     """
 
     run: int
@@ -54,7 +55,7 @@ class Comparison:
 
 
 def identity(run: Run) -> dict[str, Any]:
-    """What must be equal for two runs' numbers to stand side by side, by name."""
+    """Everything that must be equal before the numbers of two runs may be compared, by name."""
     meta, environment = run.meta, run.meta.get("environment", {})
     fields: dict[str, Any] = {"schema_version": meta["schema_version"]}
     fields["suites"] = ", ".join(sorted(suite["name"] for suite in meta["suites"]))
@@ -83,7 +84,7 @@ def _differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    """A value on one line; of a hash the first eight digits tell two apart."""
+    """A value on one line. A SHA-256 is cut to its first eight digits, which are enough to tell two apart."""
     text = " ".join(str(value).split())
     return text[:8] if re.fullmatch(r"[0-9a-f]{64}", text) else text
 
@@ -141,7 +142,7 @@ def _versions(run: Run) -> dict[str, Any]:
 
 
 def _counterpart(arm: Arm, base: Sequence[Arm]) -> Arm | None:
-    """The arm of the first run with this label; failing that the one with this method name, if it is the only one."""
+    """The first run's arm with the same label; failing that, the only one with the same method name."""
     own = [other for other in base if other.suite["name"] == arm.suite["name"]]
     for key in ("label", "name"):
         same = [other for other in own if other.method[key] == arm.method[key]]
@@ -162,7 +163,11 @@ def _compared(run: int, row: Row, arm: Arm, against: Arm | None, margin: float) 
 
 
 def _pairs(arm: Arm, against: Arm) -> list[tuple[Measured, Measured]]:
-    """Pairs across runs. With unequal repeats the medians still pair, but only the first repeat's output is."""
+    """Pairs of the same sample in two runs.
+
+    Where the runs have unequal repeats, the times are still medians over all of them, but only the outputs of the
+    first repeats are compared.
+    """
     exact = pairs(arm, against)
     if exact or not arm.measured:
         return exact

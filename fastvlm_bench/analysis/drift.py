@@ -1,4 +1,4 @@
-"""Times that do not belong together: outliers, a slow first sample, a trend. They are flagged, never dropped."""
+"""Finds times that do not belong together: outliers, a slow first sample, a trend. They are flagged, never dropped."""
 
 import math
 from collections.abc import Sequence
@@ -6,15 +6,16 @@ from statistics import NormalDist, median
 
 OUTLIER_Z = 3.5
 TREND_P, TREND_SHARE = 0.01, 0.05
-"""A trend is told where Mann-Kendall's p is below the first and the change from start to end exceeds the second."""
+"""There is a trend where Mann-Kendall's p is below the first and the change from start to end exceeds the second."""
 MOST = 300
-"""Pairs of values grow with the square of their number: of more values than this, an even selection is looked at."""
+"""Of more values than this, an even selection is searched for a trend: the work grows with the square of n."""
 
 
 def modified_z(values: Sequence[float]) -> list[float]:
-    """0.6745 (x - median) / MAD; where the MAD is 0, by the interquartile range (x 0.7413 is a standard deviation).
+    """Distance of each value from the median, in standard deviations estimated from the MAD (Iglewicz & Hoaglin 1993).
 
-    All 0 where that is 0, too: nothing can then be told apart (Iglewicz & Hoaglin 1993).
+    z = 0.6745 (x - median) / MAD. Where the MAD is 0, the standard deviation is estimated as 0.7413 times the
+    interquartile range. Where that is 0, too, or with fewer than 4 values, all z are 0: nothing can be told apart.
     """
     if len(values) < 4:
         return [0.0] * len(values)
@@ -27,19 +28,23 @@ def modified_z(values: Sequence[float]) -> list[float]:
 
 
 def outliers(values: Sequence[float]) -> list[int]:
-    """The places of values with |modified z| > 3.5."""
+    """The indices of the values with |modified z| > 3.5."""
     return [place for place, z in enumerate(modified_z(values)) if abs(z) > OUTLIER_Z]
 
 
 def slow_start(values: Sequence[float]) -> bool:
-    """Whether the first value is an outlier upwards: a sample that still paid for the warm-up."""
+    """Whether the first value is an outlier upwards, as of a sample that still paid for the warm-up.
+
+    False with fewer than 8 values.
+    """
     return len(values) >= 8 and modified_z(values)[0] > OUTLIER_Z
 
 
 def trend(values: Sequence[float]) -> float | None:
-    """The relative change from first to last, by Theil-Sen's slope, where Mann-Kendall's test tells a trend.
+    """The relative change from the first value to the last (0.1 is 10 %) if there is a trend, else None.
 
-    None where it does not, where the change is below 5 %, or below 20 values.
+    Mann-Kendall's test decides whether there is one, Theil-Sen's slope gives the change. A change of 5 % or less is no
+    trend, and neither is anything in fewer than 20 values.
     """
     n = len(values)
     if n < 20:
@@ -53,7 +58,7 @@ def trend(values: Sequence[float]) -> float | None:
             step = values[j] - values[i]
             signs += (step > 0) - (step < 0)
             slopes.append(step / (j - i))
-    spread = math.sqrt(n * (n - 1) * (2 * n + 5) / 18)  # of S where there is no trend; ties only make it smaller
+    spread = math.sqrt(n * (n - 1) * (2 * n + 5) / 18)  # standard deviation of `signs` if there is no trend
     z = (abs(signs) - 1) / spread if signs else 0.0
     change = median(slopes) * (n - 1) / median(values) if median(values) > 0 else 0.0
     p = 2 * (1 - NormalDist().cdf(z))

@@ -1,7 +1,8 @@
 """Answers that one method gets right and the other wrong, and McNemar's exact test of whether that favours either.
 
-For metrics that say right or wrong of each sample. The interval of the mean difference rests on a t distribution, which
-a handful of changed answers among hundreds cannot carry; this test conditions on the changed answers and is exact.
+It is for metrics that call each sample right or wrong. The interval of the mean difference assumes a t distribution,
+which is a poor model of a handful of changed answers among hundreds. This test looks at the changed answers alone and
+is exact.
 """
 
 import math
@@ -10,12 +11,15 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 MOST = 2000
-"""Changed images up to which p is computed; beyond them it says what the interval says."""
+"""Most changed images for which p is computed. With more of them, p says the same as the interval."""
 
 
 @dataclass(frozen=True)
 class Flips:
-    """won: samples that only ours gets right. lost: only the reference. p: two-sided, None where nothing changed."""
+    """won: samples that only our method gets right. lost: samples that only the reference gets right.
+
+    p: of McNemar's exact test, two-sided; None where nothing changed, and above `MOST` changed images.
+    """
 
     won: int
     lost: int
@@ -31,10 +35,12 @@ def count_flips(ours: Sequence[float], theirs: Sequence[float], images: Sequence
 
 
 def exact_p(differences: Sequence[int], images: Sequence[Hashable]) -> float | None:
-    """P(|Σ| at least as large) where the sign of each image's net difference is a fair coin (McNemar 1947).
+    """The chance of a total at least as far from 0 as the one seen, if neither side were favoured (McNemar 1947).
 
-    With one sample an image this is McNemar's exact test, 2 · P(Binomial(won + lost, ½) ≤ min(won, lost)), at most 1.
-    Questions about one image change together, so an image's sign is tossed once.
+    The total is the sum of the images' net differences. Each net difference keeps its size, and a fair coin decides
+    its sign: one toss per image, because the answers to questions about one image change together. With one sample
+    per image this is McNemar's exact test, 2 · P(Binomial(won + lost, ½) ≤ min(won, lost)), at most 1. None where no
+    image changed, and above `MOST` changed images.
     """
     nets: Counter[Hashable] = Counter()
     for difference, image in zip(differences, images, strict=True):
@@ -42,7 +48,7 @@ def exact_p(differences: Sequence[int], images: Sequence[Hashable]) -> float | N
     sizes = Counter(abs(net) for net in nets.values() if net)
     if not 0 < sum(sizes.values()) <= MOST:
         return None
-    chances = {0: 1.0}  # of each sum, images of one size after the other
+    chances = {0: 1.0}  # total -> probability; the images are added in groups of equal net difference
     for size, count in sizes.items():
         own = {size * (2 * heads - count): math.comb(count, heads) / 2**count for heads in range(count + 1)}
         together: dict[int, float] = {}

@@ -1,4 +1,4 @@
-"""What the times of a run say about its trustworthiness: the word per comparison, and warnings of times alone."""
+"""Judges the times of a run: a word for each comparison (FASTER, SLOWER, SAME, AMBIGUOUS), and warnings about times."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ INVOCATIONS_APART = 0.05
 
 @dataclass(frozen=True)
 class Notice:
-    """A warning: a name of `WARNINGS`, and one line with the cause and the flag to try."""
+    """A warning: a name from `verdict.WARNINGS`, and one line with the cause and the flag to try."""
 
     name: str
     message: str
@@ -33,7 +33,8 @@ class Notice:
 def word(estimate: Estimate | None, holm_p: float | None = None) -> str:
     """FASTER or SLOWER where the interval leaves out 1, SAME where it lies within ±1 %, AMBIGUOUS otherwise.
 
-    holm_p: the p value adjusted over several suites; where it is above 5 %, none of them is called faster or slower.
+    It is always AMBIGUOUS below 5 samples. holm_p: the p value, adjusted over several suites; where it is above 5 %,
+    the comparison is neither FASTER nor SLOWER.
     """
     if estimate is None or estimate.low is None or estimate.high is None or estimate.n < FEWEST_SAMPLES:
         return "AMBIGUOUS"
@@ -47,7 +48,7 @@ def word(estimate: Estimate | None, holm_p: float | None = None) -> str:
 
 
 def spread_notices(row: Row, where: str) -> Iterable[Notice]:
-    """Outliers that decide, and processes that disagree."""
+    """Warnings of outliers on which the word depends, and of invocations (processes) that disagree."""
     with_all, without = word(row.e2e_speedup_geomean), word(row.e2e_speedup_without_outliers)
     if row.outliers and row.e2e_speedup_without_outliers is not None and with_all != without:
         yield Notice("Outliers", f"{where}: {row.outliers} of {row.samples_paired} ratios lie far from the others "
@@ -58,11 +59,14 @@ def spread_notices(row: Row, where: str) -> Iterable[Notice]:
 
 
 def drift_notices(run: Run, own: Sequence[Arm]) -> Iterable[Notice]:
-    """On the reference's time per token, in the order of measurement: nobody drafted there, so it should not change."""
+    """Warnings of a slow start or a trend in the reference's time per token, in the order of measurement.
+
+    The reference drafts nothing, so its time per token should not change.
+    """
     for arm in own:
         if arm.method["label"] != run.meta["reference"]:
             continue
-        # A batch's time per token changes with the rows that are left: only single samples tell of the machine.
+        # In a batch, the time per token changes as rows end, so only single samples show a change of the machine.
         decoding = (line for line in arm.lines() if len(line["token_ids"]) > 1 and batch_of(line) is None)
         lines = sorted(decoding, key=lambda line: line.get("seq", 0))
         times = [line["decode_s"] / (len(line["token_ids"]) - 1) for line in lines]
@@ -76,7 +80,10 @@ def drift_notices(run: Run, own: Sequence[Arm]) -> Iterable[Notice]:
 
 
 def order_effects(run: Run, own: Sequence[Arm]) -> Iterable[Notice]:
-    """A method's ratio must not depend on whether it ran before or after the reference (Welch's t on log ratios)."""
+    """Warnings of a speed-up that depends on whether the method ran before or after the reference.
+
+    The test is Welch's t on the logarithms of the ratios.
+    """
     references = {arm.suite["name"]: arm for arm in own if arm.method["label"] == run.meta["reference"]}
     for arm in own:
         reference = references.get(arm.suite["name"])
@@ -98,7 +105,7 @@ def order_effects(run: Run, own: Sequence[Arm]) -> Iterable[Notice]:
 
 
 def left_out(run: Run, row: Row) -> int:
-    """Samples that a stop rule left unmeasured."""
+    """The number of samples that a stop rule left unmeasured."""
     stopped = (run.meta.get("stopped") or {}).get(row.suite)
     if stopped is None or stopped["by"] not in ("width", "budget"):
         return 0
@@ -106,7 +113,7 @@ def left_out(run: Run, row: Row) -> int:
 
 
 def stop_notices(run: Run, row: Row) -> Iterable[Notice]:
-    """That a stop rule ended the suite, which, and when."""
+    """A notice that a stop rule ended the suite: which rule, and after how many samples."""
     if out := left_out(run, row):
         yield Notice("StoppedEarly", f"{row.suite}: {_ended(run.meta['stopped'][row.suite])} after {row.samples - out} "
                      f"of {row.samples} samples; quality is that of these samples alone")  # fmt: skip

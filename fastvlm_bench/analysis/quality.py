@@ -21,11 +21,14 @@ from fastvlm_bench.metrics.cider_d import DocumentFrequencies
 from fastvlm_bench.records.document_frequencies import FREQUENCIES
 
 MARGIN = 0.005
-"""Half a point on the 0-1 scale: the difference that counts as no difference, where nobody says another."""
+"""Half a point of 100, on the 0-1 scale: a difference within it counts as none, unless the user sets another margin."""
 
 
 def margin_of(config: Mapping[str, Any], points: float | None = None) -> float:
-    """The margin on the 0-1 scale: `points` of 100, else a run's own. UsageError for one that makes no sense."""
+    """The margin on the 0-1 scale: from `points` (of 100) if given, else from the run's config, else `MARGIN`.
+
+    UsageError unless it is above 0 and at most 100 points.
+    """
     points = config.get("margin") if points is None else points
     if points is None:
         return MARGIN
@@ -36,13 +39,15 @@ def margin_of(config: Mapping[str, Any], points: float | None = None) -> float:
 
 @dataclass(frozen=True)
 class Quality:
-    """One metric of one arm. `value` None: not scored, for `reason`. `delta` None: it is the reference, or unpaired.
+    """One metric of one arm, and its paired difference to the reference.
 
-    `verdict`: "identical" (all texts are, so the delta is exactly 0 and needs no interval), "equivalent", "better",
-    "worse", "undecided", or "" where there is no delta. `parts`: what else the metric yields. `groups`: its value over
-    each group of samples that the data set itself makes (answer types, NoCaps domains), scored as sets of their own.
-    failure: the error that a metric raised, in one line. flips: of a metric that says right or wrong, the samples that
-    changed between the two.
+    value: on the metric's own scale; None if there is none, and then `reason` or `failure` says why. delta: ours minus
+    the reference's; None for the reference itself and where no sample is paired. verdict: "identical" (all texts are,
+    so the delta is exactly 0 and needs no interval), "equivalent", "better", "worse", "undecided", or "" without a
+    delta. parts: further values that the metric yields. groups: the metric over each group of samples that the data set
+    itself makes (answer types, NoCaps domains), each scored as a set of its own. reason: why the metric says nothing
+    about these texts. failure: the error that it raised, in one line. flips: the samples that changed between right and
+    wrong, for metrics that give no partial credit.
     """
 
     metric: str
@@ -59,10 +64,11 @@ class Quality:
 def score(
     metric: str, suite: Mapping[str, Any], texts: Sequence[str], references: Sequence[Sequence[str]], group: str = ""
 ) -> metrics.MetricScore | None:
-    """The metric over some samples of a suite; None where it says nothing about them (none at all, CIDEr-D of one).
+    """The metric over some samples of a suite; None where it has no value (no sample at all, CIDEr-D of one image).
 
-    A metric that weighs words by how many images use them gets the references of the whole suite for that, so that a
-    failed sample, or a `--limit`, does not change the scores of the others. The suite's `variants` are used.
+    A metric that weighs words by how many images use them counts them in the whole suite, so that a failed sample or a
+    `--limit` does not change the scores of the others; with `group`, in the samples of that group. The metric's variant
+    is the one in the suite's `variants`.
     """
     return attempt(metric, suite, texts, references, group)[0]
 
@@ -70,7 +76,7 @@ def score(
 def attempt(
     metric: str, suite: Mapping[str, Any], texts: Sequence[str], references: Sequence[Sequence[str]], group: str = ""
 ) -> tuple[metrics.MetricScore | None, str]:
-    """As `score`, with the reason why there is none, or ""."""
+    """As `score`, together with the reason why there is no score ("" if there is one)."""
     whole = tuple(tuple(sample["references"]) for sample in suite["samples"] if group in ("", sample.get("group", "")))
     frequencies = suite.get(FREQUENCIES, {}).get(group)
     variant = suite.get("variants", {}).get(metric, "")
@@ -83,7 +89,7 @@ def _scored(
     scorer: Any, texts: tuple[str, ...], references: tuple[tuple[str, ...], ...], whole: tuple[tuple[str, ...], ...],
     frequencies: DocumentFrequencies | None, variant: str,
 ) -> tuple[metrics.MetricScore | None, str]:  # fmt: skip
-    """Cached: the arms of lossless methods have the same texts, and a report is made more than once."""
+    """Cached, because the arms of lossless methods have the same texts and a report is made more than once."""
     known = inspect.signature(scorer.score).parameters
     extra: dict[str, Any] = {}
     if "frequencies" in known:
@@ -106,7 +112,11 @@ def group_names(suite: Mapping[str, Any]) -> list[str]:
 def compare_quality(
     metric: str, arm: Arm, paired: Sequence[tuple[Measured, Measured]] | None, margin: float = MARGIN
 ) -> Quality:
-    """`_compared`; a metric that raises leaves the times alone, which cannot be measured again as easily."""
+    """The metric of an arm and its difference over the pairs (ours, reference); None or no pairs give no difference.
+
+    An exception in the metric is stored in `failure` and does not spoil the report: texts can be scored again, while
+    times would have to be measured again. margin: on the 0-1 scale.
+    """
     try:
         return _compared(metric, arm, paired, margin)
     except Exception as error:
@@ -114,7 +124,7 @@ def compare_quality(
 
 
 def failure_of(error: Exception) -> str:
-    """An exception in one line."""
+    """An exception in one line: its type, and the first 120 characters of its message's first line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
 
@@ -157,8 +167,9 @@ def difference(
     """Paired difference of two lists of texts on the same samples (own − other), and its verdict.
 
     A metric that is a mean over samples gets the cluster-robust t interval of its per-sample differences (for
-    CIDEr-D this keeps the document frequencies fixed); a pooled metric (BLEU-4) gets a bootstrap over images.
-    `margin`: of the two one-sided tests, on the metric's own scale.
+    CIDEr-D this keeps the document frequencies fixed); a pooled metric (BLEU-4) gets a bootstrap over images. A pooled
+    metric without counts (METEOR), or with too few images, has no interval and is "undecided". images: the image of
+    each sample, by which intervals are clustered. margin: bound of the two one-sided tests, on the metric's own scale.
     """
     n = len(references)
     if list(own) == list(other):
@@ -185,7 +196,7 @@ def flips(
     metric: str, suite: Mapping[str, Any], own: Sequence[str], other: Sequence[str],
     references: Sequence[Sequence[str]], images: Sequence[str],
 ) -> Flips | None:  # fmt: skip
-    """The samples that only one of two lists of texts gets right; None for a metric with degrees."""
+    """The samples that only one of two lists of texts gets right; None for a metric that gives partial credit."""
     ours, theirs = (score(metric, suite, texts, references) for texts in (own, other))
     return None if ours is None or theirs is None else count_flips(ours.per_sample, theirs.per_sample, images)
 
@@ -193,10 +204,10 @@ def flips(
 def _resampled(
     scorer: Any, texts: tuple[Sequence[str], Sequence[str]], references: Sequence[Sequence[str]], images: Sequence[str]
 ) -> list[float] | None:
-    """Bootstrap draws of the difference of a pooled metric.
+    """Sorted bootstrap draws of the difference of a pooled metric; None with too few images.
 
-    Such a metric gives its counts apart, so that a draw adds numbers instead of scoring texts again:
-    `counts(predictions, references)`, a tuple a sample, and `combine(sums) -> float`.
+    Such a metric offers its counts separately, so that a draw only adds numbers instead of scoring texts again:
+    `counts(predictions, references)` gives one tuple per sample, and `combine(sums)` the value of their sums.
     """
     both = [scorer.counts(own, references) for own in texts]
 

@@ -1,4 +1,4 @@
-"""Speed-ups of pairs, and where the seconds of an arm went: counts of rounds, costs, phases."""
+"""Speed-ups of pairs, and where the seconds of an arm went: rounds, what they cost, phases."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio, ra
 
 PHASES = ("vision", "prefill", "draft", "verify", "other")
 CLOCK, EVENTS = "clock", "events"
-"""How phases were told apart: by the clock of the loop, or by `--phases` (events on the device)."""
+"""How the phases were told apart: by the loop's own clock, or by the hooks of `--phases` (events on a GPU)."""
 
 
 def divide(numerator: float, denominator: float | None) -> float | None:
@@ -20,10 +20,10 @@ def divide(numerator: float, denominator: float | None) -> float | None:
 def speedups(
     paired: Sequence[tuple[Measured, Measured]], estimator: Callable[..., Estimate | None], per_token: bool = False
 ) -> tuple[Estimate | None, Estimate | None]:
-    """(decode, end-to-end): reference seconds over ours, by `estimator`. Decode leaves out one-token answers.
+    """(decode, end-to-end) speed-up: reference seconds / our seconds, combined by `estimator`; None without a pair.
 
-    per_token: of seconds per token, because sampled answers of the two arms differ in length. What was decoded in one
-    batch is one observation.
+    One-token answers have no decoding and do not count in the decode speed-up. per_token: compare seconds per token,
+    because sampled answers of the two arms differ in length. The samples of one batch are one observation.
     """
     paired = by_batch(paired)
     decoding = [(ours, theirs) for ours, theirs in paired if ours.decodes and theirs.decodes]
@@ -41,7 +41,7 @@ def speedups(
 
 
 def by_invocation(paired: Sequence[tuple[Measured, Measured]], per_token: bool) -> list[float]:
-    """The decode speed-up (end to end where nothing is decoded) of each invocation, over its own samples."""
+    """The speed-up of each invocation over its own samples: of decoding, or end to end where nothing is decoded."""
     numbers = sorted({line.get("invocation") or 0 for ours, _ in paired for line in ours.lines})
     found = []
     for number in numbers:
@@ -56,7 +56,10 @@ def by_invocation(paired: Sequence[tuple[Measured, Measured]], per_token: bool) 
 def speculation(
     arm: Arm, reference: Arm | None, paired: Sequence[tuple[Measured, Measured]] | None, sampled: bool
 ) -> dict[str, Any]:
-    """Counts of rounds, where the seconds went, and the speed-up that the costs predict."""
+    """The fields of a `summary.Row` about rounds, shares of the time, and the speed-up that the costs predict.
+
+    paired: (ours, reference), None for the reference itself. sampled: tokens were drawn, so speed-ups are per token.
+    """
     own = count(arm.lines())
     decode_total = sum(line["decode_s"] for line in arm.lines())
     e2e_total = sum(line["ttft_s"] + line["decode_s"] for line in arm.lines())
@@ -70,7 +73,7 @@ def speculation(
     if paired:
         ceiling = amdahl_ceiling([theirs for _, theirs in by_batch(paired)])
     if paired and standard and tau is not None:
-        # τ tokens for d̄ drafts and one verification, against τ standard forward passes.
+        # A round gives τ tokens for d̄ drafts and one verification; standard decoding needs τ forward passes for them.
         predicted = divide(tau * standard, (per_round or 0.0) * (draft or 0.0) + (verify or 0.0))
         estimate = speedups(paired, ratio_of_totals, sampled)[0]
         measured = estimate.value if estimate is not None else None
@@ -97,16 +100,17 @@ def speculation(
 
 
 def amdahl_ceiling(reference: Sequence[Measured]) -> float | None:
-    """The end-to-end speed-up if decoding took no time: geometric mean of the reference's e2e / TTFT, as the headline.
+    """The end-to-end speed-up if decoding took no time: geometric mean of the reference's e2e / TTFT.
 
-    Amdahl: with the share d of a sample's time in decoding it is 1 / (1 - d). None without a sample.
+    By Amdahl's law it is 1 / (1 - d) for a sample that spends the share d of its time in decoding. It is a geometric
+    mean because the headline speed-up is one. None without a sample.
     """
     estimate = geometric_mean_ratio([m.e2e_s for m in reference], [m.ttft_s for m in reference])
     return estimate.value if estimate is not None else None
 
 
 def energy_of(meta: Mapping[str, Any], suite: str, method: str) -> tuple[float | None, float | None]:
-    """(joules per token, mean watts) of a method's blocks; None where the counter did not tell."""
+    """(joules per token, mean watts) of a method's blocks; (None, None) unless every block has a reading."""
     entry = (meta.get("energy") or {}).get(suite) or {}
     own = [block for block in entry.get("blocks") or [] if block["method"] == method]
     if not own or any(block["joules"] is None for block in own):
@@ -116,10 +120,11 @@ def energy_of(meta: Mapping[str, Any], suite: str, method: str) -> tuple[float |
 
 
 def phases(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The share of each phase in the end-to-end seconds of these lines; of `--phases` where every line has them.
+    """The share of each phase in the end-to-end seconds of these lines, and how the phases were told apart.
 
-    Without, they are those of the loop: draft and verify include the choice of tokens, prefill what `generate` does
-    around the loop. A phase that cannot be told apart is None (image encoding: then it is in prefill).
+    The phases are those of `--phases` if every line has them, else those of the loop's own clock. By that clock, draft
+    and verify include the choice of tokens, and prefill includes what `generate` does around the loop. Image encoding
+    is None where it cannot be told apart; it is then part of prefill.
     """
     by_events = bool(lines) and all(line.get("phases") for line in lines)
     sums: dict[str, float | None] = {}

@@ -1,6 +1,6 @@
-"""Intervals and tests for paired measurements, in plain Python so that stored results open without scipy.
+"""Intervals and tests for paired measurements, in plain Python so that stored results can be read without scipy.
 
-Every function returns None where the data cannot carry the answer: "too few samples to say" is a result.
+Every function returns None where there are too few data for its answer: "too few samples to say" is a result.
 """
 
 import math
@@ -17,7 +17,7 @@ BOOTSTRAP_MINIMUM = 100
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval. `low` and `high` are None where there are too few samples for an interval."""
+    """A value of n observations, with its interval. `low` and `high` are None where n is too small for an interval."""
 
     value: float
     low: float | None
@@ -132,7 +132,7 @@ def p_of_one(estimate: Estimate | None, confidence: float = CONFIDENCE) -> float
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values (1979), in the order given: each may be compared with the level itself."""
+    """Holm's adjusted p values (1979), in the order given. Each can be compared with the level (0.05) itself."""
     adjusted, running = [0.0] * len(ps), 0.0
     for rank, place in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
         running = max(running, min(1.0, (len(ps) - rank) * ps[place]))
@@ -144,9 +144,9 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def percentile(values: Sequence[float], q: float) -> float | None:
-    """The q-th percentile (0-100, linear interpolation), only where n carries it.
+    """The q-th percentile (0-100, linear interpolation); None where there are too few values for it.
 
-    p5 to p95 need 100 values and anything further out needs 1000; with fewer, the "p99" is one lucky value.
+    p5 to p95 need 100 values and anything further out needs 1000; with fewer, a "p99" is one lucky value.
     """
     if len(values) < (100 if 5 <= q <= 95 else 1000):
         return None
@@ -161,7 +161,7 @@ def _interpolated(ordered: Sequence[float], fraction: float) -> float:
 
 
 def middle(values: Sequence[float]) -> float | None:
-    """The median, or None of nothing."""
+    """The median; None if there are no values."""
     return float(median(values)) if values else None
 
 
@@ -216,16 +216,17 @@ def equivalence(estimate_90: Estimate | None, estimate_95: Estimate | None, marg
 
 
 def rule_of_three(n: int) -> float | None:
-    """95 % upper bound, 3/n, of a rate of which no case was seen in n samples."""
+    """95 % upper bound, 3/n, of the rate of something that did not happen in n samples. None for n = 0."""
     return min(1.0, 3.0 / n) if n else None
 
 
 def bootstrap_draws(
     statistic: Callable[[Sequence[int]], float], clusters: Sequence[Hashable], resamples: int = 2000, seed: int = 0
 ) -> list[float] | None:
-    """`statistic(indices)` on resampled images, sorted; both arms of a pair must use the same indices.
+    """`statistic(indices)` of each resample of the images, sorted. None below `BOOTSTRAP_MINIMUM` images.
 
-    None below `BOOTSTRAP_MINIMUM` images. The seed makes a report say the same each time it is printed.
+    clusters: the image of each sample. `indices` are the samples of the drawn images; a statistic of a paired
+    difference must use them for both arms. The fixed seed makes a report print the same numbers each time.
     """
     members: dict[Hashable, list[int]] = {}
     for index, cluster in enumerate(clusters):

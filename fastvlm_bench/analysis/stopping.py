@@ -1,4 +1,4 @@
-"""When a suite has been measured enough: `--until-width`, `--budget`. Says which of them ended it."""
+"""Decides when a suite has been measured enough (`--until-width`, `--budget`), and records which rule ended it."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 
 LEAST_PAIRS = 20
-"""An interval of fewer pairs is too uncertain itself to stop by."""
+"""The width of an interval of fewer pairs is itself too uncertain to stop by."""
 LEAST_BLOCK_S = 1.0
 SAMPLES, WIDTH, BUDGET = "samples", "width", "budget"
 """What ended a suite: all its samples, a narrow enough interval, or the time."""
@@ -18,7 +18,10 @@ SAMPLES, WIDTH, BUDGET = "samples", "width", "budget"
 def check_stopping(
     until_width: float | None, budget_s: float | None, invocations: int, energy_s: float | None = None
 ) -> None:
-    """UsageError for values that no rule can have, and for a rule together with several invocations."""
+    """UsageError for values that make no sense, and for a rule together with several invocations.
+
+    until_width: a share between 0 and 1. budget_s: seconds, above 0. energy_s: seconds per block of `--energy`.
+    """
     if energy_s is not None and not LEAST_BLOCK_S <= energy_s < math.inf:
         raise UsageError(f"--energy is {energy_s}; it must be at least {LEAST_BLOCK_S:g} seconds a block, since the "
                          "counters move every tenth of one")  # fmt: skip
@@ -34,21 +37,25 @@ def check_stopping(
 
 
 class StopRule:
-    """Watches one suite. `by` is None until it is to end.
+    """Watches one suite: `by` is None until the suite may end, then WIDTH or BUDGET.
 
-    until_width: the largest half-width, relative to the value, of the decode speed-up's 95 % interval of every method
-    (end to end where nothing is decoded). To look after each sample ends a little early in a lucky streak: the
-    interval then holds its level a little less often. budget_s: seconds from the making of the rule.
+    until_width: the suite ends when the 95 % interval of every method's decode speed-up (TTFT where nothing is decoded)
+    is at most this half-width, relative to the value. Because the rule looks after every sample, it ends a little early
+    in a lucky streak, and the interval covers the truth a little less often than 95 %. budget_s: seconds since the rule
+    was made.
     """
 
     def __init__(self, reference: str, clock: Clock, until_width: float | None, budget_s: float | None) -> None:
         self.reference, self.clock, self.until_width, self.budget_s = reference, clock, until_width, budget_s
         self.by: str | None = None
         self.began, self.groups = clock.now(), 0
-        self._seconds: dict[str, list[tuple[float, float]]] = {}  # method -> (reference's, own) of each group
+        self._seconds: dict[str, list[tuple[float, float]]] = {}  # method -> (the reference's, its own) of each group
 
     def add(self, lines: Iterable[Sequence[Mapping[str, Any]]]) -> None:
-        """Groups of lines, one a method, measured together (those of an earlier invocation, too)."""
+        """Take in what was measured. A group is the lines of one sample or batch, one line per method.
+
+        A resumed run also gives what was measured before it was interrupted.
+        """
         for group in lines:
             self.groups += 1
             base = next((line for line in group if line["method"] == self.reference), None)
@@ -64,7 +71,7 @@ class StopRule:
             self.by = WIDTH
 
     def widths(self) -> dict[str, float | None]:
-        """The relative half-width of each method; None with fewer than 20 pairs."""
+        """The half-width of each method's interval, relative to its speed-up; None with fewer than 20 pairs."""
         found: dict[str, float | None] = {}
         for method, pairs in self._seconds.items():
             estimate = geometric_mean_ratio([a for a, _ in pairs], [b for _, b in pairs])
@@ -73,7 +80,7 @@ class StopRule:
         return found
 
     def summary(self) -> dict[str, Any]:
-        """What run.json keeps of it."""
+        """The suite's entry of `stopped` in run.json."""
         return {
             "by": self.by or SAMPLES, "groups": self.groups, "seconds": self.clock.now() - self.began,
             "until_width": self.until_width, "budget_s": self.budget_s, "widths": self.widths(),

@@ -1,4 +1,4 @@
-"""From stored counts and seconds to rows: one suite x method each. Every rate of the project is derived here."""
+"""From stored counts and seconds to rows, one per suite x method: the numbers of every report and export."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ __all__ = ["Quality", "Row", "Spread", "check_line", "divide", "speedups", "summ
 
 @dataclass(frozen=True)
 class Spread:
-    """Median over samples; p5 and p95 are None below 100 samples."""
+    """Median and percentiles over samples; p5 and p95 are None below 100 samples."""
 
     median: float | None
     p5: float | None
@@ -41,7 +41,8 @@ class Spread:
 class Row:
     """One suite x method. Seconds, bytes, counts and ratios; None where it was not measured or is undefined.
 
-    docs/measuring.md gives the formula of each field; `export.COLUMNS` is made from these fields, in order.
+    docs/measuring.md gives the formula of each field. `report.export.columns` makes the CSV columns from these fields,
+    in this order.
     """
 
     run_id: str
@@ -132,15 +133,15 @@ class Row:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median, p5 and p95 of one value a sample."""
+    """Median, p5 and p95 of one value per sample."""
     return Spread(middle(values), percentile(values, 5), percentile(values, 95))
 
 
 def summarise(run: Run, margin: float | None = None) -> list[Row]:
     """The rows of a run: suites, then methods, in the order of `run.json`. An arm without samples has a row too.
 
-    margin: the quality difference that counts as none, in points of 100; None is the run's own.
-    UsageError: the run ended before there was anything to measure.
+    margin: the largest quality difference that counts as none, in points of 100; None takes the run's own.
+    UsageError if the run ended before its model was loaded, so that nothing was measured.
     """
     if "dtype" not in run.meta["model"]:
         error = run.meta.get("error")
@@ -153,7 +154,7 @@ def summarise(run: Run, margin: float | None = None) -> list[Row]:
 
 
 def _holm(rows: list[Row]) -> list[Row]:
-    """With the p values of a method's speed-ups adjusted over the suites of the run; none where there is one suite."""
+    """The rows with each method's p values, adjusted over the suites of the run. One suite alone gets no p value."""
     for label in {row.method for row in rows}:
         for name in ("decode", "e2e"):
             places = [i for i, row in enumerate(rows) if row.method == label]
@@ -221,9 +222,10 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
 
 
 def _paired(paired: Sequence[tuple[Measured, Measured]] | None, sampled: bool) -> dict[str, Any]:
-    """What the comparison with the reference gives; all None for the reference itself.
+    """The fields of a `Row` that compare an arm with the reference; empty for the reference itself.
 
-    sampled: tokens were drawn, so that two runs of the target itself would differ: nothing is said of identity.
+    sampled: tokens were drawn. Two runs of the target itself would then differ, so nothing is said about identical
+    outputs.
     """
     if paired is None:
         return {
@@ -269,13 +271,13 @@ def _paired(paired: Sequence[tuple[Measured, Measured]] | None, sampled: bool) -
 
 
 def _outcomes(paired: Sequence[tuple[Measured, Measured]], outcome: str) -> int | None:
-    """Samples with this outcome in any repeat; None where none was judged (lossy methods, records of 0.1)."""
+    """Number of samples with this outcome in any repeat; None if none was judged (lossy methods, records of 0.1)."""
     judged = [[found["outcome"] for line in ours.lines if (found := line.get("losslessness"))] for ours, _ in paired]
     return sum(outcome in outcomes for outcomes in judged) if any(judged) else None
 
 
 def _memory(arm: Arm, reference: Arm | None) -> dict[str, Any]:
-    """The largest peak over all samples, and its difference to the reference's."""
+    """The largest peak over all samples in bytes, and its difference to the reference's."""
 
     def peak(of: Arm | None, name: str) -> int | None:
         found = [] if of is None else [(line.get("memory") or {}).get(name) for line in of.lines()]

@@ -1,4 +1,4 @@
-"""What a run's numbers may be used for: warnings that teach, a word per comparison, and VALID or INVALID."""
+"""Judges what a run's numbers may be used for: all warnings, and VALID or INVALID with the reasons."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ WARNINGS = (
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
     "ScoringFailed", "FasterThanPredicted",
 )  # fmt: skip
-"""The closed list: each name is explained in docs/measuring.md."""
+"""The names of all warnings. docs/measuring.md explains each of them."""
 SHORT_TOKENS, FEW_SAMPLES = 8, 20
 NOISY, VERY_NOISY = 0.10, 0.25
 LOW_ALPHA = 0.05
@@ -53,7 +53,10 @@ def greedy(meta: Mapping[str, Any]) -> bool:
 
 
 def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None) -> Verdict:
-    """The verdict on a run. `status` replaces that of `run.json`, for the runner, which judges before it finishes."""
+    """The verdict on a run. rows: those of `summarise`, if they are there already.
+
+    status: used instead of the one in `run.json`, for the runner, which judges a run before it has ended.
+    """
     rows = summarise(run) if rows is None else rows
     own = arms(run)
     warnings = [*_run_warnings(run), *(w for row, arm in zip(rows, own, strict=True) for w in _warnings(run, row, arm)),
@@ -63,7 +66,10 @@ def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None
 
 
 def alpha_of(run: Run, method: str, share: tuple[float, float]) -> str:
-    """α (Σ accepted / Σ tested) of a method over a stretch of its measured samples, as "0.81", or "unknown"."""
+    """α (Σ accepted / Σ tested) of a method over part of its lines, as "0.812", or "unknown" if no draft was tested.
+
+    share: where the part begins and ends; (0.75, 1.0) is the last quarter.
+    """
     own = [line for line in run.lines if line["method"] == method and not line["error"]]
     part = own[int(share[0] * len(own)) : max(int(share[1] * len(own)), 1)]
     accepted, tested = (sum(r[place] for line in part for r in line["rounds"]) for place in (2, 1))
@@ -90,7 +96,7 @@ def _run_warnings(run: Run) -> Iterable[Notice]:
             "use --data DIR --split NAME",
         )
     for suite in run.meta["suites"]:
-        # CIDEr-D weighs words by how many of the scored images have them: a part of a set scores unlike the whole.
+        # CIDEr-D weighs words by how many of the scored images use them, so a part of a set scores unlike the whole.
         if "cider_d" in suite["metrics"] and cider_df(suite, run.meta["config"]) == "subset":
             yield Notice(
                 "SubsetCider",
@@ -105,7 +111,7 @@ def _run_warnings(run: Run) -> Iterable[Notice]:
             f"of the samples, {late} on the last; its numbers belong to no fixed draft",
         )
     for recorded in run.meta.get("warnings") or []:
-        if recorded["name"] in ("Throttled", "NotIsolated"):  # seen while it ran: the record cannot tell it
+        if recorded["name"] in ("Throttled", "NotIsolated"):  # seen while it ran; the lines do not show it
             yield Notice(recorded["name"], recorded["message"])
 
 
@@ -151,7 +157,7 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
     speedups = (("decoding", row.decode_speedup_geomean, row.decode_speedup_holm_p),
                 ("end to end", row.e2e_speedup_geomean, row.e2e_speedup_holm_p))  # fmt: skip
     slower = [(phase, estimate) for phase, estimate, p in speedups if estimate and word(estimate, p) == "SLOWER"]
-    if slower and row.method_name != "control":  # it decodes everything twice
+    if slower and row.method_name != "control":  # `control` decodes everything twice
         phase, estimate = slower[0]
         yield Notice("SlowerThanReference", f"{where}: {phase} is {estimate.value:.2f}x as fast as {row.reference}; "
                      f"{_slowness_cause(row)}")  # fmt: skip
@@ -183,7 +189,7 @@ def _divergence_cause(row: Row) -> str:
 
 
 def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
-    if row.method_name == "control":  # drafts with the target itself: all accepted is what it is for
+    if row.method_name == "control":  # it drafts with the target itself, so α = 1 is what one expects
         return
     if not (arm.method.get("draft") or (arm.method.get("options") or {}).get("gamma")) or not row.rounds:
         return

@@ -1,10 +1,10 @@
-"""Quality metrics: one metric a file; the file name is the metric's name in suites and results.
+"""Quality metrics: one file per metric; the file name is the metric's name in suites and results.
 
 Every metric module has `score(predictions, references) -> MetricScore`: one prediction and one list of references for
-each sample, in the same order. The value is on the official scorer's own scale of 0 to 1 (CIDEr-D may exceed 1).
+each sample, in the same order. The value is on the official scorer's own scale of 0 to 1 (CIDEr-D may exceed 1). Not
+metrics themselves: `ptb_tokenizer` and `ptb_characters` tokenise captions, `java_scorers` runs the Java programs.
 
-May import the rooms below `drafts`, and never brings torch. Beside the metrics lie the tokenizer behind published
-caption scores (`ptb_tokenizer.py`, `ptb_characters.py`) and the scorers that need Java (`java_scorers.py`).
+May import the rooms below `drafts`, and never brings torch.
 """
 
 import importlib
@@ -20,9 +20,9 @@ from fastvlm_bench.errors import UsageError, did_you_mean
 class MetricScore:
     """A metric over a set of samples.
 
-    `value` is the score of the whole set; for BLEU-4 it is computed from pooled counts and is not the mean of
-    `per_sample`, for every other metric it is. `per_sample` keeps the order of the samples. `parts`: further values of
-    the whole set that the metric yields, by name (BLEU-1 to -3, precision and recall, how many answers were unparsed).
+    `value` is the score of the whole set. For BLEU-4 and METEOR it comes from pooled counts and is not the mean of
+    `per_sample`; for every other metric it is. `per_sample` keeps the order of the samples. `parts`: further values of
+    the whole set that the metric yields, by name (BLEU-1 to -3, precision and recall, the share of unparsed answers).
     """
 
     value: float
@@ -33,8 +33,9 @@ class MetricScore:
 class Metric(Protocol):
     """What a metric module offers.
 
-    A pooled metric, whose value is not the mean of `per_sample`, also has `counts(predictions, references)`, a tuple of
-    whole numbers a sample, and `combine(sums) -> float`, the value of their sums: a bootstrap then adds numbers.
+    A pooled metric, whose value is not the mean of `per_sample`, should also have `counts(predictions, references)`,
+    one tuple of whole numbers per sample, and `combine(sums) -> float`, the metric of the sums of such tuples. A
+    bootstrap then adds numbers instead of scoring texts again; without them the metric's difference has no interval.
     """
 
     def score(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore: ...
@@ -69,11 +70,11 @@ PARTS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 """Metric -> the `parts` that it yields and their column titles. Shares of one, but for those of `PLAIN_PARTS`."""
 JAVA = ("meteor", "spice")
-"""Metrics of captions that need Java and the extra `coco-java`: computed where `--java` asks for them."""
+"""Caption metrics that need Java and the extra `coco-java`. They are computed only where `--java` asks for them."""
 COUNTS = ("ndcg_samples", "ndcg_all_zero")
 """Parts that are numbers of samples."""
 TOKENISED = ("bleu4", "rouge_l", "cider_d", *JAVA)
-"""Metrics of which the official scorer reads texts as lines, after coco-caption's tokenizer."""
+"""Metrics whose official scorer reads texts as lines (coco-caption's tokenizer), so that a line break does harm."""
 NEEDS_JAVA = "needs --java, Java and pip install 'fastvlm-bench[coco-java]'"
 PLAIN_PARTS = ("mean_rank", "ndcg_samples", "ndcg_all_zero")
 
@@ -106,7 +107,7 @@ def variants_of(name: str) -> tuple[str, ...]:
 
 
 def parse_variants(texts: Sequence[str]) -> dict[str, str]:
-    """["METRIC=VARIANT"] as a mapping. UsageError for anything else, and for a metric named twice."""
+    """["METRIC=VARIANT", …] as a mapping. UsageError for any other form, and for a metric named twice."""
     found: dict[str, str] = {}
     for text in texts:
         metric, equals, variant = text.partition("=")
@@ -117,7 +118,7 @@ def parse_variants(texts: Sequence[str]) -> dict[str, str]:
 
 
 def choose_variants(suite_metrics: Sequence[str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """Metric -> variant for each metric of a suite that has any: as wanted, else the metric's default.
+    """Metric -> variant, for each metric of a suite that has variants: the one wanted, else the metric's default.
 
     UsageError for a metric that the suite does not have or that has no variants, and for an unknown variant.
     """

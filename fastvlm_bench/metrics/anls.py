@@ -1,8 +1,8 @@
 """ANLS, average normalised Levenshtein similarity (DocVQA, Biten et al., ICCV 2019, arXiv 1905.13648).
 
-For a prediction p with answers a_1 … a_m: s_j = 1 − Lev(norm p, norm a_j) / max(|p|, |a_j|), where norm strips, lowers
-the case and collapses white space, while the lengths are those of the texts as they stand. The sample scores max_j s_j,
-or 0 if that is below 0.5: exactly 0.5 is kept. The value is the mean over the samples.
+For a prediction p with answers a_1 … a_m: s_j = 1 − Lev(norm p, norm a_j) / max(|p|, |a_j|). Here norm strips, lowers
+the case and collapses white space, while the lengths are those of the raw texts. The sample scores max_j s_j, or 0 if
+that is below 0.5: exactly 0.5 is kept. The value is the mean over the samples.
 
 Source: the official script of the Robust Reading Competition (task 17, `evaluateMethod`). The package `anls` 0.0.2
 drops the boundary 0.5; this does not.
@@ -16,7 +16,7 @@ _THRESHOLD = 0.5
 
 
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
-    """Mean ANLS of raw texts, and one value a sample. Raises UsageError for bad lengths."""
+    """Mean ANLS of raw texts, and one value per sample. Raises UsageError for bad lengths."""
     check_samples(predictions, references)
     per_sample = [_anls(prediction, answers) for prediction, answers in zip(predictions, references, strict=True)]
     return MetricScore(sum(per_sample) / len(per_sample), per_sample)
@@ -25,7 +25,7 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Me
 def _anls(prediction: str, answers: Sequence[str]) -> float:
     distances = []
     for answer in answers:
-        length = max(len(answer.upper()), len(prediction.upper()))  # officially of the raw texts, in upper case
+        length = max(len(answer.upper()), len(prediction.upper()))  # of the raw texts in upper case, as officially
         distances.append(levenshtein(_normalise(prediction), _normalise(answer)) / length if length else 0.0)
     similarity = 1 - min(distances)
     return similarity if similarity >= _THRESHOLD else 0.0

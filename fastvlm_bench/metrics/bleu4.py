@@ -30,8 +30,11 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Me
 
 
 def counts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[tuple[int, ...]]:
-    """For each sample: clipped matches for n = 1 … 4, n-grams of the prediction for n = 1 … 4, the prediction's length
-    in words and the closest reference's. Raises UsageError for bad lengths."""
+    """The ten counts of each sample, which `combine` takes. Raises UsageError for bad lengths.
+
+    They are the clipped matches for n = 1 … 4, the n-grams of the prediction for n = 1 … 4, the length of the
+    prediction in words, and that of the closest reference.
+    """
     check_samples(predictions, references)
     found = []
     for prediction, texts in zip(tokenize_all(predictions), references, strict=True):

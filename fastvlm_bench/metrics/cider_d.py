@@ -6,8 +6,8 @@ contain w: g(w) = c(w) · (ln M − ln max(1, df(w))). For a prediction h with r
     CIDEr-D = 10/4 · Σ_{n=1..4} 1/m · Σ_j exp(−(l_h − l_j)² / (2 · 6²)) · Σ_w min(g_h(w), g_j(w)) g_j(w) / (‖g_h‖ ‖g_j‖)
 
 l counts bigrams, that is, words − 1, as the official code does. The value is the mean over the images. There is no
-stemming. M and df come from the images that are scored, so a caption's score depends on its company: where only part
-of a set is scored, give the document frequencies of the whole, and compare only where they are the same.
+stemming. M and df come from the images that are scored, so a caption's score depends on the others. Where only part of
+a set is scored, give the document frequencies of the whole set, and compare only scores that have the same ones.
 """
 
 import math
@@ -38,7 +38,7 @@ class DocumentFrequencies:
 def document_frequencies(
     references: Sequence[Sequence[str]], texts: Collection[str] | None = None
 ) -> DocumentFrequencies:
-    """M and df of raw reference captions, one list an image. texts: only the n-grams of these, to keep it small."""
+    """M and df of raw reference captions, one list per image. texts: keep only n-grams of these, to save space."""
     frequency = _frequency([[_count(text) for text in tokenize_all(texts_)] for texts_ in references])
     wanted = None if texts is None else {ngram for text in tokenize_all(texts) for n in _count(text) for ngram in n}
     kept = {" ".join(ngram): seen for ngram, seen in frequency.items()
@@ -53,7 +53,7 @@ def score(
     document_frequency_references: Sequence[Sequence[str]] | None = None,
     frequencies: DocumentFrequencies | None = None,
 ) -> MetricScore:
-    """CIDEr-D of raw texts: the mean, and one value a sample (0 for an empty prediction).
+    """CIDEr-D of raw texts: the mean, and one value per sample (0 for an empty prediction).
 
     `document_frequency_references`: the reference lists of *all* images of the suite, when `references` covers only
     part of them; M and df then come from the full set. `frequencies`: the same, counted before. Raises UsageError for

@@ -13,7 +13,7 @@ from fastvlm_bench.metrics.vqa_accuracy import normalise
 
 
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
-    """The share of predictions that match, and 1.0 or 0.0 a sample. Raises UsageError for bad lengths.
+    """The share of predictions that match, and 1.0 or 0.0 per sample. Raises UsageError for bad lengths.
 
     A blank prediction never matches, not even an answer such as "a", of which the normalisation leaves nothing.
     """

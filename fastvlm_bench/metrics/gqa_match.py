@@ -1,10 +1,10 @@
 """GQA accuracy (Hudson and Manning, CVPR 2019): the prediction is the gold answer.
 
-The variants differ in what is normalised before the two strings are compared; none strips articles or spaces:
+The variants differ in how the two strings are normalised before they are compared; none strips articles or spaces:
 
 * "lmms" (default): both sides in lower case, without the signs of `string.punctuation` (lmms-eval's `exact_match`).
 * "llava": the prediction without full stops at its end and in lower case (LLaVA `convert_gqa_for_eval.py`).
-* "official": nothing (GQA's `eval.py`); "Yes" is then wrong for "yes", which says more about case than about vision.
+* "official": not at all (GQA's `eval.py`); "Yes" is then wrong for "yes", which says more about case than about vision.
 """
 
 import string
@@ -19,7 +19,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]], *, variant: Variant = "lmms") -> MetricScore:
-    """The share of predictions that match, and 1.0 or 0.0 a sample. UsageError for bad lengths or variant."""
+    """The share of predictions that match, and 1.0 or 0.0 per sample. UsageError for bad lengths or variant."""
     check_variant("gqa_match", variant, get_args(Variant))
     check_samples(predictions, references)
     per_sample = [

@@ -1,8 +1,8 @@
 """The Java programs that come with pycocoevalcap: Stanford's PTB tokenizer, METEOR and SPICE. Optional, never needed.
 
-They are run directly, not through pycocoevalcap's Python: its wrappers write into site-packages, break under a locale
-with a decimal comma, and SPICE's downloads 384 MB when it is merely constructed. Every obstacle is a UsageError of one
-line, the reason that a table gives for an empty column.
+They are run directly, not through pycocoevalcap's Python: its wrappers write into site-packages and break under a
+locale with a decimal comma, and the one for SPICE downloads 384 MB as soon as it is constructed. Whatever prevents a
+score is a UsageError of one line, which tables give as the reason for an empty column.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from fastvlm_bench.metrics.ptb_tokenizer import PUNCTUATION
 
 REMEDY = "pip install 'fastvlm-bench[coco-java]'"
 OPTIONS = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
-"""A Java that writes 0,5 for a half cannot be read."""
+"""They fix the locale, because a Java that writes 0,5 for a half could not be read."""
 LINE_BREAKS = re.compile("[\n\r\v\f\x85\u2028\u2029]")
 LAST = "zzz"
-"""A line after the captions: lines that hold no token are not written at the end, and none may be lost."""
+"""An extra line after the captions. Java leaves out lines without a token at the end, so no caption may be the last."""
 CORENLP = "stanford-corenlp-3.6.0.jar"
 FETCH_SPICE = "python -c 'from pycocoevalcap.spice.get_stanford_models import get_stanford_models as g; g()'"
 
@@ -39,7 +39,7 @@ def extra_folder() -> Path:
 
 
 def _java(folder: Path, jar: str) -> list[str]:
-    """The start of a command that runs one of the programs. UsageError without Java or without the program."""
+    """The first words of a command that runs one of the programs. UsageError without Java or without the program."""
     java = shutil.which("java")
     if java is None:
         raise UsageError("needs Java (8 to 17), and there is no `java` on the PATH: install a JRE")
@@ -55,10 +55,11 @@ def _failed(program: str, errors: bytes) -> UsageError:
 
 
 def tokenize(captions: Sequence[str]) -> list[str]:
-    """Each caption's tokens by Stanford's tokenizer, as coco-caption makes them: all in one file, a line each.
+    """Each caption's tokens by Stanford's tokenizer, joined by spaces and without punctuation, as in coco-caption.
 
-    Line breaks inside a caption become spaces first, and lone surrogates question marks: Java would move every later
-    caption by a line, and cannot read the other.
+    The captions are passed in one file, one per line. Line breaks inside a caption become spaces first, since they
+    would move every later caption by a line; lone surrogates become question marks, since Java cannot read them.
+    UsageError where Java or a program is missing or fails.
     """
     folder = extra_folder() / "tokenizer"
     jar = "stanford-corenlp-3.4.1.jar"
@@ -79,7 +80,7 @@ def tokenize(captions: Sequence[str]) -> list[str]:
 
 
 def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
-    """METEOR 1.5 of tokenised texts: the value of the whole set, which pools its statistics, and one a sample."""
+    """METEOR 1.5 of tokenised texts: the value of the whole set, from pooled statistics, and one per sample."""
     folder = extra_folder() / "meteor"
     command = [*_java(folder, "meteor-1.5.jar"), "-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en",
                "-norm"]  # fmt: skip
@@ -104,16 +105,17 @@ def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> t
     finally:
         process.kill()
         for stream in (asked, answered, errors):
-            with contextlib.suppress(OSError):  # what a dead process was not told any more
+            with contextlib.suppress(OSError):  # closing flushes input that a dead process cannot take
                 stream.close()
         process.wait()
     return values[-1], values[:-1]
 
 
 def spice(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
-    """SPICE 1.0 of tokenised texts: F1 of scene-graph tuples, the mean over the samples, and one a sample.
+    """SPICE 1.0 of tokenised texts: F1 of scene-graph tuples, the mean over the samples, and one value per sample.
 
-    A sample without any tuple is NaN officially, and makes the mean NaN; here such a run has no SPICE.
+    The official score of a sample without any tuple is NaN, which makes the mean NaN. Here it is a UsageError, so that
+    such a run has no SPICE.
     """
     folder = extra_folder() / "spice"
     command = [*_java(folder, "spice-1.0.jar"), "-Xmx8G", "-jar", "spice-1.0.jar"]

@@ -14,7 +14,7 @@ from fastvlm_bench.metrics.ptb_tokenizer import tokenize_all
 
 
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
-    """Corpus METEOR of raw texts, and one value a sample. UsageError for bad lengths, and where Java is missing."""
+    """Corpus METEOR of raw texts, and one value per sample. UsageError for bad lengths, and where Java is missing."""
     check_samples(predictions, references)
     value, per_sample = java_scorers.meteor(tokenize_all(predictions), [tokenize_all(texts) for texts in references])
     return MetricScore(value, per_sample)

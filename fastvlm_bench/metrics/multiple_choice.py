@@ -8,13 +8,14 @@ The variants are parsers of an answer to a question with options:
 * "mmmu" (default; MMMU-Benchmark/MMMU `eval_utils.py` at bb0b95a): the signs , . ! ? ; : ' are stripped; then the last
   "(B)"; failing that the last " B "; failing that, in answers of more than five words, the last option's text.
 * "scienceqa" (LLaVA `eval_science_qa.py`): the answer is "B", or starts with "B. ", or contains "The answer is B" just
-  once. Here white space around it is stripped first and "B.", "(B)" and a sentence that ends after the letter are
-  accepted, or one would measure typography.
-* "scienceqa-official": the same without that leniency, "B." and "B\\n" are unparsed.
+  once. Here white space around it is stripped first, and "B.", "(B)" and a sentence that ends after the letter are
+  accepted; otherwise one would measure typography.
+* "scienceqa-official": the same without that leniency; "B." and "B\\n" are then unparsed.
 
-The official MMMU code draws an option at random where nothing parses, so that two equal texts score differently. Here
-that is wrong, always, and `parts` counts it. Open questions are parsed by MMMU's rules: key phrases and numbers of the
-answer (rounded to 2 decimals), right if a gold text is contained in one or a gold number equals one.
+The official MMMU code draws an option at random where it can parse none, so that two equal texts score differently.
+Here such an answer is always wrong, and `parts` counts it. Answers to open questions are parsed by MMMU's rules, into
+key phrases and numbers (rounded to 2 decimals). They are right if a phrase contains a gold text or a number equals a
+gold number.
 """
 
 import re
@@ -37,7 +38,7 @@ _NUMBERS = (
 
 
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]], *, variant: Variant = "mmmu") -> MetricScore:
-    """Accuracy, and 1.0 or 0.0 a sample. `parts["unparsed"]`: the share of answers in which no option was found.
+    """Accuracy, and 1.0 or 0.0 per sample. `parts["unparsed"]`: the share of answers in which no option was found.
 
     Raises UsageError for bad lengths, an unknown variant, and a right letter that is not among the options.
     """
@@ -75,7 +76,7 @@ def parse_mmmu(response: str, options: Mapping[str, str]) -> str | None:
 
 
 def parse_scienceqa(text: str, options: Mapping[str, str], *, strict: bool = False) -> str | None:
-    """The letter that LLaVA's ScienceQA rules find, or None. strict: as officially, white space and all."""
+    """The letter that LLaVA's ScienceQA rules find, or None. strict: exactly as LLaVA's code, without the leniency."""
     if not strict:
         text = text.strip()
         if short := re.fullmatch(r"\(?([A-Z])[).]{0,2}", text):
@@ -101,7 +102,7 @@ def open_correct(response: str, golds: Sequence[str]) -> bool:
 def parse_open(response: str) -> set[str | float]:
     """The key phrases of an answer and the numbers in them, normalised."""
     response = response.strip().strip(".").lower()
-    # Officially a sentence ends at a dot before a capital, but the text is already in lower case: only lines count.
+    # The official code would also split at a dot before a capital, but its text is in lower case by then.
     parts = response.split("\n")
     keys = []
     for index, part in enumerate(parts):
@@ -117,7 +118,7 @@ def parse_open(response: str) -> set[str | float]:
 
 
 def _forms(text: str) -> list[str | float]:
-    """A number, rounded, or the text in lower case; a single letter only next to a space."""
+    """The text as a number rounded to 2 decimals, or in lower case. A single letter must stand next to a space."""
     text = text.strip()
     try:
         return [round(float(text.replace(",", "")), 2)]

@@ -20,7 +20,7 @@ _CLEAR = re.compile(r"\b(?:yes|no|not)\b", re.IGNORECASE)
 
 
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
-    """Accuracy, and 1.0 or 0.0 a sample; the first reference is the label, "yes" or "no".
+    """Accuracy, and 1.0 or 0.0 per sample; the first reference is the label, "yes" or "no".
 
     `parts`: precision, recall, f1, yes_ratio, and unclear, the share of answers without any of the words yes, no, not.
     Raises UsageError for bad lengths and for other labels.

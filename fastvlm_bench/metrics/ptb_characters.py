@@ -1,8 +1,8 @@
-"""The characters of the basic plane as Stanford's PTBTokenizer 3.4.1 takes them, for use within `[…]` of an expression.
+"""Character classes of Stanford's PTBTokenizer 3.4.1 in Unicode's basic plane, for `[…]` in a regular expression.
 
-Told by what comes out: each character was tokenised alone, between two letters, between two digits and between two
-spaces. The program's Unicode is older than Python's, whose own classes also change from version to version. What is in
-none of these classes separates words and leaves nothing, or has a rule in `ptb_tokenizer`.
+They were found by observation: each character was tokenised alone, between two letters, between two digits and between
+two spaces. Python's own classes would not do: the program's Unicode is older, and Python's changes from version to
+version. A character in none of these classes separates words and leaves no token, or has a rule in `ptb_tokenizer`.
 """
 
 LETTERS = (

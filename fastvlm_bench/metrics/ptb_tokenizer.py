@@ -1,15 +1,14 @@
-"""Pure-Python stand-in of the tokenizer behind the published caption scores.
+"""Pure-Python stand-in for the tokenizer behind the published caption scores.
 
 coco-caption (https://github.com/tylin/coco-caption) tokenises every caption with Stanford's PTBTokenizer 3.4.1
 (Java, `-preserveLines -lowerCase`) and then drops a fixed list of punctuation tokens. BLEU-4, ROUGE-L and CIDEr-D
 depend on this step more than on anything else, so the same tokens must come out here, without Java.
 
-The rules below were written from observed input and output, not from Stanford's source. Like a lexer generator, the
-tokenizer takes at each place the rule with the longest match, where the text that a rule merely looks at counts;
-of equally long matches, the first rule wins. Known gaps: telephone numbers of unusual shape, exotic mark-up and
-addresses, soft hyphens beside signs, and chains of abbreviations glued together without a space. Where Java looks
-across the line end ("… plan b." before a caption that starts with "The"), a caption here is tokenised as if it were
-the last one.
+The rules below were written from observed input and output, not from Stanford's source. They work as in a lexer
+generator: at each place the rule with the longest match wins, look-ahead included, and of equally long matches the
+first one. Known gaps: telephone numbers of unusual shape, exotic mark-up and addresses, soft hyphens beside signs, and
+chains of abbreviations glued together without a space. Java looks across the end of a line ("… plan b." before a
+caption that starts with "The"); here every caption is tokenised as if it were the last one.
 
 One difference is wanted: CR, VT, FF, NEL, U+2028 and U+2029 inside a caption become a space first. Java reads them as
 line ends, and every later caption of the file then moves, silently, to the next image.
@@ -22,7 +21,7 @@ from functools import lru_cache
 from fastvlm_bench.metrics.ptb_characters import DIGITS, LETTERS, MARKS, SIGNS
 
 VERSION = "3"
-"""Changes whenever some text gets other tokens; scores of different versions do not compare."""
+"""It changes whenever any text gets other tokens, because scores by different versions cannot be compared."""
 
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 """Tokens that coco-caption drops. Its list also has -LRB- … -RCB-, which never match the lower-case output."""
@@ -38,7 +37,8 @@ _APOS, _MARK = "['\u2019\x92]", "['`\u2018\u2019\u201b\x91\x92]"
 _END, _ALONE = "(?![A-Za-z])", "(?![A-Za-z0-9])"
 _WORD = f"{_WL}{_WLD}*(?:[.!?]{_WL}{_WLD}*)*"
 
-# Abbreviations that keep their dot: always; when capitalised; before a number; with any first letter but not shouted.
+# Abbreviations that keep their dot: _ALWAYS in any case; _CAPITALISED as "Mass." or "MASS."; _BEFORE_NUMBER only before
+# a number; _NOT_SHOUTED as "mfg." or "Mfg.", not in capitals.
 _ALWAYS = (
     "adj adm adv al ala alex apr ariz assn assoc asst atty attys aug ave bldg blvd brig bros calif capt cf cie cmdr co"
     " col colo comdr conn corp cos cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft ga gen gov"
@@ -47,7 +47,7 @@ _ALWAYS = (
     " sen sens sep sept seq sfc sgt spc sq sr st ste supt sys tel tenn thu thurs treas tue tues univ va vs vt wed wis"
     " wisc wm wyo bhd"
 )
-# Of these, those after which a letter or a hyphen begins a new token, unless a longer one can be made with them.
+# Those of _ALWAYS after whose dot a letter or a hyphen begins a new token, unless another rule matches more.
 _ENDS = (
     "al ala apr ariz assn aug bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est etc ext feb fla fri ga"
     " inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla penn plc rd rt sep"
@@ -89,7 +89,7 @@ _PHONE = (
     "|(?:\\+\\d{2,3}[ \xa0-])\\d{2,4}[ \xa0-]\\d{3,4}[ \xa0-]?\\d{3,5}"
 )
 
-# (pattern, kind); group 1, where there is one, is the token and the rest is only looked at.
+# (pattern, kind). Where a pattern has a group, the group is the token and the rest is look-ahead.
 _RULES: list[tuple[re.Pattern[str], str]] = [
     (re.compile(pattern), kind)
     for pattern, kind in (
@@ -154,7 +154,7 @@ _SINGLE = {
     **dict.fromkeys('"\x93\x94\xab\xbb\u201c\u201d', "''"),
     **dict.fromkeys("'\x91\x92\u2018\u2019\u201b\u2039\u203a`", "'"),
 }  # fmt: skip
-# Any other character that no rule knows separates like a space (emoji, NUL, …).
+# A single character of these is a token. Any other that no rule knows separates words like a space (emoji, NUL, …).
 _SIGN = re.compile(f"[!#+/:?@_`{SIGNS}\u2044]")
 # Two typographic quotes side by side are one token, of the ASCII signs for each.
 _QUOTES = {
@@ -165,7 +165,7 @@ _QUOTES = {
 }  # fmt: skip
 _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": "''", "apos": "'", "nbsp": "", "mdash": "--", "ndash": "--"}
 _BRACKETS = str.maketrans({mark: _SINGLE[mark] for mark in "()"})
-# The usual case, taken before the rules: a word of plain letters, then a space, a comma and a space, or the end.
+# The usual case, tried first to save time: a word of plain letters, perhaps a comma, then a space or the end.
 _PLAIN = re.compile(" ?(?!(?i:cannot|gonna|gotta|wanna|lemme|gimme)\\b)([A-Za-z]+)(?=,? |,?$)")
 
 

@@ -13,7 +13,7 @@ _BETA_SQUARED = 1.2**2
 
 
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
-    """ROUGE-L of raw texts: the mean, and one value a sample. Raises UsageError for bad lengths.
+    """ROUGE-L of raw texts: the mean, and one value per sample. Raises UsageError for bad lengths.
 
     An empty prediction scores 0. The official code gives it 1 if some reference has no words either, because it
     counts the empty string as a word; that is the only difference.

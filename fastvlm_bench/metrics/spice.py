@@ -1,7 +1,7 @@
 """SPICE (Anderson et al., ECCV 2016, arXiv 1607.08822), computed by the authors' Java program as coco-caption runs it.
 
-F1 of the tuples (objects, attributes, relations) of the scene graphs of prediction and references, with WordNet
-synonyms; the mean over the samples.
+A sample's score is the F1 of the tuples (objects, attributes, relations) in the scene graphs of prediction and
+references, with WordNet synonyms. The value is the mean over the samples.
 
 Needs Java, the extra `coco-java` and Stanford CoreNLP 3.6.0; without them there is no value, never an approximation
 under the same name.
@@ -14,7 +14,7 @@ from fastvlm_bench.metrics.ptb_tokenizer import tokenize_all
 
 
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
-    """SPICE of raw texts, and one value a sample. UsageError for bad lengths, and where Java or a part is missing."""
+    """Mean SPICE of raw texts, and one value per sample. UsageError for bad lengths and where a program is missing."""
     check_samples(predictions, references)
     value, per_sample = java_scorers.spice(tokenize_all(predictions), [tokenize_all(texts) for texts in references])
     return MetricScore(value, per_sample)

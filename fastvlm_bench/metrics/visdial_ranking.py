@@ -20,15 +20,15 @@ Variant = Literal["sum", "mean"]
 
 
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]], *, variant: Variant = "sum") -> MetricScore:
-    """MRR, and 1 / rank a sample. A prediction is the ranks of the options, "3 1 2 …", as in the official results file.
+    """MRR, and 1 / rank per sample. A prediction is the options' ranks, "3 1 2 …", as in the official results file.
 
-    A prediction of `run` has two lines: ranks by the log-likelihood of the whole answer, and by its mean over the
-    tokens; `variant` takes one. Where there is one line it is taken.
+    A prediction made by `run` has two lines: ranks by the log-likelihood of the whole answer, and ranks by its mean
+    over the answer's tokens. `variant` chooses between them; a single line is taken whatever the variant.
 
     `references` of a sample: the index, from 0, of the right option, and optionally the relevances of all options,
-    separated by spaces. `parts["ndcg_samples"]` and `parts["ndcg_all_zero"]` count the samples that NDCG is the mean of
-    and those without any relevant option; without relevances there is no "ndcg". Raises UsageError for bad lengths,
-    indices out of range, and ranks that are not 1 … n.
+    separated by spaces. `parts["ndcg"]` is there only if some sample has relevances; `parts["ndcg_samples"]` counts the
+    samples that it averages, and `parts["ndcg_all_zero"]` those left out because no option is relevant. Raises
+    UsageError for bad lengths, indices out of range, and ranks that are not 1 … n.
     """
     check_samples(predictions, references)
     check_variant("visdial_ranking", variant, get_args(Variant))

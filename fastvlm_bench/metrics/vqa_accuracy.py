@@ -7,10 +7,10 @@ answers equal to the prediction: k = 0 → 0, 1 → 0.3, 2 → 0.6, 3 → 0.9, 4
 Sources: GT-Vision-Lab/VQA `vqaEval.py` at a013f00 (formula, normalisation, table of contractions); the M4C/TextVQA
 evaluator of facebookresearch/mmf, `EvalAIAnswerProcessor` (variant "m4c"; lmms-eval scores VQAv2 with it as well).
 
-The three variants differ only in what is normalised:
+The three variants differ only in when and how the texts are normalised:
 
 * "normalised" (default): always both sides. So "Yes" against ten times "yes" is right.
-* "official": nothing, if all ten answers are the same string; "Yes" against ten times "yes" is then wrong (0.0).
+* "official": neither side, if all ten answers are the same string; "Yes" against ten times "yes" is then wrong (0.0).
 * "m4c": always both sides, after lower-casing, deleting every "," and "?", and splitting "'s" off. "who's" then
   becomes "who 's" and no longer meets "whos", which the table of contractions makes "who's".
 """
@@ -41,7 +41,7 @@ _CONTRACTED = (
     " what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's"
     " won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've"
 )
-# Each form with one apostrophe left out, which is how the official table lists them, and the table's one slip.
+# The official table lists each word with one of its apostrophes left out. The last entry is a slip in that table.
 _CONTRACTIONS = {
     word[:place] + word[place + 1 :]: word
     for word in _CONTRACTED.split()
@@ -56,10 +56,10 @@ def score(
     *,
     variant: Variant = "normalised",
 ) -> MetricScore:
-    """Mean VQA accuracy, and one value a sample; `references` holds the people's answers, normally ten.
+    """Mean VQA accuracy, and one value per sample; `references` holds the people's answers, normally ten.
 
-    With fewer than four answers, "three others agree" cannot happen: then it is enough that all others agree, and a
-    single answer must simply be met. In the default variant a blank prediction scores 0 whatever the answers are
+    With fewer than four answers, three others can never agree. It is then enough that all others agree; a single answer
+    must equal the prediction. In the default variant a blank prediction scores 0 whatever the answers are
     (officially it equals an answer such as "a", of which the normalisation leaves nothing). Raises UsageError for bad
     lengths and for an unknown variant.
     """

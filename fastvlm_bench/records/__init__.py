@@ -3,8 +3,8 @@
 May import the rooms below `suites`, and never brings torch.
 
 record.py                run.json and samples.jsonl: the only writer and reader
-storage.py               sealed lines, whole-file replacement, locks
-identities.py            what must hold within a line
+storage.py               sealed lines, files replaced as a whole, locks
+identities.py            checks that the numbers within one line agree
 trace.py                 what a method reports: counts and seconds
-document_frequencies.py  what makes the CIDEr-D of a limited run that of the whole suite
+document_frequencies.py  word counts of the whole suite, for the CIDEr-D of a run with `--limit`
 """

@@ -1,7 +1,8 @@
-"""The document frequencies of a whole suite beside a run of part of it: what makes its CIDEr-D that of the suite.
+"""Keeps the document frequencies of a whole suite beside a run with `--limit`, whose CIDEr-D then uses them.
 
-`document_frequencies.json` in a run folder is {suite: {group: {images, counts}}}, group "" being all. It holds only the
-n-grams of the run's own texts and references, and of these only those of more than one image: no other weighs.
+`document_frequencies.json` in a run folder is {suite: {group: {images, counts}}}; group "" is all images. It lists only
+n-grams of the run's own texts and references, because no others are scored, and only those that more than one image
+uses, because CIDEr-D takes an n-gram that is not listed for one of a single image.
 """
 
 import json
@@ -15,13 +16,17 @@ from fastvlm_bench.records.storage import write_atomically
 
 FILE = "document_frequencies.json"
 FREQUENCIES = "document_frequencies"
-"""Key of a suite in a run that was read: group -> `DocumentFrequencies`, where `--limit` left samples out."""
+"""Key that `attach` adds to a suite's entry: group -> `DocumentFrequencies`. It is there only after `--limit`."""
 Documents = Sequence[tuple[str, Sequence[str]]]
 """(group, reference captions) of each image."""
 
 
 def write(folder: Path, documents: Mapping[str, Documents], texts: Mapping[str, Iterable[str]]) -> None:
-    """Count and keep, by suite. texts: what a suite's run has written and is compared with."""
+    """Count the n-grams of each suite's images and write them into the run folder.
+
+    documents: by suite, all its images, with or without `--limit`. texts: by suite, the run's outputs and their
+    references, whose n-grams are kept. WriteFailed if the file cannot be written.
+    """
     content: dict[str, Any] = {}
     for name, images in documents.items():
         own = set(texts[name])
@@ -34,15 +39,18 @@ def write(folder: Path, documents: Mapping[str, Documents], texts: Mapping[str, 
 
 
 def cider_df(suite: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Of what CIDEr-D takes its document frequencies in a run that was read: "full" or "subset" of the suite."""
+    """What CIDEr-D counts its document frequencies in, for a run that was read: "full" suite or measured "subset"."""
     measured = len(suite["samples"])
-    whole = suite.get("document_images")  # records of before 0.2 have it not
+    whole = suite.get("document_images")  # records from before version 0.2 lack it
     limited = config.get("limit") == measured if whole is None else whole > measured
     return "subset" if limited and FREQUENCIES not in suite else "full"
 
 
 def attach(folder: Path, suites: Sequence[dict[str, Any]]) -> None:
-    """Give each suite of a run that was read its document frequencies, where the folder has them."""
+    """Add the document frequencies that lie in the run folder, if any, to the suites' entries in place.
+
+    CorruptRecord if the file is damaged.
+    """
     path = folder / FILE
     if not path.is_file():
         return

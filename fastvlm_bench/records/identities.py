@@ -1,4 +1,4 @@
-"""What must hold within one line of a record, whatever the method. The runner checks each line as it is made."""
+"""Checks that the numbers within one line of a record agree, for any method. The runner checks each line it makes."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -7,17 +7,18 @@ from typing import Any
 MEASURED = ("token_ids", "text", "stop", "ttft_s", "vision_s", "prefill_s", "decode_s")
 """Fields that are null in the line of a failed sample."""
 SLACK, SLACK_S = 1.05, 1e-3
-"""Device events and the wall clock may disagree by 5 % and 1 ms before it counts as an accounting error."""
+"""The parts may exceed the whole by 5 % and 1 ms, because device events and the wall clock disagree that much."""
 
 
 def check_line(
     line: Mapping[str, Any], max_new_tokens: int | None = None, eos: Collection[int] = ()
 ) -> list[str]:  # fmt: skip
-    """What is wrong with a line of samples.jsonl, a phrase each; empty if all identities hold.
+    """What is wrong with a line of samples.jsonl, one phrase per problem; [] if nothing is.
 
-    The counts are those of `trace.Round`. MLPerf's TEST06 gives three of them: the tokens counted are the tokens
-    of the output, from the first on, with at most one EOS (the last token, where `stop` is "eos"). eos: the ids that
-    end an output, where they are known.
+    Counts are checked as `trace.Round` defines them, and parts of a time against the whole. Three checks are those of
+    MLPerf's TEST06: the number of tokens counted is that of the output, the first token is among them, and EOS occurs
+    at most once (as the last token, where `stop` is "eos"). max_new_tokens: None if it is not known. eos: the ids that
+    end an output, () if they are not known.
     """
     if line["error"] is not None:
         kept = [name for name in MEASURED if line.get(name) is not None]

@@ -1,8 +1,8 @@
-"""Run folders: `run.json` and `samples.jsonl`. The only writer, and the reader that trusts nothing it reads.
+"""Run folders: `run.json` and `samples.jsonl`. Their only writer, and a reader that trusts nothing it reads.
 
 A crash loses at most the line being written: each line is one write on an append-only descriptor, then fsync, and
-carries a sequence number and a CRC-32. `run.json` is replaced whole. Failures are UsageError (a folder that cannot
-be used) or CorruptRecord (a line that was changed after it was written).
+carries a sequence number and a CRC-32. `run.json` is replaced as a whole. Failures are UsageError (a folder that cannot
+be used), CorruptRecord (a file that was changed after it was written) or WriteFailed (a full disk, say).
 """
 
 import contextlib
@@ -33,12 +33,16 @@ MACHINE = ("model.weights_sha256", "model.processor_sha256", "model.dtype", "mod
            "environment.cpu", "environment.gpu", "environment.threads")  # fmt: skip
 """Fields of `run.json` that must not change between the invocations of one run."""
 Key = tuple[str, str, int]
-"""(suite, sample_id, repeat): the group of lines, one a method, that is measured together."""
+"""(suite, sample_id, repeat): names a group of lines that are measured together, one per method."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder in memory. `lines` holds the last line of each (suite, sample, method, repeat), in file order."""
+    """A run folder in memory.
+
+    meta: `run.json`. lines: the last line of each (suite, sample, method, repeat), in file order. torn: whether the
+    samples file ends in half a line.
+    """
 
     folder: Path
     meta: dict[str, Any]
@@ -58,7 +62,10 @@ class Run:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """`run.json` of a run folder. UsageError if it is missing, not JSON, or of an unknown schema."""
+    """`run.json` of a run folder.
+
+    UsageError if it is missing, unreadable or of an unknown schema. CorruptRecord if it is not JSON or lacks a key.
+    """
     path = Path(folder) / RUN_FILE
     try:
         meta = json.loads(path.read_bytes())
@@ -82,7 +89,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """All lines of a samples file, and the bytes they take: what follows is a torn last line."""
+    """All whole lines of a samples file, and how many bytes they take. Any bytes after them are a torn last line."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -93,7 +100,7 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     whole = 0
     for number, raw in enumerate(data.splitlines(keepends=True), start=1):
         if whole + len(raw) == len(data) and not raw.endswith(b"\n"):
-            break  # a line is one write: without its line feed it is half a write
+            break  # a line is one write, so one without a line feed is half written
         try:
             line = unseal(raw.removesuffix(b"\n"))
         except ValueError as error:
@@ -111,9 +118,10 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def read_run(folder: Path) -> Run:
-    """A run folder, checked. A torn last line is left out (`torn`); where a line is repeated the last one counts.
+    """Read and check a run folder. A torn last line is left out; where a key has several lines, the last one counts.
 
-    UsageError: not a run folder, no samples file, unknown schema. CorruptRecord: a damaged or foreign line.
+    UsageError: not a run folder, no samples file, unknown schema. CorruptRecord: a damaged file, or a line of a sample
+    or method that `run.json` does not list.
     """
     folder = Path(folder)
     meta, path = read_meta(folder), folder / SAMPLES_FILE
@@ -142,7 +150,7 @@ def list_runs(results_dir: Path) -> list[Path]:
         except BenchError:
             return "", folder.name
 
-    # A sweep over batch sizes is a folder of runs.
+    # A sweep over batch sizes is a folder of runs, so its runs lie one level deeper.
     folders = [path.parent for depth in ("*", "*/*") for path in Path(results_dir).glob(f"{depth}/{RUN_FILE}")]
     return sorted(folders, key=started, reverse=True)
 
@@ -151,7 +159,7 @@ def list_runs(results_dir: Path) -> list[Path]:
 
 
 class RunWriter:
-    """Writes one run folder; one writer at a time. `completed` holds the groups in which every method has a line."""
+    """Writes one run folder, which it locks for itself. completed: the groups in which every method has a line."""
 
     def __init__(self, folder: Path, meta: dict[str, Any], lock: int, lines: list[dict[str, Any]]) -> None:
         self.folder, self.meta, self._lock = folder, meta, lock
@@ -167,7 +175,7 @@ class RunWriter:
 
     @classmethod
     def create(cls, folder: Path, run: Mapping[str, Any]) -> "RunWriter":
-        """A new run folder with this `run.json`. UsageError if it holds a run or cannot be written."""
+        """Make a new run folder with this `run.json`. UsageError if it holds a run already or cannot be written."""
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -181,10 +189,11 @@ class RunWriter:
 
     @classmethod
     def resume(cls, folder: Path, config_sha256: str, config: Mapping[str, Any] | None = None) -> "RunWriter":
-        """Go on with a run. UsageError, with the differing fields (old -> new), for another configuration.
+        """Open a run to go on with it. UsageError, with the differing fields (old -> new), for another configuration.
 
-        A torn last line is moved to `samples.jsonl.torn`. A half-measured group is not in `completed`: it is
-        measured again in full, because a ratio must come from one invocation.
+        config: the new configuration, from which the message names those fields. A torn last line is moved to
+        `samples.jsonl.torn`. A half-measured group is not in `completed`, so it is measured again in full: a ratio
+        must come from one invocation.
         """
         folder = Path(folder)
         meta = read_meta(folder)
@@ -213,10 +222,10 @@ class RunWriter:
             raise
 
     def update(self, **fields: Any) -> None:
-        """Replace fields of `run.json` before the first line, with what only the loaded model could tell.
+        """Replace fields of `run.json` by what is known only once the model is loaded.
 
-        Once there are lines (a resumed run), UsageError if `MACHINE` fields change: a run must not mix two machines
-        or two sets of weights.
+        In a resumed run that has lines, UsageError if a field of `MACHINE` changes: a run must not mix two machines or
+        two sets of weights.
         """
         changed = [d for d in differences(self.meta, {**self.meta, **fields}) if d.split(":")[0] in MACHINE]
         if self._seq and changed:
@@ -227,7 +236,10 @@ class RunWriter:
         write_atomically(self.folder / RUN_FILE, encode_document(self.meta))
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Add one line (without `v`, `seq`, `crc32`) and make it durable. WriteFailed, line undone, if it cannot."""
+        """Add one line to the samples file and fsync it; `v`, `seq` and `crc32` are filled in here.
+
+        WriteFailed if that fails. What was written of the line is then removed.
+        """
         data = seal({"v": SCHEMA_VERSION, "seq": self._seq, **{k: v for k, v in line.items() if k not in ("v", "seq")}})
         start = os.fstat(self._file).st_size
         try:
@@ -253,18 +265,18 @@ class RunWriter:
             self.close()
 
     def discard(self) -> bool:
-        """Remove a run that has measured nothing; False, and nothing done, if it has any line."""
+        """Remove a run that has measured nothing. If it has any line, do nothing and return False."""
         if self._seq:
             return False
         self.close()
         for name in (RUN_FILE, SAMPLES_FILE):
             (self.folder / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not ours alone: a user's file may lie there
+        with contextlib.suppress(OSError):  # the folder stays if a user's file lies in it
             self.folder.rmdir()
         return True
 
     def close(self) -> None:
-        """Let go of the folder without changing `run.json`. Closing twice is allowed."""
+        """Release the folder without changing `run.json`. Closing twice is allowed."""
         if self._lock < 0:
             return
         os.close(self._file)

@@ -1,6 +1,6 @@
-"""Files that survive a crash: sealed JSON lines, whole-file replacement, one writer a folder; and field-wise diffs.
+"""Files that survive a crash: sealed JSON lines, files replaced as a whole, one writer per folder.
 
-Standard library only; `record` is built on it.
+Also the differences between two configurations, field by field. Standard library only; `record` is built on it.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from fastvlm_bench.errors import UsageError, WriteFailed
 
 LOCK_FILE = ".lock"
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
-"""What `write_atomically` calls a file until it is whole: by process. A user's own hidden files are none of ours."""
+"""Names of the temporary files of `write_atomically`, by process id. A user's own hidden files must not match."""
 _SEAL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
 
 
 def finite(value: Any) -> Any:
-    """The value with NaN and infinities as None: they are not JSON."""
+    """The value with NaN and infinities as None, since JSON has no such numbers, and with paths as text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -53,7 +53,10 @@ def unseal(raw: bytes) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file whole: temporary file in the same folder, fsync, rename, fsync of the folder."""
+    """Replace a file as a whole: temporary file in the same folder, fsync, rename, fsync of the folder.
+
+    WriteFailed if that fails. The old file then stands as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -78,6 +81,7 @@ def check_target_file(path: Path, option: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
+    """fsync a folder, so that a file that was made or renamed in it is still there after a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -86,6 +90,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def encode_document(meta: Mapping[str, Any]) -> bytes:
+    """The bytes of `run.json`: ASCII JSON, with NaN and infinities as null."""
     return (json.dumps(finite(meta), allow_nan=False, indent=1) + "\n").encode("ascii")
 
 
@@ -122,9 +127,10 @@ def differences(old: Any, new: Any) -> list[str]:
 
 
 def lock_folder(folder: Path) -> int:
-    """The descriptor of the locked lock file. UsageError, naming the process, if another writer holds it.
+    """Lock a folder for this process and return the descriptor of the lock file; closing it ends the lock.
 
-    What a writer that was killed between writing and renaming (`write_atomically`) left in the folder is removed.
+    UsageError, naming the process, if another one holds the lock. Temporary files are removed that an earlier writer
+    left when it was killed within `write_atomically`.
     """
     import fcntl  # POSIX only; reading results must work everywhere
 
@@ -142,7 +148,7 @@ def lock_folder(folder: Path) -> int:
             if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, b"%d\n" % os.getpid())
-                for left in folder.iterdir():  # the lock is ours: nobody is still writing them
+                for left in folder.iterdir():  # the lock is ours, so no one is still writing these
                     if not _TEMPORARY.fullmatch(left.name):
                         continue
                     if left.is_dir():

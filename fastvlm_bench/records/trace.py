@@ -9,9 +9,9 @@ class Round:
 
     `tested` is `accepted` plus one if a draft was rejected: drafts after a rejection were never tested.
     `emitted` counts the tokens that reached the output, the correction or bonus token included, after truncation
-    at EOS or at the token limit. `draft_s` and `verify_s` are seconds inside the model's forward passes only, so
-    that what is missing to the wall time is the loop's own overhead. Standard decoding is a round with nothing
-    drafted: `Round(0, 0, 0, 1, 0.0, verify_s)`.
+    at EOS or at the token limit. `draft_s` and `verify_s` are seconds inside the model's forward passes only; the rest
+    of the wall time is the loop's own overhead. In standard decoding each token is a round with nothing drafted:
+    `Round(0, 0, 0, 1, 0.0, verify_s)`.
     """
 
     drafted: int
@@ -27,9 +27,9 @@ class Generation:
     """The trace of one sequence. `len(token_ids) == 1 + sum(r.emitted for r in rounds)`.
 
     token_ids: new tokens only, up to and including EOS. stop: "eos" or "length".
-    ttft_s: request start to first token = `vision_s + prefill_s` (+ the head's prefill, inside `prefill_s`).
-    vision_s: image encoding, None where it cannot be told from the prefill. decode_s: first token to last token.
-    In a batch, the seconds are shares: see `Trace`.
+    ttft_s: seconds from the start of the request to the first token, `vision_s + prefill_s`. vision_s: image encoding,
+    None where it cannot be told apart; it is then part of prefill_s. prefill_s includes the prefill of the imitation
+    head. decode_s: first token to last token. In a batch, these seconds are shares: see `Trace`.
     """
 
     token_ids: list[int]
@@ -45,10 +45,11 @@ class Generation:
 class Trace:
     """What a method reports of one call: a `Generation` a sequence, in the order of the input, and seconds of all.
 
-    The seconds of the rows are shares: each moment is shared equally by the rows that were being decoded then, so that
-    sums over rows are the seconds of the batch. They are no latencies: each row waits `ttft_s` for its first token, and
-    its answer is there when the batch has come to it. phases: seconds by `--phases`, vision_s .. other_s. cache_bytes:
-    the target's KV cache at the end. Both are None where they were not asked for.
+    rows: one `Generation` per sequence, in the order of the input. Its seconds are shares: each moment is divided
+    equally among the rows that are being decoded then, so that the sums over the rows are the batch's seconds. A share
+    is not a latency: every row waits the whole `ttft_s` of the batch for its first token. phases: the seconds that
+    `--phases` tells, vision_s .. other_s. cache_bytes: the target's KV cache at the end. Both are None where they were
+    not asked for.
     """
 
     rows: list[Generation]

@@ -3,13 +3,13 @@
 May import the rooms below `checks`, and never brings torch.
 
 terminal.py        the report of a run on a terminal
-quality_tables.py  its tables of quality
-breakdown.py       its tables of phases and of the parts of memory
+quality_tables.py  the tables of quality in that report
+breakdown.py       the tables of phases, energy and the parts of memory in that report
 compare.py         the tables of `compare`
 batch_table.py     the table over batch sizes
 layout.py          tables that fit a terminal of any width
 numbers.py         how numbers are written
-export.py          CSV, LaTeX, Markdown and JSON, one row a suite and method
+export.py          CSV, LaTeX, Markdown and JSON, one row per suite and method
 sample_export.py   every sample as CSV
 csv_text.py        how a value is written in CSV
 memory_picture.py  the parts of memory as a picture

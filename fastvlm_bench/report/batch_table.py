@@ -1,4 +1,4 @@
-"""Where speculation's gain ends: a suite's methods over batch sizes, from one run a size. Without torch."""
+"""The table of a suite's methods over batch sizes, from one run per size: it shows where speculation's gain ends."""
 
 import json
 import sys
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 
 def sizes_csv(rows: Sequence[SizeRow]) -> str:
-    """One line a suite x method x batch size, in full precision; empty means not measured."""
+    """One line per suite x method x batch size, in full precision; empty means not measured."""
     names = [field.name for field in fields(SizeRow)]
     return to_csv(names, ([getattr(row, name) for name in names] for row in rows))
 
 
 def sizes_json(rows: Sequence[SizeRow]) -> str:
-    """The same as an array of objects."""
+    """The same rows as a JSON array of objects."""
     return json.dumps([asdict(row) for row in rows], indent=2) + "\n"
 
 
 def sizes_markdown(rows: Sequence[SizeRow]) -> str:
-    """The table for a page: throughput, speed-ups with their intervals, and the wait."""
+    """A table for a page: throughput, speed-ups with their intervals, and how long requests wait."""
     header = ("suite", "method", "batch size", "requests/s", "tokens/s", "decode speed-up", "end-to-end speed-up",
               "identical", "α", "τ", "wait, first token (s)", "wait, last token (s)")  # fmt: skip
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
@@ -47,7 +47,10 @@ FORMATS = {"csv": sizes_csv, "markdown": sizes_markdown, "json": sizes_json}
 
 
 def print_table(folders: Sequence[Path], form: str, out: Path | None) -> None:
-    """Print the runs of these folders as a table, or write them in one of `FORMATS` to `out` or standard output."""
+    """Print the runs of these folders as a table, or write them in one of `FORMATS` to `out` or standard output.
+
+    UsageError for an unknown format, for `out` with a table, and for runs that do not fit together.
+    """
     if form not in ("table", *FORMATS):
         known = ("table", *FORMATS)
         raise UsageError(f"unknown format '{form}'{did_you_mean(form, known)}; choose one of: {', '.join(known)}")
@@ -63,7 +66,7 @@ def print_table(folders: Sequence[Path], form: str, out: Path | None) -> None:
 
 
 def print_sizes(rows: Sequence[SizeRow], console: "Console | None" = None) -> None:
-    """The table of each suite on a terminal of any width, and a sentence a method that says where its gain ends."""
+    """Print a table per suite on a terminal of any width, and a sentence per method that says where its gain ends."""
     from rich.console import Console
 
     console = Console() if console is None else console
@@ -74,7 +77,7 @@ def print_sizes(rows: Sequence[SizeRow], console: "Console | None" = None) -> No
         note = f" · threads {own[0].threads}" if len(threads) == 1 and own[0].threads else ""
         say(console, f"{suite} over batch sizes · {own[0].model} · n = {own[0].samples_ok}{note}", "bold")
         console.print()
-        digits = max(len(str(row.batch_size)) for row in own)  # the size stands in the label: it is in every part
+        digits = max(len(str(row.batch_size)) for row in own)  # in the label, the size is in every part of a wide table
         labels = Cells("size, method", tuple(f"{row.batch_size:>{digits}} {row.method}" for row in own), "left")
         draw(console, labels, _columns(own, len(threads) > 1))
         console.print()
@@ -89,7 +92,10 @@ def print_sizes(rows: Sequence[SizeRow], console: "Console | None" = None) -> No
 
 
 def where_it_ends(rows: Sequence[SizeRow]) -> str:
-    """One sentence about a method: how its end-to-end gain changes with the size, and from where on it is gone."""
+    """One sentence about a method: how its end-to-end gain changes with the size, and from which size on it is gone.
+
+    rows: of one method, by batch size. "" with fewer than two sizes.
+    """
     known = [row for row in rows if row.verdict and row.e2e_speedup_geomean is not None]
     if len(known) < 2:
         return ""

@@ -1,4 +1,4 @@
-"""Where a suite's time and memory went: the tables of phases and of the parts of a peak."""
+"""Where a suite's time, energy and memory went: the tables of phases, of joules, and of the parts of a memory peak."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -11,7 +11,7 @@ from fastvlm_bench.report.layout import NOTHING, Cells
 from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, share
 
 PARTS = ("weights", "head", "cache", "activation", "rest")
-"""The parts of a peak, in the order of the picture: from the bottom."""
+"""The parts of a memory peak, in the order in which the picture stacks them from the bottom."""
 
 
 def time_columns(rows: Sequence[Row]) -> list[Cells]:
@@ -36,7 +36,7 @@ def time_columns(rows: Sequence[Row]) -> list[Cells]:
 
 
 def outside(run: Run, suite: str) -> str:
-    """What is outside the clock, in one line; "" for records that do not have it."""
+    """What was outside the clock (image, processor, model load, first calls), in one line; "" if not recorded."""
     lines = [line for line in run.lines if line["suite"] == suite and line.get("image_s") is not None]
     if not lines:
         return ""
@@ -49,7 +49,7 @@ def outside(run: Run, suite: str) -> str:
 
 
 def energy_columns(run: Run, rows: Sequence[Row]) -> list[Cells]:
-    """Joules per token of each method, and beside them the power it drew, and idle; [] where nothing was measured."""
+    """Joules per token of each method, its power and the idle power in watts; [] where nothing was measured."""
     entry = (run.meta.get("energy") or {}).get(rows[0].suite) or {}
     found = [(row.joules_per_token, row.watts) for row in rows]
     if all(joules is None for joules, _ in found):
@@ -65,18 +65,21 @@ def energy_columns(run: Run, rows: Sequence[Row]) -> list[Cells]:
 
 
 def energy_reason(run: Run, suite: str) -> str:
-    """Why energy that was asked for is not there; "" where it is, or was not asked for."""
+    """The reason why the energy that was asked for could not be measured; "" where there is none."""
     entry = (run.meta.get("energy") or {}).get(suite) or {}
     return f"energy: not measured: {entry['reason']}" if entry and entry.get("source") is None else ""
 
 
 def memory_parts(run: Run, suite: str) -> dict[str, dict[str, Any]]:
-    """{method: the parts of its peak}, as run.json has them; {} for records without."""
+    """{method: the parts of its memory peak in bytes}, as run.json has them; {} for records without them."""
     return {part["method"]: part for part in run.meta.get("memory") or [] if part["suite"] == suite}
 
 
 def memory_columns(run: Run, rows: Sequence[Row]) -> list[Cells] | None:
-    """The parts of each method's peak on one sample, in MiB, and the difference to the reference's."""
+    """The parts of each method's memory peak on one sample, in MiB, and the peak's difference to the reference's.
+
+    None for records without them.
+    """
     parts = memory_parts(run, rows[0].suite)
     if not parts:
         return None

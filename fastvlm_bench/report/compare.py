@@ -1,4 +1,4 @@
-"""Runs side by side, on a terminal of any width."""
+"""Prints a comparison of runs, on a terminal of any width."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING

@@ -1,11 +1,11 @@
-"""Values as cells, and rows of them as CSV that reads back the same."""
+"""Values as the text of cells, and rows of them as CSV that reads back the same."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 
 def cell_text(value: Any) -> str:
-    """A cell: "" for None, true / false, full precision, the items of a list separated by semicolons."""
+    """The text of a cell: "" for None, true or false, numbers in full precision, the items of a list joined by ";"."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Rows as CSV, LaTeX, Markdown and JSON, all with the columns of one list, made from `summary.Row`."""
+"""Rows as CSV, LaTeX, Markdown and JSON. All have their columns from one list, made from `analysis.summary.Row`."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -91,7 +91,7 @@ def _quality_columns(metric: str) -> list[Column]:
 
 
 def columns() -> list[Column]:
-    """The columns of `rows_csv` and `--json`, in order. The list depends on nothing but the version."""
+    """The columns of `rows_csv` and `--json`, in order. They are the same for every run of one version of this tool."""
     return _columns()
 
 
@@ -101,7 +101,10 @@ def row_dict(row: Row) -> dict[str, Any]:
 
 
 def save(path: Path, text: str) -> None:
-    """Write UTF-8 text with its line feeds as they are, atomically. A lone surrogate becomes a question mark."""
+    """Write text as UTF-8, atomically and with its line feeds as they are. WriteFailed if that fails.
+
+    A lone surrogate becomes a question mark.
+    """
     write_atomically(Path(path), text.encode("utf-8", "replace"))
 
 
@@ -109,7 +112,7 @@ def save(path: Path, text: str) -> None:
 
 
 def rows_csv(rows: Sequence[Row]) -> str:
-    """One line a suite x method. Read it with `dtype=str, keep_default_na=False`; empty means not measured."""
+    """One line per suite x method; empty means not measured. For pandas: `dtype=str, keep_default_na=False`."""
     names = columns()
     return to_csv([column.name for column in names], ([column.read(row) for column in names] for row in rows))
 
@@ -133,7 +136,10 @@ def run_json(run: Run, rows: Sequence[Row] | None = None) -> str:
 
 
 def _page(rows: Sequence[Row], names: Sequence[str] | None) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of a page table: unknown names are an error, columns that are empty throughout are left out."""
+    """Header and cells of a table for a page, with the columns of these names (KeyError for an unknown one).
+
+    None is `TABLE_COLUMNS` and the metrics, without the columns that are empty in every row.
+    """
     by_name = {column.name: column for column in columns()}
     wanted = [*TABLE_COLUMNS, *(f"quality_{m}" for m in metrics.LABELS)] if names is None else list(names)
     cells = {name: [by_name[name].read(row) for row in rows] for name in wanted}
@@ -149,7 +155,7 @@ def _short(name: str, row: Row, value: Any) -> str:
 
 
 def rows_markdown(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
-    """A GitHub table of the page columns, or of those named."""
+    """A table in GitHub's Markdown, with the columns named, or by default those that fit a page."""
     header, body = _page(rows, names)
 
     escapes = str.maketrans({"\\": "\\\\", "|": "\\|", "\n": " ", "_": "\\_", "*": "\\*", "<": "&lt;"})
@@ -170,7 +176,7 @@ LATEX = str.maketrans({
 
 
 def rows_latex(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
-    """A booktabs tabular of the page columns, or of those named; everything is escaped."""
+    """A booktabs tabular with the columns named, or by default those that fit a page; everything is escaped."""
     header, body = _page(rows, names)
     words = ("model", "suite", "split", "method")
     spec = "".join("l" if name in words else "r" for name in header)
@@ -199,9 +205,10 @@ FORMATS = ("csv", "samples-csv", "latex", "markdown", "json")
 
 
 def export_runs(runs: Sequence[Run], form: str, names: Sequence[str] | None = None) -> str:
-    """Runs in one of `FORMATS`, one table for all of them; as JSON one object, or an array where there are several.
+    """Runs in one of `FORMATS`: one table of all of them, or as JSON one object, and an array of several.
 
-    names: the columns of a LaTeX or Markdown table. UsageError for an unknown format or column.
+    names: the columns of a LaTeX or Markdown table. UsageError for an unknown format or column, and for `names` with
+    another format.
     """
     known = [column.name for column in columns()]
     for name in names or ():

@@ -1,4 +1,4 @@
-"""Columns on a terminal of any width: what does not fit goes into a further table, nothing is ever cut.
+"""Draws columns on a terminal of any width: those that do not fit go into a further table, and nothing is ever cut.
 
 rich is imported when something is drawn, so that the command line starts fast.
 """
@@ -23,7 +23,7 @@ GAP = 3
 
 @dataclass(frozen=True)
 class Cells:
-    """One column: a header (unit and direction on its second line) and one cell a row."""
+    """One column: a header (unit and direction on its second line) and one cell per row."""
 
     header: str
     cells: tuple[str, ...]
@@ -36,7 +36,7 @@ def plain(console: "Console") -> bool:
 
 
 def say(console: "Console", text: str, style: str = "") -> None:
-    """Print a paragraph, wrapped at words; in ASCII where the console has nothing else."""
+    """Print a paragraph, wrapped at words; in ASCII where the console knows nothing else."""
     console.print(_fit(text, console), style=style, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
@@ -69,7 +69,7 @@ def draw(console: "Console", label: Cells, columns: Sequence[Cells]) -> None:
 
 
 def _groups(label: Cells, columns: Sequence[Cells], width: int) -> list[list[Cells]]:
-    """The columns in as few tables as the width allows, then as even as that number of tables allows."""
+    """The columns in as few tables as the width allows, spread over these tables as evenly as possible."""
 
     start, widths = _width(label), [_width(column) for column in columns]
 

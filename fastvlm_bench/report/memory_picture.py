@@ -1,4 +1,4 @@
-"""The parts of each method's peak as a stacked bar: `report --memory-picture FILE.png` (needs matplotlib)."""
+"""The parts of each method's memory peak as a stacked bar: `report --memory-picture FILE.png` (needs matplotlib)."""
 
 from pathlib import Path
 
@@ -10,11 +10,15 @@ from fastvlm_bench.report.numbers import MIB
 
 NAMES = dict(zip(PARTS, ("weights", "draft head", "KV cache", "activations", "all else"), strict=True))
 COLOURS = {"weights": "#4C72B0", "head": "#DD8452", "cache": "#55A868", "activation": "#C44E52"}
-"""What is drawn: all else is Python and its libraries, which would dwarf a small model."""
+"""The parts that are drawn. All else is Python and its libraries, which would dwarf a small model."""
 
 
 def draw_memory(run: Run, path: Path) -> None:
-    """Write one panel a suite. UsageError: no matplotlib, another kind of file, or a record without memory parts."""
+    """Write a picture with one panel per suite.
+
+    UsageError without matplotlib, for a file that is not .png, .svg or .pdf or cannot be written, and for a record
+    without the parts of memory.
+    """
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--memory-picture {path}: the name must end in .png, .svg or .pdf")
     try:

@@ -1,4 +1,4 @@
-"""Numbers as tables show them: never more digits than they carry, a dash for what was not measured."""
+"""Numbers as tables show them: no more digits than the measurement supports, a dash for what was not measured."""
 
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.report.layout import NOTHING
@@ -12,17 +12,17 @@ def number(value: float | None, digits: int = 2, scale: float = 1.0) -> str:
 
 
 def share(value: float | None) -> str:
-    """A share of one, in per cent; what rounds to nothing has no sign."""
+    """A share of one as per cent; one that rounds to zero has no minus sign."""
     return NOTHING if value is None else f"{round(value, 2) + 0.0:.0%}".replace("%", " %")
 
 
 def milliseconds(value: float | None) -> str:
-    """Seconds as milliseconds with three digits or so."""
+    """Seconds as milliseconds, with about three significant digits."""
     return NOTHING if value is None else f"{value * 1000:.{2 if value < 0.01 else 1 if value < 0.1 else 0}f}"
 
 
 def ratio(estimate: Estimate | None) -> str:
-    """A ratio with its interval, in as many digits as the interval carries."""
+    """A ratio with its interval, with one digit less where the interval is wide."""
     if estimate is None:
         return NOTHING
     if estimate.low is None or estimate.high is None:
@@ -32,5 +32,5 @@ def ratio(estimate: Estimate | None) -> str:
 
 
 def mebibytes(value: int | None, signed: bool = False) -> str:
-    """Bytes as MiB."""
+    """Bytes as MiB, with one decimal; signed: with a plus sign, as differences have."""
     return NOTHING if value is None else f"{value / MIB:{'+' if signed else ''}.1f}"

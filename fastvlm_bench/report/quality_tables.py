@@ -1,4 +1,4 @@
-"""What else the terminal says about quality: parts and groups of a metric, paired differences, what has no score."""
+"""What the terminal adds about quality: parts and groups of metrics, paired differences, and why a score is missing."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def print_quality(console: "Console", run: Run, rows: Sequence[Row]) -> None:
-    """The parts and groups as tables, then a line for each difference, and one for each metric without a value.
+    """Print the parts and groups as tables, then the lines of `differences` and `notes`.
 
-    A method whose outputs are all the reference's has the reference's parts, and no row of its own.
+    A method whose outputs all equal the reference's has the same parts, so it gets no row in these tables.
     """
     own = [row for row in rows if not _identical(row)]
     labels = Cells("method", tuple(row.method for row in own), "left")
@@ -70,7 +70,7 @@ def group_columns(rows: Sequence[Row]) -> list[Cells]:
 
 
 def differences(rows: Sequence[Row]) -> list[str]:
-    """A line for the methods with "identical outputs n/n", then one each with its metrics' differences and verdicts."""
+    """A line naming the methods with identical outputs, then one per other method with its differences and verdicts."""
     same, lines = dict[str, list[str]](), []
     for row in rows:
         judged = [quality for quality in row.quality if quality.verdict]
@@ -94,7 +94,7 @@ def difference(quality: Quality) -> str:
 
 
 def flipped(quality: Quality) -> str:
-    """ " (2 won, 5 lost, exact p 0.45)", or ""."""
+    """The changed answers of a metric, as " (2 won, 5 lost, exact p 0.45)"; "" where there are none."""
     found = quality.flips
     if found is None or not found.won + found.lost:
         return ""
@@ -102,7 +102,7 @@ def flipped(quality: Quality) -> str:
 
 
 def notes(suite: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
-    """How the scores were made where that is not the default, and why a metric has none."""
+    """A line for each way in which the scores differ from the default, and for each reason why a metric has none."""
     lines = []
     for metric, variant in suite.get("variants", {}).items():
         if variant != metrics.variants_of(metric)[0]:

@@ -1,4 +1,4 @@
-"""Every measured sample as a line of CSV, with the score of its text."""
+"""Every line of samples.jsonl as a line of CSV, with the score of its text."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -64,7 +64,7 @@ def _scores(run: Run) -> dict[int, dict[str, float]]:
             for metric in arm.suite["metrics"]:
                 try:
                     result = score(metric, arm.suite, [scored(line) for line, _ in own], [refs for _, refs in own])
-                except Exception:  # said by the warning ScoringFailed; the rest of the file stands
+                except Exception:  # the warning ScoringFailed tells it; the other columns are right
                     result = None
                 if result is None:
                     continue

@@ -1,4 +1,4 @@
-"""What the terminal says about a run: tables, one sentence a method, warnings, and VALID or INVALID."""
+"""What the terminal says about a run: tables, one sentence per method, warnings, and VALID or INVALID."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,7 @@ def suite_headline(row: Row) -> str:
 
 
 def sampling(row: Row) -> str:
-    """How tokens were drawn: " · sampled at temperature 0.7, top-p 0.9"; nothing where decoding was greedy."""
+    """How tokens were drawn: " · sampled at temperature 0.7, top-p 0.9"; "" where decoding was greedy."""
     parts = [f"temperature {row.temperature:g}"] if row.temperature else []
     parts += [f"top-{name} {value:g}" for name, value in (("p", row.top_p), ("k", row.top_k)) if value]
     return f" · sampled at {', '.join(parts)}" if parts else ""
@@ -125,7 +125,7 @@ def _column(header: str, rows: Sequence[Row], cell: Callable[[Row], str]) -> Cel
 
 
 def _with_ceiling(row: Row) -> str:
-    """The end-to-end speed-up and, beside it on any width, what it could be at most (Amdahl)."""
+    """The end-to-end speed-up and its ceiling (Amdahl), in one cell so that no narrow terminal separates them."""
     ceiling = "" if row.e2e_speedup_ceiling is None else f" ({number(row.e2e_speedup_ceiling, 1)})"
     return ratio(row.e2e_speedup_geomean) + ceiling
 
@@ -137,13 +137,13 @@ def _same(row: Row) -> str:
 
 
 def _others(row: Row) -> str:
-    """What the outputs that are not identical are: ", 2 near-ties, 1 violation"."""
+    """How the outputs that are not identical were judged: ", 2 near-ties, 1 violation", or ""."""
     counts = ((row.near_ties, "near-tie"), (row.violations, "violation"))
     return "".join(f", {count} {name}{'s' * (count > 1)}" for count, name in counts if count)
 
 
 def speed_columns(rows: Sequence[Row]) -> list[Cells]:
-    """What one wants to know first, and at what output."""
+    """What one wants to know first: speed-ups, whether the tokens are the same, and latencies."""
     return [
         _column("decode\nspeed-up ↑", rows, lambda r: ratio(r.decode_speedup_geomean)),
         _column("end-to-end\nspeed-up ↑ (ceiling)", rows, _with_ceiling),
@@ -176,7 +176,7 @@ def quality_columns(rows: Sequence[Row]) -> list[Cells]:
 
 
 def estimate_columns(rows: Sequence[Row]) -> list[Cells]:
-    """The other estimator of the speed-up, and the word that each of the two has earned."""
+    """The ratios of totals, the words for the headline speed-ups, and how single invocations and outliers differ."""
     return [
         _column("decode ×\nof totals", rows, lambda r: ratio(r.decode_speedup_totals)),
         _column("end-to-end ×\nof totals", rows, lambda r: ratio(r.e2e_speedup_totals)),
@@ -189,7 +189,7 @@ def estimate_columns(rows: Sequence[Row]) -> list[Cells]:
 
 
 def draft_columns(rows: Sequence[Row]) -> list[Cells]:
-    """How good the drafts are."""
+    """How good the drafts are: acceptance, tokens per round, and the size of the imitation head."""
     return [
         _column("α ↑\n", rows, lambda r: number(r.alpha)),
         _column("τ ↑\ntok/round", rows, lambda r: number(r.tau)),
@@ -205,7 +205,7 @@ def draft_columns(rows: Sequence[Row]) -> list[Cells]:
 
 
 def describe(method: Mapping[str, Any]) -> str:
-    """A method by name and the options that make its speed: "fastvlm(γ=6, exit 2, attention head)"."""
+    """A method's name with the options that decide its speed: "fastvlm(γ=6, exit 2, attention head)"."""
     options = method.get("options") or {}
     parts = [f"γ={options['gamma']}"] if options.get("gamma") is not None else []
     parts += [f"exit {options['exit_layer']}"] if options.get("exit_layer") else []

@@ -2,6 +2,6 @@
 
 May import the rooms below `training`.
 
-score.py           `score`
-verify_metrics.py  `verify-metrics`: the official scorer beside the scores of this tool
+score.py           what `score` computes, and the predictions files of `run`
+verify_metrics.py  what `verify-metrics` compares: the official scorer's values with those of this tool
 """

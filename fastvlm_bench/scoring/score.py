@@ -1,4 +1,4 @@
-"""Scores predictions of any tool, in the official results format, against official annotation files. Without torch."""
+"""Scores predictions of any tool, in the official results format, against official annotation files."""
 
 import json
 import re
@@ -23,16 +23,16 @@ from fastvlm_bench.suites.definition import Definition, Split, read_definition
 from fastvlm_bench.suites.files import candidates, layout, settings_of
 
 MAY_LACK = ("cider_d", "meteor", "spice")
-"""Metrics that may say nothing here, with a reason: of one image, or without Java."""
+"""Metrics that may have no value, for a reason: CIDEr-D of a single image, METEOR and SPICE without Java."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """`values` on the 0-1 scale, None for a metric that says nothing here; `reasons` then says why.
+    """The scores of a results file. values: by metric on the 0-1 scale; None without a value, and `reasons` says why.
 
-    A metric's parts have their own names, its groups are METRIC[GROUP]. deltas: differences to reference predictions.
-    notes: what is odd in the predictions, though it does no harm here. split: where a folder was given, the split that
-    its files make.
+    In `values`, a metric's parts have their own names, and its groups are METRIC[GROUP]. deltas: differences to the
+    reference predictions. notes: what is odd in the predictions, though it does no harm here. split: the split whose
+    files were found, if a folder was given; else "".
     """
 
     suite: str
@@ -46,7 +46,7 @@ class Scores:
 
     @property
     def how(self) -> dict[str, str]:
-        """What captions' scores depend on. cider_df: document frequencies come from the whole annotation file."""
+        """What the scores of captions depend on; {} for others. cider_df: "full" is the whole annotation file."""
         return {"tokenizer": VERSION, "cider_df": "full"} if metrics.tokenised(list(self.values)) else {}
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,10 +73,10 @@ def score_file(
 ) -> Scores:  # fmt: skip
     """Score a results file with the suite's metrics. UsageError for whatever is wrong with one of the files.
 
-    allow_missing: a sample without a prediction counts as an empty text, instead of being an error. variants: metric ->
-    variant, for metrics that have any. annotation_files: the files, or the folder that holds them. java: METEOR and
-    SPICE of captions, too. reference_file: other predictions; the paired difference to them is given, judged with
-    `margin` points of 100.
+    annotation_files: the files, or the folder that holds them. allow_missing: a sample without a prediction counts as
+    an empty text instead of being an error. variants: metric -> variant, for metrics that have any. split: one split of
+    the suite; None finds the one that fits the files. java: also METEOR and SPICE of captions. reference_file: other
+    predictions, to which the paired differences are given; margin: in points of 100, for judging them.
     """
     files = [annotation_files] if isinstance(annotation_files, Path) else list(annotation_files)
     definition = read_definition(suite)
@@ -98,7 +98,7 @@ def score_file(
     )
     named = [*definition.metrics, *(JAVA if definition.kind == "caption" else ())]
     chosen = metrics.choose_variants(definition.metrics, {**definition.variants, **(variants or {})})
-    if definition.kind == "ranking":  # `run` chooses how options are ranked; here they are
+    if definition.kind == "ranking":  # the variant says how `run` ranks; here the ranks are given
         if variants:
             raise UsageError(f"--variant is for `run`: {prediction_file} holds ranks that are made already")
         chosen = {}
@@ -138,7 +138,10 @@ def score_file(
 
 
 def _files_in(definition: Definition, folder: Path, name: str | None) -> tuple[str, list[Path]]:
-    """The first split (or the one named) whose annotation files lie in the folder, and these files."""
+    """The first split (or the one named) whose annotation files lie in the folder, and these files.
+
+    UsageError if there is none.
+    """
     splits = [definition.split(name)] if name else [split for split in definition.splits.values() if not split.root]
     for split in splits:
         found = candidates(folder, split)
@@ -153,9 +156,10 @@ def _files_in(definition: Definition, folder: Path, name: str | None) -> tuple[s
 
 
 def read_references(definition: Definition, paths: Sequence[Path], name: str | None = None) -> list[Entry]:
-    """The samples of official annotation files in whichever format of the suite they have; images are not looked for.
+    """The samples of official annotation files, in any format that the suite has. Images are not looked for.
 
-    The splits whose own file names they bear are tried first; the first format that fits is taken. name: one split.
+    The formats of the splits whose files have these names are tried, or of all splits if there are none; the first
+    that fits is taken. name: try this split only. UsageError if no format fits.
     """
     splits = [definition.split(name)] if name else list(definition.splits.values())
     named = [split for split in splits if all(_key(split, path) for path in paths)]
@@ -169,7 +173,7 @@ def read_references(definition: Definition, paths: Sequence[Path], name: str | N
 
 
 def _key(split: Split, path: Path) -> str:
-    """The key of the split whose file bears this name, or ""."""
+    """The key of the split under which it has a file of this name, or ""."""
     for key, items in split.files.items():
         names = [name.strip(" ?").rpartition("/")[2] for item in items for name in item.split("|")]
         if any(fnmatch(path.name, name) for name in names):
@@ -201,7 +205,7 @@ def _read(split: Split, paths: Sequence[Path]) -> list[Entry]:
 
 
 def _answers_alone(path: Path) -> list[Entry]:
-    """VQA's answers without their questions, which are not needed to score: stand-ins pass the same reader."""
+    """VQA's answers without their questions, which scoring does not need; placeholders go through the usual reader."""
     document, _ = annotations.read_document(path, annotations.ANSWERS_LAYOUT)
     answers = Document(path, document.content, annotations.ANSWERS_LAYOUT)
     asked = [{"question": "?", "image_id": 0, **row} for row in answers.rows("annotations") if isinstance(row, dict)]
@@ -212,7 +216,7 @@ def _answers_alone(path: Path) -> list[Entry]:
 def write_predictions(run: Run, file: Path) -> list[Path]:
     """Write a run's texts (of the first repeat) as FILE-suite-method.json, each in its suite's official format.
 
-    A failed sample has no text and is left out. Returns the paths.
+    A failed sample has no text and is left out. Returns the paths. WriteFailed if a file cannot be written.
     """
     written = []
     for suite in run.meta["suites"]:
@@ -236,7 +240,7 @@ def write_predictions(run: Run, file: Path) -> list[Path]:
 
 
 def _written(line: Mapping[str, Any], suite: Mapping[str, Any]) -> str:
-    """The text, or in a ranking suite the ranks by the likelihood that the run has chosen."""
+    """The line's text, or in a ranking suite its ranks by the variant of the run (sum or mean of log-likelihoods)."""
     if not (ranks := line.get("ranks")):
         return str(line["text"])
     way = suite.get("variants", {}).get("visdial_ranking") or metrics.variants_of("visdial_ranking")[0]
@@ -244,7 +248,7 @@ def _written(line: Mapping[str, Any], suite: Mapping[str, Any]) -> str:
 
 
 def table(found: Scores) -> list[tuple[str, str]]:
-    """Names and values for the terminal."""
+    """The (name, value) rows of the terminal's table, with the reason in place of a missing value."""
     rows = [(name, found.reasons.get(name, "–") if value is None else f"{value:.4f}")
             for name, value in found.values.items()]  # fmt: skip
     for q in found.deltas:
@@ -259,5 +263,5 @@ def table(found: Scores) -> list[tuple[str, str]]:
 
 
 def as_json(found: Scores) -> str:
-    """One object on one line; a lone surrogate in a file's name does no harm."""
+    """The scores as one line of ASCII JSON, so that a lone surrogate in a file's name does no harm."""
     return json.dumps(found.as_dict())

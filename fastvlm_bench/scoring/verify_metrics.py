@@ -1,8 +1,8 @@
-"""`verify-metrics`: this tool's caption scores beside those of the official scorer, on the user's own captions.
+"""What `verify-metrics` does: it compares this tool's caption scores with those of the official scorer.
 
 The official scorer is pycocoevalcap, an optional extra. Without Java it scores this tool's tokens, which checks the
-formulas; with Java it scores those of Stanford's tokenizer, which checks everything, and METEOR is compared with what
-the tokens of the two give.
+formulas. With Java it scores the tokens of Stanford's tokenizer, which checks everything; METEOR and SPICE are then
+computed from the tokens of both tokenizers and compared.
 """
 
 import importlib
@@ -21,13 +21,14 @@ from fastvlm_bench.suites.definition import read_definition
 
 OFFICIAL = {"bleu4": ("bleu.bleu", "Bleu"), "rouge_l": ("rouge.rouge", "Rouge"), "cider_d": ("cider.cider", "Cider")}
 SAME_TOKENS, OTHER_TOKENS = 1e-6, 1e-3
-"""Largest difference that still agrees (0-1 scale): of sums in another order, and where a few tokens differ."""
+"""Largest differences that count as agreement (0-1 scale): with equal tokens, where only the order of sums differs, and
+where some captions have other tokens."""
 SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Line:
-    """One value twice. None with a reason: it was not computed."""
+    """One value, by this tool and by the official scorer; both None, with a reason, if it was not computed."""
 
     name: str
     ours: float | None
@@ -41,9 +42,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Verification:
-    """captions, differing: how many captions Java tokenised, and those with other tokens: (text, ours, Java's).
+    """All values twice, and the captions on which the tokenizers differ.
 
-    tolerance: what `agrees` allows. source: what was scored.
+    images: how many were scored. captions: how many texts were tokenised, references included. differing: those with
+    other tokens, as (text, our tokens, Java's). tolerance: the largest difference that `agrees` allows. source: what
+    was scored, in words.
     """
 
     lines: tuple[Line, ...]
@@ -59,9 +62,10 @@ class Verification:
 
 
 def verify(annotation_file: Path, prediction_file: Path | None, *, suite: str, java: bool) -> Verification:
-    """Score both ways. UsageError for faulty files, without the extra, and with --java without Java.
+    """Score captions with this tool and with the official scorer.
 
-    Without predictions each image's first reference is scored against its others.
+    prediction_file: None scores each image's first reference against its others. UsageError for faulty files, without
+    the extra, and for `java` without Java.
     """
     java_scorers.extra_folder()
     definition = read_definition(suite)
@@ -89,7 +93,7 @@ def verify(annotation_file: Path, prediction_file: Path | None, *, suite: str, j
 
 
 def _regrouped(tokens: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    """The flat list of tokenised texts as predictions and reference lists again."""
+    """(predictions, lists of references) from the flat list of their tokenised texts, predictions first."""
     count = len(references)
     left, grouped = list(tokens[count:]), []
     for own in references:
@@ -117,7 +121,7 @@ def _official(texts: Sequence[str], references: Sequence[Sequence[str]], tokens:
 
 
 def _java(texts: Sequence[str], references: Sequence[Sequence[str]], tokens: Sequence[str], java: bool) -> list[Line]:
-    """METEOR and SPICE: one program, fed with the tokens of this tool and with the official ones."""
+    """METEOR and SPICE: the same program, given this tool's tokens and the official ones."""
     lines = []
     for name, program in (("meteor", java_scorers.meteor), ("spice", java_scorers.spice)):
         label = metrics.LABELS[name]
@@ -133,7 +137,7 @@ def _java(texts: Sequence[str], references: Sequence[Sequence[str]], tokens: Seq
 
 
 def report(found: Verification) -> list[str]:
-    """The table and what it means, a text a line."""
+    """The table and what it means, as lines."""
     out = [
         f"{found.images} images, {found.source}",
         "",

@@ -17,7 +17,7 @@ from fastvlm_bench.errors import UsageError
 MAX_BYTES = 1 << 30
 """No official file is that large; parsing one would take several times its size in memory."""
 ANSWERS = 10
-"""VQA accuracy is defined on exactly ten human answers a question."""
+"""VQA accuracy is defined on exactly ten human answers per question."""
 COCO_LAYOUT = "COCO's layout is {images: [{id, file_name}], annotations: [{image_id, caption}]}"
 KARPATHY_LAYOUT = "Karpathy's layout is {images: [{cocoid, filepath, filename, split, sentences: [{raw}]}]}"
 QUESTIONS_LAYOUT = "VQAv2's layout is {questions: [{question_id, image_id, question}]}"
@@ -26,12 +26,13 @@ ANSWERS_LAYOUT = "VQAv2's layout is {annotations: [{question_id, image_id, answe
 
 @dataclass(frozen=True)
 class Entry:
-    """One sample as its annotation file has it. `place` is where, for messages; `question` is "" for captions.
+    """One sample as its annotation file has it.
 
-    fields: what a prompt's other placeholders stand for, by name. group: the part of the data set that it belongs to
-    by the official file (an answer type, a domain), or "". options: the given answers, where the suite ranks them.
-    file: the file of `place`, where a split has several of a kind. where, rows: the place of the i-th reference is
-    `where` formatted with rows[i], or with i.
+    place: where it stands in the file, for messages. question: "" for captions. fields: what a prompt's other
+    placeholders stand for, by name. group: the part of the data set that the official file puts it into (an answer
+    type, a domain), or "". options: the given answers, where the suite ranks them. file: the file that `place` is in,
+    where a split has several files of a kind. where, rows: for messages about a reference; the place of the i-th one is
+    `where` formatted with rows[i], or with i if there are no rows.
     """
 
     sample_id: str
@@ -56,18 +57,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed JSON file, and the layout it ought to have."""
+    """A parsed JSON file, and the layout it ought to have. Its methods raise `fault` where the content is otherwise."""
 
     path: Path
     content: Any
     layout: str
 
     def fault(self, place: str, problem: str) -> UsageError:
-        """The error to raise: file, place, problem, remedy."""
+        """The error to raise, in one line: file, place, problem, expected layout."""
         return UsageError(" ".join(f"{self.path}: {place} {problem}; {self.layout}".split()))
 
     def rows(self, key: str) -> list[Any]:
-        """The list at the top level's `key`, which must have entries."""
+        """The list at `key` of the top-level object. It must not be empty."""
         if not isinstance(self.content, dict):
             raise self.fault("the file", f"holds {_kind(self.content)}, not an object")
         found = self.get(self.content, key, list, "the top level")
@@ -76,7 +77,7 @@ class Document:
         return list(found)
 
     def listed(self) -> list[Any]:
-        """The file's own list, which must have entries."""
+        """The top-level list. It must not be empty."""
         if not isinstance(self.content, list):
             raise self.fault("the file", f"holds {_kind(self.content)}, not a list")
         if not self.content:
@@ -84,7 +85,7 @@ class Document:
         return self.content
 
     def table(self) -> dict[str, Any]:
-        """The file's own object, which must have entries."""
+        """The top-level object. It must not be empty."""
         if not isinstance(self.content, dict):
             raise self.fault("the file", f"holds {_kind(self.content)}, not an object")
         if not self.content:
@@ -92,14 +93,14 @@ class Document:
         return self.content
 
     def text(self, row: Any, key: str, place: str) -> str:
-        """The text at `key`, which must say something."""
+        """The text at `key`. It must not be blank."""
         found: str = self.get(row, key, str, place)
         if not found.strip():
             raise self.fault(f"{place}.{key}", "is empty")
         return found
 
     def get(self, row: Any, key: str, kind: type, place: str) -> Any:
-        """`row[key]`, of the type that it must have."""
+        """`row[key]`. The row must be an object with this key, and the value of type `kind`."""
         if not isinstance(row, dict):
             raise self.fault(place, f"is {_kind(row)}, not an object")
         if key not in row:
@@ -110,7 +111,7 @@ class Document:
         return row[key]
 
     def identity(self, row: Any, key: str, place: str) -> str:
-        """An id, which is a whole number in the official files and may be a text in others."""
+        """An id as text. It is a whole number in the official files, and may be a text in others."""
         kind = str if isinstance(row, dict) and isinstance(row.get(key), str) else int
         found = str(self.get(row, key, kind, place))
         if not found.strip() or not found.isprintable():
@@ -119,11 +120,11 @@ class Document:
 
 
 class RepeatedKey(Exception):
-    """A JSON object has a key twice; `json` would silently keep the last."""
+    """A JSON object has a key twice. Python's `json` would silently keep the last value."""
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these pairs, for `json.loads(object_pairs_hook=…)`. RepeatedKey, naming the first."""
+    """The object of these pairs, for `json.loads(object_pairs_hook=…)`. RepeatedKey, with the first such key."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -132,9 +133,9 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_document(path: Path, layout: str, keyed: bool = False) -> tuple[Document, bytes]:
-    """A JSON file (a byte order mark is tolerated) and its bytes, for hashing. UsageError if it cannot be parsed.
+    """A parsed JSON file (a byte order mark is tolerated) and its bytes, for hashing. UsageError if it is not JSON.
 
-    keyed: ids are the keys of its objects, so that a repeated one is a fault.
+    keyed: ids are keys of objects in this file, so a repeated key is a fault.
     """
     raw = read_bytes(path, layout)
     try:
@@ -161,7 +162,7 @@ def read_bytes(path: Path, layout: str = "give the official file") -> bytes:
 
 
 def read_coco_captions(document: Document) -> list[Entry]:
-    """COCO captions: one entry an image, in the order of `images`, with its captions in file order."""
+    """COCO captions: one entry per image, in the order of `images`, with its captions in file order."""
     names: dict[str, str] = {}
     places: dict[str, str] = {}
     for index, row in enumerate(document.rows("images")):
@@ -217,7 +218,7 @@ def read_coco_karpathy(document: Document, subset: str, folder: str) -> list[Ent
 
 
 def read_vqav2(questions: Document, annotations: Document, image_name: str) -> list[Entry]:
-    """VQAv2: one entry a question, in file order, with its ten answers. `image_name` formats the image id."""
+    """VQAv2: one entry per question, in file order, with its ten answers. `image_name` formats the image id."""
     answers: dict[str, tuple[str, tuple[str, ...], str]] = {}
     seen: dict[str, str] = {}
     for index, row in enumerate(annotations.rows("annotations")):
@@ -253,28 +254,28 @@ def read_vqav2(questions: Document, annotations: Document, image_name: str) -> l
 
 
 BREAKS = {"\r": "CR", "\v": "VT", "\f": "FF", "\x85": "NEL", "\u2028": "U+2028", "\u2029": "U+2029"}
-"""Characters that Stanford's tokenizer takes for the end of a line, so that later captions go to other images."""
+"""Characters that Stanford's tokenizer takes for the end of a line. All later captions then go to the wrong images."""
 
 
 BREAK = re.compile("[" + "".join(BREAKS) + "]")
 
 
 def line_break(text: str) -> str:
-    """The name of the first such character in a text, or "". A plain line feed is usual, and harmless everywhere."""
+    """The name of the first of `BREAKS` in a text, or "". A plain line feed is common, and harmless in every scorer."""
     found = BREAK.search(text)
     return BREAKS[found[0]] if found else ""
 
 
 def unique(document: Document, places: dict[str, str], identity: str, place: str, key: str) -> None:
-    """Note where an id stands; the fault to raise if it stood elsewhere before."""
+    """Note in `places` where an id stands. Raises the document's fault if the id is there already."""
     if identity in places:
         raise document.fault(f"{place}.{key}", f"is {identity}, a duplicate id: {places[identity]} has it too")
     places[identity] = place
 
 
 def texts_of(document: Document, rows: list[Any], key: str, place: str) -> tuple[str, ...]:
-    """The text at `key` of every row."""
-    try:  # VQAv2 has two million answers: only where something is wrong is each looked at by itself
+    """The text at `key` of every row. Raises the document's fault, with the place, for a row without one."""
+    try:  # VQAv2 has two million answers, so they are checked one by one only if something is wrong
         texts = tuple([row[key] for row in rows])
         if all(type(text) is str for text in texts):
             return texts
@@ -284,7 +285,7 @@ def texts_of(document: Document, rows: list[Any], key: str, place: str) -> tuple
 
 
 def _kind(value: Any) -> str:
-    """A JSON value's type in JSON's words."""
+    """The type of a JSON value, in words."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     words = {str: "a string", int: "a whole number", float: "a decimal number", list: "a list", dict: "an object"}

@@ -1,4 +1,4 @@
-"""`suites check`: everything that is wrong with a suite's files, each problem once."""
+"""What `suites check` finds: everything that is wrong with a suite's files, each problem once."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,11 @@ from fastvlm_bench.suites.suite import Sample, open_image
 
 @dataclass
 class Findings:
-    """problems: what keeps a run from starting. warnings: what is unlike the official data. checked: what was read."""
+    """One line per finding, in the order found.
+
+    problems: what keeps a run from starting (the keys; the values are None). warnings: what differs from the official
+    data. checked: a line for each split that could be read.
+    """
 
     problems: dict[str, None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -20,10 +24,10 @@ class Findings:
 
 
 def check_data(name: str, data: str | Path, split: str | None = None) -> Findings:
-    """Read the files of a suite's splits and decode each image. split: None is every split whose files are there.
+    """Read the files of a suite's splits and decode each image. split: None checks every split whose files are there.
 
-    A reader stops at the first fault of a file, so a faulty annotation file is one problem. An image that several
-    splits share is looked at once.
+    A reader stops at the first fault, so a faulty annotation file is one problem. An image that several splits share
+    is decoded once. UsageError for an unknown suite or split, an embedded split, and a folder that does not exist.
     """
     definition = read_definition(name)
     splits = [definition.split(split)] if split else [s for s in definition.splits.values() if not s.root]

@@ -1,4 +1,4 @@
-"""`suites sheet`: some samples of suites as one picture, each image with its question and what counts as right."""
+"""The picture of `suites sheet`: some samples of each suite, each image with its question and what counts as right."""
 
 import textwrap
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ FORM_FEEDS = str.maketrans("\n\r\v\f\x85\u2028\u2029", " " * 7)
 
 
 def one_an_image(suite: Suite, most: int) -> Suite:
-    """The suite with the first sample of each of its first images only."""
+    """The suite reduced to its first `most` images, with one sample each. UsageError if `most` is below 1."""
     if most < 1:
         raise UsageError(f"--limit is {most}; it must be at least 1")
     first = {sample.image_path: sample for sample in reversed(suite.samples)}
@@ -29,9 +29,9 @@ def one_an_image(suite: Suite, most: int) -> Suite:
 
 
 def draw_sheet(suites: Sequence[Suite], out: Path) -> None:
-    """Write the samples of the suites as one PNG. UsageError for an unreadable image and a file that cannot be written.
+    """Draw the samples of the suites into one PNG. UsageError for an unreadable image or a file that cannot be written.
 
-    Each sample has its image, its question (or, of captions, nothing), and its first references.
+    Each sample shows its image, its question (captions have none), and as many references as fit.
     """
     from PIL import Image, ImageDraw
 
@@ -69,7 +69,7 @@ def _fitted(image: "Image") -> "Image":
 
 
 def _texts(suite: Suite, sample: Sample) -> list[tuple[str, str]]:
-    """Lines and their colours, as many as the cell holds."""
+    """The (line, colour) pairs of a sample's texts, as many as its cell holds."""
     lines: list[tuple[str, str]] = []
     if sample.question:
         lines += [(line, "black") for line in textwrap.wrap(_plain(sample.question), LETTERS_A_LINE)]
@@ -80,5 +80,5 @@ def _texts(suite: Suite, sample: Sample) -> list[tuple[str, str]]:
 
 
 def _plain(text: str) -> str:
-    """What can be drawn on a line: the pictures' font has no other scripts, and a lone surrogate would be an error."""
+    """The text on one line and in Latin-1: the font has no other scripts, and a lone surrogate would raise an error."""
     return text.translate(FORM_FEEDS).encode("latin-1", "replace").decode("latin-1")

@@ -14,7 +14,10 @@ from fastvlm_bench.suites.results_formats import DEFAULT, FORMATS
 
 SUITES_VARIABLE = "FASTVLM_BENCH_SUITES"
 KINDS = ("caption", "vqa", "ranking")
-"""What a suite asks for: captions, answers, or answers and ranks of given ones, by which alone it is scored."""
+"""What a suite asks for: captions, answers, or a ranking of given answers.
+
+A ranking suite also has an answer generated, to time it; only the ranks are scored.
+"""
 SUITE_KEYS: dict[str, type] = {
     "version": str, "title": str, "kind": str, "prompts": dict, "max_new_tokens": int, "metrics": list,
     "licence": str, "citation": str, "default_split": str, "splits": dict,
@@ -22,15 +25,16 @@ SUITE_KEYS: dict[str, type] = {
 OPTIONAL_KEYS: dict[str, type] = {"prompt": str, "about": str, "manual": str, "downloads": list, "variants": dict,
                                   "results": str}  # fmt: skip
 FILE_KEYS = ("annotations", "questions", "image_info", "dense", "id_splits")
-"""Keys of a split that name annotation files: "a.json", "a.json | b.json" (either), a list (all), "*/a-*" (all).
+"""Keys of a split that name annotation files, as one text or a list of texts (all of them are read).
 
-"? a.json" is read where it is there, and not missed where it is not.
+A text is a name ("a.json"), alternatives ("a.json | b.json": either one), or a pattern ("*/a-*": all that match). A
+file marked with a question mark ("? a.json") is optional.
 """
 SPLIT_KEYS = (
     "format", *FILE_KEYS, "images", "image_name", "subset", "samples", "root", "note", "licence", "citation",
 )  # fmt: skip
 DEFAULT_SET = "lmms"
-"""The prompt set that is used where a suite has it; else its first."""
+"""The prompt set that is the default in suites that have it. In the others, the first set is the default."""
 CUSTOM_SET = "custom"
 
 
@@ -38,10 +42,10 @@ CUSTOM_SET = "custom"
 class Split:
     """One `[splits.<name>]` table.
 
-    files: the annotation files' names by key; a name may be a pattern, or give alternatives between bars. images: the
-    image folder's name, likewise. samples: how many there are officially, None where it is not known. root: the folder
-    under the suites folder that holds an embedded split, "" for real data, which lies where the user says. note: what
-    a reader of the numbers must know. licence, citation: "" where the suite's hold.
+    files: the annotation files' names by key, written as `FILE_KEYS` says. images: the image folder's name, perhaps
+    with alternatives between bars. samples: their official number, None where it is not known. root: the folder under
+    the suites folder that holds an embedded split; "" for real data, whose place the user gives. note: what a reader of
+    the numbers must know. licence, citation: "" where they are the suite's.
     """
 
     name: str
@@ -59,10 +63,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Download:
-    """A file at an official place. `to` is where it belongs below the data folder; a .zip is unpacked there.
+    """A file that its publisher offers. `to`: the folder below the data folder that gets it; a .zip is unpacked there.
 
-    makes: what exists below the data folder when this is done. strip: the folder inside the .zip that is dropped.
-    members: a pattern of the files to unpack. splits: those that need it, () for all. sha256, md5: "" if not published.
+    makes: the path below the data folder that exists once this is done. strip: the leading folder of the names in the
+    .zip, which is left out when it is unpacked. members: a pattern of the files to unpack. splits: the splits that need
+    it, () for all. sha256, md5: "" if not published.
     """
 
     url: str
@@ -79,8 +84,8 @@ class Download:
 class Definition:
     """A suite file. `splits` keeps the file's order. prompts: set -> template. manual: what must be fetched by hand.
 
-    variants: metric -> variant, where the suite wants another than the metric's default. results: the official results
-    format, a name of `results_formats.FORMATS`.
+    variants: metric -> variant, for metrics whose default the suite does not want. results: the official results
+    format, a name from `results_formats.FORMATS`.
     """
 
     name: str
@@ -110,9 +115,9 @@ class Definition:
         return self.prompts[self.default_set]
 
     def choose_prompt(self, chosen: str | None = None, text: str | None = None) -> tuple[str, str]:
-        """The prompt set's name and its template. UsageError for a set that the suite has not, or a faulty text.
+        """The prompt set's name and its template. UsageError for a set that the suite does not have, or a faulty text.
 
-        text: the user's own template, which makes the set "custom".
+        text: the user's own template; the set is then "custom".
         """
         if text is not None or chosen == CUSTOM_SET:
             if text is None:
@@ -130,7 +135,7 @@ class Definition:
         return name, self.prompts[name]
 
     def split(self, name: str) -> Split:
-        """The split of this name; UsageError with the names there are."""
+        """The split of this name. UsageError, with the names of all splits, if there is none."""
         if name not in self.splits:
             raise UsageError(f"unknown split '{name}' of suite '{self.name}': one of {', '.join(self.splits)}"
                              f"{did_you_mean(name, self.splits)}")  # fmt: skip
@@ -166,7 +171,7 @@ def read_definition(name: str) -> Definition:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not a readable TOML file ({str(error).splitlines()[0]}); correct it") from None
     if isinstance(table.get("prompt"), str) and "prompts" not in table:
-        table["prompts"] = {DEFAULT_SET: table.pop("prompt")}  # a suite with one prompt may say so shortly
+        table["prompts"] = {DEFAULT_SET: table.pop("prompt")}  # the short form, for a suite with one prompt
     _check_keys(path, "the suite", table, {**SUITE_KEYS, **OPTIONAL_KEYS})
     for key, kind in {**SUITE_KEYS, **{k: v for k, v in OPTIONAL_KEYS.items() if k in table}}.items():
         if key not in table or not isinstance(table[key], kind) or isinstance(table[key], bool):
@@ -207,7 +212,7 @@ def _prompt_problem(kind: str, text: str) -> str:
 
 
 def describe_suites() -> list[Definition]:
-    """All suites, for `list`."""
+    """The definitions of all suites, sorted by name. UsageError if one of the files is faulty."""
     return [read_definition(name) for name in suite_names()]
 
 

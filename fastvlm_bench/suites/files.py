@@ -1,4 +1,4 @@
-"""The files of a suite on disk: where the annotation files and images of a split are, and what is missing."""
+"""Finds the files of a suite on disk: the annotation files and images of a split, and what is missing."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ FILE_FORMAT = "jsonl"
 
 
 def data_root(given: str | Path, splits: Sequence[Split]) -> Path:
-    """The folder (or `jsonl` file) that holds the data; UsageError if it is neither."""
+    """The folder (or `jsonl` file) that holds the data. UsageError if there is no such folder or file."""
     path = Path(given).expanduser()
     if path.is_dir() or (path.is_file() and any(split.format == FILE_FORMAT for split in splits)):
         return path
@@ -28,7 +28,7 @@ def data_root(given: str | Path, splits: Sequence[Split]) -> Path:
 
 
 def layout(split: Split) -> str:
-    """The official files of a split, in words."""
+    """The official files that a split needs, in words, for messages."""
     if split.format == FILE_FORMAT:
         return "FILE.jsonl (name it with --data FILE.jsonl) and the images that it names, from its own folder"
     items = [item for names in split.files.values() for item in names]
@@ -47,7 +47,7 @@ def _optional(item: str) -> bool:
 
 
 def candidates(root: Path, split: Split) -> dict[str, tuple[Path, ...] | None]:
-    """Key -> the annotation files, in `annotations/` or directly in the folder; None if one is in neither."""
+    """Key -> its annotation files, in `annotations/` or directly in the folder; None if a needed one is missing."""
     if root.is_file():
         return dict.fromkeys(split.files, (root,))
     found: dict[str, tuple[Path, ...] | None] = {}
@@ -82,7 +82,7 @@ def read_entries(root: Path, split: Split, hashed: Callable[[bytes], Any]) -> li
 
 
 def settings_of(split: Split) -> dict[str, str]:
-    """What a reader is told besides the files."""
+    """The settings that a reader gets besides the files, by name."""
     return {"images": split.images, "image_name": split.image_name, "subset": split.subset, "cache": str(image_cache())}
 
 
@@ -90,27 +90,27 @@ def settings_of(split: Split) -> dict[str, str]:
 
 
 def image_folders(root: Path, split: Split) -> list[Path]:
-    """Where the images of a split may lie, best first."""
+    """The folders in which the images of a split may lie, best first."""
     if split.images == CACHE:
         return [image_cache()]
     return [folder / name for name in _either(split.images) for folder in (root, root / "images")]
 
 
 def image_cache() -> Path:
-    """Where images that come inside other files are unpacked to, named by their contents."""
+    """The folder for images that are unpacked from other files. Each is named by the hash of its content."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "fastvlm-bench" / "images"
 
 
 def places_of(root: Path, split: Split, entries: Sequence[Entry]) -> list[str]:
-    """Where each sample stands: "FILE: PLACE"."""
+    """Where each entry stands, as "FILE: PLACE", for messages."""
     named = candidates(root, split)
     files = ", ".join(map(str, named.get("questions") or named.get("annotations") or (split.name,)))
     return [f"{entry.file or files}: {entry.place}" for entry in entries]
 
 
 def odd_breaks(places: Sequence[str], entries: Sequence[Entry]) -> list[str]:
-    """A warning for the first reference that holds a line break which other scorers stumble over, with their number."""
+    """A warning about references with a line break that misleads other scorers (the first and their number), or []."""
     found = [(file, entry, index, name) for file, entry in zip(places, entries, strict=True)
              for index, text in enumerate(entry.references) if (name := line_break(text))]  # fmt: skip
     if not found:
@@ -125,9 +125,10 @@ def odd_breaks(places: Sequence[str], entries: Sequence[Entry]) -> list[str]:
 def find_images(
     root: Path, split: Split, entries: list[Entry], where: str, absent: list[Path] | None = None
 ) -> tuple[dict[str, Path], dict[str, int]]:
-    """Image name -> path, and -> size in bytes. UsageError for a name that leaves the folder, or for missing files.
+    """(image name -> path, image name -> size in bytes) of the entries' images.
 
-    absent: gets the paths of missing files, which then are no error.
+    UsageError for a name that leads out of the folder, and for missing files. absent: a list that gets the paths of
+    missing files; they are then no error. where: the suite and split, for messages.
     """
     places = places_of(root, split, entries)
     root = root.parent if root.is_file() else root
@@ -166,7 +167,7 @@ def find_images(
 
 
 def _checked_name(name: str, place: str) -> str:
-    """The image name, if it can only mean a file below the image folder."""
+    """The image name, unchanged. UsageError unless it can only mean a file below the image folder."""
     parts = PureWindowsPath(name)  # knows both kinds of slash and drive letters
     printable = name.isprintable() and bool(name.strip())
     if not printable or parts.anchor or ".." in parts.parts:

@@ -1,6 +1,6 @@
-"""`suites prepare`: fetches a suite's files from their official places, and says what must be fetched by hand.
+"""What `suites prepare` does: it downloads a suite's files from their official places.
 
-Nothing else in this package downloads anything, and this only when the command is given.
+No other code of this package downloads data, and this code runs only when the command is given.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ Progress = Callable[[str, int, int | None], None]
 
 
 def planned(name: str, data: Path, split: str | None = None) -> list[Download]:
-    """The downloads that a suite (or one split) still needs. An unfinished one is still needed."""
+    """The downloads that a suite (or one of its splits) still needs, unfinished ones included."""
     definition = read_definition(name)
     if split is not None:
         definition.split(split)
@@ -35,7 +35,8 @@ def planned(name: str, data: Path, split: str | None = None) -> list[Download]:
 def fetch(download: Download, data: Path, progress: Progress) -> None:
     """Bring one download to its place, going on where an earlier try stopped; a .zip is unpacked and removed.
 
-    UsageError, with what is kept, if the server fails, the file is short or its checksum is wrong.
+    UsageError if the server fails, the file is too short or its checksum is wrong. It says what is kept for the next
+    try.
     """
     kept, part = _kept(download, data), _part(download, data)
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,7 @@ def _part(download: Download, data: Path) -> Path:
 
 
 def _tag(part: Path) -> Path:
-    """Where the server's mark of the file's version lies: a changed file must not be joined to an old beginning."""
+    """The file that keeps the server's ETag or date: an old beginning must not be joined to a changed file's rest."""
     return part.with_name(f"{part.name}.etag")
 
 
@@ -90,7 +91,7 @@ def _transfer(url: str, part: Path, progress: Progress) -> None:
                     have += len(block)
                     progress(part.stem, have, total)
     except HTTPError as error:
-        if error.code == 416:  # nothing is left to fetch, or the file has changed: the checks or a new try will tell
+        if error.code == 416:  # no such range: the kept part is of no use, so the next try starts anew
             part.unlink(missing_ok=True)
             tag.unlink(missing_ok=True)
         raise UsageError(f"{url}: the server says {error.code} {error.reason}; try again later") from None
@@ -114,7 +115,7 @@ def _verify(download: Download, part: Path) -> None:
 
 
 def _unpack(download: Download, archive: Path, folder: Path) -> None:
-    """Unpack what is not there yet in full; each file appears only when it is whole."""
+    """Unpack the files that are not there in full. Each appears under its name only when it is whole."""
     try:
         with zipfile.ZipFile(archive) as packed:
             for member in packed.infolist():

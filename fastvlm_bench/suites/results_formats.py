@@ -1,4 +1,4 @@
-"""The official results formats: what each data set's own evaluation reads, written by `run`, read by `score`.
+"""The official results formats: what each data set's own evaluation reads. `run` writes them and `score` reads them.
 
 A suite file names its format in `results`; by default captions are COCO's and answers VQA's.
 """
@@ -15,14 +15,16 @@ from fastvlm_bench.suites.annotations import Document, Entry, RepeatedKey, line_
 
 SHOWN = 3
 GENERIC = ("question_id", "answer")
-"""VQA's keys are understood in every list of answers, whatever the suite's own are called."""
+"""VQA's keys, which are understood in every list of answers, whatever the format's own keys are."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """shape: "list" of objects, "lines" of them, or one "object". id_key, text_key: theirs, "" in an object of texts.
+    """How a results file is laid out.
 
-    within: the key of the object that holds {id: text}, or "". numbers: ids that are whole numbers are written so.
+    shape: "list" (of one object per answer), "lines" (one such object per line), or "object" ({id: text}). layout: the
+    same in words, for messages. id_key, text_key: the keys of an answer's id and text, "" in an "object". within: the
+    key under which {id: text} lies, or "". numbers: write ids that are whole numbers as numbers.
     """
 
     shape: str
@@ -51,7 +53,7 @@ DEFAULT = {"caption": "coco", "vqa": "vqa", "ranking": "visdial"}
 
 
 def official_id(sample_id: str) -> int | str:
-    """An id as the official file has it: a whole number, unless its text is not one ("007" stays a text)."""
+    """An id as the official file has it: a number where its text is one, else the text ("007" stays a text)."""
     return int(sample_id) if re.fullmatch(r"0|-?[1-9][0-9]*", sample_id) else sample_id
 
 
@@ -61,7 +63,8 @@ def official_id(sample_id: str) -> int | str:
 def encode(name: str, rows: Sequence[Mapping[str, Any]], model: str) -> dict[str, bytes]:
     """{suffix of the file's name: content} of rows with `sample_id`, `question`, `text` and `group`.
 
-    POPE's evaluation reads an answer file for each of its question files: there is one for each group.
+    POPE's evaluation reads one answer file per question file, so POPE's answers make one file per group. model: its
+    name, which LLaVA-Bench's format holds.
     """
     form = FORMATS[name]
     if name == "pope" and len(groups := dict.fromkeys(row["group"] for row in rows)) > 1:
@@ -100,9 +103,10 @@ def _lines(name: str, rows: Sequence[Mapping[str, Any]], model: str) -> bytes:
 def read(
     path: Path, name: str, entries: Sequence[Entry], source: str, allow_missing: bool, notes: list[str] | None = None
 ) -> list[str]:
-    """The texts of a results file, in the order of `entries`. Missing, extra and duplicate ids are a UsageError.
+    """The texts of a results file, in the order of `entries`. UsageError for missing, extra and duplicate ids.
 
-    notes: gets a line for each text that the official tokenizer would stumble over.
+    name: the format. source: the annotation files, for messages. allow_missing: a missing text is "" instead of an
+    error. notes: a list that gets a line for each text that would mislead the official tokenizer.
     """
     form = FORMATS[name]
     document = Document(path, _parse(path, form), f"the results format is {form.layout}")
@@ -137,7 +141,7 @@ def read(
 
 
 def _parse(path: Path, form: Format) -> Any:
-    """JSON, or a list of the values of JSON lines."""
+    """The content of a JSON file, or the list of values of a file of JSON lines. UsageError if it is neither."""
     raw = read_bytes(path)
     try:
         return json.loads(raw, object_pairs_hook=unique_keys if form.shape == "object" else None)
@@ -191,7 +195,7 @@ def _ranks(document: Document, form: Format) -> Found:
 
 
 def _in_order(document: Document, entries: Sequence[Entry], source: str) -> list[str] | None:
-    """POPE's answers, which have no ids: as many as there are questions, in their order. None: they have ids."""
+    """POPE's answers, which have no ids and stand in the order of the questions. None if these do have ids."""
     rows = document.listed()
     if isinstance(rows[0], dict) and GENERIC[0] in rows[0]:
         return None

@@ -1,4 +1,4 @@
-"""What `suites` and `suites show` say: a suite in words, wrapped to the terminal."""
+"""What `suites` and `suites show` print: a suite in words, wrapped to the terminal."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ LABEL, NAME = 10, 19
 
 
 def wrapped(label: str, text: str, indent: int) -> str:
-    """Label and text, the text's further lines under its first; unwrapped where no one reads it (a pipe or a file)."""
+    """A label and its text, wrapped with further lines under the text's first; one line in a pipe or a file."""
     if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
         return f"{label:<{indent}}{text}"
     width = max(get_terminal_size().columns, indent + 20)
@@ -31,7 +31,7 @@ def listed(suite: Definition) -> str:
 
 
 def described(suite: Definition) -> Iterator[str]:
-    """Everything that the suite file says, a paragraph each."""
+    """Everything that the suite file says, in paragraphs."""
     yield wrapped("", f"{suite.name}, version {suite.version}: {suite.title}", 0)
     if suite.about:
         yield wrapped("", suite.about, 0)
@@ -57,7 +57,7 @@ def described(suite: Definition) -> Iterator[str]:
 
 
 def _metric(suite: Definition, name: str) -> str:
-    """The metric, its variant here, and the others that `--variant` may ask for."""
+    """The metric, the variant that this suite uses, and the others that `--variant` may ask for."""
     known = variants_of(name)
     if not known:
         return name
@@ -66,7 +66,7 @@ def _metric(suite: Definition, name: str) -> str:
 
 
 def answers(sample: Sample) -> Iterator[str]:
-    """What a sample is scored against: its references, equal ones once with their number, or the options to rank."""
+    """What a sample is scored against, in lines: the options to rank, or each different reference with its count."""
     if sample.options:
         for number, text in enumerate(sample.options):
             right = " (a person's answer)" if str(number) == sample.references[0] else ""

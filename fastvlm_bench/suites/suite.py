@@ -1,7 +1,7 @@
 """Suites: samples in a fixed order, checked and hashed, from the embedded split or from the official files on disk.
 
-One reader serves both, so what is tested on the embedded split is what reads the real data set. Nothing is fetched.
-Images are opened here too, so that every method sees the same pixels. Pillow is imported when an image is opened.
+One reader serves both, so tests on the embedded splits test the code that reads the real data. Nothing is downloaded.
+Images are opened here, too, so that every method sees the same pixels. Pillow is imported when an image is opened.
 """
 
 import hashlib
@@ -52,9 +52,9 @@ PLACEHOLDER = re.compile(r"\{(" + "|".join(PLACEHOLDERS) + r")\}")
 class Sample:
     """One image and prompt. references: reference captions, or for VQA the ten human answers.
 
-    group: the part of the data set that it belongs to by the official file (an answer type, a domain), or "".
+    group: the part of the data set that the official file puts it into (an answer type, a domain), or "".
     question: the data set's own text within the prompt, or "". options: the answers that are to be ranked, or ().
-    place: where it stands, "FILE: PLACE", for messages.
+    place: where its annotation stands, "FILE: PLACE", for messages.
     """
 
     sample_id: str
@@ -73,12 +73,12 @@ class Suite:
     """A set of samples in file order.
 
     source: "embedded (rendered scenes)", or the data folder as the user gave it. sha256: of the annotation files'
-    bytes and of each sample's id, image name and image size in bytes, in order; not of the images' contents, so
-    changed pixels in a file of the same size go unseen. note: what a reader of the numbers must know, or "".
-    prompt_set: whose prompt it is, "custom" for the user's own. variants: metric -> variant, for each metric that has
-    any. documents: (group, references) of every sample, where `limit` left some out and a metric weighs words by how
-    many images use them; else (). document_images: how many samples there are without the limit. oddities: what is odd
-    in the references, though it does no harm here; said before the model loads.
+    bytes and of each sample's id, image name and image size in bytes, in order; it does not see changed pixels in a
+    file of the same size (`images_sha256` does). note: what a reader of the numbers must know, or "". prompt_set: whose
+    prompt it is, "custom" for the user's own. variants: metric -> variant, for each metric that has any. documents:
+    (group, references) of every sample, for CIDEr-D where `limit` left samples out; else (). document_images: the
+    number of samples without the limit. oddities: warnings about odd references that do no harm here, to be printed
+    before the model loads.
     """
 
     name: str
@@ -117,10 +117,10 @@ def load_suite(
     """Read a suite, check it and hash it. UsageError for whatever is wrong with the names or the files.
 
     split: None is the suite's default, or with `data` the first split whose files are there. data: the folder of the
-    real data set (or the file of a `jsonl` suite), else that of FASTVLM_BENCH_DATA. limit: the first so many samples,
-    in the annotation file's order. prompt_set, prompt: as in `Definition.choose_prompt`. variants: metric ->
-    variant, instead of the suite's own choice. java: METEOR and SPICE too, if it is a caption suite with a metric.
-    ranking: the caller knows what to do with a suite that ranks given answers; else such a suite is refused.
+    real data set (or the file of a `jsonl` suite); None takes FASTVLM_BENCH_DATA. limit: keep only the first so many
+    samples, in the annotation file's order. prompt_set, prompt: as in `Definition.choose_prompt`. variants: metric ->
+    variant, instead of the suite's own choice. java: add METEOR and SPICE to a suite that is scored by CIDEr-D.
+    ranking: accept a suite that ranks given answers, which most callers could not handle.
     """
     definition = read_definition(name)
     if limit is not None and limit < 1:
@@ -193,8 +193,8 @@ def _rendered(template: str, entry: Entry) -> str:
 def open_image(sample: Sample) -> "Image":
     """The sample's image as RGB, fully decoded. UsageError, with the reason, if it cannot be.
 
-    As in lmms-eval: EXIF rotation is not applied, transparency is dropped, of an animation the first frame counts,
-    and 16-bit greys are clipped, not scaled. Images of more than Pillow's limit (about 89 million pixels) are refused.
+    As in lmms-eval, EXIF rotation is not applied, transparency is dropped, an animation is its first frame, and 16-bit
+    greys are clipped, not scaled. Images above Pillow's limit (about 89 million pixels) are refused.
     """
     try:
         return _decode(sample.image_path)
@@ -208,7 +208,7 @@ def open_image(sample: Sample) -> "Image":
 def check_images(suite: Suite) -> None:
     """Decode every image of a suite once; UsageError with the number of unreadable ones and the first five.
 
-    A truncated JPEG shows only when it is decoded to its end, so this takes some milliseconds an image. Bytes flipped
+    A truncated JPEG shows only when it is decoded to its end, so this takes some milliseconds per image. Bytes flipped
     inside the compressed data often decode without complaint and are not found.
     """
     images = {sample.image_path: sample for sample in reversed(suite.samples)}
@@ -230,7 +230,7 @@ def check_images(suite: Suite) -> None:
 def images_sha256(suite: Suite) -> str:
     """SHA-256 over the name and the bytes of every image, in the samples' order: a changed image changes it.
 
-    Also where the file keeps its length and still decodes, which `Suite.sha256` and `check_images` do not see.
+    It also sees a changed file that keeps its length and still decodes, unlike `Suite.sha256` and `check_images`.
     """
     digest = hashlib.sha256()
     for path in dict.fromkeys(sample.image_path for sample in suite.samples):

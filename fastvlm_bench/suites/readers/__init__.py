@@ -1,7 +1,7 @@
-"""Readers of the official annotation files: one format a file; the file name is the format's name in suite files.
+"""Readers of the official annotation files: one file per format, with the format's name in suite files as its name.
 
 Every reader module has `NEEDS`, the keys that a split in its format must give, and `read(source) -> list[Entry]`: one
-entry a sample, in the order of the official file. A fault is a UsageError of one line: file, place, problem, layout.
+entry per sample, in the order of the official file. A fault is a UsageError of one line: file, place, problem, layout.
 Standard library only.
 """
 
@@ -23,18 +23,18 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclass(frozen=True)
 class Source:
-    """The files of one split. `hashed` gets each file's bytes; `settings` are the split's other keys."""
+    """The files of one split, by key. settings: its other keys. hashed: called with the bytes of each file read."""
 
     files: Mapping[str, tuple[Path, ...]]
     settings: Mapping[str, str]
     hashed: Callable[[bytes], Any]
 
     def document(self, key: str, layout: str, keyed: bool = False) -> Document:
-        """The JSON file of a key that names one file. keyed: its ids are keys of objects; none may be there twice."""
+        """The JSON file of a key that names one file. keyed: ids are keys of objects, so none may repeat."""
         return self.documents(key, layout, keyed)[0]
 
     def documents(self, key: str, layout: str, keyed: bool = False) -> list[Document]:
-        """The JSON files of a key, in the suite file's order; [] for a key that the split does not give."""
+        """The JSON files of a key, in the suite file's order; [] if the split does not have the key."""
         found = []
         for path in self.files.get(key, ()):
             document, raw = read_document(path, layout, keyed)
@@ -49,9 +49,10 @@ class Source:
         return content
 
     def lines(self, path: Path) -> list[str]:
-        """A UTF-8 text's lines, ended by line feeds (with or without a carriage return) and by nothing else.
+        """The lines of a UTF-8 text file. Only a line feed, with or without a carriage return, ends a line.
 
-        `str.splitlines` would break at U+2028 and its like, which occur inside texts.
+        `str.splitlines` would also break at U+2028 and the like, which occur inside texts. UsageError if the file is
+        not UTF-8.
         """
         try:
             text = self.raw(path).decode("utf-8-sig")
@@ -61,7 +62,7 @@ class Source:
         return [line.removesuffix("\r") for line in text.split("\n")]
 
     def json_lines(self, path: Path, layout: str) -> tuple[Document, list[tuple[str, Any]]]:
-        """A file with one JSON value a line: (place, value) of every line that is not blank."""
+        """A file with one JSON value per line: (place, value) of every line that is not blank, at least one."""
         document, rows = Document(path, None, layout), []
         for number, line in enumerate(self.lines(path), 1):
             if not line.strip():
@@ -104,5 +105,5 @@ def coco_id(file_name: str) -> str:
 
 
 def lettered(options: Sequence[str]) -> list[str]:
-    """Answer options as lmms-eval and LLaVA show them and as `multiple_choice` knows them: "A. first", "B. second"."""
+    """Answer options as lmms-eval and LLaVA show them and `multiple_choice` reads them: "A. first", "B. second"."""
     return [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]

@@ -1,4 +1,4 @@
-"""COCO captions, official form: one entry an image."""
+"""COCO captions, official form: one entry per image."""
 
 from fastvlm_bench.suites.annotations import COCO_LAYOUT, Entry, read_coco_captions
 from fastvlm_bench.suites.readers import Source

@@ -1,4 +1,4 @@
-"""Karpathy's `dataset_coco.json`: one entry an image of the split's `subset`."""
+"""Karpathy's `dataset_coco.json`: one entry per image of the split's `subset`."""
 
 from fastvlm_bench.suites.annotations import KARPATHY_LAYOUT, Entry, read_coco_karpathy
 from fastvlm_bench.suites.readers import Source

@@ -1,4 +1,4 @@
-"""DocVQA: pages of documents, one or more accepted answers a question."""
+"""DocVQA: questions about pages of documents, each with one or more accepted answers."""
 
 from fastvlm_bench.suites.annotations import Entry, texts_of, unique
 from fastvlm_bench.suites.readers import Source

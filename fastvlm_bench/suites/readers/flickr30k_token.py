@@ -1,4 +1,4 @@
-"""Flickr30k's `results_20130124.token`: `1000092795.jpg#0<TAB>caption`, a line a caption."""
+"""Flickr30k's `results_20130124.token`: one caption per line, as `1000092795.jpg#0<TAB>caption`."""
 
 import re
 from pathlib import Path

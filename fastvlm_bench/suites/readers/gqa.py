@@ -1,4 +1,4 @@
-"""GQA: an object of questions by id, one answer each."""
+"""GQA: an object of questions by id, each with one answer."""
 
 from fastvlm_bench.suites.annotations import Entry
 from fastvlm_bench.suites.readers import Source

@@ -1,4 +1,4 @@
-"""Data of one's own: a line of JSON a sample. Images are named from the file's folder."""
+"""The user's own data: one sample per line, as JSON. Image paths are relative to the file's folder."""
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suites.annotations import Entry, texts_of, unique

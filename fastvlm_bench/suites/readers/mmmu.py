@@ -1,4 +1,4 @@
-"""MMMU's parquet files: the questions with exactly one image, since a prompt here shows one.
+"""MMMU's parquet files: the questions with exactly one image, because a prompt here holds one image.
 
 References of a multiple-choice question are the right letter, then all options; of an open one its answers.
 """
@@ -41,7 +41,10 @@ def read(source: Source) -> list[Entry]:
 
 
 def entries_of(document: Document, rows: Iterable[Any], cache: Path, places: dict[str, str]) -> list[Entry]:
-    """The rows of one file; their images are written to `cache`, named by content. places: ids seen before."""
+    """The entries of one file's rows. Their images are written to `cache`, named by the hash of their content.
+
+    places: id -> place of all ids seen so far, in this file and the earlier ones; it is added to.
+    """
     entries = []
     for index, row in enumerate(rows):
         place = f"row {index}"
@@ -67,7 +70,7 @@ def entries_of(document: Document, rows: Iterable[Any], cache: Path, places: dic
 
 
 def _literal(document: Document, text: str, place: str) -> list[str]:
-    """A list of texts written as Python writes it: JSON would refuse its single quotes, `eval` would run it."""
+    """A list of texts in Python's notation. JSON would refuse its single quotes, and `eval` would run what it holds."""
     try:
         found = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

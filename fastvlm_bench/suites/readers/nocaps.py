@@ -11,7 +11,7 @@ LAYOUT = "NoCaps's layout is {images: [{id, file_name, domain}], annotations: [{
 
 
 def read(source: Source) -> list[Entry]:
-    """All images, each with its domain if that is told, or those whose domain is the split's `subset`."""
+    """All images, each with its domain if a file tells it. With a `subset`, only the images of that domain."""
     document = source.document("annotations", LAYOUT)
     entries, domains = read_coco_captions(document), _domains(document)
     for extra in source.documents("image_info", LAYOUT) if len(domains) < len(entries) else ():

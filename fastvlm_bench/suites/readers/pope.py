@@ -1,4 +1,4 @@
-"""POPE: JSON lines whatever the file's name says. Ids restart in each file, so they are FILE/ID here."""
+"""POPE: JSON lines, although the files are called .json. Ids restart in each file, so here they are FILE/ID."""
 
 from fastvlm_bench.suites.annotations import Entry, unique
 from fastvlm_bench.suites.readers import Source, coco_id

@@ -1,4 +1,4 @@
-"""ScienceQA: the questions of a split that have an image. References are the right letter, then all choices."""
+"""ScienceQA: the questions of `subset` that have an image. References are the right letter, then all choices."""
 
 from fastvlm_bench.suites.annotations import Entry, texts_of
 from fastvlm_bench.suites.readers import LETTERS, Source, lettered

@@ -1,4 +1,4 @@
-"""TextVQA: ten answers a question, as plain texts."""
+"""TextVQA: questions with ten answers each, as plain texts."""
 
 from fastvlm_bench.suites.annotations import ANSWERS, Entry, texts_of, unique
 from fastvlm_bench.suites.readers import Source

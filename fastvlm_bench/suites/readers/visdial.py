@@ -1,4 +1,4 @@
-"""VisDial 1.0: one entry a round, with the rounds before it as `{history}`, the way LAVIS writes them."""
+"""VisDial 1.0: one entry per dialog round, with the rounds before it as `{history}`, the way LAVIS writes them."""
 
 from typing import Any
 
@@ -13,12 +13,15 @@ LAYOUT = (
 
 
 def read(source: Source) -> list[Entry]:
-    """Ids are IMAGE-ROUND, rounds from 1. (LAVIS rewrites one dict for all rounds, so that each ends as the last.)"""
+    """One entry per round; ids are IMAGE-ROUND, rounds from 1.
+
+    (LAVIS rewrites a single dict for all rounds of a dialog, so there every round ends up as the last one.)
+    """
     return entries_of(source.document("annotations", LAYOUT), source.settings["image_name"])
 
 
 def entries_of(document: Document, image_name: str) -> list[Entry]:
-    """The rounds of a parsed file."""
+    """The entries of a parsed file. image_name: the format of an image's file name, with `{image_id}`."""
     data = document.get(document.table(), "data", dict, "the top level")
     dialogs, questions, answers = (document.get(data, k, list, "data") for k in ("dialogs", "questions", "answers"))
     if not dialogs:

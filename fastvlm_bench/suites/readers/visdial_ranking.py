@@ -1,4 +1,4 @@
-"""VisDial 1.0 for ranking: one entry a round, its right option and, where people judged them, the relevances of all."""
+"""VisDial 1.0 for ranking: per dialog round the right option and, where people judged them, all options' relevances."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,9 +11,10 @@ DENSE_LAYOUT = "the dense annotations are [{image_id, round_id, gt_relevance: [N
 
 
 def read(source: Source) -> list[Entry]:
-    """References are the right option's index, from 0, then the relevances: what `visdial_ranking` takes.
+    """One entry per round, made for the metric `visdial_ranking`.
 
-    Options are the given answers, in the file's order, of which ranks speak.
+    Its references are the right option's index, from 0, and where there are any the relevances of all options. Its
+    options are the given answers in the file's order, to which indices, relevances and ranks refer.
     """
     document = source.document("annotations", visdial.LAYOUT)
     entries = visdial.entries_of(document, source.settings["image_name"])

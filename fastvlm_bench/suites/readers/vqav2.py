@@ -1,4 +1,4 @@
-"""VQAv2 and OK-VQA: a file of questions and one of ten answers to each."""
+"""VQAv2 and OK-VQA: one file of questions, and one with ten answers to each of them."""
 
 from fastvlm_bench.suites.annotations import ANSWERS_LAYOUT, QUESTIONS_LAYOUT, Entry, read_vqav2
 from fastvlm_bench.suites.readers import Source
