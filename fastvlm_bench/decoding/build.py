@@ -1,19 +1,15 @@
 """From a method's specification to the method itself, with its draft found and checked."""
 
+import importlib
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.decoding.control import Control
-from fastvlm_bench.decoding.early_exit import EarlyExit
-from fastvlm_bench.decoding.fastvlm import FastVLM
-from fastvlm_bench.decoding.hf_generate import HfGenerate
-from fastvlm_bench.decoding.layerskip import LayerSkip
-from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.drafts.manifest import choose_draft
 from fastvlm_bench.engine.method import Method
-from fastvlm_bench.errors import UsageError
+from fastvlm_bench.errors import BenchError, UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import METHODS, MethodSpec
 from fastvlm_bench.models.load import Target
@@ -30,31 +26,35 @@ class Built:
     described: dict[str, Any]
 
 
+def method_class(name: str) -> type[Method]:
+    """The class in `decoding/<name>.py`. BenchError where a name in `METHODS` has no such file, or not one class."""
+    module_name = f"fastvlm_bench.decoding.{name.replace('-', '_')}"
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise BenchError(f"internal error: method '{name}' is listed, but there is no {error.name}") from error
+    own = [kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == module_name]
+    found = [kind for kind in own if issubclass(kind, Method)]
+    if len(found) != 1:
+        raise BenchError(f"internal error: {module_name} has {len(found)} subclasses of Method; it needs one")
+    return found[0]
+
+
 def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -> Built:
-    """Build one method on a loaded target. drafts: a draft folder or a folder of draft folders."""
+    """Build one method on a loaded target. drafts: a draft folder or a folder of draft folders.
+
+    The parameters of a method's constructor are named like its options; `draft` and `clock` are given besides.
+    """
     options: dict[str, Any] = dict(spec.options)
-    draft: Draft | None = None
-    method: Method
-    if spec.name in ("fastvlm", "early-exit"):
+    kind, draft, count = method_class(spec.name), None, len(target.layers)
+    if "draft" in METHODS[spec.name].options:
         wish = {key: options.get(key) for key in ("head", "exit_layer", "draft")}
-        folder = choose_draft(drafts, model=target.id, **wish)
-        draft = Draft.load(folder, target.model)
+        draft = Draft.load(choose_draft(drafts, model=target.id, **wish), target.model)
         options |= {"head": draft.manifest.head if draft.manifest else None, "exit_layer": draft.exit_layer}
-    if spec.name == "fastvlm" and draft is not None:
-        method = FastVLM(draft, gamma=options["gamma"], stop_below=options["stop_below"], clock=clock)
-    elif spec.name == "layerskip":
-        count = len(target.layers)
-        if not 1 <= options["exit_layer"] < count:
-            raise UsageError(f"exit_layer={options['exit_layer']} is not within 1 .. {count - 1} of {target.id}")
-        method = LayerSkip(options["exit_layer"], gamma=options["gamma"], stop_below=options["stop_below"], clock=clock)
-    elif spec.name == "early-exit" and draft is not None:
-        method = EarlyExit(draft, clock=clock)
-    elif spec.name == "hf-generate":
-        method = HfGenerate(clock=clock)
-    elif spec.name == "control":
-        method = Control(gamma=options["gamma"], clock=clock)
-    else:
-        method = Standard(clock=clock)
+    elif not 1 <= options.get("exit_layer", 1) < count:
+        raise UsageError(f"exit_layer={options['exit_layer']} is not within 1 .. {count - 1} of {target.id}")
+    given = {**options, "draft": draft, "clock": clock}
+    method = kind(**{name: given[name] for name in inspect.signature(kind).parameters if name in given})
     described = {
         "label": spec.label, "name": spec.name, "spec": str(spec), "lossless": METHODS[spec.name].lossless,
         "options": options, "draft": vars(draft.manifest) if draft and draft.manifest else None,

@@ -1,13 +1,14 @@
 """LayerSkip's draft (arXiv 2404.16710): the raw exit, no imitation head. The ablation of the head."""
 
-from typing import Any
-
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.machine.clock import Clock
 
 
 class LayerSkip(FastVLM):
     """The same loop as FastVLM; the exit's states go straight to the target's final norm and LM head."""
 
-    def __init__(self, exit_layer: int, **options: Any) -> None:
-        super().__init__(Draft(exit_layer, None), **options)
+    def __init__(
+        self, exit_layer: int, *, gamma: int = 10, stop_below: float = 0.0, clock: Clock | None = None
+    ) -> None:
+        super().__init__(Draft(exit_layer, None), gamma=gamma, stop_below=stop_below, clock=clock)
