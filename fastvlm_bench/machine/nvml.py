@@ -1,4 +1,4 @@
-"""One NVIDIA device through NVML (`nvidia-ml-py`, imported as `pynvml`): optional, and no call can stop a run.
+"""One NVIDIA device through NVML (`nvidia-ml-py`, imported as `pynvml`). Where there is none, no call stops a run.
 
 NVML ignores CUDA_VISIBLE_DEVICES and counts by PCI bus, so a device is found by its UUID, never by its index: the same
 index may be another user's GPU.

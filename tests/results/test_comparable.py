@@ -196,7 +196,7 @@ def two_models(write: Write) -> None:
         (one_run, ["only one run to compare, only;", "fastvlm-bench report"]),
         (one_run_and_a_sweep, ["only one run to compare, only (left out: sweep: ", "fastvlm-bench batches"]),
         (a_sweep, ["has no run to compare (left out: sweep: ", "fastvlm-bench batches"]),
-        (two_models, ["no two of the 2 runs", "the newest, second, and first differ in model weights_sha256: cdcdcdcd / abababab",
+        (two_models, ["no two of the 2 runs", "newest, second, and first differ in model weights_sha256: cdcdcdcd /",
                       "--force"]),
     ],
 )  # fmt: skip
