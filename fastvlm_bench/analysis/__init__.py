@@ -13,6 +13,7 @@ drift.py        outliers, slow starts, trends
 notices.py      FASTER, SLOWER, SAME or AMBIGUOUS for each comparison, and the warnings about times
 verdict.py      all warnings; VALID or INVALID
 comparison.py   what `compare` computes
+comparable.py   which runs it shows when none is named
 batch_sizes.py  runs at several batch sizes as rows
 stopping.py     when a suite may end early: by the width of its interval or by time
 """

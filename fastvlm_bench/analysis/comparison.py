@@ -4,21 +4,19 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastvlm_bench.analysis.arms import Arm, Measured, arms, pairs
 from fastvlm_bench.analysis.batches import batch_size
 from fastvlm_bench.analysis.quality import Quality, compare_quality, margin_of
 from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio
 from fastvlm_bench.analysis.summary import Row, speedups, summarise
-from fastvlm_bench.errors import BenchError, IncompatibleRuns, UsageError
-from fastvlm_bench.records.record import Run, list_runs, read_run
+from fastvlm_bench.errors import IncompatibleRuns, UsageError
+from fastvlm_bench.records.record import Run
 
-if TYPE_CHECKING:
-    pass
-
-CONFIG_IDENTITY = ("temperature", "top_k", "top_p", "ignore_eos", "compile")
+SUITE_IDENTITY = ("version", "split", "sha256", "prompt", "max_new_tokens")
+MODEL_IDENTITY = ("weights_sha256", "dtype", "device", "attention")
+CONFIG_IDENTITY = ("temperature", "top_k", "top_p", "ignore_eos")
 """Settings of a run that change what is measured. Methods, their options and the draft are what one compares."""
 HARDWARE = ("cpu", "gpu", "threads")
 VERSIONS = ("tool", "commit", "python", "torch", "transformers", "cuda", "driver")
@@ -46,12 +44,18 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows by suite, then method, then run. `forced` lists the identity fields that differ: [] unless forced."""
+    """Rows by suite, then method, then run. `forced` lists the identity fields that differ: [] unless forced.
+
+    of_suites: the runs are of different suites, so that samples have no partners. left_out: a sentence for each reason
+    why runs that were found are not shown.
+    """
 
     runs: tuple[Run, ...]
     rows: tuple[ComparedRow, ...]
     forced: tuple[str, ...]
     notes: tuple[str, ...]
+    of_suites: bool = False
+    left_out: tuple[str, ...] = ()
 
 
 def identity(run: Run) -> dict[str, Any]:
@@ -60,14 +64,14 @@ def identity(run: Run) -> dict[str, Any]:
     fields: dict[str, Any] = {"schema_version": meta["schema_version"]}
     fields["suites"] = ", ".join(sorted(suite["name"] for suite in meta["suites"]))
     for suite in meta["suites"]:
-        for name in ("version", "split", "sha256", "prompt", "max_new_tokens"):
+        for name in SUITE_IDENTITY:
             fields[f"{suite['name']} {name}"] = suite[name]
         if digest := suite.get("images_sha256"):  # records of 0.1 lack it
             fields[f"{suite['name']} images"] = digest
         ids = [sample["sample_id"] for sample in suite["samples"]]
         digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:8]
         fields[f"{suite['name']} samples"] = f"{len(ids)} (sha256 {digest})"
-    for name in ("weights_sha256", "dtype", "device", "attention"):
+    for name in MODEL_IDENTITY:
         fields[f"model {name}"] = meta["model"].get(name)
     if digest := meta["model"].get("processor_sha256"):  # records of 0.1 lack it
         fields["model processor_sha256"] = digest
@@ -77,10 +81,13 @@ def identity(run: Run) -> dict[str, Any]:
     return fields
 
 
-def _differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """What differs, a phrase each. What only one run has (the fields of a suite, say) is told by the list of suites."""
+def differences(first: Mapping[str, Any], other: Mapping[str, Any], of_suites: bool = False) -> list[str]:
+    """What differs between two identities, a phrase each; of_suites: the runs may be of different suites.
+
+    What only one run has (the fields of a suite, say) is told by the list of suites.
+    """
     return [f"{name}: {_short(first[name])} / {_short(other[name])}" for name in first
-            if name in other and first[name] != other[name]]  # fmt: skip
+            if name in other and first[name] != other[name] and not (of_suites and name == "suites")]  # fmt: skip
 
 
 def _short(value: Any) -> str:
@@ -89,40 +96,22 @@ def _short(value: Any) -> str:
     return text[:8] if re.fullmatch(r"[0-9a-f]{64}", text) else text
 
 
-def find_comparable(results_dir: Path) -> list[Run]:
-    """The newest run, then the newer ones among those comparable with it. Damaged and empty runs are passed over.
+def compare(
+    runs: Sequence[Run], force: bool = False, of_suites: bool = False, left_out: Sequence[str] = ()
+) -> Comparison:
+    """Compare runs with the first one. IncompatibleRuns lists every differing identity field, unless `force`.
 
-    UsageError if there are not two; it names what keeps the next newest run apart.
+    of_suites: the runs may be of different suites, and the rows of all suites are given. left_out: as in Comparison.
     """
-    runs: list[Run] = []
-    for folder in list_runs(Path(results_dir)):
-        try:
-            run = read_run(folder)
-        except BenchError:
-            continue
-        runs += [run] if run.lines else []
-    if not runs:
-        raise UsageError(f"{results_dir} has no run; make one with `fastvlm-bench run`, or name another folder")
-    newest, *others = runs
-    comparable = [other for other in others if not _differing(identity(newest), identity(other))]
-    if not comparable:
-        reason = f"; {others[0].run_id} differs in {'; '.join(_differing(identity(newest), identity(others[0])))}" if (
-            others) else ""  # fmt: skip
-        raise UsageError(f"no run in {results_dir} is comparable with the newest, {newest.run_id}{reason}")
-    return [newest, *comparable]
-
-
-def compare(runs: Sequence[Run], force: bool = False) -> Comparison:
-    """Compare runs with the first one. IncompatibleRuns lists every differing identity field, unless `force`."""
     if len(runs) < 2:
         raise UsageError(f"compare needs two runs, not {len(runs)}; name their folders")
     first, *others = runs
     found = [f"{first.run_id} and {other.run_id} ({'; '.join(fields)})"
-             for other in others if (fields := _differing(identity(first), identity(other)))]  # fmt: skip
+             for other in others if (fields := differences(identity(first), identity(other), of_suites))]  # fmt: skip
     if found and not force:
         raise IncompatibleRuns(f"these runs cannot be compared: {'; '.join(found)}; --force shows them all the same")
     notes = [f"{first.run_id} and {other.run_id} differ in {field}"
-             for other in others for field in _differing(_versions(first), _versions(other))]  # fmt: skip
+             for other in others for field in differences(_versions(first), _versions(other))]  # fmt: skip
     notes += [f"{run.run_id} is {run.meta['status']}, not finished" for run in runs if run.meta["status"] != "success"]
     base = arms(first)
     rows: list[ComparedRow] = []
@@ -130,11 +119,12 @@ def compare(runs: Sequence[Run], force: bool = False) -> Comparison:
         for row, arm in zip(summarise(run), arms(run), strict=True):
             against = _counterpart(arm, base) if index else None
             rows.append(_compared(index, row, arm, against, margin_of(first.meta["config"])))
-    suites = [suite["name"] for suite in first.meta["suites"]]
+    shown = runs if of_suites else runs[:1]
+    suites = list(dict.fromkeys(suite["name"] for run in shown for suite in run.meta["suites"]))
     rows = [row for row in rows if row.row.suite in suites]
     names = list(dict.fromkeys(row.row.method_name for row in rows))
     rows.sort(key=lambda row: (suites.index(row.row.suite), names.index(row.row.method_name)))
-    return Comparison(tuple(runs), tuple(rows), tuple(found), tuple(notes))
+    return Comparison(tuple(runs), tuple(rows), tuple(found), tuple(notes), of_suites, tuple(left_out))
 
 
 def _versions(run: Run) -> dict[str, Any]:

@@ -182,13 +182,13 @@ def compare(
     results: Annotated[Path, typer.Option(help="Where to look for runs.")] = RESULTS,
 ) -> None:  # fmt: skip
     """Put runs side by side, with paired intervals; refuses runs that are not comparable."""
+    from fastvlm_bench.analysis.comparable import compare_newest
     from fastvlm_bench.analysis.comparison import compare as compare_runs
-    from fastvlm_bench.analysis.comparison import find_comparable
     from fastvlm_bench.records.record import read_run
     from fastvlm_bench.report.compare import print_comparison
 
-    found = [read_run(folder) for folder in runs] if runs else find_comparable(results)
-    print_comparison(compare_runs(found, force=force))
+    named = [read_run(folder) for folder in runs or []]
+    print_comparison(compare_runs(named, force=force) if named else compare_newest(results))
 
 
 @app.command()

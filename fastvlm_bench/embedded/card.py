@@ -1,6 +1,6 @@
 """Write the model card beside the weights: `python -m fastvlm_bench.embedded.card TRAINING_DIR`.
 
-Reads the training log and the held-out scores, both measured by committed commands; needs matplotlib (extra `plots`).
+Reads the training log and the held-out scores, both measured by committed commands; needs the extra `plots`.
 """
 
 import argparse

@@ -90,7 +90,7 @@ def _device_advice(found: Mapping[str, Any]) -> Iterator[str]:
         yield (f"TF32: float32 products are '{found['float32_matmul']}', not exact, so near-ties may fall otherwise; "
                "torch.set_float32_matmul_precision('highest')")  # fmt: skip
     if cuda and not found.get("nvidia-ml-py"):
-        yield "NVML: without nvidia-ml-py clocks and throttling go unseen; pip install 'fastvlm-bench[gpu]'"
+        yield "NVML: without nvidia-ml-py clocks and throttling go unseen; pip install nvidia-ml-py"
     if cuda and (found.get("variables") or {}).get("CUDA_LAUNCH_BLOCKING") == "1":
         yield "device: CUDA_LAUNCH_BLOCKING=1 makes every kernel wait; unset it"
 

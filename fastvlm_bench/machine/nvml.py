@@ -1,4 +1,4 @@
-"""One NVIDIA device through NVML (`nvidia-ml-py`, imported as `pynvml`). No failing call stops a run.
+"""One NVIDIA device through NVML (`nvidia-ml-py`, imported as `pynvml`). A run goes on without it.
 
 NVML ignores CUDA_VISIBLE_DEVICES and numbers devices by PCI bus. So a device is found by its UUID, never by its index:
 the same index may be another user's GPU.

@@ -12,5 +12,6 @@ numbers.py         how numbers are written
 export.py          CSV, LaTeX, Markdown and JSON, one row per suite and method
 sample_export.py   every sample as CSV
 csv_text.py        how a value is written in CSV
+frames.py          rows and samples as pandas data frames
 memory_picture.py  the parts of memory as a picture
 """

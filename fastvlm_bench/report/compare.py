@@ -23,6 +23,13 @@ def print_comparison(comparison: Comparison, console: "Console | None" = None) -
         say(console, f"{name} = {run.run_id}")
     if comparison.forced:
         say(console, "FORCED: these runs are not comparable. " + "; ".join(comparison.forced), "bold red")
+    if comparison.of_suites:
+        say(
+            console,
+            "These runs are of different suites, on the same model, machine and settings: a table for each suite.",
+        )
+    for sentence in comparison.left_out:
+        say(console, f"left out: {sentence}", "dim")
     for suite in dict.fromkeys(row.row.suite for row in comparison.rows):
         own = [row for row in comparison.rows if row.row.suite == suite]
         console.print()
@@ -31,8 +38,9 @@ def print_comparison(comparison: Comparison, console: "Console | None" = None) -
         labels = Cells("run: method", tuple(f"{names[r.run]}: {r.row.method}" for r in own), "left")
         draw(console, labels, _columns(own))
     console.print()
-    say(console, "vs A: seconds of the same method in A / seconds here, geometric mean over the same samples, 95 % "
-        "interval; it includes what changed in the machine between the runs", "dim")  # fmt: skip
+    if any(row.against for row in comparison.rows):
+        say(console, "vs A: seconds of the same method in A / seconds here, geometric mean over the same samples, "
+            "95 % interval; it includes what changed in the machine between the runs", "dim")  # fmt: skip
     for note in comparison.notes:
         say(console, f"note: {note}", "yellow")
 
@@ -44,8 +52,10 @@ def _columns(rows: Sequence[ComparedRow]) -> list[Cells]:
     def metric(index: int) -> Callable[[ComparedRow], str]:
         return lambda r: quality_cell(r.quality[index]) if index < len(r.quality) else NOTHING
 
+    paired = any(row.against for row in rows)
     own = [
         column("decode ×\nin its run ↑", lambda r: ratio(r.row.decode_speedup_geomean)),
+        *([] if paired else [column("end-to-end ×\nin its run ↑", lambda r: ratio(r.row.e2e_speedup_geomean))]),
         column("decode ×\nvs A ↑", lambda r: ratio(r.decode)),
         column("end-to-end ×\nvs A ↑", lambda r: ratio(r.e2e)),
         column("tokens\nas A", lambda r: NOTHING if r.identical is None else f"{r.identical}/{r.compared}"),
@@ -53,5 +63,10 @@ def _columns(rows: Sequence[ComparedRow]) -> list[Cells]:
         column("τ ↑\n", lambda r: NOTHING if r.row.tau is None else f"{r.row.tau:.2f}"),
     ]
     for index, quality in enumerate(rows[0].quality):
-        own.append(column(f"{metrics.LABELS.get(quality.metric, quality.metric)} ↑\n0-100 (Δ A)", metric(index)))
+        own.append(
+            column(
+                f"{metrics.LABELS.get(quality.metric, quality.metric)} ↑\n0-100{' (Δ A)' if paired else ''}",
+                metric(index),
+            )
+        )
     return own

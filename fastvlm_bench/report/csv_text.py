@@ -16,7 +16,10 @@ def cell_text(value: Any) -> str:
 
 
 def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """RFC 4180, with line feeds. Not the csv module: before Python 3.13 it leaves a carriage return unquoted."""
+    """RFC 4180, with line feeds.
+
+    Neither the csv module nor pandas, which writes with it: before Python 3.13 it leaves a carriage return unquoted.
+    """
 
     def cell(value: Any) -> str:
         text = cell_text(value)

@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.statistics import Estimate
@@ -26,29 +27,33 @@ TABLE_COLUMNS = (
 
 @dataclass(frozen=True)
 class Column:
-    """A name with its unit as suffix, and how to read it from a row. None is written as an empty cell."""
+    """A name with its unit as suffix, how to read it from a row, and what it then is. None is an empty cell.
+
+    kind: str, int, float or bool; str for lists, which are text in every table.
+    """
 
     name: str
     read: Callable[[Row], Any]
+    kind: type
 
 
 def _columns() -> list[Column]:
     """One column for each plain field of Row, three for an Estimate or a Spread, and those of each metric."""
     columns: list[Column] = []
     for field in fields(Row):
-        name, kinds = field.name, get_args(field.type) or (field.type,)
+        name, kinds = field.name, get_args(field.type) if get_origin(field.type) is UnionType else (field.type,)
         if name == "quality":
             columns += [column for metric in metrics.LABELS for column in _quality_columns(metric)]
         elif Estimate in kinds:
             parts = (("", "value"), ("_low", "low"), ("_high", "high"))
-            columns += [Column(name + suffix, _part(name, part)) for suffix, part in parts]
+            columns += [Column(name + suffix, _part(name, part), float) for suffix, part in parts]
             if name in ("decode_speedup_geomean", "e2e_speedup_geomean"):
                 kind = name.removesuffix("_geomean")
-                columns.append(Column(f"{kind}_verdict", lambda row, k=kind: _verdict(row, k)))  # type: ignore[misc]
+                columns.append(Column(f"{kind}_verdict", lambda row, k=kind: _verdict(row, k), str))  # type: ignore[misc]
         elif Spread in kinds:
-            columns += [Column(f"{name}_{part}", _part(name, part)) for part in ("median", "p5", "p95")]
+            columns += [Column(f"{name}_{part}", _part(name, part), float) for part in ("median", "p5", "p95")]
         else:
-            columns.append(Column(name, _part(name, None)))
+            columns.append(Column(name, _part(name, None), next((k for k in kinds if k in (int, float, bool)), str)))
     return columns
 
 
@@ -74,19 +79,19 @@ def _quality_columns(metric: str) -> list[Column]:
         return lambda row: next((read(q) for q in row.quality if q.metric == metric), None)
 
     return [
-        Column(f"quality_{metric}", quality(lambda q: q.value)),
-        Column(f"quality_{metric}_delta", quality(lambda q: q.delta and q.delta.value)),
-        Column(f"quality_{metric}_delta_low", quality(lambda q: q.delta and q.delta.low)),
-        Column(f"quality_{metric}_delta_high", quality(lambda q: q.delta and q.delta.high)),
-        Column(f"quality_{metric}_verdict", quality(lambda q: q.verdict or None)),
-        Column(f"quality_{metric}_won", quality(lambda q: q.flips and q.flips.won)),
-        Column(f"quality_{metric}_lost", quality(lambda q: q.flips and q.flips.lost)),
-        Column(f"quality_{metric}_mcnemar_p", quality(lambda q: q.flips and q.flips.p)),
-        *(Column(f"quality_{metric}_{part.replace('@', '_at_')}", quality(_of_parts(part)))
+        Column(f"quality_{metric}", quality(lambda q: q.value), float),
+        Column(f"quality_{metric}_delta", quality(lambda q: q.delta and q.delta.value), float),
+        Column(f"quality_{metric}_delta_low", quality(lambda q: q.delta and q.delta.low), float),
+        Column(f"quality_{metric}_delta_high", quality(lambda q: q.delta and q.delta.high), float),
+        Column(f"quality_{metric}_verdict", quality(lambda q: q.verdict or None), str),
+        Column(f"quality_{metric}_won", quality(lambda q: q.flips and q.flips.won), int),
+        Column(f"quality_{metric}_lost", quality(lambda q: q.flips and q.flips.lost), int),
+        Column(f"quality_{metric}_mcnemar_p", quality(lambda q: q.flips and q.flips.p), float),
+        *(Column(f"quality_{metric}_{part.replace('@', '_at_')}", quality(_of_parts(part)), float)
           for part in metrics.PARTS.get(metric, {})),
         Column(f"quality_{metric}_groups",
-               quality(lambda q: [f"{name}={cell_text(value)}" for name, value in q.groups.items()] or None)),
-        Column(f"quality_{metric}_reason", quality(lambda q: q.reason or None)),
+               quality(lambda q: [f"{name}={cell_text(value)}" for name, value in q.groups.items()] or None), str),
+        Column(f"quality_{metric}_reason", quality(lambda q: q.reason or None), str),
     ]  # fmt: skip
 
 

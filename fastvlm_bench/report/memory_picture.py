@@ -27,7 +27,7 @@ def draw_memory(run: Run, path: Path) -> None:
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
     except ImportError:
-        raise UsageError("--memory-picture needs matplotlib: pip install 'fastvlm-bench[card]'") from None
+        raise UsageError("--memory-picture needs matplotlib: pip install 'fastvlm-bench[plots]'") from None
     suites = [suite["name"] for suite in run.meta["suites"] if memory_parts(run, suite["name"])]
     if not suites:
         raise UsageError(f"{run.folder} does not say what its memory was made of; run it again with this version")

@@ -22,13 +22,19 @@ SAMPLE_COLUMNS = (
 """The columns of `samples_csv`, followed by `score_<metric>` of each metric."""
 
 
+def sample_columns() -> list[str]:
+    """`SAMPLE_COLUMNS`, then the score of each metric."""
+    return [*SAMPLE_COLUMNS, *(f"score_{metric}" for metric in metrics.LABELS)]
+
+
 def samples_csv(run: Run) -> str:
     """One line a suite x sample x method x repeat, with the score of each text."""
-    header = [*SAMPLE_COLUMNS, *(f"score_{metric}" for metric in metrics.LABELS)]
-    return to_csv(header, ([values.get(name) for name in header] for values in _samples(run)))
+    header = sample_columns()
+    return to_csv(header, ([values.get(name) for name in header] for values in sample_values(run)))
 
 
-def _samples(run: Run) -> Iterable[dict[str, Any]]:
+def sample_values(run: Run) -> Iterable[dict[str, Any]]:
+    """Each line of a run by column; a column that is missing was not measured."""
     known = {(suite["name"], sample["sample_id"]): (suite, sample)
              for suite in run.meta["suites"] for sample in suite["samples"]}  # fmt: skip
     reference = {(x["suite"], x["sample_id"], x["repeat"]): x["token_ids"]

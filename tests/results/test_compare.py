@@ -1,6 +1,8 @@
 """Runs side by side: who may stand there, what the ratios are, and what happens with --force."""
 
 import io
+import json
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,11 +10,23 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fastvlm_bench.analysis.comparison import Comparison, compare, find_comparable, identity
+from fastvlm_bench.analysis.comparison import (
+    CONFIG_IDENTITY,
+    HARDWARE,
+    MODEL_IDENTITY,
+    SUITE_IDENTITY,
+    VERSIONS,
+    Comparison,
+    compare,
+    identity,
+)
 from fastvlm_bench.analysis.statistics import Estimate
+from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import IncompatibleRuns, UsageError
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.compare import print_comparison
+
+REFERENCE_RUN = max((Path(__file__).parents[2] / "results").glob("*-tiny-describe-*"))
 
 
 def rounded(estimate: Estimate | None) -> Estimate | None:
@@ -133,27 +147,13 @@ def test_fewer_than_two_runs(fake: SimpleNamespace) -> None:
         compare([fake.run(suites=[fake.suite(n=2)])])
 
 
-def test_find_comparable_takes_the_newest_and_passes_over_others(fake: SimpleNamespace, tmp_path: Path) -> None:
-    def write(name: str, day: int, **meta: Any) -> None:
-        fake.write(f"results/{name}", suites=[fake.suite(n=3, metrics=[])],
-                   meta={"run_id": name, "started_at": f"2026-01-{day:02d}T00:00:00Z", **meta})  # fmt: skip
-
-    write("old", 1)
-    write("other", 5, model={"dtype": "bfloat16"})
-    with pytest.raises(UsageError, match="the newest, other; old differs in model dtype: bfloat16 / float32"):
-        find_comparable(tmp_path / "results")
-    write("new", 7)
-    write("middle", 3)
-    (tmp_path / "results" / "middle" / "samples.jsonl").write_bytes(b"nonsense\n")
-    assert [run.run_id for run in find_comparable(tmp_path / "results")] == ["new", "old"]
-
-
-def test_find_comparable_without_runs(fake: SimpleNamespace, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no run"):
-        find_comparable(tmp_path)
-    fake.write("results/only", suites=[fake.suite(n=2, metrics=[])])
-    with pytest.raises(UsageError, match="no run in .* is comparable with the newest"):
-        find_comparable(tmp_path / "results")
+def test_identity_looks_only_at_what_records_have(fake: SimpleNamespace) -> None:
+    """A name that no record has would be equal everywhere, and keep nothing apart."""
+    assert set(CONFIG_IDENTITY) <= {field.name for field in fields(RunConfig)}
+    run = json.loads((REFERENCE_RUN / "run.json").read_bytes())
+    assert set(MODEL_IDENTITY) <= set(run["model"])
+    assert set(SUITE_IDENTITY) <= set(run["suites"][0])
+    assert {*HARDWARE, *VERSIONS} <= set(run["environment"])
 
 
 def shown(comparison: Comparison, width: int) -> str:

@@ -261,7 +261,7 @@ def test_mmmu_without_pyarrow_is_one_clear_line(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (tmp_path / "Art").mkdir()
     (tmp_path / "Art" / "validation-00000-of-00001.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UsageError, match="need pyarrow: pip install pyarrow"):
+    with pytest.raises(UsageError, match=r"need pyarrow: pip install 'fastvlm-bench\[parquet\]'"):
         load_suite("mmmu", data=tmp_path)
 
 

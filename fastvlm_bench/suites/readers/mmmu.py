@@ -24,7 +24,8 @@ def read(source: Source) -> list[Entry]:
     try:
         import pyarrow.parquet as parquet  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
-        raise UsageError("suite 'mmmu' lies in parquet files, which need pyarrow: pip install pyarrow") from None
+        raise UsageError("suite 'mmmu' lies in parquet files, which need pyarrow: "
+                         "pip install 'fastvlm-bench[parquet]'") from None  # fmt: skip
     entries: list[Entry] = []
     places: dict[str, str] = {}
     for path in source.files["annotations"]:
