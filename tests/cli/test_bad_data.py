@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from suites.test_formats import MAKE
 
-from fastvlm_bench.measuring.measure_suites import benchmark
+from fastvlm_bench.measuring import benchmark
 from suites import conftest as official
 
 Change = Callable[[str], str]

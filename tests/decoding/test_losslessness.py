@@ -158,7 +158,7 @@ def test_a_count_that_is_off_by_one_stops_the_run(
 def test_what_cannot_be_judged_is_said_and_is_not_lossless(
     llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastvlm_bench.measuring.measure_suites import runner
+    from fastvlm_bench.measuring import runner
 
     def no_memory(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("3 GiB")
