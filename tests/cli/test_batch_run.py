@@ -80,7 +80,7 @@ def test_resume_measures_torn_batches_again(ran: Any, call: Callable[..., Any], 
 def test_a_batch_that_fails(call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from fastvlm_bench.measuring.measure_suites import batch_runner
+    from fastvlm_bench.measuring import batch_runner
 
     real, calls = batch_runner.measure_batch, []
 
