@@ -1,6 +1,7 @@
 """Samples that fail leave a run that ends with exit code 7; data that changed since are no data to go on with."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,36 +9,68 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from fastvlm_bench.cli.app import app
 from fastvlm_bench.measuring import runner
+from fastvlm_bench.models.names import TINY
 from fastvlm_bench.records.record import read_run
 
 METHODS = ("-m", "layerskip:exit_layer=1,gamma=2")
+POSITIONS = 128
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model with so few positions that a prompt which is too long for it costs little."""
+    folder = tmp_path_factory.mktemp("short") / "model"
+    shutil.copytree(TINY, folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["text_config"]["max_position_embeddings"] > POSITIONS
+    config["text_config"]["max_position_embeddings"] = POSITIONS
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 @pytest.fixture
-def own_data(tmp_path: Path) -> Path:
-    """Seven samples of one's own, the third with a prompt longer than the model's 1,024 positions."""
+def own_data(model: Path, tmp_path: Path) -> Path:
+    return seven_samples(tmp_path, model)
+
+
+@pytest.fixture(scope="module")
+def measured(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A run that is over: its data, and what the command said."""
+    own_data = seven_samples(tmp_path_factory.mktemp("own"), model)
+    return own_data, CliRunner().invoke(app, [str(a) for a in arguments(own_data)], env={"COLUMNS": "100"})
+
+
+def seven_samples(folder: Path, model: Path) -> Path:
+    """Samples of one's own, the third with a prompt longer than the positions of the model beside them."""
+    (folder / "model").symlink_to(model)
     image = Image.new("RGB", (96, 96), "white")
     lines = []
     for index in range(7):
         image.putpixel((index, 0), (255, 0, 0))
-        image.save(tmp_path / f"{index}.bmp")
-        prompt = "Describe this image in detail." if index != 2 else "Describe this image in detail. " * 400
+        image.save(folder / f"{index}.bmp")
+        prompt = "Describe this image in detail." if index != 2 else "Describe this image in detail. " * 20
         lines.append({"id": str(index), "image": f"{index}.bmp", "prompt": prompt, "references": ["a white image"]})
-    path = tmp_path / "mine.jsonl"
+    path = folder / "mine.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
 
+def arguments(own_data: Path, *more: str | Path) -> list[str | Path]:
+    folder = own_data.parent
+    return ["run", "--model", folder / "model", "--suite", "jsonl", "--data", own_data, "--threads", "1", "--device",
+            "cpu", "--max-new-tokens", "4", "--warmup", "1", "--out", folder / "results", *METHODS, *more]  # fmt: skip
+
+
 def run(own_data: Path, call: Callable[..., Any], *more: str | Path) -> Any:
-    out = own_data.parent / "results"
-    return call("run", "--suite", "jsonl", "--data", own_data, "--threads", "1", "--max-new-tokens", "4", "--warmup",
-                "1", "--out", out, *METHODS, *more)  # fmt: skip
+    return call(*arguments(own_data, *more))
 
 
-def test_failed_samples_have_an_exit_code_of_their_own(own_data: Path, call: Callable[..., Any]) -> None:
-    result = run(own_data, call)
+def test_failed_samples_have_an_exit_code_of_their_own(measured: tuple[Path, Any]) -> None:
+    own_data, result = measured
     assert result.exit_code == 7, result.output
     assert "2 measurements failed" in result.stderr and "1/7" in result.stdout and "INVALID" in result.stdout
     (folder,) = (own_data.parent / "results").glob("*")
@@ -81,20 +114,17 @@ def test_a_lost_device_ends_the_run_and_a_resumed_one_goes_on(
     assert {line["sample_id"] for line in whole.lines if line["error"]} == lost | ({"2"} if size == "1" else {"2", "3"})
 
 
-@pytest.mark.parametrize("what", ["images", "annotations or names"])
 def test_resume_refuses_changed_data(
-    own_data: Path, call: Callable[..., Any], refused: Callable[..., str], what: str
+    measured: tuple[Path, Any], call: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
-    assert run(own_data, call).exit_code == 7
+    own_data, _ = measured
     (folder,) = (own_data.parent / "results").glob("*")
     assert run(own_data, call, "--resume", folder).exit_code == 7, "nothing has changed"
-    if what == "images":  # one bit of one pixel: the file keeps its length, and decodes
-        path = own_data.parent / "4.bmp"
-        content = bytearray(path.read_bytes())
-        content[-1] ^= 1
-        path.write_bytes(bytes(content))
-    else:
-        own_data.write_text(own_data.read_text().replace("a white image", "a black image"))
-    message = refused("run", "--suite", "jsonl", "--data", own_data, "--threads", "1", "--max-new-tokens", "4",
-                      "--warmup", "1", "--out", own_data.parent / "results", *METHODS, "--resume", folder)  # fmt: skip
-    assert f"the {what} of jsonl have changed" in message
+    image, content = own_data.parent / "4.bmp", (own_data.parent / "4.bmp").read_bytes()
+    image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # one bit: it keeps its length, and decodes
+    message = refused(*arguments(own_data, "--resume", folder))
+    assert "the images of jsonl have changed" in message
+    image.write_bytes(content)
+    own_data.write_text(own_data.read_text().replace("a white image", "a black image"))
+    message = refused(*arguments(own_data, "--resume", folder))
+    assert "the annotations or names of jsonl have changed" in message

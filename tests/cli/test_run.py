@@ -12,34 +12,29 @@ from typing import Any
 
 import pytest
 import torch
+from forked import Child
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from typer.testing import CliRunner
 
+from fastvlm_bench.cli.app import app
+from fastvlm_bench.measuring import runner
 from fastvlm_bench.models.names import TINY
 from fastvlm_bench.records.record import read_run
 from fastvlm_bench.suites.suite import load_suite, open_image
 
 FEW = ("run", "--limit", "4", "--threads", "1", "--warmup", "1")
+BRIEF = (*FEW, "--suite", "coco-caption", "--limit", "2", "--warmup", "0")
+MANY = ("run", "--limit", "40", "--threads", "1", "--max-new-tokens", "8")
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One run of all methods on two suites, through the command line."""
-    from typer.testing import CliRunner
-
-    from fastvlm_bench.cli.app import app
-
     out = tmp_path_factory.mktemp("results")
     arguments = [
-        *FEW,
-        "--suite",
-        "coco-caption",
-        "--suite",
-        "vqav2",
-        "--out",
-        str(out),
-        "--csv",
-        str(out / "table.csv"),
-    ]
+        *FEW, "--warmup", "0", "--max-new-tokens", "16", "--suite", "coco-caption", "--suite", "vqav2",
+        "--out", str(out), "--csv", str(out / "table.csv"),
+    ]  # fmt: skip
     for method in ("fastvlm", "fastvlm:head=mlp", "layerskip", "early-exit", "hf-generate"):
         arguments += ["--method", method]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "100"})
@@ -96,6 +91,7 @@ def test_plain_transformers_gives_the_recorded_tokens(ran: Any) -> None:
 
 def test_custom_generate_for_users() -> None:
     """README: `model.generate(**inputs, custom_generate=FastVLM.from_pretrained(draft))`."""
+    given: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False}
     from fastvlm_bench import FastVLM
     from fastvlm_bench.models.load import load_target
     from fastvlm_bench.models.names import TINY_DRAFTS
@@ -103,12 +99,10 @@ def test_custom_generate_for_users() -> None:
     target = load_target("tiny", device="cpu")
     sample = load_suite("describe", limit=1).samples[0]
     inputs = target.encode(open_image(sample), sample.prompt)
-    plain = target.model.generate(**inputs, max_new_tokens=60, do_sample=False)
+    plain = target.model.generate(**inputs, **given)
     for folder in TINY_DRAFTS.glob("*/"):
         method = FastVLM.from_pretrained(folder, gamma=5)
-        assert torch.equal(
-            plain, target.model.generate(**inputs, max_new_tokens=60, do_sample=False, custom_generate=method)
-        )
+        assert torch.equal(plain, target.model.generate(**inputs, **given, custom_generate=method))
 
 
 def test_csv_and_exports(ran: Any, call: Callable[..., Any]) -> None:
@@ -127,7 +121,7 @@ def test_csv_and_exports(ran: Any, call: Callable[..., Any]) -> None:
 
 
 def test_json_prints_only_json(call: Callable[..., Any], tmp_path: Path) -> None:
-    result = call(*FEW, "--json", "--out", tmp_path)
+    result = call(*BRIEF, "--warmup", "1", "--json", "--out", tmp_path)
     assert result.exit_code == 0 and result.stderr == ""
     found = json.loads(result.stdout)
     assert {row["method"] for row in found["rows"]} == {"standard", "fastvlm"}
@@ -136,10 +130,10 @@ def test_json_prints_only_json(call: Callable[..., Any], tmp_path: Path) -> None
 def test_compare(ran: Any, call: Callable[..., Any], tmp_path: Path) -> None:
     _, _, run = ran
     for gamma in ("2", "4"):
-        assert call(*FEW, "--suite", "coco-caption", "--gamma", gamma, "--out", tmp_path).exit_code == 0
+        assert call(*BRIEF, "--max-new-tokens", "8", "--gamma", gamma, "--out", tmp_path).exit_code == 0
     result = call("compare", "--results", tmp_path)
     assert result.exit_code == 0, result.output
-    other = call(*FEW, "--suite", "coco-caption", "--max-new-tokens", "9", "--out", tmp_path / "other")
+    other = call(*BRIEF, "--max-new-tokens", "9", "--out", tmp_path / "other")
     assert other.exit_code == 0
     folders = [next((tmp_path / "other").glob("*/run.json")).parent, next(tmp_path.glob("*/run.json")).parent]
     result = call("compare", *folders)
@@ -153,28 +147,31 @@ def test_resume_refuses_another_configuration(ran: Any, refused: Callable[..., s
     assert "gamma" in line and "another configuration" in line
 
 
-def begun(out: Path, limit: int) -> tuple["subprocess.Popen[str]", Path]:
+def begun(out: Path, *options: str) -> tuple["subprocess.Popen[str]", Path]:
     """A run in a process of its own that has recorded three samples and goes on; its folder."""
-    arguments = ["run", "--limit", str(limit), "--threads", "1", "--out", str(out)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "fastvlm_bench.cli.app", *arguments],
+        [sys.executable, "-m", "fastvlm_bench.cli.app", *MANY, "--out", str(out), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "COLUMNS": "100"},
     )
-    deadline = time.monotonic() + 90
+    return process, three_samples(out, lambda: process.poll() is None)
+
+
+def three_samples(out: Path, goes_on: Callable[[], bool]) -> Path:
+    """The folder of a run by two methods, once its record holds three samples."""
     while not (lines := [p for p in out.glob("*/samples.jsonl") if p.read_text().count("\n") >= 6]):
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        assert goes_on()
         time.sleep(0.02)
-    return process, lines[0].parent
+    return lines[0].parent
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wait_s", [0.0, 0.05, 0.4])
 def test_interrupted_twice(tmp_path: Path, wait_s: float, call: Callable[..., Any]) -> None:
     """A second Ctrl-C while the first is being answered ends at once; what was measured is there all the same."""
-    process, folder = begun(tmp_path, 40)
+    process, folder = begun(tmp_path)
     process.send_signal(signal.SIGINT)
     time.sleep(wait_s)
     process.send_signal(signal.SIGINT)
@@ -182,24 +179,41 @@ def test_interrupted_twice(tmp_path: Path, wait_s: float, call: Callable[..., An
     assert process.returncode == 130 and "Traceback" not in stderr, stderr
     before = (folder / "samples.jsonl").read_text()
     assert before.count("\n") >= 6
-    result = call("run", "--limit", "40", "--threads", "1", "--out", tmp_path, "--resume", folder)
+    result = call(*MANY, "--out", tmp_path, "--resume", folder)
     assert result.exit_code == 0, result.output
     assert (folder / "samples.jsonl").read_text().startswith(before) and len(read_run(folder).lines) == 80
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_then_resumed(tmp_path: Path, number: int, code: int, call: Callable[..., Any]) -> None:
-    """Ctrl-C keeps all finished samples and prints the partial table; --resume measures the rest."""
-    process, folder = begun(tmp_path, 60)
-    process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == code, stderr
+def test_interrupted_then_resumed(
+    tmp_path: Path, number: int, code: int, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C keeps all finished samples and prints the partial table; --resume measures the rest.
+
+    The run waits within its fourth sample for the signal, however busy the machine is.
+    """
+    out, own = tmp_path / "results", runner.measure
+    arguments = ["run", "--limit", "5", "--threads", "1", "--warmup", "0", "--max-new-tokens", "6", "--out", str(out)]
+
+    def waits(*given: Any, **options: Any) -> Any:
+        if any(path.read_text().count("\n") >= 6 for path in out.glob("*/samples.jsonl")):
+            time.sleep(600)
+        return own(*given, **options)
+
+    monkeypatch.setattr(runner, "measure", waits)
+    monkeypatch.setenv("COLUMNS", "100")
+    with Child(lambda: app(arguments), tmp_path) as child:
+        folder = three_samples(out, child.goes_on)
+        child.signal(number)
+        ended, stdout, stderr = child.wait()
+    assert ended == code, stderr
     run = read_run(folder)
-    assert run.meta["status"] == "interrupted" and 6 <= len(run.lines) < 120 and len(run.lines) % 2 == 0
+    assert run.meta["status"] == "interrupted" and len(run.lines) == 6
     assert "Traceback" not in stderr and f"--resume {folder}" in stderr
     assert "interrupted" in stdout and "coco-caption" in stdout
-    result = call("run", "--limit", "60", "--threads", "1", "--out", tmp_path, "--resume", folder)
+    monkeypatch.setattr(runner, "measure", own)
+    result = call(*arguments, "--resume", folder)
     assert result.exit_code == 0, result.output
     whole = read_run(folder)
-    assert whole.meta["status"] == "success" and len(whole.lines) == 120
+    assert whole.meta["status"] == "success" and len(whole.lines) == 10
     assert whole.lines[: len(run.lines)] == run.lines

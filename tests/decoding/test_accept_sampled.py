@@ -6,7 +6,8 @@ Enumeration runs the real code with its two sources of chance replaced: the unif
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -33,42 +34,50 @@ P = table({None: [8, 5, 4, 3, 0], 0: [5, 5, 0, 4, 6], 1: [4, 4, 4, 4, 4], 2: [0,
            4: [1, 2, 3, 4, 10]})  # fmt: skip
 
 
-def enumerate_round(drafted: tuple[int, ...], prefix: tuple[int, ...]) -> Distribution:
-    """The distribution of what one round emits after `prefix`, the drafted tokens given."""
-    steps = [prefix + drafted[:i] for i in range(len(drafted) + 1)]
+def enumerate_round(drafted: tuple[int, ...], last: tuple[int, ...]) -> Distribution:
+    """The distribution of what one round emits, the drafted tokens given and the `last` token before them, if any."""
+    steps = [last + drafted[:i] for i in range(len(drafted) + 1)]
     q, p = torch.stack([Q(s) for s in steps[:-1]]), torch.stack([P(s) for s in steps])
     found: Distribution = defaultdict(float)
-    for us in itertools.product([(j + 0.5) / GRID for j in range(GRID)], repeat=len(drafted)):
-        numbers, weights = iter(us), []
+    numbers: Iterator[float] = iter(())
+    weights: list[Tensor] = []
 
-        def draw(given: Tensor, _: Any, weights: list[Tensor] = weights) -> int:
-            weights.append(given / given.sum())
-            return -1
+    def draw(given: Tensor, _: Any) -> int:
+        weights.append(given / given.sum())
+        return -1
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(accept, "_uniform", lambda _, numbers=numbers: next(numbers))
-            patch.setattr(accept, "draw", draw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accept, "_uniform", lambda _: next(numbers))
+        patch.setattr(accept, "draw", draw)
+        for us in itertools.product([(j + 0.5) / GRID for j in range(GRID)], repeat=len(drafted)):
+            numbers = iter(us)
             accepted, _ = accept_sampled(drafted, q, p)
-        (only,) = weights
-        for token, weight in enumerate(only.tolist()):
-            if weight:
-                found[(*drafted[:accepted], token)] += weight / GRID ** len(drafted)
+            (only,) = weights
+            weights.clear()
+            for token, weight in enumerate(only.tolist()):
+                if weight:
+                    found[(*drafted[:accepted], token)] += weight / GRID ** len(drafted)
     return found
 
 
-def outputs(length: int, gamma: int, prefix: tuple[int, ...] = (), weight: float = 1.0) -> Distribution:
+def outputs(length: int, gamma: int) -> Distribution:
     """The distribution of the first `length` tokens of draft-and-verify rounds, over everything that may be drafted."""
-    if len(prefix) >= length:
-        return {prefix[:length]: weight}
+    one_round = cache(enumerate_round)  # the same round follows many prefixes
     found: Distribution = defaultdict(float)
-    for drafted in itertools.product(range(V), repeat=gamma):
-        chance = 1.0
-        for i, token in enumerate(drafted):
-            chance *= float(Q(prefix + drafted[:i])[token])
-        if chance:
-            for emitted, share in enumerate_round(drafted, prefix).items():
-                for sequence, part in outputs(length, gamma, prefix + emitted, weight * chance * share).items():
-                    found[sequence] += part
+
+    def grow(prefix: tuple[int, ...], weight: float) -> None:
+        if len(prefix) >= length:
+            found[prefix[:length]] += weight
+            return
+        for drafted in itertools.product(range(V), repeat=gamma):
+            chance = 1.0
+            for i, token in enumerate(drafted):
+                chance *= float(Q(prefix + drafted[:i])[token])
+            if chance:
+                for emitted, share in one_round(drafted, prefix[-1:]).items():
+                    grow(prefix + emitted, weight * chance * share)
+
+    grow((), 1.0)
     return found
 
 
@@ -143,10 +152,14 @@ def test_a_wrong_residual_is_caught(mutant: Any, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("factor", [1.1, 1 / 1.1])
 def test_a_ratio_that_is_wrong_by_a_tenth_is_caught(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten per cent more or less acceptance: the uniform number is compared with p/q times the factor."""
+    """Ten per cent more or less acceptance: the uniform number is compared with p/q times the factor.
+
+    Seed 2 draws a draft that is far from its target, so few rounds show it; they follow the target without the mutant.
+    """
+    assert chi_square_p(4000, 2) > 1e-3
     real = accept._uniform
     monkeypatch.setattr(accept, "_uniform", lambda generator: real(generator) / factor)
-    assert min(chi_square_p(20_000, seed) for seed in range(3)) < 1e-4
+    assert chi_square_p(4000, 2) < 1e-6
 
 
 def test_never_accepting_and_always_accepting_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,16 @@
 """The embedded world: scenes, pictures, captions and descriptions, splits."""
 
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from fastvlm_bench.embedded import render_suites
 from fastvlm_bench.embedded.evaluate import facts
-from fastvlm_bench.embedded.render_suites import main as render_suites
 from fastvlm_bench.suites.definition import suites_folder
 from fastvlm_bench.world import language
 from fastvlm_bench.world.drawings import FIGURES, PAINT, PIXELS, drawing
@@ -153,12 +155,33 @@ def test_facts_count_the_sentences_that_are_right() -> None:
     assert facts(scene, "") == ({}, told)
 
 
-def test_embedded_splits_are_what_the_script_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("drawn", [20, pytest.param(1, marks=pytest.mark.slow)])
+def test_embedded_splits_are_what_the_script_writes(
+    drawn: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts, names, and every twentieth picture (slow: every one); the others are left blank, which takes no time."""
+    numbers = itertools.count()
+
+    def some(scene: Scene) -> Image.Image:
+        return blank if next(numbers) % drawn else render(scene)
+
+    blank = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE))
+    monkeypatch.setattr(render_suites, "render", some)
     monkeypatch.setattr("sys.argv", ["render_suites", str(tmp_path)])
-    render_suites()
+    render_suites.main()
     written = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
+    there = suites_folder() / "data"
     assert sum(path.suffix == ".json" for path in written) == 12
-    assert written == sorted(p.relative_to(suites_folder() / "data") for p in (suites_folder() / "data").rglob("*.*"))
+    assert written == sorted(p.relative_to(there) for p in there.rglob("*.*"))
+    compared = 0
     for path in written:
         if path.suffix == ".json":
-            assert (tmp_path / path).read_text() == (suites_folder() / "data" / path).read_text()
+            assert (tmp_path / path).read_text() == (there / path).read_text()
+            continue
+        ours, theirs = (
+            np.asarray(Image.open(folder / path).convert("RGB")).astype(int) for folder in (tmp_path, there)
+        )
+        if ours.any():
+            compared += 1
+            assert np.abs(ours - theirs).mean() < 1, path
+    assert compared == -(-next(numbers) // drawn)
