@@ -19,6 +19,7 @@ from fastvlm_bench.analysis.stopping import check_stopping
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.method_spec import MAX_GAMMA, METHODS, REFERENCE, MethodSpec
 from fastvlm_bench.metrics import parse_variants
+from fastvlm_bench.models.names import SHORT_DTYPES, long_dtype
 from fastvlm_bench.sampling import check_sampling, generation
 from fastvlm_bench.suites.definition import read_definition
 
@@ -102,6 +103,7 @@ class RunConfig:
         ):  # one name, or a list from a file, will do
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+        object.__setattr__(self, "dtype", long_dtype(self.dtype))
         whole("gamma", self.gamma, 1, MAX_GAMMA)
         for name in ("exit_layer", "limit", "repeats", "max_new_tokens", "invocations", "batch_size"):
             whole(name, getattr(self, name), 1)
@@ -187,10 +189,11 @@ class RunConfig:
 def check_loading(*, device: str, **chosen: str | None) -> None:
     """UsageError unless each option of loading a model (`dtype`, `device_map`, `attn`, `quantize`) is one there is."""
     for name, value in chosen.items():
-        if value is not None and value not in CHOICES[name]:
+        if value is not None and value not in (allowed := CHOICES[name]):
+            if name == "dtype":
+                allowed = (*allowed, *SHORT_DTYPES)
             word = name.replace("_", "-")
-            raise UsageError(f"unknown {word} '{value}': one of {', '.join(CHOICES[name])}"
-                             f"{did_you_mean(value, CHOICES[name])}")  # fmt: skip
+            raise UsageError(f"unknown {word} '{value}': one of {', '.join(allowed)}{did_you_mean(value, allowed)}")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", device):
         raise UsageError(f"unknown device '{device}': one of {', '.join(DEVICES)}{did_you_mean(device, DEVICES)}")
 

@@ -25,7 +25,7 @@ def command_lines() -> list[tuple[str, str]]:
     for page in PAGES:
         text = re.sub(r"```(?:text|python)\n.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
         text = text.replace("\\\n", " ")
-        for match in re.finditer(r"(?<![\w/-])fastvlm-bench ([a-z][^`\n]*)", text):
+        for match in re.finditer(r"(?<![\w/-])fastvlm-bench ([a-z-][^`\n]*)", text):
             for piece in match.group(1).split("#")[0].split(";"):
                 found.append((page.name, piece.removeprefix(" fastvlm-bench ").strip()))
     return found
@@ -39,10 +39,10 @@ def test_there_are_commands_to_check() -> None:
 def test_commands_and_options_exist(page: str, line: str) -> None:
     command: Any = typer.main.get_command(app)
     words = [w for w in shlex.split(line.split(" && ")[0]) if w]
-    assert words[0] in command.commands, f"{page}: {line}"
+    assert words[0] in command.commands or words[0].startswith("-"), f"{page}: {line}"
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
-    known = {opt for p in command.params for opt in p.opts}
+    known = {opt for p in command.params for opt in [*p.opts, *p.secondary_opts]} | {"-h", "--help"}
     for word in words:
         if word.startswith("-"):
             assert word.split("=")[0] in known, f"{page}: {line}"

@@ -13,20 +13,20 @@ from fastvlm_bench.training.fit import train
 from fastvlm_bench.training.settings import TrainSettings
 
 
-def ablate(settings: TrainSettings, run: RunConfig, also: Sequence[Path]) -> int:
+def ablate(settings: TrainSettings, run: RunConfig, also: Sequence[Path], *, quiet: bool = False) -> int:
     """Train `settings.heads` into OUT/drafts, run them all on `run`'s suites, write OUT/ablation.md and .csv.
 
     After an interruption, the same call goes on where training or measuring was stopped. also: run folders whose rows
     are added to the table, for example those of a fine-tuned backbone. Returns the exit code.
     """
     out = Path(run.out)
-    code = train(settings)
+    code = train(settings, quiet=quiet)
     if code:
         return code
     found = [folder for folder in list_runs(out) if read_run(folder).meta["config_sha256"] == run.sha256()]
     unfinished = [folder for folder in found if read_run(folder).meta["status"] != "success"]
     if not found or unfinished:
-        code = run_benchmark(run, resume=unfinished[0] if unfinished else None, csv=None, as_json=False)
+        code = run_benchmark(run, resume=unfinished[0] if unfinished else None, csv=None, as_json=False, quiet=quiet)
         if code not in (0, FAILED_SAMPLES):
             return code
         found = [folder for folder in list_runs(out) if read_run(folder).meta["config_sha256"] == run.sha256()]

@@ -1,9 +1,14 @@
-"""The command line: options are read, one function is called, its exit code is returned. No logic.
+"""The command line: options are read, one function is called, its exit code is returned. No logic but that of reading.
 
 May import every other room; nothing heavy is imported before a command needs it.
 
-app.py     the application, and the commands that read results
-models.py  `models`, and the options of loading that commands share
-suites.py  `suites` and the commands below it
-train.py   `train` and `ablate`
+app.py          the application: which commands there are, options before any command, the console script
+run.py          `run`
+train.py        `train` and `ablate`
+results.py      `compare`, `report`, `batches`, `export`, `score` and `verify-metrics`
+about.py        `methods`, `models` and `doctor`
+suites.py       `suites` and the commands below it
+options.py      the options that several commands share
+config_file.py  --config: a file's keys and values as options
+help.py         what --help looks like, and how an error ends a command
 """

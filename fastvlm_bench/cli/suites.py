@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
-suites_app = typer.Typer(help="List the suites; show one, check its files, or fetch them.")
+from fastvlm_bench.cli.help import Command, Group
+
+suites_app = typer.Typer(cls=Group, help="List the suites; show one, check its files, or fetch them.")
 Name = Annotated[str, typer.Argument(help="A suite.")]
-Data = Annotated[Path, typer.Option(help="The folder with the official files (for jsonl: the file).")]
-OneSplit = Annotated[str | None, typer.Option(help="Only this split.")]
+Data = Annotated[Path, typer.Option(metavar="PATH", help="The folder with the official files (for jsonl: the file).")]
+OneSplit = Annotated[str | None, typer.Option(metavar="NAME", help="Only this split.")]
 
 
 @suites_app.callback(invoke_without_command=True)
@@ -22,12 +24,12 @@ def listing(context: typer.Context) -> None:
             typer.echo(listed(suite))
 
 
-@suites_app.command()
+@suites_app.command(cls=Command)
 def show(
     name: Name,
-    data: Annotated[Path | None, typer.Option(help="Show a sample of these official files, not an embedded one.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="PATH", help="Show a sample of these official files, not an embedded one.")] = None,
     split: OneSplit = None,
-    model: Annotated[str | None, typer.Option(help="Also show the exact text that this model reads, its template around the prompt.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Also show the exact text that this model reads, its template around the prompt.")] = None,
 ) -> None:  # fmt: skip
     """Say what a suite is, which files it reads, its prompts, and a sample: of its embedded split, or of --data."""
     from fastvlm_bench.suites.definition import read_definition
@@ -51,13 +53,13 @@ def show(
             typer.echo(f"  {line}")
 
 
-@suites_app.command()
+@suites_app.command(cls=Command)
 def sheet(
     names: Annotated[list[str], typer.Argument(help="Suites.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")],
-    data: Annotated[Path | None, typer.Option(help="The folder with the official files; default: the embedded splits.")] = None,
+    out: Annotated[Path, typer.Option("--out", "--output", "-o", metavar="FILE", help="The PNG to write.")],
+    data: Annotated[Path | None, typer.Option(metavar="PATH", help="The folder with the official files; default: the embedded splits.")] = None,
     split: OneSplit = None,
-    limit: Annotated[int, typer.Option(help="Samples of each suite.")] = 4,
+    limit: Annotated[int, typer.Option(metavar="N", help="Samples of each suite.")] = 4,
 ) -> None:  # fmt: skip
     """Draw some samples of suites as one picture: images, questions, references."""
     from fastvlm_bench.suites.contact_sheet import draw_sheet, one_an_image
@@ -67,7 +69,7 @@ def sheet(
     typer.echo(f"{out}: {out.stat().st_size} bytes")
 
 
-@suites_app.command()
+@suites_app.command(cls=Command)
 def check(name: Name, data: Data, split: OneSplit = None) -> None:
     """Read a suite's files and decode every image; list each problem once. Exit code 2 if there is any."""
     from fastvlm_bench.suites.check import check_data
@@ -85,7 +87,7 @@ def check(name: Name, data: Data, split: OneSplit = None) -> None:
         raise typer.Exit(2)
 
 
-@suites_app.command()
+@suites_app.command(cls=Command)
 def prepare(
     name: Name,
     data: Data,

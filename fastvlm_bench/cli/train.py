@@ -1,56 +1,71 @@
-"""The command `fastvlm-bench train`: parse, call, exit code."""
+"""The commands `train` and `ablate`."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fastvlm_bench.cli.models import Attn, Device, DeviceMap, Dtype, Model, Offline, Quantize, TrustRemoteCode
+from fastvlm_bench.cli.options import (
+    MEASUREMENT,
+    OUTPUT,
+    Attn,
+    Config,
+    Device,
+    DeviceMap,
+    Dtype,
+    Model,
+    Offline,
+    Quantize,
+    Quiet,
+    Revision,
+    TrustRemoteCode,
+    chosen_model,
+    hush,
+)
 
 DATA, DRAFT = "What it learns on", "The draft"
 COURSE, BACKBONE = "The course of the training", "Phase 1, optional: the model itself learns first"
 
-Heads = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--head",
-        help="linear, mlp, gated-mlp, attention, twig, eagle; or head:key=value,… (depth, loss weights, refine=0, name=…); repeatable.",
-        rich_help_panel=DRAFT,
-    ),
-]
+# fmt: off
+Heads = Annotated[list[str] | None, typer.Option("--head", metavar="HEAD", help="linear, mlp, gated-mlp, attention, twig, eagle; or head:key=value,… (depth, loss weights, refine=0, name=…); repeatable.", rich_help_panel=DRAFT)]
+Threads = Annotated[int | None, typer.Option(metavar="N", help="CPU threads.", rich_help_panel=COURSE)]
+Seed = Annotated[int, typer.Option(metavar="N", help="Of everything random.", rich_help_panel=COURSE)]
+# fmt: on
 
 
 def train(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the draft; the same command goes on with it.")],
-    suite: Annotated[list[str] | None, typer.Option("--suite", "-s", help="A suite to train on, repeatable; `describe` for a first try.", rich_help_panel=DATA)] = None,
-    model: Model = "tiny",
-    data: Annotated[Path | None, typer.Option(help="Folder with the suite's official files; without it scenes are rendered (tiny).", rich_help_panel=DATA)] = None,
-    split: Annotated[str | None, typer.Option(help="The suite's split to train on; default: train.", rich_help_panel=DATA)] = None,
-    images: Annotated[Path | None, typer.Option(help="Instead of a suite: a folder of images, with --prompts.", rich_help_panel=DATA)] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt a line, for --images.", rich_help_panel=DATA)] = None,
-    prompt_set: Annotated[str | None, typer.Option(help="Whose prompts, as in `run`.", rich_help_panel=DATA)] = None,
-    prompt: Annotated[str | None, typer.Option(help="A prompt of your own, as in `run`.", rich_help_panel=DATA)] = None,
+    context: typer.Context,
+    *,
+    suite: Annotated[list[str] | None, typer.Option("--suite", "-s", metavar="NAME", help="A suite to train on, repeatable; `describe` for a first try.", rich_help_panel=DATA)] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the suite's official files; without it scenes are rendered (tiny).", rich_help_panel=DATA)] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="The suite's split to train on; default: train.", rich_help_panel=DATA)] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Instead of a suite: a folder of images, with --prompts.", rich_help_panel=DATA)] = None,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="A text file with one prompt a line, for --images.", rich_help_panel=DATA)] = None,
+    prompt_set: Annotated[str | None, typer.Option(metavar="NAME", help="Whose prompts, as in `run`.", rich_help_panel=DATA)] = None,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="A prompt of your own, as in `run`.", rich_help_panel=DATA)] = None,
     head: Heads = None,
-    exit_layer: Annotated[str, typer.Option(help="Exit layers, as 4,8,16; auto trains candidates briefly and takes the one with the best predicted speed-up.", rich_help_panel=DRAFT)] = "auto",
-    loss: Annotated[str | None, typer.Option(help="NAME=WEIGHT,… of cosine, smooth_l1, kd, ce, acceptance; default cosine=0.1,kd=1,ce=0.5.", rich_help_panel=DRAFT)] = None,
+    exit_layer: Annotated[str, typer.Option(metavar="N", help="Exit layers, as 4,8,16; auto trains candidates briefly and takes the one with the best predicted speed-up.", rich_help_panel=DRAFT)] = "auto",
+    loss: Annotated[str | None, typer.Option(metavar="LOSSES", help="NAME=WEIGHT,… of cosine, smooth_l1, kd, ce, acceptance; default cosine=0.1,kd=1,ce=0.5.", rich_help_panel=DRAFT)] = None,
     on_policy: Annotated[bool, typer.Option("--on-policy/--no-on-policy", help="Learn on the target's own answers.", rich_help_panel=DATA)] = True,
-    references: Annotated[bool, typer.Option("--references", help="Learn on the suite's reference texts, too.", rich_help_panel=DATA)] = False,
-    samples: Annotated[int, typer.Option(help="At most so many training samples.", rich_help_panel=DATA)] = 1200,
-    held_out: Annotated[int, typer.Option(help="Samples kept for validation, with their images.", rich_help_panel=DATA)] = 48,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Token limit of a text; default: the suite's.", rich_help_panel=DATA)] = None,
-    updates: Annotated[int, typer.Option(help="Optimiser steps of the main stage.", rich_help_panel=COURSE)] = 400,
-    refine: Annotated[int, typer.Option(help="Further steps that learn from rejections; 0 for none.", rich_help_panel=COURSE)] = 100,
-    batch: Annotated[int, typer.Option(help="Texts a step.", rich_help_panel=COURSE)] = 16,
-    micro: Annotated[int, typer.Option(help="Texts that pass the target together; halved when memory runs out.", rich_help_panel=COURSE)] = 16,
-    lr: Annotated[float, typer.Option(help="Learning rate (Muon).", rich_help_panel=COURSE)] = 1e-2,
-    validate_every: Annotated[int, typer.Option(help="Steps between two validations.", rich_help_panel=COURSE)] = 50,
-    patience: Annotated[int, typer.Option(help="Stop after so many validations without a better prediction; 0 never.", rich_help_panel=COURSE)] = 0,
-    draft_vocabulary: Annotated[int, typer.Option(help="Draft only with so many of the most frequent token ids; 0 for all.", rich_help_panel=DRAFT)] = 0,
-    finetune_backbone: Annotated[str | None, typer.Option(help="lora or full: train the decoder layers on task and exit loss. Writes OUT/backbone, and says what it did to quality.", rich_help_panel=BACKBONE)] = None,
-    backbone_updates: Annotated[int, typer.Option(help="Optimiser steps.", rich_help_panel=BACKBONE)] = 400,
-    backbone_lr: Annotated[float, typer.Option(help="Learning rate.", rich_help_panel=BACKBONE)] = 3e-4,
-    exit_weight: Annotated[float, typer.Option(help="Weight of the exit loss beside the task loss.", rich_help_panel=BACKBONE)] = 0.3,
-    seed: Annotated[int, typer.Option(help="Of everything random.", rich_help_panel=COURSE)] = 0,
+    references: Annotated[bool, typer.Option("--references/--no-references", help="Learn on the suite's reference texts, too.", rich_help_panel=DATA)] = False,
+    samples: Annotated[int, typer.Option(metavar="N", help="At most so many training samples.", rich_help_panel=DATA)] = 1200,
+    held_out: Annotated[int, typer.Option(metavar="N", help="Samples kept for validation, with their images.", rich_help_panel=DATA)] = 48,
+    max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="Token limit of a text; default: the suite's.", rich_help_panel=DATA)] = None,
+    updates: Annotated[int, typer.Option(metavar="N", help="Optimiser steps of the main stage.", rich_help_panel=COURSE)] = 400,
+    refine: Annotated[int, typer.Option(metavar="N", help="Further steps that learn from rejections; 0 for none.", rich_help_panel=COURSE)] = 100,
+    batch: Annotated[int, typer.Option(metavar="N", help="Texts a step.", rich_help_panel=COURSE)] = 16,
+    micro: Annotated[int, typer.Option(metavar="N", help="Texts that pass the target together; halved when memory runs out.", rich_help_panel=COURSE)] = 16,
+    lr: Annotated[float, typer.Option(metavar="X", help="Learning rate (Muon).", rich_help_panel=COURSE)] = 1e-2,
+    validate_every: Annotated[int, typer.Option(metavar="N", help="Steps between two validations.", rich_help_panel=COURSE)] = 50,
+    patience: Annotated[int, typer.Option(metavar="N", help="Stop after so many validations without a better prediction; 0 never.", rich_help_panel=COURSE)] = 0,
+    draft_vocabulary: Annotated[int, typer.Option(metavar="N", help="Draft only with so many of the most frequent token ids; 0 for all.", rich_help_panel=DRAFT)] = 0,
+    finetune_backbone: Annotated[str | None, typer.Option(metavar="KIND", help="lora or full: train the decoder layers on task and exit loss. Writes OUT/backbone, and says what it did to quality.", rich_help_panel=BACKBONE)] = None,
+    backbone_updates: Annotated[int, typer.Option(metavar="N", help="Optimiser steps.", rich_help_panel=BACKBONE)] = 400,
+    backbone_lr: Annotated[float, typer.Option(metavar="X", help="Learning rate.", rich_help_panel=BACKBONE)] = 3e-4,
+    exit_weight: Annotated[float, typer.Option(metavar="X", help="Weight of the exit loss beside the task loss.", rich_help_panel=BACKBONE)] = 0.3,
+    seed: Seed = 0,
+    model: Model = "tiny",
+    revision: Revision = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
@@ -58,17 +73,21 @@ def train(
     quantize: Quantize = None,
     trust_remote_code: TrustRemoteCode = False,
     offline: Offline = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    push: Annotated[str | None, typer.Option(help="Upload the finished draft to this hub repository.", rich_help_panel=DRAFT)] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget what lies in --out and start over.", rich_help_panel=COURSE)] = False,
+    threads: Threads = None,
+    out: Annotated[Path, typer.Option("--out", "--output", "-o", metavar="DIR", help="Folder for the draft; the same command goes on with it.", rich_help_panel=OUTPUT)],
+    push: Annotated[str | None, typer.Option(metavar="REPO", help="Upload the finished draft to this hub repository.", rich_help_panel=OUTPUT)] = None,
+    restart: Annotated[bool, typer.Option("--restart/--no-restart", help="Forget what lies in --out and start over.", rich_help_panel=OUTPUT)] = False,
+    quiet: Quiet = False,
+    config: Config = None,
 ) -> None:  # fmt: skip
     """Train an imitation head for a model's own early layers; the model itself stays as it is."""
     from fastvlm_bench.training.settings import TrainSettings
 
     chosen: dict[str, Any] = {"heads": tuple(head)} if head else {}
     settings = TrainSettings(
-        out=str(out), model=model, suites=tuple(suite or ()), data=_text(data), split=split, images=_text(images),
-        prompts=_text(prompts), prompt_set=prompt_set, prompt=prompt, exit_layers=tuple(exit_layer.split(",")),
+        out=str(out), model=chosen_model(context, model, revision), suites=tuple(suite or ()), data=_text(data),
+        split=split, images=_text(images), prompts=_text(prompts), prompt_set=prompt_set, prompt=prompt,
+        exit_layers=tuple(exit_layer.split(",")),
         loss=loss, on_policy=on_policy, references=references, samples=samples, held_out=held_out,
         max_new_tokens=max_new_tokens, updates=updates, refine_updates=refine, batch=batch, micro=micro, lr=lr,
         validate_every=validate_every, patience=patience, draft_vocabulary=draft_vocabulary,
@@ -80,7 +99,9 @@ def train(
     settings.validate()
     from fastvlm_bench.training.fit import train as fit
 
-    raise typer.Exit(fit(settings))
+    if quiet:
+        hush()
+    raise typer.Exit(fit(settings, quiet=quiet))
 
 
 def _text(path: Path | None) -> str | None:
@@ -88,35 +109,20 @@ def _text(path: Path | None) -> str | None:
 
 
 def ablate(
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for drafts, run and table; the same command goes on with it.")
-    ],
-    suite: Annotated[
-        list[str] | None,
-        typer.Option("--suite", "-s", help="Suites to train and to measure on, repeatable; default describe."),
-    ] = None,
+    context: typer.Context,
+    *,
+    suite: Annotated[list[str] | None, typer.Option("--suite", "-s", metavar="NAME", help="Suites to train and to measure on, repeatable; default describe.", rich_help_panel=DATA)] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="As in `train`; the run reads it, too.", rich_help_panel=DATA)] = None,
+    samples: Annotated[int, typer.Option(metavar="N", help="As in `train`.", rich_help_panel=DATA)] = 1200,
+    held_out: Annotated[int, typer.Option(metavar="N", help="As in `train`.", rich_help_panel=DATA)] = 48,
+    recipe: Annotated[list[str] | None, typer.Option("--recipe", metavar="RECIPE", help="head:exit_layer=N,key=value,…, repeatable; `default` (alone or among others): heads x exits, each loss left out, no refinement.", rich_help_panel=DRAFT)] = None,
+    exit_layer: Annotated[str, typer.Option(metavar="N", help="Exits of the default recipes, as 1,2.", rich_help_panel=DRAFT)] = "1,2",
+    updates: Annotated[int, typer.Option(metavar="N", help="As in `train`.", rich_help_panel=COURSE)] = 400,
+    refine: Annotated[int, typer.Option(metavar="N", help="As in `train`.", rich_help_panel=COURSE)] = 100,
+    seed: Seed = 0,
+    threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads, of training and measuring.", rich_help_panel=COURSE)] = None,
     model: Model = "tiny",
-    data: Annotated[Path | None, typer.Option(help="As in `train`; the run reads it, too.")] = None,
-    recipe: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--recipe",
-            help="head:exit_layer=N,key=value,…, repeatable; `default` (alone or among others): heads x exits, each loss left out, no refinement.",
-        ),
-    ] = None,
-    exit_layer: Annotated[str, typer.Option(help="Exits of the default recipes, as 1,2.")] = "1,2",
-    raw_exit: Annotated[str, typer.Option(help="Exits at which the raw exit is measured beside them.")] = "1,2",
-    samples: Annotated[int, typer.Option(help="As in `train`.")] = 1200,
-    updates: Annotated[int, typer.Option(help="As in `train`.")] = 400,
-    refine: Annotated[int, typer.Option(help="As in `train`.")] = 100,
-    held_out: Annotated[int, typer.Option(help="As in `train`.")] = 48,
-    gamma: Annotated[int, typer.Option(help="Of every draft when measured.")] = 10,
-    stop_below: Annotated[float, typer.Option(help="Likewise.")] = 0.5,
-    limit: Annotated[int | None, typer.Option(help="Samples measured of each suite.")] = None,
-    also: Annotated[
-        list[Path] | None, typer.Option(help="A run folder whose drafts join the table, repeatable.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    revision: Revision = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
@@ -124,13 +130,20 @@ def ablate(
     quantize: Quantize = None,
     trust_remote_code: TrustRemoteCode = False,
     offline: Offline = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads, of training and measuring.")] = None,
-) -> None:
+    raw_exit: Annotated[str, typer.Option(metavar="N", help="Exits at which the raw exit is measured beside them.", rich_help_panel=MEASUREMENT)] = "1,2",
+    gamma: Annotated[int, typer.Option("--gamma", "--num-speculative-tokens", metavar="N", help="Of every draft when measured.", rich_help_panel=MEASUREMENT)] = 10,
+    stop_below: Annotated[float, typer.Option(metavar="X", help="Likewise.", rich_help_panel=MEASUREMENT)] = 0.5,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Samples measured of each suite.", rich_help_panel=MEASUREMENT)] = None,
+    out: Annotated[Path, typer.Option("--out", "--output", "-o", metavar="DIR", help="Folder for drafts, run and table; the same command goes on with it.", rich_help_panel=OUTPUT)],
+    also: Annotated[list[Path] | None, typer.Option(metavar="DIR", help="A run folder whose drafts join the table, repeatable.", rich_help_panel=OUTPUT)] = None,
+    quiet: Quiet = False,
+    config: Config = None,
+) -> None:  # fmt: skip
     """Train many recipes on the same texts, measure them on the same samples, and write one table."""
     from fastvlm_bench.config import RunConfig
     from fastvlm_bench.training.settings import TrainSettings, whole_numbers
 
-    suites = tuple(suite or ("describe",))
+    suites, model = tuple(suite or ("describe",)), chosen_model(context, model, revision)
     loading: dict[str, Any] = {
         "device": device, "dtype": dtype, "device_map": device_map, "attn": attn, "quantize": quantize,
         "trust_remote_code": trust_remote_code, "offline": offline,
@@ -149,10 +162,12 @@ def ablate(
     options = f"gamma={gamma},stop_below={stop_below:g}"
     methods = [f"layerskip:exit_layer={n},{options}" for n in whole_numbers("--raw-exit", raw_exit)]
     methods += [f"fastvlm:draft={name},{options}" for name in names]
-    config = RunConfig(
+    measured = RunConfig(
         suites=suites, model=model, data=_text(data), draft=str(out / "drafts"), methods=tuple(methods), limit=limit,
         seed=seed, threads=threads, out=str(out), **loading,
     )  # fmt: skip
     from fastvlm_bench.ablation.run import ablate as run_ablation
 
-    raise typer.Exit(run_ablation(settings, config, also or []))
+    if quiet:
+        hush()
+    raise typer.Exit(run_ablation(settings, measured, also or [], quiet=quiet))

@@ -63,20 +63,28 @@ def read_manifests(root: Path) -> dict[Path, Manifest]:
     }
 
 
-def draft_folder(text: str) -> Path:
-    """Where --draft points: a folder, or a hub repository ("user/name"), which is downloaded if it is not cached."""
+def draft_folder(text: str, offline: bool = False) -> Path:
+    """Where --draft points: a folder, or a hub repository ("user/name").
+
+    The repository is downloaded if it is not cached; if `offline`, the cache must have it.
+    """
     folder = Path(text).expanduser()
     if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", text) or text.startswith("."):
         return folder
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import is_offline_mode, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "README.md"]))
+        wanted = ["*.json", "*.safetensors", "README.md"]
+        return Path(snapshot_download(text, allow_patterns=wanted, local_files_only=offline))
     except RepositoryNotFoundError:
         raise UsageError(f"no draft at {text}: there is no such folder, and the hub has no such repository; train one, "
                          "or log in with `hf auth login`") from None  # fmt: skip
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if offline or is_offline_mode():
+            by = "--offline" if offline else "HF_HUB_OFFLINE"
+            raise UsageError(f"no draft at {text}: there is no such folder, it is not in the cache, and {by} forbids "
+                             "asking the hub; leave that out, or give a folder") from None  # fmt: skip
         raise UsageError(f"no draft at {text}: there is no such folder, and the hub cannot be asked "
                          f"({first_line(error)})") from None  # fmt: skip
 

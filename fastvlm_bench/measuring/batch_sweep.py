@@ -33,7 +33,7 @@ def parse_sizes(text: str) -> tuple[int, ...]:
 
 def run_sizes(
     config: RunConfig, sizes: Sequence[int], *, resume: Path | None, csv: Path | None, predictions: Path | None,
-    as_json: bool,
+    as_json: bool, quiet: bool = False,
 ) -> int:  # fmt: skip
     """Run `config` at each batch size and print the table; returns the exit code.
 
@@ -61,9 +61,10 @@ def run_sizes(
         if before is not None and read_meta(before)["status"] == "success":
             _check_same(before, own)
             continue
-        print(f"batch size {size}", file=sys.stderr)
+        if not quiet:
+            print(f"batch size {size}", file=sys.stderr)
         try:
-            code = run_benchmark(own, resume=before, csv=None, as_json=as_json, show=False)
+            code = run_benchmark(own, resume=before, csv=None, as_json=as_json, show=False, quiet=quiet)
         except BenchError as error:
             failure = error
         failed |= code == FAILED_SAMPLES  # the other sizes may fit

@@ -50,7 +50,7 @@ def load_suites(config: RunConfig) -> list[Suite]:
 
 def drafts_of(config: RunConfig) -> Path | None:
     """The folder in which a run looks for drafts; None where its model has none."""
-    return draft_folder(config.draft) if config.draft else default_drafts(config.model)
+    return draft_folder(config.draft, config.offline) if config.draft else default_drafts(config.model)
 
 
 def _wish(options: Any) -> dict[str, Any]:

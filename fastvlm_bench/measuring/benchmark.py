@@ -31,9 +31,12 @@ from fastvlm_bench.suites.suite import Suite, images_sha256
 
 def run_benchmark(
     config: RunConfig, *, resume: Path | None, csv: Path | None, predictions: Path | None = None, as_json: bool,
-    show: bool = True,
+    show: bool = True, quiet: bool = False,
 ) -> int:  # fmt: skip
-    """Run what `config` says and print the report (`show`); returns the exit code. Nothing measured is ever lost."""
+    """Run what `config` says and print the report (`show`); returns the exit code. Nothing measured is ever lost.
+
+    quiet: no progress, which otherwise goes to standard error.
+    """
     for path, option in ((csv, "--csv"), (predictions, "--predictions-out")):
         if path is not None:
             check_target_file(path, option)
@@ -47,12 +50,12 @@ def run_benchmark(
         check_same_data(read_meta(resume), suites)
     writer = RunWriter.resume(resume, config.sha256(), config.to_dict()) if resume else None
     catch_signals()
-    live = Live(Console(stderr=True, quiet=as_json), REFERENCE)
+    live = Live(Console(stderr=True, quiet=as_json or quiet), REFERENCE)
     outcome, code, failure = "success", 0, None
     try:
         writer = writer or _create(config, suites)
         if config.invocations > 1:
-            writer, code = invoke_all(writer, config, as_json)
+            writer, code = invoke_all(writer, config, as_json or quiet)
             if code in (INTERRUPTED, TERMINATED):
                 outcome = "interrupted"
             elif code:

@@ -1,23 +1,30 @@
 """Asks the hub about a model before it is downloaded, and keeps `transformers` quiet while it loads."""
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import transformers
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from fastvlm_bench.errors import UsageError
 
 HUB_TIMEOUT_S = 5.0
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+"""The environment variables that the hub's client reads."""
 
 
 def hub_answers(name: str, revision: str | None = None) -> bool:
     """Whether the hub can be asked for this model; if not, loading uses the cache alone.
 
     It is asked with a short time-out, because loading itself would retry each file for minutes. UsageError where the
-    hub answers that there is no such model or revision, or that the model is gated.
+    hub answers that there is no such model or revision, or that the model is gated. With HF_HUB_OFFLINE=1 nothing is
+    asked.
     """
+    if is_offline_mode():
+        return False
     try:
         HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
     except GatedRepoError:
@@ -33,6 +40,31 @@ def hub_answers(name: str, revision: str | None = None) -> bool:
     except Exception:  # each way of being offline has an exception of its own
         return False
     return True
+
+
+def offline_by(option: bool) -> str | None:
+    """What forbids asking the hub, as the user wrote it; None if nothing does."""
+    if option:
+        return "--offline"
+    return next((name for name in OFFLINE if os.environ.get(name)), None) if is_offline_mode() else None
+
+
+def cached_commit(name: str, revision: str | None) -> str | None:
+    """The commit to which the revision of a model in the hub's cache on this machine (HF_HOME) belongs; None if it is
+    not there."""
+    path = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(path).parent.name if isinstance(path, str) else None
+
+
+@contextlib.contextmanager
+def asks_nothing(offline: bool) -> Iterator[None]:
+    """Makes `offline` what HF_HUB_OFFLINE=1 is: within, the hub's client refuses every request."""
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or offline
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 @contextlib.contextmanager

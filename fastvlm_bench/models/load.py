@@ -15,10 +15,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.fingerprint import processor_sha256, rounds, set_weights_sha256, weights_sha256
-from fastvlm_bench.models.hub import hub_answers, quiet
+from fastvlm_bench.models.hub import asks_nothing, cached_commit, hub_answers, offline_by, quiet
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.memory_need import check_room
-from fastvlm_bench.models.names import TINY, check_model_name, default_drafts, split_revision
+from fastvlm_bench.models.names import TINY, check_model_name, default_drafts, long_dtype, split_revision
 from fastvlm_bench.models.processor import load_processor
 from fastvlm_bench.models.prompting import render, writes_special_tokens
 
@@ -29,13 +29,17 @@ PHASE_1 = "phase1.json"
 
 @dataclass
 class Target:
-    """The full VLM: its output is the truth. `id` is what the user typed; `drafts` is where its drafts lie."""
+    """The full VLM: its output is the truth.
+
+    id: what the user typed. drafts: where its drafts lie. commit: of the hub, if it came from there.
+    """
 
     id: str
     model: Any
     processor: Any
     device: torch.device
     drafts: Path | None
+    commit: str | None = None
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -66,7 +70,7 @@ class Target:
         story = Path(self.id) / PHASE_1
         return {
             **({"phase_1": json.loads(story.read_text(encoding="utf-8"))} if story.is_file() else {}),
-            "id": self.id, "revision": getattr(self.model.config, "_commit_hash", None),
+            "id": self.id, "revision": self.commit,
             "quantized": getattr(self.model.config, "quantization_config", None) is not None,
             "class": type(self.model).__name__, "weights_sha256": weights_sha256(self.model),
             "processor_sha256": processor_sha256(self.processor),
@@ -110,25 +114,29 @@ def load_target(
     _check_packages(device_map, attn, quantize)
     place = pick_device(device)
     source, revision = (str(TINY), None) if name == "tiny" else split_revision(name)
-    wanted: Any = DTYPES.get(dtype) or (torch.float32 if place.type == "cpu" and not quantize else "auto")
-    local = offline or Path(source).is_dir() or not hub_answers(source, revision)
-    shared = {"local_files_only": local, "revision": revision, "trust_remote_code": trust_remote_code}
-    with quiet(downloads=not local):
+    wanted: Any = DTYPES.get(long_dtype(dtype)) or (torch.float32 if place.type == "cpu" and not quantize else "auto")
+    with asks_nothing(offline):
+        here = Path(source).is_dir()
+        local = here or not hub_answers(source, revision)
+        forbidden = None if here else offline_by(offline)
+        if forbidden and cached_commit(source, revision) is None:
+            raise UsageError(f"model '{name}' is not in the cache, and {forbidden} forbids asking the hub: leave that "
+                             "out, set HF_HOME to where the cache is, or give a checkpoint folder")  # fmt: skip
+        shared = {"local_files_only": local, "revision": revision, "trust_remote_code": trust_remote_code}
         try:
-            processor = load_processor(source, **shared)
-            config = AutoConfig.from_pretrained(source, **shared)
-            if name != "tiny" and not device_map:
-                check_room(config, name, wanted, quantize, place, trust_remote_code)
-            stored, digest = getattr(config, "dtype", None), None
-            if (
-                rounds(stored, wanted) and not quantize
-            ):  # fingerprint the checkpoint's own values, before loading rounds them
-                digest = weights_sha256(AutoModelForImageTextToText.from_pretrained(source, dtype=stored, **shared))
-            model = AutoModelForImageTextToText.from_pretrained(
-                source, dtype=wanted, **shared, **_placement(place, device_map, attn, quantize)
-            )
+            with quiet(downloads=not local):
+                processor = load_processor(source, **shared)
+                config = AutoConfig.from_pretrained(source, **shared)
+                if name != "tiny" and not device_map:
+                    check_room(config, name, wanted, quantize, place, trust_remote_code)
+                stored, digest = getattr(config, "dtype", None), None
+                if rounds(stored, wanted) and not quantize:  # its fingerprint is that of the values before rounding
+                    digest = weights_sha256(AutoModelForImageTextToText.from_pretrained(source, dtype=stored, **shared))
+                model = AutoModelForImageTextToText.from_pretrained(
+                    source, dtype=wanted, **shared, **_placement(place, device_map, attn, quantize)
+                )
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError, SafetensorError) as error:
-            raise UsageError(f"model '{name}' cannot be loaded: {_reason(error, offline)}") from None
+            raise UsageError(f"model '{name}' cannot be loaded: {_reason(error, forbidden)}") from None
     if device_map or quantize:
         place = model.get_input_embeddings().weight.device
     else:
@@ -136,7 +144,9 @@ def load_target(
     if digest:
         set_weights_sha256(model, digest)
     model.eval()
-    return Target(name, model, processor, place, default_drafts(name))
+    return Target(
+        name, model, processor, place, default_drafts(name), None if here else cached_commit(source, revision)
+    )
 
 
 def _check_packages(device_map: str | None, attn: str | None, quantize: str | None) -> None:
@@ -164,8 +174,11 @@ def _placement(place: torch.device, device_map: str | None, attn: str | None, qu
     return options
 
 
-def _reason(error: Exception, offline: bool) -> str:
-    """Why loading failed and what would work, in one line: a known cause, else the error's first line."""
+def _reason(error: Exception, forbidden: str | None) -> str:
+    """Why loading failed and what would work, in one line: a known cause, else the error's first line.
+
+    forbidden: what forbids asking the hub, as the user wrote it.
+    """
     text = str(error)
     if "trust_remote_code" in text:
         return "it needs Python code of its own; read that code, then allow it with --trust-remote-code"
@@ -177,4 +190,6 @@ def _reason(error: Exception, offline: bool) -> str:
         return f"it needs the package {match[1]}: pip install {match[1]}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = lines[0][:200] if lines else type(error).__name__
-    return f"{first}; " + ("leave out --offline, or " if offline else "") + "check the id, the folder and the network"
+    return (
+        f"{first}; " + (f"leave out {forbidden}, or " if forbidden else "") + "check the id, the folder and the network"
+    )

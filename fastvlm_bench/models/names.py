@@ -1,4 +1,4 @@
-"""What can be told about a model's name without loading anything. Without torch."""
+"""What can be told about a model's name and its number format without loading anything. Without torch."""
 
 import json
 import os
@@ -8,6 +8,15 @@ from fastvlm_bench.errors import UsageError
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 TINY, TINY_DRAFTS = EMBEDDED / "checkpoint", EMBEDDED / "drafts"
+
+SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+TORCH_DTYPES = {"float": "float32", "half": "float16"}
+"""What torch calls them besides."""
+
+
+def long_dtype(name: str) -> str:
+    """The name under which a number format is recorded: bf16 is bfloat16. What is not a short name stays."""
+    return (SHORT_DTYPES | TORCH_DTYPES).get(name, name)
 
 
 def check_model_name(name: str) -> None:
@@ -33,6 +42,22 @@ def split_revision(name: str) -> tuple[str, str | None]:
         return name, None
     hub_id, _, revision = name.rpartition("@")
     return hub_id, revision or None
+
+
+def with_revision(name: str, revision: str | None) -> str:
+    """ID@REVISION of --model ID and --revision; UsageError where --revision says nothing or something else."""
+    if revision is None:
+        return name
+    check_model_name(name)
+    hub_id, own = split_revision(name)
+    if name == "tiny" or os.path.isdir(name):
+        what = "the embedded model" if name == "tiny" else "a folder"
+        raise UsageError(f"--revision {revision} has no effect: '{name}' is {what}; leave it out, or give a hub id")
+    if own is not None and own != revision:
+        raise UsageError(f"--revision {revision} contradicts --model {name}; give one of the two")
+    if not revision or "@" in revision:
+        raise UsageError(f"--revision is '{revision}'; it must be a branch, a tag or a commit of {hub_id}")
+    return f"{hub_id}@{revision}"
 
 
 def layer_count(name: str) -> int | None:

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.names import TINY, check_model_name
+from fastvlm_bench.models.names import TINY, check_model_name, split_revision
 from fastvlm_bench.models.processor import load_processor
 from fastvlm_bench.models.prompting import render
 
@@ -14,9 +14,9 @@ def prompt_text(name: str, prompt: str) -> str:
     """The model's chat template around one image and the prompt. UsageError if there is no such model or template."""
     check_model_name(name)
     try:
-        source = str(TINY) if name == "tiny" else name
-        processor: Any = load_processor(source)
-        config = AutoConfig.from_pretrained(source)
+        source, revision = (str(TINY), None) if name == "tiny" else split_revision(name)
+        processor: Any = load_processor(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UsageError(f"the processor of model '{name}' cannot be loaded: {reason}") from None

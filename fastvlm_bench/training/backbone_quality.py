@@ -55,8 +55,8 @@ def report_quality(
         value = "" if row["before"] is None else f" {row['before']:.4f} -> {row['after']:.4f},"
         between = "" if row["low"] is None else f" [{row['low']:+.4f}, {row['high']:+.4f}]"
         change = "" if row["delta"] is None else f" Δ {row['delta']:+.4f}{between} ({row['verdict']}),"
-        display.say(f"quality, {row['suite']} {row['metric']}:{value}{change} "
-                    f"unchanged answers {row['unchanged']} of {row['n']}")  # fmt: skip
+        display.conclude(f"quality, {row['suite']} {row['metric']}:{value}{change} "
+                         f"unchanged answers {row['unchanged']} of {row['n']}")  # fmt: skip
     return rows
 
 

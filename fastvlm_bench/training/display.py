@@ -14,10 +14,13 @@ POSITIONS = (1, 2, 4, 8)
 
 
 class Display:
-    """A context manager. A terminal shows a table, redrawn in place; elsewhere a validation prints a line per draft."""
+    """A context manager. A terminal shows a table, redrawn in place; elsewhere a validation prints a line per draft.
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.console, self.quiet = Console(stderr=False, quiet=quiet), quiet
+    quiet: nothing at all, as in a process that does not lead. brief: only what has come of it, and the last table.
+    """
+
+    def __init__(self, *, quiet: bool = False, brief: bool = False) -> None:
+        self.console, self.quiet, self.brief = Console(stderr=False, quiet=quiet), quiet, brief
         self.progress = Progress(
             TextColumn("{task.description:13}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
             TimeRemainingColumn(), console=self.console,
@@ -25,18 +28,30 @@ class Display:
         self.shown: Table | None = None
         self.live = Live(self._all(), console=self.console, refresh_per_second=4, transient=False)
 
+    @property
+    def renewed(self) -> bool:
+        """Whether what is shown is renewed in place."""
+        return self.console.is_terminal and not self.brief
+
     def __enter__(self) -> "Display":
-        if self.console.is_terminal:
+        if self.renewed:
             self.live.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self.console.is_terminal:
+        if self.brief and self.shown is not None:
+            self.console.print(self.shown)
+        if self.renewed:
             self.live.update(self._all(), refresh=True)
             self.live.stop()
 
     def say(self, text: str) -> None:
-        """One line, above the bars."""
+        """One line of what goes on, above the bars."""
+        if not self.brief:
+            self.conclude(text)
+
+    def conclude(self, text: str) -> None:
+        """One line of what has come of it."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def bar(self, label: str, total: int) -> Callable[[int], None]:
@@ -59,7 +74,7 @@ class Display:
     ) -> None:
         """Show the validation after `done` updates. losses, found, best: by recipe; best: the update that is kept."""
         self.shown = table(f"held out, after update {done}", losses, found, best)
-        if self.console.is_terminal:
+        if self.renewed:
             self.live.update(self._all())
             return
         for name, own in found.items():

@@ -29,11 +29,14 @@ from fastvlm_bench.training.updates import Updates
 from fastvlm_bench.training.validation import validate
 
 
-def train(settings: TrainSettings) -> int:
-    """Train as the settings say and leave the drafts in `settings.out`. Returns the exit code; 130 if interrupted."""
+def train(settings: TrainSettings, *, quiet: bool = False) -> int:
+    """Train as the settings say and leave the drafts in `settings.out`. Returns the exit code; 130 if interrupted.
+
+    quiet: say only what has come of it.
+    """
     settings.validate()
     parallel.start(settings.device, settings.device_map)
-    folder, display = TrainingFolder(Path(settings.out)), Display(quiet=not parallel.leads())
+    folder, display = TrainingFolder(Path(settings.out)), Display(quiet=not parallel.leads(), brief=quiet)
     try:
         texts = Texts(settings, folder, display)  # before the model is loaded, so that missing data is reported at once
         parallel.lead(lambda: folder.open(settings))
@@ -61,7 +64,7 @@ class Training:
                 self._run(interrupts)
             return 0
         except KeyboardInterrupt:
-            self.display.say(f"interrupted; the same command goes on from what is kept in {self.folder.path}")
+            self.display.conclude(f"interrupted; the same command goes on from what is kept in {self.folder.path}")
             return 130
         except FloatingPointError as error:
             raise BenchError(f"{error}; what was trained before is kept in {self.folder.path}") from error

@@ -45,12 +45,12 @@ def save_drafts(
     picture = draw_curve(root, settings.updates if settings.refine_updates else None)
     own = best[favourite]["validated"]
     drawn = f" and {picture}" if picture else " (its picture needs: pip install 'fastvlm-bench[plots]')"
-    display.say(f"saved {', '.join(map(str, made))}; curve in {root / 'curve.csv'}{drawn}")
-    display.say(
+    display.conclude(f"saved {', '.join(map(str, made))}; curve in {root / 'curve.csv'}{drawn}")
+    display.conclude(
         f"best: {favourite}, held-out α {own['alpha']:.3f}, predicted decode speed-up {own['speedup']:.2f}x at "
         f"γ {own['gamma']}, stop below {own['stop_below']:g}. Measure it:"
     )
-    display.say("  " + measure_command(settings, target.id, root, own))
+    display.conclude("  " + measure_command(settings, target.id, root, own))
     if settings.push:
         push(root, settings.push, display)
     return made
@@ -190,4 +190,4 @@ def push(root: Path, repository: str, display: Display) -> None:
     api.upload_folder(
         folder_path=root, repo_id=repository, ignore_patterns=["*.pt", "answers*.jsonl", "settings.json", ".*"]
     )
-    display.say(f"pushed to {repository}: use it with --draft {repository}")
+    display.conclude(f"pushed to {repository}: use it with --draft {repository}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastvlm_bench.config import LOADING, check_loading, check_writable, whole
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.names import check_model_name, layer_count
+from fastvlm_bench.models.names import check_model_name, layer_count, long_dtype
 from fastvlm_bench.suites.definition import read_definition
 from fastvlm_bench.training.recipe import Recipe
 
@@ -82,6 +82,7 @@ class TrainSettings:
         for name in ("suites", "heads", "exit_layers"):
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(str(item) for item in given))
+        object.__setattr__(self, "dtype", long_dtype(self.dtype))
         for name, low in (("samples", 1), ("held_out", 1), ("updates", 1), ("batch", 1), ("micro", 1),
                           ("validate_every", 1), ("refine_updates", 0), ("patience", 0), ("draft_vocabulary", 0),
                           ("backbone_updates", 1), ("seed", 0)):  # fmt: skip

@@ -75,7 +75,7 @@ def test_a_shared_option_without_effect_is_refused() -> None:
     ({"max_new_tokens": 0}, "--max-new-tokens is 0"), ({"seed": -1}, "--seed is -1"), ({"seed": 1 << 63}, "--seed is"),
     ({"threads": 0}, f"--threads is 0; it must be a whole number, 1 .. {os.cpu_count()}"),
     ({"threads": 100_000}, "--threads is 100000"),
-    ({"dtype": "fp32"}, "unknown dtype 'fp32': one of auto, float32, bfloat16, float16"),
+    ({"dtype": "fp8"}, "unknown dtype 'fp8': one of auto, float32, bfloat16, float16, fp32, bf16, fp16"),
     ({"dtype": "bfloat"}, "did you mean 'bfloat16'?"),
     ({"device": "gpu"}, "unknown device 'gpu': one of auto, cpu, cuda, cuda:N, mps"),
     ({"attn": "flash"}, "unknown attn 'flash': one of sdpa, eager, flash_attention_2"),

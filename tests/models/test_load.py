@@ -114,6 +114,13 @@ def test_options_that_cannot_be_had(options: dict[str, Any], message: str, monke
 
 
 def test_offline_never_asks(hub: type[FakeApi]) -> None:
+    with pytest.raises(UsageError, match="not in the cache, and --offline forbids asking the hub: leave that out"):
+        load.load_target(NAME, device="cpu", offline=True)
+    assert not hub.asked
+
+
+def test_offline_with_part_of_a_model_in_the_cache(hub: type[FakeApi], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "cached_commit", lambda *_: "0" * 40)
     with pytest.raises(UsageError, match="local_files_only=True; leave out --offline, or check the id"):
         load.load_target(NAME, device="cpu", offline=True)
     assert not hub.asked

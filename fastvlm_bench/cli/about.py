@@ -1,4 +1,4 @@
-"""The command `models`, and the options that say which model is loaded and how, shared with `run`."""
+"""The commands that say what there is: `methods`, `models` and `doctor`."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,24 +6,38 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Option(help="`tiny` (embedded), a hub id, ID@REVISION, or a checkpoint folder.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Dtype = Annotated[str, typer.Option(help="auto (float32 on the CPU), float32, bfloat16 or float16.")]
-DeviceMap = Annotated[str | None, typer.Option(help="auto: spread the layers over all devices (accelerate).")]
-Attn = Annotated[str | None, typer.Option(help="sdpa, eager or flash_attention_2; default: transformers' choice.")]
-Quantize = Annotated[str | None, typer.Option(help="4bit or 8bit (bitsandbytes).")]
-TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub: only what is in the cache.")]
+from fastvlm_bench.cli.options import (
+    RESULTS,
+    Attn,
+    Device,
+    DeviceMap,
+    Dtype,
+    Offline,
+    Quantize,
+    Revision,
+    TrustRemoteCode,
+    chosen_model,
+)
+from fastvlm_bench.cli.results import Json, print_rows
+
+
+def methods() -> None:
+    """List the decoding methods and their options."""
+    from fastvlm_bench.method_spec import METHODS
+
+    for name, kind in METHODS.items():
+        print_rows([(name, kind.description)])
+        print_rows([(f"  {key}", f"{option.help} (default {option.default})") for key, option in kind.options.items()])
 
 
 def models(
-    check: Annotated[str | None, typer.Option(help="Load this model and say whether and how it can be run.")] = None,
-    suite: Annotated[
-        list[str] | None, typer.Option("--suite", "-s", help="A suite to ask it, repeatable; default: coco-caption.")
-    ] = None,
-    data: Annotated[Path | None, typer.Option(help="As in `run`; without it the embedded samples are asked.")] = None,
-    draft: Annotated[Path | None, typer.Option(help="Also check this draft folder against the model.")] = None,
-    exit_layer: Annotated[int | None, typer.Option(help="Only this exit layer; default: several.")] = None,
+    context: typer.Context,
+    check: Annotated[str | None, typer.Option(metavar="MODEL", help="Load this model and say whether and how it can be run.")] = None,
+    suite: Annotated[list[str] | None, typer.Option("--suite", "-s", metavar="NAME", help="A suite to ask it, repeatable; default: coco-caption.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="As in `run`; without it the embedded samples are asked.")] = None,
+    draft: Annotated[Path | None, typer.Option(metavar="DIR", help="Also check this draft folder against the model.")] = None,
+    exit_layer: Annotated[int | None, typer.Option(metavar="N", help="Only this exit layer; default: several.")] = None,
+    revision: Revision = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
@@ -31,15 +45,16 @@ def models(
     quantize: Quantize = None,
     trust_remote_code: TrustRemoteCode = False,
     offline: Offline = False,
-) -> None:
+) -> None:  # fmt: skip
     """List the models that come with the tool and the families that it was proven on; with --check, try a model."""
     if check is None:
         _list_models()
         return
     from fastvlm_bench.config import check_loading
-    from fastvlm_bench.models.names import check_model_name
+    from fastvlm_bench.models.names import check_model_name, long_dtype
     from fastvlm_bench.suites.suite import load_suite
 
+    check, dtype = chosen_model(context, check, revision), long_dtype(dtype)
     check_loading(device=device, dtype=dtype, device_map=device_map, attn=attn, quantize=quantize)
     check_model_name(check)
     loaded = [load_suite(name, data=data) for name in suite or ("coco-caption",)]
@@ -51,6 +66,16 @@ def models(
             quantize=quantize, trust_remote_code=trust_remote_code, offline=offline,
         )
     )  # fmt: skip
+
+
+def doctor(
+    results: Annotated[Path, typer.Option("--out", "--output", "-o", metavar="DIR", help="The folder that would get results: is there room?")] = RESULTS,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Describe this machine and advise on what would spoil a measurement; paste it into a bug report."""
+    from fastvlm_bench.machine.doctor import examine
+
+    typer.echo(examine(results, as_json=json))
 
 
 def _list_models() -> None:

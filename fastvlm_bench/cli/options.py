@@ -1,0 +1,60 @@
+"""The options that several commands share, and what the panels of their help are called."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+WHAT, MODEL, HOW = "What is decoded", "The model and how it is loaded", "How it is decoded"
+MEASUREMENT, OUTPUT = "Measurement", "Output"
+RESULTS = Path("results")
+
+
+def _configure(context: typer.Context, value: Path | None) -> Path | None:
+    """Values of the file take the place of the defaults; the command line wins over both."""
+    if value is not None:
+        from fastvlm_bench.cli.config_file import read_config
+
+        context.default_map = read_config(value, context.command)
+    return value
+
+
+# fmt: off
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", callback=_configure, is_eager=True, help="A TOML, YAML or JSON file whose keys are options, or an earlier run's folder; the command line wins over it. See docs/options.md.")]
+Model = Annotated[str, typer.Option(metavar="MODEL", help="`tiny` (embedded), a hub id, ID@REVISION, or a checkpoint folder.", rich_help_panel=MODEL)]
+Revision = Annotated[str | None, typer.Option(metavar="NAME", help="The branch, tag or commit of a hub id, as in ID@REVISION.", rich_help_panel=MODEL)]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=MODEL)]
+Dtype = Annotated[str, typer.Option(metavar="NAME", help="auto (float32 on the CPU), float32 (fp32), bfloat16 (bf16) or float16 (fp16).", rich_help_panel=MODEL)]
+DeviceMap = Annotated[str | None, typer.Option(metavar="NAME", help="auto: spread the layers over all devices (accelerate).", rich_help_panel=MODEL)]
+Attn = Annotated[str | None, typer.Option("--attn", "--attn-implementation", metavar="NAME", help="sdpa, eager or flash_attention_2; default: transformers' choice.", rich_help_panel=MODEL)]
+Quantize = Annotated[str | None, typer.Option(metavar="BITS", help="4bit or 8bit (bitsandbytes).", rich_help_panel=MODEL)]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code/--no-trust-remote-code", help="Run Python code that the model brings.", rich_help_panel=MODEL)]
+Offline = Annotated[bool, typer.Option("--offline/--no-offline", help="Never ask the hub: only what is in the cache.", rich_help_panel=MODEL)]
+Quiet = Annotated[bool, typer.Option("--quiet/--no-quiet", "-q", help="No progress: only results, warnings and errors.", rich_help_panel=OUTPUT)]
+# fmt: on
+
+
+def chosen_model(context: typer.Context, model: str, revision: str | None) -> str:
+    """The model's one name, ID@REVISION where --revision is given; UsageError where the two do not go together.
+
+    A revision in the file of --config belongs to the model in it: neither outlives the other's being overruled.
+    """
+    from fastvlm_bench.models.names import split_revision, with_revision
+
+    model_from, revision_from = (_source(context, name) for name in ("model", "revision"))
+    if (model_from, revision_from) == ("COMMANDLINE", "DEFAULT_MAP"):
+        revision = None
+    if (model_from, revision_from) == ("DEFAULT_MAP", "COMMANDLINE"):
+        model = split_revision(model)[0]
+    return with_revision(model, revision)
+
+
+def hush() -> None:
+    """No bars of downloads and of loading, here and in the processes that this one starts; before they are imported."""
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+
+def _source(context: typer.Context, name: str) -> Any:
+    source = context.get_parameter_source(name)
+    return source.name if source is not None else None

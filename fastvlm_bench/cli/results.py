@@ -1,0 +1,138 @@
+"""The commands that read results: those of earlier runs, and those that other tools have written."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fastvlm_bench.cli.options import RESULTS
+
+# fmt: off
+RunFolders = Annotated[list[Path] | None, typer.Argument(help="Run folders; left out: the newest under results/.")]
+Results = Annotated[Path, typer.Option(metavar="DIR", help="Where to look for runs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+OutFile = Annotated[Path | None, typer.Option("--out", "--output", "-o", metavar="FILE", help="A file; default: standard output.")]
+# fmt: on
+
+
+def score(
+    suite: Annotated[str, typer.Option("--suite", "-s", metavar="NAME", help="The suite whose metrics are used; see `suites`.")],
+    annotations: Annotated[list[Path], typer.Option(metavar="PATH", help="The official annotation file, repeatable where there are several, or the folder that holds them.")],
+    predictions: Annotated[Path, typer.Option(metavar="FILE", help="Predictions of any tool, in the suite's official results format.")],
+    reference: Annotated[Path | None, typer.Option(metavar="FILE", help="Other predictions: also give the paired difference to them.")] = None,
+    margin: Annotated[float | None, typer.Option(metavar="POINTS", help="Points of 100 that count as no difference to --reference; default 0.5.")] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="The suite's split; default: told by the files.")] = None,
+    allow_missing: Annotated[bool, typer.Option(help="Count a sample without prediction as an empty text.")] = False,
+    variant: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="METRIC=VARIANT, as vqa_accuracy=official; repeatable.")] = None,
+    java: Annotated[bool, typer.Option("--java", help="METEOR and SPICE, too; needs Java and the extra coco-java.")] = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Score a results file, [{"image_id", "caption"}], [{"question_id", "answer"}] or the suite's own format."""
+    from fastvlm_bench.metrics import parse_variants
+    from fastvlm_bench.scoring.score import as_json, score_file, table
+
+    found = score_file(suite, annotations, predictions, allow_missing=allow_missing, split=split, java=java,
+                       variants=parse_variants(variant or []), reference_file=reference, margin=margin)  # fmt: skip
+    for note in found.notes:
+        typer.echo(f"fastvlm-bench: note: {note}", err=True)
+    if json:
+        typer.echo(as_json(found))
+        return
+    how = f", PTB-compatible tokenizer {found.how['tokenizer']}, CIDEr-D df full" if found.how else ""
+    typer.echo(f"{suite}{', split ' + found.split if found.split else ''}, n = {found.n}{how}")
+    print_rows(table(found))
+
+
+def verify_metrics(
+    annotations: Annotated[Path, typer.Option(metavar="PATH", help="A caption annotation file in the suite's official format.")],
+    predictions: Annotated[Path | None, typer.Option(metavar="FILE", help="Captions to score; default: each image's first reference against its others.")] = None,
+    suite: Annotated[str, typer.Option("--suite", "-s", metavar="NAME", help="A caption suite, for the formats.")] = "coco-caption",
+    java: Annotated[bool, typer.Option("--java", help="Use the official Java tokenizer, and METEOR and SPICE.")] = False,
+) -> None:  # fmt: skip
+    """Compare the caption metrics with the official scorer on your own data; exit code 5 if they differ."""
+    from fastvlm_bench.scoring.verify_metrics import report as lines
+    from fastvlm_bench.scoring.verify_metrics import require_agreement, verify
+
+    found = verify(annotations, predictions, suite=suite, java=java)
+    for line in lines(found):
+        typer.echo(line)
+    require_agreement(found)
+
+
+def compare(
+    runs: RunFolders = None,
+    force: Annotated[bool, typer.Option(help="Compare runs that differ in more than their methods; the table says so.")] = False,
+    results: Results = RESULTS,
+) -> None:  # fmt: skip
+    """Put runs side by side, with paired intervals; refuses runs that are not comparable."""
+    from fastvlm_bench.analysis.comparable import compare_newest
+    from fastvlm_bench.analysis.comparison import compare as compare_runs
+    from fastvlm_bench.records.record import read_run
+    from fastvlm_bench.report.compare import print_comparison
+
+    named = [read_run(folder) for folder in runs or []]
+    print_comparison(compare_runs(named, force=force) if named else compare_newest(results))
+
+
+def report(
+    runs: RunFolders = None,
+    margin: Annotated[float | None, typer.Option(metavar="POINTS", help="Points of 100 that count as no difference; default: the run's.")] = None,
+    memory_picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw what each peak of memory is made of: FILE.png, .svg or .pdf.")] = None,
+    results: Results = RESULTS,
+) -> None:  # fmt: skip
+    """Print a run's tables again, from its records alone."""
+    from fastvlm_bench.analysis.summary import summarise
+    from fastvlm_bench.report.memory_picture import draw_memory
+    from fastvlm_bench.report.terminal import print_report
+
+    for found in _runs(runs, results):
+        print_report(found, rows=summarise(found, margin))
+        if memory_picture is not None:
+            draw_memory(found, memory_picture)
+
+
+def batches(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of different batch sizes, or a folder of them.")],
+    to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="table, csv, markdown or json.")] = "table",
+    out: OutFile = None,
+) -> None:  # fmt: skip
+    """Put runs of different batch sizes side by side: where does speculation's gain end?"""
+    from fastvlm_bench.report.batch_table import print_table
+
+    print_table(runs, to, out)
+
+
+def export(
+    runs: RunFolders = None,
+    to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="csv, samples-csv, latex, markdown or json.")] = "csv",
+    out: OutFile = None,
+    columns: Annotated[str | None, typer.Option(metavar="NAMES", help="For latex and markdown: column names, separated by commas.")] = None,
+    results: Results = RESULTS,
+) -> None:  # fmt: skip
+    """Write runs as CSV (one row a suite and method), per-sample CSV, LaTeX (booktabs), Markdown or JSON."""
+    from fastvlm_bench.report.export import export_runs, save
+
+    text = export_runs(_runs(runs, results), to, columns.split(",") if columns else None)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        save(out, text)
+
+
+def _runs(folders: list[Path] | None, results: Path) -> list[Any]:
+    from fastvlm_bench.errors import UsageError
+    from fastvlm_bench.records.record import list_runs, read_run
+
+    if not folders:
+        folders = list_runs(results)[:1]
+    if not folders:
+        raise UsageError(f"no run under {results}; make one with fastvlm-bench run, or name a run folder")
+    return [read_run(folder) for folder in folders]
+
+
+def print_rows(rows: list[tuple[str, str]]) -> None:
+    """Names and texts in two columns."""
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        typer.echo(f"{name:<{max(width, 18)}} {text}")
