@@ -16,7 +16,7 @@ ROOMS = (
     "machine", "sampling", "errors",
 )  # fmt: skip
 """From the top down: rooms, and the modules that lie beside them. Each may import what is below it, or itself."""
-OLD_PATHS = ("suite", "models.tiny.train", "models.tiny.evaluate", "models.tiny.render_suites")
+OLD_PATHS = ("suite", "cli.__main__", "models.tiny.train", "models.tiny.evaluate", "models.tiny.render_suites")
 """Modules that only hand on what has moved. Nothing of the package imports them."""
 LIGHT_ROOMS = ("analysis", "report", "suites", "records", "metrics", "scoring")
 LIGHT = (
