@@ -68,5 +68,6 @@ class Method:
         """The trace of the latest generation of one sequence. ValueError after a batch: its rows are in `trace`."""
         if self.trace is None:
             return None
-        (only,) = self.trace.rows
-        return only
+        if len(self.trace.rows) > 1:
+            raise ValueError(f"{len(self.trace.rows)} sequences were decoded together: their traces are in trace.rows")
+        return self.trace.rows[0]

@@ -9,8 +9,10 @@ from torch import Tensor
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TextStreamer
 
 from fastvlm_bench.checks.batch_check import batch_self_check
+from fastvlm_bench.decoding.control import Control
 from fastvlm_bench.decoding.early_exit import EarlyExit
 from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.decoding.hf_generate import HfGenerate
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.drafts.heads import new_head
 from fastvlm_bench.drafts.imitation_head import Draft
@@ -176,6 +178,43 @@ def test_rows_end_at_different_times(llava: Any, batch: Any, expected: Any, plac
     for method in (Standard(), *(FastVLM(ragged_draft(llava, 2, s), gamma=6) for s in (0.0, 0.3))):
         assert decode(llava, batch, method, eos_token_id=eos) == cut
         assert [row.stop for row in method.trace.rows] == [("eos" if t[-1] in eos else "length") for t in cut]
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 4])
+def test_the_control_arm_decodes_batches(llava: Any, batch: Any, expected: Any, gamma: int) -> None:
+    """The same method object, one row and several: every draft is the target's own, so every draft stands."""
+    method = Control(gamma=gamma)
+    eos = [expected[0][8], expected[2][17]]
+    ends = [next((i + 1 for i, token in enumerate(row) if token in eos), COUNT) for row in expected]
+    for options, wanted in (
+        ({}, expected),
+        ({"eos_token_id": eos}, [r[:e] for r, e in zip(expected, ends, strict=True)]),
+    ):
+        assert decode(llava, batch, method, **options) == wanted
+        assert all(r.accepted == r.drafted <= gamma for row in method.trace.rows for r in row.rounds)
+
+
+def test_the_loop_of_transformers_is_cut_into_rows(llava: Any, batch: Any, expected: Any) -> None:
+    eos = [expected[0][8], expected[2][17]]
+    cut = [row[: next((i + 1 for i, token in enumerate(row) if token in eos), COUNT)] for row in expected]
+    method = HfGenerate()
+    assert decode(llava, batch, method, eos_token_id=eos, pad_token_id=0) == cut
+    trace = method.trace
+    assert trace is not None and [row.stop for row in trace.rows] == [
+        "eos" if row[-1] in eos else "length" for row in cut
+    ]
+    assert [len(row.rounds) for row in trace.rows] == [len(row) - 1 for row in cut]
+    assert sum(row.decode_s for row in trace.rows) == pytest.approx(trace.decode_s)
+
+
+def test_the_trace_of_a_batch_is_not_taken_for_that_of_one_sequence(llava: Any, batch: Any, singles: Any) -> None:
+    method = Standard()
+    assert method.last is None
+    decode(llava, batch, method, 4)
+    with pytest.raises(ValueError, match="4 sequences were decoded together: their traces are in trace.rows"):
+        _ = method.last
+    decode(llava, singles[0], method, 4)
+    assert method.last is not None and len(method.last.token_ids) == 4
 
 
 def test_no_pass_is_spent_on_finished_rows(llava: Any, batch: Any, expected: Any) -> None:
