@@ -39,8 +39,6 @@ class Display:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self.brief and self.shown is not None:
-            self.console.print(self.shown)
         if self.renewed:
             self.live.update(self._all(), refresh=True)
             self.live.stop()
@@ -51,7 +49,10 @@ class Display:
             self.conclude(text)
 
     def conclude(self, text: str) -> None:
-        """One line of what has come of it."""
+        """One line of what has come of it; where nothing else is said, the last table comes first."""
+        if self.brief and self.shown is not None:
+            self.console.print(self.shown)
+            self.shown = None
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def bar(self, label: str, total: int) -> Callable[[int], None]:
