@@ -3,6 +3,9 @@
 May import the rooms below `suites`, and never brings torch.
 
 record.py                run.json and samples.jsonl: the only writer and reader
+run_record.py            run.json, field by field
+sample_line.py           a line of samples.jsonl, field by field
+schema.py                JSON schemas of both
 storage.py               sealed lines, files replaced as a whole, locks
 identities.py            checks that the numbers within one line agree
 trace.py                 what a method reports: counts and seconds

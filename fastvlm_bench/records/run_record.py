@@ -1,0 +1,209 @@
+"""`run.json`, field by field. As in `sample_line`: what is NotRequired is missing in some records, None is null."""
+
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from fastvlm_bench.records.sample_line import Amount, Bytes, Count, Limits, Positive
+
+Sha256 = Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
+Time = Annotated[str, Limits(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+
+
+class Sample(TypedDict):
+    """A sample as it was measured."""
+
+    sample_id: Annotated[str, "id within the suite"]
+    image_id: Annotated[str, "samples of one image share it"]
+    prompt: Annotated[str, "what the model is asked"]
+    references: Annotated[list[str], "reference texts, or the annotators' answers"]
+    rendered: NotRequired[Annotated[str, "the exact text that the model read"]]
+    group: NotRequired[Annotated[str, "part of the data set that it belongs to, by the official file"]]
+    question: NotRequired[Annotated[str, "the data set's own text within the prompt"]]
+
+
+class SuiteRecord(TypedDict):
+    """A suite with the samples that were to be measured."""
+
+    name: Annotated[str, "name of the suite"]
+    version: Annotated[str, "version of the suite file"]
+    kind: Annotated[Literal["caption", "vqa", "ranking"], "what its samples ask for"]
+    split: Annotated[str, "split of the data set"]
+    source: Annotated[str, "where the data lay"]
+    sha256: Annotated[Sha256, "of annotations, names and sizes of images"]
+    images_sha256: NotRequired[Annotated[Sha256, "of the images' bytes"]]
+    prompt: Annotated[str, "template of the prompts"]
+    prompt_set: NotRequired[Annotated[str, "whose prompt it is, or custom"]]
+    max_new_tokens: Annotated[Positive, "token limit of an output"]
+    metrics: Annotated[list[str], "names of the metrics"]
+    variants: NotRequired[Annotated[dict[str, str], "metric: variant"]]
+    document_images: NotRequired[Annotated[Count, "samples without --limit, where a metric weighs words by them"]]
+    results: NotRequired[Annotated[str, "format of --predictions-out"]]
+    licence: Annotated[str, "licence of the data"]
+    citation: Annotated[str, "what to cite for the data"]
+    note: NotRequired[Annotated[str, "what a reader of the numbers must know"]]
+    samples: Annotated[list[Sample], "in the order of the official file"]
+
+
+_Class = TypedDict("_Class", {"class": NotRequired[Annotated[str, "class of the model in transformers"]]})
+
+
+class ModelRecord(_Class):
+    """The target. A run that ended before it was loaded knows the id only."""
+
+    id: Annotated[str, "what --model named"]
+    revision: NotRequired[Annotated[str | None, "commit on the hub"]]
+    quantized: NotRequired[Annotated[bool, "whether the weights are quantized"]]
+    weights_sha256: NotRequired[Annotated[Sha256, "of the weights"]]
+    processor_sha256: NotRequired[Annotated[Sha256, "of tokenizer, chat template and image processor"]]
+    dtype: NotRequired[Annotated[str, "type of the weights, as float32"]]
+    attention: NotRequired[Annotated[str | None, "implementation of attention"]]
+    device: NotRequired[Annotated[str, "cpu, cuda:N or mps"]]
+    layers: NotRequired[Annotated[Positive, "layers of the text model"]]
+    parameters: NotRequired[Annotated[Count, "number of parameters"]]
+    weights_bytes: NotRequired[Annotated[Bytes, "bytes of the weights"]]
+    preflight: NotRequired[Annotated[dict[str, Any], "what was found before the first sample"]]
+    phase_1: NotRequired[Annotated[dict[str, Any], "how it was fine-tuned, for a model that was fine-tuned here"]]
+
+
+class MethodRecord(TypedDict):
+    """A method. A run that ended before the model was loaded knows the label only."""
+
+    label: Annotated[str, "unique; the lines name it"]
+    name: NotRequired[Annotated[str, "name of the method"]]
+    spec: NotRequired[Annotated[str, "as it could be typed"]]
+    lossless: NotRequired[Annotated[bool, "whether its greedy output is the target's own"]]
+    options: NotRequired[Annotated[dict[str, Any], "its options, with those that the draft settles"]]
+    draft: NotRequired[Annotated[dict[str, Any] | None, "manifest of the draft"]]
+    extra_bytes: NotRequired[Annotated[Bytes, "bytes that it needs beside the target"]]
+
+
+class Environment(TypedDict):
+    """Machine and versions. Of many more fields these are read by reports; empty until the model was loaded."""
+
+    cpu: NotRequired[Annotated[str | None, "name of the CPU"]]
+    gpu: NotRequired[Annotated[str | None, "name of the GPU in use; null on the CPU"]]
+    threads: NotRequired[Annotated[Positive | None, "torch's threads"]]
+    commit: NotRequired[Annotated[str | None, "commit of the checkout that ran"]]
+    dirty: NotRequired[Annotated[bool | None, "whether that checkout had changes"]]
+    torch: NotRequired[Annotated[str | None, "version of torch"]]
+    transformers: NotRequired[Annotated[str | None, "version of transformers"]]
+    reasons: NotRequired[Annotated[dict[str, str], "field: why it is null"]]
+    self_check: NotRequired[Annotated[dict[str, Amount], "exit layer: relative difference of logits"]]
+
+
+OPEN: tuple[type, ...] = (Environment,)
+"""Types that take fields of any other name."""
+
+
+class Notice(TypedDict):
+    """A warning."""
+
+    name: Annotated[str, "name of the warning"]
+    message: Annotated[str, "what was seen, and what to do"]
+
+
+class VerdictRecord(TypedDict):
+    """Whether the numbers may be published."""
+
+    status: Annotated[Literal["VALID", "INVALID"], "INVALID: do not publish these numbers"]
+    reasons: Annotated[list[str], "why it is INVALID"]
+
+
+class Totals(TypedDict):
+    """Sums over all lines."""
+
+    lines: NotRequired[Annotated[Count, "lines that count"]]
+    failed: NotRequired[Annotated[Count, "of them failed"]]
+    new_tokens: NotRequired[Annotated[Count, "tokens decoded"]]
+
+
+class MemoryParts(TypedDict):
+    """What the peak of a method is made of, on the suite's last sample."""
+
+    suite: Annotated[str, "name of the suite"]
+    method: Annotated[str, "label of the method"]
+    sample_id: Annotated[str, "the sample that was decoded"]
+    kind: Annotated[Literal["rss", "allocated"], "resident memory, or tensors on the device"]
+    how: Annotated[Literal["kernel", "sampled", "allocator"] | None, "how the peak was found"]
+    peak_bytes: Annotated[Bytes | None, "bytes at the peak"]
+    weights_bytes: Annotated[Bytes, "bytes of the target's weights"]
+    head_bytes: Annotated[Bytes, "bytes of the draft's head"]
+    cache_bytes: Annotated[Bytes | None, "bytes of the target's KV cache at the end"]
+    activation_bytes: Annotated[Bytes | None, "bytes that the generation took on top, less the cache"]
+    rest_bytes: Annotated[Bytes | None, "bytes that were there before and are neither weights nor head"]
+    reserved_bytes: Annotated[Bytes | None, "bytes that the allocator had taken from the device"]
+    device_used_bytes: Annotated[Bytes | None, "bytes in use on the device, by any process"]
+
+
+class Outside(TypedDict):
+    """What lies outside the clock, of one invocation."""
+
+    model_load_s: Annotated[Amount, "seconds of loading the model"]
+    first_call_s: Annotated[dict[str, Amount], "method: seconds of its first generation"]
+
+
+class Stopped(TypedDict):
+    """How a suite ended with --until-width or --budget."""
+
+    by: Annotated[Literal["samples", "width", "budget"], "what ended it"]
+    groups: Annotated[Count, "groups of methods on one sample that were measured"]
+    seconds: Annotated[Amount, "seconds that it took"]
+    until_width: Annotated[float | None, "relative half-width that was asked for"]
+    budget_s: Annotated[Amount | None, "seconds that were given"]
+    widths: Annotated[dict[str, float | None], "method: relative half-width reached; null with too few pairs"]
+
+
+class EnergyBlock(TypedDict):
+    """A block of generations of one method."""
+
+    method: Annotated[str, "label of the method"]
+    seconds: Annotated[Amount, "seconds of the block"]
+    joules: Annotated[Amount | None, "joules of the whole device or package in the block"]
+    tokens: Annotated[Count, "tokens decoded"]
+    samples: Annotated[Count, "samples decoded"]
+
+
+class Energy(TypedDict):
+    """The blocks of a suite with --energy, or the reason why there are none."""
+
+    source: Annotated[Literal["nvml-counter", "nvml-power", "rapl"] | None, "what counted the joules"]
+    idle_w: NotRequired[Annotated[float | None, "watts at rest"]]
+    blocks: NotRequired[Annotated[list[EnergyBlock], "in the order in which they were measured"]]
+    reason: NotRequired[Annotated[str, "why it was not measured"]]
+
+
+class Refined(TypedDict):
+    """What drafts learned between samples with --refine."""
+
+    updates: Annotated[dict[str, Count], "method: updates of its draft"]
+    seconds: Annotated[Amount, "seconds of learning, outside the clock"]
+    lr: Annotated[float, "learning rate"]
+
+
+class RunRecord(TypedDict):
+    """A run: what was asked for, of what, where, and how it ended. Times are UTC."""
+
+    schema_version: Annotated[Literal[1], "a reader refuses versions that it does not know"]
+    run_id: Annotated[str, "name of the run's folder when it was made"]
+    status: Annotated[
+        Literal["started", "success", "interrupted", "error"], "how it ended; started: not yet, or killed"
+    ]
+    command: Annotated[list[str], "the command line"]
+    config: Annotated[dict[str, str | float | bool | list[str] | None], "the options of `run` by name"]
+    config_sha256: Annotated[Sha256, "of the options that change what is measured; --resume needs the same"]
+    suites: Annotated[list[SuiteRecord], "in the order in which they are measured"]
+    model: Annotated[ModelRecord, "the target"]
+    methods: Annotated[list[MethodRecord], "the reference first"]
+    reference: Annotated[str, "label of the method that the others are compared with"]
+    environment: Annotated[Environment, "machine and versions; null where unknown, with the reason in `reasons`"]
+    started_at: Annotated[Time, "when it began"]
+    completed_at: Annotated[Time | None, "when it ended"]
+    totals: Annotated[Totals, "sums over all lines"]
+    warnings: Annotated[list[Notice], "what a reader of the numbers should know"]
+    verdict: Annotated[VerdictRecord | None, "null until something was measured and judged"]
+    error: Annotated[str | None, "why it ended with status error"]
+    memory: NotRequired[Annotated[list[MemoryParts], "parts of a peak, of each suite and method"]]
+    conditions: NotRequired[Annotated[list[dict[str, Any]], "what slowed the machine down, one entry an invocation"]]
+    outside: NotRequired[Annotated[list[Outside], "one entry an invocation"]]
+    stopped: NotRequired[Annotated[dict[str, Stopped], "by suite, with --until-width or --budget"]]
+    energy: NotRequired[Annotated[dict[str, Energy], "by suite, with --energy"]]
+    refined: NotRequired[Annotated[Refined, "with --refine"]]
