@@ -1,4 +1,4 @@
-"""From a method's specification to the method itself, with its draft found and checked."""
+"""Builds a method from its specification: finds its draft and checks that the draft fits the target."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from fastvlm_bench.models.load import Target
 
 @dataclass
 class Built:
-    """A method ready to decode, and what run.json says about it."""
+    """A method ready to decode. `described` is its entry of `methods` in run.json."""
 
     label: str
     method: Method
@@ -31,7 +31,10 @@ class Built:
 
 
 def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -> Built:
-    """Build one method on a loaded target. drafts: a draft folder or a folder of draft folders."""
+    """Build one method on a loaded target. UsageError where no draft fits, or the exit layer is out of range.
+
+    drafts: a draft folder or a folder of draft folders; None where there is none.
+    """
     options: dict[str, Any] = dict(spec.options)
     draft: Draft | None = None
     method: Method
