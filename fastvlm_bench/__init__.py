@@ -11,7 +11,7 @@ __all__ = ["FastVLM", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """`fastvlm_bench.FastVLM`, loaded when asked for: it brings torch."""
+    """Load `fastvlm_bench.FastVLM` only when it is asked for, because it imports torch."""
     if name == "FastVLM":
         from fastvlm_bench.decoding.fastvlm import FastVLM
 

@@ -54,7 +54,7 @@ class FakeMethod:
 
 
 def meta(samples: int) -> dict[str, Any]:
-    """run.json of a run of so many samples."""
+    """The run.json of a run of `samples` samples."""
     suite = {"name": "s", "version": "1", "kind": "caption", "split": "embedded", "source": "", "sha256": "",
              "prompt": "", "max_new_tokens": LIMIT, "metrics": [], "licence": "", "citation": "",
              "samples": [{"sample_id": f"{i:05d}", "image_id": f"{i:05d}", "prompt": "", "references": []}

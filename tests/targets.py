@@ -31,7 +31,7 @@ def random_llava(layers: int = LAYERS, seed: int = 0) -> Any:
 
 
 class OracleHead(nn.Module):
-    """The target's own remaining layers, with a KV cache of their own, spoiled by noise at a share of the positions.
+    """The target's own remaining layers, with a KV cache of their own. `spoiled`: the share of passes that give noise.
 
     A draft with random weights would never be accepted; this one meets acceptances and rejections at every exit.
     """

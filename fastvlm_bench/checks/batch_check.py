@@ -1,6 +1,7 @@
-"""The batch's self-check on load: each row of a batch must give the very logits that it gives alone, or it is refused.
+"""The batch's self-check on load: each row of a batch must give the logits that it gives alone, or batches are refused.
 
-Padding, images side by side, ragged rollback and the masks afterwards are all seen in one draft and two passes.
+One drafting, one verification and one more pass exercise padding, several images at once, a rollback of a different
+length for each row, and the masks after that.
 """
 
 from collections.abc import Sequence
@@ -25,11 +26,16 @@ FAULTS = (AttributeError, AssertionError, IndexError, KeyError, NotImplementedEr
 def batch_self_check(
     model: Any, singles: Sequence[dict[str, Any]], draft: Draft | None, pad_token_id: int = 0
 ) -> float:
-    """Decode a few tokens in a batch, row i keeping another number of them than row i + 1, and compare the logits.
+    """Compare the logits of each row of a batch with those of the same sample decoded alone.
 
-    singles: inputs of single samples, best of different lengths. draft: whose exit and head are used; None is standard
-    decoding. Returns the largest difference relative to the largest logit; UsageError, in one line with the remedy,
-    above the tolerance of the model's dtype or where the batch cannot be decoded at all.
+    Both read the prompt, the first answer token and three fixed tokens of the sample. Alone, all layers run, with one
+    token per pass. In the batch, the tokens are drafted and verified; then each row keeps another number of the fixed
+    tokens than the next row, and one more full pass follows. The logits of the verification and of that pass are
+    compared. With `draft` None, the batch reads the tokens by full passes only, and all of their logits are compared.
+
+    singles: inputs of single samples, best of different lengths. draft: the exit layer and the head. Returns the
+    largest difference of a row as a share of its largest logit. UsageError, in one line with the remedy, above the
+    tolerance of the model's dtype, or where the batch cannot be decoded at all.
     """
     name = type(model).__name__
     alone = [_Alone() for _ in singles]
@@ -70,7 +76,10 @@ def _generate(model: Any, inputs: dict[str, Any], probe: Any) -> None:
 
 
 class _Alone:
-    """Three fixed tokens fed one by one after the first answer: `logits`, (1 + TOKENS, vocab), and the tokens."""
+    """Decodes one sample alone: the first answer token and three fixed ones, `tokens`, one per full pass.
+
+    logits: (1 + TOKENS, vocab), those after each of these tokens.
+    """
 
     def __init__(self) -> None:
         self.logits, self.tokens = torch.empty(0), [0]
@@ -78,7 +87,7 @@ class _Alone:
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         session = Session(model, input_ids, clock=Clock(), **prepared)
         session.prefill()
-        # The prompt's last tokens; an encoder-decoder's decoder has none, and repeats its first answer.
+        # The prompt's last tokens. An encoder-decoder's prompt is shorter: there the first answer token fills up.
         self.tokens = [*input_ids[0, -TOKENS:].tolist(), *session.new_tokens * TOKENS][:TOKENS]
         found = []
         for i in range(TOKENS + 1):
@@ -90,9 +99,9 @@ class _Alone:
 
 
 class _Together:
-    """The same tokens drafted and verified in a batch; row i then keeps 1 + i % TOKENS of them and goes on.
+    """Decodes the same tokens in a batch. With a draft, row i keeps 1 + i % TOKENS of the fixed ones and goes on.
 
-    logits: for each row pairs of a place in the tokens and the logits there.
+    logits: for each row, pairs (place, logits after that many of the fixed tokens).
     """
 
     def __init__(self, tokens: list[list[int]], draft: Draft | None) -> None:
@@ -141,6 +150,6 @@ class _Together:
 
 
 def _endless(session: BatchSession) -> BatchSession:
-    """The fixed tokens may be any: none of them ends a row."""
+    """Let no token end a row, because any token may be among the fixed ones."""
     session.end_tokens = frozenset()
     return session

@@ -1,4 +1,4 @@
-"""A suite's longest prompt: what a model must have positions and memory for."""
+"""Finds a suite's longest prompt, for which a model must have positions and memory."""
 
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from fastvlm_bench.suites.suite import Sample, Suite, open_image
 
 
 def longest_prompt(target: Target, suite: Suite, limit: int) -> tuple[dict[str, Any], Sample, dict[str, Any]]:
-    """(sample id and tokens of the suite's longest prompt, the longest that fits the model, its encoding).
+    """Find the suite's longest prompt, and the longest that fits the model together with `limit` new tokens.
 
-    Looked for among the sample with the longest text and the one with the largest image: to encode all would take
-    minutes. Every text is rendered, so a family that cannot be asked one of them is told here. UsageError where not
-    even the shortest text fits.
+    Returns ({sample_id, prompt_tokens, fits} of the longest, the sample of the longest that fits, that one's inputs).
+    To encode all samples would take minutes, so only those with the longest text, the largest image and the shortest
+    text are. But every text is rendered, so that one which the model family cannot be asked is reported here.
+    UsageError for such a text, or where none of the three prompts fits.
     """
     texts = [len(target.render(sample.prompt)) for sample in suite.samples]
     order = sorted(range(len(texts)), key=texts.__getitem__)
@@ -42,7 +43,10 @@ def longest_prompt(target: Target, suite: Suite, limit: int) -> tuple[dict[str, 
 
 
 def encode(target: Target, sample: Sample) -> dict[str, Any]:
-    """The processor's outputs; UsageError for whatever it raises: it is the checkpoint's own, and may be anything."""
+    """The processor's outputs for one sample.
+
+    The processor may be the checkpoint's own code, so every kind of error that it raises becomes a UsageError.
+    """
     image = open_image(sample)
     try:
         inputs = target.encode(image, sample.prompt)
@@ -57,7 +61,7 @@ def encode(target: Target, sample: Sample) -> dict[str, Any]:
 
 
 def positions(model: Any) -> int | None:
-    """How many positions the text decoder has; None where it does not say, or the prompt lies in an encoder."""
+    """How many positions the text decoder has. None where its configuration does not say, or for encoder-decoders."""
     config = getattr(model, "config", None)
     if config is None or getattr(config, "is_encoder_decoder", False):
         return None
@@ -69,5 +73,5 @@ def _pixels(path: Path) -> int:
     try:
         with Image.open(path) as image:  # the header alone is read
             return image.width * image.height
-    except (OSError, ValueError, Image.DecompressionBombError):  # told by name when the sample is asked
+    except (OSError, ValueError, Image.DecompressionBombError):  # reported when the sample is read
         return 0

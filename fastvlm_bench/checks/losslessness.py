@@ -1,9 +1,10 @@
 """Why an output differs from the reference's: rounding of a near-tie, or a token the target would not have chosen.
 
-The output is forced through the target one token at a time, in the very loop of standard decoding, and at each
-position its token's logit is compared with the largest. Rounding a block of tokens unlike single ones moves logits by
-a few units in the last place. Where a gap is larger, the target itself reads the output in blocks: only what that does
-not explain is a fault of the method.
+The target reads the output one token per pass, in the loop of standard decoding. At each position, the logit of the
+output's token is compared with the largest logit; their difference is the gap. A method that verifies several tokens
+per pass rounds otherwise than single passes, which moves logits by a few units in the last place: a gap of that size
+is a near-tie. Where a gap is larger, the target reads the output again, in blocks of several tokens. By how much this
+changes the target's own gaps is noise; only a gap beyond the noise is a fault of the method.
 """
 
 import math
@@ -25,14 +26,18 @@ ULPS = 2
 
 
 def ulp(value: float, dtype: torch.dtype) -> float:
-    """The distance of neighbouring numbers of `dtype` at this magnitude."""
+    """One unit in the last place: the distance between neighbouring numbers of `dtype` at the magnitude of `value`."""
     info = torch.finfo(dtype)
     return float(info.eps) * 2.0 ** math.floor(math.log2(max(abs(value), float(info.tiny))))
 
 
 class _Position(NamedTuple):
-    """The target's own token, the given one's gap to it, what two units in the last place and the noise allow, and
-    the most that blocks may move a gap: what moves logits further is refused at loading, and no noise here."""
+    """What the target says at one position of the output. All but `own` in logits.
+
+    own: the token that the target would choose. gap: its logit minus that of the output's token. units: two units in
+    the last place. noise: the difference that the self-check measured. most: the largest change of a gap by blocks
+    that is taken for noise; a model in which blocks change logits by more is refused when it is loaded.
+    """
 
     own: int
     gap: float
@@ -41,11 +46,12 @@ class _Position(NamedTuple):
     most: float
 
     def allowed(self, block_noise: float | None) -> float:
+        """The largest gap that is a near-tie. block_noise: how much blocks change gaps; None if not measured."""
         return max(self.units + min(block_noise or 0.0, self.most), self.noise)
 
 
 class _Forced(LogitsProcessor):
-    """Writes down what the target says at each position, then leaves it no choice but the given token."""
+    """Records what the target says at each position, then leaves it only the output's token to choose."""
 
     def __init__(self, tokens: Sequence[int], dtype: torch.dtype, noise: float) -> None:
         self.tokens, self.dtype, self.noise = tokens, dtype, noise
@@ -61,14 +67,14 @@ class _Forced(LogitsProcessor):
         top, own = row.max(dim=-1)
         largest = float(row[torch.isfinite(row)].abs().max()) if bool(torch.isfinite(top)) else math.nan
         units = ULPS * ulp(float(top), self.dtype) if largest == largest else math.nan
-        most = 2 * tolerance(self.dtype) * largest  # each of the two logits by that much
+        most = 2 * tolerance(self.dtype) * largest  # the gap is between two logits
         self.positions.append(_Position(int(own), float(top - row[token]), units, self.noise * largest, most))
         forced = torch.full_like(scores, -math.inf)
         forced[0, token] = 0.0
         return forced
 
     def beyond(self, block_noise: float | None = None) -> list[int]:
-        """Positions whose gap no rounding explains; NaN is beyond, too."""
+        """The positions whose gap is too large for a near-tie, or NaN."""
         return [i for i, at in enumerate(self.positions) if not at.gap <= at.allowed(block_noise)]
 
 
@@ -76,15 +82,22 @@ def judge_output(
     model: Any, inputs: dict[str, Any], tokens: Sequence[int], reference: Sequence[int], *, noise: float = 0.0,
     limit: int, generation: Mapping[str, Any] = GREEDY,
 ) -> dict[str, Any]:  # fmt: skip
-    """Compare an output (new token ids) with the reference's, greedy decoding.
+    """Compare an output (new token ids) with that of the reference. Both were decoded greedily.
 
-    noise: how far block-wise logits lie from single ones, relative to the largest: what the self-check measured.
-    limit: the token limit of both. generation: as given to `generate` for both. Returns `outcome`, and where the ids
-    differ: `index` of the first violating token (of the first that differs from the reference, where none violates),
-    `token`, `expected` (the target's own there), `gap` (logits) and `epsilon`, the largest gap that is a near-tie: 2
-    units in the last place of the model's dtype at that magnitude, or the noise if that is larger. Where a gap is
-    beyond it, `block_noise` (logits) is measured and added to the 2 units, up to what the self-check tolerates. For
-    an output of the wrong length all but `outcome` and `index` are None: it is a violation.
+    noise: the largest difference between logits of a verification and of full passes that the self-check found, as a
+    share of the largest logit. limit: the token limit of both. generation: the options of `generate` for both.
+
+    Returns `outcome` and, where the ids differ, the following. Gaps, epsilon and noise are in logits.
+    index         the first violating token, or if there is none the first that differs from the reference
+    token         the output's token there
+    expected      the token that the target itself chooses there, after the output's tokens before it
+    gap           the logit of `expected` minus that of `token`
+    epsilon       the largest gap that is a near-tie: 2 units in the last place of the model's dtype at the magnitude
+                  of the largest logit, or the noise if that is larger
+    block_noise   only where a gap beyond the first token was larger: how much blocks change the target's gaps. It is
+                  added to the 2 units, up to twice the self-check's tolerance (a gap is between two logits)
+    An output of the wrong length, that is past an EOS or shorter than the limit without one, is a violation; `token`,
+    `expected`, `gap` and `epsilon` are then None.
     """
     if list(tokens) == list(reference):
         return {"outcome": IDENTICAL}
@@ -102,7 +115,7 @@ def judge_output(
             logits_processor=LogitsProcessorList([forced]), **generation,
         )  # fmt: skip
     beyond, noise_in_blocks = forced.beyond(), None
-    if beyond and beyond[0] > 0:  # the first token comes of the prompt's pass, for every method
+    if beyond and beyond[0] > 0:  # the first token comes from the prefill, never from a block
         gaps = [at.gap for at in forced.positions]
         noise_in_blocks = block_noise(model, inputs, tokens, gaps, generation)
         beyond = forced.beyond(noise_in_blocks)
@@ -118,11 +131,12 @@ def judge_output(
 def block_noise(
     model: Any, inputs: dict[str, Any], tokens: Sequence[int], gaps: Sequence[float], generation: Mapping[str, Any]
 ) -> float | None:
-    """How far the target's own gap moves when it reads `tokens` in blocks of 2, 4, 8, … and all at once, in logits.
+    """How much the target's gaps change, in logits, when it reads `tokens` in blocks instead of one by one.
 
-    gaps: largest logit minus the given token's, at each position, of passes over one token. Returns the largest
-    difference to them over all positions and sizes of block but the first position, which belongs to the prompt's
-    pass; None where the target cannot read in blocks, or says NaN there: what was not measured excuses nothing.
+    The blocks have 2, 4, 8, … and all tokens. gaps: at each position the largest logit minus that of the given token,
+    from passes over one token. Returns the largest change over all block sizes and all positions but the first, which
+    the prefill computes. None where the target cannot read in blocks or gives NaN there, since noise that was not
+    measured excuses nothing.
     """
     following = torch.tensor(tokens[1:], device=model.device)[:, None]
     single, noise, block = torch.tensor(gaps[1:]), 0.0, 1

@@ -1,4 +1,4 @@
-"""What must be known of a target before any sample counts: what it is, what it reads, whether it can be gated."""
+"""Checks a target before any sample is measured: what it is, what it can read, and whether it can be gated."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,12 +25,13 @@ MOST_EXITS = 4
 
 
 def preflight(target: Target, suites: Sequence[Suite], limit: int | None, rows: int = 1) -> dict[str, Any]:
-    """Facts about the target and what each suite asks of it, after one real prefill a suite; bytes are integers.
+    """Find out facts about the target, and what each suite needs of it, by one prefill per suite.
 
-    limit: most new tokens; None for each suite's own. rows: the batch size. `prompt` and what goes with it are of the
-    first suite's first sample; `suites` has each suite's longest prompt and `kv_bytes`, the cache that it takes, grown
-    to the limit; sliding windows stay below. `kv_bytes` beside it is the most that any suite takes.
-    UsageError where the family cannot read a suite, where none of its prompts fits, or where the cache has no room.
+    limit: most new tokens; None for each suite's own. rows: the batch size. In the result, `prompt`, `prompt_tokens`
+    and the image placeholder are those of the first suite's first sample. `suites` has, for each suite, its longest
+    prompt and `kv_bytes`: the bytes of the cache of `rows` such prompts (the longest that fits) with all new tokens,
+    an upper bound where windows slide. The other `kv_bytes` is the largest of these. UsageError where the model cannot
+    read a suite, where no prompt of it fits, or where the cache needs more memory than is free.
     """
     sample, model = suites[0].samples[0], target.model
     asked, caches, croppable = [], {}, False
@@ -75,7 +76,7 @@ def _prefill(target: Target, sample: Sample, inputs: dict[str, Any]) -> "_Prefil
             f"{type(target.model).__name__} cannot read sample {sample.sample_id}: {one_line(error)}"
         ) from error
     changed = [name for name, value in inputs.items() if value._version != before[name]]
-    if changed:  # BLIP writes a token of its own over the first one
+    if changed:  # BLIP overwrites the first token
         raise UsageError(
             f"{type(target.model).__name__} writes to its own {', '.join(changed)}, so that no two methods would get "
             "the same: it cannot be measured; choose another model"
@@ -113,7 +114,7 @@ def check_model(
 
 
 def describe(facts: dict[str, Any], device: torch.device) -> list[tuple[str, str]]:
-    """The facts in words, for a terminal."""
+    """The facts in words, as `models --check` prints them: (what, finding) pairs."""
     caches = ", ".join(f"{count} × {kind}" for kind, count in facts["caches"].items())
     images = f"{facts['image_tokens']} × {facts['image_placeholder']!r}" if facts["image_placeholder"] else "none"
     return [
@@ -131,7 +132,7 @@ def describe(facts: dict[str, Any], device: torch.device) -> list[tuple[str, str
 
 
 def in_words(asked: dict[str, Any], positions: int | None) -> str:
-    """What one suite asks of the model."""
+    """What one suite needs of the model, in words. asked: its entry of `suites`."""
     words = (
         f"longest prompt {asked['prompt_tokens']} tokens + at most {asked['limit']} new; "
         f"cache at most {asked['kv_bytes'] / MIB:,.1f} MiB"
@@ -142,7 +143,7 @@ def in_words(asked: dict[str, Any], positions: int | None) -> str:
 
 
 def in_lines(facts: dict[str, Any], device: torch.device) -> Iterator[str]:
-    """What `run` says of them: the model, then each suite."""
+    """The facts in lines, as `run` prints them: one for the model, then one for each suite."""
     yield (
         f"{facts['class']}, {facts['layers']} text layers at {facts['layers_path']}, {facts['prompting']}, "
         f"cache at most {facts['kv_bytes'] / MIB:,.1f} of {facts['free_bytes'] / MIB:,.0f} MiB free on {device}"
@@ -152,12 +153,12 @@ def in_lines(facts: dict[str, Any], device: torch.device) -> Iterator[str]:
 
 
 def layers_path(target: Target) -> str:
-    """Where the decoder's layers are in the model, as Python would write it."""
+    """Where the decoder's layers are in the model, as a dotted name."""
     return next(name for name, module in target.model.named_modules() if module is target.layers)
 
 
 class _Prefill:
-    """Encodes the prompt, and keeps the cache."""
+    """A `custom_generate` that runs only the prefill and keeps the cache."""
 
     def __call__(self, model: Any, input_ids: torch.Tensor, **prepared: Any) -> torch.Tensor:
         session = Session(model, input_ids, clock=Clock(), **prepared)
@@ -186,7 +187,7 @@ def _layer_bytes(layer: Any) -> tuple[int, int]:
 
 
 def _state_bytes(layer: Any) -> int:
-    """Bytes of states that do not grow with the text: convolutions' and recurrent ones."""
+    """Bytes of the states of convolutions and recurrent layers, which do not grow with the text."""
     parts = (getattr(layer, name, {}) for name in ("conv_states", "recurrent_states"))
     return sum(state.nbytes for part in parts for state in part.values() if state is not None)
 
@@ -212,13 +213,13 @@ def _placeholder(target: Target, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _some_exits(layers: int) -> list[int]:
-    """The first and the last exit layer, and what lies evenly between them."""
+    """The first and the last exit layer and some evenly spaced between them, at most MOST_EXITS in all."""
     steps = min(MOST_EXITS, layers - 1)
     return sorted({1 + round(i * (layers - 2) / max(steps - 1, 1)) for i in range(steps)})
 
 
 def _vocabulary(model: Any) -> int | None:
-    """How many token ids the LM head has; BLIP tells of none, and its configuration counts."""
+    """How many token ids the LM head has; by the configuration where the model does not return its LM head (BLIP)."""
     output = model.get_output_embeddings()
     return output.weight.shape[0] if output is not None else getattr(model.config.get_text_config(), "vocab_size", None)
 

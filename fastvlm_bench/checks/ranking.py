@@ -1,9 +1,10 @@
 """Ranks given answers by log-likelihood, as VisDial asks: a property of the model, which no decoding loop changes.
 
-An answer's log-likelihood is the sum over its tokens and the end token after them, each given the image, the prompt
-and the tokens before, from the raw logits (temperature 1, no processors). This is what the benchmark's own generative
-decoder ranks by (batra-mlp-lab/visdial-challenge-starter-pytorch, decoders/gen.py); divided by the number of tokens it
-is the mean, which others use. The prompt passes once; its KV is repeated for as many answers as memory allows.
+An answer's log-likelihood is Σ log p over its tokens and the end token after them, each given the image, the prompt
+and the tokens before. p comes from the raw logits (temperature 1, no logits processors). VisDial's own generative
+decoder ranks by this sum (batra-mlp-lab/visdial-challenge-starter-pytorch, decoders/gen.py). Others rank by the mean,
+the sum divided by the number of these tokens. The prompt passes the model once; its KV is repeated for as many answers
+as memory allows.
 """
 
 import copy
@@ -27,9 +28,9 @@ from fastvlm_bench.metrics.visdial_ranking import ranks_of
 from fastvlm_bench.models.load import Target
 
 CACHE_BYTES, LOGIT_BYTES = 1 << 30, 1 << 28
-"""What the repeated KV, and the logits, of the answers read together may take."""
+"""How many bytes the repeated KV, and the logits, of the answers that are read together may take."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
-"""By how much an answer's log-likelihood may differ when it is read beside others."""
+"""By how much an answer's log-likelihood may change when it is read beside others: relative, but absolute below 1."""
 CHECKED = 3
 FAULTS = (AttributeError, AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
           ValueError)  # fmt: skip
@@ -40,15 +41,16 @@ class OptionRanker:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.together: dict[int, bool] = {}  # draft -> whether answers read side by side get what each gets alone
-        self.known: tuple[str, dict[int, dict[str, list[int]]]] = ("", {})  # of the latest sample, by draft
+        self.together: dict[int, bool] = {}  # id(draft) -> whether answers may be read beside each other
+        self.known: tuple[str, dict[int, dict[str, list[int]]]] = ("", {})  # the latest sample, its ranks by id(draft)
 
     def add(
         self, lines: Sequence[dict[str, Any]], sample: Any, inputs: dict[str, Any], methods: Sequence[Built]
     ) -> list[dict[str, Any]]:
-        """The lines of one sample, each with the ranks that its method's own output distribution gives the options.
+        """The lines of one sample, each with the ranks that its method gives the options. Failed lines get none.
 
-        Every lossless method has the target's; a method that never verifies has its draft's.
+        A method ranks by the distribution of its output: for every lossless method that is the target's, for a method
+        that never verifies its draft's.
         """
         if self.known[0] != sample.sample_id:
             self.known = sample.sample_id, {}
@@ -62,9 +64,10 @@ class OptionRanker:
 
     def ranks(self, options: Sequence[str], prompt: str, inputs: dict[str, Any], draft: Draft | None = None
               ) -> dict[str, list[int]]:  # fmt: skip
-        """{"sum": ranks, "mean": ranks} of the options, 1 for the likeliest. NonFiniteLogits where one is NaN.
+        """{"sum": ranks, "mean": ranks} of the options, 1 for the likeliest. NonFiniteLogits if a value is NaN.
 
-        draft: ranks are those of a method that never verifies: the target gives the first token, the draft the rest.
+        draft: with it, the ranks are those of a method that never verifies, where the target gives the first token and
+        the draft all others.
         """
         tokens = option_tokens(self.target, prompt, options)
         sums = self.log_likelihoods(tokens, inputs, draft)
@@ -74,9 +77,10 @@ class OptionRanker:
     def log_likelihoods(
         self, options: Sequence[Sequence[int]], inputs: dict[str, Any], draft: Draft | None = None
     ) -> list[float]:
-        """Σ log p of each option's tokens and the end token, in the options' order.
+        """The log-likelihood of each option, in the options' order. NonFiniteLogits if one is NaN.
 
-        The first time, some are also read alone: where a model cannot repeat its cache, all are from then on.
+        The first time, the first three options are read both alone and beside each other. If that fails or gives other
+        values, because the model's cache cannot be repeated, every option is read alone from then on.
         """
         key = id(draft)
         if key not in self.together:
@@ -106,10 +110,11 @@ class OptionRanker:
 
 
 def option_tokens(target: Target, prompt: str, options: Sequence[str]) -> list[list[int]]:
-    """Each option's token ids as they stand after the prompt, without an end token; at least one.
+    """The token ids of each option as they follow the prompt, without an end token; at least one for each option.
 
-    The two are tokenised as one text, since a word's tokens depend on what is before it; where that changes the
-    prompt's own end, the option alone is. A space is put between unless the prompt ends with white space.
+    Prompt and option are tokenised as one text, since a word's tokens depend on what is before it. Where that changes
+    the prompt's own tokens, the option is tokenised alone, as it always is for an encoder-decoder. A space joins the
+    two unless the prompt ends with white space.
     """
     tokenizer = target.processor.tokenizer
     encoder = target.model.config.is_encoder_decoder
@@ -126,7 +131,7 @@ def option_tokens(target: Target, prompt: str, options: Sequence[str]) -> list[l
 
 
 class _First(Session):
-    """Keeps the logits that follow the prompt."""
+    """A session that keeps the logits after the prompt, which give the probability of an answer's first token."""
 
     after_prompt: Tensor
 
@@ -136,7 +141,7 @@ class _First(Session):
 
 
 class _Reader:
-    """What `generate` takes as `custom_generate`: reads every option after one prefill. `found`: Σ log p of each."""
+    """A `custom_generate` that reads every option after one prefill. `found`: the log-likelihood of each option."""
 
     def __init__(self, options: Sequence[Sequence[int]], draft: Draft | None, most: int) -> None:
         self.options, self.draft, self.most = options, draft, most
@@ -177,7 +182,7 @@ class _Reader:
                 self.found[place] = float(sum([first[ids[0]], *following, end]))
 
     def _groups(self, session: Session, prefix_bytes: int, vocabulary: int) -> Iterator[list[int]]:
-        """Places of options to be read together, of similar lengths: the passes right of a short one are in vain."""
+        """Yield the places of options to be read together. They have similar lengths, to need little padding."""
         order = sorted(range(len(self.options)), key=lambda place: len(self.options[place]))
         while order:
             rows = 1
@@ -192,7 +197,10 @@ class _Reader:
 
 
 def _read_at_once(session: Session, tokens: Tensor, cache: Any) -> Tensor:
-    """One pass over (rows, columns) tokens after the prompt: its logits. Filling right of a short row changes none."""
+    """Logits, (rows, columns, vocab), of one pass over `tokens`, (rows, columns), after the prompt.
+
+    Short rows are padded on the right, where causal attention keeps the padding from changing their logits.
+    """
     rows, columns = tokens.shape
     kwargs = dict(session.kwargs)
     if columns > 1:
@@ -201,7 +209,7 @@ def _read_at_once(session: Session, tokens: Tensor, cache: Any) -> Tensor:
 
 
 def _read_one_by_one(session: Session, tokens: Tensor, cache: Any, gate: LayerGate) -> Tensor:
-    """The same while drafting: a head that recurs must have drafted a token before it can draft the next."""
+    """The same with a draft, one token per pass: a head that recurs needs its output for a token to draft the next."""
     rows, columns = tokens.shape
     gate.mode = Mode.FULL
     gate.follow_rows(tokens.new_zeros(rows), tokens.new_zeros(rows))  # every row goes on from the prompt's last state
@@ -228,7 +236,7 @@ def _forward(session: Session, tokens: Tensor, count: int, kwargs: dict[str, Any
 
 
 def _rows(key: str, value: Any, rows: int) -> Any:
-    """What belongs to the one prompt, for as many rows."""
+    """A keyword argument of the model, which belongs to the one prompt, repeated for `rows` rows."""
     if isinstance(value, Tensor):
         if value.ndim == 3 and value.shape[1] == 1 and "position_ids" in key:  # positions in several dimensions
             return value.expand(-1, rows, -1)
@@ -239,7 +247,7 @@ def _rows(key: str, value: Any, rows: int) -> Any:
 
 
 def _repeated(cache: Any, rows: int) -> Any:
-    """A copy of the cache, which the reading may fill, for so many rows."""
+    """A copy of the cache with its one row repeated `rows` times; reading then fills the copy."""
     own = copy.deepcopy(cache)
     if rows > 1:
         own.batch_repeat_interleave(rows)

@@ -1,8 +1,8 @@
-"""Reads a given answer through the target in blocks: what its logits are when several tokens pass at once.
+"""Reads a given answer through the target in blocks, to get its logits when several tokens pass at once.
 
-Blocks of one token are standard decoding's own passes. Larger ones are computed by other kernels, in another order of
-additions, and a router may choose another expert: how far their logits lie from the single ones is the noise that
-every method which verifies in blocks is exposed to, whatever it drafts.
+A block of one token is a pass of standard decoding. Larger blocks run other kernels, which add in another order, and
+the router of a mixture of experts may choose another expert. How far their logits lie from those of single tokens is
+the noise to which every method that verifies in blocks is exposed, whatever it drafts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,11 @@ from fastvlm_bench.models.layers import decoder_layers
 def read_back(
     model: Any, inputs: dict[str, Any], tokens: Sequence[int], block: int, generation: Mapping[str, Any]
 ) -> Tensor:
-    """Logits after each token of an answer but its last, (tokens − 1, vocabulary), float32, after the processors.
+    """The target's logits for each token of an answer but the first, (tokens − 1, vocabulary), in float32.
 
-    inputs: the prompt, as for `generate`. tokens: the answer's ids, at least two. block: tokens a pass, at least 1.
+    Row i has read token i and predicts token i + 1, with the logits processors applied. inputs: the prompt, as for
+    `generate`. tokens: the answer's ids, at least two. block: how many tokens pass at once, at least 1. UsageError if
+    the model has recurrent layers whose states cannot be kept.
     """
     probe = _Reader(tokens, block)
     with torch.inference_mode():

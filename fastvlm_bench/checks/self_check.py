@@ -1,6 +1,6 @@
-"""The load-time self-check: drafting and verifying must give the very logits of a full pass, or the model is refused.
+"""The self-check on load: a verification must give the same logits as full passes, or the model is refused.
 
-This makes "any VLM" safe without a list of architectures: what cannot be gated shows at once.
+This makes "any VLM" safe without a list of architectures: a model that cannot be gated is found out at once.
 """
 
 from typing import Any
@@ -25,12 +25,16 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 def self_check(model: Any, inputs: dict[str, Any], exit_layer: int, draft: Draft | None = None) -> float:
-    """Draft three tokens at `exit_layer`, verify them, compare with full passes one by one on the same tokens.
+    """Compare the logits of a verification at `exit_layer` with those of full passes over the same tokens.
 
-    draft: its head runs along, so that one which cannot be run on this model shows before any sample.
+    Both read the prompt, the first answer token and three fixed tokens. One side runs all layers, with one token per
+    pass. The other runs these four tokens through the early layers, one per pass as in drafting, and verifies them in
+    one pass; it does so twice, with a rollback in between. The logits of the second verification are compared. The
+    draft's own logits are not: they need not be the target's.
 
-    Returns the largest difference of logits relative to the largest logit; raises UsageError above the tolerance of
-    the model's dtype, or where the cache cannot be rolled back.
+    draft: its head runs while drafting, so that a head that this model cannot run is found out before any sample.
+    Returns the largest difference as a share of the largest logit. UsageError above the tolerance of the model's
+    dtype, where its logits are not finite, where its cache cannot be rolled back, or where a pass raises an error.
     """
     full, drafted = _Probe(None), _Probe(exit_layer, draft)
     for probe in (full, drafted):
@@ -78,7 +82,7 @@ def damaged(model: Any) -> UsageError:
 
 
 def _reason(model: Any, exit_layer: int, error: Exception) -> str:
-    """Why, and what would work."""
+    """Why the model cannot be decoded at this exit layer, and what would work."""
     text = model.config.get_text_config(decoder=True)
     if shared := getattr(text, "num_kv_shared_layers", 0):
         kinds = text.layer_types[:-shared]
@@ -92,13 +96,17 @@ def _reason(model: Any, exit_layer: int, error: Exception) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """An unforeseen error in one line: its kind and the first line of what it says."""
+    """An unforeseen error in one line: its kind and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:160] if lines else 'no message'}"
 
 
 class _Probe:
-    """Feeds the prompt and three fixed tokens, in full or drafted and verified twice, and keeps the logits."""
+    """A `custom_generate` that reads the prompt, the first answer token and three fixed tokens, and keeps the logits.
+
+    exit_layer: None for full passes; otherwise the tokens are drafted and verified, twice. logits: (1 + TOKENS, vocab),
+    those after the first answer token and after each fixed token.
+    """
 
     def __init__(self, exit_layer: int | None, draft: Draft | None = None) -> None:
         self.exit_layer, self.draft = exit_layer, draft
@@ -116,7 +124,7 @@ class _Probe:
             tokens = self._prefill(session, input_ids)
             self._check_kinds(session)
             session.record_past()
-            for attempt in range(2):  # the second attempt must not see that the first was ever made
+            for attempt in range(2):  # the second shows whether the rollback of the first was complete
                 gate.kept.clear()
                 gate.mode, kwargs = Mode.DRAFT, dict(session.kwargs)
                 kwargs["past_key_values"] = gate.draft_view(session.cache)
@@ -133,7 +141,10 @@ class _Probe:
         return session.sequences
 
     def _prefill(self, session: Session, input_ids: torch.Tensor) -> list[int]:
-        """Read the prompt; returns the tokens to feed: the prompt's last, or, for an encoder-decoder, its answer's."""
+        """Run the prefill. Returns the fixed tokens: the prompt's last ones. UsageError if the cache cannot roll back.
+
+        An encoder-decoder's prompt is shorter than three tokens: there the first answer token fills up.
+        """
         session.prefill()
         if not can_roll_back(session.cache, decoder_layers(session.model)):
             raise UsageError(
@@ -143,7 +154,10 @@ class _Probe:
         return [*input_ids[0, -TOKENS:].tolist(), *session.new_tokens * TOKENS][:TOKENS]
 
     def _check_kinds(self, session: Session) -> None:
-        """A head of two layers gets the first one's mask: unless both look equally far back, long answers fail."""
+        """UsageError where the layers that a head of several layers replaces look back unequally far.
+
+        All layers of such a head get the mask of its first one, which is wrong for the others in long answers.
+        """
         depth = len(getattr(self.draft.head, "layers", ())) if self.draft else 0
         first = self.exit_layer or 0
         if len({session.kind(index) for index in range(first, first + depth)}) > 1:

@@ -1,12 +1,12 @@
-"""The decoding methods, one a file: the file name is the name on the command line. `fastvlm.py` is the heart.
+"""The decoding methods, one per file: the file name is the name on the command line. `fastvlm.py` is the heart.
 
-May import the rooms below `report`; what methods are made of is in `engine`.
+May import the rooms below `report`. The parts that methods are made of are in `engine`.
 
 fastvlm.py      THE HEART: draft, verify, accept, roll back
 standard.py     one pass of the whole target for each token: the reference
 layerskip.py    the raw exit without a head
 early_exit.py   the draft alone, never verified
 control.py      drafts with the whole target, so that only rounding can differ
-hf_generate.py  the loop of transformers: the check on `standard`
-build.py        from a specification to a method, its draft found and checked
+hf_generate.py  the loop of transformers, to check that `standard` is no slower
+build.py        builds a method from its specification and finds its draft
 """

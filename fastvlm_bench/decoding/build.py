@@ -1,4 +1,4 @@
-"""From a method's specification to the method itself, with its draft found and checked."""
+"""Builds a method from its specification: finds its draft and checks that the draft fits the target."""
 
 import importlib
 import inspect
@@ -17,7 +17,7 @@ from fastvlm_bench.models.load import Target
 
 @dataclass
 class Built:
-    """A method ready to decode, and what run.json says about it."""
+    """A method ready to decode. `described` is its entry of `methods` in run.json."""
 
     label: str
     method: Method
@@ -41,9 +41,10 @@ def method_class(name: str) -> type[Method]:
 
 
 def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -> Built:
-    """Build one method on a loaded target. drafts: a draft folder or a folder of draft folders.
+    """Build one method on a loaded target. UsageError where no draft fits, or the exit layer is out of range.
 
-    The parameters of a method's constructor are named like its options; `draft` and `clock` are given besides.
+    drafts: a draft folder or a folder of draft folders; None where there is none. The parameters of a method's
+    constructor are named like its options; it may also take `draft` and `clock`.
     """
     options: dict[str, Any] = dict(spec.options)
     kind, draft, count = method_class(spec.name), None, len(target.layers)

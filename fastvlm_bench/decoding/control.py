@@ -1,9 +1,9 @@
 """The control arm: drafts with the whole target, then verifies. Only rounding can differ from standard decoding.
 
-Every draft is the target's own token, computed one at a time; verification computes the same positions as a block. A
-draft that does not stand has met a near-tie that fell otherwise, with no draft model to blame: this is how often any
-method that verifies in blocks must be expected to differ in this dtype, on this device. γ = 0 drafts nothing: it is
-standard decoding once more, and shows whether the device repeats itself at all.
+Every draft is the target's own token, computed in a pass of its own; verification computes the same positions again
+as one block. So a draft is rejected only where rounding decided a near-tie otherwise, and no draft model is to blame.
+This shows how often any method that verifies in blocks must be expected to differ in this dtype, on this device.
+With γ = 0 nothing is drafted. That is standard decoding once more, and shows whether the device repeats its results.
 """
 
 from contextlib import AbstractContextManager
@@ -18,7 +18,7 @@ from fastvlm_bench.records.trace import Round
 
 
 class Control(Method):
-    """gamma: tokens that are decoded one by one, then once more as a block."""
+    """gamma: how many tokens per round are decoded one by one, then once more as a block. ValueError below 0."""
 
     def __init__(self, *, gamma: int = 10, clock: Clock | None = None) -> None:
         super().__init__(clock=clock)
@@ -41,7 +41,7 @@ class Control(Method):
                 break
             session.advance_kwargs(outputs, kwargs, 1)
         draft_s = self.clock.now() - began
-        session.roll_back(passes)  # as if nothing had been drafted
+        session.roll_back(passes)  # the cache is again as if nothing had been drafted
         started = self.clock.now()
         outputs = session.forward(drafts.count + 1, drafts.columns, kwargs)
         accepted, standing = session.accept(drafts, outputs.logits)

@@ -1,14 +1,15 @@
 """FastVLM's self-speculative decoding (arXiv 2510.22641): draft, verify, accept, roll back. The heart of the project.
 
-The first n layers and the imitation head draft up to γ tokens; the layers from n on verify them in one pass that
-reuses the draft's hidden states and KV cache. Tokens that the target would have chosen stand; the first other one
-is replaced by the target's own. With greedy decoding the output is the target's, token by token; with sampling it
-has the target's distribution.
+Draft: the first n layers, the imitation head and the target's own norm and LM head propose up to γ tokens, one by one.
+Verify: the remaining layers run over all of them in one pass, which reuses the draft's hidden states and KV cache.
+Accept: drafts stand up to the first one that the rule in `engine/accept.py` rejects; the target's own token follows.
+Roll back: the KV of the rejected drafts is forgotten. With greedy decoding the output equals the target's, token by
+token, except for near-ties in half precision; with sampling it has the target's distribution.
 
     model.generate(**inputs, custom_generate=FastVLM.from_pretrained("drafts/my-draft"))
 
-One sequence or several: whatever is told of tokens is a list for each row, and each row accepts what stands of its
-own. `engine/method.py` has the frame: prefill, then rounds until every row has stopped.
+`FastVLM.round` is one such round. `engine/method.py` has the loop around it: prefill, then rounds until every row has
+stopped. A row is one sequence of a batch. Tokens are given as one list per row, and each row accepts its own drafts.
 """
 
 from pathlib import Path
@@ -27,10 +28,12 @@ from fastvlm_bench.records.trace import Round
 
 
 class FastVLM(Method):
-    """A decoding method, to be passed to `generate` as `custom_generate`. `last` holds the latest trace.
+    """A decoding method, to be passed to `generate` as `custom_generate`. Afterwards `last` holds the trace.
 
-    gamma: most tokens drafted per round. stop_below: drafting stops before a token whose draft probability is
-    lower (0 = never, as in the paper; 0.5 on the command line): no verification is spent on a draft in doubt.
+    draft: a loaded draft, or a folder from which the first call loads it. gamma: γ, most tokens drafted per round.
+    stop_below: drafting stops where the likeliest next token is less probable than this, so that no verification is
+    spent on a doubtful draft (0 = never, as in the paper; the command line's default is 0.5). ValueError for values
+    out of range.
     """
 
     def __init__(
@@ -43,9 +46,10 @@ class FastVLM(Method):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, model: Any = None, **options: Any) -> "FastVLM":
-        """A method with the draft in `folder`; options as in the constructor.
+        """A method with the draft in `folder`. options: as in the constructor.
 
-        The draft is loaded, and checked to be trained for the model, at once if it is given, else at the first call.
+        The draft is loaded now if `model` is given, else at the first call. UsageError if it was made for another
+        model, or is damaged.
         """
         return cls(Path(folder) if model is None else Draft.load(Path(folder), model), **options)
 
@@ -59,6 +63,7 @@ class FastVLM(Method):
         session.record_past()  # else sliding windows and recurrent states could not be rolled back
 
     def round(self, session: Session) -> list[Round]:
+        """Draft, verify, accept, roll back."""
         kwargs = dict(session.kwargs)
         drafts, draft_s = self._draft(session, kwargs)
         accepted, standing, outputs, verify_s = self._verify(session, kwargs, drafts)
@@ -69,7 +74,11 @@ class FastVLM(Method):
                 for mine, stand, count in zip(drafts.tokens, accepted, emitted, strict=True)]  # fmt: skip
 
     def _draft(self, session: Session, kwargs: dict[str, Any]) -> tuple[Drafts, float]:
-        """Draft until γ, EOS, the token limit or doubt. Every token but a final EOS has passed the early layers."""
+        """Draft until γ, EOS, the token limit or doubt. Returns the drafts and the seconds of the passes.
+
+        Each pass runs one token through the early layers: first the last emitted token, then each draft. Only an EOS
+        that ends the drafts of every row needs no pass.
+        """
         gate, clock, seconds = session.gate, self.clock, 0.0
         gate.mode = Mode.DRAFT
         gate.kept.clear()
@@ -81,16 +90,17 @@ class FastVLM(Method):
             logits = outputs.logits
             more = drafts.wanted and not self._in_doubt(drafts, logits) and session.draft(logits, drafts)
             seconds += clock.now() - started
-            # The pass of the last token, or of one whose successor is in doubt, was not in vain: verification
-            # starts from its state and gives the token that follows it, whatever the draft thought.
+            # A pass that adds no draft is not wasted: verification starts from the state that it kept, and gives
+            # the target's own token at this place.
             if not more or drafts.ended:
                 return drafts, seconds
             session.advance_kwargs(outputs, kwargs, 1)
 
     def _in_doubt(self, drafts: Drafts, logits: Tensor) -> bool:
-        """Whether the draft is not confident of its next token, by its probability before any logits processor.
+        """Whether the draft is not confident of its next token, so that drafting should stop.
 
-        That of the likeliest token, not of the one drawn: to drop a draft for what it is would favour others.
+        What counts is the probability of the likeliest token, before any logits processor. The token that is then
+        drawn must not matter: to drop a draft because of what was drawn would change the distribution of the output.
         """
         if not self.stop_below:
             return False
@@ -100,10 +110,10 @@ class FastVLM(Method):
     def _verify(
         self, session: Session, kwargs: dict[str, Any], drafts: Drafts
     ) -> tuple[list[int], list[list[int]], Any, float]:
-        """One pass of the layers from the exit on, over all kept states.
+        """Run the layers from the exit on, in one pass over all states that drafting kept (γ + 1 at most).
 
-        Returns how many drafts stand of each row, those tokens with the one that follows them, the model's output, and
-        seconds.
+        Returns for each row how many drafts stand, and for each row these drafts with the target's own next token;
+        then the model's output and the seconds of the pass.
         """
         gate = session.gate
         gate.mode, count = Mode.VERIFY, len(gate.kept)
@@ -112,5 +122,5 @@ class FastVLM(Method):
         outputs = session.forward(count, drafts.ahead(count - 1), view)
         accepted, standing = session.accept(drafts, outputs.logits)
         seconds = self.clock.now() - started
-        outputs["past_key_values"] = session.cache
+        outputs["past_key_values"] = session.cache  # the next round goes on with the cache itself, not with the view
         return accepted, standing, outputs, seconds

@@ -1,4 +1,4 @@
-"""The loop of `transformers`, called exactly as `generate` calls it: the check that `standard` is no slower."""
+"""The decoding loop of `transformers`, called exactly as `generate` calls it, to check that `standard` is no slower."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ from fastvlm_bench.records.trace import Round
 
 
 class Finite(LogitsProcessor):
-    """Looks at the raw logits of every step, as the other methods do, and speaks once, after the loop.
+    """Checks the raw logits of every pass, as the other methods do, but reports only after the loop.
 
-    A flag a step stays on the device: reading it there and then would make the loop wait, which it does not do itself.
+    Each pass leaves a flag on the device. To read it at once would make the loop wait for the device, which
+    transformers' own loop avoids.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,7 @@ class Finite(LogitsProcessor):
         return scores
 
     def check(self) -> None:
-        """NonFiniteLogits if any step had a NaN or an infinite largest logit."""
+        """NonFiniteLogits if the largest logit of any pass was NaN or infinite. Call it after the loop."""
         for step, flag in enumerate(self.flags):
             if not bool(flag):
                 raise NonFiniteLogits(f"the largest logit at new token {step} is not finite")
@@ -36,7 +37,7 @@ class Finite(LogitsProcessor):
 
 @dataclass(frozen=True)
 class Timed:
-    """What the loop returned, (B, T) with the prompt, and the clock at its begin, after the prefill, and at its end."""
+    """What the loop returned, (B, T) with the prompt, and the clock (s) at its start, after prefill and at its end."""
 
     sequences: Tensor
     began: float
@@ -58,7 +59,7 @@ def timed_loop(model: Any, input_ids: Tensor, prepared: dict[str, Any], clock: C
     handle = model.register_forward_hook(after_prefill)
     try:
         sequences: Tensor = model._sample(input_ids, logits_processor=processors, **prepared)
-    except RuntimeError:  # where tokens are drawn, torch itself refuses such probabilities
+    except RuntimeError:  # when sampling, torch itself refuses to draw from NaN
         finite.check()
         raise
     finally:
@@ -71,8 +72,8 @@ def timed_loop(model: Any, input_ids: Tensor, prepared: dict[str, Any], clock: C
 class HfGenerate(Method):
     """Passed to `generate` as `custom_generate`, it runs the loop that would have run without it.
 
-    That loop carries finished rows along and tells nothing of single passes. So each pass counts the same share of the
-    decode seconds, divided among the rows that were not finished.
+    That loop keeps finished rows in the batch, and it does not time single passes. So every pass is recorded with the
+    same share of the decode seconds, divided among the rows that were not finished yet.
     """
 
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
@@ -91,6 +92,6 @@ class HfGenerate(Method):
 
 
 def _row(place: int, tokens: list[int], eos: Sequence[int]) -> Row:
-    """A row as the loop returned it, without what it was carried along for."""
+    """A row as the loop returned it, cut after its EOS: what follows is padding up to the end of the longest row."""
     end = next((i + 1 for i, token in enumerate(tokens) if token in eos), len(tokens))
     return Row(place, 0, tokens[:end], "eos" if tokens[end - 1] in eos else "length")

@@ -1,4 +1,4 @@
-"""LayerSkip's draft (arXiv 2404.16710): the raw exit, no imitation head. The ablation of the head."""
+"""Drafts with the raw exit, without an imitation head, as LayerSkip does (arXiv 2404.16710): the head's ablation."""
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.drafts.imitation_head import Draft

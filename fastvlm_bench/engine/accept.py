@@ -1,4 +1,4 @@
-"""The acceptance rules: which drafted tokens stand. Greedy or by sampling; nothing else may decide."""
+"""The two acceptance rules, greedy and sampled. They alone decide which drafted tokens stand."""
 
 from collections.abc import Sequence
 
@@ -26,16 +26,16 @@ def accept_sampled(
     """(how many drafted tokens stand, the token that follows them), distributed exactly as the target's samples.
 
     Speculative sampling (arXiv 2211.17192, algorithm 1): drafted[i], drawn from q[i], stands with probability
-    min(1, p[i]/q[i]); the first that falls is replaced by a draw from max(0, p[i] - q[i]), normalised; if all stand, a
-    bonus token is drawn from p[k]. q: (k, vocab), the draft's probabilities; p: (k + 1, vocab), the target's, both
-    after the same temperature, top-k and top-p. p may lack its last row, where the last draft ends the output: then
-    nothing follows it (None). ValueError: wrong shapes, or a token that the draft cannot have drawn.
+    min(1, p[i]/q[i]). The first that is rejected is replaced by a draw from max(0, p[i] - q[i]), normalised. If all
+    stand, a bonus token is drawn from p[k]. q: (k, vocab), the draft's probabilities; p: (k + 1, vocab), the target's;
+    both after the same temperature, top-k and top-p. Where the last draft ends the output, p may lack its last row;
+    then the following token is None. ValueError: wrong shapes, or a token that the draft cannot have drawn.
     """
     count = len(drafted)
     if q.shape[0] != count or p.shape[0] not in (count, count + 1) or p.shape[1:] != q.shape[1:]:
         raise ValueError(f"{count} drafted tokens need q (k, V) and p (k + 1, V), not {q.shape} and {p.shape}")
     places = torch.arange(count), torch.tensor(drafted, dtype=torch.long)
-    chances = zip(drafted, q[places].tolist(), p[places].tolist(), strict=True)  # one transfer, not one a token
+    chances = zip(drafted, q[places].tolist(), p[places].tolist(), strict=True)  # one transfer for all tokens
     for i, (token, own, target) in enumerate(chances):
         if not own > 0:  # also true for NaN
             raise ValueError(f"drafted token {token} at position {i} has draft probability {own}")
@@ -45,7 +45,7 @@ def accept_sampled(
 
 
 def residual(p: Tensor, q: Tensor) -> Tensor:
-    """max(0, p - q), not normalised; p itself where nothing is left of it (p = q, up to rounding)."""
+    """max(0, p - q), not normalised. Where that is zero everywhere (p = q, up to rounding), p itself."""
     left = (p - q).clamp_min(0)
     return left if bool(left.sum() > 0) else p
 
@@ -57,5 +57,5 @@ def _uniform(generator: torch.Generator | None) -> float:
 
 
 def draw(weights: Tensor, generator: torch.Generator | None = None) -> int:
-    """An index drawn with these weights, (vocab,), which need not add up to one."""
+    """Draw an index with these weights, (vocab,), which need not add up to one."""
     return int(torch.multinomial(weights, 1, generator=generator))

@@ -1,10 +1,10 @@
-"""Per-row rollback in a rectangular KV cache: every row is moved to the right until its last kept token is the last.
+"""Rolls back each row of a rectangular KV cache: moves it right until its last kept token is in the last column.
 
 The rows of a batch accept different numbers of drafted tokens. After each round the caches are gathered along the
-sequence, so that a batch is always what a left-padded prompt is: no holes, distance in columns is distance in
-positions. That keeps sliding windows and chunks right, which a mask with holes would not, and transformers' own code
-for left padding does the rest. `DynamicCache` copies itself at each append, so one more copy a round costs little;
-finished rows, and columns that no row needs any more, leave in the same copy.
+sequence, so that the batch looks like a left-padded prompt again: it has no holes, and a distance in columns is a
+distance in positions. So sliding windows and chunked attention stay right, which a mask with holes would not ensure,
+and transformers' own code for left padding does the rest. `DynamicCache` copies itself at each append, so one more
+copy per round costs little. The same copy drops finished rows, and columns that no row needs any more.
 """
 
 from dataclasses import dataclass, field
@@ -17,15 +17,15 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from fastvlm_bench.errors import UsageError
 
 KINDS = (DynamicLayer, DynamicSlidingWindowLayer)
-"""The kinds of layer that can be moved row by row. Convolutions and recurrent states cannot."""
+"""The kinds of cache layer that can be moved row by row. Convolutions and recurrent states cannot."""
 
 
 @dataclass
 class Move:
-    """Row `rows[i]` of the old tensors becomes row i of the new: its `length` columns before column `ends[i]`.
+    """Row i of the new tensors is made of the `length` columns of old row `rows[i]` that end before column `ends[i]`.
 
-    rows, ends: (n,), on the caches' device. length: columns afterwards. Columns to the left of what a row has are
-    filled with anything: the attention mask leaves them out.
+    rows, ends: (n,), on the caches' device. Columns left of a row's first token get arbitrary values, since the
+    attention mask leaves them out.
     """
 
     rows: Tensor
@@ -34,17 +34,17 @@ class Move:
     _indices: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
 
     def columns(self, length: int, skipped: int = 0) -> Tensor:
-        """(n, length): where each new column comes from, in a tensor without the first `skipped` columns."""
+        """(n, length): the old column for each new one. `skipped`: how many first columns the old tensor lacks."""
         span = torch.arange(length, device=self.ends.device)
         return (self.ends[:, None] - skipped - length + span).clamp_min(0)
 
     def text(self, tensor: Tensor, batch_dim: int = 0) -> Tensor:
-        """Move a tensor whose dimension after the batch's runs along the text: masks, ids, positions."""
+        """Move a tensor with one value per token: ids, masks, positions. Columns follow the batch's dimension."""
         index = (self.rows[:, None], self.columns(self.length))
         return tensor[:, index[0], index[1]] if batch_dim else tensor[index]
 
     def keys(self, tensor: Tensor, length: int, skipped: int) -> Tensor:
-        """Move keys or values, (batch, heads, columns, width): one copy of whole vectors."""
+        """Move keys or values, (batch, heads, columns, width), in one copy of whole vectors."""
         _, heads, columns, width = tensor.shape
         shape = (heads, columns, length, skipped)
         if shape not in self._indices:
@@ -56,7 +56,7 @@ class Move:
 
 
 def check_kinds(cache: Any, model: Any) -> None:
-    """UsageError where a layer of the cache keeps more than keys and values of single tokens."""
+    """UsageError if a layer of the cache keeps anything but keys and values of single tokens."""
     for layer in cache.layers:
         if type(layer) not in KINDS:
             raise UsageError(
@@ -66,11 +66,11 @@ def check_kinds(cache: Any, model: Any) -> None:
 
 
 def move_layer(layer: Any, move: Move) -> None:
-    """Move one layer, in place. One that has not been used stays as it is."""
+    """Move one layer in place. A layer that has not been used yet stays as it is."""
     if layer.keys is None or layer.keys.numel() == 0:
         return
     length, skipped = move.length, 0
-    if type(layer) is DynamicSlidingWindowLayer:  # it holds the last columns only, and counts all of them
+    if type(layer) is DynamicSlidingWindowLayer:  # it holds only the last columns, but counts all
         skipped = layer.cumulative_length - layer.keys.shape[-2]
         length = min(length, layer.sliding_window - 1)
         layer.cumulative_length = move.length

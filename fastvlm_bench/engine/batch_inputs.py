@@ -1,4 +1,4 @@
-"""One batch of the inputs of single samples: prompts padded on the left, images stacked."""
+"""Makes one batch of the inputs of single samples: pads prompts on the left and stacks images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,16 +12,16 @@ TEXT = (
     "input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask",
     "image_embeds_position_mask",
 )  # fmt: skip
-"""What runs along the prompt: padded on the left, with zeros but for the ids."""
+"""Inputs that run along the prompt. They are padded on the left: the ids with the pad token, the others with zeros."""
 
 
 def collate(singles: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, Any]:
-    """The batch of these inputs, each (1, ...) as a processor gives them for one sample.
+    """Make one batch of inputs, each (1, ...) as a processor gives them for one sample.
 
-    Everything but the prompt is stacked along the first dimension; where sizes differ (another number of tiles, a
-    longer list of words for a query transformer) it is filled up with zeros at the end, as processors do. Whether the
-    model takes that as it takes the samples one by one is for the batch's self-check to say. UsageError where the
-    samples do not have the same kinds of input.
+    Inputs that do not run along the prompt are stacked along the first dimension. Where their sizes differ (another
+    number of tiles, a longer text for a query transformer), they are filled up with zeros at the end, as processors
+    do. The batch's self-check finds out whether the model then answers as for single samples. UsageError where the
+    samples do not have the same inputs, or where an input is not a tensor.
     """
     keys = set(singles[0])
     for other in singles[1:]:
@@ -45,7 +45,7 @@ def collate(singles: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, A
 
 
 def unevenness(singles: Sequence[dict[str, Any]]) -> frozenset[str]:
-    """The inputs that `collate` must pad or fill up for these samples."""
+    """The names of the inputs that `collate` must pad or fill up for these samples."""
     shapes = [
         {key: value.shape[1:] for key, value in single.items() if isinstance(value, Tensor)} for single in singles
     ]
@@ -58,7 +58,7 @@ def _padded_left(value: Tensor, length: int, fill: int) -> Tensor:
 
 
 def _filled_up(values: list[Tensor]) -> list[Tensor]:
-    """All of one size from the second dimension on."""
+    """The values, filled up with zeros so that they have one size from the second dimension on."""
     sizes = [max(value.shape[i] for value in values) for i in range(1, values[0].ndim)]
     filled = []
     for value in values:

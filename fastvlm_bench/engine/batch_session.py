@@ -1,7 +1,7 @@
 """The state of a batch while it is decoded: left-padded token ids, transformers' keyword arguments and the KV cache.
 
-Rows end at different times and accept different numbers of tokens: `emit` appends to each row, `keep` brings caches
-and bookkeeping in line and lets finished rows leave, so that no pass is spent on them.
+Rows accept different numbers of tokens and end at different times. `emit` appends to each row. `keep` then aligns the
+caches and the bookkeeping, and drops finished rows, so that no pass is spent on them.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ class BatchSession(Session):
 
     @property
     def remaining(self) -> int:
-        """How many more tokens the row with most of them may emit."""
+        """How many more tokens may be emitted by the row that may emit the most."""
         return max(self.remaining_of(row) for row in self.rows)
 
     def remaining_of(self, row: Row) -> int:
@@ -71,7 +71,7 @@ class BatchSession(Session):
         self.kwargs = {k: v for k, v in prepared.items() if k not in MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL}
         self.kwargs.pop(self._mask_key, None)
         if (seen := self.kwargs.get("cross_attention_mask")) is not None:
-            self.kwargs["cross_attention_mask"] = seen[:, -1:]  # only the last token's part is ever looked at again
+            self.kwargs["cross_attention_mask"] = seen[:, -1:]  # only the last token's part is used again
         check_kinds(text_cache(outputs.past_key_values), self.model)
         first = self.choose(outputs.logits[:, -1:])
         self.kwargs["past_key_values"] = outputs.past_key_values
@@ -80,11 +80,11 @@ class BatchSession(Session):
 
     @property
     def _padded(self) -> bool:
-        """Whether any row is shorter than the batch is wide: without padding no mask is needed, as in one sequence."""
+        """Whether any row has padding. Without padding no mask is passed to the model, as for a single sequence."""
         return any(row.length < self.width for row in self.rows)
 
     def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any]) -> Any:
-        """Run the last `count` columns of output + `ahead`. Its logits are (rows, count, vocab)."""
+        """As in `Session`: run one pass over the last `count` columns of output + `ahead`."""
         columns = self._columns(ahead)
         ids = self._ids if columns is None else torch.cat([self._ids, columns], dim=1)
         if self._padded:
@@ -96,7 +96,7 @@ class BatchSession(Session):
         return self.model(**inputs, return_dict=True)
 
     def _columns(self, ahead: Tokens) -> Tensor | None:
-        """(rows, k) on the model's device; None for no column."""
+        """`ahead` as a tensor, (rows, k), on the model's device; None if it has no column."""
         return self._ids.new_tensor(ahead) if ahead and ahead[0] else None
 
     def choose(self, logits: Tensor, ahead: Tokens = (), first: int = 0) -> list[list[int]]:
@@ -128,10 +128,10 @@ class BatchSession(Session):
         return torch.cat([self.processors(ids[:, : start + i], scores) for i, scores in enumerate(places)])
 
     def _prefix(self, row: Row) -> Tensor:
-        """The row's ids as its processors must see them, (1, padded prompt + new tokens).
+        """The row's ids as its logits processors must see them, (1, padded prompt + new tokens).
 
-        As long as `generate` believes the prompt to be, but padded with the row's own first id: a repetition penalty
-        must not see the padding, which the row alone would not have.
+        They have the padded prompt's length, from which `generate` made the processors count. But they are padded
+        with the row's own first id: a repetition penalty must not see a pad token, which the row alone would not have.
         """
         prompt = self._prompts[row.place].clone()
         prompt[: self.prompt_length - row.prompt_length] = prompt[self.prompt_length - row.prompt_length]
@@ -157,9 +157,9 @@ class BatchSession(Session):
         return taken
 
     def keep(self, outputs: Any, tokens: Tokens, ran: int) -> None:
-        """As in `Session`: of row i, the first len(tokens[i]) of the `ran` columns stand.
+        """As in `Session`: row i keeps the first len(tokens[i]) of the `ran` columns.
 
-        Afterwards every row ends in the last column, and the widest has no padding.
+        Afterwards every row ends in the last column, and the longest row has no padding.
         """
         staying = [index for index, row in enumerate(self.rows) if not row.stop]
         self.ended += [row for row in self.rows if row.stop]
@@ -170,7 +170,8 @@ class BatchSession(Session):
         self.advance_kwargs(outputs, self.kwargs, ran)
         width, longest = self.width, max(row.length for row in self.rows)
         layers = self._layers()
-        # The first `ran` of these columns were run; the token of the last one that a row keeps is still to be run.
+        # The pass ran the last column of `_ids` and the first ran - 1 of these columns. So the last token that a row
+        # keeps has not been run yet, and the caches end one column before the ids.
         added = torch.tensor([[*new, *[new[-1]] * (ran - len(new))] for new in tokens],
                              device=self._ids.device, dtype=self._ids.dtype)  # fmt: skip
         ids = torch.cat([self._ids, added], dim=1)
@@ -197,7 +198,7 @@ class BatchSession(Session):
                 self.kwargs[key] = _rows_of(value, rows, len(tokens))
 
     def _cut_back(self, layers: list[tuple[Any, bool]], ids: Tensor, rejected: int) -> None:
-        """All rows kept alike: nothing has to move."""
+        """As `keep`, where all rows stay and keep equally many columns: the end is cut off, and nothing has to move."""
         for layer, fixed in layers:
             if not fixed and layer.keys is not None and (rejected or getattr(layer, "record_past", False)):
                 layer.crop(-rejected)
@@ -209,10 +210,10 @@ class BatchSession(Session):
                 self.kwargs[key] = value[..., :-rejected]
 
     def _layers(self) -> list[tuple[Any, bool]]:
-        """(layer, whether it only has to follow the rows) of the target's caches and the head's."""
+        """(layer, fixed) of the target's and the head's caches. A fixed layer does not grow with the text."""
         own = [(layer, index in self.fixed) for index, layer in enumerate(text_cache(self.cache).layers)]
         cross = [(layer, True) for layer in getattr(getattr(self.cache, "cross_attention_cache", None), "layers", [])]
-        if self._gate is not None and self._gate.mode is Mode.DRAFT:  # never verified: the others are not used again
+        if self._gate is not None and self._gate.mode is Mode.DRAFT:  # early exit: the later layers are not used again
             own = own[: self._gate.exit_layer]
         head_cache = self._gate.head_cache if self._gate is not None else None
         if head_cache is not None:
@@ -222,7 +223,7 @@ class BatchSession(Session):
 
     @property
     def sequences(self) -> Tensor:
-        """(B, padded prompt + most new tokens): what `generate` returns, finished rows padded on the right."""
+        """What `generate` returns, (B, padded prompt + most new tokens). Shorter rows are padded on the right."""
         rows = sorted([*self.rows, *self.ended], key=lambda row: row.place)
         pad = self.config.pad_token_id if self.config.pad_token_id is not None else min(self.end_tokens, default=0)
         most = max(len(row.tokens) for row in rows)
@@ -231,7 +232,7 @@ class BatchSession(Session):
 
 
 def _rows_of(value: Any, rows: Tensor, count: int) -> Any:
-    """The rows of whatever belongs to the batch: a tensor, or an encoder's output."""
+    """Select the rows of anything that has `count` of them: a tensor, or an encoder's output. The rest is unchanged."""
     if isinstance(value, Tensor):
         return value.index_select(0, rows.to(value.device)) if value.ndim and value.shape[0] == count else value
     if hasattr(value, "items") and hasattr(value, "last_hidden_state"):

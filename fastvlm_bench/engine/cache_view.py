@@ -5,11 +5,11 @@ from collections.abc import Collection
 from typing import Any
 
 Kind = tuple[type, bool, int | None]
-"""What tells the cache of one layer, and so its mask, from another's: class, whether it is fixed, sliding window."""
+"""The kind of a layer's cache: its class, whether it is fixed, its sliding window. Layers of one kind share a mask."""
 
 
 def text_cache(cache: Any) -> Any:
-    """The part of a cache that grows with the text: the cross-attention of an encoder-decoder does not."""
+    """The part of a cache that grows with the text. An encoder-decoder's cross-attention cache does not grow."""
     return getattr(cache, "self_attention_cache", cache)
 
 
@@ -41,7 +41,7 @@ def _cut(layer: Any, drafted: int, fixed: bool) -> Any:
     if fixed or not hasattr(layer, "keys") or layer.keys is None:
         return layer  # neither masks nor positions are sized from it
     layer = copy.copy(layer)
-    if hasattr(layer, "conv_states"):  # one that attends and convolves (Inkling): `crop` changes this in place
+    if hasattr(layer, "conv_states"):  # a layer that attends and convolves (Inkling): `crop` changes this in place
         layer.conv_states = dict(layer.conv_states)
     layer.crop(-drafted)
     return layer

@@ -1,30 +1,34 @@
-"""What the rows of a session draft in one round: which of them still draft, and which tokens a pass must read."""
+"""The drafts of one round: what each row has drafted, which rows go on, and which tokens the next pass reads."""
 
 from collections.abc import Collection, Sequence
 
 from fastvlm_bench.engine.rows import Row, Tokens
 
 SURE_SHARE = 0.5
-"""Drafting goes on while at least this share of the rows that draft is sure of its next token. Chosen on the embedded
-model, batches of 4 to 16 of two suites: half was best or near best in most cells. One row is all or nothing."""
+"""Drafting goes on while at least this share of the rows that still draft is sure of its next token.
+
+It was chosen on the embedded model with batches of 4 to 16 on two suites, where a half was best or near best in most
+cases. A single row stops as soon as it is not sure.
+"""
 
 
 class Drafts:
-    """The drafts of one round. Drafting is rectangular: a pass costs the same, whichever rows want it.
+    """The drafts of one round.
 
-    tokens: the drafts of each row, up to its EOS, its limit, or a token that may not be drafted. columns: equally many
-    tokens of each row, which is what a pass reads. Beyond a row's drafts they hold any token of its own.
+    A pass reads one token of every row and costs the same, whether or not every row still drafts. So the drafts are
+    kept twice. tokens: the drafts of each row, up to its EOS, its limit, or a token that may not be drafted. columns:
+    equally many tokens of each row, as passes read them; a row that has stopped drafting repeats its last token.
     """
 
     def __init__(
         self, rows: Sequence[Row], rooms: Sequence[int], most: int, end_tokens: Collection[int],
         placeholders: Collection[int],
     ) -> None:  # fmt: skip
-        """rooms: most tokens that each row may draft. most: columns at most. placeholders: tokens never drafted."""
+        """rooms: most tokens for each row. most: most columns. placeholders: ids that are never drafted."""
         self.tokens: list[list[int]] = [[] for _ in rows]
         self.columns = self.tokens if len(rows) == 1 else [[] for _ in rows]
-        self.count = 0  # of columns
-        self.ended = False  # whether every row has drafted its EOS: nothing can follow
+        self.count = 0  # how many columns there are
+        self.ended = False  # whether the drafts of every row end with an EOS, so that nothing can follow
         self._rows, self._rooms, self._most = rows, rooms, most
         self._end_tokens, self._placeholders = end_tokens, placeholders
         self._open = [i for i, room in enumerate(rooms) if room > 0]
@@ -36,16 +40,17 @@ class Drafts:
         return self.count < self._most and bool(self._open)
 
     def doubted(self, chances: Sequence[float], stop_below: float) -> bool:
-        """Whether most rows doubt their next token. A row that has doubted once goes on only with the others.
+        """Whether to stop, because less than `SURE_SHARE` of the rows that still draft are sure of their next token.
 
-        chances: of each row, the probability of the draft's likeliest next token.
+        chances: for each row, the draft's probability of the likeliest next token. A row that was below `stop_below`
+        once counts as unsure for the rest of the round; it drafts on only while enough other rows are sure.
         """
         self._sure = [sure and chance >= stop_below for sure, chance in zip(self._sure, chances, strict=True)]
         return sum(self._sure[i] for i in self._open) < SURE_SHARE * len(self._open)
 
     def take(self, tokens: Tokens) -> bool:
-        """Add a column: one more token of each row, of which those that draft no more take none. False if none does."""
-        # An image placeholder has no words' embedding: a draft of one is never right, and may not be read.
+        """Add a column: each row that still drafts takes its one token of `tokens`. False if no row takes one."""
+        # An image placeholder has no embedding as a word, so no drafting pass may read one. It also ends the drafts.
         self._open = [i for i in self._open if tokens[i][0] not in self._placeholders]
         if not self._open:
             return False
@@ -62,5 +67,5 @@ class Drafts:
         return True
 
     def ahead(self, count: int) -> Tokens:
-        """The first `count` columns."""
+        """The first `count` columns, to be given to `Session.forward`."""
         return self.columns if count == self.count else [column[:count] for column in self.columns]

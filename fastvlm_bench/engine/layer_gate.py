@@ -20,7 +20,7 @@ from fastvlm_bench.models.t5 import handing_on, shares_position_bias
 
 
 class Mode(Enum):
-    """FULL: every layer. DRAFT: layers below the exit, then the head. VERIFY: layers from the exit on."""
+    """FULL: every layer runs. DRAFT: layers below the exit, then the head. VERIFY: only layers from the exit on."""
 
     FULL = 0
     DRAFT = 1
@@ -30,25 +30,26 @@ class Mode(Enum):
 class Head(Protocol):
     """What stands between the exit and the target's own norm and LM head while drafting."""
 
-    attends: bool  # keeps KV of its own, which is filled at prefill and rolled back with the rest
-    recurs: bool  # takes `previous`: the target's last state one position before; while drafting, its own output
+    attends: bool  # it has KV of its own, which is filled at prefill and rolled back with the target's
+    # It takes `previous`, the last layer's state one position before; within a draft, its own output in place of that.
+    recurs: bool
 
     def __call__(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor: ...
 
 
 class Output(Protocol):
-    """The LM head that drafts with fewer token ids."""
+    """An LM head that drafts from a part of the vocabulary only."""
 
-    replaces: nn.Module  # whose place it takes
+    replaces: nn.Module  # the target's LM head, whose place it takes while drafting
 
     def __call__(self, states: Tensor) -> Tensor: ...
 
 
 class LayerGate:
-    """Gates `layers` at `exit_layer` = n, 1 <= n < L: drafting runs layers 0 .. n-1.
+    """Gates `layers` at `exit_layer` = n: drafting runs layers 0 .. n-1. ValueError unless 1 <= n < L.
 
-    While drafting, the states that arrive at layer n are kept in `kept`, (1, k, width) each; verification starts
-    from them, so the early layers are not computed again.
+    Each drafting pass appends to `kept` the states that arrive at layer n, (rows, 1, width). Verification starts from
+    them, so the early layers are not computed again.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class LayerGate:
         self.mode = Mode.FULL
         self.kept: list[Tensor] = []
         self.head_cache: Any = None
-        self.last: Tensor | None = None  # for a head that recurs: the last layer's states of the latest full pass
-        self._previous: Tensor | None = None  # and the last state before the next token, (1, 1, width)
-        self._further: tuple[None, ...] | None = None  # what layers return besides their states, if a tuple
-        self._prompt: tuple[Tensor, Any, dict[str, Any]] | None = None  # what such a head has yet to look at
+        # `last`, `_previous` and `_prompt` serve only a head that recurs.
+        self.last: Tensor | None = None  # the last layer's states in the latest pass that ran it, (rows, k, width)
+        self._previous: Tensor | None = None  # the head's next `previous`, (rows, 1, width)
+        self._further: tuple[None, ...] | None = None  # a None for each value that a layer returns after its states
+        self._prompt: tuple[Tensor, Any, dict[str, Any]] | None = None  # the head's inputs, until the last layer ran
 
     @classmethod
     def of(cls, model: Any, draft: Draft) -> "LayerGate":
@@ -110,10 +112,10 @@ class LayerGate:
                 return self._handed_on(states)
             if self.mode is Mode.VERIFY:
                 states = self.kept[0] if len(self.kept) == 1 else torch.cat(self.kept, dim=1)
-            elif fills and head is not None:  # prefill: the head looks at the prompt once, for its KV
+            elif fills and head is not None:  # prefill: the head runs over the prompt once, to fill its KV
                 if self.head_cache is not None:
                     self.head_cache = like_cache(kwargs.get("past_key_values"), self.exit_layer, self.head_cache)
-                if head.recurs:  # it waits for the last layer
+                if head.recurs:  # it also needs the last layer's states, so `_remember` runs it
                     self._prompt = (states, args, self._with_own_cache(kwargs))
                 else:
                     head(states, *args, **self._with_own_cache(kwargs))
@@ -126,7 +128,7 @@ class LayerGate:
         return at_exit
 
     def _handed_on(self, states: Tensor) -> Any:
-        """What a layer that does not run returns: as many results as the others, of which only the states are told."""
+        """What a skipped layer returns: the states it got, in a tuple with Nones if the other layers return tuples."""
         return states if self._further is None else (states, *self._further)
 
     def _draft(self, head: Head, states: Tensor, args: Any, kwargs: dict[str, Any]) -> Tensor:
@@ -145,7 +147,7 @@ class LayerGate:
         return last
 
     def _remember(self, result: Any) -> None:
-        """Keep the last layer's states; after the prompt has passed, a head that recurs can look at it."""
+        """Keep the last layer's states. After the prefill, run the head over the prompt, for which it needs them."""
         self.last = last = result[0] if isinstance(result, tuple) else result
         self._previous = last[:, -1:]
         if self._prompt is not None and self.head is not None:
@@ -159,9 +161,9 @@ class LayerGate:
         return reduced
 
     def follow_rows(self, rows: Tensor, rejected: Tensor) -> None:
-        """In a batch: the rows that stay, (n,), and of each how many of the columns just run do not stand, (n,).
+        """In a batch: let a head that recurs go on from each row's own last kept state. The caller moves the KV.
 
-        What a head that recurs goes on from is then each row's own. KV is moved by the caller.
+        rows: (n,), the rows that stay. rejected: (n,), how many of the columns of the latest pass each of them drops.
         """
         if self.mode is Mode.DRAFT:
             self._previous = None if self._previous is None else self._previous[rows]
@@ -169,9 +171,9 @@ class LayerGate:
             self._previous = self.last[rows, self.last.shape[1] - 1 - rejected][:, None]
 
     def draft_view(self, cache: Any) -> Any:
-        """The cache as drafting must see it where the head attends: its own layers stand in for those after the exit.
+        """The cache as drafting must see it: where the head attends, its cache layers replace those after the exit.
 
-        A mask is sized from the first layer of its kind. If that one lies beyond the exit it does not grow while
+        A mask is sized from the first layer of its kind. If that layer lies beyond the exit, it does not grow while
         drafting, and the head, which is of that kind, would get a mask that is too short.
         """
         if self.head_cache is None or self.head is None:
@@ -186,7 +188,7 @@ class LayerGate:
         return view
 
     def roll_back_head(self, count: int) -> None:
-        """Forget the last `count` tokens: their KV in the head's layers, and their last states."""
+        """Forget the last `count` tokens: the head's KV of them, and their states, from which it would go on."""
         if self.last is not None and (kept := self.last.shape[1] - count) > 0:
             self._previous = self.last[:, kept - 1 : kept]
         if self.head_cache is not None:
@@ -200,14 +202,15 @@ class LayerGate:
 
 
 def shifted(states: Tensor) -> Tensor:
-    """Each position's predecessor, (batch, tokens, width); zeros before the first."""
+    """At each position the state of the position before, (batch, tokens, width); zeros at the first."""
     return nn.functional.pad(states, (0, 0, 1, 0))[:, :-1]
 
 
 def like_cache(cache: Any, exit_layer: int, default: Any) -> Any:
-    """An empty cache for the head, of the very kinds of layer (full, sliding, cross-attending) that follow the exit.
+    """An empty cache for the head, with the kinds of layer (full, sliding, cross-attending) that follow the exit.
 
-    cache: the target's, in which no layer from the exit on has seen the prompt yet: their copies are empty.
+    cache: the target's. Its layers from the exit on are copied before the prompt reaches them, so the copies are empty.
+    default: returned where the cache has no layers, or has already seen a prompt.
     """
     if hasattr(cache, "self_attention_cache"):
         own, cross = (
@@ -224,7 +227,7 @@ def like_cache(cache: Any, exit_layer: int, default: Any) -> Any:
 
 
 def _has_seen(layer: Any) -> bool:
-    """Whether a cache layer holds something; one that convolves (LFM2) has no length to ask for."""
+    """Whether a cache layer holds anything. A layer that only convolves (LFM2) cannot be asked for its length."""
     if hasattr(layer, "get_seq_length"):
         return int(layer.get_seq_length()) > 0
     return any(getattr(layer, "is_conv_states_initialized", {}).values())

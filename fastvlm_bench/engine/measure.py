@@ -17,7 +17,7 @@ GREEDY: Mapping[str, Any] = {"do_sample": False, "num_beams": 1}
 
 
 def seed_of(*parts: object) -> int:
-    """A seed of 63 bits made from the run's seed and what is measured: the same in whatever order that happens."""
+    """A seed of 63 bits, from the run's seed and what is measured with it, so that the order of measuring is free."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
@@ -25,12 +25,12 @@ def measure(
     method: Method, model: Any, inputs: dict[str, Any], max_new_tokens: int, vision: nn.Module | None = None,
     generation: Mapping[str, Any] = GREEDY, seed: int | None = None, phases: bool = False,
 ) -> Trace:  # fmt: skip
-    """Decode once, one sequence or a batch, and return the trace. What `generate` does around the loop is in TTFT.
+    """Decode once, one sequence or a batch, and return the trace. TTFT includes what `generate` does around the loop.
 
-    vision: the image encoder, timed by hooks with a synchronisation at both ends, once a generation. generation: what
-    `generate` is given (`RunConfig.generation`). seed: of torch's generators, from which all samples are drawn.
-    phases: tell them apart by hooks on every pass; the image encoder is then timed without a synchronisation.
-    The seconds of the rows are shares that add up to those of the batch; of a single row they are its own.
+    vision: the image encoder. Hooks time it, with a synchronisation before and after; its seconds are None unless it
+    runs exactly once. generation: options of `generate` (`RunConfig.generation`). seed: for torch's generators, from
+    which all tokens are drawn. phases: time every pass by hooks, the image encoder then without a synchronisation.
+    In a batch, the seconds of the rows are shares that add up to those of the batch.
     """
     clock, spans, hooks = method.clock, list[float](), list[Any]()
     watching = Phases(clock, method, model, vision) if phases else None
@@ -47,7 +47,7 @@ def measure(
         cache.append(prepared.get("past_key_values"))
         return method(model, input_ids, **prepared)
 
-    method.trace = None  # a failure must never leave the trace of the sample before
+    method.trace = None  # after a failure there must be no trace of an earlier sample
     try:
         with torch.inference_mode():
             began = clock.synchronised()
@@ -79,6 +79,6 @@ def cache_bytes(cache: Any) -> int | None:
         part for name in ("self_attention_cache", "cross_attention_cache") if (part := getattr(cache, name, None))
     ]  # fmt: skip
     held = [value for part in parts for layer in part.layers for value in vars(layer).values()]
-    held += [state for value in held if isinstance(value, dict) for state in value.values()]  # not of single tokens
+    held += [state for value in held if isinstance(value, dict) for state in value.values()]  # recurrent, convolution
     tensors = {id(value): value for value in held if isinstance(value, Tensor)}
     return sum(tensor.nbytes for tensor in tensors.values()) if parts else None

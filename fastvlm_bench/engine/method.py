@@ -1,4 +1,8 @@
-"""The frame of every decoding method: prefill, then rounds until every row has stopped. One sequence or several."""
+"""The loop around every decoding method: prefill, then rounds until every row has stopped.
+
+`Method.__call__` is this loop. What happens in a round is the method's own: see `decoding/standard.py`, the smallest,
+and `decoding/fastvlm.py`, which drafts, verifies, accepts and rolls back. A row is one sequence of a batch.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -17,37 +21,41 @@ from fastvlm_bench.records.trace import Generation, Round, Trace
 class Method:
     """A decoding method, to be passed to `generate` as `custom_generate`.
 
-    A method is a subclass that says in `round` what happens between two looks at the clock. It is written once and
-    decodes one sequence, or a batch whose prompts are padded on the left. draft: an exit and a head, for methods that
-    run a part of the model; they find its gate in `session.gate`. `trace` tells of the latest generation.
+    A subclass implements `round`, once for a single sequence and for a batch, whose prompts are padded on the left.
+    draft: the exit layer and head of a method that runs a part of the layers; it finds their gate in `session.gate`.
+    After each call `trace` holds what was counted and timed.
     """
 
     def __init__(self, draft: Draft | None = None, *, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
         self.draft: Any = draft
         self.trace: Trace | None = None
-        self.gate: LayerGate | None = None  # that of the latest generation
+        self.gate: LayerGate | None = None  # the gate of the latest call; `Phases` reads its mode
 
     def round(self, session: Session) -> list[Round]:
-        """Decode at least one more token of each of `session.rows`; tell what happened, in their order."""
+        """Emit at least one more token for each of `session.rows`. Returns a `Round` for each, in their order."""
         raise NotImplementedError
 
     def draft_for(self, model: Any) -> Draft | None:
-        """The draft, loaded for `model` if it was not yet. None: every pass runs the whole model."""
+        """The draft, which is loaded for `model` if it was not yet. None where every pass runs the whole model."""
         found: Draft | None = self.draft
         return found
 
     def begin(self, session: Session) -> None:
-        """What is to be done once, after the prefill, if any row goes on."""
+        """Called once after the prefill, unless every row has stopped at its first token."""
 
     def around(self, model: Any) -> AbstractContextManager[Any]:
-        """What the model is wrapped in for the time of one generation."""
+        """The context in which the model decodes once: with a draft, its layers are gated."""
         draft = self.draft_for(model)
         self.gate = LayerGate.of(model, draft) if draft is not None else None
         return nullcontext() if self.gate is None or draft is None else self.gate.installed(draft.new_cache())
 
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
-        """Decode. input_ids: (rows, T). prepared: what `generate` hands to every custom method. Returns all ids."""
+        """Decode: prefill, then rounds until every row has stopped.
+
+        input_ids: (rows, T). prepared: what `generate` hands to every custom method. Returns the ids with the prompt,
+        (rows, T + most new tokens).
+        """
         clock, began = self.clock, self.clock.synchronised()
         kind = Session if len(input_ids) == 1 else BatchSession
         with self.around(model):
@@ -65,7 +73,7 @@ class Method:
 
     @property
     def last(self) -> Generation | None:
-        """The trace of the latest generation of one sequence. ValueError after a batch: its rows are in `trace`."""
+        """The trace of the latest call; None before the first. ValueError after a batch, whose rows are in `trace`."""
         if self.trace is None:
             return None
         if len(self.trace.rows) > 1:

@@ -1,7 +1,8 @@
-"""Where one generation's time goes, told by hooks around the model's own forward passes: `run --phases`.
+"""Where the time of one generation goes (`run --phases`), measured by hooks around the model's own forward passes.
 
-On a GPU the marks are events in the device's queue of work, read after one synchronisation at the sample's end: nothing
-waits in between. A pass counts as drafting or verifying by the state of the method's layer gate.
+On a GPU the hooks put events into the device's queue. They are read after one synchronisation at the sample's end, so
+nothing waits in between. The first pass is the prefill; a later one drafts if the method's layer gate is in that mode,
+and else verifies.
 """
 
 from collections.abc import Iterator
@@ -19,13 +20,13 @@ class Phases:
 
     def __init__(self, clock: Clock, method: Any, model: nn.Module, vision: nn.Module | None) -> None:
         self.clock, self.method, self.model, self.vision = clock, method, model, vision
-        self._spans: list[tuple[str, Any, Any, bool]] = []  # the last: within the model's own pass
+        self._spans: list[tuple[str, Any, Any, bool]] = []  # phase, begin, end, within the model's pass
         self._open: list[tuple[str, Any]] = []
         self._whole: list[Any] = []
 
     @contextmanager
     def watched(self) -> Iterator["Phases"]:
-        """Hooks on the model and its image encoder, for one generation."""
+        """Watch one generation by hooks on the model and its image encoder."""
         with ExitStack() as hooks:
             for module, name in ((self.model, None), (self.vision, "vision")):
                 if module is not None:
@@ -37,11 +38,14 @@ class Phases:
             self._whole.append(self.clock.stamp())
 
     def seconds(self) -> dict[str, float | None]:
-        """vision_s (None: not told apart), prefill_s, draft_s, verify_s inside the model, and other_s: all the rest."""
+        """The seconds of each phase: vision_s, prefill_s, draft_s and verify_s inside the model, other_s for the rest.
+
+        vision_s is None where no image encoder was seen at work; its time is then part of another phase.
+        """
         found = dict.fromkeys(("vision", "prefill", "draft", "verify"), 0.0)
         for name, first, second, within in self._spans:
             found[name] += (took := self.clock.between(first, second))
-            if within:  # encoded inside the first pass, not, as `generate` does for some models, before it
+            if within:  # the image was encoded inside the prefill's pass; for some models `generate` does it before
                 found["prefill"] -= took
         other = self.clock.between(*self._whole) - sum(found.values())
         told: dict[str, float | None] = {f"{name}_s": value for name, value in found.items()}

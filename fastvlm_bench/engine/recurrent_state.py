@@ -1,10 +1,10 @@
-"""Recurrent layers (gated delta nets, Kimi delta attention, Mamba 2): how tokens are taken back that a state holds.
+"""Rolls back recurrent layers: gated delta nets, Kimi delta attention, Mamba 2.
 
-A recurrent state has no past to return to, and `crop` of transformers would leave it wrong without a word. So each
-recurrent layer's states are copied before each pass of a round. Rolling back puts the copy from before the first
-rejected token back. That undoes drafting, one token a pass. Verification passes several tokens at once: there the
-accepted ones are replayed from the copy, through the convolution and the recurrence alone: the layer's linear maps
-answer from memory, so that no weights are read twice. Everything computed is transformers' own code.
+A recurrent state keeps no past, and transformers' `crop` would leave it wrong without an error. So each recurrent
+layer's states are copied before each pass of a round, and a rollback restores the copy from before the first rejected
+token. That alone undoes drafting, where a pass has one token. A verification has several: there the accepted tokens
+are then replayed from the copy. The replay runs only the convolution and the recurrence. What the layer's linear maps
+returned in the pass is remembered, so that no weights are read twice. All computation is transformers' own code.
 """
 
 import inspect
@@ -26,7 +26,7 @@ States = tuple[dict[int, Tensor | None], dict[int, Tensor | None]]
 
 @dataclass(frozen=True)
 class Pass:
-    """`tokens` went through a recurrent layer whose states were `before`; replay(n) repeats the first n of them."""
+    """A pass of `tokens` tokens through a recurrent layer. before: its states before. replay(n): repeat the first n."""
 
     tokens: int
     before: States
@@ -34,9 +34,9 @@ class Pass:
 
 
 class RestorableLayer(LinearAttentionLayer):
-    """A recurrent layer's cache that can be rolled back. `passes` since the last `crop`; None: they are not kept.
+    """A recurrent layer's cache that can be rolled back. passes: those since the last `crop`; None if not recorded.
 
-    A layer that only convolves stays as transformers has it, which can roll that back.
+    For a layer that only convolves, transformers' own `crop` is right, and is used.
     """
 
     passes: list[Pass] | None = None
@@ -44,7 +44,7 @@ class RestorableLayer(LinearAttentionLayer):
 
     def states(self) -> States:
         """Copies of the convolution's and the recurrence's states."""
-        if self.record_past:  # transformers then keeps more of the past than the convolution reads
+        if self.record_past:  # transformers then keeps more of the past than the convolution reads: cut it off
             self.record_past = False
             for index, size in self.conv_kernel_size.items():
                 if (states := self.conv_states[index]) is not None:
@@ -53,13 +53,13 @@ class RestorableLayer(LinearAttentionLayer):
         return _copies(self.conv_states), _copies(self.recurrent_states)
 
     def update_recurrent_state(self, recurrent_states: Tensor, state_idx: int = 0, **kwargs: Any) -> Tensor:
-        """Keep the new state itself: copied into the old one's place, it could not be trained through."""
+        """Store the new state itself. transformers overwrites the old tensor, which backpropagation still needs."""
         self.is_recurrent_states_initialized[state_idx] = True
         self.recurrent_states[state_idx] = recurrent_states
         return recurrent_states
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last `-tokens_to_remove` tokens; what passed before cannot be rolled back any more."""
+        """Forget the last `-tokens_to_remove` tokens. What passed before this call can then not be rolled back."""
         if not recurs(self):
             super().crop(tokens_to_remove)
             return
@@ -75,12 +75,12 @@ class RestorableLayer(LinearAttentionLayer):
 
 
 def recurs(layer: Any) -> bool:
-    """Whether a layer of a cache holds a recurrent state; it does not tell before the prompt has passed."""
+    """Whether a layer of a cache holds a recurrent state. This is known only once the prompt has passed."""
     return any(getattr(layer, "is_recurrent_states_initialized", {}).values())
 
 
 def can_roll_back(cache: Any, layers: nn.ModuleList) -> bool:
-    """Whether all that `layers` keep in `cache`, which has seen the prompt, can be rolled back."""
+    """Whether everything that `layers` keep in `cache` can be rolled back. The prompt must have passed before."""
     if getattr(cache, "is_croppable", False):
         return True
     known = {mixer.layer_idx for mixer in _mixers(layers)}
@@ -91,16 +91,16 @@ def can_roll_back(cache: Any, layers: nn.ModuleList) -> bool:
 
 
 def make_restorable(cache: Any) -> None:
-    """Turn the layers that are, or may yet be, recurrent into ones that can be rolled back. Changes them in place."""
+    """Make the cache's layers that are recurrent, or may become so, ones that can be rolled back. In place."""
     for layer in getattr(cache, "layers", ()):
         if _restorable(layer):
             layer.__class__ = RestorableLayer
 
 
 def keep_passes(cache: Any) -> None:
-    """From now on the recurrent layers of `cache` keep what `crop` needs, as long as `undoable` lasts.
+    """Let the recurrent layers of `cache` record from now on what `crop` needs. They do so only within `undoable`.
 
-    UsageError where one of them could only be rolled back to something wrong.
+    UsageError where one of them cannot be rolled back.
     """
     make_restorable(cache)
     for layer in getattr(cache, "layers", ()):
@@ -115,7 +115,7 @@ def keep_passes(cache: Any) -> None:
 
 @contextmanager
 def undoable(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """While this lasts, passes of the layers' recurrent parts can be undone in caches that keep them."""
+    """A context in which passes of the layers' recurrent parts are recorded, for caches prepared by `keep_passes`."""
     with replaced([(mixer, partial(_undoable_pass, mixer, mixer.forward)) for mixer in _mixers(layers)]):
         yield
 
@@ -129,7 +129,7 @@ def _restorable(layer: Any) -> bool:
 
 
 def _mixers(layers: Iterable[nn.Module]) -> list[Any]:
-    """The parts that read and write recurrent states, at most one a layer."""
+    """The parts of the layers that read and write recurrent states, at most one per layer."""
     return [part for layer in layers for part in layer.children() if _takes_cache_params(type(part))]  # type: ignore[arg-type]
 
 
@@ -143,7 +143,7 @@ def _undoable_pass(mixer: Any, forward: Callable[..., Any], *args: Any, **kwargs
     layer = cache.layers[mixer.layer_idx] if cache is not None else None
     if not isinstance(layer, RestorableLayer) or layer.passes is None:
         return forward(*args, **kwargs)
-    if args:  # hidden states first, by position or by name
+    if args:  # the first argument is the hidden states, which may also come by name
         args, kwargs = args[1:], {"hidden_states": args[0], **kwargs}
     tokens, before = kwargs["hidden_states"].shape[1], layer.states()
     if tokens == 1:

@@ -1,4 +1,4 @@
-"""The rows of a session: the tokens of each, why it stopped, and its share of the seconds."""
+"""The rows of a session, that is its sequences: each row's tokens, why it stopped, and its share of the seconds."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,12 +6,15 @@ from dataclasses import dataclass, field, replace
 from fastvlm_bench.records.trace import Generation, Round, Trace
 
 Tokens = Sequence[Sequence[int]]
-"""Token ids of each row."""
+"""For each row a list of token ids."""
 
 
 @dataclass
 class Row:
-    """One sequence. `place`: its row in the input. `prompt_length`: tokens of its prompt, padding left out."""
+    """One sequence. place: its row in the input. prompt_length: tokens of its prompt, without padding.
+
+    tokens: what it has emitted. stop: "eos", "length" or "criteria"; "" while it is being decoded.
+    """
 
     place: int
     prompt_length: int
@@ -22,12 +25,12 @@ class Row:
 
     @property
     def length(self) -> int:
-        """Its ids without padding, prompt included."""
+        """How many ids it has, with the prompt but without padding."""
         return self.prompt_length + len(self.tokens)
 
 
 def settle(rows: Sequence[Row], rounds: Sequence[Round], seconds: float) -> None:
-    """Write a round into the traces of the rows that took part; they share `seconds` and the rounds' equally."""
+    """Add a round to the rows that took part. They share its `seconds`, and its draft_s and verify_s, equally."""
     share = 1 / len(rows)
     for row, done in zip(rows, rounds, strict=True):
         if share < 1:
@@ -37,9 +40,9 @@ def settle(rows: Sequence[Row], rounds: Sequence[Round], seconds: float) -> None
 
 
 def traced(rows: Iterable[Row], ttft_s: float, decode_s: float) -> Trace:
-    """The trace of a generation, its rows in the order of the input.
+    """The trace of a generation, with its rows in the order of the input.
 
-    The rows' seconds are scaled so that they add up to `decode_s`: what lies between rounds belongs to them, too.
+    The rows' seconds are scaled so that they add up to `decode_s`, since the time between rounds belongs to them, too.
     """
     rows = sorted(rows, key=lambda row: row.place)
     shared_s, share = sum(row.decode_s for row in rows), ttft_s / len(rows)
@@ -48,5 +51,5 @@ def traced(rows: Iterable[Row], ttft_s: float, decode_s: float) -> Trace:
         Generation(row.tokens, row.stop, share, None, share, row.decode_s * scale, row.rounds) for row in rows
     ]  # fmt: skip
     if len(traces) == 1:
-        traces[0].decode_s = decode_s  # to the last digit
+        traces[0].decode_s = decode_s  # exactly, without the rounding of the scale
     return Trace(traces, ttft_s, None, decode_s)

@@ -1,8 +1,8 @@
-"""One generation's state: token ids, transformers' keyword arguments and the KV cache.
+"""The state of one generation: token ids, transformers' keyword arguments and the KV cache.
 
 Everything that `generate` prepared (positions, masks, encoded images, processors) passes through here unchanged, so
-methods need no knowledge of the architecture. A method speaks of rows: `Session` has one, `BatchSession` several, and
-whatever is told of tokens is a list for each row.
+methods need no knowledge of the architecture. A `Session` has one row, that is one sequence; a `BatchSession` has
+several. Methods use both in the same way: tokens are always one list per row.
 """
 
 import math
@@ -23,14 +23,14 @@ from fastvlm_bench.errors import NonFiniteLogits, UsageError
 from fastvlm_bench.machine.clock import Clock
 
 PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-"""Fields of a configuration that name the tokens which stand for pictures."""
+"""Fields of a model's configuration that hold the id of a token which stands for an image or a video."""
 
 
 class Session:
-    """Feeds tokens to the model and keeps the books that `transformers` would keep. This one is for a single row.
+    """Feeds tokens to the model and does the bookkeeping that `transformers` would do, for a single row.
 
-    `rows` are those still being decoded, in the order of every tensor; `ended` are those that have stopped. gate: the
-    method's, whose head is rolled back with the target; None where there is none.
+    rows: those that are still being decoded, in the order of all tensors. ended: those that have stopped. gate: the
+    layer gate of a method that drafts, whose head is rolled back with the target; None for other methods.
     """
 
     takes_several = False
@@ -62,12 +62,12 @@ class Session:
         self.placeholders = placeholders(model)
         eos = generation_config.eos_token_id
         self.end_tokens = frozenset([eos] if isinstance(eos, int) else eos or [])
-        # The two usual criteria are checked on Python numbers; any other one is asked token by token.
+        # EOS and the token limit are checked on Python numbers; every other criterion is called token by token.
         self._criteria = [c for c in stopping_criteria if not isinstance(c, EosTokenCriteria | MaxLengthCriteria)]
 
     @property
     def gate(self) -> LayerGate:
-        """The gate of a method that drafts."""
+        """The layer gate of a method that drafts. AttributeError for any other method."""
         if self._gate is None:
             raise AttributeError("this session was opened without a gate")
         return self._gate
@@ -83,12 +83,12 @@ class Session:
 
     @property
     def new_tokens(self) -> list[int]:
-        """What the only row has emitted."""
+        """The tokens that the only row has emitted."""
         return self._ids[0, self.prompt_length : self.length].tolist()
 
     @property
     def sequences(self) -> Tensor:
-        """(rows, prompt + new tokens): what `generate` returns."""
+        """What `generate` returns, (rows, prompt + new tokens)."""
         return self._ids[:, : self.length].clone()
 
     @property
@@ -103,32 +103,33 @@ class Session:
         self.keep(outputs, first, 1)
 
     def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any]) -> Any:
-        """Run the last `count` tokens of output + `ahead`. Returns the model's output, logits (rows, count, vocab).
+        """Run one pass over the last `count` tokens of output + `ahead`.
 
-        ahead: equally many tokens of each row, beyond its output; may be empty. kwargs: the bookkeeping that describes
-        exactly this many tokens (`self.kwargs`, or a copy advanced by drafts).
+        ahead: equally many tokens of each row, such as drafts, that follow its output; may be empty. kwargs: keyword
+        arguments that account for exactly these tokens: `self.kwargs`, or a copy that `advance_kwargs` took past the
+        drafts. Returns the model's output, with logits (rows, count, vocab).
         """
         end = self.length
         if ahead and ahead[0]:
             end += len(ahead[0])
             self._ids[:, self.length : end] = torch.tensor(ahead, device=self._ids.device)
-        if "logits_to_keep" in kwargs:  # `generate` puts it there where the model takes it
+        if "logits_to_keep" in kwargs:  # `generate` sets it for models that take it
             kwargs = {**kwargs, "logits_to_keep": count}
         inputs = self.model.prepare_inputs_for_generation(self._ids[:, :end], next_sequence_length=count, **kwargs)
         return self.model(**inputs, return_dict=True)
 
     def advance_kwargs(self, outputs: Any, kwargs: dict[str, Any], count: int) -> None:
-        """Let `transformers` account for `count` new tokens, in place."""
+        """Let `transformers` update `kwargs`, in place, for `count` new tokens."""
         self.model._update_model_kwargs_for_generation(
             outputs, kwargs, is_encoder_decoder=self.model.config.is_encoder_decoder, num_new_tokens=count
         )
 
     def choose(self, logits: Tensor, ahead: Tokens = (), first: int = 0) -> list[list[int]]:
-        """The token at each position of `logits`, (rows, k, vocab): the largest after the user's logits processors, or
-        one drawn by their probabilities where `generate` samples (with torch's own generator, as it does).
+        """Choose the token at each position of `logits`, (rows, k, vocab), after the user's logits processors.
 
-        Position i follows the output and the first `first + i` tokens of `ahead`, so that a repetition penalty, say,
-        sees the right prefix on draft and target alike. Ties go to the lowest id, for every method. Raises
+        It is the most likely one or, where `generate` samples, one drawn with torch's own generator, as `generate`
+        draws. Position i follows the output and the first `first + i` tokens of `ahead`, so that a repetition penalty,
+        say, sees the right prefix for draft and target alike. Ties go to the lowest id, for every method. Raises
         NonFiniteLogits.
         """
         if self.samples:
@@ -139,16 +140,16 @@ class Session:
         return [ids.tolist()]
 
     def new_drafts(self, gamma: int) -> Drafts:
-        """Where a round's drafts go: γ at most, and no more than the limit leaves beside verification's own token."""
+        """A round's empty `Drafts`: at most γ tokens per row, and one below the limit, for verification adds one."""
         rooms = [self.remaining_of(row) - 1 for row in self.rows]
         return Drafts(self.rows, rooms, min(gamma, self.remaining - 1), self.end_tokens, self.placeholders)
 
     def draft(self, logits: Tensor, drafts: Drafts) -> bool:
-        """Add each row's next drafted token, chosen from logits (rows, 1, vocab). False where no row takes one."""
+        """Choose each row's next draft from logits (rows, 1, vocab) and add it to `drafts`. False if none is added."""
         if not self.samples:
             return drafts.take(self.choose(logits, drafts.columns, drafts.count))
         (weights,) = self.probabilities(logits, drafts.count)
-        if self.placeholders:  # left out before the draw: to drop one when it is drawn would favour other tokens
+        if self.placeholders:  # excluded before the draw: to drop one after it was drawn would favour other tokens
             kept = weights.clone()
             kept[list(self.placeholders)] = 0
             weights = kept / kept.sum() if bool(kept.sum() > 0) else weights
@@ -158,10 +159,10 @@ class Session:
         return taken
 
     def accept(self, drafts: Drafts, logits: Tensor) -> tuple[list[int], list[list[int]]]:
-        """For each row: how many drafted tokens stand, and those tokens with the target's own one that follows them.
+        """For each row: how many drafts stand, and these drafts followed by the target's own next token.
 
-        logits: the target's, (rows, k, vocab), the first of them after the output so far. No token follows where all
-        drafts stand and the last of them has no logits, because it is an EOS.
+        logits: the target's, (rows, k, vocab), for the place after the output so far and after each draft. No token
+        follows where all drafts stand and there are no logits after the last one, because it is an EOS.
         """
         if self.samples:
             (mine,), p, q = drafts.tokens, self.probabilities(logits, 0), self._drawn_from
@@ -176,14 +177,14 @@ class Session:
         ]
 
     def probabilities(self, logits: Tensor, first: int) -> Tensor:
-        """(k, vocab): what each position of `logits`, (1, k, vocab), is drawn from, after the logits processors."""
+        """(k, vocab): the probabilities at each position of `logits`, (1, k, vocab), after the logits processors."""
         weights = self.processed(logits, first).float()
-        if not bool(weights.amax(dim=-1).isfinite().all()):  # on a GPU drawing from NaN would poison the process
+        if not bool(weights.amax(dim=-1).isfinite().all()):  # a draw from NaN fails a GPU for good
             raise self._not_finite(first)
         return torch.softmax(weights, dim=-1)
 
     def processed(self, logits: Tensor, first: int = 0) -> Tensor:
-        """(k, vocab): `logits`, (1, k, vocab), after the user's processors, each at its own prefix as in `choose`."""
+        """(k, vocab): `logits`, (1, k, vocab), after the user's logits processors, with the prefixes of `choose`."""
         if not len(self.processors):
             return logits[0]
         start = self.length + first
@@ -197,7 +198,10 @@ class Session:
         return NonFiniteLogits(f"the largest logit is not finite, {emitted + first} tokens on")
 
     def emit(self, tokens: Tokens) -> list[int]:
-        """Append to each row up to its first EOS or the limit, and set its `stop` there. Returns how many each took."""
+        """Append each row's tokens, up to its EOS, the limit or a stopping criterion, which sets its `stop`.
+
+        Returns how many tokens each row took.
+        """
         (row,), (new,), taken = self.rows, tokens, 0
         for token in new:
             self._ids[0, self.length] = token
@@ -219,9 +223,9 @@ class Session:
         return [taken]
 
     def keep(self, outputs: Any, tokens: Tokens, ran: int) -> None:
-        """Account for a pass over `ran` tokens of which each row keeps the first `len(tokens[row])`; forget the rest.
+        """Finish a pass over `ran` tokens: each row keeps the first `len(tokens[row])` of them and forgets the rest.
 
-        Rejected tokens leave the KV cache and the head. Rows that have stopped leave `rows`.
+        Rejected tokens leave the KV cache and the head. Rows that have stopped move from `rows` to `ended`.
         """
         kept = len(tokens[0])
         if self._records_past:
@@ -233,24 +237,25 @@ class Session:
             self.rows, self.ended = [], self.rows
 
     def read(self, tokens: list[int]) -> Any:
-        """One pass over the last token of output and all of `tokens` but their last: what the target says to each.
+        """Run the target over the last emitted token and all of `tokens` but the last, in one pass.
 
-        Returns the model's output, logits (1, len(tokens), vocab). The session is of no use afterwards.
+        Returns the model's output, with logits (1, len(tokens), vocab): the target's own prediction for each of
+        `tokens`. Afterwards the session cannot go on.
         """
         return self.forward_block(len(tokens), tokens[:-1])
 
     def forward_block(self, count: int, ahead: list[int]) -> Any:
-        """As `forward`, for given tokens of the only row: `self.kwargs`, which describe one, come to describe all."""
+        """As `forward`, for given tokens of the only row. Takes `self.kwargs` from one new token to `count` of them."""
         if count > 1:
             self.advance_kwargs(BaseModelOutputWithPast(past_key_values=self.cache), self.kwargs, count - 1)
         return self.forward(count, [ahead], self.kwargs)
 
     def replace_last(self, token: int) -> None:
-        """Put another token in the place of the last one emitted: training reads texts that are not the model's own."""
+        """Replace the last emitted token, so that a given text can be read that is not the model's own answer."""
         self._ids[0, self.length - 1] = token
 
     def record_past(self) -> None:
-        """Let sliding windows, convolutions and recurrent states keep what they would drop, to be rolled back."""
+        """Let sliding windows, convolutions and recurrent states keep what they would drop, for later rollbacks."""
         self._records_past = True
         if hasattr(self.cache, "activate_past_recording"):
             self.cache.activate_past_recording()
@@ -258,7 +263,7 @@ class Session:
             keep_passes(cache)
 
     def roll_back(self, count: int) -> None:
-        """Forget the last `count` tokens in every layer that grew with them; 0 only lets sliding windows shrink."""
+        """Forget the last `count` tokens in every layer that grew with them. With 0, only recorded past is dropped."""
         for index, layer in enumerate(text_cache(self.cache).layers):
             if index not in self.fixed:
                 layer.crop(-count)
@@ -268,10 +273,10 @@ class Session:
         return cache_view(self.cache, exit_layer, drafted, self.fixed)
 
     def kind(self, index: int) -> Kind:
-        """What tells one layer's cache, and so its mask, from another's."""
+        """The kind of one layer's cache. Layers of one kind share a mask."""
         return kind(text_cache(self.cache).layers, index, self.fixed)
 
 
 def placeholders(model: Any) -> frozenset[int]:
-    """The token ids that stand for images or video in a prompt; as drafts they are never right."""
+    """The token ids that stand for images or video in a prompt. They are never drafted."""
     return frozenset(token for name in PLACEHOLDERS if isinstance(token := getattr(model.config, name, None), int))

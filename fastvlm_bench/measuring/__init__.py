@@ -3,14 +3,14 @@
 May import the rooms below `embedded`.
 
 benchmark.py       `run` from configuration to exit code
-before_loading.py  what can be told to be wrong before the model loads
+before_loading.py  the checks that need no model
 measure_suites.py  loads, builds, checks, warms up and measures
-bench.py           what lies ready before anything counts: inputs, self-check, warm-up, threads
+bench.py           what the loop needs before anything counts: inputs, self-check, warm-up, threads
 runner.py          THE LOOP: samples x methods x repeats, interleaved, recorded as measured
-lines.py           what one generation leaves in samples.jsonl
-batch_sweep.py     `run --batch-size 1,2,4,8`: one run a size
+lines.py           the lines that one generation leaves in samples.jsonl
+batch_sweep.py     `run --batch-size 1,2,4,8`: one run per size
 invocation.py      `run --invocations N`: one process after the other on the same run
-apart.py           what is measured apart from the samples: the parts of memory, energy
+apart.py           measured apart from the samples: the parts of memory, energy
 live.py            the progress bar with the current estimate
 signals.py         how Ctrl-C and SIGTERM end a measurement
 """

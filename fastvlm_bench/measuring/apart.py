@@ -1,4 +1,4 @@
-"""What is measured apart from the samples, with a runner's methods: the parts of a peak of memory, energy in blocks."""
+"""Measurements apart from the samples, with a runner's methods: the parts of a memory peak, and energy in blocks."""
 
 import gc
 from collections.abc import Callable
@@ -16,9 +16,10 @@ from fastvlm_bench.suites.suite import Suite
 
 
 def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
-    """Where the peak of each method lies, on the suite's last sample: weights, head, KV cache, activations.
+    """Split each method's memory peak on the suite's last sample into weights, head, KV cache, activations and rest.
 
-    To be called before the warm-up: it gives idle memory back, and each method's first call is here.
+    Call it before the warm-up: it gives idle memory back, and it times each method's first call. A method that fails
+    is left out.
     """
     sample, found = suite.samples[-1], []
     inputs = runner.inputs(sample)
@@ -27,12 +28,12 @@ def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
         decode = partial(measure, built.method, runner.target.model, inputs, runner.limit(suite),
                          generation=runner.generation)  # fmt: skip
         try:
-            first = decode()  # makes what is made once
+            first = decode()  # whatever is allocated only once is allocated here
             gc.collect()
             before = held_bytes(runner.target.device)
             with PeakMemory(runner.target.device) as peak:
                 trace = decode()
-        except FAILURES:  # it fails again where it is recorded
+        except FAILURES:  # it fails again, and is recorded, when the samples are measured
             continue
         runner.first_call_s.setdefault(built.label, first.ttft_s + first.decode_s)
         parts = attribute(peak.result, before, weights=weights, head=built.described.get("extra_bytes", 0),
@@ -42,12 +43,15 @@ def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
 
 
 def energy_blocks(runner: Runner, suite: Suite, meter: Meter, seconds: float) -> dict[str, Any]:
-    """Joules of blocks of one method each, over the suite's samples in turn; what run.json keeps of them."""
+    """Measure the joules of blocks of generations, each of one method, over the suite's samples in turn.
+
+    seconds: how long a block lasts. Returns the suite's entry of `energy` in run.json.
+    """
 
     def decoder(built: Built) -> Callable[[], int]:
         turn = cycle(suite.samples)
 
-        def decode() -> int:  # the processor is part of the block for every method alike: energy has no clock
+        def decode() -> int:  # the processor is in the block for every method alike, since a meter cannot be paused
             inputs = runner.inputs(next(turn))
             trace = measure(
                 built.method, runner.target.model, inputs, runner.limit(suite), generation=runner.generation

@@ -1,4 +1,4 @@
-"""`run --batch-size 1,2,4,8`: one run a size, in one folder, and the table over the sizes."""
+"""`run --batch-size 1,2,4,8`: one run per size, in one folder, and the table over the sizes."""
 
 import contextlib
 import secrets
@@ -35,10 +35,11 @@ def run_sizes(
     config: RunConfig, sizes: Sequence[int], *, resume: Path | None, csv: Path | None, predictions: Path | None,
     as_json: bool, quiet: bool = False,
 ) -> int:  # fmt: skip
-    """Run `config` at each batch size and print the table; returns the exit code.
+    """Run `config` at each batch size and print the table. Returns the exit code.
 
-    The runs lie side by side in one folder below `config.out`; `resume` names that folder: what is finished there is
-    kept, what is half done goes on, the rest is run. An interruption ends the sweep, and so does a size that fails.
+    The runs lie side by side in one folder below `config.out`. resume: that folder, to go on with: finished runs are
+    kept, an unfinished one goes on, and sizes without a run are measured. An interruption or an error ends the sweep,
+    and what was measured is kept. Failed samples do not end it.
     """
     if predictions is not None:
         raise UsageError("--predictions-out needs one batch size; answers are the same at every size")
@@ -67,7 +68,7 @@ def run_sizes(
             code = run_benchmark(own, resume=before, csv=None, as_json=as_json, show=False, quiet=quiet)
         except BenchError as error:
             failure = error
-        failed |= code == FAILED_SAMPLES  # the other sizes may fit
+        failed |= code == FAILED_SAMPLES  # go on: the other sizes may fit into memory
         if failure or code not in (0, FAILED_SAMPLES):
             break
     with contextlib.suppress(OSError):
@@ -95,6 +96,6 @@ def _check_same(folder: Path, config: RunConfig) -> None:
 
 
 def _runs(folder: Path) -> list[Run]:
-    """The runs with a measurement."""
+    """The runs in `folder` that have measured something."""
     found = [read_run(path.parent) for path in sorted(folder.glob(f"*/{RUN_FILE}"))]
     return [run for run in found if run.lines and "dtype" in run.meta["model"]]

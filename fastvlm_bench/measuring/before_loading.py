@@ -1,4 +1,4 @@
-"""What can be told to be wrong before the model loads: names, files, images, drafts, exits, changed data."""
+"""The checks that need no model, which therefore come first: names, files, images, drafts, exits, changed data."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from fastvlm_bench.suites.suite import Suite, check_images, images_sha256, load_
 
 
 def check(config: RunConfig) -> list[Suite]:
-    """Everything that can be told to be wrong before the model loads: names, files, images, drafts, exits, output."""
+    """Check names, files, images, drafts, exit layers and the output folder. Returns the suites; UsageError."""
     config.validate()
     check_model_name(config.model)
     layers = layer_count(config.model)
@@ -35,7 +35,7 @@ def check(config: RunConfig) -> list[Suite]:
 
 
 def load_suites(config: RunConfig) -> list[Suite]:
-    """The suites of a run. A chosen metric variant goes to the suites that have the metric; at least one must."""
+    """The suites of a run. A chosen metric variant goes to all suites with that metric; UsageError if none has it."""
     wanted = parse_variants(config.variants)
     own = {name: {m: v for m, v in wanted.items() if m in read_definition(name).metrics} for name in config.suites}
     for metric in wanted:
@@ -58,10 +58,10 @@ def _wish(options: Any) -> dict[str, Any]:
 
 
 def check_same_data(meta: Mapping[str, Any], suites: Sequence[Suite]) -> None:
-    """UsageError if annotations or images have changed since the run that is to go on was begun."""
+    """UsageError if annotations or images have changed since the run was begun that is to be resumed."""
     recorded = {suite["name"]: suite for suite in meta["suites"]}
     for suite in suites:
-        before = recorded.get(suite.name)  # another list of suites is another configuration, which is told elsewhere
+        before = recorded.get(suite.name)  # None for another list of suites, which `RunWriter.resume` refuses
         images = before and before.get("images_sha256")
         if before and (before["sha256"] != suite.sha256 or (images and images != images_sha256(suite))):
             what = "annotations or names" if before["sha256"] != suite.sha256 else "images"

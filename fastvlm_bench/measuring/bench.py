@@ -1,4 +1,4 @@
-"""What lies ready before anything counts: target, methods and inputs; the self-check, the warm-up, the threads."""
+"""What the measuring loop needs before anything counts: inputs, the self-check, the warm-up, the number of threads."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,10 +27,10 @@ from fastvlm_bench.suites.suite import Sample, Suite, open_image
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every method gets for some samples, made outside the clock.
+    """The inputs of one sample or batch, which are made outside the clock and given to every method.
 
-    inputs: of all of them as one batch. singles: of each sample alone. read_s: seconds of its image and processor.
-    number: the batch's within its suite; None where samples are decoded one at a time.
+    inputs: of all samples as one batch. singles: of each sample alone. read_s: for each sample, the seconds of reading
+    its image and of the processor. number: of the batch within its suite; None where samples are decoded singly.
     """
 
     samples: Sequence[Sample]
@@ -41,15 +41,15 @@ class Prepared:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """How error messages name it."""
         return f"on sample {self.samples[0].sample_id}" if self.number is None else f"in batch {self.number}"
 
 
 class Bench:
-    """Built methods on one loaded target, and the samples' inputs. Nothing but the model's weights is shared between
-    generations.
+    """Methods that are built on one loaded target, and the inputs of samples.
 
-    size: samples decoded at a time; the last batch of a suite may be smaller.
+    Generations share nothing but the model's weights. size: how many samples are decoded at a time; the last batch of
+    a suite may be smaller.
     """
 
     def __init__(
@@ -75,9 +75,10 @@ class Bench:
         self.ranker = OptionRanker(target)
 
     def self_check(self, suite: Suite) -> dict[int, float]:
-        """Check each exit layer in use on the suite's first sample; returns exit layer -> relative logit difference.
+        """Check each exit layer in use on the suite's first sample, and a small batch if batches are decoded.
 
-        Where samples are decoded in batches, each row of a small batch must give the logits that it gives alone.
+        Returns exit layer -> difference of logits, as a share of the largest. UsageError where a check fails. `noise`
+        becomes the largest of all differences, for the losslessness check.
         """
         inputs = self.inputs(suite.samples[0])
         checked = [m for m in self.methods if m.exit_layer is not None and m.lossless]
@@ -101,17 +102,18 @@ class Bench:
         self.checked_unevenness.add(unevenness(singles))
 
     def warm_up(self, suite: Suite, samples: int) -> None:
-        """Decode some of the suite's last samples with every method, unrecorded: not those that are measured first."""
+        """Decode some of the suite's last samples with every method, without recording. The first are measured next."""
         for prepared in self._to_warm_up(suite, samples):
             for built in self.methods:
-                with contextlib.suppress(*FAILURES):  # what fails here fails again where it is recorded
+                with contextlib.suppress(*FAILURES):  # it fails again, and is recorded, when it is measured
                     seconds = self._seconds(built, suite, prepared.inputs)
                     self.first_call_s.setdefault(built.label, seconds)
 
     def _to_warm_up(self, suite: Suite, samples: int) -> Iterator[Prepared]:
-        """At least one batch; or, of the last four times as many samples, those of different shapes first.
+        """Batches that hold at least `samples` samples; or, where they are decoded singly, `samples` of them.
 
-        Each shape may choose kernels of its own.
+        Single ones are chosen from the last 4 · `samples`. Those with new shapes come first, since every shape may
+        need kernels of its own.
         """
         last = list(suite.samples[::-1])
         if self.size > 1:
@@ -129,9 +131,10 @@ class Bench:
         yield from [*shapes.values(), *alike][:samples]
 
     def fastest_threads(self, suite: Suite, candidates: Sequence[int], rounds: int = 3) -> int:
-        """The CPU thread count at which the reference decodes fastest: the count that flatters nobody.
+        """Set, and return, the CPU thread count at which the reference decodes fastest, so that no method is favoured.
 
-        Interleaved; the smallest total of `rounds` decodings of the suite's last samples wins.
+        The candidates take turns in decoding the suite's last sample, or last batch, `rounds` times. The smallest sum
+        of seconds wins.
         """
         inputs, seconds = self.prepare(suite.samples[-self.size :]).inputs, dict.fromkeys(candidates, 0.0)
         for attempt in range(rounds + 1):
@@ -145,14 +148,15 @@ class Bench:
         return best
 
     def _seconds(self, built: Built, suite: Suite, inputs: dict[str, Any]) -> float:
-        """Decode once, unrecorded; from the request to the last token."""
+        """Decode once, without recording. Returns the seconds from the request to the last token."""
         trace = measure(built.method, self.target.model, inputs, self.limit(suite), self.vision, self.generation)
         return trace.ttft_s + trace.decode_s
 
     def prepare(self, samples: Sequence[Sample], number: int | None = None) -> Prepared:
-        """The inputs of some samples, outside the clock and the same tensors for every method.
+        """Make the inputs of some samples, outside the clock. Every method gets the same tensors.
 
-        Samples that differ in other ways than those checked on load (another number of tiles, say) are checked first.
+        A batch whose samples differ in other inputs than the batches checked so far (in their number of tiles, say) is
+        checked first. UsageError where that fails.
         """
         singles, read_s = [], []
         for sample in samples:
@@ -165,7 +169,7 @@ class Bench:
         return Prepared(samples, collate(singles, self.pad_token_id), singles, read_s, number)
 
     def inputs(self, sample: Sample) -> dict[str, Any]:
-        """Processor outputs of one sample."""
+        """The processor's outputs for one sample. `prepared` then holds the seconds that it took."""
         began = self.clock.synchronised()
         image: Image.Image = open_image(sample)
         read = self.clock.now()

@@ -33,9 +33,11 @@ def run_benchmark(
     config: RunConfig, *, resume: Path | None, csv: Path | None, predictions: Path | None = None, as_json: bool,
     show: bool = True, quiet: bool = False,
 ) -> int:  # fmt: skip
-    """Run what `config` says and print the report (`show`); returns the exit code. Nothing measured is ever lost.
+    """Run what `config` says and, if `show`, print the report. Returns the exit code.
 
-    quiet: no progress, which otherwise goes to standard error.
+    resume: the folder of a run to go on with. csv, predictions: files to write. quiet: no progress, which otherwise
+    goes to standard error. Every line that was measured is kept, also where the run is interrupted or raises a
+    BenchError.
     """
     for path, option in ((csv, "--csv"), (predictions, "--predictions-out")):
         if path is not None:
@@ -85,7 +87,7 @@ def run_benchmark(
     if outcome == "interrupted":
         done = len({(line["suite"], line["sample_id"], line["repeat"]) for line in run.lines})
         print(f"fastvlm-bench: interrupted; {done} samples are kept; go on with --resume {run.folder}", file=sys.stderr)
-    if isinstance(failure, DeviceLost) and show:  # a sweep says how it goes on itself
+    if isinstance(failure, DeviceLost) and show:  # a sweep, which does not show, says itself how to go on
         print(f"fastvlm-bench: go on after that sample with --resume {run.folder}", file=sys.stderr)
     if failure is not None:
         raise failure
@@ -99,7 +101,7 @@ def run_benchmark(
 
 
 def require_lossless(run: Run) -> None:
-    """LosslessViolation, naming the first, if an output violates losslessness or could not be judged."""
+    """LosslessViolation if any output violates losslessness or could not be judged. It names the first one."""
     bad = [line for line in run.lines
            if (line.get("losslessness") or {}).get("outcome") in ("violation", "unchecked")]  # fmt: skip
     if bad:
@@ -112,7 +114,7 @@ def require_lossless(run: Run) -> None:
 
 
 def _create(config: RunConfig, suites: Sequence[Suite]) -> RunWriter:
-    """The run's folder, with what is known before the model is loaded."""
+    """Make the run's folder and record what is known before the model is loaded."""
     names = "+".join(suite.name for suite in suites)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     model = Path(config.model).name
@@ -140,7 +142,7 @@ def _described(suite: Suite, config: RunConfig) -> dict[str, Any]:
 
 
 def _finish(writer: RunWriter, outcome: str, error: str | None, suites: Sequence[Suite]) -> Run:
-    """Judge what was recorded, write the final run.json and summary.md, and read the run back as a stranger would."""
+    """Judge what was recorded, write the final run.json and summary.md, and return the run as read from its files."""
     run = read_run(writer.folder)
     limited = {suite.name: suite.documents for suite in suites if suite.documents}
     if run.lines and limited:
@@ -165,7 +167,7 @@ def _finish(writer: RunWriter, outcome: str, error: str | None, suites: Sequence
 
 
 def written_texts(run: Run, name: str) -> list[str]:
-    """All texts of a suite's run: outputs and references."""
+    """All texts of one suite in a run: references and outputs."""
     suite = next(suite for suite in run.meta["suites"] if suite["name"] == name)
     references = [text for sample in suite["samples"] for text in sample["references"]]
     return references + [line["text"] for line in run.lines if line["suite"] == name and line["text"] is not None]

@@ -1,7 +1,8 @@
-"""`run --invocations N`: each in a process of its own, since memory layout, caches and threads are dealt anew there.
+"""`run --invocations N`: measures everything in N processes, because memory layout, caches and threads differ in each.
 
-The parent loads no model. It starts one process after the other on the same run folder, each with all repeats, then
-judges and reports. `python -m fastvlm_bench.measuring.invocation FOLDER NUMBER [--quiet]` is such a process.
+The parent loads no model. It starts one process after the other on the same run folder; each measures all samples and
+repeats. Then the parent judges and reports. Such a process is
+`python -m fastvlm_bench.measuring.invocation FOLDER NUMBER [--quiet]`.
 """
 
 import subprocess
@@ -18,19 +19,22 @@ if TYPE_CHECKING:
 
 
 def invoke(folder: Path, number: int, quiet: bool) -> int:
-    """Run one invocation and wait for it; its exit code. A signal to this process is handed on."""
+    """Run one invocation and wait for it. Returns its exit code. A signal that stops the parent stops it, too."""
     command = [sys.executable, "-m", "fastvlm_bench.measuring.invocation", str(folder), str(number)]
     child = subprocess.Popen([*command, *(["--quiet"] if quiet else [])])
     try:
         return child.wait()
-    except (KeyboardInterrupt, Terminated) as stop:  # on Ctrl-C the terminal has told the child, too
+    except (KeyboardInterrupt, Terminated) as stop:  # on Ctrl-C the child has got the signal, too
         child.terminate()
         child.wait()
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
 
 
 def invoke_all(writer: "RunWriter", config: "RunConfig", quiet: bool) -> tuple["RunWriter", int]:
-    """All invocations that are not measured yet. Returns the folder's writer, opened anew, and the last exit code."""
+    """Run the invocations until one fails. Those that a resumed run has already measured end at once.
+
+    Returns the folder's writer, which is opened again, and the exit code of the last invocation.
+    """
     from fastvlm_bench.records.record import RunWriter
 
     folder, code = writer.folder, 0
@@ -43,7 +47,7 @@ def invoke_all(writer: "RunWriter", config: "RunConfig", quiet: bool) -> tuple["
 
 
 def main(folder: Path, number: int, quiet: bool) -> int:
-    """Measure invocation `number` of the run in `folder`; the exit code."""
+    """Measure what is missing of invocation `number` of the run in `folder`. Returns the exit code."""
     from rich.console import Console
 
     from fastvlm_bench.config import RunConfig

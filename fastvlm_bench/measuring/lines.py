@@ -1,4 +1,4 @@
-"""What one generation leaves in samples.jsonl: a line for each of its rows, measured or failed."""
+"""The lines that one generation leaves in samples.jsonl: one for each of its rows, measured or failed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,9 +13,10 @@ def measured(
     keys: Sequence[Line], trace: Trace, texts: Sequence[str], memory: Mapping[str, Any],
     read_s: Sequence[Mapping[str, float]], batch: int | None,
 ) -> list[Line]:  # fmt: skip
-    """The lines of a generation. keys: what each row is of. read_s: seconds of image and processor, each row's.
+    """The lines of a generation that succeeded.
 
-    batch: the number of the batch within its suite; None where samples are decoded one at a time.
+    keys: for each row its suite, sample, method, repeat and order. read_s: for each row the seconds of reading the
+    image and of the processor. batch: the number of the batch within its suite; None where samples are decoded singly.
     """
     lines = []
     for row, (key, done, text) in enumerate(zip(keys, trace.rows, texts, strict=True)):
@@ -30,7 +31,7 @@ def measured(
 
 
 def void(keys: Sequence[Line], failure: str, batch: int | None) -> list[Line]:
-    """The lines of a generation of which nothing counts."""
+    """The lines of a generation that failed: they hold no measurements."""
     return [failed(key, failure) | _of_batch(batch, len(keys), row, None, None) for row, key in enumerate(keys)]
 
 

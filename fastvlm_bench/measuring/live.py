@@ -1,4 +1,4 @@
-"""The progress bar with the current estimate. What it says is a glimpse; the report is computed from the records."""
+"""The progress bar with the current estimate, which is preliminary: the report is computed from the records."""
 
 import math
 from statistics import fmean
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Live:
-    """Shows one bar a suite; `show` is the runner's watcher."""
+    """Shows one bar per suite. `show` is called after each `Group` that the runner has measured."""
 
     def __init__(self, console: Console, reference: str) -> None:
         self.reference = reference
@@ -31,15 +31,18 @@ class Live:
         self.progress.stop()
 
     def say(self, text: str) -> None:
-        """One line above the bars."""
+        """Print one line above the bars."""
         self.progress.console.print(text, style="dim", highlight=False)
 
     def show(self, group: Any) -> None:
-        """Advance the suite's bar; the estimate is the geometric mean of decode ratios so far, not yet of medians."""
+        """Advance the suite's bar and its estimate, the geometric mean of the decode speed-ups of all groups so far.
+
+        The report takes medians over the repeats first, so its numbers may differ.
+        """
         if group.suite not in self._bars:
             self._bars[group.suite] = self.progress.add_task(group.suite, total=group.total, estimate="")
         seconds: dict[str, float] = {}
-        for line in group.lines:  # of a batch there are several a method
+        for line in group.lines:  # a batch has several lines per method
             seconds[line["method"]] = seconds.get(line["method"], 0.0) + (line["decode_s"] or 0.0)
         base = seconds.pop(self.reference, 0.0)
         if base > 0 and all(line["error"] is None for line in group.lines):

@@ -1,6 +1,6 @@
-"""The measuring part of `run`: load, build, self-check, warm up, measure, and what is measured apart.
+"""The measuring part of `run`: load, build, self-check, warm up, measure, and the measurements apart from samples.
 
-torch is imported inside: what can be told to be wrong before (`before_loading.check`) has already been said.
+torch is imported inside functions, so that the checks that need no model (`before_loading.check`) come before it.
 """
 
 import os
@@ -25,7 +25,7 @@ from fastvlm_bench.suites.suite import Suite
 def measure_suites(
     config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live: Live, invocation: int = 0
 ) -> None:
-    """Load, build, check, warm up and run; one invocation's part of a run, each line recorded as it is measured."""
+    """Measure one invocation's part of a run: load, build, check, warm up, run. Each line is recorded once measured."""
     import torch
 
     from fastvlm_bench.checks.preflight import in_lines, preflight
@@ -87,7 +87,7 @@ def measure_suites(
                         continue
                     live.say(f"{suite.name}: warming up")
                     known = any(part["suite"] == suite.name for part in writer.meta.get("memory", []))
-                    if not known and config.batch_size == 1:  # the parts of a peak are told of single samples
+                    if not known and config.batch_size == 1:  # a memory peak is split for single samples only
                         writer.update(memory=[*writer.meta.get("memory", []), *memory_parts(runner, suite)])
                     runner.warm_up(suite, config.warmup)
                     runner.run(suite, config.repeats, writer, after, stop, invocation)
@@ -96,9 +96,9 @@ def measure_suites(
             if config.energy is not None:
                 _measure_energy(config.energy, suites, runner, writer, live)
         except DeviceLost:
-            refiner = None  # what it learned lies on the device
+            refiner = None  # what it has learned is on the device, and cannot be saved
             raise
-        finally:  # an interrupted run, too, must say under what conditions it measured; a resumed one keeps both
+        finally:  # an interrupted run must record its conditions, too; a resumed one keeps those of both parts
             before = [notice for notice in writer.meta["warnings"] or [] if notice["name"] in RECORDED]
             new = [notice for notice in conditions.notices() if notice not in before]
             seen = [*writer.meta.get("conditions", []), conditions.summary()]
@@ -116,7 +116,10 @@ def _refiner(target: Any, methods: Any) -> Any:
 
 
 def _measure_energy(seconds: float, suites: Sequence[Suite], runner: Any, writer: RunWriter, live: Live) -> None:
-    """Blocks of each method after the timed samples, for the suites that have none yet; or why there are none."""
+    """Measure energy, after all timed samples, for suites that have none yet; or record why it cannot be measured.
+
+    seconds: how long a block lasts.
+    """
     from fastvlm_bench.measuring.apart import energy_blocks
 
     found = dict(writer.meta.get("energy") or {})
@@ -137,7 +140,10 @@ def _measure_energy(seconds: float, suites: Sequence[Suite], runner: Any, writer
 
 
 def _stop_rule(config: RunConfig, suite: Suite, writer: RunWriter, clock: Clock) -> StopRule | None:
-    """The suite's rule, told what an earlier invocation measured; it may say that this was enough."""
+    """The suite's stop rule; None without --until-width and --budget.
+
+    It is given what was measured before the run was resumed. That may already be enough, so check `by`.
+    """
     if config.until_width is None and config.budget is None:
         return None
     rule = StopRule(REFERENCE, clock, config.until_width, config.budget)
@@ -151,7 +157,7 @@ def _stop_rule(config: RunConfig, suite: Suite, writer: RunWriter, clock: Clock)
 
 
 def _rendered(suites: Sequence[dict[str, Any]], target: Any) -> list[dict[str, Any]]:
-    """The suites of run.json, each sample with the exact text that the model reads."""
+    """The suites of run.json; `rendered` adds to each sample the exact text that the model reads."""
     return [
         {**suite, "samples": [{**sample, "rendered": target.render(sample["prompt"])} for sample in suite["samples"]]}
         for suite in suites

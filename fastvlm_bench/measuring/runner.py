@@ -26,7 +26,7 @@ MAX_FAILURES_IN_A_ROW = 3
 
 @dataclass(frozen=True)
 class Group:
-    """What the loop tells its watcher after each group of methods on the same samples and repeat."""
+    """The lines of all methods on the same samples and repeat. done, total: of the suite, samples times repeats."""
 
     suite: str
     done: int
@@ -37,24 +37,26 @@ class Group:
 class Runner(Bench):
     """Measures and records. Each sample has its own line for each method and repeat.
 
-    In a batch its seconds are its share (each moment is shared equally by the rows that were being decoded), and
-    `batch` holds the batch's own: `id`, `size`, `row`, `ttft_s`, `decode_s`.
+    In a batch, the seconds of a line are shares: each moment is divided equally among the rows that were being
+    decoded. `batch` in the line says which batch and row it is (`id`, `size`, `row`), and holds the batch's own
+    `ttft_s` and `decode_s`.
     """
 
     def run(
         self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None],
         stop: StopRule | None = None, invocation: int = 0,
     ) -> None:  # fmt: skip
-        """Measure what `writer` does not hold yet. The order of methods rotates by sample (ABBA for two) or batch.
+        """Measure what `writer` does not hold yet. The order of methods rotates by sample or batch (ABBA for two).
 
-        A batch of which one sample is missing is measured again in full, because its seconds belong together. stop:
-        ends the suite before its last sample; to the rule, a batch is one observation. invocation: the process, which
-        has the repeats from its number times `repeats` on.
+        A batch that lacks one sample is measured again in full, because its seconds belong together. watch: called
+        after each group. stop: may end the suite before its last sample; it takes a batch as one observation.
+        invocation: the number of this process, which measures the repeats from invocation · repeats on. BenchError
+        after three groups in a row in which every method failed.
         """
         repetitions = range(invocation * repeats, (invocation + 1) * repeats)
         done, total, failed_in_a_row = 0, len(suite.samples) * repeats, 0
         gc.collect()
-        gc.freeze()  # what is loaded stays: the collector then has only a sample's own garbage to look at
+        gc.freeze()  # what is loaded stays, so the garbage collector need not look at it again
         for number, start in enumerate(range(0, len(suite.samples), self.size)):
             samples = list(suite.samples[start : start + self.size])
             prepared: Prepared | None = None
@@ -85,11 +87,11 @@ class Runner(Bench):
         self, suite: Suite, prepared: Prepared, order: Sequence[Built], repeat: int, writer: RunWriter,
         invocation: int,
     ) -> list[list[Line]]:  # fmt: skip
-        """Measure each method once on the same inputs, judge and record. Returns the lines, method by method."""
+        """Measure each method once on the same inputs, judge and record. Returns the lines of each method, in order."""
         before = versions(prepared.inputs)
         try:
             by_method = [self._lines(suite, prepared, built, repeat, place) for place, built in enumerate(order)]
-        except DeviceLost as lost:  # recorded, so that a resumed run does not meet it again
+        except DeviceLost as lost:  # recorded as failed, so that a resumed run leaves these samples out
             for place, built in enumerate(order):
                 for line in void(self._keys(suite, prepared, built, repeat, place), str(lost), prepared.number):
                     writer.append({**line, "flags": [], "losslessness": None, "invocation": invocation})
@@ -103,14 +105,14 @@ class Runner(Bench):
         flags, groups = self.conditions.flags(), []
         for row, single in enumerate(prepared.singles):
             group = self._ranked(prepared.samples[row], [lines[row] for lines in by_method], single)
-            for line in group:  # the whole group carries the flags: a ratio is as good as its worse half
+            for line in group:  # all lines of the group carry the flags, because ratios are formed within it
                 judged = self._judge(suite, line, group, single)
                 writer.append({**line, "flags": flags, "losslessness": judged, "invocation": invocation})
             groups.append(group)
         return [list(lines) for lines in zip(*groups, strict=True)]
 
     def _keys(self, suite: Suite, prepared: Prepared, built: Built, repeat: int, order: int) -> list[Line]:
-        """What each sample's line is of; where tokens are drawn, with the seed of its own."""
+        """For each sample what identifies its line and, where `generate` samples, a seed of its own."""
         keys: list[Line] = [{"suite": suite.name, "sample_id": sample.sample_id, "method": built.label,
                              "repeat": repeat, "order": order} for sample in prepared.samples]  # fmt: skip
         if self.samples:
@@ -119,7 +121,7 @@ class Runner(Bench):
         return keys
 
     def _lines(self, suite: Suite, prepared: Prepared, built: Built, repeat: int, order: int) -> list[Line]:
-        """Decode with one method; a line a sample."""
+        """Decode with one method. Returns one line per sample. DeviceLost where the device cannot be used any more."""
         keys = self._keys(suite, prepared, built, repeat, order)
         failure, lost = None, False
         gc.collect()
@@ -151,7 +153,7 @@ class Runner(Bench):
         return lines
 
     def _ranked(self, sample: Sample, lines: list[dict[str, Any]], inputs: dict[str, Any]) -> list[dict[str, Any]]:
-        """Outside the clock: the lines with their ranks, where the sample has options to rank."""
+        """Outside the clock: add ranks to the lines of a sample with options to rank. They fail if that fails."""
         if not getattr(sample, "options", ()):
             return lines
         try:
@@ -163,21 +165,21 @@ class Runner(Bench):
     def _judge(
         self, suite: Suite, line: dict[str, Any], group: Sequence[dict[str, Any]], inputs: dict[str, Any]
     ) -> dict[str, Any] | None:
-        """Outside the clock: how a lossless method's output compares with the reference's. None: nothing to compare."""
+        """Outside the clock: compare a lossless method's output with the reference's. None: nothing to compare."""
         reference = next(other for other in group if other["method"] == self.methods[0].label)
         lossless = next(built.lossless for built in self.methods if built.label == line["method"])
         if line is reference or not lossless or self.samples or line["error"] or reference["error"]:
-            return None  # where tokens are drawn, losslessness is a matter of their distribution
+            return None  # where `generate` samples, losslessness is about the distribution of outputs
         try:
             return judge_output(
                 self.target.model, inputs, line["token_ids"], reference["token_ids"], noise=self.noise,
                 limit=self.limit(suite), generation=self.generation,
             )  # fmt: skip
-        except RuntimeError as error:  # out of memory, say: the measurement stands, the question stays open
+        except RuntimeError as error:  # out of memory, say: the line is kept, but its output stays unchecked
             return {"outcome": UNCHECKED, "reason": f"{type(error).__name__}: {str(error).strip()[:200]}"}
 
     def _check_length(self, suite: Suite, inputs: Mapping[str, Any]) -> None:
-        """TooLong where prompt and limit do not fit: positions beyond the last are an error, or nonsense."""
+        """TooLong where prompt and limit exceed the model's positions, beyond which it fails or writes nonsense."""
         needed = inputs["input_ids"].shape[1] + self.limit(suite)
         if self.positions is not None and needed > self.positions:
             raise TooLong(f"prompt of {inputs['input_ids'].shape[1]} tokens + limit of {self.limit(suite)}, but the "
@@ -185,5 +187,5 @@ class Runner(Bench):
 
 
 def versions(inputs: Mapping[str, Any]) -> dict[str, int]:
-    """How often each input tensor has been written to: torch counts that."""
+    """How often each input tensor has been written to, as torch counts it."""
     return {name: value._version for name, value in inputs.items() if isinstance(value, torch.Tensor)}

@@ -1,7 +1,7 @@
 """Sampled acceptance gives the target's distribution exactly: by enumeration, by chi-square, and mutants that fail.
 
-Enumeration runs the real code with its two sources of chance replaced: the uniform number by each midpoint of a grid
-(the probabilities are multiples of 1/20, their ratios to q of a fine enough grid), the draw by its whole distribution.
+Enumeration runs the real code with its two sources of chance replaced. The uniform number takes each midpoint of a grid
+of twentieths, which is exact because p/q is a multiple of 1/20. The draw is replaced by its whole distribution.
 """
 
 import itertools
@@ -23,11 +23,11 @@ Distribution = dict[tuple[int, ...], float]
 
 
 def table(rows: dict[Any, list[int]]) -> Callable[[tuple[int, ...]], Tensor]:
-    """A conditional distribution: by the last token of the prefix, in twentieths."""
+    """The distribution of the next token by the last token of the prefix (None: no prefix). rows: in twentieths."""
     return lambda prefix: torch.tensor(rows[prefix[-1] if prefix else None], dtype=torch.float64) / 20
 
 
-# q is a divisor of 20 wherever a token can be drawn, so that p/q is a multiple of 1/20 of the grid.
+# In twentieths, q is a divisor of 20 wherever a token can be drawn. So p/q is a multiple of 1/20, as the grid needs it.
 Q = table({None: [4, 4, 4, 4, 4], 0: [10, 5, 5, 0, 0], 1: [4, 4, 4, 4, 4], 2: [0, 10, 10, 0, 0], 3: [20, 0, 0, 0, 0],
            4: [5, 5, 5, 5, 0]})  # fmt: skip
 P = table({None: [8, 5, 4, 3, 0], 0: [5, 5, 0, 4, 6], 1: [4, 4, 4, 4, 4], 2: [0, 0, 0, 0, 20], 3: [20, 0, 0, 0, 0],
@@ -107,7 +107,7 @@ def test_every_sequence_has_exactly_the_targets_probability(gamma: int, length: 
 
 
 def counts(size: int, seed: int, vocabulary: int = 12) -> tuple[Tensor, Tensor]:
-    """First tokens of `size` rounds with a fixed draft and target, and how many are expected of each."""
+    """How often each token comes first in `size` rounds with a fixed draft and target, and how often it should."""
     generator = torch.Generator().manual_seed(seed)
     q, p = (torch.rand(vocabulary, generator=generator, dtype=torch.float64) ** 2 for _ in range(2))
     q[0], p[0], p[1] = 0.0, 0.3, 0.0  # the draft never proposes 0; the target never wants 1

@@ -1,4 +1,4 @@
-"""A batch gives each row what it would be alone: ragged acceptance, padding, EOS, limits, processors, all heads."""
+"""In a batch each row has the output that it has alone: ragged acceptance, padding, EOS, limits, processors, heads."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ PROMPTS = (PROMPT, "\nWhat is it? ASSISTANT:", PROMPT.replace("image", "large an
 
 
 class RaggedOracle(OracleHead):
-    """Spoils each row's states by itself, so that the rows of a batch accept different numbers of tokens."""
+    """Spoils the states of each row independently, so that the rows of a batch accept different numbers of tokens."""
 
     def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         for layer in self.layers:
@@ -91,7 +91,7 @@ def test_heads(llava: Any, batch: Any, expected: Any, head: str | None) -> None:
 
 @pytest.mark.parametrize("head", ["attention", "twig", "eagle"])
 def test_a_heads_own_cache_follows_the_rows(llava: Any, singles: Any, batch: Any, head: str) -> None:
-    """The rows' drafts are those of the row alone, so the head's KV was moved as the target's was."""
+    """Each row's drafts are those of the row alone, so the head's KV was moved as the target's was."""
     draft = Draft(2, new_head(head, llava, 2))
     wanted = []
     for single in singles:
@@ -108,7 +108,7 @@ def test_a_heads_own_cache_follows_the_rows(llava: Any, singles: Any, batch: Any
 
 @pytest.mark.parametrize("head", ["mlp", "twig", "eagle"])
 def test_rows_draft_what_they_draft_alone(llava: Any, singles: Any, batch: Any, expected: Any, head: str) -> None:
-    """Token by token, round by round: what a head remembers, in KV or of its own, was moved with its row."""
+    """The drafts are the same in every round, so whatever a head remembers, KV or a last state, moved with its row."""
 
     class Watched(FastVLM):
         def _draft(self, session: Any, kwargs: Any) -> Any:
@@ -153,7 +153,7 @@ def test_a_perfect_draft_stays_perfect(llava: Any, batch: Any, expected: Any) ->
 
 
 def test_acceptance_of_a_row_does_not_depend_on_the_others(llava: Any, batch: Any, expected: Any) -> None:
-    """One row is always rejected, the others never: they accept all the same, so no rollback touched their KV."""
+    """The drafts of one row are always rejected. The others accept all of theirs, so no rollback touched their KV."""
 
     class SpoilsRow0(RaggedOracle):
         def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -44,7 +44,7 @@ def test_through_the_runner_it_is_identical(llava: Any, inputs: dict[str, Any]) 
 
 
 def test_in_half_precision_it_can_differ_by_near_ties_only(llava: Any, inputs: dict[str, Any]) -> None:
-    """bfloat16 on random weights: what the control does differently is rounding, so nothing may be a violation."""
+    """The control differs from standard decoding by rounding alone, so in bfloat16 no difference is a violation."""
     half = {"pixel_values": inputs["pixel_values"].bfloat16()}
     try:
         llava.bfloat16()

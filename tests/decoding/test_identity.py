@@ -63,7 +63,7 @@ def test_layerskip(llava: Any, inputs: dict[str, Any], expected: list[int], exit
 
 @pytest.mark.parametrize("kept", [3, 12])
 def test_reduced_vocabulary(llava: Any, inputs: dict[str, Any], expected: list[int], kept: int) -> None:
-    """A token that is left out is never drafted, and the target puts it where it belongs all the same."""
+    """A token that the draft's vocabulary lacks is never drafted, but the target still emits it where it belongs."""
     output = llava.get_output_embeddings()
     ids = most_frequent([expected], kept, always=[2])
     draft = oracle_draft(llava, 2, spoiled=0.0)
@@ -75,7 +75,7 @@ def test_reduced_vocabulary(llava: Any, inputs: dict[str, Any], expected: list[i
     assert left_out, "the output must need a token that was left out"
     rounds = method.last.rounds
     assert sum(r.accepted for r in rounds) > 0
-    # With a perfect head every rejection is a token that is left out; one may also fall on a bonus position.
+    # With a perfect head, every rejection is at a token that is left out. Such a token may also be a bonus token.
     assert 0 < sum(r.tested - r.accepted for r in rounds) <= len(left_out)
     assert output.forward.__func__ is type(output).forward, "the gate restores the LM head"
 
@@ -98,7 +98,7 @@ def test_a_head_that_recurs_sees_the_state_before(llava: Any, inputs: dict[str, 
     torch.testing.assert_close(prompt[0][:, 1:], prompt[1][:, :-1])
     assert not prompt[0][:, 0].any()
     made = [prompt[1][:, -1:], *(m for _, m in rest)]
-    # The head is the target's own upper part: its output is the last state, in and across rounds.
+    # The head is the target's own upper part, so its output is the target's last state, within and across rounds.
     for (previous, _), before in zip(rest, made, strict=False):
         torch.testing.assert_close(previous, before, atol=1e-4, rtol=1e-3)
 

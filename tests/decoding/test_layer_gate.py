@@ -20,7 +20,7 @@ from fastvlm_bench.models.layers import decoder_layers
 
 
 class Script:
-    """A method that runs `play(session, model)` after the prefill."""
+    """A method that runs `play(session)` after the prefill."""
 
     def __init__(self, play: Any) -> None:
         self.play = play
@@ -62,7 +62,7 @@ def test_k_at_once_equals_one_by_one(llava: Any, inputs: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("exit_layer", range(1, LAYERS))
 def test_rollback_equals_never_drafted(llava: Any, inputs: dict[str, Any], exit_layer: int) -> None:
-    """After a round whose drafts are all rejected, KV and next logits are those of one standard token."""
+    """After a round whose drafts are all rejected, KV and next logits are those after one standard token."""
     found = {}
 
     def standard(session: Session) -> None:
@@ -118,7 +118,7 @@ def test_self_check_finds_a_gate_that_skips_a_layer(
 
 
 def test_attention_head_is_filled_at_prefill_and_rolled_back(llava: Any, inputs: dict[str, Any]) -> None:
-    """Its KV has one entry for every position that the early layers have seen, after each round."""
+    """Before each round, the head's KV has one entry for every position that the early layers have kept."""
     draft = Draft(2, new_head("attention", llava, 2))
     method, lengths = FastVLM(draft, gamma=3), []
     original = method.round

@@ -57,7 +57,7 @@ def test_a_gap_within_the_noise_is_a_near_tie_and_what_follows_is_judged_on_its_
 
     with torch.inference_mode():
         second = int(llava(**after(expected[:5])).logits[0, -1].topk(2).indices[1])
-    # The target's own continuation after its second choice: all that speaks against it is one gap.
+    # The target's own continuation after its second choice, so that this choice is the only one with a gap.
     spoilt = [*expected[:5], second]
     whole = [*spoilt, *generate(llava, after(spoilt), count=COUNT - 6)]
     found = judged(llava, inputs, whole, expected)
@@ -230,7 +230,7 @@ def test_out_of_memory_on_every_sample_ends_the_run(
 def test_logits_that_are_no_numbers_fail_the_sample_and_no_other(
     llava: Any, inputs: dict[str, Any], value: float, sampled: bool
 ) -> None:
-    """From some pass on, in both arms: an argmax over NaN would silently be a token."""
+    """A few passes are spoilt, in whichever arm they fall: an argmax over NaN would silently give a token."""
     passes, spoilt = [0], range(30, 34)
     places = slice(None) if value < 0 else slice(7, 8)
 
@@ -259,7 +259,7 @@ def test_logits_that_are_no_numbers_fail_the_sample_and_no_other(
 def test_logits_that_are_no_numbers_are_seen_in_the_loop_of_transformers(
     llava: Any, inputs: dict[str, Any], value: float, sampled: bool
 ) -> None:
-    """Of two samples decoded once by each arm only the second has them, and only in the arm of `hf-generate`."""
+    """One pass is spoilt, in the second of three samples, and only in the arm of `hf-generate` (labelled fastvlm)."""
     generating, samples, passes = [False], [0], [0]
 
     class Told(HfGenerate):
@@ -312,7 +312,7 @@ def test_a_clock_that_goes_backwards_stops_the_run(llava: Any, inputs: dict[str,
 def test_a_draft_may_propose_anything_the_target_decides(
     llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, expected: list[int]
 ) -> None:
-    """Image tokens, padding, end of sequence, the last id: proposed in turn at each draft, never emitted unduly."""
+    """Each draft is one of: an image token, padding, end of sequence, the last id. The output stays the target's."""
     odd = [llava.config.image_token_id, 0, 1, llava.config.text_config.vocab_size - 1]
     method, turn = FastVLM(oracle_draft(llava, 2), gamma=4), [0]
     real = fastvlm.Session.choose

@@ -50,7 +50,7 @@ def test_the_second_suite_has_no_room(target: Target, suites: list[Suite], monke
 
 
 def test_what_does_not_fit_the_positions(target: Target, suites: list[Suite], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The longest sample will fail, and is told; where none fits, nothing is worth a start."""
+    """If the longest prompt does not fit, its sample is reported; if none fits, the run is refused."""
     lengths = tokens(target, suites[1])
     monkeypatch.setattr(longest_prompt, "positions", lambda _: max(lengths) + 16 - 1)
     facts = preflight(target, suites, 16)
@@ -65,7 +65,7 @@ def test_what_does_not_fit_the_positions(target: Target, suites: list[Suite], mo
 def test_a_question_among_captions_is_told_for_a_model_that_answers_none(
     target: Target, suites: list[Suite], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every sample of every suite is rendered: the first may be readable where a later one is not."""
+    """Every prompt of every suite is rendered, since the first may be allowed where a later one is not."""
 
     def render(prompt: str) -> str:
         if "?" in prompt:
@@ -83,7 +83,7 @@ def test_a_question_among_captions_is_told_for_a_model_that_answers_none(
 def test_whatever_a_processor_raises(
     target: Target, suites: list[Suite], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """It is the checkpoint's own code, and may raise anything."""
+    """A processor may be the checkpoint's own code, so every kind of error becomes one line."""
 
     def encode(image: Any, prompt: str) -> Any:
         raise error

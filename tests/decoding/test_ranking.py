@@ -1,4 +1,4 @@
-"""Ranks of given answers: the log-likelihood is that of reading token by token, whatever is read beside it."""
+"""Ranks of given answers: an answer's log-likelihood is that of reading it token by token, whatever is beside it."""
 
 import math
 from types import SimpleNamespace
@@ -64,7 +64,7 @@ class Forced:
             outputs = session.forward(1, (), session.kwargs)
             logits.append(outputs.logits[0, -1])
             session.advance_kwargs(outputs, session.kwargs, 1)
-            session.emit([[token]])  # room for the next, which replaces it
+            session.emit([[token]])  # makes a place for the next token, which replaces this one
 
 
 def one_by_one(model: Any, inputs: dict[str, Any], answers: list[list[int]], draft: Draft | None = None) -> list[float]:
@@ -102,7 +102,7 @@ def test_every_family_reads_answers_side_by_side_as_one_by_one(name: str) -> Non
     randomise(model, 0)
     ranker = OptionRanker(SimpleNamespace(model=model))  # type: ignore[arg-type]
     assert ranker.log_likelihoods(IDS, given) == pytest.approx(one_by_one(model, given, IDS), abs=1e-3, rel=1e-4)
-    # What convolves or recurs cannot be repeated: answers are read one by one, as the ranker finds out.
+    # The ranker finds out that a cache which convolves or recurs cannot be repeated, and reads answers one by one.
     assert list(ranker.together.values()) == [name not in ALONE]
 
 
@@ -131,7 +131,7 @@ def test_small_memory_means_small_groups(tiny: Target, inputs: dict[str, Any], m
 
 
 def test_the_sum_is_a_distribution_and_the_mean_favours_long_answers(tiny: Target, inputs: dict[str, Any]) -> None:
-    """Σ over all answers of one token of p(token) is at most 1; ranks by sum and by mean are those of the values."""
+    """The probabilities of answers of one token add up to at most 1. Ranks by sum and by mean follow the values."""
     sums = OptionRanker(tiny).log_likelihoods([[token] for token in range(60)], inputs)
     assert 0 < sum(map(math.exp, sums)) <= 1 + 1e-4
     tokens = option_tokens(tiny, "What color is it?", ANSWERS)
@@ -152,7 +152,7 @@ def test_options_are_tokenised_as_they_follow_the_prompt(tiny: Target) -> None:
 
 
 def test_methods_get_the_ranks_of_what_decides_their_output(tiny: Target, inputs: dict[str, Any]) -> None:
-    # Of answers that are all wrong the early layers and a head think otherwise than the target.
+    # Among answers that are all wrong, the draft has other favourites than the target.
     close = [f"{number} {thing}" for number in ("one", "two", "three") for thing in ("boats", "ducks", "trees")]
     draft = Draft.load(TINY_DRAFTS / "attention-exit1", tiny.model)
     methods = [Built("standard", Standard(), True, None, {}), Built("fastvlm", Standard(), True, 1, {}),

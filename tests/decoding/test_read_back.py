@@ -1,4 +1,4 @@
-"""What blocks do to the target's own logits excuses a gap of that size, as far as the self-check would tolerate it."""
+"""A gap is a near-tie if blocks change the target's own gaps as much, up to what the self-check tolerates."""
 
 import copy
 from collections.abc import Iterator
@@ -38,7 +38,10 @@ def expected(model: Any, asked: dict[str, Any]) -> list[int]:
 
 @pytest.fixture
 def moved_by(model: Any, asked: dict[str, Any], expected: list[int]) -> Iterator[float]:
-    """As a router might: wherever several tokens pass at once one token's logit is larger, enough to win once."""
+    """In passes of several tokens, one token's logit is raised, as a router might do, by enough to win once.
+
+    Yields by how much, in logits.
+    """
     (best, second), (_, token) = read_back(model, asked, expected, 1, GREEDY)[PLACE].topk(2)
     by = 1.3 * float(best - second)
 
@@ -59,7 +62,7 @@ def judged(model: Any, asked: dict[str, Any], tokens: list[int], expected: list[
 def test_what_the_target_itself_says_in_blocks_is_a_near_tie_within_the_self_checks_tolerance(
     model: Any, asked: dict[str, Any], expected: list[int], moved_by: float
 ) -> None:
-    """In bfloat16 blocks may move a gap so far; in float32 no rounding does, and what does is a fault."""
+    """In bfloat16, blocks may change a gap that much. In float32 no rounding does, so it is a violation."""
     moved = generate(model, asked, Control(gamma=4), count=COUNT)
     assert moved != expected, "nothing was favoured: the test shows nothing"
     found = judged(model, asked, moved, expected)

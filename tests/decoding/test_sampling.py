@@ -1,8 +1,8 @@
 """Sampling through the real loop keeps the target's distribution: by enumeration, chi-square, and mutants that fail.
 
 Enumeration runs the whole of `generate` with its two sources of chance replaced: each draw and each coin branches, and
-the loop is run once for every way they can fall. Two layers, three tokens that may be said (one of them ends the
-output), four tokens: every sequence's probability is compared with the product of the target's own.
+the loop is run once for every way they can fall. The target has two layers and may say three tokens, one of which ends
+the output. For every output of up to four tokens, its probability is compared with the product of the target's own.
 """
 
 from collections import defaultdict
@@ -42,7 +42,7 @@ def prompt() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def said(target: Any, prompt: dict[str, Tensor]) -> list[int]:
-    """Three likely tokens: the last of them is declared to end the output."""
+    """The three tokens that may be said: likely ones, of which the last is declared to be EOS."""
     with torch.inference_mode():
         found: list[int] = target(**prompt).logits[0, -1].topk(3).indices.tolist()
     return found
@@ -63,7 +63,7 @@ class Paths:
         self.place, self.weight = 0, 1.0
 
     def choose(self, chances: list[float]) -> int:
-        """One of the choices that have a chance."""
+        """Take one of the choices that have a chance, another one in each run."""
         there = [i for i, chance in enumerate(chances) if chance > 1e-12]
         if self.place == len(self.plan):
             self.plan.append(0)
@@ -263,7 +263,7 @@ def test_a_mutant_is_caught(
 
 
 def drawn(target: Any, prompt: dict[str, Tensor], method: Any, place: int, size: int, **given: Any) -> list[int]:
-    """The token at `place` of so many outputs."""
+    """The token at `place` in each of `size` outputs, which are drawn with seeds of their own."""
     found = []
     for seed in range(size):
         torch.manual_seed(seed_of(seed, type(method).__name__))
