@@ -151,7 +151,7 @@ def test_a_count_that_is_off_by_one_stops_the_run(
         return found
 
     monkeypatch.setattr(FastVLM, "_round", off_by_one)
-    with pytest.raises(BenchError, match=r"internal error: fastvlm on sample 0: 24 tokens, but 1 \+ emitted"):
+    with pytest.raises(BenchError, match=rf"internal error: fastvlm on sample 0: {COUNT} tokens, but 1 \+ emitted"):
         run(llava, inputs, FastVLM(oracle_draft(llava, 2), gamma=4))
 
 
