@@ -1,11 +1,14 @@
 """Fixtures shared by all tests."""
 
+import os
 from typing import Any
 
-import pytest
-import torch
-from targets import PROMPT, random_llava
-from torch import Tensor
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: for this process and those that tests start
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from targets import PROMPT, random_llava  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,10 +1,6 @@
-"""A whole run without a model: the real Runner, writer and records around a target that answers from a table.
-
-As a program (`python tests/fake_run.py FOLDER SAMPLES PAUSE_S`) it starts or resumes the run in FOLDER.
-"""
+"""A whole run without a model: the real Runner, writer and records around a target that answers from a table."""
 
 import random
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,8 +63,8 @@ def meta(samples: int) -> dict[str, Any]:
             "started_at": "2026-11-24T10:15:00Z"}  # fmt: skip
 
 
-def execute(folder: Path, samples: int, pause_s: float = 0.0, watch: Any = None) -> None:
-    """Start or resume the run in `folder` and finish it. watch(done) is called after each sample."""
+def execute(folder: Path, samples: int, pause_s: float = 0.0, watch: Any = None) -> int:
+    """Start or resume the run in `folder` and finish it: 0, as a command. watch(done) is called after each sample."""
     torch.set_num_threads(1)
     resuming = (folder / RUN_FILE).exists()
     writer = RunWriter.resume(folder, CONFIG) if resuming else RunWriter.create(folder, meta(samples))
@@ -81,7 +77,4 @@ def execute(folder: Path, samples: int, pause_s: float = 0.0, watch: Any = None)
     suite = SimpleNamespace(name="s", samples=[SimpleNamespace(sample_id=f"{i:05d}") for i in range(samples)])
     runner.run(suite, 1, writer, lambda group: None if watch is None else watch(group.done))  # type: ignore[arg-type]
     writer.finish("success")
-
-
-if __name__ == "__main__":
-    execute(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    return 0

@@ -10,7 +10,7 @@ from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.models.layers import decoder_layers
 
 PROMPT = "\nDescribe this image in detail. ASSISTANT:"
-LAYERS = 6
+LAYERS = 5
 
 
 def random_llava(layers: int = LAYERS, seed: int = 0) -> Any:

@@ -10,7 +10,7 @@ from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.measuring.runner import Runner
 
-COUNT = 24
+COUNT = 12
 
 
 class Record:

@@ -28,7 +28,7 @@ def generate(model: Any, inputs: dict[str, Any], method: Any = None, count: int 
 @pytest.fixture(scope="module")
 def expected(llava: Any, inputs: dict[str, Any]) -> list[int]:
     tokens = generate(llava, inputs)
-    assert len(set(tokens)) > 13, "the random target repeats itself: identity would prove little"
+    assert len(set(tokens)) >= COUNT // 2, "the random target repeats itself: identity would prove little"
     return tokens
 
 

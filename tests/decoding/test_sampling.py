@@ -248,13 +248,20 @@ MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def three(target: Any, prompt: dict[str, Tensor], said: list[int]) -> tuple[dict[str, Any], Distribution]:
+    """Options for three tokens, and what they should give: without a mutant they do."""
+    given, wanted = options(target, said, max_new_tokens=3), products(target, prompt, said, 3)
+    assert distance(outputs(target, prompt, drafting(), **given), wanted) < 1e-5
+    return given, wanted
+
+
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_mutant_is_caught(
-    mutant: Callable[[pytest.MonkeyPatch], None], target: Any, prompt: dict[str, Tensor], said: list[int],
-    monkeypatch: pytest.MonkeyPatch,
+    mutant: Callable[[pytest.MonkeyPatch], None], target: Any, prompt: dict[str, Tensor],
+    three: tuple[dict[str, Any], Distribution], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    wanted, given = products(target, prompt, said, 3), options(target, said, max_new_tokens=3)
-    assert distance(outputs(target, prompt, drafting(), **given), wanted) < 1e-5
+    given, wanted = three
     mutant(monkeypatch)
     assert distance(outputs(target, prompt, drafting(), **given), wanted) > 1e-3
 

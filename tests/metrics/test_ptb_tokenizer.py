@@ -112,9 +112,9 @@ def test_captions_do_not_influence_each_other(texts: list[str]) -> None:
     "unit", ["a", "1", "a.", "a,", "a-", "a/", "x@", "1 ", " ", "<a ", "http://.", "'", "_", "\ud800"]
 )
 def test_time_stays_linear_on_hostile_repetition(unit: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     tokenize((unit * 8000)[:8000])
-    assert time.perf_counter() - started < 5.0  # quadratic rules took minutes
+    assert time.process_time() - started < 5.0  # quadratic rules took minutes
 
 
 @pytest.mark.parametrize(

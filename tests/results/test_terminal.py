@@ -9,8 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from forked import Child
 from rich.console import Console
 
+from fastvlm_bench.cli.app import app
 from fastvlm_bench.measuring.live import Live
 
 ROOT = Path(__file__).parents[2]
@@ -22,9 +24,12 @@ def folder(fake: SimpleNamespace) -> Path:
     return Path(fake.write(suites=[fake.suite(n=30)]).folder)
 
 
+CLEARED = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LC_ALL")
+
+
 def report(folder: Path, *arguments: str, **variables: str) -> tuple[str, str]:
     """Standard output and error of `report` in a process of its own, decoded as UTF-8."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LC_ALL")}
+    environment = {k: v for k, v in os.environ.items() if k not in CLEARED}
     environment |= {"PYTHONPATH": str(ROOT), **variables}
     command = [sys.executable, "-m", "fastvlm_bench.cli.app", *(arguments or ("report", str(folder)))]
     done = subprocess.run(command, capture_output=True, cwd=ROOT, env=environment, check=False)
@@ -32,21 +37,35 @@ def report(folder: Path, *arguments: str, **variables: str) -> tuple[str, str]:
     return done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
 
 
+def forked(folder: Path, **variables: str) -> str:
+    """Standard output of `report`, which is no terminal, where nothing depends on how the interpreter starts."""
+
+    def work() -> int:
+        for name in CLEARED:
+            os.environ.pop(name, None)
+        os.environ |= variables
+        return int(app(["report", str(folder)]))
+
+    with Child(work, folder.parent / "said") as child:
+        code, stdout, stderr = child.wait()
+    assert code == 0, stderr
+    return stdout
+
+
 def test_a_pipe_gets_no_escape_codes(folder: Path) -> None:
-    out, _ = report(folder)
+    out = forked(folder)
     assert not ESCAPE.search(out) and "decode" in out
 
 
 def test_no_color_wins_over_a_forced_terminal(folder: Path) -> None:
-    coloured, _ = report(folder, FORCE_COLOR="1", TERM="xterm-256color")
+    coloured = forked(folder, FORCE_COLOR="1", TERM="xterm-256color")
     assert re.search(r"\x1b\[[0-9;]*3[0-9]", coloured), "else the next assertion would prove nothing"
-    plain, _ = report(folder, FORCE_COLOR="1", NO_COLOR="1", TERM="xterm-256color")
+    plain = forked(folder, FORCE_COLOR="1", NO_COLOR="1", TERM="xterm-256color")
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]", plain)  # bold stays; colours do not
 
 
 def test_forty_columns_lose_nothing(folder: Path) -> None:
-    out, _ = report(folder, COLUMNS="40")
-    wide, _ = report(folder, COLUMNS="200")
+    out, wide = forked(folder, COLUMNS="40"), forked(folder, COLUMNS="200")
     assert max(map(len, out.splitlines())) <= 40
     numbers = re.compile(r"\d+\.\d+")
     assert set(numbers.findall(wide)) <= set(numbers.findall(out))
@@ -61,7 +80,7 @@ def test_an_ascii_terminal_gets_ascii(folder: Path) -> None:
 
 def test_numbers_keep_their_point_under_a_comma_locale(folder: Path) -> None:
     """`locale` is never asked: the numbers are those of the C locale, whatever LC_ALL says and whether it exists."""
-    plain, _ = report(folder)
+    plain = forked(folder)
     assert report(folder, LC_ALL="de_DE.UTF-8", LC_NUMERIC="de_DE.UTF-8")[0] == plain
     code = (
         "import locale, sys\nfrom fastvlm_bench.report.numbers import number, milliseconds\n"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from targets import generate, random_llava
+from targets import LAYERS, generate, random_llava
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.drafts.imitation_head import Draft, describe_target
@@ -165,7 +165,9 @@ def test_reduced_output_is_the_rows_of_the_whole() -> None:
 
 def test_refused_by_another_target(trained: HeadTrainer, tmp_path: Path) -> None:
     folder = saved(trained, "mlp-exit2", tmp_path / "draft")
-    with pytest.raises(UsageError, match="layers 6 .draft. is not 3 .*weights_sha256 .* is not .*; train one for"):
+    with pytest.raises(
+        UsageError, match=f"layers {LAYERS} .draft. is not 3 .*weights_sha256 .* is not .*; train one for"
+    ):
         Draft.load(folder, random_llava(3, seed=1)[0])
     path = folder / "head.safetensors"
     path.write_bytes(path.read_bytes()[:100])

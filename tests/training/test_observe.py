@@ -34,7 +34,7 @@ def test_places_that_teach_predict_the_next_token(target: Target, examples: list
 
 
 def test_both_routes_see_the_same(target: Target, examples: list[Example]) -> None:
-    observer = Observer(target, [1, 3, 5], 3)
+    observer = Observer(target, [1, 3, 4], 3)
     packed = observer.packed(examples[:3])
     forced = [observer.forced(example) for example in examples[:3]]
     for fuse in (1, 2, 3):

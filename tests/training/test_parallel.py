@@ -1,24 +1,19 @@
 """Two processes, as `torchrun` starts them, give the weights of one process with the same batch."""
 
+import contextlib
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Child
 from safetensors.torch import load_file
 
-DRIVER = """
-import sys
+from fastvlm_bench.cli.app import app
 from fastvlm_bench.training import costs
 from fastvlm_bench.training.prediction import Costs
-costs.measure_costs = lambda *_: Costs(1.0, 0.05, [1.0] * 11)
-from fastvlm_bench.cli.app import main
-main()
-"""
 
 
 def free_port() -> int:
@@ -27,17 +22,24 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def run(arguments: list[str], world: int) -> list[tuple[int, str, str]]:
-    port, started = str(free_port()), []
-    for rank in range(world):
+def run(arguments: list[str], world: int, said: Path) -> list[tuple[int, str, str]]:
+    """(exit code, output, errors) of each of `world` processes that train together."""
+    port = str(free_port())
+
+    def process(rank: int) -> Child:
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
                  "MASTER_PORT": port} if world > 1 else {}  # fmt: skip
-        started.append(subprocess.Popen(
-            [sys.executable, "-c", DRIVER, "train", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **place},
-        ))  # fmt: skip
-    said = [process.communicate(timeout=200) for process in started]
-    return [(process.returncode, *texts) for process, texts in zip(started, said, strict=True)]
+
+        def work() -> int:
+            os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **place}
+            costs.measure_costs = lambda *_: Costs(1.0, 0.05, [1.0] * 11)  # type: ignore[assignment]
+            return int(app(["train", *arguments]))
+
+        return Child(work, said / str(rank))
+
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(process(rank)) for rank in range(world)]
+        return [child.wait() for child in started]
 
 
 @pytest.mark.slow
@@ -53,7 +55,7 @@ def test_phase_1_of_two_processes_is_that_of_one(checkpoint: Path, pictures: tup
         made = []
         for world, name in ((1, "one"), (2, "two")):
             out = tmp_path / batch / name
-            said = run([*given, "--batch", batch, "--out", str(out)], world)
+            said = run([*given, "--batch", batch, "--out", str(out)], world, tmp_path / "said")
             assert [code for code, _, _ in said] == [0] * world, said
             lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
             losses = [line for line in lines if "backbone" in line]
@@ -77,9 +79,9 @@ def test_two_processes_are_one(checkpoint: Path, pictures: tuple[Path, Path], tm
         "--head", "mlp", "--head", "attention", "--samples", "5", "--held-out", "2", "--max-new-tokens", "8",
         "--updates", "3", "--refine", "2", "--batch", "3", "--micro", "2", "--device", "cpu", "--threads", "1",
     ]  # fmt: skip
-    ((code, said, errors),) = run([*given, "--out", str(tmp_path / "one")], 1)
+    ((code, said, errors),) = run([*given, "--out", str(tmp_path / "one")], 1, tmp_path / "said")
     assert code == 0, errors
-    both = run([*given, "--out", str(tmp_path / "two")], 2)
+    both = run([*given, "--out", str(tmp_path / "two")], 2, tmp_path / "said")
     assert [code for code, _, _ in both] == [0, 0], both
     assert "saved" in both[0][1] and both[1][1] == "", "one of them speaks"
     states = [torch.load(tmp_path / name / "state.pt", weights_only=True)["trainer"] for name in ("one", "two")]
@@ -88,5 +90,5 @@ def test_two_processes_are_one(checkpoint: Path, pictures: tuple[Path, Path], tm
         for key, value in head.items():
             assert torch.allclose(value, states[1]["heads"][name][key], atol=1e-5), f"{name} {key}"
         load_file(tmp_path / "two" / name / "head.safetensors")
-    refused = run([*given, "--out", str(tmp_path / "two"), "--seed", "5"], 2)
+    refused = run([*given, "--out", str(tmp_path / "two"), "--seed", "5"], 2, tmp_path / "said")
     assert [code for code, _, _ in refused] == [2, 2], "all refuse what the leader refuses"

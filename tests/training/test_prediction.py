@@ -78,7 +78,7 @@ def test_rounds_are_those_of_the_loop(llava: Any, inputs: dict[str, Any], share:
                 by_place[i] = [by_place[i][0] + (i < r.accepted), by_place[i][1] + 1]
         assert found.rejected == [rejected] and found.by_position == by_place
         assert found.alpha == (theirs[3] / theirs[2] if theirs[2] else 0) and found.tau == theirs[4] / theirs[0]
-        for room in (0, 1, 5) if ends_with_eos else ():  # EOS at the very limit is never drafted
+        for room in (0, 1, 5) if ends_with_eos and gamma in (3, 10) else ():  # EOS at the very limit is never drafted
             assert generate(llava, inputs, method, len(text) + room, **options) == text
             found = simulate([Checked(right, [1.0] * len(right), True, room)], gamma, 0.0)
             last = method.last.rounds
@@ -146,9 +146,11 @@ def test_nothing_to_simulate() -> None:
     assert (found.alpha, found.tau, found.speedup(Costs(1.0, 0.1, [1.0]))) == (0.0, 0.0, 0.0)
 
 
-def test_costs_are_measured(target: Any, examples: Any) -> None:
+def test_costs_are_measured(target: Any, examples: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastvlm_bench.training import costs as module
     from fastvlm_bench.training.costs import POSITIONS, measure_costs
 
+    monkeypatch.setattr(module, "ATTEMPTS", 2)
     before = {name: id(layer.forward.__func__) for name, layer in enumerate(target.layers)}
     draft = oracle_draft(target.model, 2, spoiled=0.0)
     costs = measure_costs(target, examples[0].inputs(target), examples[0].answer, draft)

@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import in_child
 
 from fastvlm_bench.errors import BenchError, UsageError
 from fastvlm_bench.training import answers, backbone, costs, fit, trainer, updates
@@ -55,17 +55,6 @@ def opened_once(settings: TrainSettings) -> None:
     folder = TrainingFolder(Path(settings.out))
     folder.open(settings)
     folder.close()
-
-
-def in_child(work: Callable[[], int]) -> int:
-    """The exit code of a forked process that does `work`, negative for a signal. A fork need not import anything."""
-    pid = os.fork()
-    if pid == 0:
-        code = 70
-        with contextlib.suppress(BaseException):
-            code = work()
-        os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def killed_at(event: int, settings: TrainSettings) -> int:
