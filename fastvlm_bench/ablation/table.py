@@ -28,7 +28,7 @@ def ablation_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
         tuned = run.meta["model"].get("phase_1")
         for row in summarise(run):
             method = run.method(row.method)
-            if row.decode_speedup_geomean is None or method["name"] not in ("fastvlm", "layerskip"):
+            if row.speedup.decode_speedup_geomean is None or method["name"] not in ("fastvlm", "layerskip"):
                 continue
             out.append(_row(row, method, tuned))
     return out
@@ -38,7 +38,8 @@ def _row(row: Row, method: dict[str, Any], tuned: dict[str, Any] | None) -> dict
     draft = method.get("draft") or {}
     data = draft.get("data", {})
     recipe = data.get("recipe", {})
-    speedup = row.decode_speedup_geomean or Estimate(float("nan"), None, None, 0)
+    speedup = row.speedup.decode_speedup_geomean or Estimate(float("nan"), None, None, 0)
+    e2e = row.speedup.e2e_speedup_geomean
     head = draft.get("head", "none (raw exit)")
     if depth := draft.get("head_options", {}).get("depth"):
         head += f" x{depth}"
@@ -51,10 +52,12 @@ def _row(row: Row, method: dict[str, Any], tuned: dict[str, Any] | None) -> dict
         "refined": "" if not draft else "yes" if recipe.get("refine") and data.get("refine_updates") else "no",
         "parameters": draft.get("head_parameters", 0),
         "held_out_alpha": sum(validation) / len(validation) if validation else None,
-        "alpha": row.alpha, "tau": row.tau, "predicted_speedup": draft.get("advice", {}).get("speedup"),
+        "alpha": row.acceptance.alpha, "tau": row.acceptance.tau,
+        "predicted_speedup": draft.get("advice", {}).get("speedup"),
         "decode_speedup_geomean": speedup.value, "decode_low": speedup.low, "decode_high": speedup.high,
-        "e2e_speedup_geomean": row.e2e_speedup_geomean.value if row.e2e_speedup_geomean else None,
-        "identical": row.identical, "samples": row.samples_paired, "quality_change": _change(row.suite, tuned),
+        "e2e_speedup_geomean": e2e.value if e2e else None,
+        "identical": row.sameness.identical, "samples": row.counts.samples_paired,
+        "quality_change": _change(row.suite, tuned),
     }  # fmt: skip
 
 

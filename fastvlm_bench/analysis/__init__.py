@@ -4,13 +4,24 @@ May import the rooms below `decoding`, and never brings torch.
 
 arms.py         groups the lines of a run by suite and method, and pairs them with the reference's
 batches.py      puts the lines of one batch together again
-speed.py        speed-ups of pairs, costs per round, shares of the phases
-summary.py      from records to rows: the numbers of the CSV columns
+summary.py      from records to rows: a row is a suite x method, and its numbers are in the groups below
+
+settings.py     what was measured, and how the model ran
+counts.py       samples: planned, measured, failed, paired
 quality.py      scores, and their paired differences to the reference
+sameness.py     identical outputs, near-ties, violations
+times.py        TTFT, TPOT, tokens per second
+speedup.py      ratios against the reference: FASTER, SLOWER, SAME or AMBIGUOUS
+acceptance.py   alpha, tau, and acceptance by position
+costs.py        seconds of drafting and verifying, and the speed-up that they predict
+phases.py       shares of the time
+memory.py       peaks in bytes
+energy.py       joules per token
+
 flips.py        answers that change between right and wrong: McNemar's exact test
 statistics.py   intervals and tests
 drift.py        outliers, slow starts, trends
-notices.py      FASTER, SLOWER, SAME or AMBIGUOUS for each comparison, and the warnings about times
+notices.py      the warnings about times
 verdict.py      all warnings; VALID or INVALID
 comparison.py   what `compare` computes
 comparable.py   which runs it shows when none is named

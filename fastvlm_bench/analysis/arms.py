@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -68,6 +69,30 @@ def scored(line: Mapping[str, Any]) -> str:
     return str(line["text"])
 
 
+Pair = tuple[Measured, Measured]
+"""A sample as our arm measured it, and as the arm that it is compared with did."""
+
+
+@dataclass(frozen=True)
+class RoundSums:
+    """Sums over rounds: tokens, and seconds inside the model's forward passes (`records.trace.Round`)."""
+
+    rounds: int
+    drafted: int
+    tested: int
+    accepted: int
+    emitted: int
+    draft_s: float
+    verify_s: float
+
+
+def sum_rounds(lines: Iterable[Mapping[str, Any]]) -> RoundSums:
+    """The sums over all rounds of these lines."""
+    rounds = [round_ for line in lines for round_ in line["rounds"]]
+    drafted, tested, accepted, emitted, draft_s, verify_s = (sum(r[i] for r in rounds) for i in range(6))
+    return RoundSums(len(rounds), drafted, tested, accepted, emitted, float(draft_s), float(verify_s))
+
+
 @dataclass(frozen=True)
 class Arm:
     """One method on one suite. A sample is in `measured` if no repeat of it failed, and in `failed` otherwise.
@@ -87,40 +112,10 @@ class Arm:
         for sample in self.measured.values():
             yield from sample.lines
 
-
-@dataclass(frozen=True)
-class Counts:
-    """Sums over rounds: tokens, and seconds inside the model's forward passes (`records.trace.Round`)."""
-
-    rounds: int
-    drafted: int
-    tested: int
-    accepted: int
-    emitted: int
-    draft_s: float
-    verify_s: float
-
-
-def count(lines: Iterable[Mapping[str, Any]]) -> Counts:
-    """The sums over all rounds of these lines."""
-    rounds = [round_ for line in lines for round_ in line["rounds"]]
-    drafted, tested, accepted, emitted, draft_s, verify_s = (sum(r[i] for r in rounds) for i in range(6))
-    return Counts(len(rounds), drafted, tested, accepted, emitted, float(draft_s), float(verify_s))
-
-
-def by_position(lines: Iterable[Mapping[str, Any]]) -> tuple[float, ...]:
-    """For each draft position i, the share of the tested drafts that were accepted: #(accepted > i) / #(tested > i)."""
-    tested: list[int] = []
-    accepted: list[int] = []
-    for line in lines:
-        for _, tested_now, accepted_now, *_ in line["rounds"]:
-            while len(tested) < tested_now:
-                tested.append(0)
-                accepted.append(0)
-            for i in range(tested_now):
-                tested[i] += 1
-                accepted[i] += i < accepted_now
-    return tuple(a / t for a, t in zip(accepted, tested, strict=True))
+    @cached_property
+    def rounds(self) -> RoundSums:
+        """The sums over all rounds of the measured samples."""
+        return sum_rounds(self.lines())
 
 
 def arms(run: Run) -> list[Arm]:
@@ -165,7 +160,7 @@ def medians(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def pairs(arm: Arm, reference: Arm) -> list[tuple[Measured, Measured]]:
+def pairs(arm: Arm, reference: Arm) -> list[Pair]:
     """(ours, reference) for each sample that neither arm failed and that both ran in the same repeats."""
     both = ((ours, reference.measured.get(sample_id)) for sample_id, ours in arm.measured.items())
     return [

@@ -7,7 +7,7 @@ from pathlib import Path
 from fastvlm_bench.analysis.arms import Arm, arms
 from fastvlm_bench.analysis.batches import batch_size, waits
 from fastvlm_bench.analysis.comparison import identity
-from fastvlm_bench.analysis.notices import word
+from fastvlm_bench.analysis.speedup import AMBIGUOUS
 from fastvlm_bench.analysis.statistics import Estimate, middle
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.errors import IncompatibleRuns, UsageError
@@ -91,19 +91,20 @@ def _identity(run: Run) -> dict[str, object]:
 
 
 def _size_row(run: Run, row: Row, arm: Arm) -> SizeRow:
-    seen = waits(arm)
-    decode, e2e = _parts(row.decode_speedup_geomean), _parts(row.e2e_speedup_geomean)
+    seen, times, speedup, memory = waits(arm), row.times, row.speedup, row.memory
+    decode, e2e = _parts(speedup.decode_speedup_geomean), _parts(speedup.e2e_speedup_geomean)
     return SizeRow(
-        run_id=run.run_id, model=row.model, suite=row.suite, method=row.method, batch_size=row.batch_size,
-        threads=row.threads, samples_ok=row.samples_ok, samples_failed=row.samples_failed, batches=len(seen),
-        requests_per_s=row.requests_per_s, tokens_per_s=row.e2e_tokens_per_s,
-        decode_tokens_per_s=row.decode_tokens_per_s,
+        run_id=run.run_id, model=row.model, suite=row.suite, method=row.method, batch_size=row.settings.batch_size,
+        threads=row.settings.threads, samples_ok=row.counts.samples_ok, samples_failed=row.counts.samples_failed,
+        batches=len(seen), requests_per_s=times.requests_per_s, tokens_per_s=times.e2e_tokens_per_s,
+        decode_tokens_per_s=times.decode_tokens_per_s,
         decode_speedup_geomean=decode[0], decode_speedup_geomean_low=decode[1], decode_speedup_geomean_high=decode[2],
         e2e_speedup_geomean=e2e[0], e2e_speedup_geomean_low=e2e[1], e2e_speedup_geomean_high=e2e[2],
-        verdict="" if row.method == row.reference else word(row.e2e_speedup_geomean, row.e2e_speedup_holm_p),
-        identical=row.identical, samples_paired=row.samples_paired, alpha=row.alpha, tau=row.tau,
+        verdict="" if row.method == row.reference else speedup.e2e_speedup_verdict or AMBIGUOUS,
+        identical=row.sameness.identical, samples_paired=row.counts.samples_paired,
+        alpha=row.acceptance.alpha, tau=row.acceptance.tau,
         wait_first_s=middle([first for first, _ in seen]), wait_last_s=middle([last for _, last in seen]),
-        peak_bytes=row.peak_allocated_bytes or row.peak_rss_bytes,
+        peak_bytes=memory.peak_allocated_bytes or memory.peak_rss_bytes,
         status=str((run.meta.get("verdict") or {}).get("status") or run.meta["status"]),
     )  # fmt: skip
 

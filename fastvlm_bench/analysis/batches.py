@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from fastvlm_bench.analysis.arms import Arm, Measured, medians
+from fastvlm_bench.analysis.arms import Arm, Measured, Pair, medians
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run
 
@@ -51,9 +51,9 @@ def whole(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**first, **({name: first["batch"][name] for name in ("ttft_s", "decode_s")} if "batch" in first else {})}
 
 
-def by_batch(paired: Sequence[tuple[Measured, Measured]]) -> list[tuple[Measured, Measured]]:
+def by_batch(paired: Sequence[Pair]) -> list[Pair]:
     """One pair per batch instead of one per sample. Pairs of samples that were decoded alone stay as they are."""
-    groups: dict[Any, list[tuple[Measured, Measured]]] = {}
+    groups: dict[Any, list[Pair]] = {}
     for ours, theirs in paired:
         number = batch_of(ours.lines[0])
         groups.setdefault(("alone", ours.sample_id) if number is None else number, []).append((ours, theirs))

@@ -9,8 +9,9 @@ from typing import Any
 from fastvlm_bench.analysis.arms import Arm, Measured, arms, pairs
 from fastvlm_bench.analysis.batches import batch_size
 from fastvlm_bench.analysis.quality import Quality, compare_quality, margin_of
+from fastvlm_bench.analysis.speedup import speedups
 from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio
-from fastvlm_bench.analysis.summary import Row, speedups, summarise
+from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.errors import IncompatibleRuns, UsageError
 from fastvlm_bench.records.record import Run
 
@@ -122,8 +123,8 @@ def compare(
     shown = runs if of_suites else runs[:1]
     suites = list(dict.fromkeys(suite["name"] for run in shown for suite in run.meta["suites"]))
     rows = [row for row in rows if row.row.suite in suites]
-    names = list(dict.fromkeys(row.row.method_name for row in rows))
-    rows.sort(key=lambda row: (suites.index(row.row.suite), names.index(row.row.method_name)))
+    names = list(dict.fromkeys(row.row.settings.method_name for row in rows))
+    rows.sort(key=lambda row: (suites.index(row.row.suite), names.index(row.row.settings.method_name)))
     return Comparison(tuple(runs), tuple(rows), tuple(found), tuple(notes), of_suites, tuple(left_out))
 
 
@@ -146,9 +147,9 @@ def _compared(run: int, row: Row, arm: Arm, against: Arm | None, margin: float) 
         qualities = tuple(Quality(q.metric, q.value, None, "") for q in row.quality)
         return ComparedRow(run, row, "", None, None, qualities, None, 0)
     paired = _pairs(arm, against)
-    decode, e2e = speedups(paired, geometric_mean_ratio, bool(row.temperature))
+    decode, e2e = speedups(paired, geometric_mean_ratio, row.settings.sampled)
     qualities = tuple(compare_quality(metric, arm, paired, margin) for metric in arm.suite["metrics"])
-    same = None if row.temperature else sum(ours.same_tokens(theirs) for ours, theirs in paired)
+    same = None if row.settings.sampled else sum(ours.same_tokens(theirs) for ours, theirs in paired)
     return ComparedRow(run, row, against.method["label"], decode, e2e, qualities, same, len(paired))
 
 

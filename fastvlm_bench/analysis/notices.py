@@ -1,4 +1,4 @@
-"""Judges the times of a run: a word for each comparison (FASTER, SLOWER, SAME, AMBIGUOUS), and warnings about times."""
+"""Warnings about the times of a run: drift, the order of the methods, outliers, processes that differ, early stops."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,12 +9,11 @@ from typing import Any
 from fastvlm_bench.analysis.arms import Arm, pairs
 from fastvlm_bench.analysis.batches import batch_of, whole_seconds
 from fastvlm_bench.analysis.drift import slow_start, trend
-from fastvlm_bench.analysis.statistics import CONFIDENCE, Estimate, welch_p
+from fastvlm_bench.analysis.speedup import word
+from fastvlm_bench.analysis.statistics import welch_p
 from fastvlm_bench.analysis.summary import Row
 from fastvlm_bench.records.record import Run
 
-SAME_WITHIN = 0.01
-FEWEST_SAMPLES = 5
 ORDER_P = 0.01
 INVOCATIONS_APART = 0.05
 
@@ -30,30 +29,14 @@ class Notice:
         return {"name": self.name, "message": self.message}
 
 
-def word(estimate: Estimate | None, holm_p: float | None = None) -> str:
-    """FASTER or SLOWER where the interval leaves out 1, SAME where it lies within ±1 %, AMBIGUOUS otherwise.
-
-    It is always AMBIGUOUS below 5 samples. holm_p: the p value, adjusted over several suites; where it is above 5 %,
-    the comparison is neither FASTER nor SLOWER.
-    """
-    if estimate is None or estimate.low is None or estimate.high is None or estimate.n < FEWEST_SAMPLES:
-        return "AMBIGUOUS"
-    if estimate.low >= 1 - SAME_WITHIN and estimate.high <= 1 + SAME_WITHIN:
-        return "SAME"
-    if holm_p is not None and holm_p > 1 - CONFIDENCE:
-        return "AMBIGUOUS"
-    if estimate.low > 1:
-        return "FASTER"
-    return "SLOWER" if estimate.high < 1 else "AMBIGUOUS"
-
-
 def spread_notices(row: Row, where: str) -> Iterable[Notice]:
     """Warnings of outliers on which the word depends, and of invocations (processes) that disagree."""
-    with_all, without = word(row.e2e_speedup_geomean), word(row.e2e_speedup_without_outliers)
-    if row.outliers and row.e2e_speedup_without_outliers is not None and with_all != without:
-        yield Notice("Outliers", f"{where}: {row.outliers} of {row.samples_paired} ratios lie far from the others "
-                     f"and decide: {with_all} with them, {without} without; raise --repeats")  # fmt: skip
-    if (each := row.speedup_by_invocation) and max(each) > (1 + INVOCATIONS_APART) * min(each):
+    speedup = row.speedup
+    with_all, without = word(speedup.e2e_speedup_geomean), word(speedup.e2e_speedup_without_outliers)
+    if speedup.outliers and speedup.e2e_speedup_without_outliers is not None and with_all != without:
+        yield Notice("Outliers", f"{where}: {speedup.outliers} of {row.counts.samples_paired} ratios lie far from the "
+                     f"others and decide: {with_all} with them, {without} without; raise --repeats")  # fmt: skip
+    if (each := speedup.speedup_by_invocation) and max(each) > (1 + INVOCATIONS_APART) * min(each):
         yield Notice("InvocationsDiffer", f"{where}: the speed-up of single processes runs from {min(each):.2f} to "
                      f"{max(each):.2f}; believe the interval between invocations, and raise --invocations")  # fmt: skip
 
@@ -109,14 +92,15 @@ def left_out(run: Run, row: Row) -> int:
     stopped = (run.meta.get("stopped") or {}).get(row.suite)
     if stopped is None or stopped["by"] not in ("width", "budget"):
         return 0
-    return row.samples - len({line["sample_id"] for line in run.lines if line["suite"] == row.suite})
+    return row.counts.samples - len({line["sample_id"] for line in run.lines if line["suite"] == row.suite})
 
 
 def stop_notices(run: Run, row: Row) -> Iterable[Notice]:
     """A notice that a stop rule ended the suite: which rule, and after how many samples."""
     if out := left_out(run, row):
-        yield Notice("StoppedEarly", f"{row.suite}: {_ended(run.meta['stopped'][row.suite])} after {row.samples - out} "
-                     f"of {row.samples} samples; quality is that of these samples alone")  # fmt: skip
+        planned, rule = row.counts.samples, _ended(run.meta["stopped"][row.suite])
+        yield Notice("StoppedEarly", f"{row.suite}: {rule} after {planned - out} of {planned} samples; quality is that "
+                     "of these samples alone")  # fmt: skip
 
 
 def _ended(stopped: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from fastvlm_bench import metrics
-from fastvlm_bench.analysis.arms import Arm, Measured, scored
+from fastvlm_bench.analysis.arms import Arm, Pair, scored
 from fastvlm_bench.analysis.flips import Flips, count_flips
 from fastvlm_bench.analysis.statistics import (
     Estimate,
@@ -109,9 +109,7 @@ def group_names(suite: Mapping[str, Any]) -> list[str]:
     return found if len(found) > 1 else []
 
 
-def compare_quality(
-    metric: str, arm: Arm, paired: Sequence[tuple[Measured, Measured]] | None, margin: float = MARGIN
-) -> Quality:
+def compare_quality(metric: str, arm: Arm, paired: Sequence[Pair] | None, margin: float = MARGIN) -> Quality:
     """The metric of an arm and its difference over the pairs (ours, reference); None or no pairs give no difference.
 
     An exception in the metric is stored in `failure` and does not spoil the report: texts can be scored again, while
@@ -129,7 +127,7 @@ def failure_of(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
 
 
-def _compared(metric: str, arm: Arm, paired: Sequence[tuple[Measured, Measured]] | None, margin: float) -> Quality:
+def _compared(metric: str, arm: Arm, paired: Sequence[Pair] | None, margin: float) -> Quality:
     """The metric over all measured samples of the arm, and its difference over the pairs (ours, reference)."""
     own = list(arm.measured.values())
     found, reason = attempt(metric, arm.suite, [s.text for s in own], [s.references for s in own])

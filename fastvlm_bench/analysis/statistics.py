@@ -25,6 +25,11 @@ class Estimate:
     n: int
 
 
+def divide(numerator: float, denominator: float | None) -> float | None:
+    """The quotient, or None where the denominator is zero or unknown: "not measured" is never 0 or infinity."""
+    return numerator / denominator if denominator else None
+
+
 # ------------------------------------------------------------------------------------------ Student's t
 
 

@@ -6,21 +6,19 @@ from typing import Any
 
 from fastvlm_bench.analysis.arms import Arm, arms
 from fastvlm_bench.analysis.notices import (
-    FEWEST_SAMPLES,
     Notice,
     drift_notices,
     left_out,
     order_effects,
     spread_notices,
     stop_notices,
-    word,
 )
+from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES, SLOWER, Speedup
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.records.document_frequencies import cider_df
 from fastvlm_bench.records.identities import check_line
 from fastvlm_bench.records.record import Run
 
-__all__ = ["WARNINGS", "Notice", "Verdict", "greedy", "judge", "word"]
 WARNINGS = (
     "ShortOutputs", "Diverged", "SlowerThanReference", "UntrainedDraft", "TooFewSamples", "NoisyMachine", "Throttled",
     "NotIsolated", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
@@ -116,10 +114,10 @@ def _run_warnings(run: Run) -> Iterable[Notice]:
 
 
 def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
-    where = f"{row.suite}, {row.method}"
+    where, settings, counts = f"{row.suite}, {row.method}", row.settings, row.counts
     if row.method == row.reference:
         yield from stop_notices(run, row)
-    if row.samples_failed:
+    if counts.samples_failed:
         causes = sorted(
             {
                 str(line["error"]).split(":")[0]
@@ -127,20 +125,20 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
                 if line["error"] is not None and (line["suite"], line["method"]) == (row.suite, row.method)
             }
         )
-        yield Notice("FailedSamples", f"{where}: {row.samples_failed} of {row.samples} samples failed "
+        yield Notice("FailedSamples", f"{where}: {counts.samples_failed} of {counts.samples} samples failed "
                      f"({_some(causes)}); they and their pairs do not count; see samples.jsonl")  # fmt: skip
     if row.method == row.reference:
         yield from _reference_warnings(row)
         return
-    if row.samples_paired < FEW_SAMPLES:
-        yield Notice("TooFewSamples", f"{row.suite}: {row.samples_paired} samples; an interval needs {FEW_SAMPLES} "
+    if counts.samples_paired < FEW_SAMPLES:
+        yield Notice("TooFewSamples", f"{row.suite}: {counts.samples_paired} samples; an interval needs {FEW_SAMPLES} "
                      "to be worth reading; raise --limit or give --data DIR")  # fmt: skip
-    elif row.batch_size > 1 and (batches := row.e2e_speedup_geomean) is not None and batches.n < FEW_SAMPLES:
-        yield Notice("TooFewSamples", f"{row.suite}: {batches.n} batches of {row.batch_size}; an interval "
+    elif (batches := _batches(row)) is not None and batches < FEW_SAMPLES:
+        yield Notice("TooFewSamples", f"{row.suite}: {batches} batches of {settings.batch_size}; an interval "
                      f"needs {FEW_SAMPLES} to be worth reading; raise --limit, or lower --batch-size")  # fmt: skip
-    if row.identical is not None and row.identical < row.samples_paired and greedy(run.meta) and row.lossless:
-        yield Notice("Diverged", f"{where}: {len(row.diverged)} of {row.samples_paired} outputs differ from "
-                     f"{row.reference} (sample@token {_some(row.diverged)}){_judged(row)}; "
+    if (diverged := row.sameness.diverged) and settings.lossless:
+        yield Notice("Diverged", f"{where}: {len(diverged)} of {counts.samples_paired} outputs differ from "
+                     f"{row.reference} (sample@token {_some(diverged)}){_judged(row)}; "
                      f"{_divergence_cause(row)}")  # fmt: skip
     yield from _untrained(row, arm, where)
     yield from spread_notices(row, where)
@@ -148,67 +146,84 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
         if quality.failure:
             yield Notice("ScoringFailed", f"{where}: {quality.metric} could not be computed ({quality.failure}); times "
                          "stand, and `report` computes it again from the records")  # fmt: skip
-    if row.method_name != "control" and row.drafted_per_round and (row.efficiency or 0) > 1 + UNEXPLAINED and (
-        row.samples_paired >= FEW_SAMPLES
-    ):  # fmt: skip
-        yield Notice("FasterThanPredicted", f"{where}: decoding is {row.efficiency:.2f} times as fast as counts and "
+    if settings.method_name == "control":  # it decodes everything twice, so its speed is no surprise
+        return
+    efficiency = row.costs.efficiency or 0.0
+    if row.acceptance.drafted_per_round and efficiency > 1 + UNEXPLAINED and counts.samples_paired >= FEW_SAMPLES:
+        yield Notice("FasterThanPredicted", f"{where}: decoding is {efficiency:.2f} times as fast as counts and "
                      "costs explain: the machine changed between the methods, or something is counted wrongly; run "
                      "again, and report it if it stays")  # fmt: skip
-    speedups = (("decoding", row.decode_speedup_geomean, row.decode_speedup_holm_p),
-                ("end to end", row.e2e_speedup_geomean, row.e2e_speedup_holm_p))  # fmt: skip
-    slower = [(phase, estimate) for phase, estimate, p in speedups if estimate and word(estimate, p) == "SLOWER"]
-    if slower and row.method_name != "control":  # `control` decodes everything twice
-        phase, estimate = slower[0]
-        yield Notice("SlowerThanReference", f"{where}: {phase} is {estimate.value:.2f}x as fast as {row.reference}; "
+    if slower := _slower(row.speedup):
+        yield Notice("SlowerThanReference", f"{where}: {slower} as fast as {row.reference}; "
                      f"{_slowness_cause(row)}")  # fmt: skip
 
 
+def _batches(row: Row) -> int | None:
+    """Number of batches that the speed-up was taken over; None for samples that were decoded alone."""
+    estimate = row.speedup.e2e_speedup_geomean
+    return estimate.n if row.settings.batch_size > 1 and estimate is not None else None
+
+
+def _slower(speedup: Speedup) -> str:
+    """What is slower than the reference, and how much: "decoding is 0.85x"; "" where nothing is."""
+    judged = (("decoding", speedup.decode_speedup_geomean, speedup.decode_speedup_verdict),
+              ("end to end", speedup.e2e_speedup_geomean, speedup.e2e_speedup_verdict))  # fmt: skip
+    found = (f"{phase} is {estimate.value:.2f}x" for phase, estimate, verdict in judged
+             if estimate is not None and verdict == SLOWER)  # fmt: skip
+    return next(found, "")
+
+
 def _reference_warnings(row: Row) -> Iterable[Notice]:
-    if row.new_tokens_median is not None and row.new_tokens_median < SHORT_TOKENS:
-        yield Notice("ShortOutputs", f"{row.suite}: the median answer has {row.new_tokens_median:g} tokens, so prefill "
+    tokens, spread = row.times.new_tokens_median, row.times.tpot_spread
+    if tokens is not None and tokens < SHORT_TOKENS:
+        yield Notice("ShortOutputs", f"{row.suite}: the median answer has {tokens:g} tokens, so prefill "
                      "decides and drafting cannot show; choose a suite with longer answers")  # fmt: skip
-    if row.tpot_spread is not None and row.tpot_spread > NOISY:
-        degree = "very noisy" if row.tpot_spread > VERY_NOISY else "noisy"
+    if spread is not None and spread > NOISY:
+        degree = "very noisy" if spread > VERY_NOISY else "noisy"
         yield Notice("NoisyMachine", f"{row.suite}: {degree}, the time per token of {row.reference} spreads by "
-                     f"{row.tpot_spread:.0%} (IQR / median); stop other programs, pin --threads, "
+                     f"{spread:.0%} (IQR / median); stop other programs, pin --threads, "
                      "raise --repeats")  # fmt: skip
 
 
 def _judged(row: Row) -> str:
-    if row.near_ties is None and row.violations is None:
+    near_ties, violations = row.sameness.near_ties, row.sameness.violations
+    if near_ties is None and violations is None:
         return ""
-    return f", {row.near_ties or 0} near-ties and {row.violations or 0} violations"
+    return f", {near_ties or 0} near-ties and {violations or 0} violations"
 
 
 def _divergence_cause(row: Row) -> str:
-    if row.violations:
+    if row.sameness.violations:
         return "a violation is a token that the target would not have chosen, a fault of the method: report it"
-    if row.dtype == "float32":
+    dtype = row.settings.dtype
+    if dtype == "float32":
         return "in float32 that is a fault of the method: report it"
-    return f"{row.dtype} rounds a block of tokens unlike single ones; check with --dtype float32, or -m control"
+    return f"{dtype} rounds a block of tokens unlike single ones; check with --dtype float32, or -m control"
 
 
 def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
-    if row.method_name == "control":  # it drafts with the target itself, so α = 1 is what one expects
+    if row.settings.method_name == "control":  # it drafts with the target itself, so α = 1 is what one expects
         return
-    if not (arm.method.get("draft") or (arm.method.get("options") or {}).get("gamma")) or not row.rounds:
+    if not (arm.method.get("draft") or (arm.method.get("options") or {}).get("gamma")) or not row.acceptance.rounds:
         return
-    if not row.drafted_per_round:
+    alpha = row.acceptance.alpha
+    if not row.acceptance.drafted_per_round:
         yield Notice("UntrainedDraft", f"{where}: the draft was never used; lower stop_below=, or train the draft")
-    elif row.alpha == 1.0:
+    elif alpha == 1.0:
         yield Notice("UntrainedDraft", f"{where}: every tested draft was accepted: the draft equals its "
                      "target, or a count is wrong; try a lower exit_layer=, or raise --limit")  # fmt: skip
-    elif row.alpha is not None and row.alpha < LOW_ALPHA:
-        yield Notice("UntrainedDraft", f"{where}: α is {row.alpha:.3f}, the draft guesses; train it for this target, "
+    elif alpha is not None and alpha < LOW_ALPHA:
+        yield Notice("UntrainedDraft", f"{where}: α is {alpha:.3f}, the draft guesses; train it for this target, "
                      "or choose a higher exit_layer=")  # fmt: skip
 
 
 def _slowness_cause(row: Row) -> str:
-    if row.predicted_decode_speedup is not None and row.predicted_decode_speedup > 1:
+    predicted, alpha = row.costs.predicted_decode_speedup, row.acceptance.alpha
+    if predicted is not None and predicted > 1:
         return "its costs predict a gain, so the loop around the model loses it; try a larger model, or --device cuda"
-    if row.alpha is not None and row.alpha < 0.5:
-        return f"α is {row.alpha:.2f}, most drafting is wasted; try a smaller gamma=, or train the draft"
-    if row.alpha is None:
+    if alpha is not None and alpha < 0.5:
+        return f"α is {alpha:.2f}, most drafting is wasted; try a smaller gamma=, or train the draft"
+    if alpha is None:
         return "it drafts nothing, so only its own loop can be the cause; no flag helps"
     return "drafting and verifying cost more than they save; try a lower exit_layer=, or a smaller gamma="
 
@@ -230,21 +245,22 @@ def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> 
     if broken:
         yield f"the counts do not add up ({_some(broken)})"
     for row in rows:
-        where = f"{row.suite}, {row.method}"
-        if row.samples_failed:
-            yield f"{where}: {row.samples_failed} of {row.samples} samples failed"
+        where, counts, violations = f"{row.suite}, {row.method}", row.counts, row.sameness.violations
+        if counts.samples_failed:
+            yield f"{where}: {counts.samples_failed} of {counts.samples} samples failed"
         if row.method == row.reference:
             continue
-        if row.samples_paired < FEWEST_SAMPLES:
-            yield f"{where}: {row.samples_paired} samples measured in both arms; at least {FEWEST_SAMPLES} are needed"
-        elif row.batch_size > 1 and (batches := row.e2e_speedup_geomean) is not None and batches.n < FEWEST_SAMPLES:
-            yield f"{where}: {batches.n} batches measured in both arms; at least {FEWEST_SAMPLES} are needed"
-        elif status == "success" and not row.samples_failed and row.samples_paired < row.samples - left_out(run, row):
-            yield f"{where}: {row.samples - row.samples_paired} of {row.samples} samples have no pair"
-        if row.lossless and row.dtype == "float32" and greedy(run.meta) and row.diverged:
-            yield f"{where}: {len(row.diverged)} outputs of a lossless method differ from {row.reference} in float32"
-        elif row.violations and greedy(run.meta):
-            yield f"{where}: {row.violations} outputs have a token that the target would not have chosen"
+        paired, unpaired = counts.samples_paired, counts.samples - counts.samples_paired
+        if paired < FEWEST_SAMPLES:
+            yield f"{where}: {paired} samples measured in both arms; at least {FEWEST_SAMPLES} are needed"
+        elif (batches := _batches(row)) is not None and batches < FEWEST_SAMPLES:
+            yield f"{where}: {batches} batches measured in both arms; at least {FEWEST_SAMPLES} are needed"
+        elif status == "success" and not counts.samples_failed and unpaired > left_out(run, row):
+            yield f"{where}: {unpaired} of {counts.samples} samples have no pair"
+        if row.settings.lossless and row.settings.dtype == "float32" and (differing := len(row.sameness.diverged)):
+            yield f"{where}: {differing} outputs of a lossless method differ from {row.reference} in float32"
+        elif violations and greedy(run.meta):
+            yield f"{where}: {violations} outputs have a token that the target would not have chosen"
 
 
 def _of(line: Mapping[str, Any], arm: Arm) -> bool:

@@ -9,6 +9,7 @@ compare.py         the tables of `compare`
 batch_table.py     the table over batch sizes
 layout.py          tables that fit a terminal of any width
 numbers.py         how numbers are written
+columns.py         the columns of CSV and JSON, in order, and the group of `analysis` that has each of them
 export.py          CSV, LaTeX, Markdown and JSON, one row per suite and method
 sample_export.py   every sample as CSV
 csv_text.py        how a value is written in CSV

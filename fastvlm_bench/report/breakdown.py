@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-from fastvlm_bench.analysis.speed import PHASES, divide
+from fastvlm_bench.analysis.phases import PHASES
+from fastvlm_bench.analysis.statistics import divide
 from fastvlm_bench.analysis.summary import Row
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.layout import NOTHING, Cells
@@ -22,16 +23,16 @@ def time_columns(rows: Sequence[Row]) -> list[Cells]:
 
     def phase(name: str) -> Callable[[Row], str]:
         def cell(row: Row) -> str:
-            value = getattr(row, f"phase_{name}")
+            value = getattr(row.phases, f"phase_{name}")
             return NOTHING if name == "draft" and not value else share(value)
 
         return cell
 
     return [
         *(column(f"{name}\n%", phase(name)) for name in PHASES),
-        column("decode\n% of e2e", lambda r: share(r.decode_share)),
-        column("predicted\ndecode ×", lambda r: number(r.predicted_decode_speedup)),
-        column("effi-\nciency", lambda r: number(r.efficiency)),
+        column("decode\n% of e2e", lambda r: share(r.phases.decode_share)),
+        column("predicted\ndecode ×", lambda r: number(r.costs.predicted_decode_speedup)),
+        column("effi-\nciency", lambda r: number(r.costs.efficiency)),
     ]
 
 
@@ -51,7 +52,7 @@ def outside(run: Run, suite: str) -> str:
 def energy_columns(run: Run, rows: Sequence[Row]) -> list[Cells]:
     """Joules per token of each method, its power and the idle power in watts; [] where nothing was measured."""
     entry = (run.meta.get("energy") or {}).get(rows[0].suite) or {}
-    found = [(row.joules_per_token, row.watts) for row in rows]
+    found = [(row.energy.joules_per_token, row.energy.watts) for row in rows]
     if all(joules is None for joules, _ in found):
         return []
     base = next((own for own, row in zip(found, rows, strict=True) if row.method == row.reference), (None, None))[0]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.comparison import ComparedRow, Comparison
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
-from fastvlm_bench.report.numbers import ratio
+from fastvlm_bench.report.numbers import number, ratio
 from fastvlm_bench.report.terminal import quality_cell
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ def print_comparison(comparison: Comparison, console: "Console | None" = None) -
         say(console, f"left out: {sentence}", "dim")
     for suite in dict.fromkeys(row.row.suite for row in comparison.rows):
         own = [row for row in comparison.rows if row.row.suite == suite]
+        settings, counts = own[0].row.settings, own[0].row.counts
         console.print()
-        say(console, f"{suite} {own[0].row.suite_version} · split {own[0].row.split} · n = {own[0].row.samples}"
+        say(console, f"{suite} {settings.suite_version} · split {settings.split} · n = {counts.samples}"
             + (" · FORCED" if comparison.forced else ""), "bold")  # fmt: skip
         labels = Cells("run: method", tuple(f"{names[r.run]}: {r.row.method}" for r in own), "left")
         draw(console, labels, _columns(own))
@@ -54,13 +55,13 @@ def _columns(rows: Sequence[ComparedRow]) -> list[Cells]:
 
     paired = any(row.against for row in rows)
     own = [
-        column("decode ×\nin its run ↑", lambda r: ratio(r.row.decode_speedup_geomean)),
-        *([] if paired else [column("end-to-end ×\nin its run ↑", lambda r: ratio(r.row.e2e_speedup_geomean))]),
+        column("decode ×\nin its run ↑", lambda r: ratio(r.row.speedup.decode_speedup_geomean)),
+        *([] if paired else [column("end-to-end ×\nin its run ↑", lambda r: ratio(r.row.speedup.e2e_speedup_geomean))]),
         column("decode ×\nvs A ↑", lambda r: ratio(r.decode)),
         column("end-to-end ×\nvs A ↑", lambda r: ratio(r.e2e)),
         column("tokens\nas A", lambda r: NOTHING if r.identical is None else f"{r.identical}/{r.compared}"),
-        column("α ↑\n", lambda r: NOTHING if r.row.alpha is None else f"{r.row.alpha:.2f}"),
-        column("τ ↑\n", lambda r: NOTHING if r.row.tau is None else f"{r.row.tau:.2f}"),
+        column("α ↑\n", lambda r: number(r.row.acceptance.alpha)),
+        column("τ ↑\n", lambda r: number(r.row.acceptance.tau)),
     ]
     for index, quality in enumerate(rows[0].quality):
         own.append(

@@ -1,20 +1,18 @@
-"""Rows as CSV, LaTeX, Markdown and JSON. All have their columns from one list, made from `analysis.summary.Row`."""
+"""Rows as CSV, LaTeX, Markdown and JSON. All have their columns from one list, `report.columns.SOURCES`."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from fastvlm_bench import metrics
-from fastvlm_bench.analysis.statistics import Estimate
-from fastvlm_bench.analysis.summary import Row, Spread, summarise
-from fastvlm_bench.analysis.verdict import judge, word
+from fastvlm_bench.analysis.summary import Row, summarise
+from fastvlm_bench.analysis.verdict import judge
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.records.document_frequencies import FREQUENCIES, cider_df
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import finite, write_atomically
+from fastvlm_bench.report.columns import columns, row_dict
 from fastvlm_bench.report.csv_text import cell_text, to_csv
 from fastvlm_bench.report.sample_export import samples_csv
 
@@ -23,86 +21,6 @@ TABLE_COLUMNS = (
     "ttft_s_median", "tpot_s_median", "decode_tokens_per_s", "alpha", "tau", "peak_allocated_bytes", "peak_rss_bytes",
 )  # fmt: skip
 """What fits a page: the columns of `rows_latex` and `rows_markdown`, followed by the suites' metrics."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A name with its unit as suffix, how to read it from a row, and what it then is. None is an empty cell.
-
-    kind: str, int, float or bool; str for lists, which are text in every table.
-    """
-
-    name: str
-    read: Callable[[Row], Any]
-    kind: type
-
-
-def _columns() -> list[Column]:
-    """One column for each plain field of Row, three for an Estimate or a Spread, and those of each metric."""
-    columns: list[Column] = []
-    for field in fields(Row):
-        name, kinds = field.name, get_args(field.type) if get_origin(field.type) is UnionType else (field.type,)
-        if name == "quality":
-            columns += [column for metric in metrics.LABELS for column in _quality_columns(metric)]
-        elif Estimate in kinds:
-            parts = (("", "value"), ("_low", "low"), ("_high", "high"))
-            columns += [Column(name + suffix, _part(name, part), float) for suffix, part in parts]
-            if name in ("decode_speedup_geomean", "e2e_speedup_geomean"):
-                kind = name.removesuffix("_geomean")
-                columns.append(Column(f"{kind}_verdict", lambda row, k=kind: _verdict(row, k), str))  # type: ignore[misc]
-        elif Spread in kinds:
-            columns += [Column(f"{name}_{part}", _part(name, part), float) for part in ("median", "p5", "p95")]
-        else:
-            columns.append(Column(name, _part(name, None), next((k for k in kinds if k in (int, float, bool)), str)))
-    return columns
-
-
-def _part(name: str, part: str | None) -> Callable[[Row], Any]:
-    def read(row: Row) -> Any:
-        value = getattr(row, name)
-        return value if part is None or value is None else getattr(value, part)
-
-    return read
-
-
-def _verdict(row: Row, kind: str) -> str | None:
-    estimate = getattr(row, f"{kind}_geomean")
-    return None if estimate is None else word(estimate, getattr(row, f"{kind}_holm_p"))
-
-
-def _of_parts(name: str) -> Callable[[Any], Any]:
-    return lambda quality: quality.parts.get(name)
-
-
-def _quality_columns(metric: str) -> list[Column]:
-    def quality(read: Callable[[Any], Any]) -> Callable[[Row], Any]:
-        return lambda row: next((read(q) for q in row.quality if q.metric == metric), None)
-
-    return [
-        Column(f"quality_{metric}", quality(lambda q: q.value), float),
-        Column(f"quality_{metric}_delta", quality(lambda q: q.delta and q.delta.value), float),
-        Column(f"quality_{metric}_delta_low", quality(lambda q: q.delta and q.delta.low), float),
-        Column(f"quality_{metric}_delta_high", quality(lambda q: q.delta and q.delta.high), float),
-        Column(f"quality_{metric}_verdict", quality(lambda q: q.verdict or None), str),
-        Column(f"quality_{metric}_won", quality(lambda q: q.flips and q.flips.won), int),
-        Column(f"quality_{metric}_lost", quality(lambda q: q.flips and q.flips.lost), int),
-        Column(f"quality_{metric}_mcnemar_p", quality(lambda q: q.flips and q.flips.p), float),
-        *(Column(f"quality_{metric}_{part.replace('@', '_at_')}", quality(_of_parts(part)), float)
-          for part in metrics.PARTS.get(metric, {})),
-        Column(f"quality_{metric}_groups",
-               quality(lambda q: [f"{name}={cell_text(value)}" for name, value in q.groups.items()] or None), str),
-        Column(f"quality_{metric}_reason", quality(lambda q: q.reason or None), str),
-    ]  # fmt: skip
-
-
-def columns() -> list[Column]:
-    """The columns of `rows_csv` and `--json`, in order. They are the same for every run of one version of this tool."""
-    return _columns()
-
-
-def row_dict(row: Row) -> dict[str, Any]:
-    """A row as {column: value}; lists stay lists."""
-    return {column.name: column.read(row) for column in columns()}
 
 
 def save(path: Path, text: str) -> None:
@@ -149,14 +67,15 @@ def _page(rows: Sequence[Row], names: Sequence[str] | None) -> tuple[list[str], 
     wanted = [*TABLE_COLUMNS, *(f"quality_{m}" for m in metrics.LABELS)] if names is None else list(names)
     cells = {name: [by_name[name].read(row) for row in rows] for name in wanted}
     kept = [name for name in wanted if names is not None or any(value is not None for value in cells[name])]
-    return kept, [[_short(name, row, cells[name][i]) for name in kept] for i, row in enumerate(rows)]
 
+    def cell(name: str, row: Row, value: Any) -> str:
+        if by_name[name].interval:
+            low, high = (by_name[name + suffix].read(row) for suffix in ("_low", "_high"))
+            if low is not None and high is not None:
+                return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+        return f"{value:.4g}" if isinstance(value, float) else cell_text(value)
 
-def _short(name: str, row: Row, value: Any) -> str:
-    estimate = getattr(row, name, None)
-    if isinstance(estimate, Estimate) and estimate.low is not None and estimate.high is not None:
-        return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
-    return f"{value:.4g}" if isinstance(value, float) else cell_text(value)
+    return kept, [[cell(name, row, cells[name][i]) for name in kept] for i, row in enumerate(rows)]
 
 
 def rows_markdown(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench.analysis.summary import Row
 from fastvlm_bench.records.record import Run
+from fastvlm_bench.report.columns import columns, row_dict
 from fastvlm_bench.report.csv_text import cell_text
-from fastvlm_bench.report.export import columns, row_dict
 from fastvlm_bench.report.sample_export import sample_columns, sample_values
 
 if TYPE_CHECKING:

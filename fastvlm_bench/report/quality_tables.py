@@ -78,7 +78,8 @@ def differences(rows: Sequence[Row]) -> list[str]:
             continue
         if _identical(row):
             what = "ranks" if all(quality.metric == "visdial_ranking" for quality in judged) else "outputs"
-            same.setdefault(f"identical {what} {row.samples_paired}/{row.samples_paired}", []).append(row.method)
+            n = row.counts.samples_paired
+            same.setdefault(f"identical {what} {n}/{n}", []).append(row.method)
         else:
             lines.append(f"{row.method}, against {row.reference}: {'; '.join(map(difference, judged))}")
     return [f"{' · '.join(methods)}: {what}" for what, methods in same.items()] + lines

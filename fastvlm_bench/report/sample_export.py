@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fastvlm_bench import metrics
-from fastvlm_bench.analysis.arms import arms, count, scored
+from fastvlm_bench.analysis.arms import arms, scored, sum_rounds
 from fastvlm_bench.analysis.quality import score
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.csv_text import to_csv
@@ -46,7 +46,7 @@ def sample_values(run: Run) -> Iterable[dict[str, Any]]:
         if line["error"] is None:
             done = {
                 "tokens": len(ids), "token_ids": " ".join(map(str, ids)), "e2e_s": line["ttft_s"] + line["decode_s"],
-                "identical": None if base is None else ids == base, **asdict(count([line])),
+                "identical": None if base is None else ids == base, **asdict(sum_rounds([line])),
             }  # fmt: skip
         yield {
             **{name: value for name, value in line.items() if name not in ("rounds", "token_ids")},

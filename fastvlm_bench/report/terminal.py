@@ -4,9 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench import metrics
+from fastvlm_bench.analysis.counts import Counts
 from fastvlm_bench.analysis.quality import Quality
+from fastvlm_bench.analysis.sameness import Sameness
+from fastvlm_bench.analysis.settings import Settings
+from fastvlm_bench.analysis.speedup import AMBIGUOUS
 from fastvlm_bench.analysis.summary import Row, summarise
-from fastvlm_bench.analysis.verdict import Verdict, greedy, judge, word
+from fastvlm_bench.analysis.verdict import Verdict, greedy, judge
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.breakdown import energy_columns, energy_reason, memory_columns, outside, time_columns
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
@@ -39,7 +43,7 @@ def print_report(
             if sentence := conclusion(run, row):
                 say(console, sentence)
         others = [row for row in own if row.method != row.reference]
-        drafting = [row for row in own if row.alpha is not None]
+        drafting = [row for row in own if row.acceptance.alpha is not None]
         for shown, columns in ((others, estimate_columns), (drafting, draft_columns), (own, time_columns)):
             if shown:
                 console.print()
@@ -84,21 +88,22 @@ def headline(run: Run) -> str:
 
 def suite_headline(row: Row) -> str:
     """The suite in one line: what was measured, on what data, how often."""
-    repeats = f" × {row.repeats} repeats" if row.repeats > 1 else ""
-    repeats += f" in {row.invocations} invocations" if row.invocations > 1 else ""
-    batches = f" in batches of {row.batch_size}" if row.batch_size > 1 else ""
-    length = f"exactly {row.max_new_tokens} tokens (EOS ignored)" if row.ignore_eos else (
-        f"at most {row.max_new_tokens} tokens")  # fmt: skip
+    settings, counts = row.settings, row.counts
+    repeats = f" × {counts.repeats} repeats" if counts.repeats > 1 else ""
+    repeats += f" in {counts.invocations} invocations" if counts.invocations > 1 else ""
+    batches = f" in batches of {settings.batch_size}" if settings.batch_size > 1 else ""
+    length = f"exactly {settings.max_new_tokens} tokens (EOS ignored)" if settings.ignore_eos else (
+        f"at most {settings.max_new_tokens} tokens")  # fmt: skip
     return (
-        f"{row.suite} {row.suite_version} · split {row.split} · {row.source} · n = {row.samples}{batches}{repeats} · "
-        f"{length} · reference {row.reference}{sampling(row)}"
+        f"{row.suite} {settings.suite_version} · split {settings.split} · {settings.source} · "
+        f"n = {counts.samples}{batches}{repeats} · {length} · reference {row.reference}{sampling(settings)}"
     )
 
 
-def sampling(row: Row) -> str:
+def sampling(settings: Settings) -> str:
     """How tokens were drawn: " · sampled at temperature 0.7, top-p 0.9"; "" where decoding was greedy."""
-    parts = [f"temperature {row.temperature:g}"] if row.temperature else []
-    parts += [f"top-{name} {value:g}" for name, value in (("p", row.top_p), ("k", row.top_k)) if value]
+    parts = [f"temperature {settings.temperature:g}"] if settings.sampled else []
+    parts += [f"top-{name} {value:g}" for name, value in (("p", settings.top_p), ("k", settings.top_k)) if value]
     return f" · sampled at {', '.join(parts)}" if parts else ""
 
 
@@ -126,34 +131,40 @@ def _column(header: str, rows: Sequence[Row], cell: Callable[[Row], str]) -> Cel
 
 def _with_ceiling(row: Row) -> str:
     """The end-to-end speed-up and its ceiling (Amdahl), in one cell so that no narrow terminal separates them."""
-    ceiling = "" if row.e2e_speedup_ceiling is None else f" ({number(row.e2e_speedup_ceiling, 1)})"
-    return ratio(row.e2e_speedup_geomean) + ceiling
+    ceiling = row.speedup.e2e_speedup_ceiling
+    return ratio(row.speedup.e2e_speedup_geomean) + ("" if ceiling is None else f" ({number(ceiling, 1)})")
 
 
 def _same(row: Row) -> str:
-    if row.temperature and row.lossless and row.method != row.reference:
+    if row.settings.sampled and row.settings.lossless and row.method != row.reference:
         return "sampled"
-    return NOTHING if row.identical is None else f"{row.identical}/{row.samples_paired}{_others(row)}"
+    identical = row.sameness.identical
+    return NOTHING if identical is None else f"{identical}/{row.counts.samples_paired}{_others(row.sameness)}"
 
 
-def _others(row: Row) -> str:
+def _others(sameness: Sameness) -> str:
     """How the outputs that are not identical were judged: ", 2 near-ties, 1 violation", or ""."""
-    counts = ((row.near_ties, "near-tie"), (row.violations, "violation"))
+    counts = ((sameness.near_ties, "near-tie"), (sameness.violations, "violation"))
     return "".join(f", {count} {name}{'s' * (count > 1)}" for count, name in counts if count)
+
+
+def _failed(counts: Counts) -> str:
+    return f"{counts.samples_failed}/{counts.samples}" if counts.samples_failed else ""
 
 
 def speed_columns(rows: Sequence[Row]) -> list[Cells]:
     """What one wants to know first: speed-ups, whether the tokens are the same, and latencies."""
     return [
-        _column("decode\nspeed-up ↑", rows, lambda r: ratio(r.decode_speedup_geomean)),
+        _column("decode\nspeed-up ↑", rows, lambda r: ratio(r.speedup.decode_speedup_geomean)),
         _column("end-to-end\nspeed-up ↑ (ceiling)", rows, _with_ceiling),
         _column("same\ntokens", rows, _same),
-        _column("requests\n/s ↑", rows, lambda r: number(r.requests_per_s, 2) if r.batch_size > 1 else ""),
-        _column("TTFT\nms ↓", rows, lambda r: milliseconds(r.ttft_s.median)),
-        _column("TPOT\nms ↓", rows, lambda r: milliseconds(r.tpot_s.median)),
-        _column("decode\ntok/s ↑", rows, lambda r: number(r.decode_tokens_per_s, 1)),
-        _column("failed\nsamples", rows, lambda r: f"{r.samples_failed}/{r.samples}" if r.samples_failed else ""),
-    ]
+        _column("requests\n/s ↑", rows,
+                lambda r: number(r.times.requests_per_s, 2) if r.settings.batch_size > 1 else ""),
+        _column("TTFT\nms ↓", rows, lambda r: milliseconds(r.times.ttft_s.median)),
+        _column("TPOT\nms ↓", rows, lambda r: milliseconds(r.times.tpot_s.median)),
+        _column("decode\ntok/s ↑", rows, lambda r: number(r.times.decode_tokens_per_s, 1)),
+        _column("failed\nsamples", rows, lambda r: _failed(r.counts)),
+    ]  # fmt: skip
 
 
 def quality_columns(rows: Sequence[Row]) -> list[Cells]:
@@ -166,38 +177,38 @@ def quality_columns(rows: Sequence[Row]) -> list[Cells]:
         _column(f"{metrics.LABELS.get(quality.metric, quality.metric)} ↑\n0-100 (Δ)", rows, metric(index))
         for index, quality in enumerate(rows[0].quality)
     ]
-    kind = "allocated" if any(row.peak_allocated_bytes is not None for row in rows) else "rss"
+    kind = "allocated" if any(row.memory.peak_allocated_bytes is not None for row in rows) else "rss"
     name = "tensors" if kind == "allocated" else "RSS"
     return [
         *columns,
-        _column(f"peak {name}\nMiB ↓", rows, lambda r: mebibytes(getattr(r, f"peak_{kind}_bytes"))),
-        _column("Δ peak\nMiB", rows, lambda r: mebibytes(getattr(r, f"peak_{kind}_delta_bytes"), True)),
+        _column(f"peak {name}\nMiB ↓", rows, lambda r: mebibytes(getattr(r.memory, f"peak_{kind}_bytes"))),
+        _column("Δ peak\nMiB", rows, lambda r: mebibytes(getattr(r.memory, f"peak_{kind}_delta_bytes"), True)),
     ]
 
 
 def estimate_columns(rows: Sequence[Row]) -> list[Cells]:
     """The ratios of totals, the words for the headline speed-ups, and how single invocations and outliers differ."""
     return [
-        _column("decode ×\nof totals", rows, lambda r: ratio(r.decode_speedup_totals)),
-        _column("end-to-end ×\nof totals", rows, lambda r: ratio(r.e2e_speedup_totals)),
-        _column("decode\nverdict", rows, lambda r: word(r.decode_speedup_geomean, r.decode_speedup_holm_p)),
-        _column("end-to-end\nverdict", rows, lambda r: word(r.e2e_speedup_geomean, r.e2e_speedup_holm_p)),
-        _column("each invocation\n×", rows, lambda r: " ".join(number(value) for value in r.speedup_by_invocation)),
-        _column("between\ninvocations", rows, lambda r: ratio(r.speedup_between)),
-        _column("outliers\nkept", rows, lambda r: str(r.outliers) if r.outliers else ""),
+        _column("decode ×\nof totals", rows, lambda r: ratio(r.speedup.decode_speedup_totals)),
+        _column("end-to-end ×\nof totals", rows, lambda r: ratio(r.speedup.e2e_speedup_totals)),
+        _column("decode\nverdict", rows, lambda r: r.speedup.decode_speedup_verdict or AMBIGUOUS),
+        _column("end-to-end\nverdict", rows, lambda r: r.speedup.e2e_speedup_verdict or AMBIGUOUS),
+        _column("each invocation\n×", rows, lambda r: " ".join(map(number, r.speedup.speedup_by_invocation))),
+        _column("between\ninvocations", rows, lambda r: ratio(r.speedup.speedup_between)),
+        _column("outliers\nkept", rows, lambda r: str(r.speedup.outliers) if r.speedup.outliers else ""),
     ]
 
 
 def draft_columns(rows: Sequence[Row]) -> list[Cells]:
     """How good the drafts are: acceptance, tokens per round, and the size of the imitation head."""
     return [
-        _column("α ↑\n", rows, lambda r: number(r.alpha)),
-        _column("τ ↑\ntok/round", rows, lambda r: number(r.tau)),
-        _column("accepted\n/drafted ↑", rows, lambda r: number(r.draft_acceptance_rate)),
-        _column("drafted\n/round", rows, lambda r: number(r.drafted_per_round, 1)),
+        _column("α ↑\n", rows, lambda r: number(r.acceptance.alpha)),
+        _column("τ ↑\ntok/round", rows, lambda r: number(r.acceptance.tau)),
+        _column("accepted\n/drafted ↑", rows, lambda r: number(r.acceptance.draft_acceptance_rate)),
+        _column("drafted\n/round", rows, lambda r: number(r.acceptance.drafted_per_round, 1)),
         _column("% accepted of tested ↑\nat position 1 2 3 ..", rows,
-                lambda r: " ".join(f"{a * 100:.0f}" for a in r.acceptance_by_position)),
-        _column("head\nMiB", rows, lambda r: mebibytes(r.extra_bytes) if r.extra_bytes else NOTHING),
+                lambda r: " ".join(f"{a * 100:.0f}" for a in r.acceptance.acceptance_by_position)),
+        _column("head\nMiB", rows, lambda r: mebibytes(r.memory.extra_bytes) if r.memory.extra_bytes else NOTHING),
     ]  # fmt: skip
 
 
@@ -215,14 +226,14 @@ def describe(method: Mapping[str, Any]) -> str:
 
 def conclusion(run: Run, row: Row) -> str:
     """One sentence about a lossless method against the reference; "" for the reference and for lossy methods."""
-    if row.method == row.reference or not row.lossless:
+    if row.method == row.reference or not row.settings.lossless:
         return ""
-    name, estimate, doing = describe(run.method(row.method)), row.decode_speedup_geomean, "decodes"
+    name, speedup = describe(run.method(row.method)), row.speedup
+    estimate, found, doing = speedup.decode_speedup_geomean, speedup.decode_speedup_verdict, "decodes"
     if estimate is None:
-        estimate, doing = row.e2e_speedup_geomean, "answers"
-    if estimate is None:
+        estimate, found, doing = speedup.e2e_speedup_geomean, speedup.e2e_speedup_verdict, "answers"
+    if estimate is None or found is None:
         return f"{name}: nothing was measured together with {row.reference}."
-    found = word(estimate, row.decode_speedup_holm_p if doing == "decodes" else row.e2e_speedup_holm_p)
     value, _, interval = ratio(estimate).partition(" ")
     interval = f" {interval}" if interval else ""
     phrase = {
@@ -231,8 +242,9 @@ def conclusion(run: Run, row: Row) -> str:
         "SAME": f"{doing} as fast as {row.reference}, {value}{interval}",
         "AMBIGUOUS": f"{doing} {value} as fast as {row.reference}{interval}: too few samples or too much noise to tell",
     }[found]
-    if doing == "decodes" and row.e2e_speedup_geomean is not None:
-        phrase += f", end to end {ratio(row.e2e_speedup_geomean)}"
-    same = f", identical on {row.identical} of {row.samples_paired}{_others(row)}" if greedy(run.meta) else (
-        ", per token, drawn by a rule that keeps the target's distribution")  # fmt: skip
+    if doing == "decodes" and speedup.e2e_speedup_geomean is not None:
+        phrase += f", end to end {ratio(speedup.e2e_speedup_geomean)}"
+    same = ", per token, drawn by a rule that keeps the target's distribution"
+    if greedy(run.meta):
+        same = f", identical on {row.sameness.identical} of {row.counts.samples_paired}{_others(row.sameness)}"
     return f"{name} {phrase}{same}."

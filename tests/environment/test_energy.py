@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench.analysis.speed import energy_of
+from fastvlm_bench.analysis.energy import Energy, energy_of
 from fastvlm_bench.errors import Absent
 from fastvlm_bench.machine import energy
 from fastvlm_bench.machine.energy import Counter, Power, Rapl, blocks, open_meter
@@ -133,7 +133,7 @@ def test_blocks_go_forwards_and_backwards_and_give_joules_per_token() -> None:
     assert found["idle_w"] == pytest.approx(50) and found["source"] == "simulated"
     assert all(5.0 <= block["seconds"] < 6.0 and block["samples"] > 5 for block in found["blocks"])
     meta: dict[str, Any] = {"energy": {"s": found}}
-    assert energy_of(meta, "s", "standard") == (pytest.approx(200 * 0.8 / 40), pytest.approx(200))
-    assert energy_of(meta, "s", "fastvlm") == (pytest.approx(200 * 0.4 / 40), pytest.approx(200))
+    assert energy_of(meta, "s", "standard") == Energy(pytest.approx(200 * 0.8 / 40), pytest.approx(200))
+    assert energy_of(meta, "s", "fastvlm") == Energy(pytest.approx(200 * 0.4 / 40), pytest.approx(200))
     found["blocks"][1]["joules"] = None
-    assert energy_of(meta, "s", "fastvlm") == (None, None) and energy_of({}, "s", "x") == (None, None)
+    assert energy_of(meta, "s", "fastvlm") == energy_of({}, "s", "x") == Energy(None, None)

@@ -64,23 +64,26 @@ def test_a_batch_is_one_observation(fake: Any) -> None:
     assert together[0][0].decode_s == pytest.approx(sum(line["decode_s"] for line in first))
     assert together[0][0].tokens == sum(len(line["token_ids"]) for line in first)
     row = summarise(run)[1]
-    assert row.decode_speedup_geomean is not None and row.decode_speedup_geomean.n == 10 and row.batch_size == 4
+    assert row.settings.batch_size == 4
+    assert row.speedup.decode_speedup_geomean is not None and row.speedup.decode_speedup_geomean.n == 10
     seconds = [t.decode_s for _, t in together], [o.decode_s for o, _ in together]
-    assert row.decode_speedup_geomean == geometric_mean_ratio(*seconds)
-    assert row.decode_speedup_totals == ratio_of_totals(*seconds)
+    assert row.speedup.decode_speedup_geomean == geometric_mean_ratio(*seconds)
+    assert row.speedup.decode_speedup_totals == ratio_of_totals(*seconds)
     alone = summarise(fake.run(suites=[fake.suite()]))[1]
-    assert alone.decode_speedup_geomean is not None and alone.decode_speedup_geomean.n == 40
-    assert alone.decode_speedup_totals is not None and row.decode_speedup_totals is not None
-    assert alone.decode_speedup_totals.value == pytest.approx(row.decode_speedup_totals.value)  # the sums are the same
+    assert alone.speedup.decode_speedup_geomean is not None and alone.speedup.decode_speedup_geomean.n == 40
+    by_sums, by_sums_alone = row.speedup.decode_speedup_totals, alone.speedup.decode_speedup_totals
+    assert by_sums_alone is not None and by_sums is not None
+    assert by_sums_alone.value == pytest.approx(by_sums.value)  # the sums are the same
 
 
 def test_samples_of_a_batch_have_no_latency(fake: Any) -> None:
     run = batched(fake, 4)
     for row in summarise(run):
-        assert row.ttft_s.median is row.tpot_s.median is row.e2e_s.median is row.decode_s.median is None
-        assert row.tpot_spread is None
+        times = row.times
+        assert times.ttft_s.median is times.tpot_s.median is times.e2e_s.median is times.decode_s.median is None
+        assert times.tpot_spread is None
         seconds = sum(line["ttft_s"] + line["decode_s"] for line in run.lines if line["method"] == row.method)
-        assert row.requests_per_s == pytest.approx(40 / seconds)
+        assert row.times.requests_per_s == pytest.approx(40 / seconds)
     console = Console(file=io.StringIO(), width=80)
     print_report(run, console)
     text = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
@@ -118,7 +121,7 @@ def test_a_failed_batch(fake: Any) -> None:
 
     run = fake.run(suites=[fake.suite()], change=change, meta={"config": {"batch_size": 4}})
     row = summarise(run)[1]
-    assert row.samples_failed == 4 and row.samples_paired == 36 and row.e2e_speedup_geomean.n == 9
+    assert row.counts.samples_failed == 4 and row.counts.samples_paired == 36 and row.speedup.e2e_speedup_geomean.n == 9
     assert any(w.name == "FailedSamples" for w in judge(run).warnings)
 
 
@@ -177,4 +180,4 @@ def test_old_runs_have_batch_size_one() -> None:
     from fastvlm_bench.records.record import read_run
 
     run = read_run(Path(__file__).parent / "golden-v1")
-    assert {row.batch_size for row in summarise(run)} == {1}
+    assert {row.settings.batch_size for row in summarise(run)} == {1}

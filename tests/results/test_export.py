@@ -1,6 +1,7 @@
 """Exports are read back with the readers that people use, and every column is documented."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -14,13 +15,12 @@ import pandas
 import pytest
 
 from fastvlm_bench import metrics
-from fastvlm_bench.analysis.summary import summarise
+from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.report.columns import SOURCES, columns, row_dict
 from fastvlm_bench.report.export import (
     FORMATS,
-    columns,
     export_runs,
-    row_dict,
     rows_csv,
     rows_latex,
     rows_markdown,
@@ -61,17 +61,31 @@ def test_every_column_is_documented() -> None:
     assert [name for name in SAMPLE_COLUMNS if name not in documented] == []
 
 
+def test_every_field_of_a_row_is_a_column_and_its_group_stands_in_the_file_of_its_name() -> None:
+    found: list[str] = []
+    for field in dataclasses.fields(Row):
+        kind: Any = field.type
+        if dataclasses.is_dataclass(kind):
+            assert kind.__module__ == f"fastvlm_bench.analysis.{field.name}"
+            found += [f"{field.name}.{own.name}" for own in dataclasses.fields(kind)]
+        else:
+            found.append(field.name)
+    derived = {"speedup.decode_speedup_verdict", "speedup.e2e_speedup_verdict"}
+    assert sorted(SOURCES) == sorted({*found, *derived})
+
+
 def test_rows_survive_pandas(fake: SimpleNamespace, tmp_path: Path) -> None:
     rows = summarise(fake.run(suites=[fake.suite(n=6, source='a, "b"\nc'), fake.suite("vqa-v2", n=6)]))
     save(tmp_path / "rows.csv", rows_csv(rows))
     frame = read(tmp_path / "rows.csv")
     assert list(frame.columns) == [column.name for column in columns()]
     assert list(frame["source"]) == ['a, "b"\nc'] * 2 + ["embedded (rendered scenes)"] * 2
-    assert rows[1].decode_speedup_geomean is not None
-    assert float(frame["decode_speedup_geomean"][1]) == rows[1].decode_speedup_geomean.value
-    assert float(frame["decode_speedup_geomean_low"][1]) == rows[1].decode_speedup_geomean.low
+    assert rows[1].speedup.decode_speedup_geomean is not None
+    assert float(frame["decode_speedup_geomean"][1]) == rows[1].speedup.decode_speedup_geomean.value
+    assert float(frame["decode_speedup_geomean_low"][1]) == rows[1].speedup.decode_speedup_geomean.low
     assert list(frame["lossless"]) == ["true"] * 4
-    assert [float(a) for a in frame["acceptance_by_position"][1].split(";")] == list(rows[1].acceptance_by_position)
+    accepted = [float(share) for share in frame["acceptance_by_position"][1].split(";")]
+    assert accepted == list(rows[1].acceptance.acceptance_by_position)
     assert frame["quality_vqa_accuracy"][0] == "" and frame["quality_vqa_accuracy"][2] != ""
     assert frame["decode_speedup_geomean"][0] == "" and frame["identical"][1] == "6"
     assert frame["quality_bleu4_delta"][1] == "0.0" and frame["quality_bleu4_verdict"][1] == "identical"

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from fastvlm_bench.analysis.flips import Flips, count_flips, exact_p
 from fastvlm_bench.analysis.summary import summarise
-from fastvlm_bench.report.export import row_dict
+from fastvlm_bench.report.columns import row_dict
 
 
 @pytest.mark.parametrize(("won", "lost"), [(1, 0), (0, 5), (2, 5), (5, 5), (3, 40), (120, 80), (900, 1100)])

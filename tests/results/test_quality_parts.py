@@ -16,7 +16,8 @@ from fastvlm_bench.metrics import cider_d
 from fastvlm_bench.records import document_frequencies
 from fastvlm_bench.records.document_frequencies import cider_df
 from fastvlm_bench.records.record import Run, read_run
-from fastvlm_bench.report.export import row_dict, run_json
+from fastvlm_bench.report.columns import row_dict
+from fastvlm_bench.report.export import run_json
 from fastvlm_bench.report.terminal import print_report
 
 

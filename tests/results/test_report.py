@@ -1,6 +1,7 @@
 """The report at several widths and encodings: complete numbers, no line too long, the sentence that sums up."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from fastvlm_bench.analysis.statistics import Estimate
-from fastvlm_bench.analysis.summary import Row, summarise
+from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.layout import Cells, break_label, draw
@@ -49,12 +50,13 @@ def test_fits_and_cuts_nothing(run: Run, width: int) -> None:
     assert "…" not in text
     for row in summarise(run):
         for value in (
-            ratio(row.decode_speedup_geomean), ratio(row.e2e_speedup_geomean), milliseconds(row.ttft_s.median),
-            milliseconds(row.tpot_s.median), number(row.decode_tokens_per_s, 1), number(row.tau),
-            mebibytes(row.peak_rss_bytes), share(row.phase_verify), number(row.predicted_decode_speedup),
+            ratio(row.speedup.decode_speedup_geomean), ratio(row.speedup.e2e_speedup_geomean),
+            milliseconds(row.times.ttft_s.median), milliseconds(row.times.tpot_s.median),
+            number(row.times.decode_tokens_per_s, 1), number(row.acceptance.tau), mebibytes(row.memory.peak_rss_bytes),
+            share(row.phases.phase_verify), number(row.costs.predicted_decode_speedup),
         ):  # fmt: skip
             assert value in text
-        for accepted in [" ".join(f"{a * 100:.0f}" for a in row.acceptance_by_position)]:
+        for accepted in [" ".join(f"{a * 100:.0f}" for a in row.acceptance.acceptance_by_position)]:
             assert accepted in text
 
 
@@ -126,8 +128,12 @@ def test_conclusion(
     run = fake.run(suites=[fake.suite(n=5, metrics=[])])
     row = summarise(run)[1]
     e2e = Estimate(1.5, 1.4, 1.6, 200)
-    changed = Row(**{**vars(row), "decode_speedup_geomean": estimate, "e2e_speedup_geomean": e2e,
-                     "identical": identical, "samples_paired": 200})  # fmt: skip
+    changed = replace(
+        row,
+        speedup=replace(row.speedup, decode_speedup_geomean=estimate, e2e_speedup_geomean=e2e),
+        sameness=replace(row.sameness, identical=identical),
+        counts=replace(row.counts, samples_paired=200),
+    )
     assert conclusion(run, changed).startswith(f"fastvlm(γ=6, exit 2, attention head) {expected}")
     assert conclusion(run, summarise(run)[0]) == ""
 
@@ -191,12 +197,13 @@ def test_memory_is_taken_apart_and_drawn(fake: SimpleNamespace, tmp_path: Path) 
 
 def test_phases_of_hooks_replace_those_of_the_clock(fake: SimpleNamespace) -> None:
     phases = {"vision_s": 0.1, "prefill_s": 0.1, "draft_s": 0.2, "verify_s": 0.4, "other_s": 0.2}
-    row = summarise(fake.run(change=lambda line: {**line, "phases": phases}))[1]
-    assert (row.phase_vision, row.phase_verify, row.phases_by) == (pytest.approx(0.1), pytest.approx(0.4), "events")
+    own = summarise(fake.run(change=lambda line: {**line, "phases": phases}))[1].phases
+    assert (own.phase_vision, own.phase_verify, own.phases_by) == (pytest.approx(0.1), pytest.approx(0.4), "events")
     for row in summarise(fake.run()):
-        shares = (row.phase_vision, row.phase_prefill, row.phase_draft, row.phase_verify, row.phase_other)
-        assert sum(share or 0 for share in shares) == pytest.approx(1) and row.phases_by == "clock"
-        assert row.phase_other > 0
+        own = row.phases
+        shares = (own.phase_vision, own.phase_prefill, own.phase_draft, own.phase_verify, own.phase_other)
+        assert sum(share or 0 for share in shares) == pytest.approx(1) and own.phases_by == "clock"
+        assert own.phase_other is not None and own.phase_other > 0
 
 
 def test_energy_stands_beside_idle_power_or_its_absence_is_said(fake: SimpleNamespace) -> None:

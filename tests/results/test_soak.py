@@ -63,4 +63,4 @@ def test_ten_thousand_samples_in_flat_memory_with_a_quick_resume(tmp_path: Path)
     writer.close()
     assert len(writer.completed) == 10_000 and seconds < 2, f"the records took {seconds:.1f} s of a processor to read"
     rows = summarise(read_run(tmp_path / "run"))
-    assert [row.samples_ok for row in rows] == [10_000, 10_000] and rows[1].identical == 10_000
+    assert [row.counts.samples_ok for row in rows] == [10_000, 10_000] and rows[1].sameness.identical == 10_000

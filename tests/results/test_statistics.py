@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats  # type: ignore[import-untyped]
 
+from fastvlm_bench.analysis.speedup import word
 from fastvlm_bench.analysis.statistics import (
     Estimate,
     bootstrap_draws,
@@ -31,7 +32,6 @@ from fastvlm_bench.analysis.statistics import (
     welch_p,
 )
 from fastvlm_bench.analysis.summary import summarise
-from fastvlm_bench.analysis.verdict import word
 
 positive = st.floats(1e-3, 1e3)
 seeded = settings(derandomize=True, deadline=None, max_examples=50, database=None)
@@ -227,7 +227,7 @@ def test_two_identical_noisy_arms_are_seldom_called_faster(fake: SimpleNamespace
         run = fake.run(suites=[suite], methods=[fake.method("standard"), fake.method("hf-generate")], seed=seed,
                        noise=0.1, tokens=8)  # fmt: skip
         row = summarise(run)[1]
-        words += [word(row.decode_speedup_geomean), word(row.e2e_speedup_geomean)]
+        words += [word(row.speedup.decode_speedup_geomean), word(row.speedup.e2e_speedup_geomean)]
     for phase in (words[::2], words[1::2]):
         assert phase.count("FASTER") <= 10
         assert phase.count("SLOWER") <= 10
@@ -244,8 +244,8 @@ def test_a_known_ratio_lies_in_its_interval(fake: SimpleNamespace) -> None:
         run = fake.run(suites=[suite], methods=[fake.method("standard"), fake.method("slow")], seed=seed, noise=0.05,
                        change=slow)  # fmt: skip
         row = summarise(run)[1]
-        assert word(row.decode_speedup_geomean) == "SLOWER"
-        estimate = row.decode_speedup_geomean
+        assert word(row.speedup.decode_speedup_geomean) == "SLOWER"
+        estimate = row.speedup.decode_speedup_geomean
         assert estimate is not None and estimate.low is not None and estimate.high is not None
         held += estimate.low <= 1 / 1.30 <= estimate.high
     assert held >= 90

@@ -6,9 +6,15 @@ from typing import Any
 import pytest
 
 from fastvlm_bench import metrics
+from fastvlm_bench.analysis.counts import Counts
+from fastvlm_bench.analysis.energy import Energy
+from fastvlm_bench.analysis.sameness import Sameness
+from fastvlm_bench.analysis.speedup import Speedup
 from fastvlm_bench.analysis.statistics import Estimate
-from fastvlm_bench.analysis.summary import Row, Spread, check_line, summarise
+from fastvlm_bench.analysis.summary import Row, summarise
+from fastvlm_bench.analysis.times import Spread
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.records.identities import check_line
 
 
 def entry(sample: str, method: str, ids: list[int], ttft: float, decode: float, rounds: list[list[Any]],
@@ -39,48 +45,53 @@ def by_hand(fake: SimpleNamespace) -> list[Row]:
 
 def test_reference_row(by_hand: list[Row]) -> None:
     row = by_hand[0]
-    assert (row.method, row.samples, row.samples_ok, row.samples_failed, row.repeats) == ("standard", 2, 2, 0, 1)
-    assert row.ttft_s == Spread(1.0, None, None)
-    assert row.tpot_s.median == pytest.approx((1.2 / 4 + 0.8 / 3) / 2)
-    assert row.e2e_s.median == pytest.approx((2.2 + 1.8) / 2)
-    assert row.decode_tokens_per_s == pytest.approx(7 / 2.0)
-    assert row.e2e_tokens_per_s == pytest.approx(9 / 4.0)
-    assert row.decode_share == pytest.approx(2.0 / 4.0)
-    assert row.vision_share == pytest.approx(1.0 / 4.0)
-    assert row.new_tokens_median == 4.5
-    assert row.standard_s_per_token == pytest.approx(0.25)
-    assert (row.tau, row.alpha, row.draft_acceptance_rate) == (1.0, None, None)
-    assert row.acceptance_by_position == ()
-    for name in ("decode_speedup_geomean", "e2e_speedup_geomean", "decode_speedup_totals", "identical", "efficiency",
-                 "predicted_decode_speedup", "e2e_speedup_ceiling", "ratio_spread", "peak_rss_delta_bytes",
-                 "draft_s_per_token"):  # fmt: skip
-        assert getattr(row, name) is None
+    times, phases = row.times, row.phases
+    assert row.method == row.reference == "standard"
+    assert row.counts == Counts(samples=2, samples_ok=2, samples_failed=0, samples_paired=0, samples_one_token=0,
+                                repeats=1, invocations=1)  # fmt: skip
+    assert times.ttft_s == Spread(1.0, None, None)
+    assert times.tpot_s.median == pytest.approx((1.2 / 4 + 0.8 / 3) / 2)
+    assert times.e2e_s.median == pytest.approx((2.2 + 1.8) / 2)
+    assert times.decode_tokens_per_s == pytest.approx(7 / 2.0)
+    assert times.e2e_tokens_per_s == pytest.approx(9 / 4.0)
+    assert times.new_tokens_median == 4.5
+    assert phases.decode_share == pytest.approx(2.0 / 4.0)
+    assert phases.vision_share == pytest.approx(1.0 / 4.0)
+    assert row.costs.standard_s_per_token == pytest.approx(0.25)
+    assert (row.acceptance.tau, row.acceptance.alpha, row.acceptance.draft_acceptance_rate) == (1.0, None, None)
+    assert row.acceptance.acceptance_by_position == ()
+    assert row.speedup == Speedup() and row.sameness == Sameness() and row.energy == Energy()
+    assert row.costs.efficiency is row.costs.predicted_decode_speedup is row.costs.draft_s_per_token is None
+    assert row.memory.peak_rss_delta_bytes is None
     assert all(quality.delta is None and quality.verdict == "" for quality in row.quality)
 
 
 def test_method_row(by_hand: list[Row]) -> None:
     row = by_hand[1]
-    assert row.decode_speedup_geomean is not None and row.e2e_speedup_geomean is not None
-    assert row.decode_speedup_totals is not None and row.e2e_speedup_totals is not None
-    assert row.decode_speedup_totals.value == pytest.approx((1.2 + 0.8) / (0.6 + 1.4))
-    assert row.e2e_speedup_totals.value == pytest.approx((2.2 + 1.8) / (1.7 + 2.5))
-    assert row.decode_speedup_geomean.value == pytest.approx(((1.2 / 0.6) * (0.8 / 1.4)) ** 0.5)
-    assert row.e2e_speedup_geomean.value == pytest.approx(((2.2 / 1.7) * (1.8 / 2.5)) ** 0.5)
-    assert row.alpha == pytest.approx(4 / 6)  # accepted 3 + 1 + 0, tested 3 + 2 + 1
-    assert row.draft_acceptance_rate == pytest.approx(4 / 9)
-    assert row.tau == pytest.approx(7 / 3)
-    assert row.acceptance_by_position == pytest.approx((2 / 3, 1 / 2, 1.0))
-    assert (row.rounds, row.drafted_per_round) == (3, 3.0)
-    assert row.draft_s_per_token == pytest.approx(0.05)
-    assert row.verify_s_per_round == pytest.approx(0.3)
+    speedup, acceptance, costs, phases = row.speedup, row.acceptance, row.costs, row.phases
+    assert speedup.decode_speedup_geomean is not None and speedup.e2e_speedup_geomean is not None
+    assert speedup.decode_speedup_totals is not None and speedup.e2e_speedup_totals is not None
+    assert speedup.decode_speedup_totals.value == pytest.approx((1.2 + 0.8) / (0.6 + 1.4))
+    assert speedup.e2e_speedup_totals.value == pytest.approx((2.2 + 1.8) / (1.7 + 2.5))
+    assert speedup.decode_speedup_geomean.value == pytest.approx(((1.2 / 0.6) * (0.8 / 1.4)) ** 0.5)
+    assert speedup.e2e_speedup_geomean.value == pytest.approx(((2.2 / 1.7) * (1.8 / 2.5)) ** 0.5)
+    assert speedup.e2e_speedup_ceiling == pytest.approx(((2.2 / 1.0) * (1.8 / 1.0)) ** 0.5)
+    assert acceptance.alpha == pytest.approx(4 / 6)  # accepted 3 + 1 + 0, tested 3 + 2 + 1
+    assert acceptance.draft_acceptance_rate == pytest.approx(4 / 9)
+    assert acceptance.tau == pytest.approx(7 / 3)
+    assert acceptance.acceptance_by_position == pytest.approx((2 / 3, 1 / 2, 1.0))
+    assert (acceptance.rounds, acceptance.drafted_per_round) == (3, 3.0)
+    assert costs.draft_s_per_token == pytest.approx(0.05)
+    assert costs.verify_s_per_round == pytest.approx(0.3)
     predicted = (7 / 3) * 0.25 / (3 * 0.05 + 0.3)
-    assert row.predicted_decode_speedup == pytest.approx(predicted)
-    assert row.efficiency == pytest.approx(1.0 / predicted)
-    assert (row.draft_share, row.verify_share, row.other_share) == pytest.approx((0.45 / 2, 0.9 / 2, 0.65 / 2))
-    assert row.e2e_speedup_ceiling == pytest.approx(((2.2 / 1.0) * (1.8 / 1.0)) ** 0.5)
-    assert (row.identical, row.samples_paired, row.samples_one_token) == (2, 2, 0)
-    assert row.different_rate_upper == 1.0
-    assert (row.peak_rss_bytes, row.peak_rss_delta_bytes, row.peak_allocated_bytes) == (130, 30, None)
+    assert costs.predicted_decode_speedup == pytest.approx(predicted)
+    assert costs.efficiency == pytest.approx(1.0 / predicted)
+    shares = (phases.draft_share, phases.verify_share, phases.other_share)
+    assert shares == pytest.approx((0.45 / 2, 0.9 / 2, 0.65 / 2))
+    assert (row.sameness.identical, row.counts.samples_paired, row.counts.samples_one_token) == (2, 2, 0)
+    assert row.sameness.different_rate_upper == 1.0
+    memory = row.memory
+    assert (memory.peak_rss_bytes, memory.peak_rss_delta_bytes, memory.peak_allocated_bytes) == (130, 30, None)
     assert [(q.metric, q.delta, q.verdict) for q in row.quality] == [
         (metric, Estimate(0.0, None, None, 2), "identical") for metric in ("bleu4", "rouge_l", "cider_d")
     ]
@@ -97,8 +108,8 @@ def test_repeats_are_medians_of_times_within_a_sample(fake: SimpleNamespace) -> 
         return {**line, "decode_s": seconds if line["method"] == "fastvlm" else 1.0}
 
     row = summarise(fake.run(suites=[fake.suite(n=4)], repeats=3, change=outlier))[1]
-    assert row.repeats == 3
-    assert row.decode_speedup_totals == Estimate(2.0, 2.0, 2.0, 4) == close(row.decode_speedup_geomean)
+    assert row.counts.repeats == 3
+    assert row.speedup.decode_speedup_totals == Estimate(2.0, 2.0, 2.0, 4) == close(row.speedup.decode_speedup_geomean)
 
 
 def test_a_sample_that_failed_in_one_arm_leaves_both_arms_of_the_pair(fake: SimpleNamespace) -> None:
@@ -108,35 +119,39 @@ def test_a_sample_that_failed_in_one_arm_leaves_both_arms_of_the_pair(fake: Simp
         return {**line, "decode_s": 1.0 if line["method"] == "fastvlm" else 3.0}
 
     reference, row = summarise(fake.run(suites=[fake.suite(n=4)], change=change))
-    assert (reference.samples_ok, row.samples_ok, row.samples_failed, row.samples_paired) == (4, 3, 1, 3)
-    assert row.decode_speedup_totals == Estimate(3.0, 3.0, 3.0, 3) == close(row.decode_speedup_geomean)
-    assert row.identical == 3
-    assert row.e2e_speedup_geomean is not None and row.e2e_speedup_geomean.n == 3
+    counts = row.counts
+    assert reference.counts.samples_ok == 4
+    assert (counts.samples_ok, counts.samples_failed, counts.samples_paired) == (3, 1, 3)
+    assert row.speedup.decode_speedup_totals == Estimate(3.0, 3.0, 3.0, 3) == close(row.speedup.decode_speedup_geomean)
+    assert row.sameness.identical == 3
+    assert row.speedup.e2e_speedup_geomean is not None and row.speedup.e2e_speedup_geomean.n == 3
 
 
 def test_a_sample_that_failed_in_one_repeat_is_failed(fake: SimpleNamespace) -> None:
     def change(line: dict[str, Any]) -> dict[str, Any]:
         return fake.failed(line) if (line["sample_id"], line["repeat"]) == ("002", 1) else line
 
-    assert [(r.samples_ok, r.samples_failed) for r in summarise(fake.run(suites=[fake.suite(n=4)], repeats=2,
-                                                                         change=change))] == [(3, 1)] * 2  # fmt: skip
+    rows = summarise(fake.run(suites=[fake.suite(n=4)], repeats=2, change=change))
+    assert [(row.counts.samples_ok, row.counts.samples_failed) for row in rows] == [(3, 1)] * 2
 
 
 def test_all_failed_and_nothing_run_give_rows_without_numbers(fake: SimpleNamespace) -> None:
     for change in (fake.failed, lambda line: None):
         for row in summarise(fake.run(suites=[fake.suite(n=3)], change=change)):
-            assert row.samples_ok == 0
-            assert row.decode_speedup_geomean is None and row.alpha is None and row.decode_tokens_per_s is None
-            assert row.ttft_s == Spread(None, None, None)
+            assert row.counts.samples_ok == 0
+            assert row.speedup.decode_speedup_geomean is None and row.acceptance.alpha is None
+            assert row.times.decode_tokens_per_s is None
+            assert row.times.ttft_s == Spread(None, None, None)
             assert all(quality.value is None for quality in row.quality)
 
 
 def test_one_token_answers_have_no_decode_ratio_and_are_counted(fake: SimpleNamespace) -> None:
     row = summarise(fake.run(suites=[fake.suite("vqa-v2", n=6)], tokens=1))[1]
-    assert (row.samples_one_token, row.samples_paired) == (6, 6)
-    assert row.decode_speedup_geomean is None and row.tpot_s.median is None and row.decode_tokens_per_s is None
-    assert row.e2e_speedup_geomean is not None and row.e2e_speedup_geomean.n == 6
-    assert row.e2e_speedup_ceiling == 1.0
+    assert (row.counts.samples_one_token, row.counts.samples_paired) == (6, 6)
+    assert row.speedup.decode_speedup_geomean is None
+    assert row.times.tpot_s.median is None and row.times.decode_tokens_per_s is None
+    assert row.speedup.e2e_speedup_geomean is not None and row.speedup.e2e_speedup_geomean.n == 6
+    assert row.speedup.e2e_speedup_ceiling == 1.0
 
 
 def test_one_token_answers_among_longer_ones(fake: SimpleNamespace) -> None:
@@ -146,8 +161,8 @@ def test_one_token_answers_among_longer_ones(fake: SimpleNamespace) -> None:
         return {**line, "decode_s": 1.0 if line["method"] == "fastvlm" else 2.0}
 
     row = summarise(fake.run(suites=[fake.suite(n=3)], change=change))[1]
-    assert row.samples_one_token == 1
-    assert row.decode_speedup_totals == Estimate(2.0, 2.0, 2.0, 2) == close(row.decode_speedup_geomean)
+    assert row.counts.samples_one_token == 1
+    assert row.speedup.decode_speedup_totals == Estimate(2.0, 2.0, 2.0, 2) == close(row.speedup.decode_speedup_geomean)
 
 
 def test_identical_is_about_token_ids_in_every_repeat(fake: SimpleNamespace) -> None:
@@ -157,8 +172,8 @@ def test_identical_is_about_token_ids_in_every_repeat(fake: SimpleNamespace) -> 
         return line
 
     row = summarise(fake.run(suites=[fake.suite(n=4)], repeats=2, change=change))[1]
-    assert (row.identical, row.samples_paired, row.diverged) == (3, 4, ("001@3",))
-    assert row.different_rate_upper is None
+    assert (row.sameness.identical, row.counts.samples_paired, row.sameness.diverged) == (3, 4, ("001@3",))
+    assert row.sameness.different_rate_upper is None
     assert {quality.verdict for quality in row.quality} == {"identical"}
 
 
@@ -166,7 +181,7 @@ def test_a_shorter_output_diverges_where_it_ends(fake: SimpleNamespace) -> None:
     def change(line: dict[str, Any]) -> dict[str, Any]:
         return {**line, "token_ids": line["token_ids"][:5]} if line["method"] == "fastvlm" else line
 
-    assert summarise(fake.run(suites=[fake.suite(n=1)], change=change))[1].diverged == ("000@5",)
+    assert summarise(fake.run(suites=[fake.suite(n=1)], change=change))[1].sameness.diverged == ("000@5",)
 
 
 def test_early_exit_predicts_from_its_draft_cost_and_has_no_alpha(fake: SimpleNamespace) -> None:
@@ -176,8 +191,9 @@ def test_early_exit_predicts_from_its_draft_cost_and_has_no_alpha(fake: SimpleNa
         return {**line, "rounds": [[1, 0, 0, 1, 0.002, 0.0] for _ in line["rounds"]]}
 
     row = summarise(fake.run(suites=[fake.suite(n=3)], labels=("standard", "early-exit"), change=change))[1]
-    assert (row.alpha, row.draft_acceptance_rate, row.tau, row.lossless) == (None, None, 1.0, False)
-    assert row.predicted_decode_speedup == pytest.approx(5.0)
+    assert not row.settings.lossless
+    assert (row.acceptance.alpha, row.acceptance.draft_acceptance_rate, row.acceptance.tau) == (None, None, 1.0)
+    assert row.costs.predicted_decode_speedup == pytest.approx(5.0)
 
 
 def test_quality_difference_is_paired_and_clustered_by_image(fake: SimpleNamespace) -> None:
@@ -253,14 +269,14 @@ def test_interrupted_half_group_is_not_paired(fake: SimpleNamespace) -> None:
         return None if (line["method"], line["sample_id"], line["repeat"]) == ("fastvlm", "003", 1) else line
 
     row = summarise(fake.run(suites=[fake.suite(n=4)], repeats=2, change=change))[1]
-    assert (row.samples_ok, row.samples_paired) == (4, 3)
+    assert (row.counts.samples_ok, row.counts.samples_paired) == (4, 3)
 
 
 def test_percentiles_only_from_a_hundred_samples(fake: SimpleNamespace) -> None:
-    few = summarise(fake.run(suites=[fake.suite(n=99, metrics=[])]))[0]
-    many = summarise(fake.run(suites=[fake.suite(n=100, metrics=[])]))[0]
-    assert few.e2e_s.p95 is None and few.e2e_s.median is not None
-    assert many.e2e_s.p5 is not None and many.e2e_s.p95 is not None and many.e2e_s.p5 < many.e2e_s.p95
+    few = summarise(fake.run(suites=[fake.suite(n=99, metrics=[])]))[0].times.e2e_s
+    many = summarise(fake.run(suites=[fake.suite(n=100, metrics=[])]))[0].times.e2e_s
+    assert few.p95 is None and few.median is not None
+    assert many.p5 is not None and many.p95 is not None and many.p5 < many.p95
 
 
 def test_a_run_that_ended_before_its_model_was_loaded(fake: SimpleNamespace) -> None:

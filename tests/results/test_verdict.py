@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from fastvlm_bench.analysis.notices import Notice
+from fastvlm_bench.analysis.speedup import word
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import summarise
-from fastvlm_bench.analysis.verdict import WARNINGS, Notice, Verdict, judge, word
+from fastvlm_bench.analysis.verdict import WARNINGS, Verdict, judge
 
 
 def names(verdict: Verdict) -> list[str]:
@@ -210,9 +212,9 @@ def test_holm_takes_the_word_away_from_a_lucky_suite(fake: SimpleNamespace, real
     )
     suites = [fake.suite(f"coco-caption-{i}", n=20) for i in range(3)]
     rows = summarise(fake.run(suites=suites))
-    ps = [row.decode_speedup_holm_p for row in rows if row.method != row.reference]
+    ps = [row.speedup.decode_speedup_holm_p for row in rows if row.method != row.reference]
     assert len(ps) == 3 and all(p is not None and p < 0.01 for p in ps)
-    assert summarise(fake.run(suites=[real]))[1].decode_speedup_holm_p is None, "one suite needs no adjustment"
+    assert summarise(fake.run(suites=[real]))[1].speedup.decode_speedup_holm_p is None, "one suite needs no adjustment"
 
 
 def test_an_outlier_is_kept_counted_and_said_where_it_decides(fake: SimpleNamespace, real: dict[str, Any]) -> None:
@@ -225,8 +227,8 @@ def test_an_outlier_is_kept_counted_and_said_where_it_decides(fake: SimpleNamesp
 
     run = fake.run(suites=[real], change=slow)
     row = summarise(run)[1]
-    assert row.outliers == 1 and row.samples_paired == 40 and row.e2e_speedup_without_outliers is not None
-    assert row.e2e_speedup_without_outliers.n == 39
+    assert row.speedup.outliers == 1 and row.counts.samples_paired == 40
+    assert row.speedup.e2e_speedup_without_outliers is not None and row.speedup.e2e_speedup_without_outliers.n == 39
     assert "Outliers" in names_of(run)
     assert "Outliers" not in names_of(fake.run(suites=[real]))
 
@@ -267,15 +269,16 @@ def test_invocations_are_told_apart(fake: SimpleNamespace, real: dict[str, Any])
 
     run = fake.run(suites=[real], repeats=3, change=process, alpha=1.0)
     row = summarise(run)[1]
-    first, second, third = row.speedup_by_invocation
-    assert row.invocations == 3 and first == pytest.approx(second, rel=0.02)
+    first, second, third = row.speedup.speedup_by_invocation
+    assert row.counts.invocations == 3 and first == pytest.approx(second, rel=0.02)
     assert first / third == pytest.approx(1.3, rel=0.02)
-    assert row.speedup_between is not None and row.speedup_between.n == 3
-    assert row.speedup_between.value == pytest.approx((first * second * third) ** (1 / 3))
+    assert row.speedup.speedup_between is not None and row.speedup.speedup_between.n == 3
+    assert row.speedup.speedup_between.value == pytest.approx((first * second * third) ** (1 / 3))
     assert "InvocationsDiffer" in names_of(run)
     alike = fake.run(suites=[real], repeats=3, alpha=1.0, change=lambda line: {**line, "invocation": line["repeat"]})
     assert "InvocationsDiffer" not in names_of(alike)
-    assert summarise(fake.run(suites=[real], repeats=3))[1].speedup_between is None, "repeats are no invocations"
+    repeated = summarise(fake.run(suites=[real], repeats=3))[1]
+    assert repeated.speedup.speedup_between is None, "repeats are no invocations"
 
 
 def test_a_metric_that_raises_leaves_the_times_alone(
@@ -294,7 +297,7 @@ def test_a_metric_that_raises_leaves_the_times_alone(
     assert (
         by_name["rouge_l"].value is None
         and by_name["bleu4"].value is not None
-        and row.decode_speedup_geomean is not None
+        and row.speedup.decode_speedup_geomean is not None
     )
     assert "rouge_l could not be computed (ZeroDivisionError: no n-grams)" in message(judge(run), "ScoringFailed")
     assert samples_csv(run).count("\n") == 43

@@ -1,0 +1,150 @@
+"""The group `speedup` of a row: the reference's seconds divided by an arm's, with intervals and a word for each."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fastvlm_bench.analysis.arms import Measured, Pair
+from fastvlm_bench.analysis.batches import by_batch
+from fastvlm_bench.analysis.drift import outliers
+from fastvlm_bench.analysis.statistics import (
+    CONFIDENCE,
+    Estimate,
+    geometric_mean_ratio,
+    ratio_of_totals,
+    relative_spread,
+)
+
+FASTER, SLOWER, SAME, AMBIGUOUS = "FASTER", "SLOWER", "SAME", "AMBIGUOUS"
+SAME_WITHIN = 0.01
+FEWEST_SAMPLES = 5
+
+
+def word(estimate: Estimate | None, holm_p: float | None = None) -> str:
+    """FASTER or SLOWER where the interval leaves out 1, SAME where it lies within ±1 %, AMBIGUOUS otherwise.
+
+    It is always AMBIGUOUS below 5 samples. holm_p: the p value, adjusted over several suites; where it is above 5 %,
+    the comparison is neither FASTER nor SLOWER.
+    """
+    if estimate is None or estimate.low is None or estimate.high is None or estimate.n < FEWEST_SAMPLES:
+        return AMBIGUOUS
+    if estimate.low >= 1 - SAME_WITHIN and estimate.high <= 1 + SAME_WITHIN:
+        return SAME
+    if holm_p is not None and holm_p > 1 - CONFIDENCE:
+        return AMBIGUOUS
+    if estimate.low > 1:
+        return FASTER
+    return SLOWER if estimate.high < 1 else AMBIGUOUS
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """Ratios against the reference on the same samples; above 1, this arm is faster. The reference itself has none.
+
+    decode, e2e: of the seconds of decoding, and of the whole request. geomean: the geometric mean of the pairs' ratios,
+    the headline. totals: the ratio of the summed seconds. holm_p: p of "as fast as the reference", adjusted over the
+    suites of the run; None where there is one suite. speedup_by_invocation: of each process alone, () where there is
+    one; speedup_between: their geometric mean. outliers: pairs whose end-to-end ratio lies far from the others.
+    ratio_spread: interquartile range / median of the end-to-end ratios. e2e_speedup_ceiling: what the end-to-end
+    speed-up would be if decoding took no time.
+    """
+
+    decode_speedup_geomean: Estimate | None = None
+    e2e_speedup_geomean: Estimate | None = None
+    decode_speedup_totals: Estimate | None = None
+    e2e_speedup_totals: Estimate | None = None
+    decode_speedup_holm_p: float | None = None
+    e2e_speedup_holm_p: float | None = None
+    speedup_by_invocation: tuple[float, ...] = ()
+    speedup_between: Estimate | None = None
+    outliers: int | None = None
+    e2e_speedup_without_outliers: Estimate | None = None
+    ratio_spread: float | None = None
+    e2e_speedup_ceiling: float | None = None
+
+    @property
+    def decode_speedup_verdict(self) -> str | None:
+        """The `word` of the decode speed-up; None where there is no speed-up."""
+        return word(self.decode_speedup_geomean, self.decode_speedup_holm_p) if self.decode_speedup_geomean else None
+
+    @property
+    def e2e_speedup_verdict(self) -> str | None:
+        """The `word` of the end-to-end speed-up; None where there is no speed-up."""
+        return word(self.e2e_speedup_geomean, self.e2e_speedup_holm_p) if self.e2e_speedup_geomean else None
+
+
+def speedup_of(paired: Sequence[Pair] | None, sampled: bool) -> Speedup:
+    """The speed-ups over pairs (ours, the reference's); None for the reference itself.
+
+    sampled: tokens were drawn, so that seconds are compared per token. The p values are left to `summary.summarise`,
+    which knows all suites.
+    """
+    if paired is None:
+        return Speedup()
+    decode, e2e = speedups(paired, geometric_mean_ratio, sampled)
+    decode_totals, e2e_totals = speedups(paired, ratio_of_totals, sampled)
+    units = by_batch(paired)
+    ratios = [theirs.e2e_s / ours.e2e_s * (ours.tokens / theirs.tokens if sampled else 1)
+              for ours, theirs in units if ours.e2e_s > 0]  # fmt: skip
+    logs = [math.log(ratio) if ratio > 0 else 0.0 for ratio in ratios]
+    odd = set(outliers(logs)) if len(logs) == len(units) else set()
+    kept = [pair for place, pair in enumerate(units) if place not in odd]
+    each = by_invocation(paired, sampled)
+    return Speedup(
+        decode_speedup_geomean=decode,
+        e2e_speedup_geomean=e2e,
+        decode_speedup_totals=decode_totals,
+        e2e_speedup_totals=e2e_totals,
+        speedup_by_invocation=tuple(each) if len(each) > 1 else (),
+        speedup_between=geometric_mean_ratio(each, [1.0] * len(each)) if len(each) > 1 else None,
+        outliers=len(odd),
+        e2e_speedup_without_outliers=speedups(kept, geometric_mean_ratio, sampled)[1] if odd else None,
+        ratio_spread=relative_spread(ratios),
+        e2e_speedup_ceiling=amdahl_ceiling([theirs for _, theirs in units]),
+    )
+
+
+def speedups(
+    paired: Sequence[Pair], estimator: Callable[..., Estimate | None], per_token: bool = False
+) -> tuple[Estimate | None, Estimate | None]:
+    """(decode, end-to-end) speed-up: reference seconds / our seconds, combined by `estimator`; None without a pair.
+
+    One-token answers have no decoding and do not count in the decode speed-up. per_token: compare seconds per token,
+    because sampled answers of the two arms differ in length. The samples of one batch are one observation.
+    """
+    paired = by_batch(paired)
+    decoding = [(ours, theirs) for ours, theirs in paired if ours.decodes and theirs.decodes]
+
+    def decode(of: Measured) -> float:
+        return of.decode_s / (of.tokens - 1) if per_token else of.decode_s
+
+    def e2e(of: Measured) -> float:
+        return of.e2e_s / of.tokens if per_token else of.e2e_s
+
+    return (
+        estimator([decode(theirs) for _, theirs in decoding], [decode(ours) for ours, _ in decoding]),
+        estimator([e2e(theirs) for _, theirs in paired], [e2e(ours) for ours, _ in paired]),
+    )
+
+
+def by_invocation(paired: Sequence[Pair], per_token: bool) -> list[float]:
+    """The speed-up of each invocation over its own samples: of decoding, or end to end where nothing is decoded."""
+    numbers = sorted({line.get("invocation") or 0 for ours, _ in paired for line in ours.lines})
+    found = []
+    for number in numbers:
+        own = [(a, b) for ours, theirs in paired
+               if (a := ours.within(number)) is not None and (b := theirs.within(number)) is not None]  # fmt: skip
+        decode, e2e = speedups(own, geometric_mean_ratio, per_token)
+        if (estimate := decode or e2e) is not None:
+            found.append(estimate.value)
+    return found
+
+
+def amdahl_ceiling(reference: Sequence[Measured]) -> float | None:
+    """The end-to-end speed-up if decoding took no time: geometric mean of the reference's e2e / TTFT.
+
+    By Amdahl's law it is 1 / (1 - d) for a sample that spends the share d of its time in decoding. It is a geometric
+    mean because the headline speed-up is one. None without a sample.
+    """
+    estimate = geometric_mean_ratio([m.e2e_s for m in reference], [m.ttft_s for m in reference])
+    return estimate.value if estimate is not None else None
