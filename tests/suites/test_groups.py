@@ -9,7 +9,7 @@ from suites.test_formats import MAKE, made
 
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.measuring.benchmark import load_suites
+from fastvlm_bench.measuring.before_loading import load_suites
 from fastvlm_bench.suites.definition import read_definition
 from fastvlm_bench.suites.suite import load_suite
 
