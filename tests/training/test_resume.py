@@ -30,7 +30,7 @@ COSTS = Costs(1.0, 0.05, [0.9 + 0.01 * k for k in range(11)])
 def given(checkpoint: Path, pictures: tuple[Path, Path]) -> dict[str, Any]:
     return dict(
         model=str(checkpoint), images=str(pictures[0]), prompts=str(pictures[1]), exit_layers=("1",),
-        heads=("mlp", "eagle:unroll=2"), samples=5, held_out=2, max_new_tokens=8, updates=3, refine_updates=2, batch=2,
+        heads=("mlp", "eagle:unroll=2"), samples=5, held_out=1, max_new_tokens=6, updates=3, refine_updates=2, batch=2,
         micro=2, validate_every=2, device="cpu",
     )  # fmt: skip
 
@@ -293,7 +293,7 @@ def command(given: dict[str, Any], out: Path) -> list[str]:
     return [
         sys.executable, "-c", DRIVER, "train", "--model", given["model"], "--images", given["images"], "--prompts",
         given["prompts"], "--exit-layer", "1", "--head", "mlp", "--head", "eagle:unroll=2", "--samples", "5",
-        "--held-out", "2", "--max-new-tokens", "8", "--updates", "3", "--refine", "2", "--batch", "2", "--micro", "2",
+        "--held-out", "1", "--max-new-tokens", "6", "--updates", "3", "--refine", "2", "--batch", "2", "--micro", "2",
         "--validate-every", "2", "--device", "cpu", "--threads", "1", "--out", str(out),
     ]  # fmt: skip
 
