@@ -1,5 +1,6 @@
 """The application: its commands in the order of its help, the options before any command, and the console script."""
 
+import signal
 from typing import Annotated
 
 import typer
@@ -43,7 +44,11 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """The console script."""
-    app(prog_name=PROGRAM)
+    try:
+        app(prog_name=PROGRAM)
+    finally:
+        # The exit code is known. A Ctrl-C while the interpreter shuts down would replace it by that of a killed process.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def test_identity(family: Any) -> None:
             rejected += sum(r.tested - r.accepted for r in method.last.rounds)
         raw = decode(model, inputs, LayerSkip(exit_layer, gamma=4), SHORT)
         assert raw == expected[:SHORT], f"raw exit {exit_layer}"
-    assert accepted > 50 and rejected > 20
+    assert accepted > 50 and rejected > 10
 
 
 def test_perfect_draft(family: Any) -> None:
