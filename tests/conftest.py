@@ -5,6 +5,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: for this process and those that tests start
 
+import huggingface_hub  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from targets import PROMPT, random_llava  # noqa: E402
@@ -28,3 +29,11 @@ def inputs() -> dict[str, Tensor]:
     ids = torch.tensor([tokenizer.encode("<s>USER: " + "<image>" * 36 + PROMPT, add_special_tokens=False)])
     pixels = torch.randn(1, 3, 120, 120, generator=torch.Generator().manual_seed(1))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+
+
+@pytest.fixture
+def hub_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what is asked of the hub, which fake its answers: they mean the same where HF_HUB_OFFLINE is set."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # read when it was imported

@@ -30,6 +30,7 @@ from fastvlm_bench.training.display import Display
 from fastvlm_bench.training.settings import TrainSettings
 from fastvlm_bench.training.validation import Validated
 
+pytestmark = pytest.mark.usefixtures("hub_may_be_asked")
 Call = Callable[..., Any]
 ROOT: Any = typer.main.get_command(app)
 NO_NETWORK = """

@@ -9,6 +9,8 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models import hub as hub_module
 from fastvlm_bench.models import load
 
+pytestmark = pytest.mark.usefixtures("hub_may_be_asked")
+
 NAME = "someone/some-model"
 
 
