@@ -25,7 +25,7 @@ from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.t5 import shares_position_bias
 
 FAST = ("llava", "gemma3", "mllama", "florence2", "blip2_t5")
-COUNT = 16
+COUNT = 19
 SHORT = 8
 """Tokens where next to nothing that is drafted stands: each is a round."""
 NO_ATTENTION_HEAD = {"mllama": (1, 3)}
@@ -57,14 +57,14 @@ def test_identity(family: Any) -> None:
             rejected += sum(r.tested - r.accepted for r in method.last.rounds)
         raw = decode(model, inputs, LayerSkip(exit_layer, gamma=4), SHORT)
         assert raw == expected[:SHORT], f"raw exit {exit_layer}"
-    assert accepted > 50 and rejected > 10
+    assert accepted > 50 and rejected > 20
 
 
 def test_perfect_draft(family: Any) -> None:
     model, inputs, expected = family
     method = Scripted(expected, 2, 0.0, gamma=5)
     assert decode(model, inputs, method) == expected
-    # 15 tokens follow the first, 6 in a round. Random weights may choose an image placeholder, which is never drafted.
+    # 18 tokens follow the first, 6 in a round. Random weights may choose an image placeholder, which is never drafted.
     said = sum(token in placeholders(model) for token in expected[1:])
     assert 3 <= len(method.last.rounds) <= 3 + said
 
