@@ -84,10 +84,10 @@ class Packer:
     def conversations(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
         """(prompt, answer, weight of an answer token) in the order in which they are packed."""
         out, drawn = [], rng.random()
-        if drawn < 0.4:
+        if drawn < 0.5:
             asked_for = language.DESCRIBE_PROMPT if rng.random() < 0.9 else language.LONG_PROMPT
             out.append((asked_for, language.description(scene), TEXT_WEIGHT))
-        elif drawn < 0.55:
+        elif drawn < 0.62:
             *told, last = questions.dialog(scene, rng, int(rng.integers(2, 11)))
             history = " ".join(f"q: {q.text} a: {q.answer}" for q in told)
             out.append((f"Dialog history: {history}\n Question: {last.text} Short answer:", last.answer, 1.0))

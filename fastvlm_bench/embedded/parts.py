@@ -20,6 +20,7 @@ from fastvlm_bench.world.pictures import IMAGE_SIZE
 PATCH = 20
 PATCHES = (IMAGE_SIZE // PATCH) ** 2
 WIDTH = 192
+DECODER_FFN = 512
 VOCABULARY = 1024
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
 CHAT_TEMPLATE = (
@@ -66,7 +67,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast, layers: int) -> LlavaConfig
             image_size=IMAGE_SIZE, patch_size=PATCH, vision_use_head=False,
         ),
         text_config=LlamaConfig(
-            hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=layers, num_attention_heads=3,
+            hidden_size=WIDTH, intermediate_size=DECODER_FFN, num_hidden_layers=layers, num_attention_heads=3,
             num_key_value_heads=1, head_dim=64, vocab_size=len(tokenizer), max_position_embeddings=1024,
             tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

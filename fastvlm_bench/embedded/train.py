@@ -1,20 +1,22 @@
 """Train the embedded vision-language model from scratch: `python -m fastvlm_bench.embedded.train --out DIR`.
 
-Three stages, each a pure function of the seed, each resumable from its last checkpoint:
+Two stages, each a pure function of the seed, each resumable from its last checkpoint:
 
 tower     the SigLIP tower learns what lies in each cell, through a linear probe that is thrown away
-language  projector and a decoder of 8 layers learn to answer, caption and describe; the tower is frozen
-deepen    every decoder layer becomes three (its residual branches divided by three: one Euler step in three), and
-          the training of the decoder, now of 24 layers, goes on with the same loss
+language  projector and decoder learn to answer, caption and describe; the tower is frozen
+
+The decoder is trained as it stands: no layer is copied, split or added on the way. `--layers` makes the shallower ones
+that the card compares it with; `--tower` gives them the same tower.
 
 The loss is next-token cross-entropy at the last layer, nothing else: no exit ever has a loss of its own. Two threads
-make one half of each batch each, and take its gradient. They wait for each other once per update, not once per
-operation, so that other work on one core does not slow down the other core.
+make one half of each batch each, take its gradient, and then update one half of the matrices each. They wait for each
+other twice per update, not once per operation, so that other work on one core does not slow down the other core.
 """
 
 import argparse
 import json
 import math
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -35,7 +37,7 @@ from fastvlm_bench.training.muon import Muon
 from fastvlm_bench.world import language, questions
 from fastvlm_bench.world.scenes import sample_scene
 
-SHALLOW, COPIES = 8, 3
+LAYERS = 12
 ROW_TOKENS = 256
 SAVE_EVERY_S = 120.0
 HALVES = 2
@@ -65,7 +67,7 @@ def optimisers(module: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
         if param.requires_grad:
             (matrices if param.ndim == 2 and "layers." in name else others).append(param)
     return [
-        Muon(matrices, lr=lr, weight_decay=0.02),
+        *(Muon(matrices[part::HALVES], lr=lr, weight_decay=0.02) for part in range(HALVES)),  # one for each thread
         torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
@@ -144,8 +146,7 @@ class Stage:
             if not math.isfinite(values["loss"]):
                 raise SystemExit(f"loss is {values['loss']} at update {done} of stage {self.name}")
             nn.utils.clip_grad_norm_(self.params, 1.0)
-            for optimiser in self.optimisers:
-                optimiser.step()
+            list(self.threads.map(lambda optimiser: optimiser.step(), self.optimisers))
             done += 1
             for key, value in values.items():
                 logged.setdefault(key, []).append(value)
@@ -187,9 +188,9 @@ def tower_stage(model: LlavaForConditionalGeneration, images: int, **options: An
 
 
 def language_stage(
-    name: str, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rows: int, **options: Any
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rows: int, **options: Any
 ) -> Stage:
-    """A stage that trains projector and decoder by weighted next-token cross-entropy, `rows` packed rows an update."""
+    """The stage of projector and decoder: weighted next-token cross-entropy, `rows` packed rows an update."""
     packer = Packer(tokenizer, ROW_TOKENS)
     image_id = tokenizer.convert_tokens_to_ids("<image>")
     model.model.vision_tower.requires_grad_(False)
@@ -213,50 +214,32 @@ def language_stage(
             "answer_tokens": right[short].mean().item(), "text_tokens": right[~short].mean().item(),
         }  # fmt: skip
 
-    return Stage(name, model, loss, **options)
-
-
-def deepen(shallow: LlavaForConditionalGeneration, deep: LlavaForConditionalGeneration, copies: int) -> None:
-    """Fill `deep` with `copies` copies of each decoder layer of `shallow`, residual branches divided by `copies`."""
-    state = {k: v for k, v in shallow.state_dict().items() if ".language_model.layers." not in k}
-    deep.load_state_dict(state, strict=False)
-    for index, layer in enumerate(deep.model.language_model.layers):
-        layer.load_state_dict(shallow.model.language_model.layers[index // copies].state_dict())
-        with torch.no_grad():
-            layer.self_attn.o_proj.weight.div_(copies)
-            layer.mlp.down_proj.weight.div_(copies)
+    return Stage("language", model, loss, **options)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the final checkpoint folder")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--updates", type=int, nargs=3, default=[2000, 6000, 1000], metavar=("TOWER", "LANGUAGE", "DEEPEN")
-    )
+    parser.add_argument("--layers", type=int, default=LAYERS, help="layers of the decoder")
+    parser.add_argument("--tower", type=Path, help="another training's tower.pt, instead of a tower stage of its own")
+    parser.add_argument("--updates", type=int, nargs=2, default=[2000, 12000], metavar=("TOWER", "LANGUAGE"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(tokenizer_texts(args.seed))
-    shallow = LlavaForConditionalGeneration._from_config(build_config(tokenizer, SHALLOW), attn_implementation="eager")
-    deep = LlavaForConditionalGeneration._from_config(
-        build_config(tokenizer, SHALLOW * COPIES), attn_implementation="eager"
-    )
+    model = LlavaForConditionalGeneration._from_config(build_config(tokenizer, args.layers))
+    if args.tower and not (args.out / "tower.pt").exists():
+        shutil.copy(args.tower, args.out / "tower.pt")
     columns = (TextColumn("{task.description:9}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
     common = {"seed": args.seed, "out": args.out}
     with Progress(*columns) as progress:
-        tower_stage(shallow, 48, updates=args.updates[0], warmup=50, lr=2e-3, **common).run(progress)
-        language_stage("language", shallow, tokenizer, 8, updates=args.updates[1], warmup=160, lr=2e-3, **common).run(
-            progress
-        )
-        deepen(shallow, deep, COPIES)
-        language_stage("deepen", deep, tokenizer, 8, updates=args.updates[2], warmup=40, lr=1e-3, **common).run(
-            progress
-        )
-    deep.generation_config.max_length = None
-    save(deep, build_processor(tokenizer), args.out / "checkpoint")
+        tower_stage(model, 48, updates=args.updates[0], warmup=50, lr=2e-3, **common).run(progress)
+        language_stage(model, tokenizer, 8, updates=args.updates[1], warmup=160, lr=2e-3, **common).run(progress)
+    model.generation_config.max_length = None
+    save(model, build_processor(tokenizer), args.out / "checkpoint")
     print(f"checkpoint written to {args.out / 'checkpoint'}")
 
 

@@ -159,7 +159,8 @@ def _kinds_only(scene: Scene) -> str:
 
 
 def description(scene: Scene, variant: int = 0) -> str:
-    """The long description: place, time and number, each row from left to right, who is where, sizes, animals.
+    """The long description: place, time and number, each row from left to right, who is where and close to
+    whom, what is large, animals.
 
     Variant 0 is what the model is taught; 1 and 2 are what other annotators would write.
     """
@@ -182,13 +183,14 @@ def _rows(scene: Scene) -> list[str]:
 
 
 def stated(scene: Scene) -> list[tuple[str, str]]:
-    """(what it states, sentence) for each sentence of the description: opening, row, whereabouts, sizes or animals."""
+    """(what it states, sentence) for each sentence of the description, see the keys of `parts` below."""
     lines, told = [("opening", _opening(scene))], set[str]()
     for row, lead in enumerate(ROWS[scene.place]):
         if items := [o for o in scene.objects if o.row == row]:
             lines.append(("row", f"{HEAVENS[scene.time] if row == 0 else lead}, {_row(items, told)}"))
-    parts = {"whereabouts": _whereabouts(scene), "sizes": _sizes(scene), "animals": _animals(scene)}
-    order = ("sizes", "whereabouts", "animals") if scene.time == "sunset" else tuple(parts)
+    parts = {"whereabouts": _whereabouts(scene), "nearness": _nearness(scene), "sizes": _sizes(scene),
+             "animals": _animals(scene)}  # fmt: skip
+    order = ("sizes", "whereabouts", "nearness", "animals") if scene.time == "sunset" else tuple(parts)
     return lines + [(kind, line) for kind in order for line in parts[kind]]
 
 
@@ -224,30 +226,41 @@ def _whereabouts(scene: Scene) -> list[str]:
     lone = alone(scene)
     if len(lone) < 2:
         return []
-    a, b = lone[-1], lone[0]
-    line = f"the {a.kind} is {beside(a, b)} the {b.kind}"
-    if len(lone) == 2:
-        return [line]
-    c = lone[1]
-    if len(lone) == 3 and beside(a, b) == beside(a, c):
-        return [f"{line} and the {c.kind}"]
-    if len(lone) == 3:
-        return [f"{line} and {beside(a, c)} the {c.kind}"]
-    return [line, f"it is also {beside(a, c)} the {c.kind}"]
+    b, a = lone[:2]
+    return [f"the {a.kind} is {beside(a, b)} the {b.kind}"]
+
+
+def steps(a: Object, b: Object) -> int:
+    """How many cells up, down, left or right lead from a to b."""
+    return abs(a.row - b.row) + abs(a.column - b.column)
+
+
+def _nearness(scene: Scene) -> list[str]:
+    """Which of the first two lone things the third is closer to, in steps from cell to cell."""
+    lone = alone(scene)
+    if len(lone) < 3:
+        return []
+    a, b, c = lone[:3]
+    if steps(c, a) == steps(c, b):
+        return [f"the {c.kind} is as close to the {a.kind} as to the {b.kind}"]
+    near, far = (a, b) if steps(c, a) < steps(c, b) else (b, a)
+    return [f"the {c.kind} is closer to the {near.kind} than to the {far.kind}"]
 
 
 def _sizes(scene: Scene) -> list[str]:
+    """Names the large things, or says that all are alike."""
     count = len(scene.objects)
-    large = sum(o.size == "large" for o in scene.objects)
+    large = [o for o in scene.objects if o.size == "large"]
     if count == 1:
         return []
-    if large in (0, count):
+    if len(large) in (0, count):
         return [f"{'both' if count == 2 else 'all'} of them are {'large' if large else 'small'}"]
-    if count == 2:
-        return ["one of them is large and the other is small"]
-    if 1 in (large, count - large):
-        return [f"only one of them is {'large' if large == 1 else 'small'}"]
-    return [f"{NUMBERS[large]} of them are large and {NUMBERS[count - large]} are small"]
+    names, told = [], set[str]()
+    for item in large:
+        name = colored(item)
+        names.append(f"{'another' if name in told else 'the'} {name}")
+        told.add(name)
+    return [f"the only large thing is {names[0]}" if len(large) == 1 else f"the large things are {listed(names)}"]
 
 
 def _animals(scene: Scene) -> list[str]:

@@ -26,6 +26,7 @@ from fastvlm_bench.world.scenes import (
     found_in,
     sample_scene,
 )
+from fastvlm_bench.world.splits import shown, validation_scene
 
 
 def scenes(count: int, *, held_out: bool = False, seed: int = 0) -> list[Scene]:
@@ -48,6 +49,47 @@ def test_splits_are_disjoint_by_construction() -> None:
     held_out = {s.digest() for s in scenes(1000, held_out=True)}
     assert not train & held_out
     assert all(int(d[:8], 16) % 10 == 0 for d in held_out) and all(int(d[:8], 16) % 10 for d in train)
+
+
+def test_drafts_are_chosen_on_scenes_that_no_suite_shows() -> None:
+    """Every scene of the committed suites is held out; no validation scene is one of them, nor a training scene."""
+    committed = shown()
+    assert len(committed) > 400 and all(int(digest[:8], 16) % 10 == 0 for digest in committed)
+    rng = np.random.default_rng(0)
+    drawn = {validation_scene(rng, fewest).digest() for fewest in (1, 1, 1, 3) for _ in range(500)}
+    assert not drawn & committed and all(int(digest[:8], 16) % 10 == 0 for digest in drawn)
+    rng = np.random.default_rng(0)
+    held_out = {sample_scene(rng, held_out=True).digest() for _ in range(20_000)}
+    assert held_out & committed, "without the rule, scenes of few things would be met again"
+
+
+def test_nearness_is_in_steps_and_never_leans() -> None:
+    """The sentence says what the cells say, for every scene that has it."""
+    found = 0
+    for scene in scenes(400):
+        lone, lines = language.alone(scene), dict(language.stated(scene))
+        if len(lone) < 3:
+            assert "nearness" not in lines
+            continue
+        found += 1
+        a, b, c = lone[:3]
+        to_a, to_b = (abs(c.row - o.row) + abs(c.column - o.column) for o in (a, b))
+        said = lines["nearness"]
+        assert said.startswith(f"the {c.kind} is ")
+        if to_a == to_b:
+            assert said.endswith(f"as close to the {a.kind} as to the {b.kind}")
+        else:
+            near, far = (a, b) if to_a < to_b else (b, a)
+            assert said.endswith(f"closer to the {near.kind} than to the {far.kind}")
+    assert found > 50
+
+
+def test_sizes_name_the_large_things() -> None:
+    for scene in scenes(400):
+        said = dict(language.stated(scene)).get("sizes", "")
+        large = [language.colored(o) for o in scene.objects if o.size == "large"]
+        if 0 < len(large) < len(scene.objects):
+            assert all(name in said for name in large) and ("only" in said) == (len(large) == 1)
 
 
 def test_jitter_does_not_make_another_scene() -> None:
@@ -136,7 +178,7 @@ def test_a_description_names_every_thing_with_its_size_and_column() -> None:
 
 def test_a_long_description_is_long() -> None:
     lengths = [len(re.findall(r"\w+|[.,]", language.description(s))) for s in scenes(300) if len(s.objects) >= 3]
-    assert min(lengths) >= 55 and max(lengths) <= 120
+    assert min(lengths) >= 55 and max(lengths) <= 130
 
 
 def test_references_of_a_scene_differ() -> None:
