@@ -1,6 +1,7 @@
 """Write the model card beside the weights: `python -m fastvlm_bench.embedded.card TRAINING_DIR`.
 
-Reads the training log and the held-out scores, both measured by committed commands; needs the extra `plots`.
+Reads the training log, and what committed commands measured: `scores.json` (evaluate), `depth.json` (depth) and
+`easy_drafts.json` (easy_drafts). Needs the extra `plots`.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from fastvlm_bench.embedded.easy_drafts import GAMMA
 from fastvlm_bench.world.scenes import COLORS, KINDS, PLACES, TIMES
 
 DRAFT_COMMANDS = """for heads in "--head eagle --head twig --out drafts/a" \\
@@ -20,11 +22,12 @@ DRAFT_COMMANDS = """for heads in "--head eagle --head twig --out drafts/a" \\
   fastvlm-bench train --suite describe --suite coco-caption --suite vqav2 --samples 3600 --held-out 96 --updates 900 \\
     --refine 0 --threads 1 --exit-layer 1 $heads
 done"""
-STAGES = {"tower": "loss", "language": "answer_tokens", "deepen": "answer_tokens"}
+STAGES = ("tower", "language")
+MEASURES = {"descriptions": "whole descriptions", "questions": "questions", "captions": "captions, CIDEr-D"}
 
 
 def curve(log: list[dict[str, Any]], path: Path) -> None:
-    """Loss and token accuracy of the two decoder stages, and the tower's loss, against updates."""
+    """The losses of both stages, and the decoder's token accuracy, against updates."""
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
@@ -45,7 +48,29 @@ def curve(log: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def card(log: list[dict[str, Any]], scores: dict[str, Any], command: str) -> str:
+def depth_rows(depth: dict[str, Any]) -> str:
+    """What halving the depth costs: a row for each way and measure."""
+    rows = []
+    for way, found in depth["ways"].items():
+        for measure, name in MEASURES.items():
+            scale, unit = (1, "") if measure == "captions" else (100, " %")
+            whole, less, low, high = (f"{scale * found[measure][key]:.{2 if scale == 1 else 1}f}{unit}"
+                                      for key in ("whole", "less", "low", "high"))  # fmt: skip
+            rows.append(f"| {way} | {found['layers']} | {name} | {whole} | {less} | {low} to {high} |")
+    return "\n".join(rows)
+
+
+def easy_rows(easy: dict[str, Any]) -> str:
+    """α and τ of drafts that know only text: a row for each suite and draft."""
+    return "\n".join(
+        f"| {suite} | {draft} | {own['alpha']:.2f} | {own['tau']:.2f} |"
+        for suite, found in easy.items() for draft, own in found.items() if draft != "samples"
+    )  # fmt: skip
+
+
+def card(
+    log: list[dict[str, Any]], scores: dict[str, Any], depth: dict[str, Any], easy: dict[str, Any], command: str
+) -> str:
     """The card's Markdown."""
     stages = []
     for stage in STAGES:
@@ -65,7 +90,7 @@ tags: [llava, tiny, speculative-decoding, fastvlm-bench]
 # The embedded vision-language model of fastvlm-bench
 
 A LLaVA of {scores["parameters"] / 1e6:.1f} M parameters (SigLIP tower of 4 layers, two-layer projector, Llama decoder
-of 24 layers, width 192, vocabulary of {scores["vocabulary"]}), trained from scratch on rendered scenes: a meadow, a
+of {depth["layers"]} layers, width 192, vocabulary of {scores["vocabulary"]}), trained from scratch on rendered scenes: a meadow, a
 beach, a lake, a snowy field or a street by day, at sunset or at night, with one to five things in it, from the sun to a
 snowman.
 It captions, describes and answers short questions about such scenes, and about nothing else. It exists so that
@@ -75,16 +100,34 @@ self-speculative decoding can be measured, tested and understood without a downl
 ## Training
 `{command}`
 
-The target is trained plainly: next-token cross-entropy at the last layer, no exit has a loss of its own. Three stages:
-the tower alone (labels per patch through a probe that is thrown away), projector and a decoder of 8 layers with the
-tower frozen, then every decoder layer is made three in place (its residual branches divided by three, so that three
-small steps replace a large one) and all 24 are trained on. `training_log.jsonl` beside this file is the log.
+The target is trained plainly: next-token cross-entropy at the last layer, no exit has a loss of its own, and no layer
+is copied, split or added. Two stages: the tower alone (labels per patch through a probe that is thrown away), then
+projector and decoder with the tower frozen. `training_log.jsonl` beside this file is the log.
 
 | stage | updates | last logged means over training batches |
 |---|---|---|
 {chr(10).join(stages)}
 
 ![curve](curve.png)
+
+## It needs its depth
+A target with idle layers would make any early exit look fast. So it is compared with itself at half the depth, on the
+same {depth["scenes"]} held-out scenes; the interval (95 %, bootstrap over scenes) is of what is lost.
+`python -m fastvlm_bench.embedded.depth --half HALF/checkpoint --scenes {depth["scenes"]}`, where
+`python -m fastvlm_bench.embedded.train --layers {depth["layers"] // 2} --tower DIR/tower.pt --out HALF` made the model
+of half the depth:
+
+| halved | layers | measure | whole | halved | lost |
+|---|---|---|---|---|---|
+{depth_rows(depth)}
+
+## What its text gives away
+α and τ at γ {GAMMA} of drafts that know neither the picture nor the target, on its answers to the embedded suites
+(`python -m fastvlm_bench.embedded.easy_drafts`). A head is worth what it has beyond them:
+
+| suite | draft | α | τ |
+|---|---|---|---|
+{easy_rows(easy)}
 
 ## Drafts
 Seven lie in `../drafts`, trained on the target's own greedy answers by two commands, each on one core; their manifests
@@ -125,8 +168,6 @@ questions; `python -m fastvlm_bench.embedded.evaluate --scenes {scores["scenes"]
 * Its language is a grammar of few sentence plans, and which plan it takes follows from the scene. Drafting such text is
   easier than drafting English: acceptance here says how the method works, not what a real model reaches.
 * Weights are stored in float16 and trained in float32.
-* Layers of one triple start equal, so neighbouring layers may be more alike than in a decoder trained whole. What a raw
-  exit reaches is measured in `results/` (method `layerskip`).
 """
 
 
@@ -140,11 +181,14 @@ def main() -> None:
     scores["vocabulary"] = json.loads((args.checkpoint / "config.json").read_text())["text_config"]["vocab_size"]
     with safe_open(args.checkpoint / "model.safetensors", framework="numpy") as weights:
         scores["parameters"] = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    depth, easy = (json.loads((args.training / f"{name}.json").read_text()) for name in ("depth", "easy_drafts"))
     updates = " ".join(str([line for line in log if line["stage"] == stage][-1]["done"]) for stage in STAGES)
     command = f"python -m fastvlm_bench.embedded.train --out DIR --updates {updates}"
     shutil.copy(args.training / "log.jsonl", args.checkpoint / "training_log.jsonl")
     (args.checkpoint / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
-    (args.checkpoint / "README.md").write_text(card(log, scores, command), encoding="utf-8")
+    for name in ("depth", "easy_drafts"):
+        shutil.copy(args.training / f"{name}.json", args.checkpoint / f"{name}.json")
+    (args.checkpoint / "README.md").write_text(card(log, scores, depth, easy, command), encoding="utf-8")
     curve(log, args.checkpoint / "curve.png")
 
 

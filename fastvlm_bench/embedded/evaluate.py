@@ -7,6 +7,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,36 +44,59 @@ def facts(scene: Scene, text: str) -> tuple[Counter[str], Counter[str]]:
     return Counter(kind for kind, line in stated if line in said), Counter(kind for kind, _ in stated)
 
 
-def _word_for_word(scene: Scene, text: str) -> bool:
-    return text == language.description(scene)
+@dataclass(frozen=True)
+class Skill:
+    """What a target says about held-out scenes, one entry a scene.
+
+    answered: (kind of question, right or not) of each question. captions, references: texts. described: whether the
+    long description is right word for word. told: (right, all) sentences of it, by what they state.
+    """
+
+    answered: list[list[tuple[str, bool]]]
+    captions: list[str]
+    references: list[list[str]]
+    described: list[bool]
+    told: list[tuple[Counter[str], Counter[str]]]
+
+    def caption_scores(self) -> list[float]:
+        """CIDEr-D of each caption, 0 to 10; document frequencies of these scenes."""
+        return list(cider_d.score(self.captions, self.references).per_sample)
+
+
+def skill(target: Target, scenes: int) -> Skill:
+    """Let the target answer, caption and describe `scenes` held-out scenes; the same ones for every target."""
+    rng = np.random.default_rng(SEED)
+    worlds = [sample_scene(rng, held_out=True) for _ in range(scenes)]
+    asked = [(number, scene, q) for number, scene in enumerate(worlds) for q in questions.questions(scene, rng)]
+    said = answers(target, [(s, questions.suite_prompt(q)) for _, s, q in asked], 8)
+    answered: list[list[tuple[str, bool]]] = [[] for _ in worlds]
+    for (number, _, question), answer in zip(asked, said, strict=True):
+        answered[number].append((question.kind, answer == question.answer))
+    described = answers(target, [(s, language.DESCRIBE_PROMPT) for s in worlds], 160)
+    return Skill(
+        answered=answered,
+        captions=answers(target, [(s, language.CAPTION_PROMPT) for s in worlds], 64),
+        references=[[language.caption(s, v) for v in range(language.CAPTION_VARIANTS)] for s in worlds],
+        described=[text == language.description(s) for s, text in zip(worlds, described, strict=True)],
+        told=[facts(s, text) for s, text in zip(worlds, described, strict=True)],
+    )
 
 
 def evaluate(target: Target, scenes: int) -> dict[str, Any]:
     """Scores on `scenes` held-out scenes; see the module's docstring."""
-    rng = np.random.default_rng(SEED)
-    worlds = [sample_scene(rng, held_out=True) for _ in range(scenes)]
-    asked = [(scene, q) for scene in worlds for q in questions.questions(scene, rng)]
-    said = answers(target, [(s, questions.suite_prompt(q)) for s, q in asked], 8)
-    right, total = Counter[str](), Counter[str]()
-    for (_, question), answer in zip(asked, said, strict=True):
-        total[question.kind] += 1
-        right[question.kind] += answer == question.answer
-    captions = answers(target, [(s, language.CAPTION_PROMPT) for s in worlds], 64)
-    references = [[language.caption(s, v) for v in range(language.CAPTION_VARIANTS)] for s in worlds]
-    described = answers(target, [(s, language.DESCRIBE_PROMPT) for s in worlds], 160)
-    true, told = Counter[str](), Counter[str]()
-    for scene, text in zip(worlds, described, strict=True):
-        for counts, found in zip((true, told), facts(scene, text), strict=True):
-            counts.update(found)
+    found = skill(target, scenes)
+    every = [one for own in found.answered for one in own]
+    right, total = Counter(kind for kind, ok in every if ok), Counter(kind for kind, _ in every)
+    true, told = (sum((pair[i] for pair in found.told), Counter[str]()) for i in (0, 1))
     return {
-        "scenes": scenes, "questions": len(asked), "seed": SEED,
+        "scenes": scenes, "questions": len(every), "seed": SEED,
         "vqa_exact_match": sum(right.values()) / sum(total.values()),
         "vqa_exact_match_by_kind": {kind: right[kind] / total[kind] for kind in sorted(total)},
-        "caption_cider_d": cider_d.score(captions, references).value,
-        "caption_bleu4": bleu4.score(captions, references).value,
+        "caption_cider_d": cider_d.score(found.captions, found.references).value,
+        "caption_bleu4": bleu4.score(found.captions, found.references).value,
         "description_facts": true.total() / told.total(),
         "description_facts_by_kind": {kind: true[kind] / told[kind] for kind in sorted(told)},
-        "descriptions_word_for_word": sum(map(_word_for_word, worlds, described)) / scenes,
+        "descriptions_word_for_word": sum(found.described) / scenes,
     }  # fmt: skip
 
 
