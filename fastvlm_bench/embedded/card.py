@@ -90,9 +90,9 @@ tags: [llava, tiny, speculative-decoding, fastvlm-bench]
 # The embedded vision-language model of fastvlm-bench
 
 A LLaVA of {scores["parameters"] / 1e6:.1f} M parameters (SigLIP tower of 4 layers, two-layer projector, Llama
-decoder of {depth["layers"]} layers, width 192, vocabulary of {scores["vocabulary"]}), trained from scratch on rendered
-scenes: a meadow, a beach, a lake, a snowy field or a street by day, at sunset or at night, with one to five things in it, from
-the sun to a snowman.
+decoder of {depth["layers"]} layers, width 192, vocabulary of {scores["vocabulary"]}),
+trained from scratch on rendered scenes: a meadow, a beach, a lake, a snowy field or a street by day, at sunset or at
+night, with one to five things in it, from the sun to a snowman.
 It captions, describes and answers short questions about such scenes, and about nothing else. It exists so that
 self-speculative decoding can be measured, tested and understood without a download. It loads with plain
 `AutoProcessor` / `AutoModelForImageTextToText`.
