@@ -6,6 +6,7 @@ train.py           trains the model
 batches.py         its training batches
 parts.py           its tokenizer, processor and configuration
 evaluate.py        its skill on held-out scenes
+sight.py           teaches the tower of `smol` to see
 card.py            writes its model card
 render_suites.py   writes the embedded splits of coco-caption, describe, vqav2 and okvqa
 render_formats.py  writes those of nocaps, gqa, pope and visdial-gen, for the same images

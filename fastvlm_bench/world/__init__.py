@@ -9,4 +9,5 @@ pictures.py   how a scene becomes a picture
 language.py   captions and descriptions of a scene
 questions.py  questions about a scene
 knowledge.py  questions that no picture answers
+slots.py      a scene as a fixed number of words
 """
