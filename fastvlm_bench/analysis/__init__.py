@@ -13,7 +13,8 @@ sameness.py     identical outputs, near-ties, violations
 times.py        TTFT, TPOT, tokens per second
 speedup.py      ratios against the reference: FASTER, SLOWER, SAME or AMBIGUOUS
 acceptance.py   alpha, tau, and acceptance by position
-costs.py        seconds of drafting and verifying, and the speed-up that they predict
+costs.py        seconds of drafting and verifying, and the speed-up that single passes predict
+prediction.py   prices rounds with the costs of single passes
 phases.py       shares of the time
 memory.py       peaks in bytes
 energy.py       joules per token

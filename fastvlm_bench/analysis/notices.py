@@ -15,6 +15,14 @@ from fastvlm_bench.analysis.summary import Row
 from fastvlm_bench.records.record import Run
 
 ORDER_P = 0.01
+UNEXPLAINED = math.sqrt(2)
+"""The factor by which a measured speed-up may differ from the predicted one, either way.
+
+It is the largest with which a doubling of one side's seconds cannot pass: a ratio within 1/√2 .. √2 is then outside.
+It must not be much smaller, since costs are timed on one prompt and for a short time.
+"""
+OVERBOOKED = 0.01
+FEWEST_FOR_PREDICTION = 5
 INVOCATIONS_APART = 0.05
 
 
@@ -39,6 +47,24 @@ def spread_notices(row: Row, where: str) -> Iterable[Notice]:
     if (each := speedup.speedup_by_invocation) and max(each) > (1 + INVOCATIONS_APART) * min(each):
         yield Notice("InvocationsDiffer", f"{where}: the speed-up of single processes runs from {min(each):.2f} to "
                      f"{max(each):.2f}; believe the interval between invocations, and raise --invocations")  # fmt: skip
+
+
+def prediction_notices(row: Row, where: str) -> Iterable[Notice]:
+    """Warnings of a speed-up that the costs of single passes do not explain, and of seconds that do not add up."""
+    ratio, other = row.costs.measured_over_predicted, row.phases.other_share
+    if row.acceptance.drafted_per_round and other is not None and other < -OVERBOOKED:
+        yield Notice("SecondsDoNotAddUp", f"{where}: its passes took {1 - other:.2f} times the seconds of its "
+                     "decoding: something is counted wrongly; report it")  # fmt: skip
+    if ratio is None or row.counts.samples_paired < FEWEST_FOR_PREDICTION:
+        return
+    if ratio > UNEXPLAINED:
+        yield Notice("FasterThanPredicted", f"{where}: decoding is {ratio:.2f} times as fast as its rounds and the "
+                     f"costs of single passes explain: {row.reference} was slowed down, or the machine changed; run "
+                     "again, and report it if it stays")  # fmt: skip
+    elif ratio < 1 / UNEXPLAINED:
+        yield Notice("SlowerThanPredicted", f"{where}: decoding is {ratio:.2f} times as fast as its rounds and the "
+                     "costs of single passes explain: the loop around the passes costs time, or the machine changed; "
+                     "see other % of the time, and run again")  # fmt: skip
 
 
 def drift_notices(run: Run, own: Sequence[Arm]) -> Iterable[Notice]:

@@ -68,7 +68,7 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
     suite, method = arm.suite["name"], arm.method["label"]
     other = None if method == run.meta["reference"] else reference
     paired = None if other is None else pairs(arm, other)
-    settings, acceptance = settings_of(run, arm), acceptance_of(arm)
+    settings = settings_of(run, arm)
     speedup = speedup_of(paired, settings.sampled)
     return Row(
         run_id=run.run_id,
@@ -82,8 +82,8 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
         sameness=sameness_of(paired, settings.sampled),
         times=times_of(arm),
         speedup=speedup,
-        acceptance=acceptance,
-        costs=costs_of(arm, reference, acceptance, speedup),
+        acceptance=acceptance_of(run.meta, arm),
+        costs=costs_of(run.meta, arm, reference, speedup),
         phases=phases_of(arm),
         memory=memory_of(arm, other),
         energy=energy_of(run.meta, suite, method),

@@ -10,6 +10,7 @@ from fastvlm_bench.analysis.notices import (
     drift_notices,
     left_out,
     order_effects,
+    prediction_notices,
     spread_notices,
     stop_notices,
 )
@@ -23,13 +24,12 @@ WARNINGS = (
     "ShortOutputs", "Diverged", "SlowerThanReference", "UntrainedDraft", "TooFewSamples", "NoisyMachine", "Throttled",
     "NotIsolated", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
-    "ScoringFailed", "FasterThanPredicted",
+    "ScoringFailed", "FasterThanPredicted", "SlowerThanPredicted", "SecondsDoNotAddUp",
 )  # fmt: skip
 """The names of all warnings. docs/measuring.md explains each of them."""
 SHORT_TOKENS, FEW_SAMPLES = 8, 20
 NOISY, VERY_NOISY = 0.10, 0.25
 LOW_ALPHA = 0.05
-UNEXPLAINED = 0.05
 
 
 @dataclass(frozen=True)
@@ -148,11 +148,7 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
                          "stand, and `report` computes it again from the records")  # fmt: skip
     if settings.method_name == "control":  # it decodes everything twice, so its speed is no surprise
         return
-    efficiency = row.costs.efficiency or 0.0
-    if row.acceptance.drafted_per_round and efficiency > 1 + UNEXPLAINED and counts.samples_paired >= FEW_SAMPLES:
-        yield Notice("FasterThanPredicted", f"{where}: decoding is {efficiency:.2f} times as fast as counts and "
-                     "costs explain: the machine changed between the methods, or something is counted wrongly; run "
-                     "again, and report it if it stays")  # fmt: skip
+    yield from prediction_notices(row, where)
     if slower := _slower(row.speedup):
         yield Notice("SlowerThanReference", f"{where}: {slower} as fast as {row.reference}; "
                      f"{_slowness_cause(row)}")  # fmt: skip
@@ -218,9 +214,14 @@ def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
 
 
 def _slowness_cause(row: Row) -> str:
-    predicted, alpha = row.costs.predicted_decode_speedup, row.acceptance.alpha
-    if predicted is not None and predicted > 1:
-        return "its costs predict a gain, so the loop around the model loses it; try a larger model, or --device cuda"
+    own, alpha = row.acceptance, row.acceptance.alpha
+    passes_s = (own.drafted_per_round or 0.0) * (row.costs.draft_s_per_token or 0.0) + (
+        row.costs.verify_s_per_round or 0
+    )
+    if alpha is not None and (own.tau or 0.0) * (row.costs.standard_s_per_token or 0.0) > passes_s:
+        return (
+            "its passes alone are faster, so the loop around the model loses it; try a larger model, or --device cuda"
+        )
     if alpha is not None and alpha < 0.5:
         return f"α is {alpha:.2f}, most drafting is wasted; try a smaller gamma=, or train the draft"
     if alpha is None:

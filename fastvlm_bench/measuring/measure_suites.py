@@ -31,7 +31,7 @@ def measure_suites(
     from fastvlm_bench.checks.preflight import in_lines, preflight
     from fastvlm_bench.decoding.build import build
     from fastvlm_bench.machine.conditions import RECORDED, watch
-    from fastvlm_bench.measuring.apart import memory_parts
+    from fastvlm_bench.measuring.apart import acceptance_without_stop, memory_parts, pass_costs
     from fastvlm_bench.measuring.runner import Group, Runner
     from fastvlm_bench.models.load import load_target
 
@@ -90,6 +90,14 @@ def measure_suites(
                     if not known and config.batch_size == 1:  # a memory peak is split for single samples only
                         writer.update(memory=[*writer.meta.get("memory", []), *memory_parts(runner, suite)])
                     runner.warm_up(suite, config.warmup)
+                    if not any(entry["suite"] == suite.name for entry in writer.meta.get("costs", [])):
+                        live.say(f"{suite.name}: pricing single passes, and drafting without a stop in doubt")
+                        writer.update(
+                            costs=[*writer.meta.get("costs", []), *pass_costs(runner, suite)],
+                            without_stop=[
+                                *writer.meta.get("without_stop", []), *acceptance_without_stop(runner, suite)
+                            ],
+                        )  # fmt: skip
                     runner.run(suite, config.repeats, writer, after, stop, invocation)
                     if stop is not None:
                         writer.update(stopped={**writer.meta.get("stopped", {}), suite.name: stop.summary()})

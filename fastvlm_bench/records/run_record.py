@@ -134,6 +134,29 @@ class MemoryParts(TypedDict):
     device_used_bytes: Annotated[Bytes | None, "bytes in use on the device, by any process"]
 
 
+class PassCostsRecord(TypedDict):
+    """Seconds of single passes, timed apart from the samples on the suite's last one: medians."""
+
+    suite: Annotated[str, "name of the suite"]
+    method: Annotated[str, "label of a method that drafts"]
+    standard_s: Annotated[Amount, "seconds of one token by the whole target"]
+    draft_s: Annotated[Amount, "seconds of one token by the draft"]
+    verify_s: Annotated[list[Amount], "seconds of a verification of 1, 2, 3 .. positions; some are interpolated"]
+
+
+class WithoutStop(TypedDict):
+    """The rounds of a method that stops in doubt, decoded apart from the samples with stop_below=0."""
+
+    suite: Annotated[str, "name of the suite"]
+    method: Annotated[str, "label of the method"]
+    samples: Annotated[Count, "the suite's first so many samples"]
+    rounds: Annotated[Count, "rounds"]
+    drafted: Annotated[Count, "drafted tokens"]
+    tested: Annotated[Count, "of them tested"]
+    accepted: Annotated[Count, "of them accepted"]
+    emitted: Annotated[Count, "tokens that the rounds emitted"]
+
+
 class Outside(TypedDict):
     """What lies outside the clock, of one invocation."""
 
@@ -202,6 +225,8 @@ class RunRecord(TypedDict):
     verdict: Annotated[VerdictRecord | None, "null until something was measured and judged"]
     error: Annotated[str | None, "why it ended with status error"]
     memory: NotRequired[Annotated[list[MemoryParts], "parts of a peak, of each suite and method"]]
+    costs: NotRequired[Annotated[list[PassCostsRecord], "of each suite and method that drafts; not for batches"]]
+    without_stop: NotRequired[Annotated[list[WithoutStop], "of each suite and method that stops in doubt"]]
     conditions: NotRequired[Annotated[list[dict[str, Any]], "what slowed the machine down, one entry an invocation"]]
     outside: NotRequired[Annotated[list[Outside], "one entry an invocation"]]
     stopped: NotRequired[Annotated[dict[str, Stopped], "by suite, with --until-width or --budget"]]

@@ -14,7 +14,7 @@ from fastvlm_bench.analysis.verdict import Verdict, greedy, judge
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.breakdown import energy_columns, energy_reason, memory_columns, outside, time_columns
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
-from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio
+from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, share
 from fastvlm_bench.report.quality_tables import print_quality
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def print_report(
     say(console, "↑ higher is better, ↓ lower is better; [ ] 95 % interval; × reference/method, geometric mean over "
         f"samples ({unit}); of totals: the sums divided; ceiling: if decoding took no time; "
         "formulas: docs/measuring.md", "dim")  # fmt: skip
+    say(console, scope_of_intervals(rows), "dim")
     if verdict.warnings:
         console.print()
     for notice in verdict.warnings:
@@ -75,6 +76,15 @@ def print_report(
         say(console, "VALID", "bold green")
     else:
         say(console, "INVALID: " + "; ".join(verdict.reasons), "bold red")
+
+
+def scope_of_intervals(rows: Sequence[Row]) -> str:
+    """What the intervals of the speed-ups speak about: this process, or the samples of several processes."""
+    processes = max(row.counts.invocations for row in rows)
+    if processes == 1:
+        return ("Intervals speak of these samples within one process; a restarted process may differ by more: "
+                "--invocations 3 measures by how much")  # fmt: skip
+    return f"Intervals speak of these samples; those named between processes speak of the {processes} processes"
 
 
 def headline(run: Run) -> str:
@@ -193,8 +203,8 @@ def estimate_columns(rows: Sequence[Row]) -> list[Cells]:
         _column("end-to-end ×\nof totals", rows, lambda r: ratio(r.speedup.e2e_speedup_totals)),
         _column("decode\nverdict", rows, lambda r: r.speedup.decode_speedup_verdict or AMBIGUOUS),
         _column("end-to-end\nverdict", rows, lambda r: r.speedup.e2e_speedup_verdict or AMBIGUOUS),
-        _column("each invocation\n×", rows, lambda r: " ".join(map(number, r.speedup.speedup_by_invocation))),
-        _column("between\ninvocations", rows, lambda r: ratio(r.speedup.speedup_between)),
+        _column("each process\n×", rows, lambda r: " ".join(map(number, r.speedup.speedup_by_invocation))),
+        _column("between\nprocesses", rows, lambda r: ratio(r.speedup.speedup_between)),
         _column("outliers\nkept", rows, lambda r: str(r.speedup.outliers) if r.speedup.outliers else ""),
     ]
 
@@ -203,7 +213,10 @@ def draft_columns(rows: Sequence[Row]) -> list[Cells]:
     """How good the drafts are: acceptance, tokens per round, and the size of the imitation head."""
     return [
         _column("α ↑\n", rows, lambda r: number(r.acceptance.alpha)),
+        _column("without\nstop", rows, lambda r: number(r.acceptance.alpha_without_stop)),
         _column("τ ↑\ntok/round", rows, lambda r: number(r.acceptance.tau)),
+        _column("without\nstop", rows, lambda r: number(r.acceptance.tau_without_stop)),
+        _column("rounds w/o\ndraft %", rows, lambda r: share(r.acceptance.undrafted_share)),
         _column("accepted\n/drafted ↑", rows, lambda r: number(r.acceptance.draft_acceptance_rate)),
         _column("drafted\n/round", rows, lambda r: number(r.acceptance.drafted_per_round, 1)),
         _column("% accepted of tested ↑\nat position 1 2 3 ..", rows,
@@ -242,6 +255,8 @@ def conclusion(run: Run, row: Row) -> str:
         "SAME": f"{doing} as fast as {row.reference}, {value}{interval}",
         "AMBIGUOUS": f"{doing} {value} as fast as {row.reference}{interval}: too few samples or too much noise to tell",
     }[found]
+    if speedup.speedup_between is not None:
+        phrase += f", between {len(speedup.speedup_by_invocation)} processes {ratio(speedup.speedup_between)}"
     if doing == "decodes" and speedup.e2e_speedup_geomean is not None:
         phrase += f", end to end {ratio(speedup.e2e_speedup_geomean)}"
     same = ", per token, drawn by a rule that keeps the target's distribution"

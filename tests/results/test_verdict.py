@@ -303,11 +303,11 @@ def test_a_metric_that_raises_leaves_the_times_alone(
     assert samples_csv(run).count("\n") == 43
 
 
-def test_faster_than_the_counts_explain(fake: SimpleNamespace, real: dict[str, Any]) -> None:
+def test_seconds_that_do_not_add_up(fake: SimpleNamespace, real: dict[str, Any]) -> None:
     """Half of the decoding seconds of one arm are lost from its total, not from its rounds."""
 
     def lost(line: dict[str, Any]) -> dict[str, Any]:
         return {**line, "decode_s": line["decode_s"] * 0.8} if line["method"] == "fastvlm" else line
 
-    assert "FasterThanPredicted" in names_of(fake.run(suites=[real], change=lost))
-    assert "FasterThanPredicted" not in names_of(fake.run(suites=[real]))
+    assert "SecondsDoNotAddUp" in names_of(fake.run(suites=[real], change=lost))
+    assert "SecondsDoNotAddUp" not in names_of(fake.run(suites=[real]))
