@@ -7,6 +7,7 @@ batches.py      puts the lines of one batch together again
 summary.py      from records to rows: a row is a suite x method, and its numbers are in the groups below
 
 settings.py     what was measured, and how the model ran
+generation.py   the settings of `generate` that were in force, in words
 counts.py       samples: planned, measured, failed, paired
 quality.py      scores, and their paired differences to the reference
 sameness.py     identical outputs, near-ties, violations

@@ -48,7 +48,7 @@ def preflight(target: Target, suites: Sequence[Suite], limit: int | None, rows: 
         "caches": caches, "croppable": croppable,
         "prompting": prompting(target.processor, model.config.model_type), "prompt": target.render(sample.prompt),
         "prompt_tokens": inputs["input_ids"].shape[1], **_placeholder(target, inputs),
-        "vocabulary": _vocabulary(model),
+        "vocabulary": _vocabulary(model), "unused_weights": list(target.unused),
         "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()), "positions": positions(model),
         "suites": asked, "kv_bytes": max(each["kv_bytes"] for each in asked), "free_bytes": free_bytes(target.device),
     }  # fmt: skip
@@ -125,6 +125,7 @@ def describe(facts: dict[str, Any], device: torch.device) -> list[tuple[str, str
         ("prompt", repr(facts["prompt"])),
         ("prompt tokens", f"{facts['prompt_tokens']}; image placeholders: {images}"),
         ("vocabulary", str(facts["vocabulary"])),
+        *([("left out", unused)] if (unused := in_short(facts["unused_weights"])) else []),
         *((f"suite {each['suite']}", in_words(each, facts["positions"])) for each in facts["suites"]),
         ("memory", f"weights {facts['weights_bytes'] / MIB:,.1f} MiB, cache at the suite's lengths at most "
                    f"{facts['kv_bytes'] / MIB:,.1f} MiB; {facts['free_bytes'] / MIB:,.0f} MiB free on {device}"),
@@ -148,8 +149,16 @@ def in_lines(facts: dict[str, Any], device: torch.device) -> Iterator[str]:
         f"{facts['class']}, {facts['layers']} text layers at {facts['layers_path']}, {facts['prompting']}, "
         f"cache at most {facts['kv_bytes'] / MIB:,.1f} of {facts['free_bytes'] / MIB:,.0f} MiB free on {device}"
     )
+    if unused := in_short(facts["unused_weights"]):
+        yield unused
     for asked in facts["suites"]:
         yield f"{asked['suite']}, {in_words(asked, facts['positions'])}"
+
+
+def in_short(keys: Sequence[str]) -> str:
+    """What of the checkpoint's files the model does not use, in words; "" for nothing."""
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return f"{len(keys)} weights of the files are not used: {', '.join(keys[:3])}{more}" if keys else ""
 
 
 def layers_path(target: Target) -> str:

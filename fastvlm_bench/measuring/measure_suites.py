@@ -33,6 +33,7 @@ def measure_suites(
     from fastvlm_bench.machine.conditions import RECORDED, watch
     from fastvlm_bench.measuring.apart import acceptance_without_stop, memory_parts, pass_costs
     from fastvlm_bench.measuring.runner import Group, Runner
+    from fastvlm_bench.models.generation_settings import generation_settings
     from fastvlm_bench.models.load import load_target
 
     torch.manual_seed(config.seed)
@@ -65,6 +66,7 @@ def measure_suites(
             torch.set_num_threads(threads)
         writer.update(
             model={**target.describe(), "preflight": facts},
+            generation=generation_settings(target.model, config.generation),
             suites=_rendered(writer.meta["suites"], target),
             methods=[m.described for m in methods],
             environment={

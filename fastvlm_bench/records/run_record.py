@@ -164,6 +164,13 @@ class Outside(TypedDict):
     first_call_s: Annotated[dict[str, Amount], "method: seconds of its first generation"]
 
 
+class Generation(TypedDict):
+    """The settings of `generate` for all methods: told by the run, else by the checkpoint's generation_config.json."""
+
+    in_force: Annotated[dict[str, Any], "do_sample, num_beams, eos_token_id, and all others that may change tokens"]
+    overridden: Annotated[dict[str, Any], "what the checkpoint asked for, and did not get"]
+
+
 class Stopped(TypedDict):
     """How a suite ended with --until-width or --budget."""
 
@@ -227,6 +234,7 @@ class RunRecord(TypedDict):
     memory: NotRequired[Annotated[list[MemoryParts], "parts of a peak, of each suite and method"]]
     costs: NotRequired[Annotated[list[PassCostsRecord], "of each suite and method that drafts; not for batches"]]
     without_stop: NotRequired[Annotated[list[WithoutStop], "of each suite and method that stops in doubt"]]
+    generation: NotRequired[Annotated[Generation, "settings of generate that were in force"]]
     conditions: NotRequired[Annotated[list[dict[str, Any]], "what slowed the machine down, one entry an invocation"]]
     outside: NotRequired[Annotated[list[Outside], "one entry an invocation"]]
     stopped: NotRequired[Annotated[dict[str, Stopped], "by suite, with --until-width or --budget"]]

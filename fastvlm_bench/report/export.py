@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench import metrics
+from fastvlm_bench.analysis.generation import generation_line
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import judge
 from fastvlm_bench.errors import UsageError, did_you_mean
@@ -118,11 +119,16 @@ def run_markdown(run: Run, rows: Sequence[Row] | None = None) -> str:
     model = run.meta["model"]
     return (
         f"# {run.run_id}\n\n{model['id']}, {model['dtype']}, {model['device']}; reference {run.meta['reference']}. "
-        "Seconds and bytes; speed-ups are geometric means of reference / method with 95 % intervals; "
-        f"docs/measuring.md explains the columns.\n\n{rows_markdown(rows)}"
+        f"{_generation(run)}Seconds and bytes; speed-ups are geometric means of reference / method with 95 % "
+        f"intervals; docs/measuring.md explains the columns.\n\n{rows_markdown(rows)}"
         + (f"\n## Warnings\n{warnings}\n" if warnings else "")
         + f"\n## {verdict.status}\n{reasons}\n"
     )
+
+
+def _generation(run: Run) -> str:
+    line = generation_line(run)
+    return line and f"{line[0].upper()}{line[1:]}. "
 
 
 FORMATS = ("csv", "samples-csv", "latex", "markdown", "json")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.counts import Counts
+from fastvlm_bench.analysis.generation import generation_line
 from fastvlm_bench.analysis.quality import Quality
 from fastvlm_bench.analysis.sameness import Sameness
 from fastvlm_bench.analysis.settings import Settings
@@ -31,6 +32,8 @@ def print_report(
     rows = summarise(run) if rows is None else rows
     verdict = judge(run, rows) if verdict is None else verdict
     say(console, headline(run), "bold")
+    if line := generation_line(run):
+        say(console, line, "dim")
     for suite in run.meta["suites"]:
         own = [row for row in rows if row.suite == suite["name"]]
         console.print()
