@@ -20,6 +20,8 @@ phases.py       shares of the time
 memory.py       peaks in bytes
 energy.py       joules per token
 
+differences.py  the word for a paired difference of quality
+bounds.py       its bounds, which hold their level although few samples changed
 flips.py        answers that change between right and wrong: McNemar's exact test
 statistics.py   intervals and tests
 drift.py        outliers, slow starts, trends

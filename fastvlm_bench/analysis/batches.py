@@ -45,12 +45,6 @@ def whole_seconds(line: Mapping[str, Any]) -> float | None:
     return float(own["ttft_s"] + own["decode_s"]) if speaks(line) else None
 
 
-def whole(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A method's lines of one batch as a single line: the first row's, with the batch's own seconds."""
-    first = lines[0]
-    return {**first, **({name: first["batch"][name] for name in ("ttft_s", "decode_s")} if "batch" in first else {})}
-
-
 def by_batch(paired: Sequence[Pair]) -> list[Pair]:
     """One pair per batch instead of one per sample. Pairs of samples that were decoded alone stay as they are."""
     groups: dict[Any, list[Pair]] = {}

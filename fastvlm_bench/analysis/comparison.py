@@ -3,13 +3,13 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastvlm_bench.analysis.arms import Arm, Measured, arms, pairs
 from fastvlm_bench.analysis.batches import batch_size
 from fastvlm_bench.analysis.generation import generation_notes, in_force
-from fastvlm_bench.analysis.quality import Quality, compare_quality, margin_of
+from fastvlm_bench.analysis.quality import Quality, adjust, compare_quality, margin_of
 from fastvlm_bench.analysis.speedup import speedups
 from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio
 from fastvlm_bench.analysis.summary import Row, summarise
@@ -124,6 +124,8 @@ def compare(
         for row, arm in zip(summarise(run), arms(run), strict=True):
             against = _counterpart(arm, base) if index else None
             rows.append(_compared(index, row, arm, against, margin_of(first.meta["config"])))
+    qualities = adjust([row.quality for row in rows])
+    rows = [replace(row, quality=quality) for row, quality in zip(rows, qualities, strict=True)]
     shown = runs if of_suites else runs[:1]
     suites = list(dict.fromkeys(suite["name"] for run in shown for suite in run.meta["suites"]))
     rows = [row for row in rows if row.row.suite in suites]

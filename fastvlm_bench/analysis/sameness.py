@@ -12,9 +12,9 @@ class Sameness:
     """Numbers of pairs, compared by token ids. Nothing is known of the reference itself, nor of drawn tokens.
 
     identical: pairs with the same token ids in every repeat. different_rate_upper: 95 % upper bound of the share of
-    different outputs, known only where every pair is identical. diverged: "sample@index of the first different token"
-    of the other pairs. near_ties, violations: pairs that differ by rounding alone, and pairs with a token that the
-    target would not have chosen; None if none was judged (lossy methods, records of 0.1).
+    different outputs, by the number of images; known only where every pair is identical. diverged: "sample@index of the
+    first different token" of the other pairs. near_ties, violations: pairs that differ by rounding alone, and pairs
+    with a token that the target would not have chosen; None if none was judged (lossy methods, records of 0.1).
     """
 
     identical: int | None = None
@@ -37,7 +37,7 @@ def sameness_of(paired: Sequence[Pair] | None, sampled: bool) -> Sameness:
     differing = [(ours, ours.divergence(theirs)) for ours, theirs in paired if not ours.same_tokens(theirs)]
     return Sameness(
         identical=len(paired) - len(differing),
-        different_rate_upper=None if differing else rule_of_three(len(paired)),
+        different_rate_upper=None if differing else rule_of_three(len({ours.image_id for ours, _ in paired})),
         diverged=tuple(f"{ours.sample_id}@{index}" for ours, index in differing),
         near_ties=near_ties,
         violations=violations,

@@ -9,11 +9,10 @@ from fastvlm_bench.analysis.counts import Counts, counts_of
 from fastvlm_bench.analysis.energy import Energy, energy_of
 from fastvlm_bench.analysis.memory import Memory, memory_of
 from fastvlm_bench.analysis.phases import Phases, phases_of
-from fastvlm_bench.analysis.quality import Quality, compare_quality, margin_of
+from fastvlm_bench.analysis.quality import Quality, adjust, compare_quality, margin_of
 from fastvlm_bench.analysis.sameness import Sameness, sameness_of
 from fastvlm_bench.analysis.settings import Settings, settings_of
-from fastvlm_bench.analysis.speedup import Speedup, speedup_of
-from fastvlm_bench.analysis.statistics import Estimate, holm, p_of_one
+from fastvlm_bench.analysis.speedup import Speedup, adjusted, speedup_of
 from fastvlm_bench.analysis.times import Times, times_of
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run
@@ -91,22 +90,14 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
 
 
 def _holm(rows: list[Row]) -> list[Row]:
-    """The rows with each method's p values, adjusted over the suites of the run. One suite alone gets no p value."""
-    for label in {row.method for row in rows}:
-        places = [i for i, row in enumerate(rows) if row.method == label]
-        decode = _adjusted([rows[i].speedup.decode_speedup_geomean for i in places])
-        e2e = _adjusted([rows[i].speedup.e2e_speedup_geomean for i in places])
-        for i, decode_p, e2e_p in zip(places, decode, e2e, strict=True):
-            speedup = replace(rows[i].speedup, decode_speedup_holm_p=decode_p, e2e_speedup_holm_p=e2e_p)
-            rows[i] = replace(rows[i], speedup=speedup)
-    return rows
-
-
-def _adjusted(estimates: list[Estimate | None]) -> list[float | None]:
-    """The p value of each estimate, by Holm's method; None for one that has none, and if fewer than two have one."""
-    known = [(i, p) for i, estimate in enumerate(estimates) if (p := p_of_one(estimate)) is not None]
-    found: list[float | None] = [None] * len(estimates)
-    if len(known) > 1:
-        for (i, _), p in zip(known, holm([p for _, p in known]), strict=True):
-            found[i] = p
-    return found
+    """The rows with p values adjusted over all methods and suites of the run, and with the words that these allow."""
+    decode = adjusted([row.speedup.decode_speedup_geomean for row in rows])
+    e2e = adjusted([row.speedup.e2e_speedup_geomean for row in rows])
+    qualities = adjust([row.quality for row in rows])
+    return [
+        replace(row, quality=quality, speedup=replace(
+            row.speedup, decode_speedup_holm_p=decode_p[0], e2e_speedup_holm_p=e2e_p[0],
+            decode_speedup_same_holm_p=decode_p[1], e2e_speedup_same_holm_p=e2e_p[1],
+        ))
+        for row, decode_p, e2e_p, quality in zip(rows, decode, e2e, qualities, strict=True)
+    ]  # fmt: skip

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from fastvlm_bench.analysis.batches import speaks, whole
+from fastvlm_bench.analysis.batches import batch_of
 from fastvlm_bench.analysis.stopping import StopRule
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import Absent, DeviceLost
@@ -156,12 +156,15 @@ def _stop_rule(config: RunConfig, suite: Suite, writer: RunWriter, clock: Clock)
     """
     if config.until_width is None and config.budget is None:
         return None
-    rule = StopRule(REFERENCE, clock, config.until_width, config.budget)
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    rule = StopRule(
+        REFERENCE, clock, config.until_width, config.budget, sampled=bool(config.temperature), repeats=config.repeats,
+        images={sample.sample_id: sample.image_id for sample in suite.samples},
+    )  # fmt: skip
+    groups: dict[tuple[Any, int], list[dict[str, Any]]] = {}
     for line in read_run(writer.folder).lines:
-        kept = line["suite"] == suite.name and (suite.name, line["sample_id"], line["repeat"]) in writer.completed
-        if kept and speaks(line):
-            groups.setdefault((line["sample_id"], line["repeat"]), []).append(whole([line]))
+        if line["suite"] == suite.name and (suite.name, line["sample_id"], line["repeat"]) in writer.completed:
+            number = batch_of(line)
+            groups.setdefault((line["sample_id"] if number is None else number, line["repeat"]), []).append(line)
     rule.add(groups.values())
     return rule
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from fastvlm_bench.analysis.batches import whole
 from fastvlm_bench.analysis.stopping import StopRule
 from fastvlm_bench.checks.losslessness import UNCHECKED, judge_output
 from fastvlm_bench.decoding.build import Built
@@ -70,9 +69,9 @@ class Runner(Bench):
                 turn = (number + repeat) % len(self.methods)
                 by_method = self._measured(suite, prepared, [*self.methods[turn:], *self.methods[:turn]], repeat,
                                            writer, invocation)  # fmt: skip
-                if stop is not None:
-                    stop.add([[whole(lines) for lines in by_method]])
                 lines = [line for lines in by_method for line in lines]
+                if stop is not None:
+                    stop.add([lines])
                 failed_in_a_row = failed_in_a_row + 1 if all(line["error"] for line in lines) else 0
                 watch(Group(suite.name, done, total, lines))
                 if failed_in_a_row == MAX_FAILURES_IN_A_ROW:

@@ -1,8 +1,9 @@
 """Quality metrics: one file per metric; the file name is the metric's name in suites and results.
 
 Every metric module has `score(predictions, references) -> MetricScore`: one prediction and one list of references for
-each sample, in the same order. The value is on the official scorer's own scale of 0 to 1 (CIDEr-D may exceed 1). Not
-metrics themselves: `ptb_tokenizer` and `ptb_characters` tokenise captions, `java_scorers` runs the Java programs.
+each sample, in the same order. The value is on the official scorer's own scale, of 0 to 1 unless the module says with
+`TOP` where it ends (CIDEr-D: 10). Not metrics themselves: `ptb_tokenizer` and `ptb_characters` tokenise captions,
+`java_scorers` runs the Java programs.
 
 May import the rooms below `drafts`, and never brings torch.
 """
@@ -89,6 +90,12 @@ def load(name: str) -> Metric:
     if name not in LABELS:
         raise UsageError(f"unknown metric '{name}'{did_you_mean(name, LABELS)}; choose one of: {', '.join(LABELS)}")
     return cast(Metric, importlib.import_module(f"{__name__}.{name}"))
+
+
+def scale_of(name: str) -> tuple[float, str]:
+    """How tables print a metric: the factor, and the scale as a header says it: (100, "0-100"), or (1, "0-10")."""
+    top = getattr(load(name), "TOP", 1.0) if name in LABELS else 1.0
+    return (100.0, "0-100") if top == 1.0 else (1.0, f"0-{top:g}")
 
 
 def tokenised(names: Sequence[str]) -> bool:

@@ -19,6 +19,8 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.metrics import MetricScore, check_samples
 from fastvlm_bench.metrics.ptb_tokenizer import tokenize_all
 
+TOP = 10.0
+"""The top of its scale. Tables print it as it is, where other metrics are printed times 100."""
 _ORDERS = (1, 2, 3, 4)
 _SIGMA = 6.0
 

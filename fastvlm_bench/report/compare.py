@@ -66,7 +66,8 @@ def _columns(rows: Sequence[ComparedRow]) -> list[Cells]:
     for index, quality in enumerate(rows[0].quality):
         own.append(
             column(
-                f"{metrics.LABELS.get(quality.metric, quality.metric)} ↑\n0-100{' (Δ A)' if paired else ''}",
+                f"{metrics.LABELS.get(quality.metric, quality.metric)} ↑\n"
+                f"{metrics.scale_of(quality.metric)[1]}{' (Δ A)' if paired else ''}",
                 metric(index),
             )
         )

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench import metrics
+from fastvlm_bench.analysis.differences import EQUIVALENT, IDENTICAL, UNDECIDED
 from fastvlm_bench.analysis.quality import Quality
 from fastvlm_bench.analysis.summary import Row
 from fastvlm_bench.records.document_frequencies import FREQUENCIES
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
+from fastvlm_bench.report.numbers import score
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +36,7 @@ def print_quality(console: "Console", run: Run, rows: Sequence[Row]) -> None:
 
 def _identical(row: Row) -> bool:
     judged = [quality.verdict for quality in row.quality if quality.verdict]
-    return bool(judged) and set(judged) == {"identical"}
+    return bool(judged) and set(judged) == {IDENTICAL}
 
 
 def _cell(value: float | None, part: str = "") -> str:
@@ -60,7 +62,7 @@ def group_columns(rows: Sequence[Row]) -> list[Cells]:
     """The value of each metric over each group of samples that the data set makes."""
 
     def cells(index: int, name: str) -> tuple[str, ...]:
-        return tuple(_cell(row.quality[index].groups.get(name)) for row in rows)
+        return tuple(score(row.quality[index].metric, row.quality[index].groups.get(name)) for row in rows)
 
     return [
         Cells(f"{metrics.LABELS.get(quality.metric, quality.metric)}\n{name}", cells(index, name))
@@ -86,12 +88,29 @@ def differences(rows: Sequence[Row]) -> list[str]:
 
 
 def difference(quality: Quality) -> str:
-    """A metric's paired difference in points of 100: "CIDEr-D −72.5 [−90.1, −54.9] worse"."""
+    """A metric's paired difference on its scale: "BLEU-4 −72.5 [−90.1, −54.9] worse"."""
     label, delta = metrics.LABELS.get(quality.metric, quality.metric), quality.delta
-    if quality.verdict == "identical" or delta is None:
+    if quality.verdict == IDENTICAL or delta is None:
         return f"{label} {quality.verdict}"
-    interval = "" if delta.low is None or delta.high is None else f" [{delta.low * 100:+.1f}, {delta.high * 100:+.1f}]"
-    return f"{label} {delta.value * 100:+.1f}{interval} {quality.verdict}{flipped(quality)}"
+
+    def scaled(value: float) -> str:
+        return score(quality.metric, value, True)
+
+    interval = "" if delta.low is None or delta.high is None else f" [{scaled(delta.low)}, {scaled(delta.high)}]"
+    seen = evidence(quality, score(quality.metric, quality.bound))
+    return f"{label} {scaled(delta.value)}{interval} {quality.verdict}{seen}{flipped(quality)}"
+
+
+def evidence(quality: Quality, bound: str) -> str:
+    """What an "equivalent" or "undecided" rests on: " (0 of 50 scores changed, at most 5.8 at 95 %)"; else "".
+
+    bound: of the metric, as it is printed.
+    """
+    delta = quality.delta
+    if quality.verdict not in (EQUIVALENT, UNDECIDED) or delta is None or quality.bound is None:
+        return ""
+    images = "" if delta.groups is None else f" on {delta.groups} images"
+    return f" ({quality.changed} of {delta.n} scores{images} changed, at most {bound} at 95 %)"
 
 
 def flipped(quality: Quality) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.counts import Counts
+from fastvlm_bench.analysis.differences import IDENTICAL
 from fastvlm_bench.analysis.generation import generation_line
 from fastvlm_bench.analysis.quality import Quality
 from fastvlm_bench.analysis.sameness import Sameness
@@ -15,7 +16,7 @@ from fastvlm_bench.analysis.verdict import Verdict, greedy, judge
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.breakdown import energy_columns, energy_reason, memory_columns, outside, time_columns
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
-from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, share
+from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, score, share
 from fastvlm_bench.report.quality_tables import print_quality
 
 if TYPE_CHECKING:
@@ -124,14 +125,16 @@ def sampling(settings: Settings) -> str:
 
 
 def quality_cell(quality: Quality) -> str:
-    """A metric on a 0-100 scale and, in brackets, its difference to the reference with the interval's half width."""
-    value, delta = number(quality.value, 1, 100), quality.delta
+    """A metric on its scale and, in brackets, its difference to the reference with the interval's wider half."""
+    value, delta = score(quality.metric, quality.value), quality.delta
     if delta is None:
         return value
-    if quality.verdict == "identical":
+    if quality.verdict == IDENTICAL:
         return f"{value} (identical)"
-    half = "" if delta.low is None or delta.high is None else f" ±{(delta.high - delta.low) * 50:.1f}"
-    return f"{value} ({delta.value * 100:+.1f}{half})"
+    half = ""
+    if delta.low is not None and delta.high is not None:
+        half = f" ±{score(quality.metric, max(delta.high - delta.value, delta.value - delta.low))}"
+    return f"{value} ({score(quality.metric, delta.value, True)}{half})"
 
 
 def _labels(rows: Sequence[Row]) -> Cells:
@@ -187,7 +190,11 @@ def quality_columns(rows: Sequence[Row]) -> list[Cells]:
         return lambda row: quality_cell(row.quality[index])
 
     columns = [
-        _column(f"{metrics.LABELS.get(quality.metric, quality.metric)} ↑\n0-100 (Δ)", rows, metric(index))
+        _column(
+            f"{metrics.LABELS.get(quality.metric, quality.metric)} ↑\n{metrics.scale_of(quality.metric)[1]} (Δ)",
+            rows,
+            metric(index),
+        )
         for index, quality in enumerate(rows[0].quality)
     ]
     kind = "allocated" if any(row.memory.peak_allocated_bytes is not None for row in rows) else "rss"

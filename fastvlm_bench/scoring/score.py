@@ -10,13 +10,14 @@ from typing import Any
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis import quality
+from fastvlm_bench.analysis.differences import IDENTICAL
 from fastvlm_bench.analysis.quality import Quality
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.metrics import JAVA, NEEDS_JAVA
 from fastvlm_bench.metrics.ptb_tokenizer import VERSION
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import write_atomically
-from fastvlm_bench.report.quality_tables import flipped
+from fastvlm_bench.report.quality_tables import evidence, flipped
 from fastvlm_bench.suites import annotations, readers, results_formats
 from fastvlm_bench.suites.annotations import Document, Entry
 from fastvlm_bench.suites.definition import Definition, Split, read_definition
@@ -53,6 +54,7 @@ class Scores:
         """What `score --json` prints: metrics on their official scale of 0 to 1 (a mean rank is a rank), and counts."""
         compared = {
             q.metric: {"value": q.delta.value, "low": q.delta.low, "high": q.delta.high, "verdict": q.verdict,
+                       "changed": q.changed, "bound": q.bound, "difference_p": q.difference_p, "margin_p": q.margin_p,
                        **({"won": q.flips.won, "lost": q.flips.lost, "mcnemar_p": q.flips.p} if q.flips else {})}
             for q in self.deltas if q.delta is not None
         }  # fmt: skip
@@ -129,7 +131,8 @@ def score_file(
         other = results_formats.read(reference_file, definition.results, entries, source, allow_missing)
         images, bound = [entry.image_id for entry in entries], quality.margin_of({}, margin)
         deltas = tuple(
-            Quality(name, values[name], *quality.difference(name, described, texts, other, references, images, bound),
+            Quality(name, values[name],
+                    **vars(quality.difference(name, described, texts, other, references, images, bound)),
                     flips=quality.flips(name, described, texts, other, references, images))
             for name in named if values[name] is not None
         )  # fmt: skip
@@ -253,12 +256,13 @@ def table(found: Scores) -> list[tuple[str, str]]:
             for name, value in found.values.items()]  # fmt: skip
     for q in found.deltas:
         label = f"Δ {q.metric}"
-        if q.delta is None or q.verdict == "identical":
+        if q.delta is None or q.verdict == IDENTICAL:
             rows.append((label, f"identical outputs {found.n}/{found.n}" if q.delta is not None else "–"))
         else:
             known = q.delta.low is not None and q.delta.high is not None
             interval = f" [{q.delta.low:+.4f}, {q.delta.high:+.4f}]" if known else ""
-            rows.append((label, f"{q.delta.value:+.4f}{interval} {q.verdict}{flipped(q)}"))
+            seen = "" if q.bound is None else evidence(q, f"{q.bound:.4f}")
+            rows.append((label, f"{q.delta.value:+.4f}{interval} {q.verdict}{seen}{flipped(q)}"))
     return rows
 
 
