@@ -28,7 +28,7 @@ DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 LOADING = ("device", "dtype", "device_map", "attn", "quantize", "trust_remote_code", "offline")
 CHOICES = {"dtype": DTYPES, "device_map": ("auto",), "attn": ("sdpa", "eager", "flash_attention_2"),
            "quantize": ("4bit", "8bit")}  # fmt: skip
-NOT_MEASURED = ("out", "resume", "json", "require_lossless", "margin", "variants", "java", "offline")
+NOT_MEASURED = ("out", "resume", "json", "require_lossless", "require_valid", "margin", "variants", "java", "offline")
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
          "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size")  # fmt: skip
@@ -91,6 +91,7 @@ class RunConfig:
     resume: str | None = None
     json: bool = False
     require_lossless: bool = False
+    require_valid: bool = False
     margin: float = 0.5
     variants: tuple[str, ...] = ()
     java: bool = False

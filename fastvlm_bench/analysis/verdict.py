@@ -15,6 +15,7 @@ from fastvlm_bench.analysis.notices import (
 )
 from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES, SLOWER, Speedup
 from fastvlm_bench.analysis.summary import Row, summarise
+from fastvlm_bench.errors import InvalidRun
 from fastvlm_bench.records.document_frequencies import cider_df
 from fastvlm_bench.records.identities import check_line
 from fastvlm_bench.records.record import Run
@@ -43,6 +44,13 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """The entry `verdict` of run.json; the warnings have an entry of their own."""
         return {"status": self.status, "reasons": list(self.reasons)}
+
+
+def require_valid(judged: Iterable[tuple[Run, Verdict]]) -> None:
+    """InvalidRun if any of these runs is INVALID. It names each, with the first reason."""
+    bad = [f"{run.run_id} ({_some(verdict.reasons)})" for run, verdict in judged if verdict.status != "VALID"]
+    if bad:
+        raise InvalidRun(f"INVALID, and --require-valid asks for VALID: {_some(bad)}")
 
 
 def greedy(meta: Mapping[str, Any]) -> bool:

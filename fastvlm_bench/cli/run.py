@@ -65,6 +65,7 @@ def run(
     phases: Annotated[bool, typer.Option(help="Time vision, prefill, draft and verify inside the model, by events on a GPU.", rich_help_panel=MEASUREMENT)] = False,
     energy: Annotated[float | None, typer.Option(metavar="SECONDS", help="Then measure energy, too, in blocks of so many seconds of each method, 5 for example.", rich_help_panel=MEASUREMENT)] = None,
     require_lossless: Annotated[bool, typer.Option(help="Exit with 5 if an output has a token that the target would not have chosen.", rich_help_panel=MEASUREMENT)] = False,
+    require_valid: Annotated[bool, typer.Option(help="Exit with 8 if the run is INVALID.", rich_help_panel=MEASUREMENT)] = False,
     margin: Annotated[float, typer.Option(metavar="POINTS", help="Points of 100 that count as no difference in quality: equivalent within ±margin.", rich_help_panel=MEASUREMENT)] = 0.5,
     variant: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="METRIC=VARIANT, as vqa_accuracy=official; repeatable.", rich_help_panel=MEASUREMENT)] = None,
     java: Annotated[bool, typer.Option("--java/--no-java", help="METEOR and SPICE of captions, too; needs Java and the extra coco-java.", rich_help_panel=MEASUREMENT)] = False,
@@ -89,7 +90,7 @@ def run(
         max_new_tokens=max_new_tokens, prompt_set=prompt_set, prompt=prompt,
         seed=seed, device=device, dtype=dtype, device_map=device_map, attn=attn, quantize=quantize,
         trust_remote_code=trust_remote_code, offline=offline, threads=threads, out=str(out),
-        require_lossless=require_lossless, refine=refine, margin=margin, variants=tuple(variant or ()), java=java,
+        require_lossless=require_lossless, require_valid=require_valid, refine=refine, margin=margin, variants=tuple(variant or ()), java=java,
         temperature=temperature, top_p=top_p, top_k=top_k, ignore_eos=ignore_eos, phases=phases,
         invocations=invocations, until_width=until_width, budget=budget, energy=energy, batch_size=sizes[0],
     )  # fmt: skip

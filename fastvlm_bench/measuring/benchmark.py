@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from fastvlm_bench.analysis.summary import summarise
-from fastvlm_bench.analysis.verdict import judge
+from fastvlm_bench.analysis.verdict import judge, require_valid
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, DeviceLost, LosslessViolation, Terminated, UsageError
 from fastvlm_bench.measuring.before_loading import check, check_same_data
@@ -93,6 +93,8 @@ def run_benchmark(
         raise failure
     if config.require_lossless:
         require_lossless(run)
+    if config.require_valid and outcome == "success":
+        require_valid([(run, judge(run))])
     if failed := sum(line["error"] is not None for line in run.lines):
         print(f"fastvlm-bench: {failed} measurements failed, see the table and {run.folder / 'samples.jsonl'}",
               file=sys.stderr)  # fmt: skip
