@@ -21,6 +21,7 @@ energy.py       joules per token
 flips.py        answers that change between right and wrong: McNemar's exact test
 statistics.py   intervals and tests
 drift.py        outliers, slow starts, trends
+order_effect.py  whether seconds depend on the place in the turn, or on the method before
 notices.py      the warnings about times
 verdict.py      all warnings; VALID or INVALID
 comparison.py   what `compare` computes

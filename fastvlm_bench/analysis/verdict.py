@@ -10,6 +10,7 @@ from fastvlm_bench.analysis.notices import (
     drift_notices,
     left_out,
     order_effects,
+    slow_reference,
     spread_notices,
     stop_notices,
 )
@@ -24,7 +25,7 @@ WARNINGS = (
     "ShortOutputs", "Diverged", "SlowerThanReference", "UntrainedDraft", "TooFewSamples", "NoisyMachine", "Throttled",
     "NotIsolated", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
-    "ScoringFailed", "FasterThanPredicted",
+    "ScoringFailed", "FasterThanPredicted", "SlowReference",
 )  # fmt: skip
 """The names of all warnings. docs/measuring.md explains each of them."""
 SHORT_TOKENS, FEW_SAMPLES = 8, 20
@@ -150,6 +151,7 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
                      f"{_divergence_cause(row)}")  # fmt: skip
     yield from _untrained(row, arm, where)
     yield from spread_notices(row, where)
+    yield from slow_reference(row, arm, where)
     for quality in row.quality:
         if quality.failure:
             yield Notice("ScoringFailed", f"{where}: {quality.metric} could not be computed ({quality.failure}); times "

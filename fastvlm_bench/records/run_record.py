@@ -194,6 +194,9 @@ class RunRecord(TypedDict):
     model: Annotated[ModelRecord, "the target"]
     methods: Annotated[list[MethodRecord], "the reference first"]
     reference: Annotated[str, "label of the method that the others are compared with"]
+    order: NotRequired[
+        Annotated[Literal["williams"], "design of the order of methods on each sample; without it they rotated by one"]
+    ]
     environment: Annotated[Environment, "machine and versions; null where unknown, with the reason in `reasons`"]
     started_at: Annotated[Time, "when it began"]
     completed_at: Annotated[Time | None, "when it ended"]
