@@ -47,7 +47,7 @@ class Runner(Bench):
         self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None],
         stop: StopRule | None = None, invocation: int = 0,
     ) -> None:  # fmt: skip
-        """Measure what `writer` does not hold yet. `williams.order` gives the order of methods for each sample or batch.
+        """Measure what `writer` does not hold yet. `williams.order` gives the order of methods of each sample or batch.
 
         A batch that lacks one sample is measured again in full, because its seconds belong together. watch: called
         after each group. stop: may end the suite before its last sample; it takes a batch as one observation.
