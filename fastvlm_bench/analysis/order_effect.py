@@ -63,7 +63,7 @@ def turns(own: Sequence[Arm]) -> list[Turn]:
         of_group = {name: known[key] for name, known in seconds.items()}
         logs = {name: math.log((one.ttft_s + one.decode_s) / (math.exp(ttft[name][key]) + costs[name](one)))
                 for name, one in of_group.items()}  # fmt: skip
-        found.append(Turn(tuple(sorted(of_group, key=lambda name, known=of_group: known[name].order)), logs))
+        found.append(Turn(tuple(name for _, name in sorted((one.order, name) for name, one in of_group.items())), logs))
     return found
 
 

@@ -1,9 +1,9 @@
 """Quality of an arm and its paired difference to the reference, metric by metric."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
 from fastvlm_bench import metrics
@@ -20,6 +20,7 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.metrics.cider_d import DocumentFrequencies
 from fastvlm_bench.records.document_frequencies import FREQUENCIES
 
+Judged = tuple[Estimate | None, str]
 MARGIN = 0.005
 """Half a point of 100, on the 0-1 scale: a difference within it counts as none, unless the user sets another margin."""
 
@@ -158,6 +159,20 @@ def _by_group(metric: str, arm: Arm) -> dict[str, float]:
     return found
 
 
+def in_direction(judged: Callable[..., Judged]) -> Callable[..., Judged]:
+    """The same, with the words better and worse exchanged for a metric of which less is better."""
+
+    @wraps(judged)
+    def judge(metric: str, *given: Any, **options: Any) -> Judged:
+        delta, verdict = judged(metric, *given, **options)
+        if not metrics.kind_of(metric).higher_is_better:
+            verdict = {"better": "worse", "worse": "better"}.get(verdict, verdict)
+        return delta, verdict
+
+    return judge
+
+
+@in_direction
 def difference(
     metric: str, suite: Mapping[str, Any], own: Sequence[str], other: Sequence[str],
     references: Sequence[Sequence[str]], images: Sequence[str], margin: float = MARGIN,
@@ -195,7 +210,8 @@ def flips(
     references: Sequence[Sequence[str]], images: Sequence[str],
 ) -> Flips | None:  # fmt: skip
     """The samples that only one of two lists of texts gets right; None for a metric that gives partial credit."""
-    ours, theirs = (score(metric, suite, texts, references) for texts in (own, other))
+    first, second = (own, other) if metrics.kind_of(metric).higher_is_better else (other, own)
+    ours, theirs = (score(metric, suite, texts, references) for texts in (first, second))
     return None if ours is None or theirs is None else count_flips(ours.per_sample, theirs.per_sample, images)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fastvlm_bench.cli.options import RESULTS
+from fastvlm_bench.cli.options import RESULTS, Metric
 
 # fmt: off
 RunFolders = Annotated[list[Path] | None, typer.Argument(help="Run folders; left out: the newest under results/.")]
@@ -26,6 +26,7 @@ def score(
     split: Annotated[str | None, typer.Option(metavar="NAME", help="The suite's split; default: told by the files.")] = None,
     allow_missing: Annotated[bool, typer.Option(help="Count a sample without prediction as an empty text.")] = False,
     variant: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="METRIC=VARIANT, as vqa_accuracy=official; repeatable.")] = None,
+    metric: Metric = None,
     java: Annotated[bool, typer.Option("--java", help="METEOR and SPICE, too; needs Java and the extra coco-java.")] = False,
     json: Json = False,
 ) -> None:  # fmt: skip
@@ -34,7 +35,7 @@ def score(
     from fastvlm_bench.scoring.score import as_json, score_file, table
 
     found = score_file(suite, annotations, predictions, allow_missing=allow_missing, split=split, java=java,
-                       variants=parse_variants(variant or []), reference_file=reference, margin=margin)  # fmt: skip
+                       variants=parse_variants(variant or []), reference_file=reference, margin=margin, more=metric or [])  # fmt: skip
     for note in found.notes:
         typer.echo(f"fastvlm-bench: note: {note}", err=True)
     if json:

@@ -12,7 +12,10 @@ from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.rows import Row, settle, traced
 from fastvlm_bench.errors import NonFiniteLogits
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.method_spec import MethodKind
 from fastvlm_bench.records.trace import Round
+
+METHOD = MethodKind("transformers' own generate: the check that standard is no slower", lossless=True)
 
 
 class Finite(LogitsProcessor):

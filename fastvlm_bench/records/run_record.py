@@ -73,6 +73,7 @@ class MethodRecord(TypedDict):
     lossless: NotRequired[Annotated[bool, "whether its greedy output is the target's own"]]
     options: NotRequired[Annotated[dict[str, Any], "its options, with those that the draft settles"]]
     draft: NotRequired[Annotated[dict[str, Any] | None, "manifest of the draft"]]
+    file_sha256: NotRequired[Annotated[Sha256, "of its file, for a method from outside the package"]]
     extra_bytes: NotRequired[Annotated[Bytes, "bytes that it needs beside the target"]]
 
 

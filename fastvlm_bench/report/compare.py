@@ -66,7 +66,7 @@ def _columns(rows: Sequence[ComparedRow]) -> list[Cells]:
     for index, quality in enumerate(rows[0].quality):
         own.append(
             column(
-                f"{metrics.LABELS.get(quality.metric, quality.metric)} ↑\n0-100{' (Δ A)' if paired else ''}",
+                f"{metrics.kind_of(quality.metric).header}{' (Δ A)' if paired else ''}",
                 metric(index),
             )
         )

@@ -111,14 +111,15 @@ def sampling(settings: Settings) -> str:
 
 
 def quality_cell(quality: Quality) -> str:
-    """A metric on a 0-100 scale and, in brackets, its difference to the reference with the interval's half width."""
-    value, delta = number(quality.value, 1, 100), quality.delta
+    """A metric on its tables' scale; in brackets its difference to the reference, with the interval's half width."""
+    scale = metrics.kind_of(quality.metric).scale
+    value, delta = number(quality.value, 1, scale), quality.delta
     if delta is None:
         return value
     if quality.verdict == "identical":
         return f"{value} (identical)"
-    half = "" if delta.low is None or delta.high is None else f" ±{(delta.high - delta.low) * 50:.1f}"
-    return f"{value} ({delta.value * 100:+.1f}{half})"
+    half = "" if delta.low is None or delta.high is None else f" ±{(delta.high - delta.low) / 2 * scale:.1f}"
+    return f"{value} ({delta.value * scale:+.1f}{half})"
 
 
 def _labels(rows: Sequence[Row]) -> Cells:
@@ -174,7 +175,7 @@ def quality_columns(rows: Sequence[Row]) -> list[Cells]:
         return lambda row: quality_cell(row.quality[index])
 
     columns = [
-        _column(f"{metrics.LABELS.get(quality.metric, quality.metric)} ↑\n0-100 (Δ)", rows, metric(index))
+        _column(f"{metrics.kind_of(quality.metric).header} (Δ)", rows, metric(index))
         for index, quality in enumerate(rows[0].quality)
     ]
     kind = "allocated" if any(row.memory.peak_allocated_bytes is not None for row in rows) else "rss"

@@ -77,7 +77,7 @@ def _rows(
         values = [score(metric, described, texts, references) for texts in (old, new)]
         delta, verdict = difference(metric, described, new, old, references, images)
         out.append({
-            **common, "metric": metrics.LABELS[metric],
+            **common, "metric": metrics.label(metric),
             "before": values[0].value if values[0] else None, "after": values[1].value if values[1] else None,
             "delta": delta.value if delta else None, "low": delta.low if delta else None,
             "high": delta.high if delta else None, "verdict": verdict,

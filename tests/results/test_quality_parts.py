@@ -174,11 +174,11 @@ def test_one_image_alone_is_refused_with_the_reason(fake: SimpleNamespace) -> No
 @pytest.mark.parametrize("name", metrics.names())
 def test_titles_exist_for_all_parts_that_a_metric_yields(name: str) -> None:
     texts, references = ["a dog", "a red cat"], [["a dog"], ["a cat"]]
-    if name in metrics.JAVA:
-        assert name not in metrics.PARTS
+    if name in metrics.java_metrics():
+        assert not metrics.kind_of(name).parts
         return
     if name == "pope":
         references = [["yes"], ["no"]]
     if name == "visdial_ranking":
         texts, references = ["1 2", "2 1"], [["0", "0 1"], ["0", "0 0"]]
-    assert set(metrics.load(name).score(texts, references).parts) <= set(metrics.PARTS.get(name, {}))
+    assert set(metrics.load(name).score(texts, references).parts) <= set(metrics.kind_of(name).parts)
