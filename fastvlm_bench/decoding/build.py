@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.drafts.imitation_head import WEIGHTS, Draft
 from fastvlm_bench.drafts.manifest import choose_draft
 from fastvlm_bench.engine.method import Method
 from fastvlm_bench.errors import UsageError
@@ -53,11 +53,13 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
     constructor are named like its options; it may also take `draft` and `clock`.
     """
     options: dict[str, Any] = dict(spec.options)
-    kind, draft, count = method_class(spec.name), None, len(target.layers)
+    kind, draft, named, count = method_class(spec.name), None, dict[str, str](), len(target.layers)
     check_options(spec.name, kind)
     if "draft" in METHODS[spec.name].options:
         wish = {key: options.get(key) for key in ("head", "exit_layer", "draft")}
-        draft = Draft.load(choose_draft(drafts, model=target.id, **wish), target.model)
+        folder = choose_draft(drafts, model=target.id, **wish)
+        draft = Draft.load(folder, target.model)
+        named = {"name": folder.resolve().name, "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
         options |= {"head": draft.manifest.head if draft.manifest else None, "exit_layer": draft.exit_layer}
     elif not 1 <= options.get("exit_layer", 1) < count:
         raise UsageError(f"exit_layer={options['exit_layer']} is not within 1 .. {count - 1} of {target.id}")
@@ -65,7 +67,7 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
     method = kind(**{name: given[name] for name in inspect.signature(kind).parameters if name in given})
     described = {
         "label": spec.label, "name": spec.name, "spec": str(spec), "lossless": METHODS[spec.name].lossless,
-        "options": options, "draft": vars(draft.manifest) if draft and draft.manifest else None,
+        "options": options, "draft": {**vars(draft.manifest), **named} if draft and draft.manifest else None,
         "extra_bytes": draft.weight_bytes if draft else 0,
     }  # fmt: skip
     if not METHODS.own(spec.name):  # no commit of this project names its code

@@ -16,9 +16,12 @@ from fastvlm_bench.report.csv_text import cell_text
 
 SOURCES = (
     "run_id", "model", "suite", "settings.suite_version", "settings.split", "settings.source", "method",
-    "settings.method_name", "reference", "settings.lossless", "settings.dtype", "settings.device", "settings.attention",
-    "settings.threads", "settings.max_new_tokens", "settings.ignore_eos", "settings.temperature", "settings.top_p",
-    "settings.top_k", "counts.samples", "counts.samples_ok", "counts.samples_failed", "counts.samples_paired",
+    "settings.method_name", "settings.gamma", "settings.exit_layer", "settings.head", "settings.stop_below",
+    "settings.draft", "settings.draft_id", "settings.options", "reference", "settings.lossless", "settings.dtype",
+    "settings.device", "settings.hardware", "settings.attention", "settings.threads", "settings.tool",
+    "settings.commit", "settings.started_at", "settings.max_new_tokens", "settings.ignore_eos",
+    "settings.temperature", "settings.top_p", "settings.top_k",
+    "counts.samples", "counts.samples_ok", "counts.samples_failed", "counts.samples_paired",
     "counts.samples_one_token", "counts.repeats", "settings.batch_size",
     "quality",
     "sameness.identical", "sameness.different_rate_upper", "sameness.diverged", "sameness.near_ties",
