@@ -25,6 +25,7 @@ bounds.py       its bounds, which hold their level although few samples changed
 flips.py        answers that change between right and wrong: McNemar's exact test
 statistics.py   intervals and tests
 drift.py        outliers, slow starts, trends
+order_effect.py  whether seconds depend on the place in the turn, or on the method before
 notices.py      the warnings about times
 verdict.py      all warnings; VALID or INVALID
 comparison.py   what `compare` computes

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.arms import Arm, Pair, scored
-from fastvlm_bench.analysis.differences import Difference, adjusted, difference_of, no_difference, word
+from fastvlm_bench.analysis.differences import BETTER, WORSE, Difference, adjusted, difference_of, no_difference, word
 from fastvlm_bench.analysis.flips import Flips, count_flips
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.errors import UsageError
@@ -177,7 +177,15 @@ def _difference(
     ours, theirs = (score(metric, suite, texts, references) for texts in (own, other))
     if ours is None or theirs is None:
         return Difference()
-    return difference_of(metrics.load(metric), ours, theirs, (own, other), references, images, margin)
+    found = difference_of(metrics.load(metric), ours, theirs, (own, other), references, images, margin)
+    return found if found.delta is None else replace(found, verdict=_in_direction(metric, found.verdict))
+
+
+def _in_direction(metric: str, verdict: str) -> str:
+    """The verdict, with better and worse exchanged for a metric of which less is better."""
+    if metrics.kind_of(metric).higher_is_better:
+        return verdict
+    return {BETTER: WORSE, WORSE: BETTER}.get(verdict, verdict)
 
 
 def adjust(families: Sequence[Sequence[Quality]]) -> list[tuple[Quality, ...]]:
@@ -192,8 +200,8 @@ def adjust(families: Sequence[Sequence[Quality]]) -> list[tuple[Quality, ...]]:
         none, beyond = adjusted([q.difference_p for q in own]), adjusted([q.margin_p for q in own])
         for (i, j), q, difference_p, margin_p in zip(places, own, none, beyond, strict=True):
             if q.delta is not None and difference_p is not None:
-                found[i][j] = replace(q, difference_p=difference_p, margin_p=margin_p,
-                                      verdict=word(q.delta.value, difference_p, margin_p))  # fmt: skip
+                verdict = _in_direction(metric, word(q.delta.value, difference_p, margin_p))
+                found[i][j] = replace(q, difference_p=difference_p, margin_p=margin_p, verdict=verdict)
     return [tuple(qualities) for qualities in found]
 
 
@@ -202,5 +210,6 @@ def flips(
     references: Sequence[Sequence[str]], images: Sequence[str],
 ) -> Flips | None:  # fmt: skip
     """The samples that only one of two lists of texts gets right; None for a metric that gives partial credit."""
-    ours, theirs = (score(metric, suite, texts, references) for texts in (own, other))
+    first, second = (own, other) if metrics.kind_of(metric).higher_is_better else (other, own)
+    ours, theirs = (score(metric, suite, texts, references) for texts in (first, second))
     return None if ours is None or theirs is None else count_flips(ours.per_sample, theirs.per_sample, images)

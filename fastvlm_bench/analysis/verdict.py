@@ -11,11 +11,13 @@ from fastvlm_bench.analysis.notices import (
     left_out,
     order_effects,
     prediction_notices,
+    slow_reference,
     spread_notices,
     stop_notices,
 )
 from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES, SLOWER, Speedup
 from fastvlm_bench.analysis.summary import Row, summarise
+from fastvlm_bench.errors import InvalidRun
 from fastvlm_bench.records.document_frequencies import cider_df
 from fastvlm_bench.records.identities import check_line
 from fastvlm_bench.records.record import Run
@@ -24,7 +26,7 @@ WARNINGS = (
     "ShortOutputs", "Diverged", "SlowerThanReference", "UntrainedDraft", "TooFewSamples", "NoisyMachine", "Throttled",
     "NotIsolated", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
-    "ScoringFailed", "FasterThanPredicted", "SlowerThanPredicted", "SecondsDoNotAddUp",
+    "ScoringFailed", "FasterThanPredicted", "SlowerThanPredicted", "SecondsDoNotAddUp", "SlowReference",
 )  # fmt: skip
 """The names of all warnings. docs/measuring.md explains each of them."""
 SHORT_TOKENS, FEW_SAMPLES = 8, 20
@@ -43,6 +45,13 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """The entry `verdict` of run.json; the warnings have an entry of their own."""
         return {"status": self.status, "reasons": list(self.reasons)}
+
+
+def require_valid(judged: Iterable[tuple[Run, Verdict]]) -> None:
+    """InvalidRun if any of these runs is INVALID. It names each, with the first reason."""
+    bad = [f"{run.run_id} ({_some(verdict.reasons)})" for run, verdict in judged if verdict.status != "VALID"]
+    if bad:
+        raise InvalidRun(f"INVALID, and --require-valid asks for VALID: {_some(bad)}")
 
 
 def greedy(meta: Mapping[str, Any]) -> bool:
@@ -142,6 +151,7 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
                      f"{_divergence_cause(row)}")  # fmt: skip
     yield from _untrained(row, arm, where)
     yield from spread_notices(row, where)
+    yield from slow_reference(row, arm, where)
     for quality in row.quality:
         if quality.failure:
             yield Notice("ScoringFailed", f"{where}: {quality.metric} could not be computed ({quality.failure}); times "

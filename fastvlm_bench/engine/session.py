@@ -95,12 +95,17 @@ class Session:
     def cache(self) -> Any:
         return self.kwargs["past_key_values"]
 
-    def prefill(self) -> None:
-        """Encode the image, run the prompt through all layers and emit the first token."""
+    def prefill(self) -> float:
+        """Encode the image, run the prompt through all layers and emit the first token.
+
+        Returns the clock (s) once that token was chosen and known on the host. What follows is part of decoding.
+        """
         outputs = self.model._prefill(self._ids[:, : self.length], self.config, self.kwargs)
         first = self.choose(outputs.logits[:, -1:])
+        known = self.clock.now()
         self.emit(first)
         self.keep(outputs, first, 1)
+        return known
 
     def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any]) -> Any:
         """Run one pass over the last `count` tokens of output + `ahead`.

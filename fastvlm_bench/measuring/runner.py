@@ -14,6 +14,7 @@ from fastvlm_bench.engine.measure import measure, seed_of
 from fastvlm_bench.errors import BenchError, DeviceLost, TooLong
 from fastvlm_bench.machine.failures import FAILURES, device_lost, failed, failure_text
 from fastvlm_bench.machine.memory import PeakMemory
+from fastvlm_bench.measuring import williams
 from fastvlm_bench.measuring.bench import Bench, Prepared
 from fastvlm_bench.measuring.lines import Line, measured, void
 from fastvlm_bench.records.identities import check_line
@@ -45,7 +46,7 @@ class Runner(Bench):
         self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None],
         stop: StopRule | None = None, invocation: int = 0,
     ) -> None:  # fmt: skip
-        """Measure what `writer` does not hold yet. The order of methods rotates by sample or batch (ABBA for two).
+        """Measure what `writer` does not hold yet. `williams.order` gives the order of methods of each sample or batch.
 
         A batch that lacks one sample is measured again in full, because its seconds belong together. watch: called
         after each group. stop: may end the suite before its last sample; it takes a batch as one observation.
@@ -66,9 +67,9 @@ class Runner(Bench):
                 if all((suite.name, sample.sample_id, repeat) in writer.completed for sample in samples):
                     continue
                 prepared = prepared or self.prepare(samples, number)
-                turn = (number + repeat) % len(self.methods)
-                by_method = self._measured(suite, prepared, [*self.methods[turn:], *self.methods[:turn]], repeat,
-                                           writer, invocation)  # fmt: skip
+                places = williams.order(len(self.methods), number, self.seed, suite.name, repeat)
+                by_method = self._measured(suite, prepared, [self.methods[i] for i in places], repeat, writer,
+                                           invocation)  # fmt: skip
                 lines = [line for lines in by_method for line in lines]
                 if stop is not None:
                     stop.add([lines])

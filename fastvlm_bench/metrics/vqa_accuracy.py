@@ -20,7 +20,9 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from fastvlm_bench.errors import UsageError, did_you_mean
-from fastvlm_bench.metrics import MetricScore, check_samples
+from fastvlm_bench.metrics import MetricKind, MetricScore, check_samples
+
+METRIC = MetricKind("VQA acc.", "agreement with ten people's answers")
 
 Variant = Literal["normalised", "official", "m4c"]
 

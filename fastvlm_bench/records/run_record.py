@@ -72,7 +72,8 @@ class MethodRecord(TypedDict):
     spec: NotRequired[Annotated[str, "as it could be typed"]]
     lossless: NotRequired[Annotated[bool, "whether its greedy output is the target's own"]]
     options: NotRequired[Annotated[dict[str, Any], "its options, with those that the draft settles"]]
-    draft: NotRequired[Annotated[dict[str, Any] | None, "manifest of the draft"]]
+    draft: NotRequired[Annotated[dict[str, Any] | None, "manifest of the draft, with its name and its weights' sha256"]]
+    file_sha256: NotRequired[Annotated[Sha256, "of its file, for a method from outside the package"]]
     extra_bytes: NotRequired[Annotated[Bytes, "bytes that it needs beside the target"]]
 
 
@@ -224,6 +225,9 @@ class RunRecord(TypedDict):
     model: Annotated[ModelRecord, "the target"]
     methods: Annotated[list[MethodRecord], "the reference first"]
     reference: Annotated[str, "label of the method that the others are compared with"]
+    order: NotRequired[
+        Annotated[Literal["williams"], "design of the order of methods on each sample; without it they rotated by one"]
+    ]
     environment: Annotated[Environment, "machine and versions; null where unknown, with the reason in `reasons`"]
     started_at: Annotated[Time, "when it began"]
     completed_at: Annotated[Time | None, "when it ended"]

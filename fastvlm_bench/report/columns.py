@@ -16,9 +16,12 @@ from fastvlm_bench.report.csv_text import cell_text
 
 SOURCES = (
     "run_id", "model", "suite", "settings.suite_version", "settings.split", "settings.source", "method",
-    "settings.method_name", "reference", "settings.lossless", "settings.dtype", "settings.device", "settings.attention",
-    "settings.threads", "settings.max_new_tokens", "settings.ignore_eos", "settings.temperature", "settings.top_p",
-    "settings.top_k", "counts.samples", "counts.samples_ok", "counts.samples_failed", "counts.samples_paired",
+    "settings.method_name", "settings.gamma", "settings.exit_layer", "settings.head", "settings.stop_below",
+    "settings.draft", "settings.draft_id", "settings.options", "reference", "settings.lossless", "settings.dtype",
+    "settings.device", "settings.hardware", "settings.attention", "settings.threads", "settings.tool",
+    "settings.commit", "settings.started_at", "settings.max_new_tokens", "settings.ignore_eos",
+    "settings.temperature", "settings.top_p", "settings.top_k",
+    "counts.samples", "counts.samples_ok", "counts.samples_failed", "counts.samples_paired",
     "counts.samples_one_token", "counts.repeats", "settings.batch_size",
     "quality",
     "sameness.identical", "sameness.different_rate_upper", "sameness.diverged", "sameness.near_ties",
@@ -67,13 +70,20 @@ class Column:
     interval: bool = False
 
 
-@cache
 def columns() -> tuple[Column, ...]:
-    """The columns of `rows_csv` and `--json`, in order. They are the same for every run of one version of this tool."""
+    """The columns of `rows_csv` and `--json`, in order. They are the same for every run of one version of this tool.
+
+    A metric of one's own adds its columns beside those of the others, which stand by name.
+    """
+    return _columns(tuple(metrics.names()))
+
+
+@cache
+def _columns(known_metrics: tuple[str, ...]) -> tuple[Column, ...]:
     found: list[Column] = []
     for source in SOURCES:
         if source == "quality":
-            found += [column for metric in metrics.LABELS for column in quality_columns(metric)]
+            found += [column for metric in known_metrics for column in quality_columns(metric)]
             continue
         name, kinds = source.rpartition(".")[2], kinds_of(source)
         if Spread in kinds:
@@ -132,7 +142,7 @@ def quality_columns(metric: str) -> list[Column]:
         column("_won", lambda q: q.flips and q.flips.won, int),
         column("_lost", lambda q: q.flips and q.flips.lost, int),
         column("_mcnemar_p", lambda q: q.flips and q.flips.p, float),
-        *(part(name) for name in metrics.PARTS.get(metric, {})),
+        *(part(name) for name in metrics.kind_of(metric).parts),
         column("_groups", lambda q: [f"{name}={cell_text(value)}" for name, value in q.groups.items()] or None, str),
         column("_reason", lambda q: q.reason or None, str),
     ]

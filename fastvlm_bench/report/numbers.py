@@ -38,8 +38,8 @@ def mebibytes(value: int | None, signed: bool = False) -> str:
 
 
 def score(metric: str, value: float | None, signed: bool = False) -> str:
-    """A metric's value or difference as tables print it: of 100 with one decimal, CIDEr-D of 10 with two."""
+    """A metric's value or difference on its tables' scale, with one decimal where that is 0-100, else two."""
     if value is None:
         return NOTHING
-    factor, _ = metrics.scale_of(metric)
-    return f"{value * factor:{'+' if signed else ''}.{1 if factor > 1 else 2}f}"
+    scale = metrics.kind_of(metric).scale
+    return f"{value * scale:{'+' if signed else ''}.{1 if scale > 1 else 2}f}"

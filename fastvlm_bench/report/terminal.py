@@ -125,7 +125,7 @@ def sampling(settings: Settings) -> str:
 
 
 def quality_cell(quality: Quality) -> str:
-    """A metric on its scale and, in brackets, its difference to the reference with the interval's wider half."""
+    """A metric on its tables' scale; in brackets its difference to the reference, with the interval's wider half."""
     value, delta = score(quality.metric, quality.value), quality.delta
     if delta is None:
         return value
@@ -190,11 +190,7 @@ def quality_columns(rows: Sequence[Row]) -> list[Cells]:
         return lambda row: quality_cell(row.quality[index])
 
     columns = [
-        _column(
-            f"{metrics.LABELS.get(quality.metric, quality.metric)} ↑\n{metrics.scale_of(quality.metric)[1]} (Δ)",
-            rows,
-            metric(index),
-        )
+        _column(f"{metrics.kind_of(quality.metric).header} (Δ)", rows, metric(index))
         for index, quality in enumerate(rows[0].quality)
     ]
     kind = "allocated" if any(row.memory.peak_allocated_bytes is not None for row in rows) else "rss"

@@ -13,7 +13,7 @@ from fastvlm_bench.analysis import quality
 from fastvlm_bench.analysis.differences import IDENTICAL
 from fastvlm_bench.analysis.quality import Quality
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.metrics import JAVA, NEEDS_JAVA
+from fastvlm_bench.metrics import NEEDS_JAVA, java_metrics, kind_of
 from fastvlm_bench.metrics.ptb_tokenizer import VERSION
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import write_atomically
@@ -22,9 +22,6 @@ from fastvlm_bench.suites import annotations, readers, results_formats
 from fastvlm_bench.suites.annotations import Document, Entry
 from fastvlm_bench.suites.definition import Definition, Split, read_definition
 from fastvlm_bench.suites.files import candidates, layout, settings_of
-
-MAY_LACK = ("cider_d", "meteor", "spice")
-"""Metrics that may have no value, for a reason: CIDEr-D of a single image, METEOR and SPICE without Java."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,9 @@ class Scores:
                        **({"won": q.flips.won, "lost": q.flips.lost, "mcnemar_p": q.flips.p} if q.flips else {})}
             for q in self.deltas if q.delta is not None
         }  # fmt: skip
-        counts = {name: value for name, value in self.values.items() if name in metrics.COUNTS}
+        parts = [part for metric in self.values for part in kind_of(metric).parts.items()]
+        counted = {name for name, part in parts if part.kind == "count"}
+        counts = {name: value for name, value in self.values.items() if name in counted}
         return {
             "suite": self.suite, **({"split": self.split} if self.split else {}), "n": self.n,
             "metrics": {name: value for name, value in self.values.items() if name not in counts},
@@ -71,14 +70,15 @@ class Scores:
 def score_file(
     suite: str, annotation_files: Path | Sequence[Path], prediction_file: Path, *, allow_missing: bool = False,
     variants: Mapping[str, str] | None = None, split: str | None = None, java: bool = False,
-    reference_file: Path | None = None, margin: float | None = None,
+    reference_file: Path | None = None, margin: float | None = None, more: Sequence[str] = (),
 ) -> Scores:  # fmt: skip
     """Score a results file with the suite's metrics. UsageError for whatever is wrong with one of the files.
 
     annotation_files: the files, or the folder that holds them. allow_missing: a sample without a prediction counts as
     an empty text instead of being an error. variants: metric -> variant, for metrics that have any. split: one split of
     the suite; None finds the one that fits the files. java: also METEOR and SPICE of captions. reference_file: other
-    predictions, to which the paired differences are given; margin: in points of 100, for judging them.
+    predictions, to which the paired differences are given; margin: in points of 100, for judging them. more: further
+    metrics, each by its name or the path of its file.
     """
     files = [annotation_files] if isinstance(annotation_files, Path) else list(annotation_files)
     definition = read_definition(suite)
@@ -86,7 +86,8 @@ def score_file(
     if folder:
         split, files = _files_in(definition, files[0], split)
     entries = read_references(definition, files, split)
-    if not definition.metrics:
+    added = [metrics.METRICS.known(text) for text in more]
+    if not (definition.metrics or added):
         raise UsageError(f"suite '{suite}' has no metrics here: it is generated and saved, not scored")
     source = ", ".join(map(str, files))
     notes: list[str] = []
@@ -98,8 +99,9 @@ def score_file(
         allow_missing,
         notes if metrics.tokenised(definition.metrics) else None,
     )
-    named = [*definition.metrics, *(JAVA if definition.kind == "caption" else ())]
-    chosen = metrics.choose_variants(definition.metrics, {**definition.variants, **(variants or {})})
+    java_named = java_metrics() if definition.kind == "caption" else ()
+    named = list(dict.fromkeys([*definition.metrics, *java_named, *added]))
+    chosen = metrics.choose_variants([*definition.metrics, *added], {**definition.variants, **(variants or {})})
     if definition.kind == "ranking":  # the variant says how `run` ranks; here the ranks are given
         if variants:
             raise UsageError(f"--variant is for `run`: {prediction_file} holds ranks that are made already")
@@ -110,11 +112,11 @@ def score_file(
     values: dict[str, float | None] = {}
     reasons: dict[str, str] = {}
     for name in named:
-        if name in JAVA and not java:
+        if kind_of(name).java and not java:
             values[name], reasons[name] = None, NEEDS_JAVA
             continue
         found, reason = quality.attempt(name, described, texts, references)
-        if found is None and name not in MAY_LACK:
+        if found is None and not kind_of(name).may_lack:
             raise UsageError(f"{prediction_file}: {reason}")
         if found is None:
             values[name], reasons[name] = None, reason

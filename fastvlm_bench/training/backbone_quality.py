@@ -78,7 +78,7 @@ def _rows(
         found = difference(metric, described, new, old, references, images)
         delta = found.delta
         out.append({
-            **common, "metric": metrics.LABELS[metric],
+            **common, "metric": metrics.label(metric),
             "before": values[0].value if values[0] else None, "after": values[1].value if values[1] else None,
             "delta": delta.value if delta else None, "low": delta.low if delta else None,
             "high": delta.high if delta else None, "verdict": found.verdict,

@@ -150,7 +150,8 @@ def test_order_effect(fake: SimpleNamespace, real: dict[str, Any]) -> None:
         return {**line, "decode_s": line["decode_s"] * (1.2 if line["order"] else 1.0)}
 
     verdict = judge(fake.run(suites=[real], change=change))
-    assert "coco-caption, fastvlm: +" in message(verdict, "OrderEffect")
+    assert message(verdict, "OrderEffect").startswith("coco-caption: -12")  # decoding is most of the time
+    assert "seconds at place 1 of 2 (p = " in message(verdict, "OrderEffect")
 
 
 def test_failed_samples_are_invalid_and_named(fake: SimpleNamespace, real: dict[str, Any]) -> None:
@@ -311,3 +312,26 @@ def test_seconds_that_do_not_add_up(fake: SimpleNamespace, real: dict[str, Any])
 
     assert "SecondsDoNotAddUp" in names_of(fake.run(suites=[real], change=lost))
     assert "SecondsDoNotAddUp" not in names_of(fake.run(suites=[real]))
+
+
+@pytest.mark.parametrize(("label", "factor", "warned"), [
+    ("hf-generate", 3.0, True), ("hf-generate", 1.08, True), ("hf-generate", 1.0, False), ("hf-generate", 1.03, False),
+    ("control:gamma=0", 1.5, True), ("early-exit", 3.0, False), ("fastvlm", 3.0, False),
+])  # fmt: skip
+def test_a_slowed_reference_is_told_by_what_drafts_nothing(
+    fake: SimpleNamespace, real: dict[str, Any], label: str, factor: float, warned: bool
+) -> None:
+    """Tripling every second of the reference must not pass: only a lossless arm without drafts can show it."""
+
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        slow = factor if line["method"] == "standard" else 1.0
+        rounds = [[*r[:4], r[4] * slow, r[5] * slow] for r in line["rounds"]]
+        return {**line, "rounds": rounds, **{name: line[name] * slow for name in
+                                             ("ttft_s", "vision_s", "prefill_s", "decode_s")}}  # fmt: skip
+
+    own = fake.method(label, name="control", options={"gamma": 0}) if ":" in label else fake.method(label)
+    verdict = judge(fake.run(suites=[real], methods=[fake.method("standard"), own], change=change))
+    assert ("SlowReference" in names(verdict)) == warned
+    if warned:
+        said = message(verdict, "SlowReference")
+        assert said.startswith(f"coco-caption, {label}: decodes ") and "without drafting" in said
