@@ -9,7 +9,8 @@ summary.py      from records to rows: a row is a suite x method, and its numbers
 settings.py     what was measured, and how the model ran
 counts.py       samples: planned, measured, failed, paired
 quality.py      scores, and their paired differences to the reference
-sameness.py     identical outputs, near-ties, violations
+sameness.py     identical outputs, near-ties, unsteady ones, violations
+differing.py    why outputs differ: rounding, the model itself, or the method
 times.py        TTFT, TPOT, tokens per second
 speedup.py      ratios against the reference: FASTER, SLOWER, SAME or AMBIGUOUS
 acceptance.py   alpha, tau, and acceptance by position

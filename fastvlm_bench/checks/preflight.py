@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fastvlm_bench.checks.longest_prompt import encode, longest_prompt, positions
-from fastvlm_bench.checks.self_check import damaged, one_line, self_check
+from fastvlm_bench.checks.self_check import Plain, damaged, one_line, said, self_check
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.drafts.manifest import read_manifests
 from fastvlm_bench.engine.cache_view import text_cache
@@ -97,20 +97,20 @@ def check_model(
     first = suites[0].samples[0]
     inputs = target.encode(open_image(first), first.prompt)
     exits = [exit_layer] if exit_layer else _some_exits(count)
-    refusals = []
+    refusals, plain = [], Plain(target.model, inputs)
     for layer in exits:
         try:
-            difference = self_check(target.model, inputs, layer)
+            found = self_check(target.model, inputs, layer, plain=plain)
         except UsageError as error:
             refusals.append(error)
             yield f"exit {layer}", f"refused: {error}"
         else:
-            yield f"exit {layer}", f"verification matches a full pass to {difference:.0e} of the largest logit"
+            yield f"exit {layer}", said(found)
     if len(refusals) == len(exits):
         raise refusals[0]
     root = draft or target.drafts
     for folder in read_manifests(root) if root else ():
-        yield f"draft {folder.name}", _check_draft(folder, target, inputs)
+        yield f"draft {folder.name}", _check_draft(folder, target, inputs, plain)
 
 
 def describe(facts: dict[str, Any], device: torch.device) -> list[tuple[str, str]]:
@@ -192,10 +192,10 @@ def _state_bytes(layer: Any) -> int:
     return sum(state.nbytes for part in parts for state in part.values() if state is not None)
 
 
-def _check_draft(folder: Path, target: Target, inputs: dict[str, Any]) -> str:
+def _check_draft(folder: Path, target: Target, inputs: dict[str, Any], plain: Plain) -> str:
     try:
         draft = Draft.load(folder, target.model)
-        self_check(target.model, inputs, draft.exit_layer, draft)
+        self_check(target.model, inputs, draft.exit_layer, draft, plain)
     except UsageError as error:
         return f"refused: {error}"
     return f"fits: exit {draft.exit_layer}, {draft.manifest.head if draft.manifest else 'no'} head"

@@ -29,6 +29,7 @@ def measure_suites(
     import torch
 
     from fastvlm_bench.checks.preflight import in_lines, preflight
+    from fastvlm_bench.checks.self_check import said
     from fastvlm_bench.decoding.build import build
     from fastvlm_bench.machine.conditions import RECORDED, watch
     from fastvlm_bench.measuring.apart import memory_parts
@@ -51,11 +52,9 @@ def measure_suites(
             target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions,
             generation=config.generation, seed=config.seed, phases=config.phases, size=config.batch_size,
         )  # fmt: skip
-        differences = runner.self_check(suites[0])
-        for layer, difference in differences.items():
-            live.say(
-                f"self-check, exit {layer}: verification matches a full pass to {difference:.0e} of the largest logit"
-            )
+        checked = runner.self_check(suites[0])
+        for layer, found in checked.items():
+            live.say(f"self-check, exit {layer}: {said(found)}")
         if target.device.type == "cpu":
             threads = config.threads or writer.meta["environment"].get("threads")
             if threads is None:
@@ -68,7 +67,10 @@ def measure_suites(
             suites=_rendered(writer.meta["suites"], target),
             methods=[m.described for m in methods],
             environment={
-                **describe_environment(target.device), "self_check": {str(k): v for k, v in differences.items()},
+                **describe_environment(target.device),
+                "self_check": {str(layer): found.difference for layer, found in checked.items()},
+                "self_check_own": {str(layer): found.own for layer, found in checked.items()},
+                "self_check_limit": {str(layer): found.limit for layer, found in checked.items()},
             },
         )  # fmt: skip
         refiner = _refiner(target, methods) if config.refine else None
