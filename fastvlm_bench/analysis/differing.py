@@ -24,8 +24,8 @@ def differing_notices(row: Row, rows: Sequence[Row]) -> Iterable[Notice]:
         margin = "" if same.near_tie_margin is None else (
             f": the largest gap is {same.near_tie_margin:.2f} of what the target's own rounding explains"
         )  # fmt: skip
-        yield Notice("NearTies", f"{where}: {which}, {same.near_ties} by near-ties{margin}; {row.settings.dtype} rounds "
-                     f"a block of tokens unlike single ones, which is no fault of the method{beside}")  # fmt: skip
+        why = f"{row.settings.dtype} rounds a block of tokens unlike single ones, which is no fault of the method"
+        yield Notice("NearTies", f"{where}: {which}, {same.near_ties} by near-ties{margin}; {why}{beside}")
     if same.unsteady:
         yield Notice("UnsteadyTarget", f"{where}: {which}, {same.unsteady} by the model's own doing: without any "
                      "method, it chooses other tokens when it reads several at once, by more than rounding; no fault "

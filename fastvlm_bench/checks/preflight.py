@@ -12,7 +12,7 @@ from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.drafts.manifest import read_manifests
 from fastvlm_bench.engine.cache_view import text_cache
 from fastvlm_bench.engine.recurrent_state import can_roll_back
-from fastvlm_bench.engine.session import Session
+from fastvlm_bench.engine.session import Session, vocabulary
 from fastvlm_bench.errors import NonFiniteLogits, UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.load import Target, load_target
@@ -48,7 +48,7 @@ def preflight(target: Target, suites: Sequence[Suite], limit: int | None, rows: 
         "caches": caches, "croppable": croppable,
         "prompting": prompting(target.processor, model.config.model_type), "prompt": target.render(sample.prompt),
         "prompt_tokens": inputs["input_ids"].shape[1], **_placeholder(target, inputs),
-        "vocabulary": _vocabulary(model),
+        "vocabulary": vocabulary(model),
         "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()), "positions": positions(model),
         "suites": asked, "kv_bytes": max(each["kv_bytes"] for each in asked), "free_bytes": free_bytes(target.device),
     }  # fmt: skip
@@ -216,12 +216,6 @@ def _some_exits(layers: int) -> list[int]:
     """The first and the last exit layer and some evenly spaced between them, at most MOST_EXITS in all."""
     steps = min(MOST_EXITS, layers - 1)
     return sorted({1 + round(i * (layers - 2) / max(steps - 1, 1)) for i in range(steps)})
-
-
-def _vocabulary(model: Any) -> int | None:
-    """How many token ids the LM head has; by the configuration where the model does not return its LM head (BLIP)."""
-    output = model.get_output_embeddings()
-    return output.weight.shape[0] if output is not None else getattr(model.config.get_text_config(), "vocab_size", None)
 
 
 def _count(names: Any) -> dict[str, int]:

@@ -16,6 +16,7 @@ from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.machine.energy import open_meter
 from fastvlm_bench.machine.environment import describe_environment
 from fastvlm_bench.measuring.before_loading import drafts_of
+from fastvlm_bench.measuring.control_arm import measured_specs
 from fastvlm_bench.measuring.live import Live
 from fastvlm_bench.method_spec import REFERENCE
 from fastvlm_bench.records.record import RunWriter, read_run
@@ -43,7 +44,11 @@ def measure_suites(
         target = load_target(config.model, **config.loading)
         load_s = time.perf_counter() - began
         clock = Clock(target.device)
-        methods = [build(spec, target, drafts_of(config), clock) for spec in config.specs]
+        specs = measured_specs(config, str(target.model.dtype).removeprefix("torch."), writer.meta["methods"])
+        if len(specs) > len(config.specs):
+            live.say("control is measured beside the methods, as the model is in half precision; --no-control leaves "
+                     "it out")  # fmt: skip
+        methods = [build(spec, target, drafts_of(config), clock) for spec in specs]
         facts = preflight(target, suites, config.max_new_tokens, config.batch_size)
         for line in in_lines(facts, target.device):
             live.say(f"preflight: {line}")

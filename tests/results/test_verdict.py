@@ -114,7 +114,9 @@ def test_only_a_violation_is_invalid_in_every_dtype(
     verdict = judge(fake.run(suites=[real], change=differing(outcome), meta={"model": {"dtype": dtype}}))
     assert verdict.status == status
     assert said in message(verdict, name)
-    assert "4 of 40 outputs differ from standard (sample@token 003@0, 007@0, 011@0 and 1 more)" in message(verdict, name)
+    assert "4 of 40 outputs differ from standard (sample@token 003@0, 007@0, 011@0 and 1 more)" in message(
+        verdict, name
+    )
     assert {"Diverged", "NearTies", "UnsteadyTarget"} & set(names(verdict)) == {name}, "one line, not two that disagree"
     if outcome != "violation":
         assert verdict.reasons == () and "report it" not in message(verdict, name)
