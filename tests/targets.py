@@ -54,7 +54,7 @@ class OracleHead(nn.Module):
         for layer in self.layers:
             states = layer(states, *args, **kwargs)
         if torch.rand(1, generator=self.generator).item() < self.spoiled:
-            return torch.randn(states.shape, generator=self.generator) * states.std()
+            return torch.randn(states.shape, generator=self.generator).to(states.dtype) * states.std()
         return states
 
 
