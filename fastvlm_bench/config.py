@@ -32,7 +32,7 @@ NOT_MEASURED = ("out", "resume", "json", "require_lossless", "require_valid", "m
                 "offline")  # fmt: skip
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
-         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size")  # fmt: skip
+         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 
 
@@ -47,9 +47,10 @@ class RunConfig:
     where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. batch_size: samples
     decoded at a time; 1 is the honest setting for latency. temperature: None or
     0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases: tell the
-    phases of each generation apart by hooks, and by events on a device. refine: drafts learn between samples. margin:
-    the difference in points of 100 that counts as none. variants: "METRIC=VARIANT" each. java: METEOR and
-    SPICE of captions, too. metrics: further metrics of every suite, each by its name or the path of its file.
+    phases of each generation apart by hooks, and by events on a device. refine: drafts learn between samples. control:
+    in half precision, measure `control` beside the methods. margin: the difference in points of 100 that counts as
+    none. variants: "METRIC=VARIANT" each. java: METEOR and SPICE of captions, too. metrics: further metrics of every
+    suite, each by its name or the path of its file.
     until_width, budget: as in `StopRule`, for each suite. invocations: processes, each with all the repeats.
     energy: seconds of the blocks in which energy is measured. `validate` adds the checks that look at the disk.
     """
@@ -79,6 +80,7 @@ class RunConfig:
     threads: int | None = None
     batch_size: int = 1
     refine: bool = False
+    control: bool = True
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None

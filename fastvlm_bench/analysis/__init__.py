@@ -10,7 +10,8 @@ settings.py     what was measured, and how the model ran
 generation.py   the settings of `generate` that were in force, in words
 counts.py       samples: planned, measured, failed, paired
 quality.py      scores, and their paired differences to the reference
-sameness.py     identical outputs, near-ties, violations
+sameness.py     identical outputs, near-ties, unsteady ones, violations
+differing.py    why outputs differ: rounding, the model itself, or the method
 times.py        TTFT, TPOT, tokens per second
 speedup.py      ratios against the reference: FASTER, SLOWER, SAME or AMBIGUOUS
 acceptance.py   alpha, tau, and acceptance by position

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastvlm_bench.analysis.arms import Arm, arms
+from fastvlm_bench.analysis.differing import differing_notices, invalid_reason, some
 from fastvlm_bench.analysis.notices import (
     Notice,
     drift_notices,
@@ -23,7 +24,8 @@ from fastvlm_bench.records.identities import check_line
 from fastvlm_bench.records.record import Run
 
 WARNINGS = (
-    "ShortOutputs", "Diverged", "SlowerThanReference", "UntrainedDraft", "TooFewSamples", "NoisyMachine", "Throttled",
+    "ShortOutputs", "Diverged", "NearTies", "UnsteadyTarget", "SlowerThanReference", "UntrainedDraft",
+    "TooFewSamples", "NoisyMachine", "Throttled",
     "NotIsolated", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
     "ScoringFailed", "FasterThanPredicted", "SlowerThanPredicted", "SecondsDoNotAddUp", "SlowReference",
@@ -66,8 +68,8 @@ def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None
     """
     rows = summarise(run) if rows is None else rows
     own = arms(run)
-    warnings = [*_run_warnings(run), *(w for row, arm in zip(rows, own, strict=True) for w in _warnings(run, row, arm)),
-                *order_effects(run, own), *drift_notices(run, own)]  # fmt: skip
+    of_rows = (notice for row, arm in zip(rows, own, strict=True) for notice in _warnings(run, row, arm, rows))
+    warnings = [*_run_warnings(run), *of_rows, *order_effects(run, own), *drift_notices(run, own)]
     reasons = tuple(_reasons(run, rows, own, status or str(run.meta["status"])))
     return Verdict("INVALID" if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
 
@@ -81,11 +83,6 @@ def alpha_of(run: Run, method: str, share: tuple[float, float]) -> str:
     part = own[int(share[0] * len(own)) : max(int(share[1] * len(own)), 1)]
     accepted, tested = (sum(r[place] for line in part for r in line["rounds"]) for place in (2, 1))
     return f"{accepted / tested:.3f}" if tested else "unknown"
-
-
-def _some(items: Sequence[str]) -> str:
-    """Up to three of the items, and how many more there are."""
-    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
 
 
 # ------------------------------------------------------------------------------------------ warnings
@@ -122,7 +119,7 @@ def _run_warnings(run: Run) -> Iterable[Notice]:
             yield Notice(recorded["name"], recorded["message"])
 
 
-def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
+def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row]) -> Iterable[Notice]:
     where, settings, counts = f"{row.suite}, {row.method}", row.settings, row.counts
     if row.method == row.reference:
         yield from stop_notices(run, row)
@@ -135,7 +132,7 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
             }
         )
         yield Notice("FailedSamples", f"{where}: {counts.samples_failed} of {counts.samples} samples failed "
-                     f"({_some(causes)}); they and their pairs do not count; see samples.jsonl")  # fmt: skip
+                     f"({some(causes)}); they and their pairs do not count; see samples.jsonl")  # fmt: skip
     if row.method == row.reference:
         yield from _reference_warnings(row)
         return
@@ -145,10 +142,7 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
     elif (batches := _batches(row)) is not None and batches < FEW_SAMPLES:
         yield Notice("TooFewSamples", f"{row.suite}: {batches} batches of {settings.batch_size}; an interval "
                      f"needs {FEW_SAMPLES} to be worth reading; raise --limit, or lower --batch-size")  # fmt: skip
-    if (diverged := row.sameness.diverged) and settings.lossless:
-        yield Notice("Diverged", f"{where}: {len(diverged)} of {counts.samples_paired} outputs differ from "
-                     f"{row.reference} (sample@token {_some(diverged)}){_judged(row)}; "
-                     f"{_divergence_cause(row)}")  # fmt: skip
+    yield from differing_notices(row, rows)
     yield from _untrained(row, arm, where)
     yield from spread_notices(row, where)
     yield from slow_reference(row, arm, where)
@@ -189,22 +183,6 @@ def _reference_warnings(row: Row) -> Iterable[Notice]:
         yield Notice("NoisyMachine", f"{row.suite}: {degree}, the time per token of {row.reference} spreads by "
                      f"{spread:.0%} (IQR / median); stop other programs, pin --threads, "
                      "raise --repeats")  # fmt: skip
-
-
-def _judged(row: Row) -> str:
-    near_ties, violations = row.sameness.near_ties, row.sameness.violations
-    if near_ties is None and violations is None:
-        return ""
-    return f", {near_ties or 0} near-ties and {violations or 0} violations"
-
-
-def _divergence_cause(row: Row) -> str:
-    if row.sameness.violations:
-        return "a violation is a token that the target would not have chosen, a fault of the method: report it"
-    dtype = row.settings.dtype
-    if dtype == "float32":
-        return "in float32 that is a fault of the method: report it"
-    return f"{dtype} rounds a block of tokens unlike single ones; check with --dtype float32, or -m control"
 
 
 def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
@@ -254,9 +232,9 @@ def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> 
         for problem in check_line(line, arm.suite["max_new_tokens"])
     ]
     if broken:
-        yield f"the counts do not add up ({_some(broken)})"
+        yield f"the counts do not add up ({some(broken)})"
     for row in rows:
-        where, counts, violations = f"{row.suite}, {row.method}", row.counts, row.sameness.violations
+        where, counts = f"{row.suite}, {row.method}", row.counts
         if counts.samples_failed:
             yield f"{where}: {counts.samples_failed} of {counts.samples} samples failed"
         if row.method == row.reference:
@@ -268,10 +246,8 @@ def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> 
             yield f"{where}: {batches} batches measured in both arms; at least {FEWEST_SAMPLES} are needed"
         elif status == "success" and not counts.samples_failed and unpaired > left_out(run, row):
             yield f"{where}: {unpaired} of {counts.samples} samples have no pair"
-        if row.settings.lossless and row.settings.dtype == "float32" and (differing := len(row.sameness.diverged)):
-            yield f"{where}: {differing} outputs of a lossless method differ from {row.reference} in float32"
-        elif violations and greedy(run.meta):
-            yield f"{where}: {violations} outputs have a token that the target would not have chosen"
+        if greedy(run.meta) and (reason := invalid_reason(row)) is not None:
+            yield reason
 
 
 def _of(line: Mapping[str, Any], arm: Arm) -> bool:

@@ -47,6 +47,7 @@ def run(
     offline: Offline = False,
     method: Annotated[list[str] | None, typer.Option("--method", "-m", metavar="METHOD", help="name or name:key=value,…; repeatable; see `methods`.", rich_help_panel=HOW)] = None,
     draft: Annotated[str | None, typer.Option(metavar="DRAFT", help="A draft folder, a folder of them, or a hub repository; default: the model's.", rich_help_panel=HOW)] = None,
+    control: Annotated[bool, typer.Option("--control/--no-control", help="In half precision, measure `control` beside the methods: what rounding alone changes.", rich_help_panel=HOW)] = True,
     gamma: Annotated[int | None, typer.Option("--gamma", "--num-speculative-tokens", metavar="N", help="Most tokens drafted per round, for methods that do not name their own.", rich_help_panel=HOW)] = None,
     exit_layer: Annotated[int | None, typer.Option(metavar="N", help="Layers run while drafting, likewise.", rich_help_panel=HOW)] = None,
     max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="Token limit; default: the suite's.", rich_help_panel=HOW)] = None,
@@ -92,7 +93,7 @@ def run(
         max_new_tokens=max_new_tokens, prompt_set=prompt_set, prompt=prompt,
         seed=seed, device=device, dtype=dtype, device_map=device_map, attn=attn, quantize=quantize,
         trust_remote_code=trust_remote_code, offline=offline, threads=threads, out=str(out),
-        require_lossless=require_lossless, require_valid=require_valid, refine=refine, margin=margin, variants=tuple(variant or ()), java=java, metrics=tuple(metric or ()),
+        require_lossless=require_lossless, require_valid=require_valid, refine=refine, control=control, margin=margin, variants=tuple(variant or ()), java=java, metrics=tuple(metric or ()),
         temperature=temperature, top_p=top_p, top_k=top_k, ignore_eos=ignore_eos, phases=phases,
         invocations=invocations, until_width=until_width, budget=budget, energy=energy, batch_size=sizes[0],
     )  # fmt: skip

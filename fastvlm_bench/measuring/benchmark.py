@@ -104,9 +104,9 @@ def run_benchmark(
 
 
 def require_lossless(run: Run) -> None:
-    """LosslessViolation if any output violates losslessness or could not be judged. It names the first one."""
+    """LosslessViolation if any output is a violation, is unsteady or could not be judged. It names the first one."""
     bad = [line for line in run.lines
-           if (line.get("losslessness") or {}).get("outcome") in ("violation", "unchecked")]  # fmt: skip
+           if (line.get("losslessness") or {}).get("outcome") in ("violation", "unsteady", "unchecked")]  # fmt: skip
     if bad:
         first, found = bad[0], bad[0]["losslessness"]
         where = f"token {found['index']}, gap {found['gap']}" if "index" in found else found["reason"]

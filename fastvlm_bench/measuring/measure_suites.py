@@ -16,6 +16,7 @@ from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.machine.energy import open_meter
 from fastvlm_bench.machine.environment import describe_environment
 from fastvlm_bench.measuring.before_loading import drafts_of
+from fastvlm_bench.measuring.control_arm import measured_specs
 from fastvlm_bench.measuring.live import Live
 from fastvlm_bench.method_spec import REFERENCE
 from fastvlm_bench.records.record import RunWriter, read_run
@@ -29,6 +30,7 @@ def measure_suites(
     import torch
 
     from fastvlm_bench.checks.preflight import in_lines, preflight
+    from fastvlm_bench.checks.self_check import said
     from fastvlm_bench.decoding.build import build
     from fastvlm_bench.machine.conditions import RECORDED, watch
     from fastvlm_bench.measuring.apart import acceptance_without_stop, memory_parts, pass_costs
@@ -43,7 +45,11 @@ def measure_suites(
         target = load_target(config.model, **config.loading)
         load_s = time.perf_counter() - began
         clock = Clock(target.device)
-        methods = [build(spec, target, drafts_of(config), clock) for spec in config.specs]
+        specs = measured_specs(config, str(target.model.dtype).removeprefix("torch."), writer.meta["methods"])
+        if len(specs) > len(config.specs):
+            live.say("control is measured beside the methods, as the model is in half precision; --no-control leaves "
+                     "it out")  # fmt: skip
+        methods = [build(spec, target, drafts_of(config), clock) for spec in specs]
         facts = preflight(target, suites, config.max_new_tokens, config.batch_size)
         for line in in_lines(facts, target.device):
             live.say(f"preflight: {line}")
@@ -52,11 +58,9 @@ def measure_suites(
             target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions,
             generation=config.generation, seed=config.seed, phases=config.phases, size=config.batch_size,
         )  # fmt: skip
-        differences = runner.self_check(suites[0])
-        for layer, difference in differences.items():
-            live.say(
-                f"self-check, exit {layer}: verification matches a full pass to {difference:.0e} of the largest logit"
-            )
+        checked = runner.self_check(suites[0])
+        for layer, found in checked.items():
+            live.say(f"self-check, exit {layer}: {said(found)}")
         if target.device.type == "cpu":
             threads = config.threads or writer.meta["environment"].get("threads")
             if threads is None:
@@ -70,7 +74,10 @@ def measure_suites(
             suites=_rendered(writer.meta["suites"], target),
             methods=[m.described for m in methods],
             environment={
-                **describe_environment(target.device), "self_check": {str(k): v for k, v in differences.items()},
+                **describe_environment(target.device),
+                "self_check": {str(layer): found.difference for layer, found in checked.items()},
+                "self_check_own": {str(layer): found.own for layer, found in checked.items()},
+                "self_check_limit": {str(layer): found.limit for layer, found in checked.items()},
             },
         )  # fmt: skip
         refiner = _refiner(target, methods) if config.refine else None

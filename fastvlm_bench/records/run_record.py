@@ -89,6 +89,10 @@ class Environment(TypedDict):
     transformers: NotRequired[Annotated[str | None, "version of transformers"]]
     reasons: NotRequired[Annotated[dict[str, str], "field: why it is null"]]
     self_check: NotRequired[Annotated[dict[str, Amount], "exit layer: relative difference of logits"]]
+    self_check_own: NotRequired[
+        Annotated[dict[str, Amount], "exit layer: by which the plain model's own blocks differ, likewise"]
+    ]
+    self_check_limit: NotRequired[Annotated[dict[str, Amount], "exit layer: the largest difference let in, likewise"]]
 
 
 OPEN: tuple[type, ...] = (Environment,)

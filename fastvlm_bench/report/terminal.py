@@ -160,8 +160,9 @@ def _same(row: Row) -> str:
 
 def _others(sameness: Sameness) -> str:
     """How the outputs that are not identical were judged: ", 2 near-ties, 1 violation", or ""."""
-    counts = ((sameness.near_ties, "near-tie"), (sameness.violations, "violation"))
-    return "".join(f", {count} {name}{'s' * (count > 1)}" for count, name in counts if count)
+    words = ((sameness.near_ties, "near-tie", "near-ties"), (sameness.unsteady, "unsteady", "unsteady"),
+             (sameness.violations, "violation", "violations"))  # fmt: skip
+    return "".join(f", {count} {one if count == 1 else many}" for count, one, many in words if count)
 
 
 def _failed(counts: Counts) -> str:

@@ -92,7 +92,7 @@ def prove(name: str, model: Any, inputs: dict[str, Any], source: str, caches: st
 
     compare("standard", Standard())
     for exit_layer in range(1, layers):
-        found.worst = max(found.worst, self_check(model, inputs, exit_layer))
+        found.worst = max(found.worst, self_check(model, inputs, exit_layer).difference)
         for gamma in GAMMAS:
             compare(f"exit {exit_layer}, γ {gamma}", Scripted(expected, exit_layer, gamma=gamma))
         compare(f"raw exit {exit_layer}", LayerSkip(exit_layer, gamma=4))
