@@ -51,9 +51,9 @@ class Verdict:
 
 def require_valid(judged: Iterable[tuple[Run, Verdict]]) -> None:
     """InvalidRun if any of these runs is INVALID. It names each, with the first reason."""
-    bad = [f"{run.run_id} ({_some(verdict.reasons)})" for run, verdict in judged if verdict.status != "VALID"]
+    bad = [f"{run.run_id} ({some(verdict.reasons)})" for run, verdict in judged if verdict.status != "VALID"]
     if bad:
-        raise InvalidRun(f"INVALID, and --require-valid asks for VALID: {_some(bad)}")
+        raise InvalidRun(f"INVALID, and --require-valid asks for VALID: {some(bad)}")
 
 
 def greedy(meta: Mapping[str, Any]) -> bool:
