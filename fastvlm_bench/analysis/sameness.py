@@ -13,10 +13,10 @@ class Sameness:
 
     identical: pairs with the same token ids in every repeat. different_rate_upper: 95 % upper bound of the share of
     different outputs, by the number of images; known only where every pair is identical. diverged: "sample@index of the
-    first different token" of the other pairs. near_ties, unsteady, violations: pairs that differ by rounding alone,
-    pairs in which the plain target itself chooses otherwise when it reads several tokens at once, and pairs with a
-    token that the target would not have chosen; None if none was judged (lossy methods, records of 0.1). near_tie_margin: of
-    all near-ties the largest gap, as a share of the largest that rounding explains.
+    first different token" of the other pairs. near_ties: pairs that differ by rounding alone. unsteady: pairs in which
+    the plain target itself chooses otherwise when it reads several tokens at once. violations: pairs with a token that
+    the target would not have chosen. All three are None if none was judged (lossy methods, records of 0.1).
+    near_tie_margin: of all near-ties the largest gap, as a share of the largest that rounding explains.
     """
 
     identical: int | None = None
