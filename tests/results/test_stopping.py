@@ -12,7 +12,6 @@ from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import FakeClock
 
-
 numbers = itertools.count()
 
 
@@ -76,8 +75,19 @@ def watched(fake: SimpleNamespace, until_width: float, repeats: int, temperature
         seconds = 2.718 ** (base if fast else 1) * source.gauss(1, 0.01)
         ids = line["token_ids"] + ([9] * source.randint(0, 5) if temperature and fast else [])
         place = int(sample) % batch
-        group = {} if batch == 1 else {"batch": {"id": int(sample) // batch, "size": batch, "row": place,
-                                                 "ttft_s": batch * line["ttft_s"], "decode_s": batch * seconds}}
+        group = (
+            {}
+            if batch == 1
+            else {
+                "batch": {
+                    "id": int(sample) // batch,
+                    "size": batch,
+                    "row": place,
+                    "ttft_s": batch * line["ttft_s"],
+                    "decode_s": batch * seconds,
+                }
+            }
+        )
         return {**line, "decode_s": seconds, "token_ids": ids, **group}  # fmt: skip
 
     meta, lines = fake.made(suites=[suite], repeats=repeats, change=change, tokens=6,
