@@ -137,13 +137,25 @@ def weighted_sums(rows: Sequence[Sequence[float]]) -> tuple["np.ndarray", "np.nd
     sums = np.zeros((DRAWS, values.shape[1]))
     for start in range(0, len(values), _BLOCK):
         block = values[start : start + _BLOCK]
-        sums += _weights(1 + start // _BLOCK, _BLOCK)[:, : len(block)] @ block
-    return sums, _weights(0, 1)[:, 0]
+        sums += _weights(start // _BLOCK)[:, : len(block)] @ block
+    return sums, _quantiles()
+
+
+def _quantiles() -> "np.ndarray":
+    """As many quantiles of Exp(1) as there are draws, in order."""
+    import numpy as np
+
+    return -np.log1p(-(np.arange(DRAWS) + 0.5) / DRAWS)
 
 
 @lru_cache(maxsize=4)
-def _weights(seed: int, columns: int) -> "np.ndarray":
-    """Independent Exp(1) draws, shape (DRAWS, columns). RandomState gives the same ones in each version of numpy."""
+def _weights(seed: int) -> "np.ndarray":
+    """Draws of independent Exp(1), shape (DRAWS, _BLOCK).
+
+    Each column holds all quantiles in an order of its own (a Latin hypercube), which is more exact than random values.
+    RandomState gives the same order in each version of numpy.
+    """
     import numpy as np
 
-    return np.random.RandomState(seed).standard_exponential((DRAWS, columns))
+    source, column = np.random.RandomState(seed), _quantiles()
+    return np.stack([source.permutation(column) for _ in range(_BLOCK)], axis=1)

@@ -184,7 +184,7 @@ class Stopped(TypedDict):
     seconds: Annotated[Amount, "seconds that it took"]
     until_width: Annotated[float | None, "relative half-width that was asked for"]
     budget_s: Annotated[Amount | None, "seconds that were given"]
-    widths: Annotated[dict[str, float | None], "method: relative half-width reached; null with too few pairs"]
+    widths: Annotated[dict[str, float | None], "method: relative half-width reached; null with too few images"]
 
 
 class EnergyBlock(TypedDict):

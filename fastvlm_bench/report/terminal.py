@@ -10,7 +10,8 @@ from fastvlm_bench.analysis.generation import generation_line
 from fastvlm_bench.analysis.quality import Quality
 from fastvlm_bench.analysis.sameness import Sameness
 from fastvlm_bench.analysis.settings import Settings
-from fastvlm_bench.analysis.speedup import AMBIGUOUS
+from fastvlm_bench.analysis.speedup import AMBIGUOUS, FEWEST_SAMPLES
+from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import Verdict, greedy, judge
 from fastvlm_bench.records.record import Run
@@ -260,7 +261,7 @@ def conclusion(run: Run, row: Row) -> str:
         "FASTER": f"{doing} {value} faster than {row.reference}{interval}",
         "SLOWER": f"{doing} {value} as fast as {row.reference}{interval}: it is slower",
         "SAME": f"{doing} as fast as {row.reference}, {value}{interval}",
-        "AMBIGUOUS": f"{doing} {value} as fast as {row.reference}{interval}: too few samples or too much noise to tell",
+        "AMBIGUOUS": f"{doing} {value} as fast as {row.reference}{interval}: {_doubt(estimate)}",
     }[found]
     if speedup.speedup_between is not None:
         phrase += f", between {len(speedup.speedup_by_invocation)} processes {ratio(speedup.speedup_between)}"
@@ -270,3 +271,11 @@ def conclusion(run: Run, row: Row) -> str:
     if greedy(run.meta):
         same = f", identical on {row.sameness.identical} of {row.counts.samples_paired}{_others(row.sameness)}"
     return f"{name} {phrase}{same}."
+
+
+def _doubt(estimate: Estimate) -> str:
+    """Why nothing can be said of a speed-up that is AMBIGUOUS."""
+    low, high = estimate.low, estimate.high
+    if low is not None and high is not None and not low <= 1 <= high and estimate.independent >= FEWEST_SAMPLES:
+        return "not shown, as among several methods and suites one differs so much by chance"
+    return "too few samples or too much noise to tell"

@@ -92,8 +92,8 @@ def slightly_worse(line: dict[str, Any]) -> dict[str, Any]:
 def test_the_margin_decides_what_is_equivalent(fake: SimpleNamespace, margin: float | None, verdict: str) -> None:
     """Four of two hundred answers on a hundred images fell, each on its own image.
 
-    A fair coin that falls on the same side four times shows nothing (p 0.125), so "worse" would be too much; and the
-    bound, 0.975 of Beta(5, 96) to both sides, lies within 10 points but not within half a point.
+    A fair coin that falls on the same side four times shows nothing (p 0.125), so that "worse" would be too much; and
+    the bound lies within 10 points but not within half a point.
     """
     run = fake.run(suites=[pope_suite(fake, 200)], labels=("standard", "early-exit"), change=slightly_worse)
     assert summarise(run, margin)[1].quality[0].verdict == verdict
