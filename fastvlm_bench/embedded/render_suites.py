@@ -1,6 +1,6 @@
 """Write the embedded splits in the official formats: `python -m fastvlm_bench.embedded.render_suites suites/data`.
 
-All scenes are held out from training (see `Scene.held_out`). The output depends on the seed alone.
+All scenes are held out from training (see `Scene.held_out`). The output is always the same.
 """
 
 import argparse
@@ -16,19 +16,11 @@ from fastvlm_bench.embedded.render_formats import INFO, write
 from fastvlm_bench.world import language
 from fastvlm_bench.world.pictures import IMAGE_SIZE, render
 from fastvlm_bench.world.questions import Question, human_answers, knowledge_questions, questions
-from fastvlm_bench.world.scenes import Scene, sample_scene
+from fastvlm_bench.world.scenes import Scene
+from fastvlm_bench.world.splits import SEED, suite_scenes
 
 LICENCE = {"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}
 PALETTE = 256  # colours that an image keeps: fewer bytes without a visible difference
-
-
-def _scenes(seed: int, count: int, min_objects: int) -> list[Scene]:
-    """Held-out scenes, all different."""
-    rng, found = np.random.default_rng(seed), dict[str, Scene]()
-    while len(found) < count:
-        scene = sample_scene(rng, held_out=True, min_objects=min_objects)
-        found.setdefault(scene.digest(), scene)
-    return list(found.values())
 
 
 def _images(scenes: list[Scene], folder: Path, pattern: str) -> list[dict[str, Any]]:
@@ -103,17 +95,16 @@ def okvqa(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seed", type=int, default=20261124)
     args = parser.parse_args()
-    scenes = _scenes(args.seed, 200, 1)
+    scenes = suite_scenes("coco-caption")
     captions(args.out / "coco-caption", scenes, [[language.caption(s, v) for v in range(5)] for s in scenes])
-    scenes = _scenes(args.seed + 1, 120, 2)
-    vqav2(args.out / "vqav2", scenes, args.seed + 1, 5)
-    okvqa(args.out / "okvqa", scenes, args.seed + 8, 2)
-    render_formats.gqa(args.out, scenes, args.seed + 3, 3)
-    render_formats.pope(args.out, scenes, args.seed + 4, images=40, each=2)
-    render_formats.visdial(args.out, scenes[:30], args.seed + 7)
-    scenes = _scenes(args.seed + 2, 100, 3)
+    scenes = suite_scenes("vqav2")
+    vqav2(args.out / "vqav2", scenes, SEED + 1, 5)
+    okvqa(args.out / "okvqa", scenes, SEED + 8, 2)
+    render_formats.gqa(args.out, scenes, SEED + 3, 3)
+    render_formats.pope(args.out, scenes, SEED + 4, images=40, each=2)
+    render_formats.visdial(args.out, scenes[:30], SEED + 7)
+    scenes = suite_scenes("describe")
     captions(args.out / "describe", scenes, [[language.description(s, v) for v in range(3)] for s in scenes])
     render_formats.nocaps(args.out, scenes)
 

@@ -9,6 +9,7 @@ from fastvlm_bench.training.samples import TrainingSample
 from fastvlm_bench.world import language, questions
 from fastvlm_bench.world.pictures import render
 from fastvlm_bench.world.scenes import Scene, sample_scene
+from fastvlm_bench.world.splits import validation_scene
 
 SUITES = ("describe", "coco-caption", "vqav2", "okvqa")
 
@@ -16,14 +17,15 @@ SUITES = ("describe", "coco-caption", "vqav2", "okvqa")
 def rendered_samples(suite: str, count: int, seed: int, *, held_out: bool) -> list[TrainingSample]:
     """`count` samples of one embedded suite, on scenes from the wanted side of the split.
 
-    Equal arguments give equal samples. Scenes that the embedded suites show are never on the training side (see
-    `Scene.held_out`).
+    Equal arguments give equal samples. held_out: scenes that the target was not trained on, for validation. Neither
+    side has a scene that an embedded suite shows, so what is chosen here is measured on others.
     """
     if suite not in SUITES:
         raise UsageError(f"no scenes can be rendered for suite '{suite}': one of {', '.join(SUITES)}, or give --data")
     rng, out = np.random.default_rng([seed, *suite.encode(), held_out]), []
     for number in range(count):
-        scene = sample_scene(rng, held_out=held_out, min_objects=3 if suite == "describe" else 1)
+        fewest = 3 if suite == "describe" else 1
+        scene = validation_scene(rng, fewest) if held_out else sample_scene(rng, held_out=False, min_objects=fewest)
         if suite == "describe":
             prompt, reference = language.DESCRIBE_PROMPT, language.description(scene)
         elif suite == "coco-caption":

@@ -3,6 +3,7 @@
 May import the rooms below `metrics`; it needs none of them.
 
 scenes.py     what a scene holds, and its random choice
+splits.py     which held-out scenes the suites show, and which are left for choosing drafts
 drawings.py   how each thing is drawn
 pictures.py   how a scene becomes a picture
 language.py   captions and descriptions of a scene
