@@ -35,8 +35,8 @@ class Metric(Protocol):
     """What a metric module offers.
 
     A pooled metric, whose value is not the mean of `per_sample`, should also have `counts(predictions, references)`,
-    one tuple of whole numbers per sample, and `combine(sums) -> float`, the metric of the sums of such tuples. A
-    bootstrap then adds numbers instead of scoring texts again; without them the metric's difference has no interval.
+    one tuple of whole numbers per sample, and `combine(sums) -> float`, the metric of the weighted sums of such tuples.
+    Its interval then takes sums of numbers instead of scoring texts again; without them its difference has none.
     """
 
     def score(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore: ...
