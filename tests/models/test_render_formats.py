@@ -5,18 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from fastvlm_bench.embedded.render_suites import _scenes
 from fastvlm_bench.suites.definition import suites_folder
 from fastvlm_bench.suites.suite import Sample, check_images, load_suite
 from fastvlm_bench.world.scenes import KINDS, Scene
-
-SEED = 20261124
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
     """Those of the embedded vqav2, whose images gqa, pope and visdial-gen share."""
-    return _scenes(SEED + 1, 120, 2)
+    return suite_scenes("vqav2")
 
 
 def scene_of(sample: Sample, scenes: list[Scene]) -> Scene:
