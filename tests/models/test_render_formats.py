@@ -8,6 +8,7 @@ import pytest
 from fastvlm_bench.suites.definition import suites_folder
 from fastvlm_bench.suites.suite import Sample, check_images, load_suite
 from fastvlm_bench.world.scenes import KINDS, Scene
+from fastvlm_bench.world.splits import suite_scenes
 
 
 @pytest.fixture(scope="module")
