@@ -59,7 +59,7 @@ def batch_self_check(
             f"{name} cannot be decoded in a batch: {type(error).__name__}: {reason}; use --batch-size 1"
         ) from error
     worst = 0.0
-    for (single, by_blocks), plain_row, rows in zip(alone, own, together.logits, strict=True):
+    for (single, moved, _), plain_row, rows in zip(alone, own, together.logits, strict=True):
         scale = float(single.abs().max().clamp_min(1e-6))
         by_batch = float((plain_row - single).abs().max())
         if not by_batch <= rounding(model.dtype) * scale:  # also true for NaN
@@ -67,7 +67,7 @@ def batch_self_check(
                 f"{name} cannot be decoded in a batch: it gives a row other logits than the row alone, by "
                 f"{by_batch / scale:.1e} of the largest, in the loop of transformers, too; use --batch-size 1"
             )
-        limit = max(TIMES * by_blocks, by_batch) + ULPS * ulp(scale, model.dtype)
+        limit = max(TIMES * float(moved.max()), by_batch) + ULPS * ulp(scale, model.dtype)
         difference = max(float((plain_row[place] - row).abs().max()) for place, row in rows)
         if not difference <= limit:
             raise UsageError(

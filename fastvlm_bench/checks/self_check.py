@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastvlm_bench.checks.plain_passes import FAULTS, read
-from fastvlm_bench.checks.rounding import ULPS, ulp
+from fastvlm_bench.checks.rounding import ULPS, rounding, ulp
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.layer_gate import LayerGate, Mode
 from fastvlm_bench.engine.recurrent_state import can_roll_back
@@ -39,23 +39,34 @@ class Checked(NamedTuple):
     limit: float
 
 
-class Plain:
-    """The plain model's logits of given tokens after one prompt, one by one, and how far its blocks lie from them.
+class Passes(NamedTuple):
+    """What the plain model says of a text. logits: after each token, one by one, (tokens, vocab).
 
-    Both are read by transformers alone and kept, since every exit layer is compared with the same.
+    moved: the largest change of a logit by blocks, at each token, of all block sizes. least: the same, of the block
+    size that changes it least; zero where blocks could not be read.
+    """
+
+    logits: Tensor
+    moved: Tensor
+    least: Tensor
+
+
+class Plain:
+    """Reads texts after one prompt through the plain model, by transformers alone: one by one and in blocks.
+
+    What was read is kept, since every exit layer is compared with the same.
     """
 
     def __init__(self, model: Any, inputs: Mapping[str, Any]) -> None:
         self.model, self.inputs = model, inputs
-        self._known: dict[tuple[int, ...], tuple[Tensor, float]] = {}
+        self._known: dict[tuple[int, ...], Passes] = {}
 
-    def __call__(self, text: Sequence[int]) -> tuple[Tensor, float]:
-        """(logits after each token of `text`, (tokens, vocab); the largest change of one of them by blocks)."""
+    def __call__(self, text: Sequence[int]) -> Passes:
         key = tuple(text)
         if key not in self._known:
             single = self._read(text, 1)
-            moved = [self._moved(text, single, block) for block in {2, len(text)}]
-            self._known[key] = single, max(moved)
+            moved = torch.stack([self._moved(text, single, block) for block in sorted({2, len(text)})])
+            self._known[key] = Passes(single, moved.amax(dim=0), moved.amin(dim=0))
         return self._known[key]
 
     def _read(self, text: Sequence[int], block: int) -> Tensor:
@@ -64,14 +75,14 @@ class Plain:
         read(self.model, self.inputs, [[*text, text[-1]]], lambda _, __, row: rows.append(row), block=block, raw=True)
         return torch.stack(rows[1:])
 
-    def _moved(self, text: Sequence[int], single: Tensor, block: int) -> float:
+    def _moved(self, text: Sequence[int], single: Tensor, block: int) -> Tensor:
         try:
-            moved = float((self._read(text, block) - single).abs().max())
+            moved = (self._read(text, block) - single).abs().amax(dim=-1)
         except FAULTS as error:  # noise that was not measured excuses nothing
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            return 0.0
-        return moved if moved < float("inf") else 0.0
+            return single.new_zeros(len(single))
+        return moved if bool(moved.isfinite().all()) else torch.zeros_like(moved)
 
 
 def limit_of(own: float, scale: float, dtype: torch.dtype) -> float:
@@ -93,7 +104,8 @@ def self_check(
     the last place of the largest logit. draft: its head runs while drafting, so that a head that this model cannot run
     is found out before any sample. plain: of the same model and inputs, where several exits are checked.
 
-    UsageError above the limit, where logits are not finite, where the cache cannot be rolled back, or where a pass
+    UsageError above the limit, where the plain model's own blocks change the logits at every place by more than
+    rounding explains, where logits are not finite, where the cache cannot be rolled back, or where a pass
     raises an error.
     """
     plain, drafted = plain or Plain(model, inputs), _Probe(exit_layer, draft)
@@ -103,7 +115,7 @@ def self_check(
                 **inputs, max_new_tokens=TOKENS + 2, min_new_tokens=TOKENS + 2, do_sample=False,
                 custom_generate=drafted,
             )  # fmt: skip
-        full, own = plain(drafted.text)
+        passes = plain(drafted.text)
     except NonFiniteLogits:
         raise damaged(model) from None
     except FAULTS as error:
@@ -114,11 +126,18 @@ def self_check(
             f"{type(model).__name__} cannot be decoded self-speculatively at exit {exit_layer}{head}: "
             f"{_reason(model, exit_layer, error)}"
         ) from error
+    full, own = passes.logits, float(passes.moved.max())
     scale = float(full.abs().max().clamp_min(1e-6))
     if not scale < float("inf"):
         raise damaged(model)
     difference = float((full - drafted.logits).abs().max()) / scale
     found = Checked(difference, own / scale, limit_of(own, scale, model.dtype))
+    if bool((passes.least > rounding(model.dtype) * scale).all()):
+        raise UsageError(
+            f"{type(model).__name__} cannot be decoded self-speculatively: verification differs from a full pass by "
+            f"{difference:.1e} of the largest logit at exit {exit_layer}, and without any method the model reads no "
+            f"block of tokens as it reads single ones ({found.own:.1e}); use --method standard"
+        )
     if not difference <= found.limit:  # also true for NaN
         raise UsageError(
             f"{type(model).__name__} cannot be decoded self-speculatively: verification differs from a full pass by "
