@@ -90,9 +90,14 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
 
 
 def _holm(rows: list[Row]) -> list[Row]:
-    """The rows with p values adjusted over all methods and suites of the run, and with the words that these allow."""
-    decode = adjusted([row.speedup.decode_speedup_geomean for row in rows])
-    e2e = adjusted([row.speedup.e2e_speedup_geomean for row in rows])
+    """The rows with p values adjusted over all methods and suites of the run, and with the words that these allow.
+
+    `control` decodes everything twice to show what rounding does. Nobody asks whether it is faster, so that its speed
+    takes no part, and measuring it costs the other methods nothing.
+    """
+    asked = [None if row.settings.method_name == "control" else row.speedup for row in rows]
+    decode = adjusted([own and own.decode_speedup_geomean for own in asked])
+    e2e = adjusted([own and own.e2e_speedup_geomean for own in asked])
     qualities = adjust([row.quality for row in rows])
     return [
         replace(row, quality=quality, speedup=replace(

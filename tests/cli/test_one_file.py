@@ -87,8 +87,8 @@ def test_less_is_better(own: Path, fake_texts: tuple[list[str], list[str]]) -> N
     short, long = fake_texts
     described = {"samples": [{"references": ["x"]}] * len(short)}
     references, images = [["x"]] * len(short), [str(i) for i in range(len(short))]
-    assert difference(name, described, short, long, references, images)[1] == "better"
-    assert difference(name, described, long, short, references, images)[1] == "worse"
+    assert difference(name, described, short, long, references, images).verdict == "better"
+    assert difference(name, described, long, short, references, images).verdict == "worse"
 
 
 @pytest.fixture

@@ -71,7 +71,9 @@ def test_every_method_has_the_same_boundary(
     hook = llava.register_forward_hook(lambda *_: clock.advance(PASS))
     generation = {**GREEDY, "logits_processor": [Processor()], "stopping_criteria": [Criterion()]}
     given = {key: value.expand(rows, *value.shape[1:]).clone() for key, value in inputs.items()}
-    try:
+    try:  # a user's logits processor is tried at its first call only, which is not what is measured here
+        measure(made(name, llava, clock), Slow(llava, clock), given, COUNT, generation=generation)
+        clock.seconds = 0.0
         trace = measure(made(name, llava, clock), Slow(llava, clock), given, COUNT, generation=generation)
     finally:
         hook.remove()

@@ -338,3 +338,15 @@ def test_a_run_that_ended_before_its_model_was_loaded(fake: SimpleNamespace) -> 
     run.meta["model"] = {"id": "tiny"}
     with pytest.raises(UsageError, match=r"run has no measurement: .* loaded \(no such model\); run it again"):
         summarise(run)
+
+
+def test_control_costs_the_other_methods_no_word(fake: SimpleNamespace) -> None:
+    """It is measured beside the methods in half precision without being asked for, so no p value may grow by it."""
+    control = fake.method("control", options={"gamma": 4})
+    alone, beside = (
+        {row.method: row.speedup for row in summarise(fake.run(methods=[fake.method("standard"), *own]))}
+        for own in ([fake.method("fastvlm")], [fake.method("fastvlm"), control])
+    )
+    assert beside["control"].decode_speedup_geomean is not None
+    assert beside["control"].decode_speedup_holm_p is beside["fastvlm"].decode_speedup_holm_p is None
+    assert alone["fastvlm"].decode_speedup_holm_p is None, "one method alone is not adjusted"
