@@ -95,9 +95,9 @@ def _holm(rows: list[Row]) -> list[Row]:
     `control` decodes everything twice to show what rounding does. Nobody asks whether it is faster, so that its speed
     takes no part, and measuring it costs the other methods nothing.
     """
-    asked = [None if row.settings.method_name == "control" else row.speedup for row in rows]
-    decode = adjusted([own and own.decode_speedup_geomean for own in asked])
-    e2e = adjusted([own and own.e2e_speedup_geomean for own in asked])
+    asked = [Speedup() if row.settings.method_name == "control" else row.speedup for row in rows]
+    decode = adjusted([own.decode_speedup_geomean for own in asked])
+    e2e = adjusted([own.e2e_speedup_geomean for own in asked])
     qualities = adjust([row.quality for row in rows])
     return [
         replace(row, quality=quality, speedup=replace(
