@@ -1,6 +1,7 @@
 """What the documentation claims is executed: commands exist, links lead somewhere, code runs, numbers are recorded."""
 
 import ast
+import io
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
@@ -16,6 +18,7 @@ from fastvlm_bench.declared import declaration
 from fastvlm_bench.method_spec import METHODS
 from fastvlm_bench.metrics import METRICS
 from fastvlm_bench.records.record import read_run
+from fastvlm_bench.report.terminal import print_report
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "results" / "README.md"]
@@ -112,7 +115,19 @@ RESULTS = ROOT / "results"
 def committed_runs() -> list[Path]:
     """The reference runs: those that are committed, not those that a reader has measured since."""
     listed = subprocess.run(["git", "ls-files", "results/*/run.json"], cwd=ROOT, capture_output=True, text=True)
-    return sorted((ROOT / name).parent for name in listed.stdout.split() if name.count("/") == 2)
+    return sorted((ROOT / name).parent for name in listed.stdout.split() if name.count("/") == 2
+                  and name != "results/demo/run.json")  # fmt: skip
+
+
+def test_the_demo_block_is_what_report_prints_of_its_record() -> None:
+    """Every line of README's example stands in the report of the committed record, in the same order."""
+    shown = re.search(r"```text\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
+    assert shown is not None
+    stream = io.StringIO()
+    print_report(read_run(RESULTS / "demo"), Console(width=90, file=stream, _environ={}))
+    told = iter([line.rstrip() for line in stream.getvalue().splitlines()])
+    lines = [line for line in shown.group(1).splitlines() if line and line != "[…]"]
+    assert len(lines) > 10 and [line for line in lines if line not in told] == []
 
 
 def committed_sweeps() -> list[Path]:
