@@ -18,7 +18,7 @@ from fastvlm_bench.analysis.batches import check_batches
 from fastvlm_bench.analysis.stopping import check_stopping
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.method_spec import MAX_GAMMA, METHODS, REFERENCE, MethodSpec
-from fastvlm_bench.metrics import parse_variants
+from fastvlm_bench.metrics import METRICS, parse_variants
 from fastvlm_bench.models.names import SHORT_DTYPES, long_dtype
 from fastvlm_bench.sampling import check_sampling, generation
 from fastvlm_bench.suites.definition import read_definition
@@ -28,10 +28,11 @@ DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 LOADING = ("device", "dtype", "device_map", "attn", "quantize", "trust_remote_code", "offline")
 CHOICES = {"dtype": DTYPES, "device_map": ("auto",), "attn": ("sdpa", "eager", "flash_attention_2"),
            "quantize": ("4bit", "8bit")}  # fmt: skip
-NOT_MEASURED = ("out", "resume", "json", "require_lossless", "margin", "variants", "java", "offline")
+NOT_MEASURED = ("out", "resume", "json", "require_lossless", "require_valid", "margin", "variants", "java", "metrics",
+                "offline")  # fmt: skip
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
-         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size")  # fmt: skip
+         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 
 
@@ -46,9 +47,10 @@ class RunConfig:
     where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. batch_size: samples
     decoded at a time; 1 is the honest setting for latency. temperature: None or
     0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases: tell the
-    phases of each generation apart by hooks, and by events on a device. refine: drafts learn between samples. margin:
-    the difference in points of 100 that counts as none. variants: "METRIC=VARIANT" each. java: METEOR and
-    SPICE of captions, too.
+    phases of each generation apart by hooks, and by events on a device. refine: drafts learn between samples. control:
+    in half precision, measure `control` beside the methods. margin: the difference in points of 100 that counts as
+    none. variants: "METRIC=VARIANT" each. java: METEOR and SPICE of captions, too. metrics: further metrics of every
+    suite, each by its name or the path of its file.
     until_width, budget: as in `StopRule`, for each suite. invocations: processes, each with all the repeats.
     energy: seconds of the blocks in which energy is measured. `validate` adds the checks that look at the disk.
     """
@@ -78,6 +80,7 @@ class RunConfig:
     threads: int | None = None
     batch_size: int = 1
     refine: bool = False
+    control: bool = True
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -91,15 +94,18 @@ class RunConfig:
     resume: str | None = None
     json: bool = False
     require_lossless: bool = False
+    require_valid: bool = False
     margin: float = 0.5
     variants: tuple[str, ...] = ()
     java: bool = False
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (
             "suites",
             "methods",
             "variants",
+            "metrics",
         ):  # one name, or a list from a file, will do
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
@@ -113,6 +119,8 @@ class RunConfig:
         if not 0 < self.margin <= 100:
             raise UsageError(f"--margin is {self.margin:g}; it must be above 0 and at most 100, points of 100")
         parse_variants(self.variants)
+        for text in self.metrics:
+            METRICS.known(text)
         whole("top_k", self.top_k, 1)
         check_loading(device=self.device, dtype=self.dtype, device_map=self.device_map, attn=self.attn,
                       quantize=self.quantize)  # fmt: skip

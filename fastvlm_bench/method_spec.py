@@ -1,10 +1,11 @@
-"""Method specifications: "fastvlm:gamma=4,exit_layer=6", and which methods and options there are. Without torch."""
+"""Method specifications: "fastvlm:gamma=4,exit_layer=6", and what a method's file declares. Without torch."""
 
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fastvlm_bench.declared import Declarations
 from fastvlm_bench.drafts.manifest import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
 
@@ -55,7 +56,12 @@ class Option:
 
 @dataclass(frozen=True)
 class MethodKind:
-    """A way to decode: one line about it, whether its greedy output must equal the target's, and its options."""
+    """What a method's file declares: `METHOD = MethodKind("a line about it", lossless=True, options={...})`.
+
+    description: what `fastvlm-bench methods` says of it. lossless: whether its greedy output must equal the target's.
+    options: by name. The constructor has a parameter of each option's name, but for `draft`, `head` and `exit_layer`
+    of a method that takes a trained draft: they choose it, and the constructor has the parameter `draft`.
+    """
 
     description: str
     lossless: bool
@@ -64,30 +70,19 @@ class MethodKind:
 
 GAMMA = Option(int, 10, "most tokens drafted per round", low=1, high=MAX_GAMMA)
 EXIT_LAYER = Option(int, None, "target layers run while drafting; by default the draft's own", low=1)
-RAW_EXIT_LAYER = Option(int, 2, "target layers run while drafting", low=1)
 HEAD = Option(str, None, "kind of imitation head; by default the draft's own", choices=tuple(HEAD_LAYERS))
 DRAFT = Option(str, None, "the draft of this name, a folder below --draft")
 STOP_BELOW = Option(float, 0.5, "drafting stops before a token less probable than this; 0 is never", low=0, below=1)
-METHODS: dict[str, MethodKind] = {
-    "standard": MethodKind("one token per pass of the whole target: the reference", True),
-    "fastvlm": MethodKind(
-        "drafts with the first layers and an imitation head, verifies with the remaining layers", True,
-        {"gamma": GAMMA, "draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD, "stop_below": STOP_BELOW},
-    ),
-    "layerskip": MethodKind(
-        "as fastvlm, but drafts with the raw exit: what the imitation head is worth", True,
-        {"gamma": GAMMA, "exit_layer": RAW_EXIT_LAYER, "stop_below": STOP_BELOW},
-    ),
-    "early-exit": MethodKind(
-        "the draft alone, never verified: the quality that verification keeps", False,
-        {"draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD},
-    ),
-    "hf-generate": MethodKind("transformers' own generate: the check that standard is no slower", True),
-    "control": MethodKind(
-        "drafts with the whole target: what differs then is rounding alone; gamma=0 is standard once more", True,
-        {"gamma": Option(int, 10, "tokens decoded one by one, then verified as a block", low=0, high=MAX_GAMMA)},
-    ),
+WORDS = {
+    "MethodKind": MethodKind, "Option": Option, "int": int, "float": float, "str": str, "GAMMA": GAMMA,
+    "EXIT_LAYER": EXIT_LAYER, "HEAD": HEAD, "DRAFT": DRAFT, "STOP_BELOW": STOP_BELOW, "MAX_GAMMA": MAX_GAMMA,
 }  # fmt: skip
+"""What a declaration may use besides literals, because it is read without running its file."""
+METHODS = Declarations(
+    "method", "METHOD", MethodKind, "fastvlm_bench.decoding", WORDS,
+    named=lambda stem: stem.replace("_", "-"), first=REFERENCE,
+)  # fmt: skip
+"""Every method by its name, which is that of its file: decoding/early_exit.py is early-exit."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +98,13 @@ class MethodSpec:
 
     @classmethod
     def parse(cls, text: str, *, gamma: int | None = None, exit_layer: int | None = None) -> "MethodSpec":
-        """Read "name" or "name:option=value,...". UsageError, with the allowed names or values, where it cannot.
+        """Read "name" or "name:option=value,..."; the name may be the path of a file. UsageError where it cannot.
 
         gamma, exit_layer: used for a method that has such an option where `text` does not set it.
         """
         label = text.strip()
         name, colon, rest = label.partition(":")
-        if name not in METHODS:
-            raise UsageError(f"unknown method '{name}': one of {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
+        name = METHODS.known(name)
         known = METHODS[name].options
         named = dict(_parse_option(name, known, part) for part in rest.split(",")) if colon else {}
         keys = [part.partition("=")[0].strip() for part in rest.split(",")]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastvlm_bench.checks.plain_passes import read
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.models.layers import decoder_layers
 
@@ -53,7 +54,7 @@ class OracleHead(nn.Module):
         for layer in self.layers:
             states = layer(states, *args, **kwargs)
         if torch.rand(1, generator=self.generator).item() < self.spoiled:
-            return torch.randn(states.shape, generator=self.generator) * states.std()
+            return torch.randn(states.shape, generator=self.generator).to(states.dtype) * states.std()
         return states
 
 
@@ -67,3 +68,10 @@ def generate(model: Any, inputs: dict[str, Tensor], method: Any = None, count: i
     ids = model.generate(**inputs, max_new_tokens=count, do_sample=False, **given, **options)
     new: list[int] = ids[0, inputs["input_ids"].shape[1] :].tolist()
     return new
+
+
+def read_back(model: Any, inputs: dict[str, Any], tokens: list[int], block: int = 1) -> Tensor:
+    """The plain target's logits for each token of an answer but the first, (tokens - 1, vocabulary)."""
+    rows: list[Tensor] = []
+    read(model, inputs, [tokens], lambda _, __, row: rows.append(row), block=block)
+    return torch.stack(rows[1:])

@@ -1,6 +1,7 @@
 """What the documentation claims is executed: commands exist, links lead somewhere, code runs, numbers are recorded."""
 
 import ast
+import io
 import re
 import shlex
 import subprocess
@@ -9,10 +10,15 @@ from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
+from fastvlm_bench.declared import declaration
+from fastvlm_bench.method_spec import METHODS
+from fastvlm_bench.metrics import METRICS
 from fastvlm_bench.records.record import read_run
+from fastvlm_bench.report.terminal import print_report
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "results" / "README.md"]
@@ -72,12 +78,29 @@ def test_tree_has_a_line_for_each_room() -> None:
 
 @pytest.mark.parametrize("room", sorted((ROOT / "fastvlm_bench").glob("*/__init__.py")), ids=lambda p: p.parent.name)
 def test_each_room_names_its_files(room: Path) -> None:
-    """The docstring of a room has a line for each file. `metrics` needs none: a file is named after its metric."""
+    """The docstring of a room has a line for each file. One that declares a method or a metric says itself what it is.
+
+    `metrics` needs no lines: a file is named after its metric.
+    """
     if room.parent.name == "metrics":
         return
     text = ast.get_docstring(ast.parse(room.read_text(encoding="utf-8"))) or ""
     named = set(re.findall(r"^(\w+\.py) +\S", text, flags=re.M))
-    assert named == {path.name for path in room.parent.glob("*.py")} - {"__init__.py"}
+    files = {path.name: path for path in room.parent.glob("*.py") if path.name != "__init__.py"}
+    declared = {name for name, path in files.items() if declaration(path, "METHOD") is not None}
+    assert named <= set(files) and set(files) - declared <= named
+
+
+def test_every_method_and_metric_is_described_and_those_of_the_page_exist() -> None:
+    """The lists of `methods` and `metrics` come from the files; the page's own tables name nothing else."""
+    for kind in (*METHODS.values(), *METRICS.values()):
+        assert kind.description.strip() and len(kind.description) < 120
+    for method in METHODS.values():
+        assert all(option.help.strip() for option in method.options.values())
+    page = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8")
+    table = page.split("| metric | what it is |")[1].split("\n\n")[0]
+    named = {name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert {"bleu4", "pope"} <= named <= set(METRICS)
 
 
 def test_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +115,19 @@ RESULTS = ROOT / "results"
 def committed_runs() -> list[Path]:
     """The reference runs: those that are committed, not those that a reader has measured since."""
     listed = subprocess.run(["git", "ls-files", "results/*/run.json"], cwd=ROOT, capture_output=True, text=True)
-    return sorted((ROOT / name).parent for name in listed.stdout.split() if name.count("/") == 2)
+    return sorted((ROOT / name).parent for name in listed.stdout.split() if name.count("/") == 2
+                  and name != "results/demo/run.json")  # fmt: skip
+
+
+def test_the_demo_block_is_what_report_prints_of_its_record() -> None:
+    """Every line of README's example stands in the report of the committed record, in the same order."""
+    shown = re.search(r"```text\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
+    assert shown is not None
+    stream = io.StringIO()
+    print_report(read_run(RESULTS / "demo"), Console(width=90, file=stream, _environ={}))
+    told = iter([line.rstrip() for line in stream.getvalue().splitlines()])
+    lines = [line for line in shown.group(1).splitlines() if line and line != "[…]"]
+    assert len(lines) > 10 and [line for line in lines if line not in told] == []
 
 
 def committed_sweeps() -> list[Path]:

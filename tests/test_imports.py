@@ -13,14 +13,15 @@ HEAVY = ("torch", "transformers")
 ROOMS = (
     "__main__", "cli", "ablation", "embedded", "measuring", "training", "config", "scoring", "checks", "report",
     "decoding", "analysis", "engine", "method_spec", "suites", "records", "drafts", "metrics", "world", "models",
-    "machine", "sampling", "errors",
+    "machine", "sampling", "declared", "errors",
 )  # fmt: skip
 """From the top down: rooms, and the modules that lie beside them. Each may import what is below it, or itself."""
 OLD_PATHS = ("suite", "cli.__main__", "models.tiny.train", "models.tiny.evaluate", "models.tiny.render_suites")
 """Modules that only hand on what has moved. Nothing of the package imports them."""
 LIGHT_ROOMS = ("analysis", "report", "suites", "records", "metrics", "scoring")
 LIGHT = (
-    "config", "method_spec", "errors", "sampling", "cli.app", "cli.config_file", "drafts.manifest", "models.names",
+    "config", "method_spec", "declared", "errors",
+    "sampling", "cli.app", "cli.config_file", "drafts.manifest", "models.names",
     "models.families", "machine.environment", "machine.memory", "machine.clock", "machine.doctor", "machine.nvml",
     "machine.conditions", "machine.energy", "measuring.live", "measuring.benchmark", "measuring.before_loading",
     "measuring.batch_sweep", "measuring.invocation", "measuring.signals", "ablation.table", "world.scenes",

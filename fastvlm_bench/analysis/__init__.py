@@ -7,20 +7,26 @@ batches.py      puts the lines of one batch together again
 summary.py      from records to rows: a row is a suite x method, and its numbers are in the groups below
 
 settings.py     what was measured, and how the model ran
+generation.py   the settings of `generate` that were in force, in words
 counts.py       samples: planned, measured, failed, paired
 quality.py      scores, and their paired differences to the reference
-sameness.py     identical outputs, near-ties, violations
+sameness.py     identical outputs, near-ties, unsteady ones, violations
+differing.py    why outputs differ: rounding, the model itself, or the method
 times.py        TTFT, TPOT, tokens per second
 speedup.py      ratios against the reference: FASTER, SLOWER, SAME or AMBIGUOUS
 acceptance.py   alpha, tau, and acceptance by position
-costs.py        seconds of drafting and verifying, and the speed-up that they predict
+costs.py        seconds of drafting and verifying, and the speed-up that single passes predict
+prediction.py   prices rounds with the costs of single passes
 phases.py       shares of the time
 memory.py       peaks in bytes
 energy.py       joules per token
 
+differences.py  the word for a paired difference of quality
+bounds.py       its bounds, which hold their level although few samples changed
 flips.py        answers that change between right and wrong: McNemar's exact test
 statistics.py   intervals and tests
 drift.py        outliers, slow starts, trends
+order_effect.py  whether seconds depend on the place in the turn, or on the method before
 notices.py      the warnings about times
 verdict.py      all warnings; VALID or INVALID
 comparison.py   what `compare` computes

@@ -14,6 +14,9 @@ class Acceptance:
 
     alpha: accepted / tested. draft_acceptance_rate: accepted / drafted. tau: tokens that a round emits.
     acceptance_by_position: of the rounds that tested the i-th draft, the share that accepted it. rounds: their number.
+    undrafted: how many of them drafted nothing, because the draft was in doubt. alpha_without_stop,
+    tau_without_stop: the same rates with stop_below=0, which is the papers' α; decoded apart from the samples where
+    the method stops in doubt. Where it does not, they are alpha and tau. None where they were not measured.
     """
 
     alpha: float | None
@@ -22,19 +25,48 @@ class Acceptance:
     acceptance_by_position: tuple[float, ...]
     rounds: int
     drafted_per_round: float | None
+    undrafted: int | None = None
+    alpha_without_stop: float | None = None
+    tau_without_stop: float | None = None
+
+    @property
+    def undrafted_share(self) -> float | None:
+        """The share of the rounds that drafted nothing; None for methods that do not draft."""
+        return None if self.undrafted is None else divide(self.undrafted, self.rounds)
 
 
-def acceptance_of(arm: Arm) -> Acceptance:
-    """The acceptance of an arm. Without a tested draft there is no rate; every method has a `tau`."""
+def acceptance_of(meta: Mapping[str, Any], arm: Arm) -> Acceptance:
+    """The acceptance of an arm. meta: run.json. Without a tested draft there is no rate; every method has a `tau`."""
     own = arm.rounds
+    alpha, tau = divide(own.accepted, own.tested), divide(own.emitted, own.rounds)
+    drafts = bool((arm.method.get("options") or {}).get("gamma"))
+    unstopped: tuple[float | None, float | None] = (None, None)
+    if drafts:
+        unstopped = without_stop(meta, arm) if stops(arm) else (alpha, tau)
     return Acceptance(
-        alpha=divide(own.accepted, own.tested),
+        alpha=alpha,
         draft_acceptance_rate=divide(own.accepted, own.drafted) if own.tested else None,
-        tau=divide(own.emitted, own.rounds),
+        tau=tau,
         acceptance_by_position=by_position(arm.lines()),
         rounds=own.rounds,
         drafted_per_round=divide(own.drafted, own.rounds),
+        undrafted=sum(not round_[0] for line in arm.lines() for round_ in line["rounds"]) if drafts else None,
+        alpha_without_stop=unstopped[0],
+        tau_without_stop=unstopped[1],
     )
+
+
+def stops(arm: Arm) -> bool:
+    """Whether the method ends a draft where it is in doubt, so that `alpha` counts only drafts that it trusted."""
+    return bool((arm.method.get("options") or {}).get("stop_below"))
+
+
+def without_stop(meta: Mapping[str, Any], arm: Arm) -> tuple[float | None, float | None]:
+    """(α, τ) of the rounds that `run` decoded apart with stop_below=0; None where it did not."""
+    for entry in meta.get("without_stop") or []:
+        if (entry["suite"], entry["method"]) == (arm.suite["name"], arm.method["label"]):
+            return divide(entry["accepted"], entry["tested"]), divide(entry["emitted"], entry["rounds"])
+    return None, None
 
 
 def by_position(lines: Iterable[Mapping[str, Any]]) -> tuple[float, ...]:

@@ -38,8 +38,8 @@ class Measured:
 
     @property
     def tpot_s(self) -> float | None:
-        """Seconds per output token after the first, (e2e - TTFT) / (tokens - 1). None without a decoding phase."""
-        return (self.e2e_s - self.ttft_s) / (self.tokens - 1) if self.decodes else None
+        """Seconds per output token after the first, decode / (tokens - 1). None without a decoding phase."""
+        return self.decode_s / (self.tokens - 1) if self.decodes else None
 
     def within(self, invocation: int) -> "Measured | None":
         """The same sample with the repeats of one invocation only; None if that invocation did not measure it."""

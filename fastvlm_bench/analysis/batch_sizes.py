@@ -7,7 +7,7 @@ from pathlib import Path
 from fastvlm_bench.analysis.arms import Arm, arms
 from fastvlm_bench.analysis.batches import batch_size, waits
 from fastvlm_bench.analysis.comparison import identity
-from fastvlm_bench.analysis.speedup import AMBIGUOUS
+from fastvlm_bench.analysis.speedup import adjusted, word
 from fastvlm_bench.analysis.statistics import Estimate, middle
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.errors import IncompatibleRuns, UsageError
@@ -21,7 +21,7 @@ class SizeRow:
     requests_per_s, tokens_per_s: samples, and their tokens, divided by the seconds of all batches, prefill included.
     wait_first_s, wait_last_s: seconds until every row of a batch has its first token, and until all rows are done;
     medians over the batches. batches: their number; each is one observation of the speed-up. verdict: FASTER, SLOWER,
-    SAME or AMBIGUOUS, of the end-to-end speed-up. status: VALID or INVALID, of the whole run.
+    SAME or AMBIGUOUS, of the end-to-end speed-up, adjusted over all rows. status: VALID or INVALID, of the whole run.
     """
 
     run_id: str
@@ -81,7 +81,10 @@ def size_rows(runs: Sequence[Run]) -> list[SizeRow]:
     sizes = [batch_size(run) for run in runs]
     if twice := sorted({size for size in sizes if sizes.count(size) > 1}):
         raise UsageError(f"several runs have batch size {twice[0]}; name one a size")
-    rows = [_size_row(run, row, arm) for run in runs for row, arm in zip(summarise(run), arms(run), strict=True)]
+    found = [(run, row, arm) for run in runs for row, arm in zip(summarise(run), arms(run), strict=True)]
+    estimates = [row.speedup.e2e_speedup_geomean for _, row, _ in found]
+    words = [word(estimate, *ps) for estimate, ps in zip(estimates, adjusted(estimates), strict=True)]
+    rows = [_size_row(run, row, arm, said) for (run, row, arm), said in zip(found, words, strict=True)]
     order = {name: place for place, name in enumerate(dict.fromkeys((row.suite, row.method) for row in rows))}
     return sorted(rows, key=lambda row: (order[row.suite, row.method], row.batch_size))
 
@@ -90,7 +93,7 @@ def _identity(run: Run) -> dict[str, object]:
     return {key: value for key, value in identity(run).items() if key not in ("batch size", "threads")}
 
 
-def _size_row(run: Run, row: Row, arm: Arm) -> SizeRow:
+def _size_row(run: Run, row: Row, arm: Arm, said: str) -> SizeRow:
     seen, times, speedup, memory = waits(arm), row.times, row.speedup, row.memory
     decode, e2e = _parts(speedup.decode_speedup_geomean), _parts(speedup.e2e_speedup_geomean)
     return SizeRow(
@@ -100,7 +103,7 @@ def _size_row(run: Run, row: Row, arm: Arm) -> SizeRow:
         decode_tokens_per_s=times.decode_tokens_per_s,
         decode_speedup_geomean=decode[0], decode_speedup_geomean_low=decode[1], decode_speedup_geomean_high=decode[2],
         e2e_speedup_geomean=e2e[0], e2e_speedup_geomean_low=e2e[1], e2e_speedup_geomean_high=e2e[2],
-        verdict="" if row.method == row.reference else speedup.e2e_speedup_verdict or AMBIGUOUS,
+        verdict="" if row.method == row.reference else said,
         identical=row.sameness.identical, samples_paired=row.counts.samples_paired,
         alpha=row.acceptance.alpha, tau=row.acceptance.tau,
         wait_first_s=middle([first for first, _ in seen]), wait_last_s=middle([last for _, last in seen]),

@@ -39,12 +39,6 @@ def speaks(line: Mapping[str, Any]) -> bool:
     return "batch" not in line or line["batch"]["row"] == 0
 
 
-def whole_seconds(line: Mapping[str, Any]) -> float | None:
-    """Seconds of the whole observation, from the request to the last token; None for the other rows of a batch."""
-    own = line.get("batch") or line
-    return float(own["ttft_s"] + own["decode_s"]) if speaks(line) else None
-
-
 def whole(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A method's lines of one batch as a single line: the first row's, with the batch's own seconds."""
     first = lines[0]

@@ -3,12 +3,13 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastvlm_bench.analysis.arms import Arm, Measured, arms, pairs
 from fastvlm_bench.analysis.batches import batch_size
-from fastvlm_bench.analysis.quality import Quality, compare_quality, margin_of
+from fastvlm_bench.analysis.generation import generation_notes, in_force
+from fastvlm_bench.analysis.quality import Quality, adjust, compare_quality, margin_of
 from fastvlm_bench.analysis.speedup import speedups
 from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio
 from fastvlm_bench.analysis.summary import Row, summarise
@@ -79,6 +80,8 @@ def identity(run: Run) -> dict[str, Any]:
     fields |= {name: environment.get(name) for name in HARDWARE}
     fields |= {f"config {name}": meta["config"].get(name) or None for name in CONFIG_IDENTITY}
     fields["batch size"] = batch_size(run)
+    if (settings := in_force(run)) is not None:  # older records lack it
+        fields["generation settings"] = settings
     return fields
 
 
@@ -113,6 +116,7 @@ def compare(
         raise IncompatibleRuns(f"these runs cannot be compared: {'; '.join(found)}; --force shows them all the same")
     notes = [f"{first.run_id} and {other.run_id} differ in {field}"
              for other in others for field in differences(_versions(first), _versions(other))]  # fmt: skip
+    notes += generation_notes(runs)
     notes += [f"{run.run_id} is {run.meta['status']}, not finished" for run in runs if run.meta["status"] != "success"]
     base = arms(first)
     rows: list[ComparedRow] = []
@@ -120,6 +124,8 @@ def compare(
         for row, arm in zip(summarise(run), arms(run), strict=True):
             against = _counterpart(arm, base) if index else None
             rows.append(_compared(index, row, arm, against, margin_of(first.meta["config"])))
+    qualities = adjust([row.quality for row in rows])
+    rows = [replace(row, quality=quality) for row, quality in zip(rows, qualities, strict=True)]
     shown = runs if of_suites else runs[:1]
     suites = list(dict.fromkeys(suite["name"] for run in shown for suite in run.meta["suites"]))
     rows = [row for row in rows if row.row.suite in suites]

@@ -1,37 +1,46 @@
-"""The group `costs` of a row: what drafting and verifying take, and the decode speed-up that these costs predict."""
+"""The group `costs` of a row: what drafting and verifying took, and the decode speed-up that costs predict."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from fastvlm_bench.analysis.acceptance import Acceptance
 from fastvlm_bench.analysis.arms import Arm
+from fastvlm_bench.analysis.prediction import PassCosts, predicted_speedup
 from fastvlm_bench.analysis.speedup import Speedup
 from fastvlm_bench.analysis.statistics import divide
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds inside the model's forward passes, and the speed-up that they predict.
+    """Seconds inside the model's forward passes, and the speed-up that passes measured apart from them predict.
 
-    standard_s_per_token: the reference's forward pass for one token. predicted_decode_speedup: from counts and costs
-    alone; None where no sample is paired. efficiency: the measured decode speed-up of totals / the predicted one.
+    standard_s_per_token: the reference's forward pass for one token. predicted_decode_speedup: the arm's rounds, priced
+    with `costs` of run.json; None where those were not measured, and for batches. measured_over_predicted: the measured
+    decode speed-up of totals / the predicted one.
     """
 
     draft_s_per_token: float | None
     verify_s_per_round: float | None
     standard_s_per_token: float | None
     predicted_decode_speedup: float | None
-    efficiency: float | None
+    measured_over_predicted: float | None
 
 
-def costs_of(arm: Arm, reference: Arm | None, acceptance: Acceptance, speedup: Speedup) -> Costs:
-    """The costs of an arm. reference: its suite's, or the arm itself. acceptance, speedup: of the same arm."""
+def costs_of(meta: Mapping[str, Any], arm: Arm, reference: Arm | None, speedup: Speedup) -> Costs:
+    """The costs of an arm. meta: run.json. reference: its suite's, or the arm itself. speedup: of the same arm."""
     own = arm.rounds
     draft, verify = divide(own.draft_s, own.drafted), divide(own.verify_s, own.rounds)
     standard = None if reference is None else divide(reference.rounds.verify_s, reference.rounds.emitted) or None
-    predicted = efficiency = None
-    tau, drafted, measured = acceptance.tau, acceptance.drafted_per_round, speedup.decode_speedup_totals
-    if speedup.e2e_speedup_totals is not None and standard and tau is not None:
-        # A round gives τ tokens for d̄ drafts and one verification; standard decoding needs τ forward passes for them.
-        predicted = divide(tau * standard, (drafted or 0.0) * (draft or 0.0) + (verify or 0.0))
-        efficiency = None if measured is None else divide(measured.value, predicted)
-    return Costs(draft, verify, standard, predicted, efficiency)
+    predicted = ratio = None
+    if (costs := pass_costs(meta, arm)) is not None and speedup.decode_speedup_totals is not None:
+        predicted = predicted_speedup((round_ for line in arm.lines() for round_ in line["rounds"]), costs)
+        ratio = divide(speedup.decode_speedup_totals.value, predicted) if predicted else None
+    return Costs(draft, verify, standard, predicted, ratio)
+
+
+def pass_costs(meta: Mapping[str, Any], arm: Arm) -> PassCosts | None:
+    """What was measured apart for this suite and method; None where it was not."""
+    for entry in meta.get("costs") or []:
+        if (entry["suite"], entry["method"]) == (arm.suite["name"], arm.method["label"]):
+            return PassCosts(entry["standard_s"], entry["draft_s"], entry["verify_s"])
+    return None

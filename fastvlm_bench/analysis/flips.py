@@ -1,8 +1,7 @@
 """Answers that one method gets right and the other wrong, and McNemar's exact test of whether that favours either.
 
-It is for metrics that call each sample right or wrong. The interval of the mean difference assumes a t distribution,
-which is a poor model of a handful of changed answers among hundreds. This test looks at the changed answers alone and
-is exact.
+It is for metrics that call each sample right or wrong. The test looks at the changed answers alone and is exact; the
+interval of the difference (`bounds`) agrees with it.
 """
 
 import math

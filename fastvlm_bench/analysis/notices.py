@@ -6,16 +6,25 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from fastvlm_bench.analysis.arms import Arm, pairs
-from fastvlm_bench.analysis.batches import batch_of, whole_seconds
+from fastvlm_bench.analysis.arms import Arm
+from fastvlm_bench.analysis.batches import batch_of
 from fastvlm_bench.analysis.drift import slow_start, trend
+from fastvlm_bench.analysis.order_effect import ORDER_P, order_effect
 from fastvlm_bench.analysis.speedup import word
-from fastvlm_bench.analysis.statistics import welch_p
 from fastvlm_bench.analysis.summary import Row
 from fastvlm_bench.records.record import Run
 
-ORDER_P = 0.01
+UNEXPLAINED = math.sqrt(2)
+"""The factor by which a measured speed-up may differ from the predicted one, either way.
+
+It is the largest with which a doubling of one side's seconds cannot pass: a ratio within 1/√2 .. √2 is then outside.
+It must not be much smaller, since costs are timed on one prompt and for a short time.
+"""
+OVERBOOKED = 0.01
+FEWEST_FOR_PREDICTION = 5
 INVOCATIONS_APART = 0.05
+SLOWED = 0.05
+"""By so much an unassisted method may beat the reference before the reference is suspected."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,24 @@ def spread_notices(row: Row, where: str) -> Iterable[Notice]:
                      f"{max(each):.2f}; believe the interval between invocations, and raise --invocations")  # fmt: skip
 
 
+def prediction_notices(row: Row, where: str) -> Iterable[Notice]:
+    """Warnings of a speed-up that the costs of single passes do not explain, and of seconds that do not add up."""
+    ratio, other = row.costs.measured_over_predicted, row.phases.other_share
+    if row.acceptance.drafted_per_round and other is not None and other < -OVERBOOKED:
+        yield Notice("SecondsDoNotAddUp", f"{where}: its passes took {1 - other:.2f} times the seconds of its "
+                     "decoding: something is counted wrongly; report it")  # fmt: skip
+    if ratio is None or row.counts.samples_paired < FEWEST_FOR_PREDICTION:
+        return
+    if ratio > UNEXPLAINED:
+        yield Notice("FasterThanPredicted", f"{where}: decoding is {ratio:.2f} times as fast as its rounds and the "
+                     f"costs of single passes explain: {row.reference} was slowed down, or the machine changed; run "
+                     "again, and report it if it stays")  # fmt: skip
+    elif ratio < 1 / UNEXPLAINED:
+        yield Notice("SlowerThanPredicted", f"{where}: decoding is {ratio:.2f} times as fast as its rounds and the "
+                     "costs of single passes explain: the loop around the passes costs time, or the machine changed; "
+                     "see other % of the time, and run again")  # fmt: skip
+
+
 def drift_notices(run: Run, own: Sequence[Arm]) -> Iterable[Notice]:
     """Warnings of a slow start or a trend in the reference's time per token, in the order of measurement.
 
@@ -63,28 +90,31 @@ def drift_notices(run: Run, own: Sequence[Arm]) -> Iterable[Notice]:
 
 
 def order_effects(run: Run, own: Sequence[Arm]) -> Iterable[Notice]:
-    """Warnings of a speed-up that depends on whether the method ran before or after the reference.
-
-    The test is Welch's t on the logarithms of the ratios.
-    """
-    references = {arm.suite["name"]: arm for arm in own if arm.method["label"] == run.meta["reference"]}
-    for arm in own:
-        reference = references.get(arm.suite["name"])
-        if reference is None or arm is reference:
-            continue
-        before: list[float] = []
-        after: list[float] = []
-        for ours, theirs in pairs(arm, reference):
-            for a, b in zip(ours.lines, theirs.lines, strict=True):
-                a_s, b_s = whole_seconds(a), whole_seconds(b)
-                if a_s and b_s:
-                    (before if a["order"] < b["order"] else after).append(math.log(b_s / a_s))
-        p = welch_p(before, after)
-        if p is not None and p < ORDER_P:
-            shift = math.exp(sum(before) / len(before) - sum(after) / len(after)) - 1
-            yield Notice("OrderEffect", f"{arm.suite['name']}, {arm.method['label']}: {shift:+.1%} speed-up when it "
-                         f"runs before {reference.method['label']} (p = {p:.1g}); raise --warmup, let the machine "
+    """Warnings of seconds that depend on a method's place in the turn, or on the method before it; one a suite."""
+    suites = list(dict.fromkeys(arm.suite["name"] for arm in own))
+    for suite in suites:
+        effect = order_effect([arm for arm in own if arm.suite["name"] == suite])
+        if effect is not None and (p := min(1.0, effect.p * len(suites))) < ORDER_P:
+            yield Notice("OrderEffect", f"{suite}: {effect.shift:+.1%} seconds {effect.what} (p = {p:.1g}); the order "
+                         "evens it out over the samples, but it widens intervals; raise --warmup, let the machine "
                          "cool")  # fmt: skip
+
+
+def slow_reference(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
+    """A warning of a lossless method that drafted nothing and is faster than the reference by more than 5 %.
+
+    It decodes one token a pass, as the reference does, so nothing but a slow reference explains that. The speed-up must
+    exceed 1.05, and its interval, where there is one, must leave out 1.
+    """
+    if not row.settings.lossless or arm.rounds.drafted:
+        return
+    judged = (("decodes", row.speedup.decode_speedup_geomean), ("answers", row.speedup.e2e_speedup_geomean))
+    for doing, estimate in judged:
+        if estimate is not None and estimate.value > 1 + SLOWED and (estimate.low is None or estimate.low > 1):
+            yield Notice("SlowReference", f"{where}: {doing} {estimate.value:.2f} times as fast as {row.reference} "
+                         "without drafting: the reference may be slowed, and then every speed-up over it is too high; "
+                         "stop other programs, run again, and report it if it stays")  # fmt: skip
+            return
 
 
 def left_out(run: Run, row: Row) -> int:

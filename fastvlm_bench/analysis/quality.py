@@ -2,20 +2,15 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.arms import Arm, Pair, scored
+from fastvlm_bench.analysis.differences import BETTER, WORSE, Difference, adjusted, difference_of, no_difference, word
 from fastvlm_bench.analysis.flips import Flips, count_flips
-from fastvlm_bench.analysis.statistics import (
-    Estimate,
-    bootstrap_draws,
-    equivalence,
-    mean_difference,
-    percentile_interval,
-)
+from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.metrics.cider_d import DocumentFrequencies
 from fastvlm_bench.records.document_frequencies import FREQUENCIES
@@ -41,13 +36,12 @@ def margin_of(config: Mapping[str, Any], points: float | None = None) -> float:
 class Quality:
     """One metric of one arm, and its paired difference to the reference.
 
-    value: on the metric's own scale; None if there is none, and then `reason` or `failure` says why. delta: ours minus
-    the reference's; None for the reference itself and where no sample is paired. verdict: "identical" (all texts are,
-    so the delta is exactly 0 and needs no interval), "equivalent", "better", "worse", "undecided", or "" without a
-    delta. parts: further values that the metric yields. groups: the metric over each group of samples that the data set
-    itself makes (answer types, NoCaps domains), each scored as a set of its own. reason: why the metric says nothing
-    about these texts. failure: the error that it raised, in one line. flips: the samples that changed between right and
-    wrong, for metrics that give no partial credit.
+    value: on the metric's own scale; None if there is none, and then `reason` or `failure` says why. delta, verdict,
+    changed, bound, difference_p, margin_p: as in `Difference`; without a delta for the reference itself and where no
+    sample is paired. parts: further values that the metric yields. groups: the metric over each group of samples that
+    the data set itself makes (answer types, NoCaps domains), each scored as a set of its own. reason: why the metric
+    says nothing about these texts. failure: the error that it raised, in one line. flips: the samples that changed
+    between right and wrong, for metrics that give no partial credit.
     """
 
     metric: str
@@ -59,6 +53,10 @@ class Quality:
     reason: str = ""
     failure: str = ""
     flips: Flips | None = None
+    changed: int | None = None
+    bound: float | None = None
+    difference_p: float | None = None
+    margin_p: float | None = None
 
 
 def score(
@@ -137,14 +135,15 @@ def _compared(metric: str, arm: Arm, paired: Sequence[Pair] | None, margin: floa
     if not paired:
         return Quality(metric, found.value, None, "", found.parts, groups)
     if all(scored(a) == scored(b) for ours, theirs in paired for a, b in zip(ours.lines, theirs.lines, strict=True)):
-        same = Estimate(0.0, None, None, len(paired))
         unchanged = count_flips(found.per_sample, found.per_sample, range(len(found.per_sample)))
-        return Quality(metric, found.value, same, "identical", found.parts, groups, flips=unchanged)
+        return Quality(metric, found.value, **vars(no_difference(len(paired))), parts=found.parts, groups=groups,
+                       flips=unchanged)  # fmt: skip
     texts, other = ([sample.text for sample in side] for side in zip(*paired, strict=True))
     references, images = ([getattr(ours, name) for ours, _ in paired] for name in ("references", "image_id"))
-    delta, verdict = difference(metric, arm.suite, texts, other, references, images, margin)
+    # Texts that differ in a later repeat are not identical, although the first repeat alone is scored.
+    own_difference = _difference(metric, arm.suite, texts, other, references, images, margin)
     changed = flips(metric, arm.suite, texts, other, references, images)
-    return Quality(metric, found.value, delta, verdict, found.parts, groups, flips=changed)
+    return Quality(metric, found.value, **vars(own_difference), parts=found.parts, groups=groups, flips=changed)
 
 
 def _by_group(metric: str, arm: Arm) -> dict[str, float]:
@@ -161,33 +160,49 @@ def _by_group(metric: str, arm: Arm) -> dict[str, float]:
 def difference(
     metric: str, suite: Mapping[str, Any], own: Sequence[str], other: Sequence[str],
     references: Sequence[Sequence[str]], images: Sequence[str], margin: float = MARGIN,
-) -> tuple[Estimate | None, str]:  # fmt: skip
-    """Paired difference of two lists of texts on the same samples (own − other), and its verdict.
+) -> Difference:  # fmt: skip
+    """Paired difference of two lists of texts on the same samples (own − other), and its word.
 
-    A metric that is a mean over samples gets the cluster-robust t interval of its per-sample differences (for
-    CIDEr-D this keeps the document frequencies fixed); a pooled metric (BLEU-4) gets a bootstrap over images. A pooled
-    metric without counts (METEOR), or with too few images, has no interval and is "undecided". images: the image of
-    each sample, by which intervals are clustered. margin: bound of the two one-sided tests, on the metric's own scale.
+    images: the image of each sample, by which intervals are clustered. margin: on the metric's own scale.
     """
-    n = len(references)
     if list(own) == list(other):
-        return Estimate(0.0, None, None, n), "identical"
+        return no_difference(len(references))
+    return _difference(metric, suite, own, other, references, images, margin)
+
+
+def _difference(
+    metric: str, suite: Mapping[str, Any], own: Sequence[str], other: Sequence[str],
+    references: Sequence[Sequence[str]], images: Sequence[str], margin: float,
+) -> Difference:  # fmt: skip
     ours, theirs = (score(metric, suite, texts, references) for texts in (own, other))
     if ours is None or theirs is None:
-        return None, ""
-    delta = ours.value - theirs.value
-    scorer: Any = metrics.load(metric)
-    pooled = hasattr(scorer, "counts") and hasattr(scorer, "combine")
-    if pooled:
-        draws = _resampled(scorer, (own, other), references, images)
-        if draws is not None:
-            wide = percentile_interval(delta, draws, n)
-            return wide, equivalence(percentile_interval(delta, draws, n, 0.90), wide, margin)
-    differences = [a - b for a, b in zip(ours.per_sample, theirs.per_sample, strict=True)]
-    if pooled or abs(sum(differences) / n - delta) > 1e-9:
-        return Estimate(delta, None, None, n), "undecided"
-    estimate = mean_difference(differences, images)
-    return estimate, equivalence(mean_difference(differences, images, 0.90), estimate, margin)
+        return Difference()
+    found = difference_of(metrics.load(metric), ours, theirs, (own, other), references, images, margin)
+    return found if found.delta is None else replace(found, verdict=_in_direction(metric, found.verdict))
+
+
+def _in_direction(metric: str, verdict: str) -> str:
+    """The verdict, with better and worse exchanged for a metric of which less is better."""
+    if metrics.kind_of(metric).higher_is_better:
+        return verdict
+    return {BETTER: WORSE, WORSE: BETTER}.get(verdict, verdict)
+
+
+def adjust(families: Sequence[Sequence[Quality]]) -> list[tuple[Quality, ...]]:
+    """The qualities of several comparisons, each a list of metrics, with p values and words adjusted over all of them.
+
+    Each metric is a family of its own: its words in all comparisons are wrong together in at most 5 % of runs.
+    """
+    found = [list(qualities) for qualities in families]
+    for metric in {quality.metric for qualities in families for quality in qualities}:
+        places = [(i, j) for i, qualities in enumerate(families) for j, q in enumerate(qualities) if q.metric == metric]
+        own = [families[i][j] for i, j in places]
+        none, beyond = adjusted([q.difference_p for q in own]), adjusted([q.margin_p for q in own])
+        for (i, j), q, difference_p, margin_p in zip(places, own, none, beyond, strict=True):
+            if q.delta is not None and difference_p is not None:
+                verdict = _in_direction(metric, word(q.delta.value, difference_p, margin_p))
+                found[i][j] = replace(q, difference_p=difference_p, margin_p=margin_p, verdict=verdict)
+    return [tuple(qualities) for qualities in found]
 
 
 def flips(
@@ -195,22 +210,6 @@ def flips(
     references: Sequence[Sequence[str]], images: Sequence[str],
 ) -> Flips | None:  # fmt: skip
     """The samples that only one of two lists of texts gets right; None for a metric that gives partial credit."""
-    ours, theirs = (score(metric, suite, texts, references) for texts in (own, other))
+    first, second = (own, other) if metrics.kind_of(metric).higher_is_better else (other, own)
+    ours, theirs = (score(metric, suite, texts, references) for texts in (first, second))
     return None if ours is None or theirs is None else count_flips(ours.per_sample, theirs.per_sample, images)
-
-
-def _resampled(
-    scorer: Any, texts: tuple[Sequence[str], Sequence[str]], references: Sequence[Sequence[str]], images: Sequence[str]
-) -> list[float] | None:
-    """Sorted bootstrap draws of the difference of a pooled metric; None with too few images.
-
-    Such a metric offers its counts separately, so that a draw only adds numbers instead of scoring texts again:
-    `counts(predictions, references)` gives one tuple per sample, and `combine(sums)` the value of their sums.
-    """
-    both = [scorer.counts(own, references) for own in texts]
-
-    def drawn(indices: Sequence[int]) -> float:
-        a, b = (scorer.combine([sum(column) for column in zip(*(c[i] for i in indices), strict=True)]) for c in both)
-        return float(a - b)
-
-    return bootstrap_draws(drawn, images)

@@ -1,6 +1,10 @@
 """The group `settings` of a row: what was measured, and how the model ran."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fastvlm_bench.analysis.arms import Arm
 from fastvlm_bench.analysis.batches import batch_size
@@ -14,6 +18,10 @@ class Settings:
     method_name: the name alone, where the row's `method` is the label as typed. lossless: whether greedy output must
     equal the reference's. max_new_tokens: the limit of an answer; with `ignore_eos` every answer has that length.
     temperature: 0 where decoding is greedy, and then top_p and top_k are None. batch_size: samples decoded at a time.
+    gamma, exit_layer, head, stop_below: of the method, None where it has no such option; options: all of them, as
+    "name=value". draft: the name of its folder; draft_id: the first eight digits of the SHA-256 of its weights, or of
+    its manifest where an older record has no other. hardware: name of the GPU, or of the CPU where there is none.
+    commit, tool: the code that ran. started_at: UTC.
     """
 
     suite_version: str
@@ -31,6 +39,17 @@ class Settings:
     top_p: float | None
     top_k: int | None
     batch_size: int
+    gamma: int | None
+    exit_layer: int | None
+    head: str | None
+    stop_below: float | None
+    draft: str | None
+    draft_id: str | None
+    options: tuple[str, ...]
+    hardware: str | None
+    commit: str | None
+    tool: str | None
+    started_at: str | None
 
     @property
     def sampled(self) -> bool:
@@ -41,7 +60,8 @@ class Settings:
 def settings_of(run: Run, arm: Arm) -> Settings:
     """The settings of an arm, from its entries in `run.json`."""
     model, method, suite, config = run.meta["model"], arm.method, arm.suite, run.meta["config"]
-    threads = run.meta.get("environment", {}).get("threads")
+    environment, options, draft = run.meta.get("environment", {}), method.get("options") or {}, method.get("draft")
+    threads = environment.get("threads")
     return Settings(
         suite_version=str(suite["version"]),
         split=suite["split"],
@@ -58,4 +78,21 @@ def settings_of(run: Run, arm: Arm) -> Settings:
         top_p=config.get("top_p"),
         top_k=config.get("top_k"),
         batch_size=batch_size(run),
+        gamma=options.get("gamma"),
+        exit_layer=options.get("exit_layer"),
+        head=options.get("head"),
+        stop_below=options.get("stop_below"),
+        draft=draft.get("name") if draft else None,
+        draft_id=draft_id(draft) if draft else None,
+        options=tuple(f"{name}={value}" for name, value in options.items() if value is not None),
+        hardware=environment.get("gpu") or environment.get("cpu"),
+        commit=environment.get("commit"),
+        tool=environment.get("tool"),
+        started_at=run.meta.get("started_at"),
     )
+
+
+def draft_id(draft: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that tell drafts apart."""
+    known = draft.get("sha256") or hashlib.sha256(json.dumps(draft, sort_keys=True).encode()).hexdigest()
+    return str(known)[:8]

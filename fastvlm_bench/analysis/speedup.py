@@ -11,6 +11,9 @@ from fastvlm_bench.analysis.statistics import (
     CONFIDENCE,
     Estimate,
     geometric_mean_ratio,
+    holm,
+    p_of_beyond,
+    p_of_one,
     ratio_of_totals,
     relative_spread,
 )
@@ -20,15 +23,16 @@ SAME_WITHIN = 0.01
 FEWEST_SAMPLES = 5
 
 
-def word(estimate: Estimate | None, holm_p: float | None = None) -> str:
+def word(estimate: Estimate | None, holm_p: float | None = None, same_holm_p: float | None = None) -> str:
     """FASTER or SLOWER where the interval leaves out 1, SAME where it lies within ±1 %, AMBIGUOUS otherwise.
 
-    It is always AMBIGUOUS below 5 samples. holm_p: the p value, adjusted over several suites; where it is above 5 %,
-    the comparison is neither FASTER nor SLOWER.
+    It is always AMBIGUOUS below 5 images. holm_p, same_holm_p: the p values of `adjusted`, where there are several
+    comparisons. Above 5 %, the first forbids FASTER and SLOWER, and the second SAME.
     """
-    if estimate is None or estimate.low is None or estimate.high is None or estimate.n < FEWEST_SAMPLES:
+    if estimate is None or estimate.low is None or estimate.high is None or estimate.independent < FEWEST_SAMPLES:
         return AMBIGUOUS
-    if estimate.low >= 1 - SAME_WITHIN and estimate.high <= 1 + SAME_WITHIN:
+    within = estimate.low >= 1 - SAME_WITHIN and estimate.high <= 1 + SAME_WITHIN
+    if within and (same_holm_p is None or same_holm_p <= 1 - CONFIDENCE):
         return SAME
     if holm_p is not None and holm_p > 1 - CONFIDENCE:
         return AMBIGUOUS
@@ -37,14 +41,32 @@ def word(estimate: Estimate | None, holm_p: float | None = None) -> str:
     return SLOWER if estimate.high < 1 else AMBIGUOUS
 
 
+def adjusted(estimates: Sequence[Estimate | None]) -> list[tuple[float | None, float | None]]:
+    """The p values (of "equally fast", of "not within ±1 %") of several comparisons, by Holm's method.
+
+    Each kind is adjusted over all comparisons that have an interval. (None, None) for one that has none, and for all if
+    fewer than two have one.
+    """
+    known = [place for place, estimate in enumerate(estimates) if p_of_one(estimate) is not None]
+    found: list[tuple[float | None, float | None]] = [(None, None)] * len(estimates)
+    if len(known) < 2:
+        return found
+    ones = holm([p_of_one(estimates[place]) or 0.0 for place in known])
+    beyond = holm([p_of_beyond(estimates[place], SAME_WITHIN) or 0.0 for place in known])
+    for place, one, out in zip(known, ones, beyond, strict=True):
+        found[place] = one, out
+    return found
+
+
 @dataclass(frozen=True)
 class Speedup:
     """Ratios against the reference on the same samples; above 1, this arm is faster. The reference itself has none.
 
     decode, e2e: of the seconds of decoding, and of the whole request. geomean: the geometric mean of the pairs' ratios,
-    the headline. totals: the ratio of the summed seconds. holm_p: p of "as fast as the reference", adjusted over the
-    suites of the run; None where there is one suite. speedup_by_invocation: of each process alone, () where there is
-    one; speedup_between: their geometric mean. outliers: pairs whose end-to-end ratio lies far from the others.
+    the headline. totals: the ratio of the summed seconds. holm_p: p of "as fast as the reference", and same_holm_p: of
+    "not within ±1 % of it", adjusted over the methods and suites of the run; None where there is one of each.
+    speedup_by_invocation: of each process alone, () where there is one; speedup_between: their geometric mean.
+    outliers: pairs whose end-to-end ratio lies far from the others.
     ratio_spread: interquartile range / median of the end-to-end ratios. e2e_speedup_ceiling: what the end-to-end
     speed-up would be if decoding took no time.
     """
@@ -55,6 +77,8 @@ class Speedup:
     e2e_speedup_totals: Estimate | None = None
     decode_speedup_holm_p: float | None = None
     e2e_speedup_holm_p: float | None = None
+    decode_speedup_same_holm_p: float | None = None
+    e2e_speedup_same_holm_p: float | None = None
     speedup_by_invocation: tuple[float, ...] = ()
     speedup_between: Estimate | None = None
     outliers: int | None = None
@@ -65,12 +89,14 @@ class Speedup:
     @property
     def decode_speedup_verdict(self) -> str | None:
         """The `word` of the decode speed-up; None where there is no speed-up."""
-        return word(self.decode_speedup_geomean, self.decode_speedup_holm_p) if self.decode_speedup_geomean else None
+        estimate = self.decode_speedup_geomean
+        return word(estimate, self.decode_speedup_holm_p, self.decode_speedup_same_holm_p) if estimate else None
 
     @property
     def e2e_speedup_verdict(self) -> str | None:
         """The `word` of the end-to-end speed-up; None where there is no speed-up."""
-        return word(self.e2e_speedup_geomean, self.e2e_speedup_holm_p) if self.e2e_speedup_geomean else None
+        estimate = self.e2e_speedup_geomean
+        return word(estimate, self.e2e_speedup_holm_p, self.e2e_speedup_same_holm_p) if estimate else None
 
 
 def speedup_of(paired: Sequence[Pair] | None, sampled: bool) -> Speedup:
@@ -110,7 +136,8 @@ def speedups(
     """(decode, end-to-end) speed-up: reference seconds / our seconds, combined by `estimator`; None without a pair.
 
     One-token answers have no decoding and do not count in the decode speed-up. per_token: compare seconds per token,
-    because sampled answers of the two arms differ in length. The samples of one batch are one observation.
+    because sampled answers of the two arms differ in length. The samples of one batch are one observation. Intervals
+    are clustered by image; a batch counts as one of its first sample's image.
     """
     paired = by_batch(paired)
     decoding = [(ours, theirs) for ours, theirs in paired if ours.decodes and theirs.decodes]
@@ -121,9 +148,12 @@ def speedups(
     def e2e(of: Measured) -> float:
         return of.e2e_s / of.tokens if per_token else of.e2e_s
 
+    def images(own: Sequence[Pair]) -> list[str]:
+        return [ours.image_id for ours, _ in own]
+
     return (
-        estimator([decode(theirs) for _, theirs in decoding], [decode(ours) for ours, _ in decoding]),
-        estimator([e2e(theirs) for _, theirs in paired], [e2e(ours) for ours, _ in paired]),
+        estimator([decode(theirs) for _, theirs in decoding], [decode(ours) for ours, _ in decoding], images(decoding)),
+        estimator([e2e(theirs) for _, theirs in paired], [e2e(ours) for ours, _ in paired], images(paired)),
     )
 
 

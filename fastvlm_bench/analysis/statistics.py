@@ -4,25 +4,31 @@ Every function returns None where there are too few data for its answer: "too fe
 """
 
 import math
-import random
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean, median, variance
 
 CONFIDENCE = 0.95
-BOOTSTRAP_MINIMUM = 100
-"""Percentile bootstrap intervals are too narrow below this many images (coverage 0.89 at n=10 for nominal 0.95)."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value of n observations, with its interval. `low` and `high` are None where n is too small for an interval."""
+    """A value of n observations, with its interval. `low` and `high` are None where n is too small for an interval.
+
+    groups: how many independent groups (images) the observations fall into; None where each is its own.
+    """
 
     value: float
     low: float | None
     high: float | None
     n: int
+    groups: int | None = None
+
+    @property
+    def independent(self) -> int:
+        """How many independent groups the interval rests on."""
+        return self.n if self.groups is None else self.groups
 
 
 def divide(numerator: float, denominator: float | None) -> float | None:
@@ -92,48 +98,93 @@ def t_quantile(p: float, df: float) -> float:
 # ------------------------------------------------------------------------------------------ paired ratios
 
 
+def clustered_error(residuals: Sequence[float], clusters: Sequence[Hashable] | None) -> tuple[float | None, int]:
+    """(Standard error of the residuals' sum, number of clusters); the error is None for fewer than two clusters.
+
+    SE² = G/(G-1) · Σ over clusters of (sum of residuals)² (Miller, arXiv 2411.00640). None for clusters: each residual
+    is its own, and SE² is n · variance.
+    """
+    sums: dict[Hashable, float] = {}
+    for place, residual in enumerate(residuals):
+        cluster = place if clusters is None else clusters[place]
+        sums[cluster] = sums.get(cluster, 0.0) + residual
+    groups = len(sums)
+    if groups < 2:
+        return None, groups
+    return math.sqrt(groups / (groups - 1) * math.fsum(s * s for s in sums.values())), groups
+
+
 def geometric_mean_ratio(
-    numerators: Sequence[float], denominators: Sequence[float], confidence: float = CONFIDENCE
-) -> Estimate | None:
-    """Geometric mean of the paired ratios with a t interval on their logarithms. None without positive pairs."""
-    logs = [math.log(a / b) for a, b in zip(numerators, denominators, strict=True) if a > 0 and b > 0]
+    numerators: Sequence[float], denominators: Sequence[float], clusters: Sequence[Hashable] | None = None,
+    confidence: float = CONFIDENCE,
+) -> Estimate | None:  # fmt: skip
+    """Geometric mean of the paired ratios, with a t interval of their logarithms. None without positive pairs.
+
+    clusters: the image of each pair. Pairs of one image are not independent: the interval is cluster-robust, with as
+    many degrees of freedom as there are images, less one.
+    """
+    pairs = list(zip(numerators, denominators, strict=True))
+    kept = [place for place, (a, b) in enumerate(pairs) if a > 0 and b > 0]
+    logs = [math.log(pairs[place][0] / pairs[place][1]) for place in kept]
     if not logs:
         return None
-    n, mean = len(logs), fmean(logs)
-    if n < 2:
-        return Estimate(math.exp(mean), None, None, n)
-    half = t_quantile((1 + confidence) / 2, n - 1) * math.sqrt(variance(logs) / n)
-    return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
+    found = mean_difference(logs, [place if clusters is None else clusters[place] for place in kept], confidence)
+    assert found is not None
+    low, high = (None if bound is None else math.exp(bound) for bound in (found.low, found.high))
+    return Estimate(math.exp(found.value), low, high, found.n, found.groups)
 
 
 def ratio_of_totals(
-    numerators: Sequence[float], denominators: Sequence[float], confidence: float = CONFIDENCE
-) -> Estimate | None:
-    """R = sum(a) / sum(b) over pairs, with the delta-method interval R ± t·sqrt(n·var(a - R·b)) / sum(b)."""
+    numerators: Sequence[float], denominators: Sequence[float], clusters: Sequence[Hashable] | None = None,
+    confidence: float = CONFIDENCE,
+) -> Estimate | None:  # fmt: skip
+    """R = sum(a) / sum(b) over pairs, with the delta-method interval R ± t · SE(sum(a - R·b)) / sum(b).
+
+    clusters: the image of each pair; SE as in `clustered_error`.
+    """
     pairs = list(zip(numerators, denominators, strict=True))
     n, total = len(pairs), math.fsum(b for _, b in pairs)
     if not pairs or total <= 0:
         return None
     ratio = math.fsum(a for a, _ in pairs) / total
-    if n < 2:
-        return Estimate(ratio, None, None, n)
-    residuals = math.fsum((a - ratio * b) ** 2 for a, b in pairs) / (n - 1)
-    half = t_quantile((1 + confidence) / 2, n - 1) * math.sqrt(n * residuals) / total
-    return Estimate(ratio, max(0.0, ratio - half), ratio + half, n)
+    error, groups = clustered_error([a - ratio * b for a, b in pairs], clusters)
+    own = None if groups == n else groups
+    if error is None:
+        return Estimate(ratio, None, None, n, own)
+    half = t_quantile((1 + confidence) / 2, groups - 1) * error / total
+    return Estimate(ratio, max(0.0, ratio - half), ratio + half, n, own)
 
 
-def p_of_one(estimate: Estimate | None, confidence: float = CONFIDENCE) -> float | None:
-    """Two-sided p of "the geometric mean ratio is 1", from its t interval on logarithms with n - 1 degrees of freedom.
+def log_error(estimate: Estimate | None, confidence: float = CONFIDENCE) -> float | None:
+    """The standard error of a geometric mean's logarithm, from its t interval. None without an interval."""
+    if estimate is None or estimate.high is None or estimate.independent < 2:
+        return None
+    return math.log(estimate.high / estimate.value) / t_quantile((1 + confidence) / 2, estimate.independent - 1)
 
-    None without an interval.
+
+def p_of_one(estimate: Estimate | None) -> float | None:
+    """Two-sided p of "the geometric mean ratio is 1", from its t interval on logarithms. None without an interval."""
+    if estimate is None or (error := log_error(estimate)) is None:
+        return None
+    return _two_sided(math.log(estimate.value), error, estimate.independent - 1)
+
+
+def p_of_beyond(estimate: Estimate | None, share: float) -> float | None:
+    """p of "the ratio lies outside 1 ± share": two one-sided t tests. None without an interval.
+
+    It is two-sided, that is doubled, so that it is at most 5 % where the 95 % interval lies within 1 ± share.
     """
-    if estimate is None or estimate.high is None or estimate.n < 2:
+    if estimate is None or (error := log_error(estimate)) is None:
         return None
     log = math.log(estimate.value)
-    error = (math.log(estimate.high) - log) / t_quantile((1 + confidence) / 2, estimate.n - 1)
+    inside = (log - math.log(1 - share), math.log(1 + share) - log)
+    return max(_two_sided(gap, error, estimate.independent - 1) if gap >= 0 else 1.0 for gap in inside)
+
+
+def _two_sided(difference: float, error: float, df: float) -> float:
     if error <= 0:
-        return 1.0 if log == 0 else 0.0
-    return t_tail(log / error, estimate.n - 1)
+        return 1.0 if difference == 0 else 0.0
+    return t_tail(difference / error, df)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -155,10 +206,11 @@ def percentile(values: Sequence[float], q: float) -> float | None:
     """
     if len(values) < (100 if 5 <= q <= 95 else 1000):
         return None
-    return _interpolated(sorted(values), q / 100)
+    return interpolated(sorted(values), q / 100)
 
 
-def _interpolated(ordered: Sequence[float], fraction: float) -> float:
+def interpolated(ordered: Sequence[float], fraction: float) -> float:
+    """The quantile of sorted values at a fraction from 0 to 1, linear between two of them."""
     position = fraction * (len(ordered) - 1)
     below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
@@ -175,7 +227,7 @@ def relative_spread(values: Sequence[float]) -> float | None:
     if len(values) < 4 or (centre := median(values)) <= 0:
         return None
     ordered = sorted(values)
-    return (_interpolated(ordered, 0.75) - _interpolated(ordered, 0.25)) / centre
+    return (interpolated(ordered, 0.75) - interpolated(ordered, 0.25)) / centre
 
 
 # ------------------------------------------------------------------------------------------ paired differences
@@ -184,71 +236,25 @@ def relative_spread(values: Sequence[float]) -> float | None:
 def mean_difference(
     differences: Sequence[float], clusters: Sequence[Hashable], confidence: float = CONFIDENCE
 ) -> Estimate | None:
-    """Mean paired difference with a cluster-robust t interval (Miller, arXiv 2411.00640).
+    """Mean paired difference with a cluster-robust t interval, with G - 1 degrees of freedom.
 
     `clusters` names the image of each difference: questions about one image are not independent.
-    SE² = G/(G-1) · sum over images of (sum of residuals)² / n², with G - 1 degrees of freedom.
     """
     n = len(differences)
     if not n:
         return None
     mean = fmean(differences)
-    sums: dict[Hashable, float] = {}
-    for difference, cluster in zip(differences, clusters, strict=True):
-        sums[cluster] = sums.get(cluster, 0.0) + difference - mean
-    groups = len(sums)
-    if groups < 2:
-        return Estimate(mean, None, None, n)
-    error = math.sqrt(groups / (groups - 1) * math.fsum(s * s for s in sums.values())) / n
-    half = t_quantile((1 + confidence) / 2, groups - 1) * error
-    return Estimate(mean, mean - half, mean + half, n)
-
-
-def equivalence(estimate_90: Estimate | None, estimate_95: Estimate | None, margin: float) -> str:
-    """Two one-sided tests at 5 %: "equivalent" if the 90 % interval lies inside ±margin.
-
-    Otherwise "better" or "worse" where the 95 % interval leaves out zero, and "undecided" where it does not.
-    """
-    if estimate_90 is None or estimate_90.low is None or estimate_90.high is None:
-        return "undecided"
-    if -margin < estimate_90.low and estimate_90.high < margin:
-        return "equivalent"
-    if estimate_95 is not None and estimate_95.low is not None and estimate_95.low > 0:
-        return "better"
-    if estimate_95 is not None and estimate_95.high is not None and estimate_95.high < 0:
-        return "worse"
-    return "undecided"
+    error, groups = clustered_error([difference - mean for difference in differences], clusters)
+    own = None if groups == n else groups
+    if error is None:
+        return Estimate(mean, None, None, n, own)
+    half = t_quantile((1 + confidence) / 2, groups - 1) * error / n
+    return Estimate(mean, mean - half, mean + half, n, own)
 
 
 def rule_of_three(n: int) -> float | None:
-    """95 % upper bound, 3/n, of the rate of something that did not happen in n samples. None for n = 0."""
+    """95 % upper bound, 3/n, of the rate of something that did not happen in n images. None for n = 0."""
     return min(1.0, 3.0 / n) if n else None
-
-
-def bootstrap_draws(
-    statistic: Callable[[Sequence[int]], float], clusters: Sequence[Hashable], resamples: int = 2000, seed: int = 0
-) -> list[float] | None:
-    """`statistic(indices)` of each resample of the images, sorted. None below `BOOTSTRAP_MINIMUM` images.
-
-    clusters: the image of each sample. `indices` are the samples of the drawn images; a statistic of a paired
-    difference must use them for both arms. The fixed seed makes a report print the same numbers each time.
-    """
-    members: dict[Hashable, list[int]] = {}
-    for index, cluster in enumerate(clusters):
-        members.setdefault(cluster, []).append(index)
-    groups = list(members.values())
-    if len(groups) < BOOTSTRAP_MINIMUM:
-        return None
-    source = random.Random(seed)
-    return sorted(
-        statistic([i for group in source.choices(groups, k=len(groups)) for i in group]) for _ in range(resamples)
-    )
-
-
-def percentile_interval(value: float, draws: Sequence[float], n: int, confidence: float = CONFIDENCE) -> Estimate:
-    """The percentile interval of sorted bootstrap draws around `value`."""
-    tail = (1 - confidence) / 2
-    return Estimate(value, _interpolated(draws, tail), _interpolated(draws, 1 - tail), n)
 
 
 def welch_p(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -4,12 +4,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fastvlm_bench.analysis.statistics import geometric_mean_ratio
+from fastvlm_bench.analysis.arms import Measured, medians
+from fastvlm_bench.analysis.speedup import speedups
+from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 
-LEAST_PAIRS = 20
-"""The width of an interval of fewer pairs is itself too uncertain to stop by."""
+LEAST_IMAGES = 20
+"""The width of an interval of fewer images is itself too uncertain to stop by."""
 LEAST_BLOCK_S = 1.0
 SAMPLES, WIDTH, BUDGET = "samples", "width", "budget"
 """What ended a suite: all its samples, a narrow enough interval, or the time."""
@@ -39,45 +41,67 @@ def check_stopping(
 class StopRule:
     """Watches one suite: `by` is None until the suite may end, then WIDTH or BUDGET.
 
-    until_width: the suite ends when the 95 % interval of every method's decode speed-up (TTFT where nothing is decoded)
-    is at most this half-width, relative to the value. Because the rule looks after every sample, it ends a little early
-    in a lucky streak, and the interval covers the truth a little less often than 95 %. budget_s: seconds since the rule
-    was made.
+    until_width: the suite ends when the 95 % interval of every method's decode speed-up (end to end where nothing is
+    decoded) is at most this half-width, relative to the value. It is the interval of the report: over samples, each
+    with the medians of its repeats, clustered by image, per token where tokens are drawn (`sampled`). Because the rule
+    looks after every sample, it ends a little early in a lucky streak, and the interval covers the truth a little less
+    often than 95 %. budget_s: seconds since the rule was made. images: sample id -> image id; a sample without an
+    entry has an image of its own. repeats: of each sample; the width is looked at only after the last of them.
     """
 
-    def __init__(self, reference: str, clock: Clock, until_width: float | None, budget_s: float | None) -> None:
+    def __init__(
+        self, reference: str, clock: Clock, until_width: float | None, budget_s: float | None, *,
+        images: Mapping[str, str] | None = None, sampled: bool = False, repeats: int = 1,
+    ) -> None:  # fmt: skip
         self.reference, self.clock, self.until_width, self.budget_s = reference, clock, until_width, budget_s
+        self.images, self.sampled, self.repeats = images or {}, sampled, repeats
         self.by: str | None = None
         self.began, self.groups = clock.now(), 0
-        self._seconds: dict[str, list[tuple[float, float]]] = {}  # method -> (the reference's, its own) of each group
+        self._lines: dict[str, dict[str, list[Mapping[str, Any]]]] = {}  # method -> sample -> one line per repeat
+        self._failed: dict[str, set[str]] = {}  # method -> samples that count nowhere
 
     def add(self, lines: Iterable[Sequence[Mapping[str, Any]]]) -> None:
-        """Take in what was measured. A group is the lines of one sample or batch, one line per method.
+        """Take in what was measured. A group is the lines of one repeat of a sample or batch, one line per method.
 
         A resumed run also gives what was measured before it was interrupted.
         """
+        whole = True
         for group in lines:
             self.groups += 1
-            base = next((line for line in group if line["method"] == self.reference), None)
-            if base is None or base["error"] is not None:
-                continue
             for line in group:
-                if line is not base and line["error"] is None:
-                    self._seconds.setdefault(line["method"], []).append((_seconds(base), _seconds(line)))
+                method, sample = line["method"], line["sample_id"]
+                if line["error"] is not None:
+                    self._failed.setdefault(method, set()).add(sample)
+                self._lines.setdefault(method, {}).setdefault(sample, []).append(line)
+                whole = len(self._lines[method][sample]) >= self.repeats
         if self.budget_s is not None and self.clock.now() - self.began >= self.budget_s:
             self.by = BUDGET
-        most, found = self.until_width, self.widths() if self.until_width is not None else {}
+        most, found = self.until_width, self.widths() if self.until_width is not None and whole else {}
         if most is not None and found and all(width is not None and width <= most for width in found.values()):
             self.by = WIDTH
 
     def widths(self) -> dict[str, float | None]:
-        """The half-width of each method's interval, relative to its speed-up; None with fewer than 20 pairs."""
+        """The half-width of each method's interval, relative to its speed-up; None with fewer than 20 images."""
         found: dict[str, float | None] = {}
-        for method, pairs in self._seconds.items():
-            estimate = geometric_mean_ratio([a for a, _ in pairs], [b for _, b in pairs])
-            known = estimate is not None and estimate.high is not None and len(pairs) >= LEAST_PAIRS
-            found[method] = (estimate.high - estimate.value) / estimate.value if known else None  # type: ignore[union-attr,operator]
+        reference = self._measured(self.reference)
+        for method in self._lines:
+            if method == self.reference or method.partition(":")[0] == "control":  # nobody asks for control's speed
+                continue
+            own = self._measured(method)
+            pairs = [(ours, reference[sample]) for sample, ours in own.items()
+                     if sample in reference and len(ours.lines) == len(reference[sample].lines)]  # fmt: skip
+            decode, e2e = speedups(pairs, geometric_mean_ratio, self.sampled)
+            found[method] = _width(decode or e2e)
         return found
+
+    def _measured(self, method: str) -> dict[str, Measured]:
+        """The samples of a method that did not fail, with the medians of their repeats, as the report takes them."""
+        failed = self._failed.get(method, set())
+        return {
+            sample: Measured(sample, self.images.get(sample, sample), (), tuple(lines), **medians(lines))
+            for sample, lines in self._lines.get(method, {}).items()
+            if sample not in failed
+        }
 
     def summary(self) -> dict[str, Any]:
         """The suite's entry of `stopped` in run.json."""
@@ -87,5 +111,7 @@ class StopRule:
         }  # fmt: skip
 
 
-def _seconds(line: Mapping[str, Any]) -> float:
-    return float(line["decode_s"] or line["ttft_s"])
+def _width(estimate: Estimate | None) -> float | None:
+    if estimate is None or estimate.high is None or estimate.independent < LEAST_IMAGES:
+        return None
+    return (estimate.high - estimate.value) / estimate.value

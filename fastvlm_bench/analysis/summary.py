@@ -9,11 +9,10 @@ from fastvlm_bench.analysis.counts import Counts, counts_of
 from fastvlm_bench.analysis.energy import Energy, energy_of
 from fastvlm_bench.analysis.memory import Memory, memory_of
 from fastvlm_bench.analysis.phases import Phases, phases_of
-from fastvlm_bench.analysis.quality import Quality, compare_quality, margin_of
+from fastvlm_bench.analysis.quality import Quality, adjust, compare_quality, margin_of
 from fastvlm_bench.analysis.sameness import Sameness, sameness_of
 from fastvlm_bench.analysis.settings import Settings, settings_of
-from fastvlm_bench.analysis.speedup import Speedup, speedup_of
-from fastvlm_bench.analysis.statistics import Estimate, holm, p_of_one
+from fastvlm_bench.analysis.speedup import Speedup, adjusted, speedup_of
 from fastvlm_bench.analysis.times import Times, times_of
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run
@@ -68,7 +67,7 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
     suite, method = arm.suite["name"], arm.method["label"]
     other = None if method == run.meta["reference"] else reference
     paired = None if other is None else pairs(arm, other)
-    settings, acceptance = settings_of(run, arm), acceptance_of(arm)
+    settings = settings_of(run, arm)
     speedup = speedup_of(paired, settings.sampled)
     return Row(
         run_id=run.run_id,
@@ -82,8 +81,8 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
         sameness=sameness_of(paired, settings.sampled),
         times=times_of(arm),
         speedup=speedup,
-        acceptance=acceptance,
-        costs=costs_of(arm, reference, acceptance, speedup),
+        acceptance=acceptance_of(run.meta, arm),
+        costs=costs_of(run.meta, arm, reference, speedup),
         phases=phases_of(arm),
         memory=memory_of(arm, other),
         energy=energy_of(run.meta, suite, method),
@@ -91,22 +90,19 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
 
 
 def _holm(rows: list[Row]) -> list[Row]:
-    """The rows with each method's p values, adjusted over the suites of the run. One suite alone gets no p value."""
-    for label in {row.method for row in rows}:
-        places = [i for i, row in enumerate(rows) if row.method == label]
-        decode = _adjusted([rows[i].speedup.decode_speedup_geomean for i in places])
-        e2e = _adjusted([rows[i].speedup.e2e_speedup_geomean for i in places])
-        for i, decode_p, e2e_p in zip(places, decode, e2e, strict=True):
-            speedup = replace(rows[i].speedup, decode_speedup_holm_p=decode_p, e2e_speedup_holm_p=e2e_p)
-            rows[i] = replace(rows[i], speedup=speedup)
-    return rows
+    """The rows with p values adjusted over all methods and suites of the run, and with the words that these allow.
 
-
-def _adjusted(estimates: list[Estimate | None]) -> list[float | None]:
-    """The p value of each estimate, by Holm's method; None for one that has none, and if fewer than two have one."""
-    known = [(i, p) for i, estimate in enumerate(estimates) if (p := p_of_one(estimate)) is not None]
-    found: list[float | None] = [None] * len(estimates)
-    if len(known) > 1:
-        for (i, _), p in zip(known, holm([p for _, p in known]), strict=True):
-            found[i] = p
-    return found
+    `control` decodes everything twice to show what rounding does. Nobody asks whether it is faster, so that its speed
+    takes no part, and measuring it costs the other methods nothing.
+    """
+    asked = [Speedup() if row.settings.method_name == "control" else row.speedup for row in rows]
+    decode = adjusted([own.decode_speedup_geomean for own in asked])
+    e2e = adjusted([own.e2e_speedup_geomean for own in asked])
+    qualities = adjust([row.quality for row in rows])
+    return [
+        replace(row, quality=quality, speedup=replace(
+            row.speedup, decode_speedup_holm_p=decode_p[0], e2e_speedup_holm_p=e2e_p[0],
+            decode_speedup_same_holm_p=decode_p[1], e2e_speedup_same_holm_p=e2e_p[1],
+        ))
+        for row, decode_p, e2e_p, quality in zip(rows, decode, e2e, qualities, strict=True)
+    ]  # fmt: skip

@@ -5,31 +5,35 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastvlm_bench.analysis.arms import Arm, arms
+from fastvlm_bench.analysis.differing import differing_notices, invalid_reason, some
 from fastvlm_bench.analysis.notices import (
     Notice,
     drift_notices,
     left_out,
     order_effects,
+    prediction_notices,
+    slow_reference,
     spread_notices,
     stop_notices,
 )
 from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES, SLOWER, Speedup
 from fastvlm_bench.analysis.summary import Row, summarise
+from fastvlm_bench.errors import InvalidRun
 from fastvlm_bench.records.document_frequencies import cider_df
 from fastvlm_bench.records.identities import check_line
 from fastvlm_bench.records.record import Run
 
 WARNINGS = (
-    "ShortOutputs", "Diverged", "SlowerThanReference", "UntrainedDraft", "TooFewSamples", "NoisyMachine", "Throttled",
+    "ShortOutputs", "Diverged", "NearTies", "UnsteadyTarget", "SlowerThanReference", "UntrainedDraft",
+    "TooFewSamples", "NoisyMachine", "Throttled",
     "NotIsolated", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
-    "ScoringFailed", "FasterThanPredicted",
+    "ScoringFailed", "FasterThanPredicted", "SlowerThanPredicted", "SecondsDoNotAddUp", "SlowReference",
 )  # fmt: skip
 """The names of all warnings. docs/measuring.md explains each of them."""
 SHORT_TOKENS, FEW_SAMPLES = 8, 20
 NOISY, VERY_NOISY = 0.10, 0.25
 LOW_ALPHA = 0.05
-UNEXPLAINED = 0.05
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,13 @@ class Verdict:
         return {"status": self.status, "reasons": list(self.reasons)}
 
 
+def require_valid(judged: Iterable[tuple[Run, Verdict]]) -> None:
+    """InvalidRun if any of these runs is INVALID. It names each, with the first reason."""
+    bad = [f"{run.run_id} ({some(verdict.reasons)})" for run, verdict in judged if verdict.status != "VALID"]
+    if bad:
+        raise InvalidRun(f"INVALID, and --require-valid asks for VALID: {some(bad)}")
+
+
 def greedy(meta: Mapping[str, Any]) -> bool:
     """Whether a run decodes greedily: only then must a lossless method give the very same tokens."""
     return not meta["config"].get("temperature")
@@ -57,8 +68,8 @@ def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None
     """
     rows = summarise(run) if rows is None else rows
     own = arms(run)
-    warnings = [*_run_warnings(run), *(w for row, arm in zip(rows, own, strict=True) for w in _warnings(run, row, arm)),
-                *order_effects(run, own), *drift_notices(run, own)]  # fmt: skip
+    of_rows = (notice for row, arm in zip(rows, own, strict=True) for notice in _warnings(run, row, arm, rows))
+    warnings = [*_run_warnings(run), *of_rows, *order_effects(run, own), *drift_notices(run, own)]
     reasons = tuple(_reasons(run, rows, own, status or str(run.meta["status"])))
     return Verdict("INVALID" if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
 
@@ -72,11 +83,6 @@ def alpha_of(run: Run, method: str, share: tuple[float, float]) -> str:
     part = own[int(share[0] * len(own)) : max(int(share[1] * len(own)), 1)]
     accepted, tested = (sum(r[place] for line in part for r in line["rounds"]) for place in (2, 1))
     return f"{accepted / tested:.3f}" if tested else "unknown"
-
-
-def _some(items: Sequence[str]) -> str:
-    """Up to three of the items, and how many more there are."""
-    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
 
 
 # ------------------------------------------------------------------------------------------ warnings
@@ -113,7 +119,7 @@ def _run_warnings(run: Run) -> Iterable[Notice]:
             yield Notice(recorded["name"], recorded["message"])
 
 
-def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
+def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row]) -> Iterable[Notice]:
     where, settings, counts = f"{row.suite}, {row.method}", row.settings, row.counts
     if row.method == row.reference:
         yield from stop_notices(run, row)
@@ -126,7 +132,7 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
             }
         )
         yield Notice("FailedSamples", f"{where}: {counts.samples_failed} of {counts.samples} samples failed "
-                     f"({_some(causes)}); they and their pairs do not count; see samples.jsonl")  # fmt: skip
+                     f"({some(causes)}); they and their pairs do not count; see samples.jsonl")  # fmt: skip
     if row.method == row.reference:
         yield from _reference_warnings(row)
         return
@@ -136,23 +142,17 @@ def _warnings(run: Run, row: Row, arm: Arm) -> Iterable[Notice]:
     elif (batches := _batches(row)) is not None and batches < FEW_SAMPLES:
         yield Notice("TooFewSamples", f"{row.suite}: {batches} batches of {settings.batch_size}; an interval "
                      f"needs {FEW_SAMPLES} to be worth reading; raise --limit, or lower --batch-size")  # fmt: skip
-    if (diverged := row.sameness.diverged) and settings.lossless:
-        yield Notice("Diverged", f"{where}: {len(diverged)} of {counts.samples_paired} outputs differ from "
-                     f"{row.reference} (sample@token {_some(diverged)}){_judged(row)}; "
-                     f"{_divergence_cause(row)}")  # fmt: skip
+    yield from differing_notices(row, rows)
     yield from _untrained(row, arm, where)
     yield from spread_notices(row, where)
+    yield from slow_reference(row, arm, where)
     for quality in row.quality:
         if quality.failure:
             yield Notice("ScoringFailed", f"{where}: {quality.metric} could not be computed ({quality.failure}); times "
                          "stand, and `report` computes it again from the records")  # fmt: skip
     if settings.method_name == "control":  # it decodes everything twice, so its speed is no surprise
         return
-    efficiency = row.costs.efficiency or 0.0
-    if row.acceptance.drafted_per_round and efficiency > 1 + UNEXPLAINED and counts.samples_paired >= FEW_SAMPLES:
-        yield Notice("FasterThanPredicted", f"{where}: decoding is {efficiency:.2f} times as fast as counts and "
-                     "costs explain: the machine changed between the methods, or something is counted wrongly; run "
-                     "again, and report it if it stays")  # fmt: skip
+    yield from prediction_notices(row, where)
     if slower := _slower(row.speedup):
         yield Notice("SlowerThanReference", f"{where}: {slower} as fast as {row.reference}; "
                      f"{_slowness_cause(row)}")  # fmt: skip
@@ -185,22 +185,6 @@ def _reference_warnings(row: Row) -> Iterable[Notice]:
                      "raise --repeats")  # fmt: skip
 
 
-def _judged(row: Row) -> str:
-    near_ties, violations = row.sameness.near_ties, row.sameness.violations
-    if near_ties is None and violations is None:
-        return ""
-    return f", {near_ties or 0} near-ties and {violations or 0} violations"
-
-
-def _divergence_cause(row: Row) -> str:
-    if row.sameness.violations:
-        return "a violation is a token that the target would not have chosen, a fault of the method: report it"
-    dtype = row.settings.dtype
-    if dtype == "float32":
-        return "in float32 that is a fault of the method: report it"
-    return f"{dtype} rounds a block of tokens unlike single ones; check with --dtype float32, or -m control"
-
-
 def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
     if row.settings.method_name == "control":  # it drafts with the target itself, so α = 1 is what one expects
         return
@@ -218,9 +202,14 @@ def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
 
 
 def _slowness_cause(row: Row) -> str:
-    predicted, alpha = row.costs.predicted_decode_speedup, row.acceptance.alpha
-    if predicted is not None and predicted > 1:
-        return "its costs predict a gain, so the loop around the model loses it; try a larger model, or --device cuda"
+    own, alpha = row.acceptance, row.acceptance.alpha
+    passes_s = (own.drafted_per_round or 0.0) * (row.costs.draft_s_per_token or 0.0) + (
+        row.costs.verify_s_per_round or 0
+    )
+    if alpha is not None and (own.tau or 0.0) * (row.costs.standard_s_per_token or 0.0) > passes_s:
+        return (
+            "its passes alone are faster, so the loop around the model loses it; try a larger model, or --device cuda"
+        )
     if alpha is not None and alpha < 0.5:
         return f"α is {alpha:.2f}, most drafting is wasted; try a smaller gamma=, or train the draft"
     if alpha is None:
@@ -243,9 +232,9 @@ def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> 
         for problem in check_line(line, arm.suite["max_new_tokens"])
     ]
     if broken:
-        yield f"the counts do not add up ({_some(broken)})"
+        yield f"the counts do not add up ({some(broken)})"
     for row in rows:
-        where, counts, violations = f"{row.suite}, {row.method}", row.counts, row.sameness.violations
+        where, counts = f"{row.suite}, {row.method}", row.counts
         if counts.samples_failed:
             yield f"{where}: {counts.samples_failed} of {counts.samples} samples failed"
         if row.method == row.reference:
@@ -257,10 +246,8 @@ def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> 
             yield f"{where}: {batches} batches measured in both arms; at least {FEWEST_SAMPLES} are needed"
         elif status == "success" and not counts.samples_failed and unpaired > left_out(run, row):
             yield f"{where}: {unpaired} of {counts.samples} samples have no pair"
-        if row.settings.lossless and row.settings.dtype == "float32" and (differing := len(row.sameness.diverged)):
-            yield f"{where}: {differing} outputs of a lossless method differ from {row.reference} in float32"
-        elif violations and greedy(run.meta):
-            yield f"{where}: {violations} outputs have a token that the target would not have chosen"
+        if greedy(run.meta) and (reason := invalid_reason(row)) is not None:
+            yield reason
 
 
 def _of(line: Mapping[str, Any], arm: Arm) -> bool:

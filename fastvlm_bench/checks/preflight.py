@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from fastvlm_bench.checks.longest_prompt import encode, longest_prompt, positions
-from fastvlm_bench.checks.self_check import damaged, one_line, self_check
+from fastvlm_bench.checks.self_check import Plain, damaged, one_line, said, self_check
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.drafts.manifest import read_manifests
 from fastvlm_bench.engine.cache_view import text_cache
 from fastvlm_bench.engine.recurrent_state import can_roll_back
-from fastvlm_bench.engine.session import Session
+from fastvlm_bench.engine.session import Session, vocabulary
 from fastvlm_bench.errors import NonFiniteLogits, UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.load import Target, load_target
@@ -48,7 +48,7 @@ def preflight(target: Target, suites: Sequence[Suite], limit: int | None, rows: 
         "caches": caches, "croppable": croppable,
         "prompting": prompting(target.processor, model.config.model_type), "prompt": target.render(sample.prompt),
         "prompt_tokens": inputs["input_ids"].shape[1], **_placeholder(target, inputs),
-        "vocabulary": _vocabulary(model),
+        "vocabulary": vocabulary(model), "unused_weights": list(target.unused),
         "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()), "positions": positions(model),
         "suites": asked, "kv_bytes": max(each["kv_bytes"] for each in asked), "free_bytes": free_bytes(target.device),
     }  # fmt: skip
@@ -97,20 +97,20 @@ def check_model(
     first = suites[0].samples[0]
     inputs = target.encode(open_image(first), first.prompt)
     exits = [exit_layer] if exit_layer else _some_exits(count)
-    refusals = []
+    refusals, plain = [], Plain(target.model, inputs)
     for layer in exits:
         try:
-            difference = self_check(target.model, inputs, layer)
+            found = self_check(target.model, inputs, layer, plain=plain)
         except UsageError as error:
             refusals.append(error)
             yield f"exit {layer}", f"refused: {error}"
         else:
-            yield f"exit {layer}", f"verification matches a full pass to {difference:.0e} of the largest logit"
+            yield f"exit {layer}", said(found)
     if len(refusals) == len(exits):
         raise refusals[0]
     root = draft or target.drafts
     for folder in read_manifests(root) if root else ():
-        yield f"draft {folder.name}", _check_draft(folder, target, inputs)
+        yield f"draft {folder.name}", _check_draft(folder, target, inputs, plain)
 
 
 def describe(facts: dict[str, Any], device: torch.device) -> list[tuple[str, str]]:
@@ -125,6 +125,7 @@ def describe(facts: dict[str, Any], device: torch.device) -> list[tuple[str, str
         ("prompt", repr(facts["prompt"])),
         ("prompt tokens", f"{facts['prompt_tokens']}; image placeholders: {images}"),
         ("vocabulary", str(facts["vocabulary"])),
+        *([("left out", unused)] if (unused := in_short(facts["unused_weights"])) else []),
         *((f"suite {each['suite']}", in_words(each, facts["positions"])) for each in facts["suites"]),
         ("memory", f"weights {facts['weights_bytes'] / MIB:,.1f} MiB, cache at the suite's lengths at most "
                    f"{facts['kv_bytes'] / MIB:,.1f} MiB; {facts['free_bytes'] / MIB:,.0f} MiB free on {device}"),
@@ -148,8 +149,16 @@ def in_lines(facts: dict[str, Any], device: torch.device) -> Iterator[str]:
         f"{facts['class']}, {facts['layers']} text layers at {facts['layers_path']}, {facts['prompting']}, "
         f"cache at most {facts['kv_bytes'] / MIB:,.1f} of {facts['free_bytes'] / MIB:,.0f} MiB free on {device}"
     )
+    if unused := in_short(facts["unused_weights"]):
+        yield unused
     for asked in facts["suites"]:
         yield f"{asked['suite']}, {in_words(asked, facts['positions'])}"
+
+
+def in_short(keys: Sequence[str]) -> str:
+    """What of the checkpoint's files the model does not use, in words; "" for nothing."""
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return f"{len(keys)} weights of the files are not used: {', '.join(keys[:3])}{more}" if keys else ""
 
 
 def layers_path(target: Target) -> str:
@@ -192,10 +201,10 @@ def _state_bytes(layer: Any) -> int:
     return sum(state.nbytes for part in parts for state in part.values() if state is not None)
 
 
-def _check_draft(folder: Path, target: Target, inputs: dict[str, Any]) -> str:
+def _check_draft(folder: Path, target: Target, inputs: dict[str, Any], plain: Plain) -> str:
     try:
         draft = Draft.load(folder, target.model)
-        self_check(target.model, inputs, draft.exit_layer, draft)
+        self_check(target.model, inputs, draft.exit_layer, draft, plain)
     except UsageError as error:
         return f"refused: {error}"
     return f"fits: exit {draft.exit_layer}, {draft.manifest.head if draft.manifest else 'no'} head"
@@ -216,12 +225,6 @@ def _some_exits(layers: int) -> list[int]:
     """The first and the last exit layer and some evenly spaced between them, at most MOST_EXITS in all."""
     steps = min(MOST_EXITS, layers - 1)
     return sorted({1 + round(i * (layers - 2) / max(steps - 1, 1)) for i in range(steps)})
-
-
-def _vocabulary(model: Any) -> int | None:
-    """How many token ids the LM head has; by the configuration where the model does not return its LM head (BLIP)."""
-    output = model.get_output_embeddings()
-    return output.weight.shape[0] if output is not None else getattr(model.config.get_text_config(), "vocab_size", None)
 
 
 def _count(names: Any) -> dict[str, int]:

@@ -1,12 +1,18 @@
 """The self-check on load: a verification must give the same logits as full passes, or the model is refused.
 
-This makes "any VLM" safe without a list of architectures: a model that cannot be gated is found out at once.
+This makes "any VLM" safe without a list of architectures: a model that cannot be gated is found out at once. How far
+the two may differ is not a constant. It is what the plain model, read by transformers alone, differs between the same
+tokens in blocks and one by one: in half precision much, in float32 next to nothing.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from fastvlm_bench.checks.plain_passes import FAULTS, read
+from fastvlm_bench.checks.rounding import ULPS, rounding, ulp
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.layer_gate import LayerGate, Mode
 from fastvlm_bench.engine.recurrent_state import can_roll_back
@@ -16,61 +22,137 @@ from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.layers import decoder_layers
 
 TOKENS = 3
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+TIMES = 2
+"""How many times the plain model's own difference verification may differ by: it runs some layers in blocks, some not,
+and so rounds like neither."""
 
 
-def tolerance(dtype: torch.dtype) -> float:
-    """How far verification's logits may lie from a full pass's, relative to the largest, in a model of `dtype`."""
-    return TOLERANCE.get(dtype, 0.1)
+class Checked(NamedTuple):
+    """What a self-check found, each as a share of the largest logit.
 
-
-def self_check(model: Any, inputs: dict[str, Any], exit_layer: int, draft: Draft | None = None) -> float:
-    """Compare the logits of a verification at `exit_layer` with those of full passes over the same tokens.
-
-    Both read the prompt, the first answer token and three fixed tokens. One side runs all layers, with one token per
-    pass. The other runs these four tokens through the early layers, one per pass as in drafting, and verifies them in
-    one pass; it does so twice, with a rollback in between. The logits of the second verification are compared. The
-    draft's own logits are not: they need not be the target's.
-
-    draft: its head runs while drafting, so that a head that this model cannot run is found out before any sample.
-    Returns the largest difference as a share of the largest logit. UsageError above the tolerance of the model's
-    dtype, where its logits are not finite, where its cache cannot be rolled back, or where a pass raises an error.
+    difference: of verification from full passes. own: of the plain model's blocks from its single passes, on the same
+    tokens. limit: the largest difference that is let in.
     """
-    full, drafted = _Probe(None), _Probe(exit_layer, draft)
-    for probe in (full, drafted):
+
+    difference: float
+    own: float
+    limit: float
+
+
+class Passes(NamedTuple):
+    """What the plain model says of a text. logits: after each token, one by one, (tokens, vocab).
+
+    moved: the largest change of a logit by blocks, at each token, of all block sizes. least: the same, of the block
+    size that changes it least; zero where blocks could not be read.
+    """
+
+    logits: Tensor
+    moved: Tensor
+    least: Tensor
+
+
+class Plain:
+    """Reads texts after one prompt through the plain model, by transformers alone: one by one and in blocks.
+
+    What was read is kept, since every exit layer is compared with the same.
+    """
+
+    def __init__(self, model: Any, inputs: Mapping[str, Any]) -> None:
+        self.model, self.inputs = model, inputs
+        self._known: dict[tuple[int, ...], Passes] = {}
+
+    def __call__(self, text: Sequence[int]) -> Passes:
+        key = tuple(text)
+        if key not in self._known:
+            single = self._read(text, 1)
+            moved = torch.stack([self._moved(text, single, block) for block in sorted({2, len(text)})])
+            self._known[key] = Passes(single, moved.amax(dim=0), moved.amin(dim=0))
+        return self._known[key]
+
+    def _read(self, text: Sequence[int], block: int) -> Tensor:
+        rows: list[Tensor] = []
+        # What follows the last token is chosen, but never read: any token will do.
+        read(self.model, self.inputs, [[*text, text[-1]]], lambda _, __, row: rows.append(row), block=block, raw=True)
+        return torch.stack(rows[1:])
+
+    def _moved(self, text: Sequence[int], single: Tensor, block: int) -> Tensor:
         try:
-            with torch.inference_mode():
-                model.generate(
-                    **inputs, max_new_tokens=TOKENS + 2, min_new_tokens=TOKENS + 2, do_sample=False,
-                    custom_generate=probe,
-                )  # fmt: skip
-        except NonFiniteLogits:
-            raise damaged(model) from None
-        except (
-            AttributeError,
-            IndexError,
-            KeyError,
-            NotImplementedError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+            moved = (self._read(text, block) - single).abs().amax(dim=-1)
+        except FAULTS as error:  # noise that was not measured excuses nothing
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            head = f" with the {draft.manifest.head} head" if draft is not None and draft.manifest else ""
-            raise UsageError(
-                f"{type(model).__name__} cannot be decoded self-speculatively at exit {exit_layer}{head}: "
-                f"{_reason(model, exit_layer, error)}"
-            ) from error
-    scale = full.logits.abs().max().clamp_min(1e-6)
-    difference = float((full.logits - drafted.logits).abs().max() / scale)
-    limit = tolerance(model.dtype)
-    if not difference <= limit:  # also true for NaN
+            return single.new_zeros(len(single))
+        return moved if bool(moved.isfinite().all()) else torch.zeros_like(moved)
+
+
+def limit_of(own: float, scale: float, dtype: torch.dtype) -> float:
+    """The largest difference that is let in, as a share of `scale`, the largest logit; `own` in logits."""
+    return (TIMES * own + ULPS * ulp(scale, dtype)) / scale
+
+
+def self_check(
+    model: Any, inputs: dict[str, Any], exit_layer: int, draft: Draft | None = None, plain: Plain | None = None
+) -> Checked:
+    """Compare the logits of a verification at `exit_layer` with those of full passes over the same tokens.
+
+    Both read the prompt, the first answer token and three fixed tokens. One side is the plain model, read by the loop
+    of transformers, with one token per pass. The other runs these four tokens through the early layers, one per pass as
+    in drafting, and verifies them in one pass; it does so twice, with a rollback in between. The logits of the second
+    verification are compared. The draft's own logits are not: they need not be the target's.
+
+    The limit is twice what the plain model's own blocks of these tokens differ from its single passes, and 2 units in
+    the last place of the largest logit. draft: its head runs while drafting, so that a head that this model cannot run
+    is found out before any sample. plain: of the same model and inputs, where several exits are checked.
+
+    UsageError above the limit, where the plain model's own blocks change the logits at every place by more than
+    rounding explains, where logits are not finite, where the cache cannot be rolled back, or where a pass
+    raises an error.
+    """
+    plain, drafted = plain or Plain(model, inputs), _Probe(exit_layer, draft)
+    try:
+        with torch.inference_mode():
+            model.generate(
+                **inputs, max_new_tokens=TOKENS + 2, min_new_tokens=TOKENS + 2, do_sample=False,
+                custom_generate=drafted,
+            )  # fmt: skip
+        passes = plain(drafted.text)
+    except NonFiniteLogits:
+        raise damaged(model) from None
+    except FAULTS as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        head = f" with the {draft.manifest.head} head" if draft is not None and draft.manifest else ""
+        raise UsageError(
+            f"{type(model).__name__} cannot be decoded self-speculatively at exit {exit_layer}{head}: "
+            f"{_reason(model, exit_layer, error)}"
+        ) from error
+    full, own = passes.logits, float(passes.moved.max())
+    scale = float(full.abs().max().clamp_min(1e-6))
+    if not scale < float("inf"):
+        raise damaged(model)
+    difference = float((full - drafted.logits).abs().max()) / scale
+    found = Checked(difference, own / scale, limit_of(own, scale, model.dtype))
+    if bool((passes.least > rounding(model.dtype) * scale).all()):
         raise UsageError(
             f"{type(model).__name__} cannot be decoded self-speculatively: verification differs from a full pass by "
-            f"{difference:.1e} of the largest logit (limit {limit:.0e}) at exit {exit_layer}; use --method standard"
+            f"{difference:.1e} of the largest logit at exit {exit_layer}, and without any method the model reads no "
+            f"block of tokens as it reads single ones ({found.own:.1e}); use --method standard"
         )
-    return difference
+    if not difference <= found.limit:  # also true for NaN
+        raise UsageError(
+            f"{type(model).__name__} cannot be decoded self-speculatively: verification differs from a full pass by "
+            f"{difference:.1e} of the largest logit (limit {found.limit:.1e}: the model's own blocks differ by "
+            f"{found.own:.1e}) at exit {exit_layer}; use --method standard"
+        )
+    return found
+
+
+def said(found: Checked) -> str:
+    """What a self-check found, in words."""
+    return (
+        f"verification matches a full pass to {found.difference:.0e} of the largest logit "
+        f"(the model's own blocks: {found.own:.0e}; limit {found.limit:.0e})"
+    )
 
 
 def damaged(model: Any) -> UsageError:
@@ -102,22 +184,17 @@ def one_line(error: Exception) -> str:
 
 
 class _Probe:
-    """A `custom_generate` that reads the prompt, the first answer token and three fixed tokens, and keeps the logits.
+    """A `custom_generate` that drafts the first answer token and three fixed tokens, and verifies them, twice.
 
-    exit_layer: None for full passes; otherwise the tokens are drafted and verified, twice. logits: (1 + TOKENS, vocab),
-    those after the first answer token and after each fixed token.
+    text: the four tokens. logits: (1 + TOKENS, vocab), those after each of them, of the second verification.
     """
 
-    def __init__(self, exit_layer: int | None, draft: Draft | None = None) -> None:
+    def __init__(self, exit_layer: int, draft: Draft | None = None) -> None:
         self.exit_layer, self.draft = exit_layer, draft
+        self.text: list[int] = []
         self.logits = torch.empty(0)
 
-    def __call__(self, model: Any, input_ids: torch.Tensor, **prepared: Any) -> torch.Tensor:
-        if self.exit_layer is None:
-            session = Session(model, input_ids, clock=Clock(), **prepared)
-            tokens = self._prefill(session, input_ids)
-            self.logits = torch.cat([self._full(session, tokens[:i]) for i in range(TOKENS + 1)])
-            return session.sequences
+    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         gate = LayerGate(decoder_layers(model), self.exit_layer, self.draft.head if self.draft else None)
         session = Session(model, input_ids, gate, clock=Clock(), **prepared)
         with gate.installed(self.draft.new_cache() if self.draft else None):
@@ -140,7 +217,7 @@ class _Probe:
                     gate.roll_back_head(TOKENS + 1)
         return session.sequences
 
-    def _prefill(self, session: Session, input_ids: torch.Tensor) -> list[int]:
+    def _prefill(self, session: Session, input_ids: Tensor) -> list[int]:
         """Run the prefill. Returns the fixed tokens: the prompt's last ones. UsageError if the cache cannot roll back.
 
         An encoder-decoder's prompt is shorter than three tokens: there the first answer token fills up.
@@ -151,7 +228,9 @@ class _Probe:
                 f"{type(session.model).__name__} keeps state that cannot be rolled back "
                 f"({type(session.cache).__name__}); use --method standard"
             )
-        return [*input_ids[0, -TOKENS:].tolist(), *session.new_tokens * TOKENS][:TOKENS]
+        fixed = [*input_ids[0, -TOKENS:].tolist(), *session.new_tokens * TOKENS][:TOKENS]
+        self.text = [*session.new_tokens, *fixed]
+        return fixed
 
     def _check_kinds(self, session: Session) -> None:
         """UsageError where the layers that a head of several layers replaces look back unequally far.
@@ -165,9 +244,3 @@ class _Probe:
                 f"{type(session.model).__name__}: a head of {depth} layers cannot follow exit {first}, because layers "
                 f"{first} to {first + depth - 1} look back unequally far; use an attention head or another exit layer"
             )
-
-    def _full(self, session: Session, ahead: list[int]) -> torch.Tensor:
-        outputs = session.forward(1, [ahead], session.kwargs)
-        session.advance_kwargs(outputs, session.kwargs, 1)
-        logits: torch.Tensor = outputs.logits[0].float()
-        return logits

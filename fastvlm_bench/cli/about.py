@@ -1,4 +1,4 @@
-"""The commands that say what there is: `methods`, `models` and `doctor`."""
+"""The commands that say what there is: `methods`, `metrics`, `models` and `doctor`."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,6 +28,17 @@ def methods() -> None:
     for name, kind in METHODS.items():
         print_rows([(name, kind.description)])
         print_rows([(f"  {key}", f"{option.help} (default {option.default})") for key, option in kind.options.items()])
+
+
+def metrics() -> None:
+    """List the quality metrics, with their direction and the scale of the tables."""
+    from fastvlm_bench.metrics import METRICS
+
+    rows = []
+    for name, kind in METRICS.items():
+        better = "higher" if kind.higher_is_better else "lower"
+        rows.append((name, f"{kind.label}: {kind.description} ({kind.unit}, {better} is better)"))
+    print_rows(rows)
 
 
 def models(

@@ -28,7 +28,7 @@ app = typer.Typer(
 for panel, commands in (
     (MEASURE, (run, train, ablate)),
     (READ, (results.compare, results.report, results.batches, results.export, results.score, results.verify_metrics)),
-    (LOOK_UP, (about.methods, about.models, about.doctor)),
+    (LOOK_UP, (about.methods, about.metrics, about.models, about.doctor)),
 ):
     for command in commands:
         app.command(cls=Command, rich_help_panel=panel)(command)

@@ -17,7 +17,7 @@ from fastvlm_bench.errors import UsageError, did_you_mean
 
 RUN_FILE = "run.json"
 KINDS = (".toml", ".yaml", ".yml", ".json")
-PLURALS = {"suites": "suite", "methods": "method", "variants": "variant", "heads": "head",
+PLURALS = {"suites": "suite", "methods": "method", "variants": "variant", "metrics": "metric", "heads": "head",
            "exit_layers": "exit_layer", "recipes": "recipe"}  # fmt: skip
 NUMBER_LISTS = ("batch_size", "exit_layer", "raw_exit")
 """Options that are text such as 1,2,4: in a file a number or a list of numbers will do."""

@@ -31,6 +31,7 @@ Attn = Annotated[str | None, typer.Option("--attn", "--attn-implementation", met
 Quantize = Annotated[str | None, typer.Option(metavar="BITS", help="4bit or 8bit (bitsandbytes).", rich_help_panel=MODEL)]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code/--no-trust-remote-code", help="Run Python code that the model brings.", rich_help_panel=MODEL)]
 Offline = Annotated[bool, typer.Option("--offline/--no-offline", help="Never ask the hub: only what is in the cache.", rich_help_panel=MODEL)]
+Metric = Annotated[list[str] | None, typer.Option("--metric", metavar="METRIC", help="A further metric, by its name (see `metrics`) or the path of a file; repeatable.", rich_help_panel=MEASUREMENT)]
 Quiet = Annotated[bool, typer.Option("--quiet/--no-quiet", "-q", help="No progress: only results, warnings and errors.", rich_help_panel=OUTPUT)]
 # fmt: on
 

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from fastvlm_bench.cli.options import RESULTS
+from fastvlm_bench.cli.options import RESULTS, Metric
 
 # fmt: off
 RunFolders = Annotated[list[Path] | None, typer.Argument(help="Run folders; left out: the newest under results/.")]
 Results = Annotated[Path, typer.Option(metavar="DIR", help="Where to look for runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+RequireValid = Annotated[bool, typer.Option("--require-valid", help="Exit with 8 if a run is INVALID.")]
 OutFile = Annotated[Path | None, typer.Option("--out", "--output", "-o", metavar="FILE", help="A file; default: standard output.")]
 # fmt: on
 
@@ -25,6 +26,7 @@ def score(
     split: Annotated[str | None, typer.Option(metavar="NAME", help="The suite's split; default: told by the files.")] = None,
     allow_missing: Annotated[bool, typer.Option(help="Count a sample without prediction as an empty text.")] = False,
     variant: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="METRIC=VARIANT, as vqa_accuracy=official; repeatable.")] = None,
+    metric: Metric = None,
     java: Annotated[bool, typer.Option("--java", help="METEOR and SPICE, too; needs Java and the extra coco-java.")] = False,
     json: Json = False,
 ) -> None:  # fmt: skip
@@ -33,7 +35,7 @@ def score(
     from fastvlm_bench.scoring.score import as_json, score_file, table
 
     found = score_file(suite, annotations, predictions, allow_missing=allow_missing, split=split, java=java,
-                       variants=parse_variants(variant or []), reference_file=reference, margin=margin)  # fmt: skip
+                       variants=parse_variants(variant or []), reference_file=reference, margin=margin, more=metric or [])  # fmt: skip
     for note in found.notes:
         typer.echo(f"fastvlm-bench: note: {note}", err=True)
     if json:
@@ -63,33 +65,47 @@ def verify_metrics(
 def compare(
     runs: RunFolders = None,
     force: Annotated[bool, typer.Option(help="Compare runs that differ in more than their methods; the table says so.")] = False,
+    require_valid: RequireValid = False,
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
     """Put runs side by side, with paired intervals; refuses runs that are not comparable."""
     from fastvlm_bench.analysis.comparable import compare_newest
     from fastvlm_bench.analysis.comparison import compare as compare_runs
+    from fastvlm_bench.analysis.verdict import judge
+    from fastvlm_bench.analysis.verdict import require_valid as all_valid
     from fastvlm_bench.records.record import read_run
     from fastvlm_bench.report.compare import print_comparison
 
     named = [read_run(folder) for folder in runs or []]
-    print_comparison(compare_runs(named, force=force) if named else compare_newest(results))
+    found = compare_runs(named, force=force) if named else compare_newest(results)
+    print_comparison(found)
+    if require_valid:
+        all_valid([(run, judge(run)) for run in found.runs])
 
 
 def report(
     runs: RunFolders = None,
     margin: Annotated[float | None, typer.Option(metavar="POINTS", help="Points of 100 that count as no difference; default: the run's.")] = None,
+    require_valid: RequireValid = False,
     memory_picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw what each peak of memory is made of: FILE.png, .svg or .pdf.")] = None,
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
     """Print a run's tables again, from its records alone."""
     from fastvlm_bench.analysis.summary import summarise
+    from fastvlm_bench.analysis.verdict import judge
+    from fastvlm_bench.analysis.verdict import require_valid as all_valid
     from fastvlm_bench.report.memory_picture import draw_memory
     from fastvlm_bench.report.terminal import print_report
 
+    judged = []
     for found in _runs(runs, results):
-        print_report(found, rows=summarise(found, margin))
+        rows = summarise(found, margin)
+        judged.append((found, judge(found, rows)))
+        print_report(found, rows=rows, verdict=judged[-1][1])
         if memory_picture is not None:
             draw_memory(found, memory_picture)
+    if require_valid:
+        all_valid(judged)
 
 
 def batches(

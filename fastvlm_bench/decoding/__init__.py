@@ -1,6 +1,7 @@
 """The decoding methods, one per file: the file name is the name on the command line. `fastvlm.py` is the heart.
 
-May import the rooms below `report`. The parts that methods are made of are in `engine`.
+May import the rooms below `report`. The parts that methods are made of are in `engine`. A file that has `METHOD` is a
+method and says itself what it is, so a new one needs no line here.
 
 fastvlm.py      THE HEART: draft, verify, accept, roll back
 standard.py     one pass of the whole target for each token: the reference

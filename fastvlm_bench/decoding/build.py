@@ -1,15 +1,15 @@
 """Builds a method from its specification: finds its draft and checks that the draft fits the target."""
 
-import importlib
+import hashlib
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.drafts.imitation_head import WEIGHTS, Draft
 from fastvlm_bench.drafts.manifest import choose_draft
 from fastvlm_bench.engine.method import Method
-from fastvlm_bench.errors import BenchError, UsageError
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import METHODS, MethodSpec
 from fastvlm_bench.models.load import Target
@@ -27,17 +27,23 @@ class Built:
 
 
 def method_class(name: str) -> type[Method]:
-    """The class in `decoding/<name>.py`. BenchError where a name in `METHODS` has no such file, or not one class."""
-    module_name = f"fastvlm_bench.decoding.{name.replace('-', '_')}"
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise BenchError(f"internal error: method '{name}' is listed, but there is no {error.name}") from error
-    own = [kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == module_name]
+    """The one subclass of Method in the file of this name. UsageError where there is none, or several."""
+    module = METHODS.module(name)
+    own = [kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == module.__name__]
     found = [kind for kind in own if issubclass(kind, Method)]
     if len(found) != 1:
-        raise BenchError(f"internal error: {module_name} has {len(found)} subclasses of Method; it needs one")
+        raise UsageError(f"{METHODS.path(name)} has {len(found)} subclasses of Method; method '{name}' needs one")
     return found[0]
+
+
+def check_options(name: str, kind: type[Method]) -> None:
+    """UsageError for an option that the file declares and the constructor does not take: it would have no effect."""
+    taken, options = inspect.signature(kind).parameters, METHODS[name].options
+    by_draft = {"draft", "head", "exit_layer"} if "draft" in options else set()
+    needed = [*(option for option in options if option not in by_draft), *(["draft"] if by_draft else [])]
+    if lacking := [option for option in needed if option not in taken]:
+        raise UsageError(f"{METHODS.path(name)}: METHOD has the option '{lacking[0]}', but {kind.__name__} has no "
+                         "parameter of that name")  # fmt: skip
 
 
 def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -> Built:
@@ -47,10 +53,13 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
     constructor are named like its options; it may also take `draft` and `clock`.
     """
     options: dict[str, Any] = dict(spec.options)
-    kind, draft, count = method_class(spec.name), None, len(target.layers)
+    kind, draft, named, count = method_class(spec.name), None, dict[str, str](), len(target.layers)
+    check_options(spec.name, kind)
     if "draft" in METHODS[spec.name].options:
         wish = {key: options.get(key) for key in ("head", "exit_layer", "draft")}
-        draft = Draft.load(choose_draft(drafts, model=target.id, **wish), target.model)
+        folder = choose_draft(drafts, model=target.id, **wish)
+        draft = Draft.load(folder, target.model)
+        named = {"name": folder.resolve().name, "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
         options |= {"head": draft.manifest.head if draft.manifest else None, "exit_layer": draft.exit_layer}
     elif not 1 <= options.get("exit_layer", 1) < count:
         raise UsageError(f"exit_layer={options['exit_layer']} is not within 1 .. {count - 1} of {target.id}")
@@ -58,7 +67,9 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
     method = kind(**{name: given[name] for name in inspect.signature(kind).parameters if name in given})
     described = {
         "label": spec.label, "name": spec.name, "spec": str(spec), "lossless": METHODS[spec.name].lossless,
-        "options": options, "draft": vars(draft.manifest) if draft and draft.manifest else None,
+        "options": options, "draft": {**vars(draft.manifest), **named} if draft and draft.manifest else None,
         "extra_bytes": draft.weight_bytes if draft else 0,
     }  # fmt: skip
+    if not METHODS.own(spec.name):  # no commit of this project names its code
+        described["file_sha256"] = hashlib.sha256(METHODS.path(spec.name).read_bytes()).hexdigest()
     return Built(spec.label, method, METHODS[spec.name].lossless, options.get("exit_layer"), described)

@@ -13,8 +13,14 @@ from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.recurrent_state import undoable
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.method_spec import MAX_GAMMA, MethodKind, Option
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.records.trace import Round
+
+METHOD = MethodKind(
+    "drafts with the whole target: what differs then is rounding alone; gamma=0 is standard once more", lossless=True,
+    options={"gamma": Option(int, 10, "tokens decoded one by one, then verified as a block", low=0, high=MAX_GAMMA)},
+)  # fmt: skip
 
 
 class Control(Method):

@@ -5,7 +5,13 @@ from fastvlm_bench.engine.layer_gate import Mode
 from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.method_spec import DRAFT, EXIT_LAYER, HEAD, MethodKind
 from fastvlm_bench.records.trace import Round
+
+METHOD = MethodKind(
+    "the draft alone, never verified: the quality that verification keeps", lossless=False,
+    options={"draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD},
+)  # fmt: skip
 
 
 class EarlyExit(Method):

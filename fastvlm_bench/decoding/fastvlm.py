@@ -24,7 +24,13 @@ from fastvlm_bench.engine.layer_gate import Mode
 from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.method_spec import DRAFT, EXIT_LAYER, GAMMA, HEAD, STOP_BELOW, MethodKind
 from fastvlm_bench.records.trace import Round
+
+METHOD = MethodKind(
+    "drafts with the first layers and an imitation head, verifies with the remaining layers", lossless=True,
+    options={"gamma": GAMMA, "draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD, "stop_below": STOP_BELOW},
+)  # fmt: skip
 
 
 class FastVLM(Method):

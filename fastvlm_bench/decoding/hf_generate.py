@@ -4,42 +4,69 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import FloatTensor, LongTensor, Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.rows import Row, settle, traced
 from fastvlm_bench.errors import NonFiniteLogits
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.method_spec import MethodKind
 from fastvlm_bench.records.trace import Round
+
+METHOD = MethodKind("transformers' own generate: the check that standard is no slower", lossless=True)
 
 
 class Finite(LogitsProcessor):
-    """Checks the raw logits of every pass, as the other methods do, but reports only after the loop.
+    """Checks the raw logits of every pass, as the other methods do, but reads them only after the last pass.
 
-    Each pass leaves a flag on the device. To read it at once would make the loop wait for the device, which
-    transformers' own loop avoids.
+    Each pass leaves its largest logits on the device. To read them at once would make the loop wait for the device,
+    which transformers' own loop avoids. `check` reads all of them in one transfer, within the decode seconds, to which
+    the checks of the other methods belong, too.
     """
 
     def __init__(self) -> None:
-        self.flags: list[Tensor] = []
+        self.largest: list[Tensor] = []
 
     def __call__(self, input_ids: LongTensor, scores: FloatTensor) -> FloatTensor:
-        self.flags.append(scores.amax(dim=-1).isfinite().all())
+        self.largest.append(scores.amax(dim=-1))
         return scores
 
     def check(self) -> None:
         """NonFiniteLogits if the largest logit of any pass was NaN or infinite. Call it after the loop."""
-        for step, flag in enumerate(self.flags):
-            if not bool(flag):
-                raise NonFiniteLogits(f"the largest logit at new token {step} is not finite")
+        finite = torch.stack(self.largest).isfinite().all(dim=-1).tolist() if self.largest else []
+        if not all(finite):
+            raise NonFiniteLogits(f"the largest logit at new token {finite.index(False)} is not finite")
+
+
+class FirstToken(StoppingCriteriaList):
+    """The loop's own stopping criteria. It also reads the clock once the first token has reached the host.
+
+    The loop calls the criteria right after it has chosen a token. There the other methods know their first token, too.
+    """
+
+    def __init__(self, criteria: StoppingCriteriaList, clock: Clock) -> None:
+        super().__init__(criteria)
+        self._clock = clock
+        self.known: float | None = None
+
+    def __call__(self, input_ids: LongTensor, scores: FloatTensor, **kwargs: Any) -> Any:
+        if self.known is None:
+            input_ids[:, -1].tolist()
+            self.known = self._clock.now()
+        return super().__call__(input_ids, scores, **kwargs)
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What the loop returned, (B, T) with the prompt, and the clock (s) at its start, after prefill and at its end."""
+    """What the loop returned, (B, T) with the prompt, the new tokens of each row, and the clock (s).
+
+    began: at the loop's start. first: when the first token was known on the host. ended: when the last one was.
+    """
 
     sequences: Tensor
+    new: list[list[int]]
     began: float
     first: float
     ended: float
@@ -48,25 +75,20 @@ class Timed:
 def timed_loop(model: Any, input_ids: Tensor, prepared: dict[str, Any], clock: Clock) -> Timed:
     """Run the loop that would have run without a custom method. NonFiniteLogits as the other methods raise it."""
     began = clock.synchronised()
-    firsts: list[float] = []
-
-    def after_prefill(*_: Any) -> None:
-        handle.remove()
-        firsts.append(clock.synchronised())
-
-    finite = Finite()
+    finite, first = Finite(), FirstToken(prepared.pop("stopping_criteria"), clock)
     processors = LogitsProcessorList([finite, *(prepared.pop("logits_processor", None) or [])])
-    handle = model.register_forward_hook(after_prefill)
     try:
-        sequences: Tensor = model._sample(input_ids, logits_processor=processors, **prepared)
+        sequences: Tensor = model._sample(
+            input_ids, logits_processor=processors, stopping_criteria=first, **prepared
+        )  # fmt: skip
     except RuntimeError:  # when sampling, torch itself refuses to draw from NaN
         finite.check()
         raise
-    finally:
-        handle.remove()
-    ended = clock.synchronised()
     finite.check()
-    return Timed(sequences, began, firsts[0], ended)
+    new = sequences[:, input_ids.shape[1] :].tolist()
+    ended = clock.synchronised()
+    assert first.known is not None
+    return Timed(sequences, new, began, first.known, ended)
 
 
 class HfGenerate(Method):
@@ -80,14 +102,13 @@ class HfGenerate(Method):
         ran = timed_loop(model, input_ids, prepared, self.clock)
         given = prepared["generation_config"].eos_token_id
         eos = [given] if isinstance(given, int) else list(given or [])
-        new = ran.sequences[:, input_ids.shape[1] :].tolist()
-        rows = [_row(place, tokens, eos) for place, tokens in enumerate(new)]
+        rows = [_row(place, tokens, eos) for place, tokens in enumerate(ran.new)]
         decode_s = ran.ended - ran.first
         passes = max(len(row.tokens) for row in rows) - 1
         for number in range(1, passes + 1):
             alive = [row for row in rows if len(row.tokens) > number]
             settle(alive, [Round(0, 0, 0, 1, 0.0, decode_s / passes)] * len(alive), decode_s / passes)
-        self.trace = traced(rows, ran.first - ran.began, decode_s)
+        self.trace = traced(rows, ran.began, ran.first, ran.ended)
         return ran.sequences
 
 

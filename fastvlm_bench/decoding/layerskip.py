@@ -3,6 +3,16 @@
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.method_spec import GAMMA, STOP_BELOW, MethodKind, Option
+
+METHOD = MethodKind(
+    "as fastvlm, but drafts with the raw exit: what the imitation head is worth", lossless=True,
+    options={
+        "gamma": GAMMA,
+        "exit_layer": Option(int, 2, "target layers run while drafting", low=1),
+        "stop_below": STOP_BELOW,
+    },
+)  # fmt: skip
 
 
 class LayerSkip(FastVLM):

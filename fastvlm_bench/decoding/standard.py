@@ -2,7 +2,10 @@
 
 from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.session import Session
+from fastvlm_bench.method_spec import MethodKind
 from fastvlm_bench.records.trace import Round
+
+METHOD = MethodKind("one token per pass of the whole target: the reference", lossless=True)
 
 
 class Standard(Method):

@@ -5,12 +5,14 @@ arXiv 2510.22641. Training f never touches the target.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import DynamicCache
 
 from fastvlm_bench.drafts.heads import ImitationHead, floating, new_head
@@ -68,6 +70,10 @@ class Draft:
         try:
             weights = load_file(folder / WEIGHTS)
             vocabulary = weights.pop(VOCABULARY, None)
+            if faults := differing(head, weights):
+                raise RuntimeError("; ".join(faults))
+            if manifest.draft_vocabulary not in (0, ids := 0 if vocabulary is None else len(vocabulary)):
+                raise RuntimeError(f"{ids} token ids that it may draft, {manifest.draft_vocabulary} by {MANIFEST}")
             head.load_state_dict(weights)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise UsageError(
@@ -77,6 +83,17 @@ class Draft:
         if vocabulary is not None:
             output = ReducedOutput(output_embeddings(model), vocabulary.to(like.device))
         return cls(manifest.exit_layer, head.to(like.device, like.dtype).eval(), manifest, output)
+
+
+def differing(head: ImitationHead, weights: Mapping[str, Tensor]) -> list[str]:
+    """In what a draft's weights are not those of the head, a phrase each with the count and the first names."""
+    own = head.state_dict()
+    shapes = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    kinds = (
+        (own.keys() - weights.keys(), "missing"), (weights.keys() - own.keys(), "of another head"),
+        (shapes, "of another shape"),
+    )  # fmt: skip
+    return [f"{len(names)} {what}: {', '.join(sorted(names)[:3])}" for names, what in kinds if names]
 
 
 def check_fit(manifest: Manifest, model: Any, folder: Path | str) -> None:

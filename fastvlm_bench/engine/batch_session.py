@@ -63,8 +63,8 @@ class BatchSession(Session):
     def remaining_of(self, row: Row) -> int:
         return self.limit - len(row.tokens)
 
-    def prefill(self) -> None:
-        """Encode the images, run the prompts through all layers and emit each row's first token."""
+    def prefill(self) -> float:
+        """As in `Session`: encode the images, run the prompts through all layers and emit each row's first token."""
         padded = {self._mask_key: self._mask} if self._padded else {}
         prepared = {**self.kwargs, **padded}
         outputs = self.model._prefill(self._ids, self.config, prepared)
@@ -74,9 +74,11 @@ class BatchSession(Session):
             self.kwargs["cross_attention_mask"] = seen[:, -1:]  # only the last token's part is used again
         check_kinds(text_cache(outputs.past_key_values), self.model)
         first = self.choose(outputs.logits[:, -1:])
+        known = self.clock.now()
         self.kwargs["past_key_values"] = outputs.past_key_values
         self.emit(first)
         self.keep(outputs, first, 1)
+        return known
 
     @property
     def _padded(self) -> bool:

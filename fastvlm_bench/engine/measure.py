@@ -25,7 +25,11 @@ def measure(
     method: Method, model: Any, inputs: dict[str, Any], max_new_tokens: int, vision: nn.Module | None = None,
     generation: Mapping[str, Any] = GREEDY, seed: int | None = None, phases: bool = False,
 ) -> Trace:  # fmt: skip
-    """Decode once, one sequence or a batch, and return the trace. TTFT includes what `generate` does around the loop.
+    """Decode once, one sequence or a batch, and return the trace.
+
+    TTFT begins with the call of `generate`, so it includes what `generate` prepares. It ends, and decoding begins, when
+    the first token is chosen and known on the host. Decoding ends when the last token is. What follows (tidying up, the
+    return from `generate`) is in neither.
 
     vision: the image encoder. Hooks time it, with a synchronisation before and after; its seconds are None unless it
     runs exactly once. generation: options of `generate` (`RunConfig.generation`). seed: for torch's generators, from
@@ -42,10 +46,15 @@ def measure(
     if seed is not None:
         torch.manual_seed(seed)
     cache: list[Any] = []
+    called: list[float] = []
 
     def decode(model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         cache.append(prepared.get("past_key_values"))
-        return method(model, input_ids, **prepared)
+        called.append(clock.synchronised())
+        sequences = method(model, input_ids, **prepared)
+        if watching is not None:
+            watching.end()
+        return sequences
 
     method.trace = None  # after a failure there must be no trace of an earlier sample
     try:
@@ -53,7 +62,7 @@ def measure(
             began = clock.synchronised()
             with watching.watched() if watching else nullcontext():
                 model.generate(**inputs, max_new_tokens=max_new_tokens, custom_generate=decode, **generation)
-            total = clock.synchronised() - began
+            clock.synchronised()
     finally:
         for hook in hooks:
             hook.remove()
@@ -62,7 +71,7 @@ def measure(
         raise RuntimeError(f"{type(method).__name__} returned without a trace")
     told = watching.seconds() if watching else None
     vision_s = told["vision_s"] if told else sum(spans) if len(spans) == 2 else None
-    size, ttft_s = len(trace.rows), total - trace.decode_s
+    size, ttft_s = len(trace.rows), called[-1] - began + trace.ttft_s
     rows = [
         replace(
             row, ttft_s=ttft_s / size, vision_s=None if vision_s is None else vision_s / size,

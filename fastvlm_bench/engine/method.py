@@ -60,15 +60,14 @@ class Method:
         kind = Session if len(input_ids) == 1 else BatchSession
         with self.around(model):
             session = kind(model, input_ids, self.gate, clock=clock, **prepared)
-            session.prefill()
-            first = clock.now()
+            first = session.prefill()
             if session.rows:
                 self.begin(session)
             while rows := session.rows:
                 started = clock.now()
                 settle(rows, self.round(session), clock.now() - started)
             ended = clock.synchronised()
-        self.trace = traced(session.ended, first - began, ended - first)
+        self.trace = traced(session.ended, began, first, ended)
         return session.sequences
 
     @property

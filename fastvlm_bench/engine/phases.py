@@ -35,6 +35,11 @@ class Phases:
                     hooks.callback(module.register_forward_hook(lambda *_: self._end()).remove)
             self._whole.append(self.clock.stamp())
             yield self
+            self.end()
+
+    def end(self) -> None:
+        """The method has its last token. What follows is in no phase. A second call changes nothing."""
+        if len(self._whole) == 1:
             self._whole.append(self.clock.stamp())
 
     def seconds(self) -> dict[str, float | None]:

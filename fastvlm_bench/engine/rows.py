@@ -39,11 +39,14 @@ def settle(rows: Sequence[Row], rounds: Sequence[Round], seconds: float) -> None
         row.decode_s += seconds * share
 
 
-def traced(rows: Iterable[Row], ttft_s: float, decode_s: float) -> Trace:
+def traced(rows: Iterable[Row], began: float, first: float, ended: float) -> Trace:
     """The trace of a generation, with its rows in the order of the input.
 
-    The rows' seconds are scaled so that they add up to `decode_s`, since the time between rounds belongs to them, too.
+    began, first, ended: the clock (s) at the method's start, and when the first and the last token of all rows were
+    known on the host. The rows' seconds are scaled so that they add up to ended - first, since the time between rounds
+    belongs to them, too.
     """
+    ttft_s, decode_s = first - began, ended - first
     rows = sorted(rows, key=lambda row: row.place)
     shared_s, share = sum(row.decode_s for row in rows), ttft_s / len(rows)
     scale = decode_s / shared_s if shared_s > 0 else 1.0
@@ -52,4 +55,7 @@ def traced(rows: Iterable[Row], ttft_s: float, decode_s: float) -> Trace:
     ]  # fmt: skip
     if len(traces) == 1:
         traces[0].decode_s = decode_s  # exactly, without the rounding of the scale
+    elif not shared_s:  # every row stopped at its first token, so no round has told the rows' parts
+        for trace in traces:
+            trace.decode_s = decode_s / len(traces)
     return Trace(traces, ttft_s, None, decode_s)

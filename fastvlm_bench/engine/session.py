@@ -17,6 +17,7 @@ from fastvlm_bench.engine.accept import accept_greedy, accept_sampled, draw
 from fastvlm_bench.engine.cache_view import Kind, cache_view, kind, text_cache
 from fastvlm_bench.engine.drafting import Drafts
 from fastvlm_bench.engine.layer_gate import LayerGate
+from fastvlm_bench.engine.processors import check_processors
 from fastvlm_bench.engine.recurrent_state import keep_passes
 from fastvlm_bench.engine.rows import Row, Tokens
 from fastvlm_bench.errors import NonFiniteLogits, UsageError
@@ -52,6 +53,8 @@ class Session:
         self._ids[:, : self.prompt_length] = input_ids
         self.length = self.prompt_length
         self.kwargs = model_kwargs
+        if logits_processor:
+            check_processors(logits_processor, input_ids, vocabulary(model))
         self.processors = logits_processor  # temperature, top-k and top-p among them where `generate` samples
         self.samples = bool(generation_config.do_sample)
         self._drawn_from: list[Tensor] = []
@@ -95,12 +98,17 @@ class Session:
     def cache(self) -> Any:
         return self.kwargs["past_key_values"]
 
-    def prefill(self) -> None:
-        """Encode the image, run the prompt through all layers and emit the first token."""
+    def prefill(self) -> float:
+        """Encode the image, run the prompt through all layers and emit the first token.
+
+        Returns the clock (s) once that token was chosen and known on the host. What follows is part of decoding.
+        """
         outputs = self.model._prefill(self._ids[:, : self.length], self.config, self.kwargs)
         first = self.choose(outputs.logits[:, -1:])
+        known = self.clock.now()
         self.emit(first)
         self.keep(outputs, first, 1)
+        return known
 
     def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any]) -> Any:
         """Run one pass over the last `count` tokens of output + `ahead`.
@@ -280,3 +288,11 @@ class Session:
 def placeholders(model: Any) -> frozenset[int]:
     """The token ids that stand for images or video in a prompt. They are never drafted."""
     return frozenset(token for name in PLACEHOLDERS if isinstance(token := getattr(model.config, name, None), int))
+
+
+def vocabulary(model: Any) -> int:
+    """How many token ids the LM head has; by the configuration where the model does not return its LM head (BLIP)."""
+    output = model.get_output_embeddings()
+    if output is not None and getattr(output, "weight", None) is not None:
+        return int(output.weight.shape[0])
+    return int(model.config.get_text_config(decoder=True).vocab_size)

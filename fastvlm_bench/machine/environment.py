@@ -7,6 +7,7 @@ or value. torch and psutil are imported inside functions.
 import functools
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fastvlm_bench import __version__
 from fastvlm_bench.errors import Absent
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "pillow", "numpy", "nvidia-ml-py")
@@ -50,8 +52,8 @@ def describe_environment(device: Any = "cpu") -> dict[str, Any]:
 
 def _probes(kind: str, index: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     """(name, probe) of each entry. A probe returns the value, or raises Absent with the reason why there is none."""
-    yield "tool", lambda: importlib.metadata.version("fastvlm-bench")
-    yield "commit", lambda: _git("rev-parse", "HEAD")
+    yield "tool", lambda: __version__  # the package's own word: metadata is missing where it runs from a source tree
+    yield "commit", commit
     yield "dirty", lambda: bool(_git("status", "--porcelain", "--", *CODE))
     yield "python", platform.python_version
     for package in PACKAGES:
@@ -101,6 +103,28 @@ def _psutil() -> Any:
     import psutil
 
     return psutil
+
+
+def commit() -> str:
+    """The commit of the code: the checkout's, or for a package the one that pip installed it from (`git+URL`)."""
+    try:
+        return _git("rev-parse", "HEAD")
+    except Absent as absent:
+        return _installed_from() or _absent(str(absent))
+
+
+def _installed_from() -> str | None:
+    """What pip noted in direct_url.json (PEP 610), if the code that runs is the installed one; else None."""
+    package = Path(__file__).parents[1]
+    try:
+        installed = importlib.metadata.distribution("fastvlm-bench")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    if Path(str(installed.locate_file(package.name))).resolve() != package.resolve():
+        return None
+    noted = json.loads(installed.read_text("direct_url.json") or "{}")
+    found = noted.get("vcs_info", {}).get("commit_id")
+    return str(found) if found else None
 
 
 def _git(*arguments: str) -> str:

@@ -5,8 +5,10 @@ May import the rooms below `embedded`.
 benchmark.py       `run` from configuration to exit code
 before_loading.py  the checks that need no model
 measure_suites.py  loads, builds, checks, warms up and measures
+control_arm.py     in half precision, `control` is measured beside the methods
 bench.py           what the loop needs before anything counts: inputs, self-check, warm-up, threads
 runner.py          THE LOOP: samples x methods x repeats, interleaved, recorded as measured
+williams.py        the order of the methods on each sample, a balanced design
 lines.py           the lines that one generation leaves in samples.jsonl
 batch_sweep.py     `run --batch-size 1,2,4,8`: one run per size
 invocation.py      `run --invocations N`: one process after the other on the same run

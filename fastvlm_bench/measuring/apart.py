@@ -1,4 +1,8 @@
-"""Measurements apart from the samples, with a runner's methods: the parts of a memory peak, and energy in blocks."""
+"""Measurements apart from the samples, with a runner's methods.
+
+They are the parts of a memory peak, the costs of single passes, the acceptance without a stop in doubt, and energy in
+blocks.
+"""
 
 import gc
 from collections.abc import Callable
@@ -7,12 +11,20 @@ from itertools import cycle
 from typing import Any
 
 from fastvlm_bench.decoding.build import Built
-from fastvlm_bench.engine.measure import measure
+from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.engine.measure import measure, seed_of
 from fastvlm_bench.machine.energy import Meter, blocks
 from fastvlm_bench.machine.failures import FAILURES
 from fastvlm_bench.machine.memory import PeakMemory, attribute, held_bytes
 from fastvlm_bench.measuring.runner import Runner
 from fastvlm_bench.suites.suite import Suite
+from fastvlm_bench.training.costs import measure_costs
+
+FEWEST_SAMPLES = 5
+"""Of a suite with fewer samples no ratio is published, so nothing is measured apart that would explain one."""
+PROBES = 3
+ENOUGH_TESTED, MOST_SAMPLES = 500, 20
+"""Decoding without a stop ends after so many tested drafts or samples: α is then known to about ±4 points."""
 
 
 def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
@@ -40,6 +52,67 @@ def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
                           cache=trace.cache_bytes, device=runner.target.device)  # fmt: skip
         found.append({"suite": suite.name, "method": built.label, "sample_id": sample.sample_id, **parts})
     return found
+
+
+def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
+    """Time single passes of the target and of each method that drafts, in turn, on the suite's last sample.
+
+    They price the rounds that are measured later (`analysis/prediction.py`). Call it after the warm-up. A method whose
+    passes fail is left out, as is everything where samples are decoded in batches.
+    """
+    if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES:
+        return []
+    inputs, found = runner.inputs(suite.samples[-1]), []
+    model, limit = runner.target.model, runner.limit(suite)
+    for built, method in _drafting(runner):
+        draft = method.draft_for(model)
+        try:
+            answer = measure(runner.methods[0].method, model, inputs, limit, generation=runner.generation).rows[0]
+            costs = measure_costs(
+                runner.target, inputs, answer.token_ids, draft, positions=method.gamma + 1, attempts=PROBES,
+                stops=method.stop_below > 0,
+            )  # fmt: skip
+        except FAILURES:  # it fails again, and is recorded, when the samples are measured
+            continue
+        found.append({"suite": suite.name, "method": built.label, "standard_s": costs.standard_s,
+                      "draft_s": costs.draft_s, "verify_s": list(costs.verify_s)})  # fmt: skip
+    return found
+
+
+def acceptance_without_stop(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
+    """Decode the suite's first samples with stop_below=0 by each method that stops in doubt, and count its rounds.
+
+    Outside the clock. An α over drafts that the method trusted is higher than the papers' by selection; this one is
+    theirs.
+    """
+    found: list[dict[str, Any]] = []
+    if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES:
+        return found
+    for built, method in _drafting(runner):
+        if not method.stop_below:
+            continue
+        rounds: list[Any] = []
+        kept, method.stop_below = method.stop_below, 0.0
+        try:
+            for number, sample in enumerate(suite.samples[:MOST_SAMPLES]):
+                if sum(r.tested for r in rounds) >= ENOUGH_TESTED:
+                    break
+                trace = measure(
+                    method, runner.target.model, runner.inputs(sample), runner.limit(suite),
+                    generation=runner.generation, seed=seed_of(runner.seed, suite.name, built.label, number),
+                )  # fmt: skip
+                rounds += [r for row in trace.rows for r in row.rounds]
+        except FAILURES:  # the counts so far would be of a part of the samples, chosen by the failure
+            continue
+        finally:
+            method.stop_below = kept
+        sums = {name: sum(getattr(r, name) for r in rounds) for name in ("drafted", "tested", "accepted", "emitted")}
+        found.append({"suite": suite.name, "method": built.label, "samples": number + 1, "rounds": len(rounds), **sums})
+    return found
+
+
+def _drafting(runner: Runner) -> list[tuple[Built, FastVLM]]:
+    return [(built, built.method) for built in runner.methods if isinstance(built.method, FastVLM)]
 
 
 def energy_blocks(runner: Runner, suite: Suite, meter: Meter, seconds: float) -> dict[str, Any]:

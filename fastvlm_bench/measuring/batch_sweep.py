@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fastvlm_bench.analysis.batch_sizes import size_rows
 from fastvlm_bench.analysis.batches import batch_size
+from fastvlm_bench.analysis.verdict import judge, require_valid
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, UsageError
 from fastvlm_bench.measuring.before_loading import check
@@ -65,7 +66,8 @@ def run_sizes(
         if not quiet:
             print(f"batch size {size}", file=sys.stderr)
         try:
-            code = run_benchmark(own, resume=before, csv=None, as_json=as_json, show=False, quiet=quiet)
+            every = replace(own, require_valid=False)  # asked of all sizes together, at the end
+            code = run_benchmark(every, resume=before, csv=None, as_json=as_json, show=False, quiet=quiet)
         except BenchError as error:
             failure = error
         failed |= code == FAILED_SAMPLES  # go on: the other sizes may fit into memory
@@ -87,6 +89,8 @@ def run_sizes(
         print(f"fastvlm-bench: go on with the other sizes with --resume {folder}", file=sys.stderr)
     if failure is not None:
         raise failure
+    if config.require_valid:
+        require_valid([(run, judge(run)) for run in runs])
     return code or (FAILED_SAMPLES if failed else 0)
 
 

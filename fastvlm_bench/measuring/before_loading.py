@@ -8,8 +8,8 @@ from fastvlm_bench.config import RunConfig
 from fastvlm_bench.drafts.manifest import choose_draft, draft_folder
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.method_spec import METHODS
+from fastvlm_bench.metrics import METRICS, parse_variants
 from fastvlm_bench.metrics import load as load_metric
-from fastvlm_bench.metrics import parse_variants
 from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
 from fastvlm_bench.suites.definition import read_definition
 from fastvlm_bench.suites.suite import Suite, check_images, images_sha256, load_suite
@@ -24,7 +24,7 @@ def check(config: RunConfig) -> list[Suite]:
         exit_layer = spec.options.get("exit_layer")
         if layers is not None and isinstance(exit_layer, int) and exit_layer >= layers:
             raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{config.model}'")
-        if "head" in METHODS[spec.name].options:
+        if "draft" in METHODS[spec.name].options:
             choose_draft(drafts_of(config), model=config.model, **_wish(spec.options))
     suites = load_suites(config)
     for suite in suites:
@@ -37,14 +37,17 @@ def check(config: RunConfig) -> list[Suite]:
 def load_suites(config: RunConfig) -> list[Suite]:
     """The suites of a run. A chosen metric variant goes to all suites with that metric; UsageError if none has it."""
     wanted = parse_variants(config.variants)
-    own = {name: {m: v for m, v in wanted.items() if m in read_definition(name).metrics} for name in config.suites}
+    added = [METRICS.known(text) for text in config.metrics]
+    own = {name: {m: v for m, v in wanted.items() if m in (*read_definition(name).metrics, *added)}
+           for name in config.suites}  # fmt: skip
     for metric in wanted:
         if not any(metric in chosen for chosen in own.values()):
             load_metric(metric)  # refuses a name that no metric has
             raise UsageError(f"--variant {metric}=…: none of {', '.join(config.suites)} is scored with {metric}")
     return [
         load_suite(name, split=config.split, data=config.data, limit=config.limit, prompt_set=config.prompt_set,
-                   prompt=config.prompt, variants=own[name], java=config.java, ranking=True) for name in config.suites
+                   prompt=config.prompt, variants=own[name], java=config.java,
+                   metrics=added, ranking=True) for name in config.suites
     ]  # fmt: skip
 
 

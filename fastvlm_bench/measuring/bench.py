@@ -11,7 +11,7 @@ from PIL import Image
 from fastvlm_bench.checks.batch_check import batch_self_check
 from fastvlm_bench.checks.longest_prompt import positions
 from fastvlm_bench.checks.ranking import OptionRanker
-from fastvlm_bench.checks.self_check import self_check
+from fastvlm_bench.checks.self_check import Checked, Plain, self_check
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.drafts.imitation_head import Draft
@@ -70,35 +70,35 @@ class Bench:
         self.eos = frozenset([eos] if isinstance(eos, int) else eos or [])
         pad = getattr(getattr(target.model, "generation_config", None), "pad_token_id", None)
         self.pad_token_id = pad if isinstance(pad, int) else 0
-        self.noise = 0.0
         self.checked_unevenness: set[frozenset[str]] = {frozenset()}
         self.ranker = OptionRanker(target)
 
-    def self_check(self, suite: Suite) -> dict[int, float]:
+    def self_check(self, suite: Suite) -> dict[int, Checked]:
         """Check each exit layer in use on the suite's first sample, and a small batch if batches are decoded.
 
-        Returns exit layer -> difference of logits, as a share of the largest. UsageError where a check fails. `noise`
-        becomes the largest of all differences, for the losslessness check.
+        Returns exit layer -> what was found, the largest difference where several drafts share an exit. UsageError
+        where a check fails.
         """
         inputs = self.inputs(suite.samples[0])
         checked = [m for m in self.methods if m.exit_layer is not None and m.lossless]
-        found: dict[int, float] = {}
+        found: dict[int, Checked] = {}
+        plain = Plain(self.target.model, inputs)
         for built in sorted(checked, key=lambda m: m.exit_layer or 0):
-            draft = getattr(built.method, "draft", None)
-            difference = self_check(self.target.model, inputs, built.exit_layer or 0, draft)
-            found[built.exit_layer or 0] = max(difference, found.get(built.exit_layer or 0, 0.0))
-        self.noise = max(found.values(), default=0.0)
+            layer, draft = built.exit_layer or 0, getattr(built.method, "draft", None)
+            told = self_check(self.target.model, inputs, layer, draft, plain)
+            found[layer] = max(told, found.get(layer, told))
         if self.size > 1:
             some = [self.inputs(sample) for sample in suite.samples[: max(self.size, 4)]]
             some.sort(key=lambda inputs: int(inputs["input_ids"].shape[1]))
             chosen = [some[0], some[-1], *some[1:-1]][: min(self.size, 3)]  # the shortest and the longest first
             drafts = [m.method.draft_for(self.target.model) for m in self.methods if isinstance(m.method, FastVLM)]
-            for own in (None, *drafts):
-                self._check_batch(chosen, own)
+            self._check_batch(chosen, [None, *drafts])
         return found
 
-    def _check_batch(self, singles: Sequence[dict[str, Any]], draft: Draft | None) -> None:
-        self.noise = max(self.noise, batch_self_check(self.target.model, singles, draft, self.pad_token_id))
+    def _check_batch(self, singles: Sequence[dict[str, Any]], drafts: Sequence[Draft | None] = (None,)) -> None:
+        plains = [Plain(self.target.model, single) for single in singles]
+        for draft in drafts:
+            batch_self_check(self.target.model, singles, draft, self.pad_token_id, plains)
         self.checked_unevenness.add(unevenness(singles))
 
     def warm_up(self, suite: Suite, samples: int) -> None:
@@ -165,7 +165,7 @@ class Bench:
         if self.size == 1:
             return Prepared(samples, singles[0], singles, read_s)
         if unevenness(singles) not in self.checked_unevenness:
-            self._check_batch(singles, None)
+            self._check_batch(singles)
         return Prepared(samples, collate(singles, self.pad_token_id), singles, read_s, number)
 
     def inputs(self, sample: Sample) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from typing import Any
 from rich.console import Console
 
 from fastvlm_bench.analysis.summary import summarise
-from fastvlm_bench.analysis.verdict import judge
+from fastvlm_bench.analysis.verdict import judge, require_valid
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, DeviceLost, LosslessViolation, Terminated, UsageError
+from fastvlm_bench.measuring import williams
 from fastvlm_bench.measuring.before_loading import check, check_same_data
 from fastvlm_bench.measuring.invocation import invoke_all
 from fastvlm_bench.measuring.live import Live
@@ -93,6 +94,8 @@ def run_benchmark(
         raise failure
     if config.require_lossless:
         require_lossless(run)
+    if config.require_valid and outcome == "success":
+        require_valid([(run, judge(run))])
     if failed := sum(line["error"] is not None for line in run.lines):
         print(f"fastvlm-bench: {failed} measurements failed, see the table and {run.folder / 'samples.jsonl'}",
               file=sys.stderr)  # fmt: skip
@@ -101,9 +104,9 @@ def run_benchmark(
 
 
 def require_lossless(run: Run) -> None:
-    """LosslessViolation if any output violates losslessness or could not be judged. It names the first one."""
+    """LosslessViolation if any output is a violation, is unsteady or could not be judged. It names the first one."""
     bad = [line for line in run.lines
-           if (line.get("losslessness") or {}).get("outcome") in ("violation", "unchecked")]  # fmt: skip
+           if (line.get("losslessness") or {}).get("outcome") in ("violation", "unsteady", "unchecked")]  # fmt: skip
     if bad:
         first, found = bad[0], bad[0]["losslessness"]
         where = f"token {found['index']}, gap {found['gap']}" if "index" in found else found["reason"]
@@ -123,8 +126,8 @@ def _create(config: RunConfig, suites: Sequence[Suite]) -> RunWriter:
         "run_id": run_id, "status": "started", "command": ["fastvlm-bench", *sys.argv[1:]], "config": config.to_dict(),
         "config_sha256": config.sha256(), "suites": [_described(suite, config) for suite in suites],
         "model": {"id": config.model}, "methods": [{"label": spec.label} for spec in config.specs],
-        "reference": REFERENCE, "environment": {}, "started_at": now(), "completed_at": None, "totals": {},
-        "warnings": [], "verdict": None, "error": None,
+        "reference": REFERENCE, "order": williams.NAME, "environment": {}, "started_at": now(), "completed_at": None,
+        "totals": {}, "warnings": [], "verdict": None, "error": None,
     })  # fmt: skip
 
 

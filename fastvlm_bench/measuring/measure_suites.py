@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from fastvlm_bench.analysis.batches import speaks, whole
+from fastvlm_bench.analysis.batches import batch_of
 from fastvlm_bench.analysis.stopping import StopRule
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import Absent, DeviceLost
@@ -16,6 +16,7 @@ from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.machine.energy import open_meter
 from fastvlm_bench.machine.environment import describe_environment
 from fastvlm_bench.measuring.before_loading import drafts_of
+from fastvlm_bench.measuring.control_arm import measured_specs
 from fastvlm_bench.measuring.live import Live
 from fastvlm_bench.method_spec import REFERENCE
 from fastvlm_bench.records.record import RunWriter, read_run
@@ -29,10 +30,12 @@ def measure_suites(
     import torch
 
     from fastvlm_bench.checks.preflight import in_lines, preflight
+    from fastvlm_bench.checks.self_check import said
     from fastvlm_bench.decoding.build import build
     from fastvlm_bench.machine.conditions import RECORDED, watch
-    from fastvlm_bench.measuring.apart import memory_parts
+    from fastvlm_bench.measuring.apart import acceptance_without_stop, memory_parts, pass_costs
     from fastvlm_bench.measuring.runner import Group, Runner
+    from fastvlm_bench.models.generation_settings import generation_settings
     from fastvlm_bench.models.load import load_target
 
     torch.manual_seed(config.seed)
@@ -42,7 +45,11 @@ def measure_suites(
         target = load_target(config.model, **config.loading)
         load_s = time.perf_counter() - began
         clock = Clock(target.device)
-        methods = [build(spec, target, drafts_of(config), clock) for spec in config.specs]
+        specs = measured_specs(config, str(target.model.dtype).removeprefix("torch."), writer.meta["methods"])
+        if len(specs) > len(config.specs):
+            live.say("control is measured beside the methods, as the model is in half precision; --no-control leaves "
+                     "it out")  # fmt: skip
+        methods = [build(spec, target, drafts_of(config), clock) for spec in specs]
         facts = preflight(target, suites, config.max_new_tokens, config.batch_size)
         for line in in_lines(facts, target.device):
             live.say(f"preflight: {line}")
@@ -51,11 +58,9 @@ def measure_suites(
             target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions,
             generation=config.generation, seed=config.seed, phases=config.phases, size=config.batch_size,
         )  # fmt: skip
-        differences = runner.self_check(suites[0])
-        for layer, difference in differences.items():
-            live.say(
-                f"self-check, exit {layer}: verification matches a full pass to {difference:.0e} of the largest logit"
-            )
+        checked = runner.self_check(suites[0])
+        for layer, found in checked.items():
+            live.say(f"self-check, exit {layer}: {said(found)}")
         if target.device.type == "cpu":
             threads = config.threads or writer.meta["environment"].get("threads")
             if threads is None:
@@ -65,10 +70,14 @@ def measure_suites(
             torch.set_num_threads(threads)
         writer.update(
             model={**target.describe(), "preflight": facts},
+            generation=generation_settings(target.model, config.generation),
             suites=_rendered(writer.meta["suites"], target),
             methods=[m.described for m in methods],
             environment={
-                **describe_environment(target.device), "self_check": {str(k): v for k, v in differences.items()},
+                **describe_environment(target.device),
+                "self_check": {str(layer): found.difference for layer, found in checked.items()},
+                "self_check_own": {str(layer): found.own for layer, found in checked.items()},
+                "self_check_limit": {str(layer): found.limit for layer, found in checked.items()},
             },
         )  # fmt: skip
         refiner = _refiner(target, methods) if config.refine else None
@@ -90,6 +99,14 @@ def measure_suites(
                     if not known and config.batch_size == 1:  # a memory peak is split for single samples only
                         writer.update(memory=[*writer.meta.get("memory", []), *memory_parts(runner, suite)])
                     runner.warm_up(suite, config.warmup)
+                    if not any(entry["suite"] == suite.name for entry in writer.meta.get("costs", [])):
+                        live.say(f"{suite.name}: pricing single passes, and drafting without a stop in doubt")
+                        writer.update(
+                            costs=[*writer.meta.get("costs", []), *pass_costs(runner, suite)],
+                            without_stop=[
+                                *writer.meta.get("without_stop", []), *acceptance_without_stop(runner, suite)
+                            ],
+                        )  # fmt: skip
                     runner.run(suite, config.repeats, writer, after, stop, invocation)
                     if stop is not None:
                         writer.update(stopped={**writer.meta.get("stopped", {}), suite.name: stop.summary()})
@@ -146,12 +163,15 @@ def _stop_rule(config: RunConfig, suite: Suite, writer: RunWriter, clock: Clock)
     """
     if config.until_width is None and config.budget is None:
         return None
-    rule = StopRule(REFERENCE, clock, config.until_width, config.budget)
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    rule = StopRule(
+        REFERENCE, clock, config.until_width, config.budget, sampled=bool(config.temperature), repeats=config.repeats,
+        images={sample.sample_id: sample.image_id for sample in suite.samples},
+    )  # fmt: skip
+    groups: dict[tuple[Any, int], list[dict[str, Any]]] = {}
     for line in read_run(writer.folder).lines:
-        kept = line["suite"] == suite.name and (suite.name, line["sample_id"], line["repeat"]) in writer.completed
-        if kept and speaks(line):
-            groups.setdefault((line["sample_id"], line["repeat"]), []).append(whole([line]))
+        if line["suite"] == suite.name and (suite.name, line["sample_id"], line["repeat"]) in writer.completed:
+            number = batch_of(line)
+            groups.setdefault((line["sample_id"] if number is None else number, line["repeat"]), []).append(line)
     rule.add(groups.values())
     return rule
 

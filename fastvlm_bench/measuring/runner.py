@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
-from fastvlm_bench.analysis.batches import whole
 from fastvlm_bench.analysis.stopping import StopRule
-from fastvlm_bench.checks.losslessness import UNCHECKED, judge_output
+from fastvlm_bench.checks.losslessness import UNCHECKED, Batch, judge_output
+from fastvlm_bench.checks.plain_passes import FAULTS
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.engine.measure import measure, seed_of
 from fastvlm_bench.errors import BenchError, DeviceLost, TooLong
 from fastvlm_bench.machine.failures import FAILURES, device_lost, failed, failure_text
 from fastvlm_bench.machine.memory import PeakMemory
+from fastvlm_bench.measuring import williams
 from fastvlm_bench.measuring.bench import Bench, Prepared
 from fastvlm_bench.measuring.lines import Line, measured, void
 from fastvlm_bench.records.identities import check_line
@@ -46,7 +47,7 @@ class Runner(Bench):
         self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None],
         stop: StopRule | None = None, invocation: int = 0,
     ) -> None:  # fmt: skip
-        """Measure what `writer` does not hold yet. The order of methods rotates by sample or batch (ABBA for two).
+        """Measure what `writer` does not hold yet. `williams.order` gives the order of methods of each sample or batch.
 
         A batch that lacks one sample is measured again in full, because its seconds belong together. watch: called
         after each group. stop: may end the suite before its last sample; it takes a batch as one observation.
@@ -67,12 +68,12 @@ class Runner(Bench):
                 if all((suite.name, sample.sample_id, repeat) in writer.completed for sample in samples):
                     continue
                 prepared = prepared or self.prepare(samples, number)
-                turn = (number + repeat) % len(self.methods)
-                by_method = self._measured(suite, prepared, [*self.methods[turn:], *self.methods[:turn]], repeat,
-                                           writer, invocation)  # fmt: skip
-                if stop is not None:
-                    stop.add([[whole(lines) for lines in by_method]])
+                places = williams.order(len(self.methods), number, self.seed, suite.name, repeat)
+                by_method = self._measured(suite, prepared, [self.methods[i] for i in places], repeat, writer,
+                                           invocation)  # fmt: skip
                 lines = [line for lines in by_method for line in lines]
+                if stop is not None:
+                    stop.add([lines])
                 failed_in_a_row = failed_in_a_row + 1 if all(line["error"] for line in lines) else 0
                 watch(Group(suite.name, done, total, lines))
                 if failed_in_a_row == MAX_FAILURES_IN_A_ROW:
@@ -105,8 +106,10 @@ class Runner(Bench):
         flags, groups = self.conditions.flags(), []
         for row, single in enumerate(prepared.singles):
             group = self._ranked(prepared.samples[row], [lines[row] for lines in by_method], single)
-            for line in group:  # all lines of the group carry the flags, because ratios are formed within it
-                judged = self._judge(suite, line, group, single)
+            for line, lines in zip(group, by_method, strict=True):
+                batch = Batch(prepared.inputs, [other["token_ids"] for other in lines], row) if self.size > 1 else None
+                judged = self._judge(suite, line, group, single, batch)
+                # All lines of the group carry the flags, because ratios are formed within it.
                 writer.append({**line, "flags": flags, "losslessness": judged, "invocation": invocation})
             groups.append(group)
         return [list(lines) for lines in zip(*groups, strict=True)]
@@ -163,8 +166,9 @@ class Runner(Bench):
         return [line if line["error"] else failed(line, text) for line in lines]
 
     def _judge(
-        self, suite: Suite, line: dict[str, Any], group: Sequence[dict[str, Any]], inputs: dict[str, Any]
-    ) -> dict[str, Any] | None:
+        self, suite: Suite, line: dict[str, Any], group: Sequence[dict[str, Any]], inputs: dict[str, Any],
+        batch: Batch | None,
+    ) -> dict[str, Any] | None:  # fmt: skip
         """Outside the clock: compare a lossless method's output with the reference's. None: nothing to compare."""
         reference = next(other for other in group if other["method"] == self.methods[0].label)
         lossless = next(built.lossless for built in self.methods if built.label == line["method"])
@@ -172,10 +176,10 @@ class Runner(Bench):
             return None  # where `generate` samples, losslessness is about the distribution of outputs
         try:
             return judge_output(
-                self.target.model, inputs, line["token_ids"], reference["token_ids"], noise=self.noise,
-                limit=self.limit(suite), generation=self.generation,
+                self.target.model, inputs, line["token_ids"], reference["token_ids"], limit=self.limit(suite),
+                generation=self.generation, passes=[done[3] for done in line["rounds"]], batch=batch,
             )  # fmt: skip
-        except RuntimeError as error:  # out of memory, say: the line is kept, but its output stays unchecked
+        except FAULTS as error:  # out of memory, say: the line is kept, but its output stays unchecked
             return {"outcome": UNCHECKED, "reason": f"{type(error).__name__}: {str(error).strip()[:200]}"}
 
     def _check_length(self, suite: Suite, inputs: Mapping[str, Any]) -> None:

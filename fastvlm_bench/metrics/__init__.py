@@ -1,18 +1,19 @@
 """Quality metrics: one file per metric; the file name is the metric's name in suites and results.
 
-Every metric module has `score(predictions, references) -> MetricScore`: one prediction and one list of references for
-each sample, in the same order. The value is on the official scorer's own scale of 0 to 1 (CIDEr-D may exceed 1). Not
-metrics themselves: `ptb_tokenizer` and `ptb_characters` tokenise captions, `java_scorers` runs the Java programs.
+Every metric module has `METRIC = MetricKind(...)`, which says how it is shown, and
+`score(predictions, references) -> MetricScore`: one prediction and one list of references for each sample, in the same
+order. The value is on the official scorer's own scale, of 0 to 1 (CIDEr-D: 0 to 10). Not metrics themselves:
+`ptb_tokenizer` and `ptb_characters` tokenise captions, `java_scorers` runs the Java programs.
 
 May import the rooms below `drafts`, and never brings torch.
 """
 
-import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast, get_args
+from typing import Literal, Protocol, cast, get_args
 
+from fastvlm_bench.declared import FOLDER_VARIABLE, Declarations
 from fastvlm_bench.errors import UsageError, did_you_mean
 
 
@@ -34,66 +35,89 @@ class Metric(Protocol):
     """What a metric module offers.
 
     A pooled metric, whose value is not the mean of `per_sample`, should also have `counts(predictions, references)`,
-    one tuple of whole numbers per sample, and `combine(sums) -> float`, the metric of the sums of such tuples. A
-    bootstrap then adds numbers instead of scoring texts again; without them the metric's difference has no interval.
+    one tuple of whole numbers per sample, and `combine(sums) -> float`, the metric of the weighted sums of such tuples.
+    Its interval then takes sums of numbers instead of scoring texts again; without them its difference has none.
     """
 
     def score(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore: ...
 
 
-LABELS = {
-    "bleu4": "BLEU-4",
-    "rouge_l": "ROUGE-L",
-    "cider_d": "CIDEr-D",
-    "vqa_accuracy": "VQA acc.",
-    "exact_match": "EM",
-    "anls": "ANLS",
-    "relaxed_accuracy": "relaxed acc.",
-    "gqa_match": "GQA acc.",
-    "pope": "POPE acc.",
-    "multiple_choice": "MC acc.",
-    "visdial_ranking": "MRR",
-    "meteor": "METEOR",
-    "spice": "SPICE",
-}
-"""Name of each metric -> the column title in tables."""
+@dataclass(frozen=True)
+class Part:
+    """A further value of a metric: its column title, and whether it is a share of one, a plain number or a count."""
+
+    label: str
+    kind: Literal["share", "number", "count"] = "share"
 
 
-PARTS: dict[str, dict[str, str]] = {
-    "bleu4": {"bleu1": "BLEU-1", "bleu2": "BLEU-2", "bleu3": "BLEU-3"},
-    "pope": {"f1": "F1", "precision": "precision", "recall": "recall", "yes_ratio": "said yes", "unclear": "unclear"},
-    "multiple_choice": {"unparsed": "unparsed"},
-    "visdial_ranking": {
-        "ndcg": "NDCG", "r@1": "R@1", "r@5": "R@5", "r@10": "R@10", "mean_rank": "mean rank",
-        "ndcg_samples": "NDCG samples", "ndcg_all_zero": "without relevances",
-    },
-}  # fmt: skip
-"""Metric -> the `parts` that it yields and their column titles. Shares of one, but for those of `PLAIN_PARTS`."""
-JAVA = ("meteor", "spice")
-"""Caption metrics that need Java and the extra `coco-java`. They are computed only where `--java` asks for them."""
-COUNTS = ("ndcg_samples", "ndcg_all_zero")
-"""Parts that are numbers of samples."""
-TOKENISED = ("bleu4", "rouge_l", "cider_d", *JAVA)
-"""Metrics whose official scorer reads texts as lines (coco-caption's tokenizer), so that a line break does harm."""
+@dataclass(frozen=True)
+class MetricKind:
+    """What a metric's file declares: `METRIC = MetricKind("EM", "does the answer equal ...")`.
+
+    label: the column title in tables. description: what `fastvlm-bench metrics` says of it. higher_is_better: its
+    direction, for the arrow and for the words better and worse. scale, unit: tables show the value times `scale`, under
+    `unit`. parts: the `parts` of its MetricScore, by name. tokenised: its official scorer reads texts as lines
+    (coco-caption's tokenizer), so that a line break does harm. java: it needs Java and the extra `coco-java`, and is
+    computed only where `--java` asks for it. may_lack: it may have no value, for a reason, without being an error.
+    """
+
+    label: str
+    description: str
+    higher_is_better: bool = True
+    scale: float = 100.0
+    unit: str = "0-100"
+    parts: Mapping[str, Part] = field(default_factory=dict, hash=False)
+    tokenised: bool = False
+    java: bool = False
+    may_lack: bool = False
+
+    @property
+    def header(self) -> str:
+        """The title of its column, with its direction and, on the second line, its unit."""
+        return f"{self.label} {'↑' if self.higher_is_better else '↓'}\n{self.unit}"
+
+
+METRICS = Declarations(
+    "metric", "METRIC", MetricKind, __name__, {"MetricKind": MetricKind, "Part": Part, "True": True, "False": False}
+)
+"""Every metric by its name, which is that of its file."""
 NEEDS_JAVA = "needs --java, Java and pip install 'fastvlm-bench[coco-java]'"
-PLAIN_PARTS = ("mean_rank", "ndcg_samples", "ndcg_all_zero")
 
 
 def names() -> list[str]:
-    """The names of all metrics, in the order in which tables show them."""
-    return list(LABELS)
+    """The names of all metrics."""
+    return list(METRICS)
+
+
+def kind_of(name: str) -> MetricKind:
+    """What a metric's file declares. A record may name a metric whose file is not here: then its name is its label."""
+    return METRICS.get(name) or MetricKind(name, "")
+
+
+def label(name: str) -> str:
+    """The column title of a metric."""
+    return kind_of(name).label
+
+
+def java_metrics() -> tuple[str, ...]:
+    """The caption metrics that need Java."""
+    return tuple(name for name, kind in METRICS.items() if kind.java)
 
 
 def load(name: str) -> Metric:
     """The module of the metric `name`. Raises UsageError, with the list of names, when there is none."""
-    if name not in LABELS:
-        raise UsageError(f"unknown metric '{name}'{did_you_mean(name, LABELS)}; choose one of: {', '.join(LABELS)}")
-    return cast(Metric, importlib.import_module(f"{__name__}.{name}"))
+    if name not in METRICS:
+        raise UsageError(f"unknown metric '{name}'{did_you_mean(name, METRICS)}; choose one of: {', '.join(METRICS)}, "
+                         f"or name the folder that holds its file in {FOLDER_VARIABLE}")  # fmt: skip
+    module = METRICS.module(name)
+    if not callable(getattr(module, "score", None)):
+        raise UsageError(f"{METRICS.path(name)} has no function score(predictions, references)")
+    return cast(Metric, module)
 
 
 def tokenised(names: Sequence[str]) -> bool:
-    """Whether any of these metrics is one of `TOKENISED`."""
-    return bool(set(names) & set(TOKENISED))
+    """Whether the official scorer of any of these metrics reads texts as lines."""
+    return any(kind_of(name).tokenised for name in names)
 
 
 def variants_of(name: str) -> tuple[str, ...]:

@@ -10,7 +10,9 @@ drops the boundary 0.5; this does not.
 
 from collections.abc import Sequence
 
-from fastvlm_bench.metrics import MetricScore, check_samples
+from fastvlm_bench.metrics import MetricKind, MetricScore, check_samples
+
+METRIC = MetricKind("ANLS", "1 - normalised edit distance, exactly 0.5 kept")
 
 _THRESHOLD = 0.5
 

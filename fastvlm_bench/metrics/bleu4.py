@@ -11,8 +11,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from fastvlm_bench.metrics import MetricScore, check_samples
+from fastvlm_bench.metrics import MetricKind, MetricScore, Part, check_samples
 from fastvlm_bench.metrics.ptb_tokenizer import tokenize_all
+
+METRIC = MetricKind(
+    "BLEU-4", "n-grams pooled over the corpus; BLEU-1 to -3 come along", tokenised=True,
+    parts={"bleu1": Part("BLEU-1"), "bleu2": Part("BLEU-2"), "bleu3": Part("BLEU-3")},
+)  # fmt: skip
 
 _ORDERS = (1, 2, 3, 4)
 

@@ -16,8 +16,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.metrics import MetricScore, check_samples
+from fastvlm_bench.metrics import MetricKind, MetricScore, check_samples
 from fastvlm_bench.metrics.ptb_tokenizer import tokenize_all
+
+METRIC = MetricKind(
+    "CIDEr-D", "mean over images, 0 to 10; weighs words by how few images use them", scale=1, unit="0-10",
+    tokenised=True, may_lack=True,
+)  # fmt: skip
 
 _ORDERS = (1, 2, 3, 4)
 _SIGMA = 6.0

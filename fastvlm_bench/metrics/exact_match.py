@@ -8,8 +8,10 @@ equally common ones, the one seen first. With a single reference this is plain n
 from collections import Counter
 from collections.abc import Sequence
 
-from fastvlm_bench.metrics import MetricScore, check_samples
+from fastvlm_bench.metrics import MetricKind, MetricScore, check_samples
 from fastvlm_bench.metrics.vqa_accuracy import normalise
+
+METRIC = MetricKind("EM", "normalised equality with the most common answer")
 
 
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:

@@ -11,7 +11,9 @@ import string
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from fastvlm_bench.metrics import MetricScore, check_samples, check_variant
+from fastvlm_bench.metrics import MetricKind, MetricScore, check_samples, check_variant
+
+METRIC = MetricKind("GQA acc.", "equality with the answer, by the rule of a variant")
 
 Variant = Literal["lmms", "llava", "official"]
 

@@ -9,8 +9,10 @@ Needs Java and the extra `coco-java`; without them there is no value, never an a
 
 from collections.abc import Sequence
 
-from fastvlm_bench.metrics import MetricScore, check_samples, java_scorers
+from fastvlm_bench.metrics import MetricKind, MetricScore, check_samples, java_scorers
 from fastvlm_bench.metrics.ptb_tokenizer import tokenize_all
+
+METRIC = MetricKind("METEOR", "of captions, by the authors' Java program", tokenised=True, java=True, may_lack=True)
 
 
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:

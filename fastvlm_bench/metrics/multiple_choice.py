@@ -23,7 +23,11 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.metrics import MetricScore, check_samples, check_variant
+from fastvlm_bench.metrics import MetricKind, MetricScore, Part, check_samples, check_variant
+
+METRIC = MetricKind(
+    "MC acc.", "the option that is found in the answer; unparsed is wrong", parts={"unparsed": Part("unparsed")}
+)
 
 Variant = Literal["mmmu", "scienceqa", "scienceqa-official"]
 

@@ -13,7 +13,15 @@ import re
 from collections.abc import Sequence
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.metrics import MetricScore, check_samples
+from fastvlm_bench.metrics import MetricKind, MetricScore, Part, check_samples
+
+METRIC = MetricKind(
+    "POPE acc.", "is an object there: accuracy of yes and no",
+    parts={
+        "f1": Part("F1"), "precision": Part("precision"), "recall": Part("recall"), "yes_ratio": Part("said yes"),
+        "unclear": Part("unclear"),
+    },
+)  # fmt: skip
 
 _DENIALS = {"No", "no", "not"}
 _CLEAR = re.compile(r"\b(?:yes|no|not)\b", re.IGNORECASE)

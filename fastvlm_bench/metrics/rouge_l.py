@@ -6,8 +6,10 @@ F = (1 + β²) P R / (R + β² P) with β = 1.2. The value is the mean of F over
 
 from collections.abc import Sequence
 
-from fastvlm_bench.metrics import MetricScore, check_samples
+from fastvlm_bench.metrics import MetricKind, MetricScore, check_samples
 from fastvlm_bench.metrics.ptb_tokenizer import tokenize_all
+
+METRIC = MetricKind("ROUGE-L", "longest common subsequence, mean over images", tokenised=True)
 
 _BETA_SQUARED = 1.2**2
 

@@ -9,8 +9,10 @@ under the same name.
 
 from collections.abc import Sequence
 
-from fastvlm_bench.metrics import MetricScore, check_samples, java_scorers
+from fastvlm_bench.metrics import MetricKind, MetricScore, check_samples, java_scorers
 from fastvlm_bench.metrics.ptb_tokenizer import tokenize_all
+
+METRIC = MetricKind("SPICE", "of captions, by the authors' Java program", tokenised=True, java=True, may_lack=True)
 
 
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:

@@ -14,7 +14,16 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.metrics import MetricScore, check_samples, check_variant
+from fastvlm_bench.metrics import MetricKind, MetricScore, Part, check_samples, check_variant
+
+METRIC = MetricKind(
+    "MRR", "mean of 1 / rank of a person's answer; of ranks, not of generated answers",
+    parts={
+        "ndcg": Part("NDCG"), "r@1": Part("R@1"), "r@5": Part("R@5"), "r@10": Part("R@10"),
+        "mean_rank": Part("mean rank", "number"), "ndcg_samples": Part("NDCG samples", "count"),
+        "ndcg_all_zero": Part("without relevances", "count"),
+    },
+)  # fmt: skip
 
 Variant = Literal["sum", "mean"]
 

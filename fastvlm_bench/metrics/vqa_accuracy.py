@@ -5,7 +5,12 @@ answers equal to the prediction: k = 0 → 0, 1 → 0.3, 2 → 0.6, 3 → 0.9, 4
 (punctuation, articles, number words, contractions).
 
 Sources: GT-Vision-Lab/VQA `vqaEval.py` at a013f00 (formula, normalisation, table of contractions); the M4C/TextVQA
-evaluator of facebookresearch/mmf, `EvalAIAnswerProcessor` (variant "m4c"; lmms-eval scores VQAv2 with it as well).
+evaluator of facebookresearch/mmf, `EvalAIAnswerProcessor` (variant "m4c").
+
+lmms-eval's VQAv2 task applies that processor to the prediction alone. It normalises the people's answers as the
+official scorer does, and only where they are not all the same. On answers that are in normalised form already, this
+equals "normalised" and not "m4c". The one exception is a prediction with "'s", which is split there and meets no
+answer.
 
 The three variants differ only in when and how the texts are normalised:
 
@@ -20,7 +25,9 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from fastvlm_bench.errors import UsageError, did_you_mean
-from fastvlm_bench.metrics import MetricScore, check_samples
+from fastvlm_bench.metrics import MetricKind, MetricScore, check_samples
+
+METRIC = MetricKind("VQA acc.", "agreement with ten people's answers")
 
 Variant = Literal["normalised", "official", "m4c"]
 

@@ -3,6 +3,7 @@
 May import the rooms below `world`.
 
 load.py         `load_target("tiny" | hub id | folder)`
+whole.py        the weights of a checkpoint, refused where they do not fill the model
 names.py        what can be told about the name of a model without loading it
 hub.py          what the hub says before a download
 memory_need.py  what the weights take, against what is free
@@ -11,6 +12,7 @@ prompting.py    the text that a model reads: its chat template or the fallback o
 prompt_text.py  that text, without loading the model
 layers.py       finds the decoder layers and the image encoder
 t5.py           the position bias of T5, which skipped blocks must hand on
+generation_settings.py  what of a checkpoint's generation settings is in force, and what is overridden
 fingerprint.py  tells a target by its weights
 families.py     the families that were tried, with status and reason
 """

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.fingerprint import processor_sha256, rounds, set_weights_sha256, weights_sha256
@@ -20,7 +21,8 @@ from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.memory_need import check_room
 from fastvlm_bench.models.names import TINY, check_model_name, default_drafts, long_dtype, split_revision
 from fastvlm_bench.models.processor import load_processor
-from fastvlm_bench.models.prompting import render, writes_special_tokens
+from fastvlm_bench.models.prompting import render, text_options
+from fastvlm_bench.models.whole import load_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PHASE_1 = "phase1.json"
@@ -32,6 +34,7 @@ class Target:
     """The full VLM: its output is the truth.
 
     id: what the user typed. drafts: where its drafts lie. commit: of the hub, if it came from there.
+    unused: the keys of the checkpoint's files that the model leaves out.
     """
 
     id: str
@@ -40,6 +43,7 @@ class Target:
     device: torch.device
     drafts: Path | None
     commit: str | None = None
+    unused: Sequence[str] = ()
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -51,10 +55,9 @@ class Target:
 
     def encode(self, image: Image.Image, prompt: str) -> dict[str, Any]:
         """Processor outputs on the target's device: input_ids (1, T), attention_mask, pixel_values, ..."""
-        special = (
-            {"add_special_tokens": False} if writes_special_tokens(self.processor, self.model.config.model_type) else {}
-        )
-        batch = self.processor(text=self.render(prompt), images=image, return_tensors="pt", **special)
+        text = self.render(prompt)
+        options = text_options(self.processor, self.model.config.model_type, text)
+        batch = self.processor(text=text, images=image, return_tensors="pt", **options)
         floating = next(self.model.parameters()).dtype
         return {
             key: value.to(self.device, floating if value.is_floating_point() else None) for key, value in batch.items()
@@ -131,10 +134,9 @@ def load_target(
                     check_room(config, name, wanted, quantize, place, trust_remote_code)
                 stored, digest = getattr(config, "dtype", None), None
                 if rounds(stored, wanted) and not quantize:  # its fingerprint is that of the values before rounding
-                    digest = weights_sha256(AutoModelForImageTextToText.from_pretrained(source, dtype=stored, **shared))
-                model = AutoModelForImageTextToText.from_pretrained(
-                    source, dtype=wanted, **shared, **_placement(place, device_map, attn, quantize)
-                )
+                    digest = weights_sha256(load_weights(name, source, dtype=stored, **shared)[0])
+                placed = _placement(place, device_map, attn, quantize)
+                model, unused = load_weights(name, source, dtype=wanted, **shared, **placed)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError, SafetensorError) as error:
             raise UsageError(f"model '{name}' cannot be loaded: {_reason(error, forbidden)}") from None
     if device_map or quantize:
@@ -145,7 +147,7 @@ def load_target(
         set_weights_sha256(model, digest)
     model.eval()
     return Target(
-        name, model, processor, place, default_drafts(name), None if here else cached_commit(source, revision)
+        name, model, processor, place, default_drafts(name), None if here else cached_commit(source, revision), unused
     )
 
 

@@ -67,6 +67,13 @@ def prompting(processor: Any, model_type: str) -> str:
     return f"no chat template: {model_type}'s documented fallback"
 
 
-def writes_special_tokens(processor: Any, model_type: str) -> bool:
-    """Whether the rendered text holds the special tokens already, so that the tokenizer must not add a second <s>."""
-    return template_of(processor, model_type) is not None
+def text_options(processor: Any, model_type: str, text: str) -> dict[str, bool]:
+    """The options with which the processor must be given a rendered text, so that its tokens are transformers' own.
+
+    As `apply_chat_template(tokenize=True)` does: the tokenizer adds the special tokens that it adds to any text (for
+    most families BOS), unless the template has written BOS already. A text that is no template's is given to the
+    processor as model cards show it, with no options.
+    """
+    bos = getattr(getattr(processor, "tokenizer", None), "bos_token", None)
+    written = template_of(processor, model_type) is not None and bos is not None and text.startswith(bos)
+    return {"add_special_tokens": False} if written else {}

@@ -31,7 +31,7 @@ SCHEMA_VERSION = 1
 RUN_FILE, SAMPLES_FILE, TORN_FILE = "run.json", "samples.jsonl", "samples.jsonl.torn"
 MACHINE = ("model.weights_sha256", "model.processor_sha256", "model.dtype", "model.device", "model.attention",
            "environment.cpu", "environment.gpu", "environment.threads")  # fmt: skip
-"""Fields of `run.json` that must not change between the invocations of one run."""
+"""Fields of `run.json` that must not change between the invocations of one run; nor may a part of `generation`."""
 Key = tuple[str, str, int]
 """(suite, sample_id, repeat): names a group of lines that are measured together, one per method."""
 
@@ -224,14 +224,16 @@ class RunWriter:
     def update(self, **fields: Any) -> None:
         """Replace fields of `run.json` by what is known only once the model is loaded.
 
-        In a resumed run that has lines, UsageError if a field of `MACHINE` changes: a run must not mix two machines or
-        two sets of weights.
+        In a resumed run that has lines, UsageError if a field of `MACHINE` or of `generation` changes: a run must not
+        mix two machines, two sets of weights or two ways of generating.
         """
-        changed = [d for d in differences(self.meta, {**self.meta, **fields}) if d.split(":")[0] in MACHINE]
-        if self._seq and changed:
-            raise UsageError(
-                f"{self.folder} was measured elsewhere ({'; '.join(changed)}); resume it there, or start anew"
-            )
+        told = differences(self.meta, {**self.meta, **fields})
+        changed = [d for d in told if d.split(":")[0] in MACHINE]
+        ways = [d for d in told if d.startswith("generation.") and "generation" in self.meta]  # older records lack it
+        if self._seq and (changed or ways):
+            how, remedy = ("elsewhere", "there") if changed else ("with other generation settings", "with those")
+            detail = "; ".join([*changed, *ways])
+            raise UsageError(f"{self.folder} was measured {how} ({detail}); resume it {remedy}, or start anew")
         self.meta = {**self.meta, **fields}
         write_atomically(self.folder / RUN_FILE, encode_document(self.meta))
 

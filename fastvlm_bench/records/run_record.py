@@ -72,7 +72,8 @@ class MethodRecord(TypedDict):
     spec: NotRequired[Annotated[str, "as it could be typed"]]
     lossless: NotRequired[Annotated[bool, "whether its greedy output is the target's own"]]
     options: NotRequired[Annotated[dict[str, Any], "its options, with those that the draft settles"]]
-    draft: NotRequired[Annotated[dict[str, Any] | None, "manifest of the draft"]]
+    draft: NotRequired[Annotated[dict[str, Any] | None, "manifest of the draft, with its name and its weights' sha256"]]
+    file_sha256: NotRequired[Annotated[Sha256, "of its file, for a method from outside the package"]]
     extra_bytes: NotRequired[Annotated[Bytes, "bytes that it needs beside the target"]]
 
 
@@ -88,6 +89,10 @@ class Environment(TypedDict):
     transformers: NotRequired[Annotated[str | None, "version of transformers"]]
     reasons: NotRequired[Annotated[dict[str, str], "field: why it is null"]]
     self_check: NotRequired[Annotated[dict[str, Amount], "exit layer: relative difference of logits"]]
+    self_check_own: NotRequired[
+        Annotated[dict[str, Amount], "exit layer: by which the plain model's own blocks differ, likewise"]
+    ]
+    self_check_limit: NotRequired[Annotated[dict[str, Amount], "exit layer: the largest difference let in, likewise"]]
 
 
 OPEN: tuple[type, ...] = (Environment,)
@@ -134,11 +139,41 @@ class MemoryParts(TypedDict):
     device_used_bytes: Annotated[Bytes | None, "bytes in use on the device, by any process"]
 
 
+class PassCostsRecord(TypedDict):
+    """Seconds of single passes, timed apart from the samples on the suite's last one: medians."""
+
+    suite: Annotated[str, "name of the suite"]
+    method: Annotated[str, "label of a method that drafts"]
+    standard_s: Annotated[Amount, "seconds of one token by the whole target"]
+    draft_s: Annotated[Amount, "seconds of one token by the draft"]
+    verify_s: Annotated[list[Amount], "seconds of a verification of 1, 2, 3 .. positions; some are interpolated"]
+
+
+class WithoutStop(TypedDict):
+    """The rounds of a method that stops in doubt, decoded apart from the samples with stop_below=0."""
+
+    suite: Annotated[str, "name of the suite"]
+    method: Annotated[str, "label of the method"]
+    samples: Annotated[Count, "the suite's first so many samples"]
+    rounds: Annotated[Count, "rounds"]
+    drafted: Annotated[Count, "drafted tokens"]
+    tested: Annotated[Count, "of them tested"]
+    accepted: Annotated[Count, "of them accepted"]
+    emitted: Annotated[Count, "tokens that the rounds emitted"]
+
+
 class Outside(TypedDict):
     """What lies outside the clock, of one invocation."""
 
     model_load_s: Annotated[Amount, "seconds of loading the model"]
     first_call_s: Annotated[dict[str, Amount], "method: seconds of its first generation"]
+
+
+class Generation(TypedDict):
+    """The settings of `generate` for all methods: told by the run, else by the checkpoint's generation_config.json."""
+
+    in_force: Annotated[dict[str, Any], "do_sample, num_beams, eos_token_id, and all others that may change tokens"]
+    overridden: Annotated[dict[str, Any], "what the checkpoint asked for, and did not get"]
 
 
 class Stopped(TypedDict):
@@ -149,7 +184,7 @@ class Stopped(TypedDict):
     seconds: Annotated[Amount, "seconds that it took"]
     until_width: Annotated[float | None, "relative half-width that was asked for"]
     budget_s: Annotated[Amount | None, "seconds that were given"]
-    widths: Annotated[dict[str, float | None], "method: relative half-width reached; null with too few pairs"]
+    widths: Annotated[dict[str, float | None], "method: relative half-width reached; null with too few images"]
 
 
 class EnergyBlock(TypedDict):
@@ -194,6 +229,9 @@ class RunRecord(TypedDict):
     model: Annotated[ModelRecord, "the target"]
     methods: Annotated[list[MethodRecord], "the reference first"]
     reference: Annotated[str, "label of the method that the others are compared with"]
+    order: NotRequired[
+        Annotated[Literal["williams"], "design of the order of methods on each sample; without it they rotated by one"]
+    ]
     environment: Annotated[Environment, "machine and versions; null where unknown, with the reason in `reasons`"]
     started_at: Annotated[Time, "when it began"]
     completed_at: Annotated[Time | None, "when it ended"]
@@ -202,6 +240,9 @@ class RunRecord(TypedDict):
     verdict: Annotated[VerdictRecord | None, "null until something was measured and judged"]
     error: Annotated[str | None, "why it ended with status error"]
     memory: NotRequired[Annotated[list[MemoryParts], "parts of a peak, of each suite and method"]]
+    costs: NotRequired[Annotated[list[PassCostsRecord], "of each suite and method that drafts; not for batches"]]
+    without_stop: NotRequired[Annotated[list[WithoutStop], "of each suite and method that stops in doubt"]]
+    generation: NotRequired[Annotated[Generation, "settings of generate that were in force"]]
     conditions: NotRequired[Annotated[list[dict[str, Any]], "what slowed the machine down, one entry an invocation"]]
     outside: NotRequired[Annotated[list[Outside], "one entry an invocation"]]
     stopped: NotRequired[Annotated[dict[str, Stopped], "by suite, with --until-width or --budget"]]

@@ -67,13 +67,16 @@ class Ranks(TypedDict):
 class Losslessness(TypedDict):
     """How the output of a lossless method compares with the reference's."""
 
-    outcome: Annotated[Literal["identical", "near-tie", "violation", "unchecked"], "what the comparison found"]
+    outcome: Annotated[
+        Literal["identical", "near-tie", "unsteady", "violation", "unchecked"], "what the comparison found"
+    ]
     index: NotRequired[Annotated[Count, "place of the token that decided"]]
     token: NotRequired[Annotated[int | None, "the output's token id there"]]
     expected: NotRequired[Annotated[int | None, "the target's own token id there"]]
     gap: NotRequired[Annotated[float | None, "logits by which the target prefers its own token"]]
     epsilon: NotRequired[Annotated[float | None, "the largest gap, in logits, that rounding explains"]]
     block_noise: NotRequired[Annotated[float | None, "logits by which reading in blocks moves the target's own gaps"]]
+    batch_noise: NotRequired[Annotated[float | None, "logits by which the batch moves the target's own gaps"]]
     reason: NotRequired[Annotated[str, "why it is unchecked"]]
 
 

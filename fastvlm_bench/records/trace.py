@@ -27,9 +27,10 @@ class Generation:
     """The trace of one sequence. `len(token_ids) == 1 + sum(r.emitted for r in rounds)`.
 
     token_ids: new tokens only, up to and including EOS. stop: "eos" or "length".
-    ttft_s: seconds from the start of the request to the first token, `vision_s + prefill_s`. vision_s: image encoding,
-    None where it cannot be told apart; it is then part of prefill_s. prefill_s includes the prefill of the imitation
-    head. decode_s: first token to last token. In a batch, these seconds are shares: see `Trace`.
+    ttft_s: seconds from the start of the request until the first token is chosen and known on the host,
+    `vision_s + prefill_s`. vision_s: image encoding, None where it cannot be told apart; it is then part of prefill_s.
+    prefill_s includes the prefill of the imitation head. decode_s: from there until the last token is known on the
+    host. In a batch, these seconds are shares: see `Trace`.
     """
 
     token_ids: list[int]

@@ -8,6 +8,7 @@ breakdown.py       the tables of phases, energy and the parts of memory in that 
 compare.py         the tables of `compare`
 batch_table.py     the table over batch sizes
 layout.py          tables that fit a terminal of any width
+labels.py          names of rows that say in what rows of the same method differ
 numbers.py         how numbers are written
 columns.py         the columns of CSV and JSON, in order, and the group of `analysis` that has each of them
 export.py          CSV, LaTeX, Markdown and JSON, one row per suite and method

@@ -16,7 +16,7 @@ PARTS = ("weights", "head", "cache", "activation", "rest")
 
 
 def time_columns(rows: Sequence[Row]) -> list[Cells]:
-    """The phases of the end-to-end time, and the decode speed-up that the costs of decoding predict."""
+    """The phases of the end-to-end time, and the decode speed-up that the costs of single passes predict."""
 
     def column(header: str, cell: Callable[[Row], str]) -> Cells:
         return Cells(header, tuple(cell(row) for row in rows))
@@ -32,7 +32,7 @@ def time_columns(rows: Sequence[Row]) -> list[Cells]:
         *(column(f"{name}\n%", phase(name)) for name in PHASES),
         column("decode\n% of e2e", lambda r: share(r.phases.decode_share)),
         column("predicted\ndecode ×", lambda r: number(r.costs.predicted_decode_speedup)),
-        column("effi-\nciency", lambda r: number(r.costs.efficiency)),
+        column("measured\n/predicted", lambda r: number(r.costs.measured_over_predicted)),
     ]
 
 

@@ -16,25 +16,30 @@ from fastvlm_bench.report.csv_text import cell_text
 
 SOURCES = (
     "run_id", "model", "suite", "settings.suite_version", "settings.split", "settings.source", "method",
-    "settings.method_name", "reference", "settings.lossless", "settings.dtype", "settings.device", "settings.attention",
-    "settings.threads", "settings.max_new_tokens", "settings.ignore_eos", "settings.temperature", "settings.top_p",
-    "settings.top_k", "counts.samples", "counts.samples_ok", "counts.samples_failed", "counts.samples_paired",
+    "settings.method_name", "settings.gamma", "settings.exit_layer", "settings.head", "settings.stop_below",
+    "settings.draft", "settings.draft_id", "settings.options", "reference", "settings.lossless", "settings.dtype",
+    "settings.device", "settings.hardware", "settings.attention", "settings.threads", "settings.tool",
+    "settings.commit", "settings.started_at", "settings.max_new_tokens", "settings.ignore_eos",
+    "settings.temperature", "settings.top_p", "settings.top_k",
+    "counts.samples", "counts.samples_ok", "counts.samples_failed", "counts.samples_paired",
     "counts.samples_one_token", "counts.repeats", "settings.batch_size",
     "quality",
     "sameness.identical", "sameness.different_rate_upper", "sameness.diverged", "sameness.near_ties",
-    "sameness.violations",
+    "sameness.near_tie_margin", "sameness.unsteady", "sameness.violations",
     "times.ttft_s", "times.tpot_s", "times.decode_s", "times.e2e_s", "times.new_tokens_median",
     "times.decode_tokens_per_s", "times.e2e_tokens_per_s", "times.requests_per_s",
     "speedup.decode_speedup_geomean", "speedup.decode_speedup_verdict",
     "speedup.e2e_speedup_geomean", "speedup.e2e_speedup_verdict",
     "speedup.decode_speedup_totals", "speedup.e2e_speedup_totals",
-    "speedup.decode_speedup_holm_p", "speedup.e2e_speedup_holm_p", "counts.invocations",
+    "speedup.decode_speedup_holm_p", "speedup.e2e_speedup_holm_p",
+    "speedup.decode_speedup_same_holm_p", "speedup.e2e_speedup_same_holm_p", "counts.invocations",
     "speedup.speedup_by_invocation", "speedup.speedup_between", "speedup.outliers",
     "speedup.e2e_speedup_without_outliers", "speedup.ratio_spread", "times.tpot_spread",
     "acceptance.alpha", "acceptance.draft_acceptance_rate", "acceptance.tau", "acceptance.acceptance_by_position",
-    "acceptance.rounds", "acceptance.drafted_per_round",
+    "acceptance.rounds", "acceptance.drafted_per_round", "acceptance.undrafted", "acceptance.alpha_without_stop",
+    "acceptance.tau_without_stop",
     "costs.draft_s_per_token", "costs.verify_s_per_round", "costs.standard_s_per_token",
-    "costs.predicted_decode_speedup", "costs.efficiency",
+    "costs.predicted_decode_speedup", "costs.measured_over_predicted",
     "phases.draft_share", "phases.verify_share", "phases.other_share", "phases.vision_share", "phases.decode_share",
     "speedup.e2e_speedup_ceiling",
     "phases.phase_vision", "phases.phase_prefill", "phases.phase_draft", "phases.phase_verify", "phases.phase_other",
@@ -65,13 +70,20 @@ class Column:
     interval: bool = False
 
 
-@cache
 def columns() -> tuple[Column, ...]:
-    """The columns of `rows_csv` and `--json`, in order. They are the same for every run of one version of this tool."""
+    """The columns of `rows_csv` and `--json`, in order. They are the same for every run of one version of this tool.
+
+    A metric of one's own adds its columns beside those of the others, which stand by name.
+    """
+    return _columns(tuple(metrics.names()))
+
+
+@cache
+def _columns(known_metrics: tuple[str, ...]) -> tuple[Column, ...]:
     found: list[Column] = []
     for source in SOURCES:
         if source == "quality":
-            found += [column for metric in metrics.LABELS for column in quality_columns(metric)]
+            found += [column for metric in known_metrics for column in quality_columns(metric)]
             continue
         name, kinds = source.rpartition(".")[2], kinds_of(source)
         if Spread in kinds:
@@ -123,10 +135,14 @@ def quality_columns(metric: str) -> list[Column]:
         column("_delta_low", lambda q: q.delta and q.delta.low, float),
         column("_delta_high", lambda q: q.delta and q.delta.high, float),
         column("_verdict", lambda q: q.verdict or None, str),
+        column("_changed", lambda q: q.changed, int),
+        column("_bound", lambda q: q.bound, float),
+        column("_difference_p", lambda q: q.difference_p, float),
+        column("_margin_p", lambda q: q.margin_p, float),
         column("_won", lambda q: q.flips and q.flips.won, int),
         column("_lost", lambda q: q.flips and q.flips.lost, int),
         column("_mcnemar_p", lambda q: q.flips and q.flips.p, float),
-        *(part(name) for name in metrics.PARTS.get(metric, {})),
+        *(part(name) for name in metrics.kind_of(metric).parts),
         column("_groups", lambda q: [f"{name}={cell_text(value)}" for name, value in q.groups.items()] or None, str),
         column("_reason", lambda q: q.reason or None, str),
     ]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.comparison import ComparedRow, Comparison
+from fastvlm_bench.report.labels import differences, labels
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.report.numbers import number, ratio
 from fastvlm_bench.report.terminal import quality_cell
@@ -19,8 +20,8 @@ def print_comparison(comparison: Comparison, console: "Console | None" = None) -
 
     console = Console() if console is None else console
     names = [chr(ord("A") + index) if index < 26 else f"run {index}" for index in range(len(comparison.runs))]
-    for name, run in zip(names, comparison.runs, strict=True):
-        say(console, f"{name} = {run.run_id}")
+    for name, run, differs in zip(names, comparison.runs, _of_runs(comparison), strict=True):
+        say(console, f"{name} = {run.run_id}" + (f": {differs}" if differs else ""))
     if comparison.forced:
         say(console, "FORCED: these runs are not comparable. " + "; ".join(comparison.forced), "bold red")
     if comparison.of_suites:
@@ -36,14 +37,23 @@ def print_comparison(comparison: Comparison, console: "Console | None" = None) -
         console.print()
         say(console, f"{suite} {settings.suite_version} · split {settings.split} · n = {counts.samples}"
             + (" · FORCED" if comparison.forced else ""), "bold")  # fmt: skip
-        labels = Cells("run: method", tuple(f"{names[r.run]}: {r.row.method}" for r in own), "left")
-        draw(console, labels, _columns(own))
+        told = labels([r.row for r in own], of_run=False)
+        methods = Cells("run: method", tuple(f"{names[r.run]}: {m}" for r, m in zip(own, told, strict=True)), "left")
+        draw(console, methods, _columns(own))
     console.print()
     if any(row.against for row in comparison.rows):
         say(console, "vs A: seconds of the same method in A / seconds here, geometric mean over the same samples, "
             "95 % interval; it includes what changed in the machine between the runs", "dim")  # fmt: skip
     for note in comparison.notes:
         say(console, f"note: {note}", "yellow")
+
+
+def _of_runs(comparison: Comparison) -> list[str]:
+    """For each run what differs between the runs as a whole: dtype, device, commit, when it began."""
+    firsts = [next((r.row for r in comparison.rows if r.run == index), None) for index in range(len(comparison.runs))]
+    known = [row for row in firsts if row is not None]
+    told = iter(differences(known, of_method=False))
+    return ["" if row is None else next(told) for row in firsts]
 
 
 def _columns(rows: Sequence[ComparedRow]) -> list[Cells]:
@@ -66,7 +76,7 @@ def _columns(rows: Sequence[ComparedRow]) -> list[Cells]:
     for index, quality in enumerate(rows[0].quality):
         own.append(
             column(
-                f"{metrics.LABELS.get(quality.metric, quality.metric)} ↑\n0-100{' (Δ A)' if paired else ''}",
+                f"{metrics.kind_of(quality.metric).header}{' (Δ A)' if paired else ''}",
                 metric(index),
             )
         )

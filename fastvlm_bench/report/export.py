@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench import metrics
+from fastvlm_bench.analysis.generation import generation_line
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import judge
 from fastvlm_bench.errors import UsageError, did_you_mean
@@ -14,6 +15,7 @@ from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import finite, write_atomically
 from fastvlm_bench.report.columns import columns, row_dict
 from fastvlm_bench.report.csv_text import cell_text, to_csv
+from fastvlm_bench.report.labels import labels
 from fastvlm_bench.report.sample_export import samples_csv
 
 TABLE_COLUMNS = (
@@ -64,8 +66,11 @@ def _page(rows: Sequence[Row], names: Sequence[str] | None) -> tuple[list[str], 
     None is `TABLE_COLUMNS` and the metrics, without the columns that are empty in every row.
     """
     by_name = {column.name: column for column in columns()}
-    wanted = [*TABLE_COLUMNS, *(f"quality_{m}" for m in metrics.LABELS)] if names is None else list(names)
+    own = dict.fromkeys(quality.metric for row in rows for quality in row.quality)
+    wanted = [*TABLE_COLUMNS, *(f"quality_{m}" for m in own if m in metrics.METRICS)] if names is None else list(names)
     cells = {name: [by_name[name].read(row) for row in rows] for name in wanted}
+    if "method" in cells:
+        cells["method"] = labels(rows)
     kept = [name for name in wanted if names is not None or any(value is not None for value in cells[name])]
 
     def cell(name: str, row: Row, value: Any) -> str:
@@ -118,11 +123,16 @@ def run_markdown(run: Run, rows: Sequence[Row] | None = None) -> str:
     model = run.meta["model"]
     return (
         f"# {run.run_id}\n\n{model['id']}, {model['dtype']}, {model['device']}; reference {run.meta['reference']}. "
-        "Seconds and bytes; speed-ups are geometric means of reference / method with 95 % intervals; "
-        f"docs/measuring.md explains the columns.\n\n{rows_markdown(rows)}"
+        f"{_generation(run)}Seconds and bytes; speed-ups are geometric means of reference / method with 95 % "
+        f"intervals; docs/measuring.md explains the columns.\n\n{rows_markdown(rows)}"
         + (f"\n## Warnings\n{warnings}\n" if warnings else "")
         + f"\n## {verdict.status}\n{reasons}\n"
     )
+
+
+def _generation(run: Run) -> str:
+    line = generation_line(run)
+    return line and f"{line[0].upper()}{line[1:]}. "
 
 
 FORMATS = ("csv", "samples-csv", "latex", "markdown", "json")

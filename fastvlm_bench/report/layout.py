@@ -47,9 +47,9 @@ def _fit(text: str, console: "Console") -> str:
 
 
 def break_label(label: str, width: int = LABEL_WIDTH) -> str:
-    """A method label in lines of at most `width`, broken after commas and colons, and inside a part only if it must."""
+    """A method label in lines of at most `width`: broken after commas and colons, before brackets, or where it must."""
     lines = [""]
-    for part in label.replace(",", ",\0").replace(":", ":\0").split("\0"):
+    for part in label.replace(",", ",\0").replace(":", ":\0").replace(" [", "\0 [").split("\0"):
         for piece in [part[i : i + width] for i in range(0, len(part), width)]:
             if len(lines[-1]) + len(piece) <= width:
                 lines[-1] += piece

@@ -1,5 +1,6 @@
 """Numbers as tables show them: no more digits than the measurement supports, a dash for what was not measured."""
 
+from fastvlm_bench import metrics
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.report.layout import NOTHING
 
@@ -34,3 +35,11 @@ def ratio(estimate: Estimate | None) -> str:
 def mebibytes(value: int | None, signed: bool = False) -> str:
     """Bytes as MiB, with one decimal; signed: with a plus sign, as differences have."""
     return NOTHING if value is None else f"{value / MIB:{'+' if signed else ''}.1f}"
+
+
+def score(metric: str, value: float | None, signed: bool = False) -> str:
+    """A metric's value or difference on its tables' scale, with one decimal where that is 0-100, else two."""
+    if value is None:
+        return NOTHING
+    scale = metrics.kind_of(metric).scale
+    return f"{value * scale:{'+' if signed else ''}.{1 if scale > 1 else 2}f}"

@@ -24,7 +24,7 @@ SAMPLE_COLUMNS = (
 
 def sample_columns() -> list[str]:
     """`SAMPLE_COLUMNS`, then the score of each metric."""
-    return [*SAMPLE_COLUMNS, *(f"score_{metric}" for metric in metrics.LABELS)]
+    return [*SAMPLE_COLUMNS, *(f"score_{metric}" for metric in metrics.names())]
 
 
 def samples_csv(run: Run) -> str:

@@ -5,16 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.counts import Counts
+from fastvlm_bench.analysis.differences import IDENTICAL
+from fastvlm_bench.analysis.generation import generation_line
 from fastvlm_bench.analysis.quality import Quality
 from fastvlm_bench.analysis.sameness import Sameness
 from fastvlm_bench.analysis.settings import Settings
-from fastvlm_bench.analysis.speedup import AMBIGUOUS
+from fastvlm_bench.analysis.speedup import AMBIGUOUS, FEWEST_SAMPLES
+from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import Verdict, greedy, judge
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.breakdown import energy_columns, energy_reason, memory_columns, outside, time_columns
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
-from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio
+from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, score, share
 from fastvlm_bench.report.quality_tables import print_quality
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ def print_report(
     rows = summarise(run) if rows is None else rows
     verdict = judge(run, rows) if verdict is None else verdict
     say(console, headline(run), "bold")
+    if line := generation_line(run):
+        say(console, line, "dim")
     for suite in run.meta["suites"]:
         own = [row for row in rows if row.suite == suite["name"]]
         console.print()
@@ -66,6 +71,7 @@ def print_report(
     say(console, "↑ higher is better, ↓ lower is better; [ ] 95 % interval; × reference/method, geometric mean over "
         f"samples ({unit}); of totals: the sums divided; ceiling: if decoding took no time; "
         "formulas: docs/measuring.md", "dim")  # fmt: skip
+    say(console, scope_of_intervals(rows), "dim")
     if verdict.warnings:
         console.print()
     for notice in verdict.warnings:
@@ -75,6 +81,15 @@ def print_report(
         say(console, "VALID", "bold green")
     else:
         say(console, "INVALID: " + "; ".join(verdict.reasons), "bold red")
+
+
+def scope_of_intervals(rows: Sequence[Row]) -> str:
+    """What the intervals of the speed-ups speak about: this process, or the samples of several processes."""
+    processes = max(row.counts.invocations for row in rows)
+    if processes == 1:
+        return ("Intervals speak of these samples within one process; a restarted process may differ by more: "
+                "--invocations 3 measures by how much")  # fmt: skip
+    return f"Intervals speak of these samples; those named between processes speak of the {processes} processes"
 
 
 def headline(run: Run) -> str:
@@ -111,14 +126,16 @@ def sampling(settings: Settings) -> str:
 
 
 def quality_cell(quality: Quality) -> str:
-    """A metric on a 0-100 scale and, in brackets, its difference to the reference with the interval's half width."""
-    value, delta = number(quality.value, 1, 100), quality.delta
+    """A metric on its tables' scale; in brackets its difference to the reference, with the interval's wider half."""
+    value, delta = score(quality.metric, quality.value), quality.delta
     if delta is None:
         return value
-    if quality.verdict == "identical":
+    if quality.verdict == IDENTICAL:
         return f"{value} (identical)"
-    half = "" if delta.low is None or delta.high is None else f" ±{(delta.high - delta.low) * 50:.1f}"
-    return f"{value} ({delta.value * 100:+.1f}{half})"
+    half = ""
+    if delta.low is not None and delta.high is not None:
+        half = f" ±{score(quality.metric, max(delta.high - delta.value, delta.value - delta.low))}"
+    return f"{value} ({score(quality.metric, delta.value, True)}{half})"
 
 
 def _labels(rows: Sequence[Row]) -> Cells:
@@ -144,8 +161,9 @@ def _same(row: Row) -> str:
 
 def _others(sameness: Sameness) -> str:
     """How the outputs that are not identical were judged: ", 2 near-ties, 1 violation", or ""."""
-    counts = ((sameness.near_ties, "near-tie"), (sameness.violations, "violation"))
-    return "".join(f", {count} {name}{'s' * (count > 1)}" for count, name in counts if count)
+    words = ((sameness.near_ties, "near-tie", "near-ties"), (sameness.unsteady, "unsteady", "unsteady"),
+             (sameness.violations, "violation", "violations"))  # fmt: skip
+    return "".join(f", {count} {one if count == 1 else many}" for count, one, many in words if count)
 
 
 def _failed(counts: Counts) -> str:
@@ -174,7 +192,7 @@ def quality_columns(rows: Sequence[Row]) -> list[Cells]:
         return lambda row: quality_cell(row.quality[index])
 
     columns = [
-        _column(f"{metrics.LABELS.get(quality.metric, quality.metric)} ↑\n0-100 (Δ)", rows, metric(index))
+        _column(f"{metrics.kind_of(quality.metric).header} (Δ)", rows, metric(index))
         for index, quality in enumerate(rows[0].quality)
     ]
     kind = "allocated" if any(row.memory.peak_allocated_bytes is not None for row in rows) else "rss"
@@ -193,8 +211,8 @@ def estimate_columns(rows: Sequence[Row]) -> list[Cells]:
         _column("end-to-end ×\nof totals", rows, lambda r: ratio(r.speedup.e2e_speedup_totals)),
         _column("decode\nverdict", rows, lambda r: r.speedup.decode_speedup_verdict or AMBIGUOUS),
         _column("end-to-end\nverdict", rows, lambda r: r.speedup.e2e_speedup_verdict or AMBIGUOUS),
-        _column("each invocation\n×", rows, lambda r: " ".join(map(number, r.speedup.speedup_by_invocation))),
-        _column("between\ninvocations", rows, lambda r: ratio(r.speedup.speedup_between)),
+        _column("each process\n×", rows, lambda r: " ".join(map(number, r.speedup.speedup_by_invocation))),
+        _column("between\nprocesses", rows, lambda r: ratio(r.speedup.speedup_between)),
         _column("outliers\nkept", rows, lambda r: str(r.speedup.outliers) if r.speedup.outliers else ""),
     ]
 
@@ -203,7 +221,10 @@ def draft_columns(rows: Sequence[Row]) -> list[Cells]:
     """How good the drafts are: acceptance, tokens per round, and the size of the imitation head."""
     return [
         _column("α ↑\n", rows, lambda r: number(r.acceptance.alpha)),
+        _column("without\nstop", rows, lambda r: number(r.acceptance.alpha_without_stop)),
         _column("τ ↑\ntok/round", rows, lambda r: number(r.acceptance.tau)),
+        _column("without\nstop", rows, lambda r: number(r.acceptance.tau_without_stop)),
+        _column("rounds w/o\ndraft %", rows, lambda r: share(r.acceptance.undrafted_share)),
         _column("accepted\n/drafted ↑", rows, lambda r: number(r.acceptance.draft_acceptance_rate)),
         _column("drafted\n/round", rows, lambda r: number(r.acceptance.drafted_per_round, 1)),
         _column("% accepted of tested ↑\nat position 1 2 3 ..", rows,
@@ -240,11 +261,21 @@ def conclusion(run: Run, row: Row) -> str:
         "FASTER": f"{doing} {value} faster than {row.reference}{interval}",
         "SLOWER": f"{doing} {value} as fast as {row.reference}{interval}: it is slower",
         "SAME": f"{doing} as fast as {row.reference}, {value}{interval}",
-        "AMBIGUOUS": f"{doing} {value} as fast as {row.reference}{interval}: too few samples or too much noise to tell",
+        "AMBIGUOUS": f"{doing} {value} as fast as {row.reference}{interval}: {_doubt(estimate)}",
     }[found]
+    if speedup.speedup_between is not None:
+        phrase += f", between {len(speedup.speedup_by_invocation)} processes {ratio(speedup.speedup_between)}"
     if doing == "decodes" and speedup.e2e_speedup_geomean is not None:
         phrase += f", end to end {ratio(speedup.e2e_speedup_geomean)}"
     same = ", per token, drawn by a rule that keeps the target's distribution"
     if greedy(run.meta):
         same = f", identical on {row.sameness.identical} of {row.counts.samples_paired}{_others(row.sameness)}"
     return f"{name} {phrase}{same}."
+
+
+def _doubt(estimate: Estimate) -> str:
+    """Why nothing can be said of a speed-up that is AMBIGUOUS."""
+    low, high = estimate.low, estimate.high
+    if low is not None and high is not None and not low <= 1 <= high and estimate.independent >= FEWEST_SAMPLES:
+        return "not shown, as among several methods and suites one differs so much by chance"
+    return "too few samples or too much noise to tell"

@@ -10,20 +10,18 @@ from typing import Any
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis import quality
+from fastvlm_bench.analysis.differences import IDENTICAL
 from fastvlm_bench.analysis.quality import Quality
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.metrics import JAVA, NEEDS_JAVA
+from fastvlm_bench.metrics import NEEDS_JAVA, java_metrics, kind_of
 from fastvlm_bench.metrics.ptb_tokenizer import VERSION
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import write_atomically
-from fastvlm_bench.report.quality_tables import flipped
+from fastvlm_bench.report.quality_tables import evidence, flipped
 from fastvlm_bench.suites import annotations, readers, results_formats
 from fastvlm_bench.suites.annotations import Document, Entry
 from fastvlm_bench.suites.definition import Definition, Split, read_definition
 from fastvlm_bench.suites.files import candidates, layout, settings_of
-
-MAY_LACK = ("cider_d", "meteor", "spice")
-"""Metrics that may have no value, for a reason: CIDEr-D of a single image, METEOR and SPICE without Java."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,13 @@ class Scores:
         """What `score --json` prints: metrics on their official scale of 0 to 1 (a mean rank is a rank), and counts."""
         compared = {
             q.metric: {"value": q.delta.value, "low": q.delta.low, "high": q.delta.high, "verdict": q.verdict,
+                       "changed": q.changed, "bound": q.bound, "difference_p": q.difference_p, "margin_p": q.margin_p,
                        **({"won": q.flips.won, "lost": q.flips.lost, "mcnemar_p": q.flips.p} if q.flips else {})}
             for q in self.deltas if q.delta is not None
         }  # fmt: skip
-        counts = {name: value for name, value in self.values.items() if name in metrics.COUNTS}
+        parts = [part for metric in self.values for part in kind_of(metric).parts.items()]
+        counted = {name for name, part in parts if part.kind == "count"}
+        counts = {name: value for name, value in self.values.items() if name in counted}
         return {
             "suite": self.suite, **({"split": self.split} if self.split else {}), "n": self.n,
             "metrics": {name: value for name, value in self.values.items() if name not in counts},
@@ -69,14 +70,15 @@ class Scores:
 def score_file(
     suite: str, annotation_files: Path | Sequence[Path], prediction_file: Path, *, allow_missing: bool = False,
     variants: Mapping[str, str] | None = None, split: str | None = None, java: bool = False,
-    reference_file: Path | None = None, margin: float | None = None,
+    reference_file: Path | None = None, margin: float | None = None, more: Sequence[str] = (),
 ) -> Scores:  # fmt: skip
     """Score a results file with the suite's metrics. UsageError for whatever is wrong with one of the files.
 
     annotation_files: the files, or the folder that holds them. allow_missing: a sample without a prediction counts as
     an empty text instead of being an error. variants: metric -> variant, for metrics that have any. split: one split of
     the suite; None finds the one that fits the files. java: also METEOR and SPICE of captions. reference_file: other
-    predictions, to which the paired differences are given; margin: in points of 100, for judging them.
+    predictions, to which the paired differences are given; margin: in points of 100, for judging them. more: further
+    metrics, each by its name or the path of its file.
     """
     files = [annotation_files] if isinstance(annotation_files, Path) else list(annotation_files)
     definition = read_definition(suite)
@@ -84,7 +86,8 @@ def score_file(
     if folder:
         split, files = _files_in(definition, files[0], split)
     entries = read_references(definition, files, split)
-    if not definition.metrics:
+    added = [metrics.METRICS.known(text) for text in more]
+    if not (definition.metrics or added):
         raise UsageError(f"suite '{suite}' has no metrics here: it is generated and saved, not scored")
     source = ", ".join(map(str, files))
     notes: list[str] = []
@@ -96,8 +99,9 @@ def score_file(
         allow_missing,
         notes if metrics.tokenised(definition.metrics) else None,
     )
-    named = [*definition.metrics, *(JAVA if definition.kind == "caption" else ())]
-    chosen = metrics.choose_variants(definition.metrics, {**definition.variants, **(variants or {})})
+    java_named = java_metrics() if definition.kind == "caption" else ()
+    named = list(dict.fromkeys([*definition.metrics, *java_named, *added]))
+    chosen = metrics.choose_variants([*definition.metrics, *added], {**definition.variants, **(variants or {})})
     if definition.kind == "ranking":  # the variant says how `run` ranks; here the ranks are given
         if variants:
             raise UsageError(f"--variant is for `run`: {prediction_file} holds ranks that are made already")
@@ -108,11 +112,11 @@ def score_file(
     values: dict[str, float | None] = {}
     reasons: dict[str, str] = {}
     for name in named:
-        if name in JAVA and not java:
+        if kind_of(name).java and not java:
             values[name], reasons[name] = None, NEEDS_JAVA
             continue
         found, reason = quality.attempt(name, described, texts, references)
-        if found is None and name not in MAY_LACK:
+        if found is None and not kind_of(name).may_lack:
             raise UsageError(f"{prediction_file}: {reason}")
         if found is None:
             values[name], reasons[name] = None, reason
@@ -129,7 +133,8 @@ def score_file(
         other = results_formats.read(reference_file, definition.results, entries, source, allow_missing)
         images, bound = [entry.image_id for entry in entries], quality.margin_of({}, margin)
         deltas = tuple(
-            Quality(name, values[name], *quality.difference(name, described, texts, other, references, images, bound),
+            Quality(name, values[name],
+                    **vars(quality.difference(name, described, texts, other, references, images, bound)),
                     flips=quality.flips(name, described, texts, other, references, images))
             for name in named if values[name] is not None
         )  # fmt: skip
@@ -253,12 +258,13 @@ def table(found: Scores) -> list[tuple[str, str]]:
             for name, value in found.values.items()]  # fmt: skip
     for q in found.deltas:
         label = f"Δ {q.metric}"
-        if q.delta is None or q.verdict == "identical":
+        if q.delta is None or q.verdict == IDENTICAL:
             rows.append((label, f"identical outputs {found.n}/{found.n}" if q.delta is not None else "–"))
         else:
             known = q.delta.low is not None and q.delta.high is not None
             interval = f" [{q.delta.low:+.4f}, {q.delta.high:+.4f}]" if known else ""
-            rows.append((label, f"{q.delta.value:+.4f}{interval} {q.verdict}{flipped(q)}"))
+            seen = "" if q.bound is None else evidence(q, f"{q.bound:.4f}")
+            rows.append((label, f"{q.delta.value:+.4f}{interval} {q.verdict}{seen}{flipped(q)}"))
     return rows
 
 

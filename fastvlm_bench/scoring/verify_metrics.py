@@ -116,7 +116,7 @@ def _official(texts: Sequence[str], references: Sequence[Sequence[str]], tokens:
             values = [own.parts["bleu1"], own.parts["bleu2"], own.parts["bleu3"], own.value]
             lines += [Line(f"BLEU-{n}", a, float(b)) for n, (a, b) in enumerate(zip(values, value, strict=True), 1)]
         else:
-            lines.append(Line(metrics.LABELS[name], own.value, float(value)))
+            lines.append(Line(metrics.label(name), own.value, float(value)))
     return lines
 
 
@@ -124,7 +124,7 @@ def _java(texts: Sequence[str], references: Sequence[Sequence[str]], tokens: Seq
     """METEOR and SPICE: the same program, given this tool's tokens and the official ones."""
     lines = []
     for name, program in (("meteor", java_scorers.meteor), ("spice", java_scorers.spice)):
-        label = metrics.LABELS[name]
+        label = metrics.label(name)
         if not java:
             lines.append(Line(label, None, None, "needs --java"))
             continue

@@ -8,13 +8,13 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.metrics import JAVA, choose_variants, tokenised
+from fastvlm_bench.metrics import choose_variants, java_metrics, tokenised
 from fastvlm_bench.suites.annotations import Entry
 from fastvlm_bench.suites.definition import (
     DEFAULT_SET,
@@ -112,6 +112,7 @@ def load_suite(
     prompt: str | None = None,
     variants: Mapping[str, str] | None = None,
     java: bool = False,
+    metrics: Sequence[str] = (),
     ranking: bool = False,
 ) -> Suite:
     """Read a suite, check it and hash it. UsageError for whatever is wrong with the names or the files.
@@ -120,6 +121,7 @@ def load_suite(
     real data set (or the file of a `jsonl` suite); None takes FASTVLM_BENCH_DATA. limit: keep only the first so many
     samples, in the annotation file's order. prompt_set, prompt: as in `Definition.choose_prompt`. variants: metric ->
     variant, instead of the suite's own choice. java: add METEOR and SPICE to a suite that is scored by CIDEr-D.
+    metrics: names of further metrics.
     ranking: accept a suite that ranks given answers, which most callers could not handle.
     """
     definition = read_definition(name)
@@ -151,7 +153,8 @@ def load_suite(
         Sample(e.sample_id, e.image_id, images[e.image_name], _rendered(template, e), e.references, e.group, e.question,
                e.options, place) for e, place in zip(entries, places, strict=True)
     )  # fmt: skip
-    wanted = (*definition.metrics, *JAVA) if java and "cider_d" in definition.metrics else definition.metrics
+    more = java_metrics() if java and "cider_d" in definition.metrics else ()
+    wanted = tuple(dict.fromkeys([*definition.metrics, *more, *metrics]))
     scored = wanted if any(entry.references for entry in entries) else ()
     chosen_variants = choose_variants(scored, {**(definition.variants if scored else {}), **(variants or {})})
     weighs = len(entries) < len(whole) and "cider_d" in scored

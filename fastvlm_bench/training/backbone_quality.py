@@ -75,12 +75,13 @@ def _rows(
     images, out = [s.image_id for s in samples], []
     for metric in chosen:
         values = [score(metric, described, texts, references) for texts in (old, new)]
-        delta, verdict = difference(metric, described, new, old, references, images)
+        found = difference(metric, described, new, old, references, images)
+        delta = found.delta
         out.append({
-            **common, "metric": metrics.LABELS[metric],
+            **common, "metric": metrics.label(metric),
             "before": values[0].value if values[0] else None, "after": values[1].value if values[1] else None,
             "delta": delta.value if delta else None, "low": delta.low if delta else None,
-            "high": delta.high if delta else None, "verdict": verdict,
+            "high": delta.high if delta else None, "verdict": found.verdict,
         })  # fmt: skip
     return out
 

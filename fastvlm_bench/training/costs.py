@@ -4,9 +4,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.layer_gate import LayerGate, Mode
 from fastvlm_bench.engine.recurrent_state import undoable
@@ -16,33 +18,41 @@ from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
-from fastvlm_bench.training.prediction import Costs
 from fastvlm_bench.training.trainer import HeadTrainer
 
 POSITIONS = 11
 ATTEMPTS = 5
+FULL_PASSES = 8
 
 
-def measure_costs(target: Target, inputs: dict[str, Tensor], answer: Sequence[int], draft: Draft) -> Costs:
+def measure_costs(
+    target: Target, inputs: dict[str, Tensor], answer: Sequence[int], draft: Draft, *, positions: int = POSITIONS,
+    attempts: int | None = None, stops: bool = False,
+) -> PassCosts:  # fmt: skip
     """Median seconds over repeated passes on one prompt and a known text, with the calls that the decoding loop makes.
 
     The whole target and the draft are timed in turn, so that other work of the machine slows both alike.
+    positions: most positions of a verification. Verifications of 1, 2, 4, 8 .. and `positions` are timed, those between
+    are interpolated. stops: the loop also looks at the draft's confidence.
     """
-    whole, drafted = (_Probe(target.device, exit_of, list(answer)) for exit_of in (None, draft))
+    counts = sorted({positions, *(2**power for power in range(positions.bit_length()) if 2**power < positions)})
+    whole, drafted = (_Probe(target.device, exit_of, list(answer), counts, stops) for exit_of in (None, draft))
     with torch.inference_mode():
-        for probe in [whole, drafted] * ATTEMPTS:
+        for probe in [whole, drafted] * (attempts or ATTEMPTS):
             target.model.generate(
-                **inputs, max_new_tokens=POSITIONS + 2, min_new_tokens=POSITIONS + 2, do_sample=False, num_beams=1,
+                **inputs, max_new_tokens=positions + 2, min_new_tokens=positions + 2, do_sample=False, num_beams=1,
                 custom_generate=probe,
             )  # fmt: skip
     middle = statistics.median
-    return Costs(middle(whole.full), middle(drafted.drafts), [middle(seconds) for seconds in drafted.verifications])
+    timed = [middle(drafted.verifications[count]) for count in counts]
+    between = np.interp(range(1, positions + 1), counts, timed).tolist()
+    return PassCosts(middle(whole.full), middle(drafted.drafts), between)
 
 
-def costs_of(trainer: HeadTrainer, example: Example) -> dict[str, Costs]:
+def costs_of(trainer: HeadTrainer, example: Example) -> dict[str, PassCosts]:
     """Recipe -> the costs of its passes. With several processes all take the leader's, so that they decide alike."""
     inputs = example.inputs(trainer.target)
-    prices: dict[tuple[int, str, Any], Costs] = {}
+    prices: dict[tuple[int, str, Any], PassCosts] = {}
     found = {}
     for student in trainer.students:
         key = (student.recipe.exit_layer, student.recipe.head, tuple(student.recipe.head_options.items()))
@@ -56,11 +66,11 @@ def costs_of(trainer: HeadTrainer, example: Example) -> dict[str, Costs]:
 class _Probe:
     """A `custom_generate` that times single passes, of the whole target or of a draft, and rolls each of them back."""
 
-    def __init__(self, device: Any, draft: Draft | None, answer: list[int]) -> None:
-        self.clock, self.draft, self.answer = Clock(device), draft, answer
+    def __init__(self, device: Any, draft: Draft | None, answer: list[int], counts: Sequence[int], stops: bool) -> None:
+        self.clock, self.draft, self.answer, self.counts, self.stops = Clock(device), draft, answer, counts, stops
         self.full: list[float] = []
         self.drafts: list[float] = []
-        self.verifications: list[list[float]] = [[] for _ in range(POSITIONS)]
+        self.verifications: dict[int, list[float]] = {count: [] for count in counts}
 
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         if self.draft is None:
@@ -68,23 +78,23 @@ class _Probe:
             session.prefill()
             session.record_past()
             with undoable(decoder_layers(model)):
-                for attempt in range(2 * POSITIONS):
+                for attempt in range(2 * FULL_PASSES):
                     _, seconds = self._timed(session, 1, [], dict(session.kwargs))
                     session.roll_back(1)
-                    self.full += [seconds] if attempt >= POSITIONS else []  # the first passes are slower
+                    self.full += [seconds] if attempt >= FULL_PASSES else []  # the first passes are slower
             return session.sequences
         gate = LayerGate.of(model, self.draft)
         session = Session(model, input_ids, gate, clock=self.clock, **prepared)
-        tokens = (self.answer * POSITIONS)[:POSITIONS]
+        tokens = (self.answer * self.counts[-1])[: self.counts[-1]]
         with gate.installed(self.draft.new_cache()):
             session.prefill()
             session.record_past()
             for attempt in range(2):
-                for count in range(1, POSITIONS + 1):
+                for count in self.counts:
                     drafted, verified = self._round(session, gate, tokens[: count - 1])
                     if attempt:  # the first passes of each shape are slower
                         self.drafts += drafted
-                        self.verifications[count - 1].append(verified)
+                        self.verifications[count].append(verified)
         return session.sequences
 
     def _round(self, session: Session, gate: LayerGate, ahead: list[int]) -> tuple[list[float], float]:
@@ -92,7 +102,7 @@ class _Probe:
         gate.mode, kwargs, seconds = Mode.DRAFT, dict(session.kwargs), []
         kwargs["past_key_values"] = gate.draft_view(session.cache)
         for place in range(len(ahead) + 1):
-            outputs, took = self._timed(session, 1, ahead[:place], kwargs)
+            outputs, took = self._timed(session, 1, ahead[:place], kwargs, self.stops)
             seconds.append(took)
             if place < len(ahead):
                 session.advance_kwargs(outputs, kwargs, 1)
@@ -103,9 +113,13 @@ class _Probe:
         gate.roll_back_head(count)
         return seconds, verified
 
-    def _timed(self, session: Session, count: int, ahead: list[int], kwargs: dict[str, Any]) -> tuple[Any, float]:
+    def _timed(
+        self, session: Session, count: int, ahead: list[int], kwargs: dict[str, Any], doubts: bool = False
+    ) -> tuple[Any, float]:
         """(outputs, seconds) of one pass and the choice of a token, which waits for the device as in the loop."""
         started = self.clock.now()
         outputs = session.forward(count, [ahead], kwargs)
+        if doubts:
+            torch.softmax(outputs.logits[:, -1].float(), dim=-1).amax(dim=-1).tolist()
         session.choose(outputs.logits)
         return outputs, self.clock.now() - started

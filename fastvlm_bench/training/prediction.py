@@ -3,29 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from fastvlm_bench.analysis.prediction import PassCosts
+
 GAMMAS = (2, 3, 4, 6, 8, 10, 12, 16)
 STOPS = (0.0, 0.3, 0.5, 0.7)
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Seconds of single passes, measured on one machine and target.
-
-    standard_s: one token by the whole target. draft_s: one token by the draft. verify_s[k - 1]: one pass of the layers
-    after the exit over k positions.
-    """
-
-    standard_s: float
-    draft_s: float
-    verify_s: Sequence[float]
-
-    def verification(self, positions: int) -> float:
-        """Seconds to verify `positions`; beyond the measured numbers, extrapolated from the last two."""
-        known = self.verify_s
-        if positions <= len(known):
-            return known[positions - 1]
-        rise = (known[-1] - known[-2]) if len(known) > 1 else 0.0
-        return known[-1] + max(rise, 0.0) * (positions - len(known))
 
 
 @dataclass(frozen=True)
@@ -77,7 +58,7 @@ class Outlook:
         """The chance that the i-th token of a draft stands, given that those before it did."""
         return [accepted / tested for accepted, tested in self.by_position if tested]
 
-    def speedup(self, costs: Costs) -> float:
+    def speedup(self, costs: PassCosts) -> float:
         """Predicted decode speed-up: Σ tokens · c_1 / (Σ passes · c_d + Σ c_v(positions))."""
         own = self.passes * costs.draft_s + sum(n * costs.verification(k) for k, n in self.verified.items())
         return self.tokens * costs.standard_s / own if own else 0.0
@@ -154,7 +135,7 @@ class Advice:
     tau: float
 
 
-def advise(texts: Sequence[Checked], costs: Costs) -> Advice:
+def advise(texts: Sequence[Checked], costs: PassCosts) -> Advice:
     """Try every γ and stop_below of the grid; the fastest wins, the smaller γ on a tie."""
     best = None
     for gamma in GAMMAS:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.costs import costs_of
@@ -15,7 +16,6 @@ from fastvlm_bench.training.display import Display
 from fastvlm_bench.training.folder import STATE, TrainingFolder
 from fastvlm_bench.training.interrupts import Interrupts
 from fastvlm_bench.training.order import Order
-from fastvlm_bench.training.prediction import Costs
 from fastvlm_bench.training.refine import ReplayBuffer, Rows, rejection_weights
 from fastvlm_bench.training.settings import TrainSettings
 from fastvlm_bench.training.trainer import HeadTrainer
@@ -42,7 +42,7 @@ class Updates:
         self.chosen = chosen
         self.best: dict[str, dict[str, Any]] = {}
         self.stale = 0
-        self.costs: dict[str, Costs] = {}
+        self.costs: dict[str, PassCosts] = {}
         self.buffer = ReplayBuffer()
         self.began = self.saved_at = time.monotonic()
 
@@ -51,7 +51,7 @@ class Updates:
         if stored.get("trainer"):
             self.trainer.load(stored["trainer"])
             self.best, self.stale = stored["best"], stored["stale"]
-            self.costs = {name: Costs(*prices) for name, prices in stored["costs"].items()}
+            self.costs = {name: PassCosts(*prices) for name, prices in stored["costs"].items()}
             texts = [*self.base, *self.fresh]
             self.buffer.held = [(texts[number], rows) for number, rows in stored["buffer"]]
             self.display.say(f"going on after update {self.trainer.done}")

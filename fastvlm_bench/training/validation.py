@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
+from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example
-from fastvlm_bench.training.prediction import Costs, Outlook, advise, simulate, together
+from fastvlm_bench.training.prediction import Outlook, advise, simulate, together
 from fastvlm_bench.training.trainer import HeadTrainer
 
 GAMMA, STOP_BELOW = 10, 0.5
@@ -39,7 +40,7 @@ class Validated:
         return asdict(self)
 
 
-def validate(trainer: HeadTrainer, held_out: Sequence[Example], costs: Mapping[str, Costs]) -> dict[str, Validated]:
+def validate(trainer: HeadTrainer, held_out: Sequence[Example], costs: Mapping[str, PassCosts]) -> dict[str, Validated]:
     """Recipe -> its result on the held-out examples. costs: recipe -> the costs of its exit and head."""
     checked, found = trainer.check(held_out), {}
     for student in trainer.students:

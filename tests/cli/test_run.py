@@ -17,9 +17,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
-from fastvlm_bench.measuring import runner
+from fastvlm_bench.measuring import runner, williams
 from fastvlm_bench.models.names import TINY
-from fastvlm_bench.records.record import read_run
+from fastvlm_bench.records.record import Run, read_run
 from fastvlm_bench.suites.suite import load_suite, open_image
 
 FEW = ("run", "--limit", "4", "--threads", "1", "--warmup", "1")
@@ -64,10 +64,22 @@ def test_record(ran: Any) -> None:
             assert tokens[method] == tokens["standard"]
 
 
-def test_orders_rotate(ran: Any) -> None:
+def test_orders_are_those_of_the_design(ran: Any) -> None:
     _, _, run = ran
-    firsts = [line["method"] for line in run.lines if line["suite"] == "coco-caption" and line["order"] == 0]
-    assert firsts == [m["label"] for m in run.meta["methods"]][:4]
+    check_orders(run)
+
+
+def check_orders(run: Run) -> None:
+    """The recorded places are those that seed, suite and number of the sample give, whatever happened in between."""
+    labels = [method["label"] for method in run.meta["methods"]]
+    assert run.meta["order"] == williams.NAME
+    for suite in run.meta["suites"]:
+        for number, sample in enumerate(suite["samples"]):
+            own = [x for x in run.lines if (x["suite"], x["sample_id"]) == (suite["name"], sample["sample_id"])]
+            for repeat in {line["repeat"] for line in own}:
+                turn = sorted((line["order"], line["method"]) for line in own if line["repeat"] == repeat)
+                places = williams.order(len(labels), number, run.meta["config"]["seed"], suite["name"], repeat)
+                assert [label for _, label in turn] == [labels[i] for i in places]
 
 
 def test_plain_transformers_gives_the_recorded_tokens(ran: Any) -> None:
@@ -216,4 +228,5 @@ def test_interrupted_then_resumed(
     assert result.exit_code == 0, result.output
     whole = read_run(folder)
     assert whole.meta["status"] == "success" and len(whole.lines) == 10
+    check_orders(whole)
     assert whole.lines[: len(run.lines)] == run.lines

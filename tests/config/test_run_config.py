@@ -17,9 +17,9 @@ CHANGED: dict[str, Any] = {
     "exit_layer": 3, "split": "val2014", "data": "coco", "limit": 7, "repeats": 2, "warmup": 1, "max_new_tokens": 9,
     "prompt_set": "blip2", "prompt": "Say what you see.",
     "seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "out": "elsewhere", "resume": "x", "json": True,
-    "require_lossless": True, "margin": 1.0, "variants": ("vqa_accuracy=official",), "ignore_eos": True, "phases": True,
-    "refine": True, "until_width": 0.02,
-    "budget": 60.0, "invocations": 3, "energy": 5.0, "java": True, "batch_size": 4,
+    "require_lossless": True, "require_valid": True, "margin": 1.0, "variants": ("vqa_accuracy=official",),
+    "ignore_eos": True, "phases": True, "refine": True, "control": False, "until_width": 0.02,
+    "budget": 60.0, "invocations": 3, "energy": 5.0, "java": True, "metrics": ("anls",), "batch_size": 4,
     "device_map": "auto", "attn": "eager", "quantize": "4bit", "trust_remote_code": True, "offline": True,
 }  # fmt: skip
 SAMPLED: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 20}

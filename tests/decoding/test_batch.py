@@ -297,7 +297,9 @@ def test_the_self_check_passes_and_catches_a_wrong_move(
     assert all(batch_self_check(llava, singles[:3], draft) < 1e-4 for draft in drafts)
     real = Move.columns
     monkeypatch.setattr(Move, "columns", lambda self, *given: (real(self, *given) - 1).clamp_min(0))
-    with pytest.raises(UsageError, match="logits differ from those of the row alone .*; use --batch-size 1") as caught:
+    with pytest.raises(
+        UsageError, match="logits differ from those of the plain model's batch by .*; use --batch-size 1"
+    ) as caught:
         batch_self_check(llava, singles[:3], Draft(2, None))
     assert "\n" not in str(caught.value)
 

@@ -1,21 +1,19 @@
-"""Each name in METHODS is built from the file of that name; nothing else has to be told of a method."""
+"""A method is built from one file, which alone says its name, its options and what it does."""
 
+import hashlib
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from fastvlm_bench.decoding import build as module
 from fastvlm_bench.decoding.build import build, method_class
-from fastvlm_bench.engine.method import Method
-from fastvlm_bench.errors import BenchError, UsageError
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
-from fastvlm_bench.method_spec import METHODS, MethodKind, MethodSpec, Option
+from fastvlm_bench.method_spec import METHODS, MethodSpec
 from fastvlm_bench.models.load import load_target
-
-FOLDER = Path(module.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +21,9 @@ def target() -> Any:
     return load_target("tiny")
 
 
-def test_each_method_has_its_file_and_each_file_its_method() -> None:
-    files = {path.stem.replace("_", "-") for path in FOLDER.glob("*.py")} - {"--init--", "build"}
-    assert files == set(METHODS)
+def test_each_method_has_one_class_of_its_own() -> None:
     assert len({method_class(name) for name in METHODS}) == len(METHODS)
+    assert {"standard", "fastvlm"} < set(METHODS) and "build" not in METHODS
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -45,25 +42,63 @@ def test_options_reach_the_method(target: Any, name: str) -> None:
         assert built.method.draft_for(target.model).exit_layer == 1  # type: ignore[union-attr]
 
 
-def test_a_new_method_needs_its_file_and_its_entry(target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Mine(Method):
-        def __init__(self, width: int, *, clock: Clock | None = None) -> None:
-            super().__init__(clock=clock)
-            self.width = width
+MINE = '''"""Two tokens' worth of nothing."""
 
-    name = "fastvlm_bench.decoding.my_own"
-    file = ModuleType(name)
-    Mine.__module__ = name
-    file.Mine = Mine  # type: ignore[attr-defined]
-    monkeypatch.setitem(METHODS, "my-own", MethodKind("mine", True, {"width": Option(int, 3, "of it", low=1)}))
-    with pytest.raises(BenchError, match=r"method 'my-own' is listed, but there is no fastvlm_bench.decoding.my_own"):
-        build(MethodSpec.parse("my-own"), target, None, Clock())
-    monkeypatch.setitem(sys.modules, name, file)
-    built = build(MethodSpec.parse("my-own:width=5"), target, None, Clock())
-    assert isinstance(built.method, Mine) and built.method.width == 5
-    file.Other = type("Other", (Method,), {"__module__": name})  # type: ignore[attr-defined]
-    with pytest.raises(BenchError, match="has 2 subclasses of Method; it needs one"):
-        method_class("my-own")
+from fastvlm_bench.decoding.standard import Standard as Base
+from fastvlm_bench.method_spec import MethodKind, Option
+
+METHOD = MethodKind("mine", lossless=True, options={"width": Option(int, 3, "of it", low=1)})
+
+
+class Mine(Base):
+    def __init__(self, width, *, clock=None):
+        super().__init__(clock=clock)
+        self.width = width
+'''
+
+
+def built_from(folder: Path, text: str, target: Any, spec: str = "") -> Any:
+    """Write my_own.py and build the method in it, named by its path."""
+    file = folder / "my_own.py"
+    file.write_text(text)
+    os.utime(file, ns=(0, hash(text) % 10**15))  # files that are written in one moment differ all the same
+    sys.modules.pop("fastvlm_bench_own_my_own", None)
+    METHODS._added.clear()
+    return build(MethodSpec.parse(f"{file}{spec}"), target, None, Clock())
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    yield
+    METHODS._added.clear()
+
+
+def test_one_file_is_a_method(target: Any, tmp_path: Path, forgotten: None) -> None:
+    built = built_from(tmp_path, MINE, target, ":width=5")
+    assert type(built.method).__name__ == "Mine" and built.method.width == 5 and built.lossless
+    assert built.described["name"] == "my-own" and built.described["spec"] == "my-own:width=5"
+    assert built.described["file_sha256"] == hashlib.sha256(MINE.encode()).hexdigest()
+    assert "file_sha256" not in build(MethodSpec.parse("standard"), target, None, Clock()).described
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("class Mine", "class Other(Base): pass\nclass Mine", "my_own.py has 2 subclasses of Method; method"),
+    ("class Mine(Base)", "class Mine", "my_own.py has 0 subclasses of Method"),
+    ("METHOD =", "method =", "my_own.py declares no method: it needs METHOD = MethodKind(...)"),
+    ("low=1", "low=torch", "my_own.py: METHOD cannot be read (NameError: name 'torch' is not defined); it may use lit"),
+    ("MethodKind(\"mine\", lossless=True, options={\"width\": Option(int, 3, \"of it\", low=1)})", "3",
+     "my_own.py: METHOD must be a MethodKind, not int"),
+    ("width, *", "wide, *", "METHOD has the option 'width', but Mine has no parameter of that name"),
+    ("from fastvlm_bench.decoding.standard", "from fastvlm_bench.decoding.nothing",
+     "my_own.py cannot be imported (ModuleNotFoundError: No module named 'fastvlm_bench.decoding.nothing')"),
+    ("class Mine", "class", "my_own.py is no Python file (SyntaxError"),
+])  # fmt: skip
+def test_a_faulty_file_is_told_in_one_line(
+    target: Any, tmp_path: Path, forgotten: None, old: str, new: str, message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        built_from(tmp_path, MINE.replace(old, new), target)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_exit_beyond_the_model_is_refused(target: Any) -> None:

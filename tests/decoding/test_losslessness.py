@@ -10,7 +10,9 @@ import torch
 from targets import generate, oracle_draft
 from through_runner import COUNT, outcomes, run
 
-from fastvlm_bench.checks.losslessness import judge_output, ulp
+from fastvlm_bench.checks import losslessness
+from fastvlm_bench.checks.losslessness import judge_output
+from fastvlm_bench.checks.rounding import ulp
 from fastvlm_bench.decoding import fastvlm
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.hf_generate import HfGenerate
@@ -49,7 +51,7 @@ def test_a_flipped_token_is_a_violation_where_it_stands(
 
 
 def test_a_gap_within_the_noise_is_a_near_tie_and_what_follows_is_judged_on_its_own_prefix(
-    llava: Any, inputs: dict[str, Any], expected: list[int]
+    llava: Any, inputs: dict[str, Any], expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def after(tokens: list[int]) -> dict[str, Any]:
         ids = torch.cat([inputs["input_ids"], torch.tensor([tokens])], dim=1)
@@ -62,14 +64,14 @@ def test_a_gap_within_the_noise_is_a_near_tie_and_what_follows_is_judged_on_its_
     whole = [*spoilt, *generate(llava, after(spoilt), count=COUNT - 6)]
     found = judged(llava, inputs, whole, expected)
     assert (found["outcome"], found["index"]) == ("violation", 5)
-    largest = judged(llava, inputs, whole, expected, noise=1.0)["epsilon"]
-    noise = 1.01 * found["gap"] / largest
-    tie = judged(llava, inputs, whole, expected, noise=noise)
+    monkeypatch.setattr(losslessness, "block_noise", lambda *_: [1.01 * found["gap"]] * COUNT)
+    monkeypatch.setattr(losslessness, "rounding", lambda _: 1.0)
+    tie = judged(llava, inputs, whole, expected)
     assert (tie["outcome"], tie["index"], tie["token"], tie["expected"]) == ("near-tie", 5, second, expected[5])
     assert tie["gap"] == found["gap"] < tie["epsilon"]
     with torch.inference_mode():
         whole[10] = int(llava(**after(whole[:10])).logits[0, -1].argmin())
-    later = judged(llava, inputs, whole, expected, noise=noise)
+    later = judged(llava, inputs, whole, expected)
     assert (later["outcome"], later["index"]) == ("violation", 10), "a later fault is still seen"
 
 

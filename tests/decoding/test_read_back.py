@@ -1,4 +1,4 @@
-"""A gap is a near-tie if blocks change the target's own gaps as much, up to what the self-check tolerates."""
+"""What excuses a gap is only what the plain target itself, read in blocks by transformers alone, makes of its gaps."""
 
 import copy
 from collections.abc import Iterator
@@ -6,16 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from targets import generate
+from targets import generate, read_back
 
 from fastvlm_bench.checks import losslessness
 from fastvlm_bench.checks.losslessness import judge_output
-from fastvlm_bench.checks.read_back import read_back
-from fastvlm_bench.checks.self_check import tolerance
+from fastvlm_bench.checks.rounding import rounding
 from fastvlm_bench.decoding.control import Control
 from fastvlm_bench.decoding.standard import Standard
-from fastvlm_bench.engine.measure import GREEDY
-from fastvlm_bench.errors import UsageError
 
 COUNT = 24
 PLACE = 5
@@ -42,7 +39,7 @@ def moved_by(model: Any, asked: dict[str, Any], expected: list[int]) -> Iterator
 
     Yields by how much, in logits.
     """
-    (best, second), (_, token) = read_back(model, asked, expected, 1, GREEDY)[PLACE].topk(2)
+    (best, second), (_, token) = read_back(model, asked, expected)[PLACE].topk(2)
     by = 1.3 * float(best - second)
 
     def favour(_: Any, __: Any, logits: torch.Tensor) -> torch.Tensor:
@@ -59,31 +56,55 @@ def judged(model: Any, asked: dict[str, Any], tokens: list[int], expected: list[
     return judge_output(model, asked, tokens, expected, limit=COUNT)
 
 
-def test_what_the_target_itself_says_in_blocks_is_a_near_tie_within_the_self_checks_tolerance(
+def test_what_the_target_itself_says_in_blocks_is_not_blamed_on_the_method(
     model: Any, asked: dict[str, Any], expected: list[int], moved_by: float
 ) -> None:
-    """In bfloat16, blocks may change a gap that much. In float32 no rounding does, so it is a violation."""
-    moved = generate(model, asked, Control(gamma=4), count=COUNT)
-    assert moved != expected, "nothing was favoured: the test shows nothing"
-    found = judged(model, asked, moved, expected)
+    """In bfloat16, rounding may change a gap that much. In float32 it cannot: something in the model has turned."""
+    method = Control(gamma=4)
+    moved = generate(model, asked, method, count=COUNT)
+    assert moved != expected and method.last is not None, "nothing was favoured: the test shows nothing"
+    passes = [done.emitted for done in method.last.rounds]
+    found = judge_output(model, asked, moved, expected, limit=COUNT, passes=passes)
     assert 0 < found["block_noise"] < moved_by + 0.1
     if model.dtype == torch.float32:
-        assert found["outcome"] == "violation" and found["epsilon"] < found["gap"] < found["block_noise"] + 1e-4
+        assert found["outcome"] == "unsteady" and found["epsilon"] < found["gap"] < found["block_noise"] + 1e-4
     else:
         assert found["outcome"] == "near-tie" and found["gap"] <= found["epsilon"]
         assert found["gap"] > 0.03, "a gap that units in the last place explain"
 
 
-def test_noise_is_believed_up_to_what_is_refused_at_loading(
+def test_an_unsteady_target_excuses_only_what_it_says_itself(
+    model: Any, asked: dict[str, Any], expected: list[int], moved_by: float
+) -> None:
+    """Blocks favour one token. Another one, whose gap is smaller than what blocks move, is still a violation."""
+    favoured = int(read_back(model, asked, expected)[PLACE].topk(2).indices[1])
+    for place in range(2, COUNT):
+        third = int(read_back(model, asked, expected)[place - 1].topk(3).indices[2])
+        if third == favoured:
+            continue
+        spoilt = [*expected[:place], third, *expected[place + 1 :]]
+        found = judged(model, asked, spoilt, expected)
+        assert found["outcome"] == "violation", place
+        assert found["gap"] > found["epsilon"]
+
+
+def test_noise_beyond_what_rounding_explains_makes_no_near_tie(
     model: Any, asked: dict[str, Any], expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losslessness, "block_noise", lambda *_: 1e6)
     spoilt = list(expected)
-    spoilt[PLACE] = int(read_back(model, asked, expected, 1, GREEDY)[PLACE - 1].argmin())
-    found = judged(model, asked, spoilt, expected)
-    assert (found["outcome"], found["index"]) == ("violation", PLACE)
-    largest = float(read_back(model, asked, spoilt, 1, GREEDY)[PLACE - 1].abs().max())
-    assert found["epsilon"] == pytest.approx(2 * tolerance(model.dtype) * largest, rel=0.1)
+    spoilt[PLACE] = int(read_back(model, asked, expected)[PLACE - 1].argmin())
+    largest = float(read_back(model, asked, spoilt)[PLACE - 1].abs().max())
+    most = 2 * rounding(model.dtype) * largest
+    quiet = [0.0] * COUNT
+    for noise, outcome, epsilon in (
+        ([1e6 * (i == PLACE) for i in range(COUNT)], "violation", 0.0),  # the tokens after it were not excused
+        ([0.99 * most] * COUNT, "violation", 0.99 * most),
+        (quiet, "violation", 0.0),
+    ):
+        monkeypatch.setattr(losslessness, "block_noise", lambda *_, noise=noise: noise)
+        found = judged(model, asked, spoilt, expected)
+        assert found["outcome"] == outcome
+        assert found["epsilon"] == pytest.approx(epsilon, abs=0.02 * largest if model.dtype != torch.float32 else 1e-5)
 
 
 @pytest.mark.parametrize("place", [0, PLACE])
@@ -103,18 +124,23 @@ def test_without_noise_blocks_excuse_nothing(llava: Any, inputs: dict[str, Any])
     assert judged(llava, inputs, spoilt, expected)["block_noise"] < 1e-4
 
 
-@pytest.mark.parametrize("error", [UsageError("cannot be rolled back"), torch.OutOfMemoryError("tried 3 GiB"), None])
+@pytest.mark.parametrize("error", [ValueError("cannot read blocks"), torch.OutOfMemoryError("tried 3 GiB"), None])
 def test_what_was_not_measured_excuses_nothing_and_is_not_recorded(
     llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception | None
 ) -> None:
-    def unread(*given: Any) -> torch.Tensor:
-        if error is not None:
+    real = losslessness.read
+
+    def unread(model: Any, given: Any, texts: Any, see: Any, *, block: Any = 1, **options: Any) -> None:
+        if block == 1:
+            real(model, given, texts, see, **options)
+        elif error is not None:
             raise error
-        return read_back(*given) * float("nan")
+        else:
+            real(model, given, texts, lambda row, i, logits: see(row, i, logits * float("nan")), block=block, **options)
 
     expected = generate(llava, inputs, Standard(), count=COUNT)
     spoilt = [*expected[:9], (expected[9] + 1) % 100 + 10, *expected[10:]]
-    monkeypatch.setattr(losslessness, "read_back", unread)
+    monkeypatch.setattr(losslessness, "read", unread)
     found = judged(llava, inputs, spoilt, expected)
     assert found["outcome"] == "violation" and "block_noise" not in found
 
@@ -122,7 +148,7 @@ def test_what_was_not_measured_excuses_nothing_and_is_not_recorded(
 @pytest.mark.parametrize("block", [1, 3, COUNT])
 def test_reading_back_gives_the_logits_of_single_passes(llava: Any, inputs: dict[str, Any], block: int) -> None:
     expected = generate(llava, inputs, Standard(), count=COUNT)
-    rows = read_back(llava, inputs, expected, block, GREEDY)
+    rows = read_back(llava, inputs, expected, block)
     whole = torch.cat([inputs["input_ids"], torch.tensor([expected])], dim=1)
     with torch.inference_mode():
         logits = llava(**{**inputs, "input_ids": whole, "attention_mask": torch.ones_like(whole)}).logits[0]

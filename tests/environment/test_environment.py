@@ -1,18 +1,21 @@
 """The record of a run's environment: complete, JSON, guarded, and free of secrets."""
 
 import builtins
+import importlib.metadata
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import fastvlm_bench
 from fastvlm_bench.machine import environment
 from fastvlm_bench.machine.environment import describe_environment, quota_cpus, throttled_periods, variables
 
-NEVER_NULL = ("python", "torch", "transformers", "pillow", "numpy", "os", "kernel", "cpu", "cores_logical", "ram_bytes",
-              "threads", "variables")  # fmt: skip
+NEVER_NULL = ("tool", "python", "torch", "transformers", "pillow", "numpy", "os", "kernel", "cpu", "cores_logical",
+              "ram_bytes", "threads", "variables")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +125,40 @@ def test_commit_and_dirtiness_of_the_checkout(tmp_path: Path, monkeypatch: pytes
     (package / "new.py").unlink()
     (package / "a.py").write_text("3")
     assert describe_environment()["dirty"] is True
+
+
+def test_the_tool_is_named_where_no_package_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a source tree on the path there is no metadata, but the code knows its own version."""
+
+    def missing(name: str) -> Any:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    assert describe_environment()["tool"] == fastvlm_bench.__version__
+
+
+@pytest.mark.parametrize(("noted", "elsewhere", "expected"), [
+    ({"url": "git+https://example.org/x", "vcs_info": {"vcs": "git", "commit_id": "c" * 40}}, False, "c" * 40),
+    ({"url": "git+https://example.org/x", "vcs_info": {"vcs": "git", "commit_id": "c" * 40}}, True, None),
+    ({"url": "file:///x", "archive_info": {}}, False, None),
+    (None, False, None),
+])  # fmt: skip
+def test_the_commit_of_an_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: Any, elsewhere: bool, expected: str | None
+) -> None:
+    """pip's note counts only for the code that runs, which may be another one on the path."""
+    package = tmp_path / "site-packages" / "fastvlm_bench"
+    package.mkdir(parents=True)
+    there = tmp_path / "other" if elsewhere else package.parent
+    installed = SimpleNamespace(
+        locate_file=lambda name: there / name, read_text=lambda name: None if noted is None else json.dumps(noted)
+    )
+    monkeypatch.setattr(environment, "__file__", str(package / "machine" / "environment.py"))
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: installed)
+    described = describe_environment()
+    assert described["commit"] == expected and described["tool"] == fastvlm_bench.__version__
+    assert expected or described["reasons"]["commit"] == "not run from a checkout"
 
 
 # ------------------------------------------------------------------------------------------ cgroups

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from families.proof import COUNT, GAMMAS, Scripted, decode
+from targets import read_back
 
-from fastvlm_bench.checks.losslessness import ULPS, judge_output, ulp
-from fastvlm_bench.checks.read_back import read_back
+from fastvlm_bench.checks.losslessness import judge_output
+from fastvlm_bench.checks.rounding import ULPS, ulp
 from fastvlm_bench.checks.self_check import self_check
 from fastvlm_bench.decoding.control import Control
 from fastvlm_bench.decoding.standard import Standard
-from fastvlm_bench.engine.measure import GREEDY
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers
 
@@ -45,14 +45,15 @@ def measure_half(model: Any, prompts: list[dict[str, Any]], wanted: Sequence[int
     exits = []
     for exit_layer in wanted or range(1, len(decoder_layers(model))):
         try:
-            found.exit_difference = max(found.exit_difference, self_check(model, prompts[0], exit_layer))
+            found.exit_difference = max(found.exit_difference, self_check(model, prompts[0], exit_layer).difference)
             exits.append(exit_layer)
         except UsageError:
             found.refused += 1
 
     def judge(counts: dict[str, int], inputs: dict[str, Any], method: Any, reference: list[int]) -> None:
         tokens = decode(model, inputs, method)
-        outcome = judge_output(model, inputs, tokens, reference, noise=found.exit_difference, limit=COUNT)["outcome"]
+        passes = [done.emitted for done in method.last.rounds]
+        outcome = judge_output(model, inputs, tokens, reference, limit=COUNT, passes=passes)["outcome"]
         counts[outcome] = counts.get(outcome, 0) + 1
 
     for inputs in prompts:
@@ -78,7 +79,7 @@ def trained() -> Half:
 
 def _rescore(model: Any, inputs: dict[str, Any], tokens: list[int], found: Half) -> None:
     """Compare standard decoding with itself: all layers, the same prefix, one token at a time and as one block."""
-    single, block = (read_back(model, inputs, tokens, size, GREEDY) for size in (1, len(tokens)))
+    single, block = (read_back(model, inputs, list(tokens), size) for size in (1, len(tokens)))
     top = single.topk(2, dim=-1).values
     found.positions += len(top)
     found.turned += int((single.argmax(-1) != block.argmax(-1)).sum())

@@ -92,7 +92,7 @@ def prove(name: str, model: Any, inputs: dict[str, Any], source: str, caches: st
 
     compare("standard", Standard())
     for exit_layer in range(1, layers):
-        found.worst = max(found.worst, self_check(model, inputs, exit_layer))
+        found.worst = max(found.worst, self_check(model, inputs, exit_layer).difference)
         for gamma in GAMMAS:
             compare(f"exit {exit_layer}, γ {gamma}", Scripted(expected, exit_layer, gamma=gamma))
         compare(f"raw exit {exit_layer}", LayerSkip(exit_layer, gamma=4))
@@ -125,22 +125,24 @@ def several_images(target: Any, suite: Any, count: int = 2) -> dict[str, Any] | 
 
     Of three images, the first and the second have words between them, the second and the third have none.
     """
-    from fastvlm_bench.models.prompting import writes_special_tokens
+    from fastvlm_bench.models.prompting import template_of, text_options
     from fastvlm_bench.suites.suite import open_image
 
-    if writes_special_tokens(target.processor, target.model.config.model_type):
+    kind = target.model.config.model_type
+    if template_of(target.processor, kind) is not None:
         words, image = {"type": "text", "text": "and then "}, {"type": "image"}
         parts = [image, image] if count == 2 else [image, words, *[image] * (count - 1)]
         message = [{"role": "user", "content": [*parts, {"type": "text", "text": "Compare them."}]}]
-        text, special = target.processor.apply_chat_template(message, add_generation_prompt=True), False
-    elif (kind := target.model.config.model_type) in IMAGES_WITHOUT_TEMPLATE:
-        text, special = IMAGES_WITHOUT_TEMPLATE[kind].replace("<image><image>", "<image>" * count), True
+        text = target.processor.apply_chat_template(message, add_generation_prompt=True)
+    elif kind in IMAGES_WITHOUT_TEMPLATE:
+        text = IMAGES_WITHOUT_TEMPLATE[kind].replace("<image><image>", "<image>" * count)
     else:
         return None
     images, dtype = [open_image(sample) for sample in suite.samples[:count]], target.model.dtype
+    options = text_options(target.processor, kind, text)
     for given in (images, [images]):
         try:
-            batch = target.processor(text=[text], images=given, return_tensors="pt", add_special_tokens=special)
+            batch = target.processor(text=[text], images=given, return_tensors="pt", **options)
             batch = {key: value.to(dtype) if value.is_floating_point() else value for key, value in batch.items()}
             plain(target.model, batch, 2)
         except (ValueError, TypeError, RuntimeError, AttributeError, IndexError):

@@ -15,7 +15,7 @@ from families.builders import FAMILIES
 from families.half import Half
 from families.proof import COUNT, GAMMAS, Proof
 
-from fastvlm_bench.checks.losslessness import IDENTICAL, NEAR_TIE, VIOLATION
+from fastvlm_bench.checks.losslessness import IDENTICAL, NEAR_TIE, UNSTEADY, VIOLATION
 
 COMMAND = "PYTHONPATH=.:tests python -m families.proof --out results/families.md"
 OPTIONAL = ("torchvision", "num2words", "timm")
@@ -146,7 +146,8 @@ def _close(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _counts(outcomes: dict[str, int]) -> str:
-    return ", ".join(str(outcomes.get(word, 0)) for word in (IDENTICAL, NEAR_TIE, VIOLATION))
+    unsteady = f" ({outcomes[UNSTEADY]} unsteady)" if outcomes.get(UNSTEADY) else ""
+    return ", ".join(str(outcomes.get(word, 0)) for word in (IDENTICAL, NEAR_TIE, VIOLATION)) + unsteady
 
 
 def _letter(index: int) -> str:

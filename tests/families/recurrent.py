@@ -64,12 +64,18 @@ def nemotron_h_omni() -> Built:
     }  # fmt: skip
 
 
-def glm5_next() -> Built:
-    """Kimi delta attention and indexed attention, in several residual streams."""
+def glm5_next(index_topk: int = 8, index_n_heads: int = 16) -> Built:
+    """Kimi delta attention and indexed attention, in several residual streams.
+
+    The attention selects `index_topk` tokens, in pools of four, and the pools that are not whole yet. The score of a
+    pool is exactly zero where no index head favours it. With few heads there are many such ties, and which of them are
+    selected depends on how many tokens pass at once: see `test_sparse.py`.
+    """
     text = dict(
         {k: v for k, v in TEXT.items() if k != "num_key_value_heads"}, num_key_value_heads=4,
         moe_intermediate_size=32, n_routed_experts=4, num_experts_per_tok=2, kv_lora_rank=16, q_lora_rank=16,
-        v_head_dim=12, qk_nope_head_dim=12, index_topk=512, index_head_dim=8, index_n_heads=2, index_kpool=4,
+        v_head_dim=12, qk_nope_head_dim=12, index_topk=index_topk, index_head_dim=8, index_n_heads=index_n_heads,
+        index_kpool=4,
         linear_head_dim=8, linear_num_heads=2, hc_mult=2, hc_sinkhorn_iters=4,
         mlp_layer_types=["dense", "dense", "sparse", "dense", "sparse"], indexer_types=["full"] * LAYERS,
         layer_types=["linear_attention", "indexed_attention", "linear_attention", "linear_attention",

@@ -10,9 +10,10 @@ import transformers as hf
 from families.builders import FAMILIES, vary
 from families.decoder_only import FASTVIT_SIDE
 from families.others import kosmos2 as kosmos2_builder
+from families.published import PUBLISHED
 from families.saved_recurrent import NEED_TORCHVISION, RECURRENT
 from families.shapes import VOCABULARY
-from families.spelling import template, tokenizer
+from families.spelling import tokenizer
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
 from fastvlm_bench.models.load import Target
@@ -36,86 +37,93 @@ def _siglip(**options: Any) -> Any:
 
 
 def llava(model: Any) -> Any:
+    chat = PUBLISHED["llava"]
     return hf.LlavaProcessor(
-        _clip(), tokenizer("<image>"), patch_size=PATCH, vision_feature_select_strategy="default",
-        num_additional_image_tokens=1, chat_template=template("<image>\n"),
+        _clip(), chat.tokenizer("<image>"), patch_size=PATCH, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, chat_template=chat.template,
     )  # fmt: skip
 
 
 def fast_vlm(model: Any) -> Any:
+    chat = PUBLISHED["fast_vlm"]
     side = {"height": FASTVIT_SIDE, "width": FASTVIT_SIDE}
     return hf.LlavaProcessor(
-        pil("CLIP", size={"shortest_edge": FASTVIT_SIDE}, crop_size=side), tokenizer("<image>"),
+        pil("CLIP", size={"shortest_edge": FASTVIT_SIDE}, crop_size=side), chat.tokenizer("<image>"),
         patch_size=FASTVIT_SIDE // 2, vision_feature_select_strategy="full", num_additional_image_tokens=0,
-        chat_template=template("<image>\n"),
+        chat_template=chat.template,
     )  # fmt: skip
 
 
 def llava_next(model: Any) -> Any:
+    chat = PUBLISHED["llava_next"]
     images = pil("LlavaNext", size={"shortest_edge": SIDE}, crop_size=SIZE, image_grid_pinpoints=[[32, 64]])
     return hf.LlavaNextProcessor(
-        images, tokenizer("<image>"), patch_size=PATCH, vision_feature_select_strategy="default",
-        num_additional_image_tokens=1, chat_template=template("<image>\n"),
+        images, chat.tokenizer("<image>"), patch_size=PATCH, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, chat_template=chat.template,
     )  # fmt: skip
 
 
 def llava_onevision(model: Any) -> Any:
+    chat = PUBLISHED["llava_onevision"]
     images = pil("LlavaOnevision", size=SIZE, image_grid_pinpoints=[[32, 64]])
     return hf.LlavaOnevisionProcessor(
-        images, tokenizer("<image>", "<video>"), num_image_tokens=16, vision_feature_select_strategy="full",
-        vision_aspect_ratio=model.config.vision_aspect_ratio, chat_template=template("<image>\n"),
+        images, chat.tokenizer("<image>", "<video>"), num_image_tokens=16, vision_feature_select_strategy="full",
+        vision_aspect_ratio=model.config.vision_aspect_ratio, chat_template=chat.template,
     )  # fmt: skip
 
 
 QWEN = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 
 
-def _qwen(kind: Any) -> Any:
+def _qwen(kind: Any, name: str) -> Any:
+    chat = PUBLISHED[name]
     images = pil("Qwen2VL", patch_size=PATCH, size={"shortest_edge": 16 * 64, "longest_edge": 16 * 64})
-    return kind(images, tokenizer(*QWEN), chat_template=template("<|vision_start|><|image_pad|><|vision_end|>", ""))
+    return kind(images, chat.tokenizer(*QWEN), chat_template=chat.template)
 
 
 def qwen2_vl(model: Any) -> Any:
-    return _qwen(hf.Qwen2VLProcessor)
+    return _qwen(hf.Qwen2VLProcessor, "qwen2_vl")
 
 
 def qwen2_5_vl(model: Any) -> Any:
-    return _qwen(hf.Qwen2_5_VLProcessor)
+    return _qwen(hf.Qwen2_5_VLProcessor, "qwen2_5_vl")
 
 
 def qwen3_vl(model: Any) -> Any:
-    return _qwen(hf.Qwen3VLProcessor)
+    return _qwen(hf.Qwen3VLProcessor, "qwen3_vl")
 
 
 def glm4v(model: Any) -> Any:
+    chat = PUBLISHED["glm4v"]
     marks = ("<|image|>", "<|video|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>",
              "<|end_of_video|>")  # fmt: skip
     images = pil("Glm4v", patch_size=PATCH, size={"shortest_edge": 16 * 64, "longest_edge": 2 * 16 * 64})
-    return hf.Glm4vProcessor(
-        images, tokenizer(*marks), chat_template=template("<|begin_of_image|><|image|><|end_of_image|>", "")
-    )
+    return hf.Glm4vProcessor(images, chat.tokenizer(*marks), chat_template=chat.template)
 
 
 IDEFICS = ("<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", "<video>")
 
 
 def idefics2(model: Any) -> Any:
+    chat = PUBLISHED["idefics2"]
     images = pil("Idefics2", size={"shortest_edge": SIDE, "longest_edge": SIDE}, do_image_splitting=False)
-    return hf.Idefics2Processor(images, tokenizer(*IDEFICS), image_seq_len=4, chat_template=template("<image>"))
+    return hf.Idefics2Processor(images, chat.tokenizer(*IDEFICS), image_seq_len=4, chat_template=chat.template)
 
 
 def idefics3(model: Any) -> Any:
+    chat = PUBLISHED["idefics3"]
     images = pil(
         "Idefics3", size={"longest_edge": SIDE}, max_image_size={"longest_edge": SIDE}, do_image_splitting=False
     )
-    return hf.Idefics3Processor(images, tokenizer(*IDEFICS), image_seq_len=4, chat_template=template("<image>"))
+    return hf.Idefics3Processor(images, chat.tokenizer(*IDEFICS), image_seq_len=4, chat_template=chat.template)
 
 
 def smolvlm(model: Any) -> Any:
+    chat = PUBLISHED["smolvlm"]
     images = pil(
         "SmolVLM", size={"longest_edge": SIDE}, max_image_size={"longest_edge": SIDE}, do_image_splitting=False
     )
-    return hf.SmolVLMProcessor(images, tokenizer(*IDEFICS), None, image_seq_len=4, chat_template=template("<image>"))
+    return hf.SmolVLMProcessor(images, chat.tokenizer(*IDEFICS), None, image_seq_len=4, chat_template=chat.template)
 
 
 def paligemma(model: Any) -> Any:
@@ -123,14 +131,16 @@ def paligemma(model: Any) -> Any:
 
 
 def gemma3(model: Any) -> Any:
+    chat = PUBLISHED["gemma3"]
     marks = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
     return hf.Gemma3Processor(
-        pil("Gemma3", size=SIZE), tokenizer(*marks.values(), **marks), image_seq_length=4,
-        chat_template=template("<start_of_image>"),
+        pil("Gemma3", size=SIZE), chat.tokenizer(*marks.values(), **marks), image_seq_length=4,
+        chat_template=chat.template,
     )  # fmt: skip
 
 
 def gemma4(model: Any) -> Any:
+    chat = PUBLISHED["gemma4"]
     marks = {
         "image_token": "<|image|>", "video_token": "<|video|>", "audio_token": "<|audio|>", "boi_token": "<|image>",
         "eoi_token": "<image|>", "boa_token": "<|audio>", "eoa_token": "<audio|>",
@@ -139,29 +149,31 @@ def gemma4(model: Any) -> Any:
     return hf.Gemma4Processor(
         hf.Gemma4AudioFeatureExtractor(),
         images,
-        tokenizer(*marks.values(), **marks),
+        chat.tokenizer(*marks.values(), **marks),
         None,
         image_seq_length=4,
-        chat_template=template("<|image|>"),
+        chat_template=chat.template,
     )  # fmt: skip
 
 
 def internvl(model: Any) -> Any:
+    chat = PUBLISHED["internvl"]
     marks = {
         "context_image_token": "<IMG_CONTEXT>", "start_image_token": "<img>", "end_image_token": "</img>",
         "video_token": "<video>",
     }  # fmt: skip
     images = pil("GotOcr2", size=SIZE, crop_to_patches=False)
     return hf.InternVLProcessor(
-        images, tokenizer(*marks.values(), **marks), image_seq_length=4, chat_template=template("<IMG_CONTEXT>\n", "")
+        images, chat.tokenizer(*marks.values(), **marks), image_seq_length=4, chat_template=chat.template
     )
 
 
 def mllama(model: Any) -> Any:
+    chat = PUBLISHED["mllama"]
     images = pil("Mllama", size=SIZE, max_image_tiles=1)
-    spelling = tokenizer()
+    spelling = chat.tokenizer()
     spelling.add_special_tokens({"additional_special_tokens": ["<|image|>"]})
-    return hf.MllamaProcessor(images, spelling, chat_template=template("<|image|>"))
+    return hf.MllamaProcessor(images, spelling, chat_template=chat.template)
 
 
 def blip2(model: Any) -> Any:
@@ -173,11 +185,12 @@ def instructblip(model: Any) -> Any:
 
 
 def _pixtral(**options: Any) -> Any:
+    chat = PUBLISHED["pixtral"]
     marks = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
     return hf.PixtralProcessor(
-        pil("Pixtral", size={"longest_edge": SIDE}, patch_size=PATCH), tokenizer(*marks), patch_size=PATCH,
+        pil("Pixtral", size={"longest_edge": SIDE}, patch_size=PATCH), chat.tokenizer(*marks), patch_size=PATCH,
         image_token="[IMG]", image_break_token="[IMG_BREAK]", image_end_token="[IMG_END]",
-        chat_template=template("[IMG]"), **options,
+        chat_template=chat.template, **options,
     )  # fmt: skip
 
 
@@ -190,30 +203,33 @@ def pixtral(model: Any) -> Any:
 
 
 def aya_vision(model: Any) -> Any:
+    chat = PUBLISHED["aya_vision"]
     marks = ("<|IMG_PATCH|>", "<image>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_LINE_BREAK|>", "TILE",
              "TILE_GLOBAL")  # fmt: skip
     images = pil("GotOcr2", size=SIZE, crop_to_patches=False)
     return hf.AyaVisionProcessor(
-        images, tokenizer(*marks), patch_size=PATCH, img_size=SIDE, downsample_factor=2,
-        chat_template=template("<image>"),
+        images, chat.tokenizer(*marks), patch_size=PATCH, img_size=SIDE, downsample_factor=2,
+        chat_template=chat.template,
     )  # fmt: skip
 
 
 def lfm2_vl(model: Any) -> Any:
+    chat = PUBLISHED["lfm2_vl"]
     marks = ("<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>")
     images = hf.Lfm2VlImageProcessor(
         encoder_patch_size=PATCH, downsample_factor=2, do_image_splitting=False, min_image_tokens=4,
         max_image_tokens=4, max_num_patches=16, tile_size=SIDE, use_thumbnail=False,
     )  # fmt: skip
-    return hf.Lfm2VlProcessor(images, tokenizer(*marks), chat_template=template("<image>"))
+    return hf.Lfm2VlProcessor(images, chat.tokenizer(*marks), chat_template=chat.template)
 
 
 def llama4(model: Any) -> Any:
+    chat = PUBLISHED["llama4"]
     marks = ("<|patch|>", "<|image_start|>", "<|image_end|>", "<|image|>", "<|tile_x_separator|>",
              "<|tile_y_separator|>")  # fmt: skip
     images = hf.Llama4ImageProcessor(size=SIZE, max_patches=1, resize_to_max_canvas=False)
     return hf.Llama4Processor(
-        images, tokenizer(*marks), patch_size=PATCH, pixel_shuffle_ratio=0.5, chat_template=template("<|image|>")
+        images, chat.tokenizer(*marks), patch_size=PATCH, pixel_shuffle_ratio=0.5, chat_template=chat.template
     )
 
 

@@ -78,7 +78,7 @@ def test_attention_head(family: Any, request: pytest.FixtureRequest) -> None:
             with pytest.raises(UsageError, match="use --method standard"):
                 self_check(model, inputs, exit_layer, draft)
             continue
-        assert self_check(model, inputs, exit_layer, draft) < 1e-4
+        assert self_check(model, inputs, exit_layer, draft).difference < 1e-4
         assert decode(model, inputs, FastVLM(draft, gamma=3), SHORT) == expected[:SHORT], f"exit {exit_layer}"
 
 
@@ -103,7 +103,7 @@ def test_mlp_head(family: Any) -> None:
 def test_self_check(family: Any) -> None:
     model, inputs, _ = family
     for exit_layer in range(1, LAYERS):
-        assert self_check(model, inputs, exit_layer) < 1e-4
+        assert self_check(model, inputs, exit_layer).difference < 1e-4
 
 
 def test_t5_lends_no_bias_to_blocks_that_have_their_own() -> None:
@@ -125,7 +125,7 @@ def test_the_decoder_of_an_encoder_decoder_is_gated() -> None:
 def test_kv_sharing_past_the_donor_is_refused() -> None:
     model, inputs = gemma4(shared=2)
     randomise(model, 0)
-    assert self_check(model, inputs, 1) < 1e-4
+    assert self_check(model, inputs, 1).difference < 1e-4
     with pytest.raises(UsageError, match="use an exit layer of at most 1, or --method standard"):
         self_check(model, inputs, 2)
 
@@ -134,7 +134,7 @@ def test_a_head_of_unlike_layers_is_refused() -> None:
     """Llama 4's second layer is chunked and its third is not: a twig head would fail once the chunk is full."""
     model, inputs = llama4()
     randomise(model, 0)
-    assert self_check(model, inputs, 3, Draft(3, new_head("twig", model, 3))) < 1e-4
+    assert self_check(model, inputs, 3, Draft(3, new_head("twig", model, 3))).difference < 1e-4
     with pytest.raises(UsageError, match="a head of 2 layers cannot follow exit 1, because layers 1 to 2 look back"):
         self_check(model, inputs, 1, Draft(1, new_head("twig", model, 1)))
 

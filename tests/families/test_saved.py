@@ -117,7 +117,7 @@ def test_half_precision(saved: Saved, call: Callable[..., Any], tmp_path: Path) 
     run = read_run(next(tmp_path.glob("*/run.json")).parent)
     assert run.meta["model"]["dtype"] == "bfloat16" and run.meta["model"]["attention"] == "eager"
     outcomes = {line["losslessness"]["outcome"] for line in run.lines if line["method"] != "standard"}
-    assert outcomes <= {"identical", "near-tie", "violation"}, f"{name}: {outcomes}"
+    assert outcomes <= {"identical", "near-tie", "unsteady"}, f"{name}: {outcomes}"
 
 
 def test_a_changed_option_is_not_resumed(call: Callable[..., Any], tmp_path: Path) -> None:

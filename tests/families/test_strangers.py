@@ -41,8 +41,8 @@ def call(*arguments: str | Path) -> Any:
     return CliRunner().invoke(app, options, catch_exceptions=False, env={"COLUMNS": "100"})
 
 
-def write(folder: Path, model: Any, processor: Any) -> Path:
-    randomise(model, 0).save_pretrained(folder)
+def write(folder: Path, model: Any, processor: Any, **options: Any) -> Path:
+    randomise(model, 0).save_pretrained(folder, **options)
     processor.save_pretrained(folder)
     return folder
 
@@ -95,7 +95,8 @@ def odd(folder: Path) -> Path:
         vision_config=hf.CLIPVisionConfig(**VISION), text_config=hf.LlamaConfig(**TEXT), image_token_index=IMAGE,
         vision_feature_select_strategy="default",
     )  # fmt: skip
-    write(folder, hf.LlavaForConditionalGeneration(config), llava(None))
+    # transformers renames LLaVA's weights for LLaVA alone: a class of its own has them under its own names.
+    write(folder, hf.LlavaForConditionalGeneration(config), llava(None), save_original_format=False)
     (folder / "modeling_odd.py").write_text(ODD)
     told = json.loads((folder / "config.json").read_text())
     told |= {"model_type": "odd_vl", "architectures": ["OddModel"], "auto_map": {

@@ -19,8 +19,8 @@ def accuracy(prediction: str, answers: list[str], variant: str = "normalised") -
     return vqa_accuracy.score([prediction], [answers], variant=cast(Variant, variant)).value
 
 
-# lmms-eval's VQAv2 task runs the M4C processor on both sides: it is our "m4c". On these vectors "normalised" gives the
-# same; `test_where_the_variants_differ` shows where it does not.
+# lmms-eval's VQAv2 task runs the M4C processor on the prediction alone. On these vectors "m4c" and "normalised" both
+# give its values; `test_lmms_evals_vqav2_is_the_default_variant` shows where "m4c" does not.
 @pytest.mark.parametrize(
     ("variant", "column"),
     [
@@ -33,6 +33,32 @@ def accuracy(prediction: str, answers: list[str], variant: str = "normalised") -
 @pytest.mark.parametrize("item", ITEMS, ids=lambda item: item["id"])
 def test_equals_the_official_evaluators(item: dict[str, Any], variant: str, column: str) -> None:
     assert accuracy(item["prediction"], item["answers"], variant) == pytest.approx(item[column], rel=0, abs=1e-9)
+
+
+def as_lmms_eval(prediction: str, answers: list[str]) -> float:
+    """VQAv2's accuracy by lmms-eval's rule: the answers are normalised only if they are not all the same."""
+    given, people = normalise(prediction, "m4c"), answers
+    if len(set(answers)) > 1:
+        given, people = normalise(given), [normalise(answer) for answer in answers]
+    agreeing = [answer == given for answer in people]
+    return sum(min(1.0, (sum(agreeing) - own) / 3) for own in agreeing) / len(people)
+
+
+def test_lmms_evals_vqav2_is_the_default_variant() -> None:
+    """On answers in normalised form, all predictions but those with "'s" score the same."""
+    words = ["yes", "no", "2", "red", "man's hat", "on table", "don't know", "who's there", "10 o'clock", "t shirt"]
+    spoken = [*words, "Yes.", "two", "The red", "dont know", "RED, I think?", "on the table!", "t-shirt", "10 oclock"]
+    seen: dict[bool, set[str]] = {True: set(), False: set()}
+    for prediction in spoken:
+        for first in words:
+            for count in (0, 1, 2, 3, 7):
+                answers = [first] * (10 - count) + [words[(words.index(first) + 3) % len(words)]] * count
+                lmms = as_lmms_eval(prediction, answers)
+                seen[lmms == pytest.approx(accuracy(prediction, answers))].add(prediction)
+    assert seen[False] == {"man's hat", "who's there"}
+    assert (
+        as_lmms_eval("man's hat", ["man's hat"] * 10) == 0.0 and accuracy("man's hat", ["man's hat"] * 10, "m4c") == 1.0
+    )
 
 
 @pytest.mark.parametrize("item", ITEMS, ids=lambda item: item["id"])

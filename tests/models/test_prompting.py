@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.prompting import render, writes_special_tokens
+from fastvlm_bench.models.prompting import render, text_options
 
 QUESTION, CAPTION = "What colour is it? Answer with one word.", "Describe this image in detail."
 
@@ -33,12 +33,11 @@ class Templated(Processor):
 ])  # fmt: skip
 def test_fallbacks(model_type: str, prompt: str, text: str) -> None:
     assert render(Processor(), model_type, prompt, "m") == text
-    assert not writes_special_tokens(Processor(), model_type)
+    assert text_options(Processor(), model_type, f"<s>{text}") == {}, "the processor decides"
 
 
 def test_a_template_goes_before_a_fallback() -> None:
     assert render(Templated(), "blip-2", CAPTION, "m") == f"USER: <image> {CAPTION} ASSISTANT:"
-    assert writes_special_tokens(Templated(), "blip-2")
 
 
 @pytest.mark.parametrize(
@@ -47,6 +46,16 @@ def test_a_template_goes_before_a_fallback() -> None:
 def test_refusals(model_type: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         render(Processor(), model_type, QUESTION, "m")
+
+
+@pytest.mark.parametrize(("bos", "text", "written"), [
+    ("<s>", "<s>USER: hi", True), ("<s>", "USER: hi", False), ("<s>", " <s>USER: hi", False),
+    (None, "<|im_start|>user", False), ("<|im_start|>", "<|im_start|>User:", True),
+])  # fmt: skip
+def test_bos_is_left_to_the_tokenizer_unless_the_template_wrote_it(bos: str | None, text: str, written: bool) -> None:
+    processor: Any = Templated()
+    processor.tokenizer = SimpleNamespace(bos_token=bos)
+    assert text_options(processor, "llava", text) == ({"add_special_tokens": False} if written else {})
 
 
 class TokenizerTemplated(Processor):
@@ -63,7 +72,6 @@ class TokenizerTemplated(Processor):
 def test_the_tokenizer_has_the_template() -> None:
     """It is used for a family that is not in FALLBACKS. BLIP-2 is: its text model's template is not used."""
     assert render(TokenizerTemplated("<image> hi"), "git", CAPTION, "m") == "<image> hi"
-    assert writes_special_tokens(TokenizerTemplated(""), "git")
     assert render(TokenizerTemplated("unused"), "blip-2", CAPTION, "m") == CAPTION
     with pytest.raises(UsageError, match="for text alone: add a chat_template.jinja that writes images"):
         render(TokenizerTemplated("[{'type': 'image'}, …]"), "git", CAPTION, "m")

@@ -57,7 +57,9 @@ def run_meta(suites: list[dict[str, Any]], methods: list[dict[str, Any]], **chan
     base = {"run_id": "20261124-101500-tiny-coco-caption-ab12", "status": "started", "command": [],
             "config": config, "config_sha256": digest, "suites": suites, "model": model, "methods": methods,
             "reference": methods[0]["label"], "environment": environment, "started_at": "2026-11-24T10:15:00Z",
-            "completed_at": None, "totals": {}, "warnings": [], "verdict": None, "error": None}  # fmt: skip
+            "completed_at": None, "totals": {}, "warnings": [], "verdict": None, "error": None,
+            "costs": [{"suite": entry["name"], "method": m["label"], "standard_s": TOKEN_S, "draft_s": 0.0015,
+                       "verify_s": [0.0095] * 7} for entry in suites for m in methods if m["draft"]]}  # fmt: skip
     return base | changes
 
 

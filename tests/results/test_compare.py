@@ -31,7 +31,7 @@ REFERENCE_RUN = max((Path(__file__).parents[2] / "results").glob("*-tiny-describ
 
 def rounded(estimate: Estimate | None) -> Estimate | None:
     """The estimate without the rounding errors of logarithms in its last places."""
-    return estimate and Estimate(*(round(value or 0, 12) for value in vars(estimate).values()))  # type: ignore[arg-type]
+    return estimate and Estimate(*(round(x, 12) if isinstance(x, float) else x for x in vars(estimate).values()))
 
 
 def timed(seconds: float) -> Any:

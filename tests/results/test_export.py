@@ -45,8 +45,10 @@ def test_every_column_is_documented() -> None:
     text = (ROOT / "docs" / "measuring.md").read_text("utf-8")
     rows, samples = text.split("### Rows")[1].split("### Samples")
     documented = set(re.findall(r"`([\w<>]+)`", rows))
-    for metric in metrics.LABELS:
-        documented |= {name.replace("<metric>", metric) for name in documented if "<metric>" in name}
+    for metric, kind in metrics.METRICS.items():
+        parts = [name.replace("@", "_at_") for name in kind.parts]
+        own = {name.replace("<metric>", metric) for name in documented if "<metric>" in name}
+        documented |= own | {name.replace("<part>", part) for name in own for part in parts}
     names = [column.name for column in columns()]
     assert [name for name in names if name not in documented] == []
     assert len(set(names)) == len(names)
@@ -103,7 +105,7 @@ def test_samples_survive_pandas_and_csv(fake: SimpleNamespace, tmp_path: Path) -
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert list(frame["text"]) == [row["text"] for row in rows] == [text for text in TEXTS for _ in range(2)]
     assert list(frame["sample_id"][:3]) == ["000", "000", "001"]
-    assert list(frame.columns) == [*SAMPLE_COLUMNS, *(f"score_{metric}" for metric in metrics.LABELS)]
+    assert list(frame.columns) == [*SAMPLE_COLUMNS, *(f"score_{metric}" for metric in metrics.names())]
     line = run.lines[1]
     row = rows[1]
     assert (row["method"], row["repeat"], row["identical"], row["error"]) == ("fastvlm", "0", "true", "")

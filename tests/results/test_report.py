@@ -62,7 +62,7 @@ def test_fits_and_cuts_nothing(run: Run, width: int) -> None:
 
 def test_narrow_and_wide_show_the_same_columns(run: Run) -> None:
     headers = ("decode", "end-to-end", "same", "TTFT", "TPOT", "BLEU-4", "ROUGE-L", "CIDEr-D", "VQA acc.", "peak RSS",
-               "Δ peak", "α ↑", "τ ↑", "/drafted", "at position", "draft", "verify", "other", "predicted", "ciency",
+               "Δ peak", "α ↑", "τ ↑", "/drafted", "at position", "draft", "verify", "other", "predicted", "/predicted",
                "ceiling", "head", "vision", "prefill")  # fmt: skip
     for width in (80, 200):
         text = printed(run, width)

@@ -127,7 +127,7 @@ def test_the_difference_of_two_files_is_paired(tmp_path: Path) -> None:
     MAKE["chartqa"](tmp_path)
     human = tmp_path / FILES["chartqa"][0]
     write(human, [{"imgname": f"{n}.png", "query": "How many?", "label": "14"} for n in range(200)])
-    for file, right in (("a.json", 200), ("b.json", 196)):
+    for file, right in (("a.json", 200), ("b.json", 192)):
         write(tmp_path / file, [{"question_id": f"test_human/{n}", "answer": "14" if n < right else "no"}
                                 for n in range(200)])  # fmt: skip
     a, b = tmp_path / "a.json", tmp_path / "b.json"
@@ -135,8 +135,9 @@ def test_the_difference_of_two_files_is_paired(tmp_path: Path) -> None:
                                     "--reference", str(a)])  # fmt: skip
     assert "identical outputs 200/200" in same.stdout
     worse = score_file("chartqa", human, b, reference_file=a).as_dict()["deltas"]["relaxed_accuracy"]
-    assert worse["value"] == pytest.approx(-0.02) and worse["low"] < -0.02 < worse["high"] < 0
-    assert worse["verdict"] == "worse"
+    assert worse["value"] == pytest.approx(-0.04) and worse["low"] < -0.04 < worse["high"] < 0
+    assert (worse["verdict"], worse["changed"]) == ("worse", 8)
+    assert worse["difference_p"] == pytest.approx(worse["mcnemar_p"], abs=0.004) and worse["mcnemar_p"] == 2 / 2**8
     assert score_file("chartqa", human, b, reference_file=a, margin=10).deltas[0].verdict == "equivalent"
     assert score_file("chartqa", human, a, reference_file=b).deltas[0].verdict == "better"
     with pytest.raises(UsageError, match="--margin is 0"):

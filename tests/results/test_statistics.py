@@ -14,15 +14,13 @@ from scipy import special, stats  # type: ignore[import-untyped]
 from fastvlm_bench.analysis.speedup import word
 from fastvlm_bench.analysis.statistics import (
     Estimate,
-    bootstrap_draws,
-    equivalence,
     geometric_mean_ratio,
     holm,
     mean_difference,
     middle,
+    p_of_beyond,
     p_of_one,
     percentile,
-    percentile_interval,
     ratio_of_totals,
     regularised_beta,
     relative_spread,
@@ -147,62 +145,33 @@ def test_mean_difference_counts_images_not_questions() -> None:
     tenfold = mean_difference(values * 10, images * 10)
     assert once is not None and tenfold is not None
     assert (tenfold.low, tenfold.high) == pytest.approx((once.low, once.high))
-    assert tenfold.n == 40
+    assert (tenfold.n, tenfold.groups, tenfold.independent) == (40, 4, 4)
+    assert (once.groups, once.independent) == (None, 4)
+
+
+def test_speed_ups_count_images_not_questions() -> None:
+    """Ten copies of four pairs say what the four say: their intervals, p values and words are the same."""
+    seconds, images = ([2.0, 2.1, 1.9, 2.3], [1.0, 1.1, 1.0, 1.2]), ["a", "b", "c", "d"]
+    for estimator in (geometric_mean_ratio, ratio_of_totals):
+        once = estimator(*seconds)
+        tenfold = estimator(seconds[0] * 10, seconds[1] * 10, images * 10)
+        assert once is not None and tenfold is not None
+        assert (tenfold.low, tenfold.high) == pytest.approx((once.low, once.high))
+        assert p_of_one(tenfold) == pytest.approx(p_of_one(once)) and tenfold.groups == 4
+        assert word(tenfold) == "AMBIGUOUS", "four images are too few, however many questions there are"
+        one_image = estimator(*seconds, ["a"] * 4)
+        assert one_image is not None and one_image.low is None and p_of_one(one_image) is None
 
 
 def test_mean_difference_of_one_image_has_no_interval() -> None:
-    assert mean_difference([1.0, 0.0], ["a", "a"]) == Estimate(0.5, None, None, 2)
+    assert mean_difference([1.0, 0.0], ["a", "a"]) == Estimate(0.5, None, None, 2, 1)
     assert mean_difference([], []) is None
-
-
-@pytest.mark.parametrize(
-    ("interval", "expected"),
-    [((-0.001, 0.001), "equivalent"), ((0.001, 0.004), "equivalent"), ((0.01, 0.03), "better"),
-     ((-0.03, -0.01), "worse"), ((-0.02, 0.02), "undecided")],
-)  # fmt: skip
-def test_equivalence(interval: tuple[float, float], expected: str) -> None:
-    estimate = Estimate(sum(interval) / 2, *interval, 50)
-    assert equivalence(estimate, estimate, 0.005) == expected
-
-
-def test_equivalence_needs_an_interval() -> None:
-    assert equivalence(Estimate(0.0, None, None, 1), None, 0.005) == "undecided"
-    assert equivalence(None, None, 0.005) == "undecided"
 
 
 def test_rule_of_three() -> None:
     assert rule_of_three(200) == 0.015
     assert rule_of_three(2) == 1.0
     assert rule_of_three(0) is None
-
-
-def test_bootstrap_needs_a_hundred_images() -> None:
-    assert bootstrap_draws(len, [*range(99), 98]) is None
-
-
-def test_bootstrap_of_a_mean_agrees_with_its_t_interval_and_is_seeded() -> None:
-    source = random.Random(1)
-    values = [source.gauss(0.3, 1) for _ in range(150)]
-
-    def mean(indices: object) -> float:
-        return sum(values[i] for i in indices) / 150  # type: ignore[attr-defined]
-
-    draws = bootstrap_draws(mean, list(range(150)), resamples=1000)
-    assert draws is not None
-    assert draws == bootstrap_draws(mean, list(range(150)), resamples=1000)
-    found, expected = percentile_interval(mean(range(150)), draws, 150), mean_difference(values, list(range(150)))
-    assert expected is not None
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.03)
-
-
-def test_bootstrap_keeps_the_questions_of_an_image_together() -> None:
-    images = [i // 2 for i in range(200)]
-
-    def broken_pairs(indices: object) -> float:
-        chosen = list(indices)  # type: ignore[call-overload]
-        return float(sum(chosen.count(i) != chosen.count(i ^ 1) for i in range(0, 200, 2)))
-
-    assert bootstrap_draws(broken_pairs, images, resamples=5) == [0.0] * 5
 
 
 @seeded
@@ -260,6 +229,20 @@ def test_p_of_one_is_the_interval_turned_round() -> None:
     assert p_of_one(Estimate(1.2, 1.0, 1.44, 8)) == pytest.approx(0.05, abs=1e-9)
     assert p_of_one(None) is None and p_of_one(Estimate(1.1, None, None, 1)) is None
     assert p_of_one(Estimate(1.0, 1.0, 1.0, 4)) == 1.0 and p_of_one(Estimate(2.0, 2.0, 2.0, 4)) == 0.0
+
+
+def test_p_of_beyond_is_the_interval_within_the_share_turned_round() -> None:
+    source = np.random.default_rng(4)
+    for n in (6, 30, 300):
+        ratios = np.exp(source.normal(0.002, 0.01, n))
+        estimate = geometric_mean_ratio(ratios.tolist(), [1.0] * n)
+        p = p_of_beyond(estimate, 0.01)
+        assert estimate is not None and estimate.low is not None and estimate.high is not None and p is not None
+        assert (p <= 0.05) == (estimate.low >= 0.99 and estimate.high <= 1.01)
+        upper = stats.ttest_1samp(np.log(ratios), math.log(1.01), alternative="less").pvalue
+        lower = stats.ttest_1samp(np.log(ratios), math.log(0.99), alternative="greater").pvalue
+        assert p == pytest.approx(min(1.0, 2 * max(upper, lower)), abs=1e-9)
+    assert p_of_beyond(Estimate(1.5, 1.4, 1.6, 9), 0.01) == 1.0 and p_of_beyond(None, 0.01) is None
 
 
 def test_holm_by_hand() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from targets import LAYERS, generate, random_llava
 
+from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.drafts.imitation_head import Draft, describe_target
 from fastvlm_bench.drafts.manifest import Manifest
@@ -18,12 +19,11 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example, own_answers
 from fastvlm_bench.training.choosing import Choosing
-from fastvlm_bench.training.prediction import Costs
 from fastvlm_bench.training.recipe import Recipe
 from fastvlm_bench.training.trainer import HeadTrainer, Student
 from fastvlm_bench.training.validation import GAMMA, validate
 
-COSTS = Costs(1.0, 0.1, [1.0] * 11)
+COSTS = PassCosts(1.0, 0.1, [1.0] * 11)
 NAMES = ("mlp-exit2", "attention-exit2", "eagle-exit2")
 EACH = ["attention-exit2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mlp-exit2", "eagle-exit2"))]
 

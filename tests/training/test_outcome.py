@@ -10,11 +10,11 @@ from typing import Any
 import huggingface_hub
 import pytest
 
+from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.drafts.manifest import read_manifests
 from fastvlm_bench.training import costs, fit
 from fastvlm_bench.training.display import Display, table
 from fastvlm_bench.training.outcome import CURVE_COLUMNS, draw_curve, push
-from fastvlm_bench.training.prediction import Costs
 from fastvlm_bench.training.settings import TrainSettings
 from fastvlm_bench.training.validation import Validated
 
@@ -28,7 +28,7 @@ def made(checkpoint: Path, pictures: tuple[Path, Path], tmp_path_factory: pytest
         validate_every=2, draft_vocabulary=30, device="cpu",
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "measure_costs", lambda *_: Costs(1.0, 0.05, [1.0] * 11))
+        patch.setattr(costs, "measure_costs", lambda *_: PassCosts(1.0, 0.05, [1.0] * 11))
         assert fit.train(settings) == 0
     return out
 

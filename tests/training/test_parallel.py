@@ -11,9 +11,9 @@ import torch
 from forked import Child
 from safetensors.torch import load_file
 
+from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.cli.app import app
 from fastvlm_bench.training import costs
-from fastvlm_bench.training.prediction import Costs
 
 
 def free_port() -> int:
@@ -32,7 +32,7 @@ def run(arguments: list[str], world: int, said: Path) -> list[tuple[int, str, st
 
         def work() -> int:
             os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **place}
-            costs.measure_costs = lambda *_: Costs(1.0, 0.05, [1.0] * 11)  # type: ignore[assignment]
+            costs.measure_costs = lambda *_: PassCosts(1.0, 0.05, [1.0] * 11)  # type: ignore[assignment]
             return int(app(["train", *arguments]))
 
         return Child(work, said / str(rank))

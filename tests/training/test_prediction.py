@@ -7,9 +7,10 @@ import pytest
 import torch
 from targets import generate, oracle_draft
 
+from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.drafts.imitation_head import Draft
-from fastvlm_bench.training.prediction import GAMMAS, STOPS, Advice, Checked, Costs, advise, simulate
+from fastvlm_bench.training.prediction import GAMMAS, STOPS, Advice, Checked, advise, simulate
 from fastvlm_bench.training.refine import BOOST, rejection_weights
 from fastvlm_bench.training.refine_run import corrected
 
@@ -115,14 +116,14 @@ def test_speedup_by_hand() -> None:
     text = Checked([True] * 6, [1.0] * 6, ended=False)
     # γ 2: (2 + 1) (2 + 1): 6 tokens, 6 passes, two verifications of 3.
     found = simulate([text], 2, 0.0)
-    assert found.speedup(Costs(1.0, 0.1, [0.5, 0.6, 0.7])) == pytest.approx(6 / (6 * 0.1 + 2 * 0.7))
+    assert found.speedup(PassCosts(1.0, 0.1, [0.5, 0.6, 0.7])) == pytest.approx(6 / (6 * 0.1 + 2 * 0.7))
 
 
 def test_verification_beyond_what_was_measured() -> None:
-    costs = Costs(1.0, 0.1, [0.5, 0.6, 0.8])
+    costs = PassCosts(1.0, 0.1, [0.5, 0.6, 0.8])
     assert [costs.verification(k) for k in (1, 3, 4, 6)] == pytest.approx([0.5, 0.8, 1.0, 1.4])
-    assert Costs(1.0, 0.1, [0.5, 0.4]).verification(5) == 0.4, "noise must not make more positions cheaper"
-    assert Costs(1.0, 0.1, [0.5]).verification(3) == 0.5
+    assert PassCosts(1.0, 0.1, [0.5, 0.4]).verification(5) == 0.4, "noise must not make more positions cheaper"
+    assert PassCosts(1.0, 0.1, [0.5]).verification(3) == 0.5
 
 
 def test_advice_is_the_best_of_the_grid() -> None:
@@ -131,19 +132,23 @@ def test_advice_is_the_best_of_the_grid() -> None:
         Checked([rng.random() < 0.8 for _ in range(30)], [rng.random() for _ in range(30)], rng.random() < 0.5)
         for _ in range(6)
     ]
-    for costs in (Costs(1.0, 0.05, [0.9] * 11), Costs(1.0, 0.5, [0.6, 0.9, 1.2]), Costs(1.0, 0.1, [0.9, 0.95])):
+    for costs in (
+        PassCosts(1.0, 0.05, [0.9] * 11),
+        PassCosts(1.0, 0.5, [0.6, 0.9, 1.2]),
+        PassCosts(1.0, 0.1, [0.9, 0.95]),
+    ):
         everything = [
             Advice(g, s, o.speedup(costs), o.alpha, o.tau) for g in GAMMAS for s in STOPS
             for o in [simulate(texts, g, s)]
         ]  # fmt: skip
         assert advise(texts, costs) == max(everything, key=lambda a: a.speedup)
-    never = advise([Checked([False] * 9, [0.5] * 9, True)], Costs(1.0, 0.1, [1.0] * 11))
+    never = advise([Checked([False] * 9, [0.5] * 9, True)], PassCosts(1.0, 0.1, [1.0] * 11))
     assert (never.gamma, never.stop_below, never.alpha) == (2, 0.7, 0.0), "it drafts as little as it can"
 
 
 def test_nothing_to_simulate() -> None:
     found = simulate([Checked([], [], False)], 4, 0.0)
-    assert (found.alpha, found.tau, found.speedup(Costs(1.0, 0.1, [1.0]))) == (0.0, 0.0, 0.0)
+    assert (found.alpha, found.tau, found.speedup(PassCosts(1.0, 0.1, [1.0]))) == (0.0, 0.0, 0.0)
 
 
 def test_costs_are_measured(target: Any, examples: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.fingerprint import weights_sha256
 from fastvlm_bench.models.load import load_target
@@ -15,7 +16,7 @@ from fastvlm_bench.training import backbone, costs, fit
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
 from fastvlm_bench.training.folder import TrainingFolder
-from fastvlm_bench.training.prediction import Checked, Costs
+from fastvlm_bench.training.prediction import Checked
 from fastvlm_bench.training.refine import BOOST, ReplayBuffer, Rows, rejection_weights
 from fastvlm_bench.training.refine_run import corrected
 from fastvlm_bench.training.samples import TrainingSample
@@ -66,7 +67,7 @@ def test_draws_are_weighted() -> None:
 
 @pytest.fixture
 def given(checkpoint: Path, pictures: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(costs, "measure_costs", lambda *_: Costs(1.0, 0.05, [1.0] * 11))
+    monkeypatch.setattr(costs, "measure_costs", lambda *_: PassCosts(1.0, 0.05, [1.0] * 11))
     monkeypatch.setattr(backbone, "SAVE_EVERY_S", -1.0)
     return dict(
         model=str(checkpoint), images=str(pictures[0]), prompts=str(pictures[1]), exit_layers=("1",), heads=("mlp",),

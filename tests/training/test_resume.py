@@ -16,13 +16,13 @@ import pytest
 import torch
 from forked import in_child
 
+from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.errors import BenchError, UsageError
 from fastvlm_bench.training import answers, backbone, costs, fit, trainer, updates
 from fastvlm_bench.training.folder import TrainingFolder
-from fastvlm_bench.training.prediction import Costs
 from fastvlm_bench.training.settings import TrainSettings
 
-COSTS = Costs(1.0, 0.05, [0.9 + 0.01 * k for k in range(11)])
+COSTS = PassCosts(1.0, 0.05, [0.9 + 0.01 * k for k in range(11)])
 """Fixed, because costs are timings and differ. Everything else that a training learns must be the same to the bit."""
 
 
@@ -281,8 +281,8 @@ def test_one_text_that_does_not_fit_ends_in_one_line(
 DRIVER = """
 import sys
 from fastvlm_bench.training import costs, updates
-from fastvlm_bench.training.prediction import Costs
-costs.measure_costs = lambda *_: Costs(1.0, 0.05, [0.9 + 0.01 * k for k in range(11)])
+from fastvlm_bench.analysis.prediction import PassCosts
+costs.measure_costs = lambda *_: PassCosts(1.0, 0.05, [0.9 + 0.01 * k for k in range(11)])
 updates.SAVE_EVERY_S = -1.0
 from fastvlm_bench.cli.app import main
 main()
@@ -329,7 +329,7 @@ def test_the_command_killed_and_interrupted(given: dict[str, Any], whole: Path, 
 def test_exit_that_was_chosen_is_kept(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` takes the best predicted speed-up; a training that goes on does not choose again."""
     given = {**given, "exit_layers": ("auto",), "heads": ("linear",), "refine_updates": 0, "updates": 2}
-    dear = Costs(1.0, 0.5, [1.0] * 11)
+    dear = PassCosts(1.0, 0.5, [1.0] * 11)
     monkeypatch.setattr(costs, "measure_costs", lambda _, __, ___, draft: COSTS if draft.exit_layer == 2 else dear)
     out, asked = tmp_path / "draft", list[int]()
     choose, start = fit.Training._choose_exit, updates.Updates.run
