@@ -45,7 +45,7 @@ class StopRule:
     decoded) is at most this half-width, relative to the value. It is the interval of the report: over samples, each
     with the medians of its repeats, clustered by image, per token where tokens are drawn (`sampled`). Because the rule
     looks after every sample, it ends a little early in a lucky streak, and the interval covers the truth a little less
-    often than 95 %. budget_s: seconds since the rule was made. images: sample id -> image id; a sample without an
+    often than 95 %. budget_s: seconds since `start`. images: sample id -> image id; a sample without an
     entry has an image of its own. repeats: of each sample; the width is looked at only after the last of them.
     """
 
@@ -59,6 +59,10 @@ class StopRule:
         self.began, self.groups = clock.now(), 0
         self._lines: dict[str, dict[str, list[Mapping[str, Any]]]] = {}  # method -> sample -> one line per repeat
         self._failed: dict[str, set[str]] = {}  # method -> samples that count nowhere
+
+    def start(self) -> None:
+        """Count the budget from now on: warming up, and what is measured apart, do not use it up."""
+        self.began = self.clock.now()
 
     def add(self, lines: Iterable[Sequence[Mapping[str, Any]]]) -> None:
         """Take in what was measured. A group is the lines of one repeat of a sample or batch, one line per method.

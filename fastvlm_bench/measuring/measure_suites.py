@@ -107,6 +107,8 @@ def measure_suites(
                                 *writer.meta.get("without_stop", []), *acceptance_without_stop(runner, suite)
                             ],
                         )  # fmt: skip
+                    if stop is not None:
+                        stop.start()
                     runner.run(suite, config.repeats, writer, after, stop, invocation)
                     if stop is not None:
                         writer.update(stopped={**writer.meta.get("stopped", {}), suite.name: stop.summary()})
