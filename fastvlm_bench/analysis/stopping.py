@@ -9,6 +9,7 @@ from fastvlm_bench.analysis.speedup import speedups
 from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.method_spec import CONTROL
 
 LEAST_IMAGES = 20
 """The width of an interval of fewer images is itself too uncertain to stop by."""
@@ -89,7 +90,7 @@ class StopRule:
         found: dict[str, float | None] = {}
         reference = self._measured(self.reference)
         for method in self._lines:
-            if method == self.reference or method.partition(":")[0] == "control":  # nobody asks for control's speed
+            if method == self.reference or method.partition(":")[0] == CONTROL:
                 continue
             own = self._measured(method)
             pairs = [(ours, reference[sample]) for sample, ours in own.items()
