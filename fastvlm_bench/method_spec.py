@@ -10,6 +10,8 @@ from fastvlm_bench.drafts.manifest import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
 
 REFERENCE = "standard"
+CONTROL = "control"
+"""The method that shows what rounding does to the target. Nobody asks whether it is faster or better."""
 MAX_GAMMA = 64
 Value = int | float | str
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastvlm_bench.analysis.arms import Arm
+from fastvlm_bench.analysis.arms import Arm, told_apart
 from fastvlm_bench.analysis.statistics import divide
 
 
@@ -39,10 +39,11 @@ def acceptance_of(meta: Mapping[str, Any], arm: Arm) -> Acceptance:
     """The acceptance of an arm. meta: run.json. Without a tested draft there is no rate; every method has a `tau`."""
     own = arm.rounds
     alpha, tau = divide(own.accepted, own.tested), divide(own.emitted, own.rounds)
-    drafts = bool((arm.method.get("options") or {}).get("gamma"))
+    options = arm.method.get("options") or {}
+    drafts = bool(options.get("gamma"))
     unstopped: tuple[float | None, float | None] = (None, None)
-    if drafts:
-        unstopped = without_stop(meta, arm) if stops(arm) else (alpha, tau)
+    if drafts:  # a method that stops in doubt counts only drafts that it trusted in its own α
+        unstopped = without_stop(meta, arm) if options.get("stop_below") else (alpha, tau)
     return Acceptance(
         alpha=alpha,
         draft_acceptance_rate=divide(own.accepted, own.drafted) if own.tested else None,
@@ -56,17 +57,12 @@ def acceptance_of(meta: Mapping[str, Any], arm: Arm) -> Acceptance:
     )
 
 
-def stops(arm: Arm) -> bool:
-    """Whether the method ends a draft where it is in doubt, so that `alpha` counts only drafts that it trusted."""
-    return bool((arm.method.get("options") or {}).get("stop_below"))
-
-
 def without_stop(meta: Mapping[str, Any], arm: Arm) -> tuple[float | None, float | None]:
     """(α, τ) of the rounds that `run` decoded apart with stop_below=0; None where it did not."""
-    for entry in meta.get("without_stop") or []:
-        if (entry["suite"], entry["method"]) == (arm.suite["name"], arm.method["label"]):
-            return divide(entry["accepted"], entry["tested"]), divide(entry["emitted"], entry["rounds"])
-    return None, None
+    told = told_apart(meta, "without_stop", arm)
+    if told is None:
+        return None, None
+    return divide(told["accepted"], told["tested"]), divide(told["emitted"], told["rounds"])
 
 
 def by_position(lines: Iterable[Mapping[str, Any]]) -> tuple[float, ...]:

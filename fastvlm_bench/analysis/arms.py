@@ -118,6 +118,12 @@ class Arm:
         return sum_rounds(self.lines())
 
 
+def told_apart(meta: Mapping[str, Any], key: str, arm: Arm) -> Mapping[str, Any] | None:
+    """The entry of this suite and method in a list of run.json (`costs`, `without_stop`); None where it has none."""
+    mine = (arm.suite["name"], arm.method["label"])
+    return next((entry for entry in meta.get(key) or [] if (entry["suite"], entry["method"]) == mine), None)
+
+
 def arms(run: Run) -> list[Arm]:
     """The arms of a run, by suite and then method, in the order of `run.json`."""
     found: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}

@@ -83,7 +83,8 @@ def size_rows(runs: Sequence[Run]) -> list[SizeRow]:
         raise UsageError(f"several runs have batch size {twice[0]}; name one a size")
     found = [(run, row, arm) for run in runs for row, arm in zip(summarise(run), arms(run), strict=True)]
     estimates = [row.speedup.e2e_speedup_geomean for _, row, _ in found]
-    words = [word(estimate, *ps) for estimate, ps in zip(estimates, adjusted(estimates), strict=True)]
+    asked = [own if row.settings.compared else None for own, (_, row, _) in zip(estimates, found, strict=True)]
+    words = [word(estimate, *ps) for estimate, ps in zip(estimates, adjusted(asked), strict=True)]
     rows = [_size_row(run, row, arm, said) for (run, row, arm), said in zip(found, words, strict=True)]
     order = {name: place for place, name in enumerate(dict.fromkeys((row.suite, row.method) for row in rows))}
     return sorted(rows, key=lambda row: (order[row.suite, row.method], row.batch_size))

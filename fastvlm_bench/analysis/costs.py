@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastvlm_bench.analysis.arms import Arm
+from fastvlm_bench.analysis.arms import Arm, told_apart
 from fastvlm_bench.analysis.prediction import PassCosts, predicted_speedup
 from fastvlm_bench.analysis.speedup import Speedup
 from fastvlm_bench.analysis.statistics import divide
@@ -32,15 +32,8 @@ def costs_of(meta: Mapping[str, Any], arm: Arm, reference: Arm | None, speedup: 
     draft, verify = divide(own.draft_s, own.drafted), divide(own.verify_s, own.rounds)
     standard = None if reference is None else divide(reference.rounds.verify_s, reference.rounds.emitted) or None
     predicted = ratio = None
-    if (costs := pass_costs(meta, arm)) is not None and speedup.decode_speedup_totals is not None:
+    if (told := told_apart(meta, "costs", arm)) is not None and speedup.decode_speedup_totals is not None:
+        costs = PassCosts(told["standard_s"], told["draft_s"], told["verify_s"])
         predicted = predicted_speedup((round_ for line in arm.lines() for round_ in line["rounds"]), costs)
         ratio = divide(speedup.decode_speedup_totals.value, predicted) if predicted else None
     return Costs(draft, verify, standard, predicted, ratio)
-
-
-def pass_costs(meta: Mapping[str, Any], arm: Arm) -> PassCosts | None:
-    """What was measured apart for this suite and method; None where it was not."""
-    for entry in meta.get("costs") or []:
-        if (entry["suite"], entry["method"]) == (arm.suite["name"], arm.method["label"]):
-            return PassCosts(entry["standard_s"], entry["draft_s"], entry["verify_s"])
-    return None

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from fastvlm_bench.analysis.notices import Notice
 from fastvlm_bench.analysis.summary import Row
+from fastvlm_bench.method_spec import CONTROL
 
-CONTROL = "control"
 MOST_NAMED = 3
 
 

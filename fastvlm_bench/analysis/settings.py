@@ -8,6 +8,7 @@ from typing import Any
 
 from fastvlm_bench.analysis.arms import Arm
 from fastvlm_bench.analysis.batches import batch_size
+from fastvlm_bench.method_spec import CONTROL
 from fastvlm_bench.records.record import Run
 
 
@@ -50,6 +51,11 @@ class Settings:
     commit: str | None
     tool: str | None
     started_at: str | None
+
+    @property
+    def compared(self) -> bool:
+        """Whether anybody asks if it is faster or better. Words for `control` would cost the other methods theirs."""
+        return self.method_name != CONTROL
 
     @property
     def sampled(self) -> bool:

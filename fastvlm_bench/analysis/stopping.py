@@ -9,6 +9,7 @@ from fastvlm_bench.analysis.speedup import speedups
 from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.method_spec import CONTROL
 
 LEAST_IMAGES = 20
 """The width of an interval of fewer images is itself too uncertain to stop by."""
@@ -45,7 +46,7 @@ class StopRule:
     decoded) is at most this half-width, relative to the value. It is the interval of the report: over samples, each
     with the medians of its repeats, clustered by image, per token where tokens are drawn (`sampled`). Because the rule
     looks after every sample, it ends a little early in a lucky streak, and the interval covers the truth a little less
-    often than 95 %. budget_s: seconds since the rule was made. images: sample id -> image id; a sample without an
+    often than 95 %. budget_s: seconds since `start`. images: sample id -> image id; a sample without an
     entry has an image of its own. repeats: of each sample; the width is looked at only after the last of them.
     """
 
@@ -59,6 +60,10 @@ class StopRule:
         self.began, self.groups = clock.now(), 0
         self._lines: dict[str, dict[str, list[Mapping[str, Any]]]] = {}  # method -> sample -> one line per repeat
         self._failed: dict[str, set[str]] = {}  # method -> samples that count nowhere
+
+    def start(self) -> None:
+        """Count the budget from now on: warming up, and what is measured apart, do not use it up."""
+        self.began = self.clock.now()
 
     def add(self, lines: Iterable[Sequence[Mapping[str, Any]]]) -> None:
         """Take in what was measured. A group is the lines of one repeat of a sample or batch, one line per method.
@@ -85,7 +90,7 @@ class StopRule:
         found: dict[str, float | None] = {}
         reference = self._measured(self.reference)
         for method in self._lines:
-            if method == self.reference or method.partition(":")[0] == "control":  # nobody asks for control's speed
+            if method == self.reference or method.partition(":")[0] == CONTROL:
                 continue
             own = self._measured(method)
             pairs = [(ours, reference[sample]) for sample, ours in own.items()

@@ -92,15 +92,14 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
 def _holm(rows: list[Row]) -> list[Row]:
     """The rows with p values adjusted over all methods and suites of the run, and with the words that these allow.
 
-    `control` decodes everything twice to show what rounding does. Nobody asks whether it is faster, so that its speed
-    takes no part, and measuring it costs the other methods nothing.
+    What is not `compared` takes no part, so that measuring it costs the other methods nothing.
     """
-    asked = [Speedup() if row.settings.method_name == "control" else row.speedup for row in rows]
+    asked = [row.speedup if row.settings.compared else Speedup() for row in rows]
     decode = adjusted([own.decode_speedup_geomean for own in asked])
     e2e = adjusted([own.e2e_speedup_geomean for own in asked])
-    qualities = adjust([row.quality for row in rows])
+    qualities = adjust([row.quality if row.settings.compared else () for row in rows])
     return [
-        replace(row, quality=quality, speedup=replace(
+        replace(row, quality=quality or row.quality, speedup=replace(
             row.speedup, decode_speedup_holm_p=decode_p[0], e2e_speedup_holm_p=e2e_p[0],
             decode_speedup_same_holm_p=decode_p[1], e2e_speedup_same_holm_p=e2e_p[1],
         ))

@@ -150,7 +150,7 @@ def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row]) -> Iterable[Not
         if quality.failure:
             yield Notice("ScoringFailed", f"{where}: {quality.metric} could not be computed ({quality.failure}); times "
                          "stand, and `report` computes it again from the records")  # fmt: skip
-    if settings.method_name == "control":  # it decodes everything twice, so its speed is no surprise
+    if not settings.compared:  # it decodes everything twice, so its speed is no surprise
         return
     yield from prediction_notices(row, where)
     if slower := _slower(row.speedup):
@@ -186,7 +186,7 @@ def _reference_warnings(row: Row) -> Iterable[Notice]:
 
 
 def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
-    if row.settings.method_name == "control":  # it drafts with the target itself, so α = 1 is what one expects
+    if not row.settings.compared:  # it drafts with the target itself, so α = 1 is what one expects
         return
     if not (arm.method.get("draft") or (arm.method.get("options") or {}).get("gamma")) or not row.acceptance.rounds:
         return

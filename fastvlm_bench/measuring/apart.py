@@ -57,8 +57,9 @@ def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
 def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     """Time single passes of the target and of each method that drafts, in turn, on the suite's last sample.
 
-    They price the rounds that are measured later (`analysis/prediction.py`). Call it after the warm-up. A method whose
-    passes fail is left out, as is everything where samples are decoded in batches.
+    They price the rounds that are measured later (`analysis/prediction.py`). Call it before the warm-up, which then
+    leaves no method warmer than the others; the first passes of each shape do not count. A method whose passes fail is
+    left out, as is everything where samples are decoded in batches.
     """
     if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES:
         return []
@@ -82,8 +83,8 @@ def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
 def acceptance_without_stop(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     """Decode the suite's first samples with stop_below=0 by each method that stops in doubt, and count its rounds.
 
-    Outside the clock. An α over drafts that the method trusted is higher than the papers' by selection; this one is
-    theirs.
+    Outside the clock, and before the warm-up as `pass_costs`. An α over drafts that the method trusted is higher than
+    the papers' by selection; this one is theirs.
     """
     found: list[dict[str, Any]] = []
     if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES:

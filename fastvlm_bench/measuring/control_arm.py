@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastvlm_bench.config import RunConfig
-from fastvlm_bench.method_spec import METHODS, MethodSpec
+from fastvlm_bench.method_spec import CONTROL, METHODS, MethodSpec
 
-CONTROL = "control"
 HALF = ("bfloat16", "float16")
 
 

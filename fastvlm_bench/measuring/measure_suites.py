@@ -98,7 +98,6 @@ def measure_suites(
                     known = any(part["suite"] == suite.name for part in writer.meta.get("memory", []))
                     if not known and config.batch_size == 1:  # a memory peak is split for single samples only
                         writer.update(memory=[*writer.meta.get("memory", []), *memory_parts(runner, suite)])
-                    runner.warm_up(suite, config.warmup)
                     if not any(entry["suite"] == suite.name for entry in writer.meta.get("costs", [])):
                         live.say(f"{suite.name}: pricing single passes, and drafting without a stop in doubt")
                         writer.update(
@@ -107,6 +106,9 @@ def measure_suites(
                                 *writer.meta.get("without_stop", []), *acceptance_without_stop(runner, suite)
                             ],
                         )  # fmt: skip
+                    runner.warm_up(suite, config.warmup)  # last, so that every method comes to the samples alike
+                    if stop is not None:
+                        stop.start()
                     runner.run(suite, config.repeats, writer, after, stop, invocation)
                     if stop is not None:
                         writer.update(stopped={**writer.meta.get("stopped", {}), suite.name: stop.summary()})

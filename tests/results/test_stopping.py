@@ -38,6 +38,15 @@ def test_it_ends_when_the_interval_is_narrow_and_not_before_twenty_pairs() -> No
     assert quick.by == "width"
 
 
+def test_what_comes_before_the_samples_does_not_use_up_the_budget() -> None:
+    clock = FakeClock(0)
+    rule = StopRule("standard", clock, None, 5.0)
+    clock.advance(60.0)  # warming up, pricing single passes
+    rule.start()
+    clock.advance(4.0)
+    assert rule.summary()["seconds"] == 4.0
+
+
 def test_the_budget_is_in_seconds_of_the_clock() -> None:
     clock = FakeClock(ticks=0.0)
     rule = StopRule("standard", clock, None, 10.0)

@@ -350,3 +350,18 @@ def test_control_costs_the_other_methods_no_word(fake: SimpleNamespace) -> None:
     assert beside["control"].decode_speedup_geomean is not None
     assert beside["control"].decode_speedup_holm_p is beside["fastvlm"].decode_speedup_holm_p is None
     assert alone["fastvlm"].decode_speedup_holm_p is None, "one method alone is not adjusted"
+
+
+def test_control_costs_the_other_methods_no_word_of_quality(fake: SimpleNamespace) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        lost = line["method"] != "standard" and int(line["sample_id"]) < 20
+        return {**line, "text": "nothing of this"} if lost else line
+
+    control = fake.method("control", options={"gamma": 4})
+    alone, beside = (
+        {row.method: row.quality for row in summarise(fake.run(methods=[fake.method("standard"), *own], change=change))}
+        for own in ([fake.method("fastvlm")], [fake.method("fastvlm"), control])
+    )
+    assert [q.difference_p for q in alone["fastvlm"]] == [q.difference_p for q in beside["fastvlm"]]
+    assert any(q.difference_p is not None for q in alone["fastvlm"])
+    assert all(q.delta is not None for q in beside["control"]), "its own difference is still told"
