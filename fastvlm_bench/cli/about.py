@@ -92,15 +92,18 @@ def doctor(
 def _list_models() -> None:
     from fastvlm_bench.drafts.manifest import read_manifests
     from fastvlm_bench.models.families import FAMILIES
-    from fastvlm_bench.models.names import TINY_DRAFTS
+    from fastvlm_bench.models.names import OWN, default_drafts
 
-    rows = [("tiny", "the embedded LLaVA of 24 layers, trained on rendered scenes; nothing is downloaded")]
-    for folder, draft in read_manifests(TINY_DRAFTS).items():
-        alpha = ", ".join(f"{suite} {value:.2f}" for suite, value in draft.validation.items())
-        mark = " (default)" if draft.default else ""
-        rows.append(
-            (f"  {folder.name}", f"draft: exit {draft.exit_layer}, {draft.head} head, held-out α {alpha}{mark}")
-        )
+    rows = []
+    for name, line in OWN.items():
+        rows.append((name, line))
+        root = default_drafts(name)
+        for folder, draft in (read_manifests(root) if root else {}).items():
+            alpha = ", ".join(f"{suite} {value:.2f}" for suite, value in draft.validation.items())
+            mark = " (default)" if draft.default else ""
+            rows.append(
+                (f"  {folder.name}", f"draft: exit {draft.exit_layer}, {draft.head} head, held-out α {alpha}{mark}")
+            )
     rows.append(
         ("HUB_ID or FOLDER", "any image-text-to-text checkpoint of transformers; checked before use. Families:")
     )

@@ -22,7 +22,7 @@ def _configure(context: typer.Context, value: Path | None) -> Path | None:
 
 # fmt: off
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", callback=_configure, is_eager=True, help="A TOML, YAML or JSON file whose keys are options, or an earlier run's folder; the command line wins over it. See docs/options.md.")]
-Model = Annotated[str, typer.Option(metavar="MODEL", help="`tiny` (embedded), a hub id, ID@REVISION, or a checkpoint folder.", rich_help_panel=MODEL)]
+Model = Annotated[str, typer.Option(metavar="MODEL", help="`tiny` (embedded), `smol`, a hub id, ID@REVISION, or a checkpoint folder.", rich_help_panel=MODEL)]
 Revision = Annotated[str | None, typer.Option(metavar="NAME", help="The branch, tag or commit of a hub id, as in ID@REVISION.", rich_help_panel=MODEL)]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=MODEL)]
 Dtype = Annotated[str, typer.Option(metavar="NAME", help="auto (float32 on the CPU), float32 (fp32), bfloat16 (bf16) or float16 (fp16).", rich_help_panel=MODEL)]

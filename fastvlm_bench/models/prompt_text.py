@@ -5,16 +5,17 @@ from typing import Any
 from transformers import AutoConfig
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.names import TINY, check_model_name, split_revision
+from fastvlm_bench.models.names import check_model_name
 from fastvlm_bench.models.processor import load_processor
 from fastvlm_bench.models.prompting import render
+from fastvlm_bench.models.source import source_of
 
 
 def prompt_text(name: str, prompt: str) -> str:
     """The model's chat template around one image and the prompt. UsageError if there is no such model or template."""
     check_model_name(name)
     try:
-        source, revision = (str(TINY), None) if name == "tiny" else split_revision(name)
+        source, revision = source_of(name)
         processor: Any = load_processor(source, revision=revision)
         config = AutoConfig.from_pretrained(source, revision=revision)
     except (OSError, ValueError, KeyError) as error:

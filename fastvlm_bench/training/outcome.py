@@ -10,7 +10,7 @@ from typing import Any
 from fastvlm_bench.drafts.imitation_head import Draft, describe_target
 from fastvlm_bench.drafts.manifest import Manifest
 from fastvlm_bench.models.load import Target
-from fastvlm_bench.models.names import split_revision
+from fastvlm_bench.models.names import OWN, split_revision
 from fastvlm_bench.records.storage import now, write_atomically
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
@@ -160,7 +160,7 @@ def _validations(root: Path) -> list[dict[str, Any]]:
 def card(settings: TrainSettings, model: str, folder: Path, manifest: Manifest | None, own: Mapping[str, Any]) -> str:
     """The README of a draft folder, as the hub shows it. Every number is from the manifest or the validation."""
     assert manifest is not None
-    base = [] if model == "tiny" or Path(model).is_dir() else [f"base_model: {split_revision(model)[0]}"]
+    base = [] if model in OWN or Path(model).is_dir() else [f"base_model: {split_revision(model)[0]}"]
     places = ", ".join(f"{value:.2f}" for value in own["by_position"])
     losses = ", ".join(f"{name} {weight:g}" for name, weight in manifest.losses.items())
     rows = "\n".join(f"| {suite} | {alpha:.3f} |" for suite, alpha in own["by_suite"].items())

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastvlm_bench.config import LOADING, check_loading, check_writable, whole
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.names import check_model_name, layer_count, long_dtype
+from fastvlm_bench.models.names import OWN, check_model_name, layer_count, long_dtype
 from fastvlm_bench.suites.definition import read_definition
 from fastvlm_bench.training.recipe import Recipe
 
@@ -172,9 +172,9 @@ class TrainSettings:
     def validate(self) -> "TrainSettings":
         """Check model, suites, exit layers and the output folder; UsageError if one is wrong. Returns itself."""
         check_model_name(self.model)
-        if not self.data and not self.images and self.model != "tiny":
+        if not self.data and not self.images and self.model not in OWN:
             raise UsageError(f"model '{self.model}' needs real data: --data DIR with the suite's official files, or "
-                             "--images DIR with --prompts FILE (scenes are rendered for `tiny` only)")  # fmt: skip
+                             "--images DIR with --prompts FILE (scenes are rendered for tiny and smol only)")  # fmt: skip
         for name in self.suites:
             read_definition(name)
         self.places()
