@@ -6,8 +6,10 @@ train.py           trains the model
 batches.py         its training batches
 parts.py           its tokenizer, processor and configuration
 evaluate.py        its skill on held-out scenes
+depth.py           proves that its depth is used: layers left out, averaged, half of them
+easy_drafts.py     what 3-grams and prompt lookup would accept: what the text itself gives away
 sight.py           teaches the tower of `smol` to see
 card.py            writes its model card
-render_suites.py   writes the embedded splits of coco-caption, describe, vqav2 and okvqa
+render_suites.py   writes the embedded splits of coco-caption, describe, vqav2, okvqa and stories
 render_formats.py  writes those of nocaps, gqa, pope and visdial-gen, for the same images
 """

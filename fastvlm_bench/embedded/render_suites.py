@@ -4,6 +4,7 @@ All scenes are held out from training (see `Scene.held_out`). The output is alwa
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,27 @@ def okvqa(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
     write(out / "embedded_annotations.json", {**head, "annotations": annotations})
 
 
+STORIES = (
+    "Describe this picture at length.",
+    "Tell a short story about this picture.",
+    "List what is in this picture, and explain what each thing is used for.",
+    "Write a letter to a friend about what you see in this picture.",
+    "What may happen next in this picture? Explain your thoughts.",
+    "Write a poem about this picture.",
+)
+
+
+def stories(out: Path, images: int) -> None:
+    """Write open prompts about the first `images` pictures of coco-caption as JSON lines, one prompt each in turn."""
+    folder = out / "stories"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"id": f"{number}", "image": f"{number:012d}.png", "prompt": STORIES[(number - 1) % len(STORIES)]}
+        for number in range(1, images + 1)
+    ]
+    (folder / "stories_embedded.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("out", type=Path)
@@ -107,6 +129,7 @@ def main() -> None:
     scenes = suite_scenes("describe")
     captions(args.out / "describe", scenes, [[language.description(s, v) for v in range(3)] for s in scenes])
     render_formats.nocaps(args.out, scenes)
+    stories(args.out, 120)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ class MetricKind:
     `unit`. parts: the `parts` of its MetricScore, by name. tokenised: its official scorer reads texts as lines
     (coco-caption's tokenizer), so that a line break does harm. java: it needs Java and the extra `coco-java`, and is
     computed only where `--java` asks for it. may_lack: it may have no value, for a reason, without being an error.
+    needs_references: without, it is computed for suites that have no references, too.
     """
 
     label: str
@@ -70,6 +71,7 @@ class MetricKind:
     tokenised: bool = False
     java: bool = False
     may_lack: bool = False
+    needs_references: bool = True
 
     @property
     def header(self) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.metrics import choose_variants, java_metrics, tokenised
+from fastvlm_bench.metrics import METRICS, choose_variants, java_metrics, tokenised
 from fastvlm_bench.suites.annotations import Entry
 from fastvlm_bench.suites.definition import (
     DEFAULT_SET,
@@ -155,7 +155,9 @@ def load_suite(
     )  # fmt: skip
     more = java_metrics() if java and "cider_d" in definition.metrics else ()
     wanted = tuple(dict.fromkeys([*definition.metrics, *more, *metrics]))
-    scored = wanted if any(entry.references for entry in entries) else ()
+    if not any(entry.references for entry in entries):
+        wanted = tuple(metric for metric in wanted if not METRICS[metric].needs_references)
+    scored = wanted
     chosen_variants = choose_variants(scored, {**(definition.variants if scored else {}), **(variants or {})})
     weighs = len(entries) < len(whole) and "cider_d" in scored
     return Suite(

@@ -174,7 +174,7 @@ class TrainSettings:
         check_model_name(self.model)
         if not self.data and not self.images and self.model not in OWN:
             raise UsageError(f"model '{self.model}' needs real data: --data DIR with the suite's official files, or "
-                             "--images DIR with --prompts FILE (scenes are rendered for tiny and smol only)")  # fmt: skip
+                             "--images DIR with --prompts FILE (scenes are rendered for tiny and smol)")  # fmt: skip
         for name in self.suites:
             read_definition(name)
         self.places()

@@ -37,14 +37,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-EMBEDDED = ("coco-caption", "describe", "gqa", "nocaps", "okvqa", "pope", "visdial-gen", "vqav2")
+EMBEDDED = ("coco-caption", "describe", "gqa", "nocaps", "okvqa", "pope", "stories", "visdial-gen", "vqav2")
 UNSCORED = {"coco-caption-long", "llava-bench", "mm-vet", "vqav2-long"}
 
 
 def test_the_shipped_suites() -> None:
     assert suite_names() == [
         "chartqa", "coco-caption", "coco-caption-long", "describe", "docvqa", "flickr30k", "gqa", "jsonl",
-        "llava-bench", "mm-vet", "mmmu", "nocaps", "okvqa", "pope", "scienceqa-img", "textvqa", "visdial",
+        "llava-bench", "mm-vet", "mmmu", "nocaps", "okvqa", "pope", "scienceqa-img", "stories", "textvqa", "visdial",
         "visdial-gen", "vqav2", "vqav2-long",
     ]  # fmt: skip
     for suite in describe_suites():
