@@ -21,6 +21,7 @@ class Option:
     """One option of a method: its type, its default, a line of help and the values that it takes.
 
     default None: `help` says what is used then. `low` and `high` are allowed values; `below`, for floats, is not.
+    source: the value is a folder or a hub id, not a name. needed: there is no default, and the user must give it.
     """
 
     kind: type[int] | type[float] | type[str]
@@ -30,12 +31,16 @@ class Option:
     high: float = math.inf
     below: float = math.inf
     choices: tuple[str, ...] = ()
+    source: bool = False
+    needed: bool = False
 
     @property
     def allowed(self) -> str:
         """The allowed values in words."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
+        if self.source:
+            return "a folder, or a hub id (OWNER/NAME), without a comma"
         if self.kind is str:
             return "a name of letters, digits, '.', '-' and '_'"
         if self.kind is float:
@@ -46,6 +51,8 @@ class Option:
         """The value that `text` stands for; None if it is not an allowed one."""
         if self.choices:
             return text if text in self.choices else None
+        if self.source:
+            return text or None
         if self.kind is str:
             return text if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) else None
         pattern = r"[+-]?[0-9]{1,9}" if self.kind is int else r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
@@ -61,15 +68,36 @@ class MethodKind:
     """What a method's file declares: `METHOD = MethodKind("a line about it", lossless=True, options={...})`.
 
     description: what `fastvlm-bench methods` says of it. lossless: whether its greedy output must equal the target's.
-    options: by name. The constructor has a parameter of each option's name, but for `draft`, `head` and `exit_layer`
+    group: where `methods` lists it, one of `GROUPS`. options: by name. The constructor has a parameter of each option's name, but for `draft`, `head` and `exit_layer`
     of a method that takes a trained draft: they choose it, and the constructor has the parameter `draft`.
     """
 
     description: str
     lossless: bool
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
+    group: str = "your own"
+
+    @property
+    def trained(self) -> bool:
+        """Whether it takes a draft that `train` made, which is chosen among the model's drafts."""
+        return self.options.get("draft") == DRAFT
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The options that a user must give."""
+        return tuple(key for key, option in self.options.items() if option.needed)
 
 
+GROUPS = {
+    "reference": "what everything is compared with",
+    "ours": "FastVLM: drafts with the target's own first layers and a trained imitation head",
+    "baselines": "need no training",
+    "drafts": "draft with a model or a head that you have, or that `train` makes for comparison",
+    "transformers": "the loops of transformers, as they are",
+    "checks": "show what the other numbers mean",
+    "your own": "from your files",
+}
+"""The groups in which `methods` lists the methods, in order, and a line about each."""
 GAMMA = Option(int, 10, "most tokens drafted per round", low=1, high=MAX_GAMMA)
 EXIT_LAYER = Option(int, None, "target layers run while drafting; by default the draft's own", low=1)
 HEAD = Option(str, None, "kind of imitation head; by default the draft's own", choices=tuple(HEAD_LAYERS))
@@ -112,6 +140,10 @@ class MethodSpec:
         keys = [part.partition("=")[0].strip() for part in rest.split(",")]
         if colon and len(keys) != len(named):
             raise UsageError(f"method '{label}' gives an option twice; name each once")
+        if lacking := [key for key in METHODS[name].needed if key not in named]:
+            option = known[lacking[0]]
+            raise UsageError(f"method '{name}' needs {lacking[0]}=…: {option.help}; it must be {option.allowed}, as in "
+                             f"{name}:{lacking[0]}=…")  # fmt: skip
         shared = {"gamma": gamma, "exit_layer": exit_layer}
         options = {
             key: value for key, option in known.items()

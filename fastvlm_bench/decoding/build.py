@@ -39,7 +39,7 @@ def method_class(name: str) -> type[Method]:
 def check_options(name: str, kind: type[Method]) -> None:
     """UsageError for an option that the file declares and the constructor does not take: it would have no effect."""
     taken, options = inspect.signature(kind).parameters, METHODS[name].options
-    by_draft = {"draft", "head", "exit_layer"} if "draft" in options else set()
+    by_draft = {"draft", "head", "exit_layer"} if METHODS[name].trained else set()
     needed = [*(option for option in options if option not in by_draft), *(["draft"] if by_draft else [])]
     if lacking := [option for option in needed if option not in taken]:
         raise UsageError(f"{METHODS.path(name)}: METHOD has the option '{lacking[0]}', but {kind.__name__} has no "
@@ -50,12 +50,12 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
     """Build one method on a loaded target. UsageError where no draft fits, or the exit layer is out of range.
 
     drafts: a draft folder or a folder of draft folders; None where there is none. The parameters of a method's
-    constructor are named like its options; it may also take `draft` and `clock`.
+    constructor are named like its options; it may also take `draft`, `clock` and `target`.
     """
     options: dict[str, Any] = dict(spec.options)
     kind, draft, named, count = method_class(spec.name), None, dict[str, str](), len(target.layers)
     check_options(spec.name, kind)
-    if "draft" in METHODS[spec.name].options:
+    if METHODS[spec.name].trained:
         wish = {key: options.get(key) for key in ("head", "exit_layer", "draft")}
         folder = choose_draft(drafts, model=target.id, **wish)
         draft = Draft.load(folder, target.model)
@@ -63,12 +63,12 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
         options |= {"head": draft.manifest.head if draft.manifest else None, "exit_layer": draft.exit_layer}
     elif not 1 <= options.get("exit_layer", 1) < count:
         raise UsageError(f"exit_layer={options['exit_layer']} is not within 1 .. {count - 1} of {target.id}")
-    given = {**options, "draft": draft, "clock": clock}
+    given = {"target": target, "clock": clock, **options, **({"draft": draft} if draft else {})}
     method = kind(**{name: given[name] for name in inspect.signature(kind).parameters if name in given})
     described = {
         "label": spec.label, "name": spec.name, "spec": str(spec), "lossless": METHODS[spec.name].lossless,
-        "options": options, "draft": {**vars(draft.manifest), **named} if draft and draft.manifest else None,
-        "extra_bytes": draft.weight_bytes if draft else 0,
+        "options": options, "draft": {**vars(draft.manifest), **named} if draft and draft.manifest else method.drafter,
+        "extra_bytes": draft.weight_bytes if draft else method.weight_bytes,
     }  # fmt: skip
     if not METHODS.own(spec.name):  # no commit of this project names its code
         described["file_sha256"] = hashlib.sha256(METHODS.path(spec.name).read_bytes()).hexdigest()

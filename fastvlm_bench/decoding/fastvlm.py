@@ -29,6 +29,7 @@ from fastvlm_bench.records.trace import Round
 
 METHOD = MethodKind(
     "drafts with the first layers and an imitation head, verifies with the remaining layers", lossless=True,
+    group="ours",
     options={"gamma": GAMMA, "draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD, "stop_below": STOP_BELOW},
 )  # fmt: skip
 
@@ -76,8 +77,7 @@ class FastVLM(Method):
         emitted = session.emit(standing)
         # Roll back: the KV of rejected tokens is forgotten, in every layer and in the head.
         session.keep(outputs, standing, ran=len(session.gate.kept))
-        return [Round(len(mine), stand + (stand < len(mine)), stand, count, draft_s, verify_s)
-                for mine, stand, count in zip(drafts.tokens, accepted, emitted, strict=True)]  # fmt: skip
+        return drafts.rounds(accepted, emitted, draft_s, verify_s)
 
     def _draft(self, session: Session, kwargs: dict[str, Any]) -> tuple[Drafts, float]:
         """Draft until γ, EOS, the token limit or doubt. Returns the drafts and the seconds of the passes.

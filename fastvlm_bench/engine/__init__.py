@@ -3,6 +3,8 @@
 May import the rooms below `analysis`.
 
 method.py           THE LOOP around every method: prefill, then rounds until every row has stopped
+proposing.py        the round of methods whose drafts come from elsewhere than the target's first layers
+tree.py             verifies a tree of drafts in one pass
 session.py          token ids, the bookkeeping of transformers and the KV cache of one generation
 batch_session.py    the same for several rows, which leave the batch when they finish
 rows.py             the tokens of each row, and its share of the seconds

@@ -4,9 +4,11 @@
 and `decoding/fastvlm.py`, which drafts, verifies, accepts and rolls back. A row is one sequence of a batch.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from PIL.Image import Image
 from torch import Tensor
 
 from fastvlm_bench.drafts.imitation_head import Draft
@@ -26,6 +28,8 @@ class Method:
     After each call `trace` holds what was counted and timed.
     """
 
+    sees = False  # whether `show` must be called before each generation
+
     def __init__(self, draft: Draft | None = None, *, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
         self.draft: Any = draft
@@ -40,6 +44,23 @@ class Method:
         """The draft, which is loaded for `model` if it was not yet. None where every pass runs the whole model."""
         found: Draft | None = self.draft
         return found
+
+    @property
+    def drafter(self) -> dict[str, Any] | None:
+        """What drafts, for run.json, where it is not a draft of our own: its name, source and weights' hash."""
+        return None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights that the method adds to the target, where they are not those of a draft of our own."""
+        return 0
+
+    def show(self, shown: Sequence[tuple[Image, str]]) -> None:
+        """Called outside the clock, if the method `sees`, with image and prompt of each row that is decoded next.
+
+        It is for a drafter that is a model of its own: the target's inputs do not fit another model's processor.
+        """
+        raise NotImplementedError
 
     def begin(self, session: Session) -> None:
         """Called once after the prefill, unless every row has stopped at its first token."""

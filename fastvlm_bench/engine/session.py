@@ -6,6 +6,7 @@ several. Methods use both in the same way: tokens are always one list per row.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ class Session:
         self.processors = logits_processor  # temperature, top-k and top-p among them where `generate` samples
         self.samples = bool(generation_config.do_sample)
         self._drawn_from: list[Tensor] = []
+        self._texts: list[list[int]] | None = None
         self._records_past = False
         # Layers whose KV is the image's and does not grow with the text (Mllama): never rolled back.
         text = model.config.get_text_config(decoder=True)
@@ -76,6 +78,10 @@ class Session:
         return self._gate
 
     @property
+    def device(self) -> torch.device:
+        return self._ids.device
+
+    @property
     def remaining(self) -> int:
         """How many more tokens may be emitted."""
         return int(self.config.max_length) - self.length
@@ -88,6 +94,13 @@ class Session:
     def new_tokens(self) -> list[int]:
         """The tokens that the only row has emitted."""
         return self._ids[0, self.prompt_length : self.length].tolist()
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """For each of `rows` its prompt, without padding, and its output. Prompts are fetched from the device once."""
+        if self._texts is None:
+            self._texts = self._ids[:, : self.prompt_length].tolist()
+        return [[*self._texts[row.place][self.prompt_length - row.prompt_length :], *row.tokens] for row in self.rows]
 
     @property
     def sequences(self) -> Tensor:
@@ -117,14 +130,26 @@ class Session:
         arguments that account for exactly these tokens: `self.kwargs`, or a copy that `advance_kwargs` took past the
         drafts. Returns the model's output, with logits (rows, count, vocab).
         """
-        end = self.length
-        if ahead and ahead[0]:
-            end += len(ahead[0])
-            self._ids[:, self.length : end] = torch.tensor(ahead, device=self._ids.device)
+        return self.model(**self.inputs_of(count, ahead, kwargs), return_dict=True)
+
+    def inputs_of(self, count: int, ahead: Tokens, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What `forward` gives to the model, as `transformers` prepares it."""
+        end = self.write_ahead(ahead[0] if ahead else ())
         if "logits_to_keep" in kwargs:  # `generate` sets it for models that take it
             kwargs = {**kwargs, "logits_to_keep": count}
-        inputs = self.model.prepare_inputs_for_generation(self._ids[:, :end], next_sequence_length=count, **kwargs)
-        return self.model(**inputs, return_dict=True)
+        inputs: dict[str, Any] = self.model.prepare_inputs_for_generation(
+            self._ids[:, :end], next_sequence_length=count, **kwargs
+        )
+        return inputs
+
+    def write_ahead(self, tokens: Sequence[int]) -> int:
+        """Let tokens follow the only row's output, for the next pass or processor. Returns the length with them."""
+        end = self.length + len(tokens)
+        if end > self._ids.shape[1]:  # a tree has more tokens than the output may still take
+            self._ids = torch.nn.functional.pad(self._ids, (0, end - self._ids.shape[1]))
+        if len(tokens):
+            self._ids[:, self.length : end] = torch.tensor(tokens, device=self._ids.device)
+        return end
 
     def advance_kwargs(self, outputs: Any, kwargs: dict[str, Any], count: int) -> None:
         """Let `transformers` update `kwargs`, in place, for `count` new tokens."""
@@ -163,6 +188,19 @@ class Session:
             weights = kept / kept.sum() if bool(kept.sum() > 0) else weights
         taken = drafts.take([[draw(weights)]])
         if taken:
+            self._drawn_from.append(weights)
+        return taken
+
+    def propose(self, tokens: Tokens, drafts: Drafts) -> bool:
+        """Add to `drafts` tokens that were not drawn: one for each row, or none where it has stopped drafting.
+
+        For the acceptance rule such a draft has probability 1: it stands with the target's own probability of it. False
+        if no row takes one.
+        """
+        taken = drafts.take(tokens)
+        if taken and self.samples:
+            weights = torch.zeros(vocabulary(self.model), device=self._ids.device)
+            weights[tokens[0][0]] = 1.0
             self._drawn_from.append(weights)
         return taken
 
@@ -240,6 +278,10 @@ class Session:
             self.roll_back(ran - kept)
             if self._gate is not None:
                 self._gate.roll_back_head(ran - kept)
+        self.finish(outputs, kept)
+
+    def finish(self, outputs: Any, kept: int) -> None:
+        """The end of `keep`, once caches hold what stays: `kept` tokens of the only row's latest pass."""
         self.advance_kwargs(outputs, self.kwargs, kept)
         if self.rows[0].stop:
             self.rows, self.ended = [], self.rows

@@ -24,7 +24,7 @@ def check(config: RunConfig) -> list[Suite]:
         exit_layer = spec.options.get("exit_layer")
         if layers is not None and isinstance(exit_layer, int) and exit_layer >= layers:
             raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{config.model}'")
-        if "draft" in METHODS[spec.name].options:
+        if METHODS[spec.name].trained:
             choose_draft(drafts_of(config), model=config.model, **_wish(spec.options))
     suites = load_suites(config)
     for suite in suites:
