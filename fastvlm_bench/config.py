@@ -17,7 +17,7 @@ from typing import Any
 from fastvlm_bench.analysis.batches import check_batches
 from fastvlm_bench.analysis.stopping import check_stopping
 from fastvlm_bench.errors import UsageError, did_you_mean
-from fastvlm_bench.method_spec import MAX_GAMMA, METHODS, REFERENCE, MethodSpec
+from fastvlm_bench.method_spec import ALL, MAX_GAMMA, METHODS, REFERENCE, MethodSpec, all_methods
 from fastvlm_bench.metrics import METRICS, parse_variants
 from fastvlm_bench.models.names import SHORT_DTYPES, long_dtype
 from fastvlm_bench.sampling import check_sampling, generation
@@ -32,7 +32,7 @@ NOT_MEASURED = ("out", "resume", "json", "require_lossless", "require_valid", "m
                 "offline")  # fmt: skip
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
-         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control")  # fmt: skip
+         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control", "fitting")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 
 
@@ -40,8 +40,9 @@ LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width",
 class RunConfig:
     """The options of `run`. Made only of plain values; UsageError for any that cannot be.
 
-    suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first. draft: a draft
-    folder or a folder of them. device, dtype, device_map, attn, quantize, trust_remote_code, offline: as in
+    suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first; `all` becomes
+    the methods that it stands for, and `fitting` says that those which do not fit the model are left out. draft: a
+    draft folder or a folder of them. device, dtype, device_map, attn, quantize, trust_remote_code, offline: as in
     `load_target`. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
     where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. batch_size: samples
@@ -81,6 +82,7 @@ class RunConfig:
     batch_size: int = 1
     refine: bool = False
     control: bool = True
+    fitting: bool = False
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -132,6 +134,10 @@ class RunConfig:
         check_batches(self.batch_size, temperature=self.temperature, phases=self.phases, energy=self.energy,
                       refine=self.refine)  # fmt: skip
         check_stopping(self.until_width, self.budget, self.invocations, self.energy)
+        if ALL in self.methods:
+            object.__setattr__(self, "fitting", True)
+            named = [text for text in self.methods if text != ALL]
+            object.__setattr__(self, "methods", (*(name for name in all_methods() if name not in named), *named))
         object.__setattr__(self, "methods", tuple(spec.label for spec in self._parse_methods()))
 
     @property
@@ -157,6 +163,10 @@ class RunConfig:
     def specs(self) -> tuple[MethodSpec, ...]:
         """The methods with --gamma and --exit-layer applied, the reference first."""
         return tuple(self._parse_methods())
+
+    def optional(self, spec: MethodSpec) -> bool:
+        """Whether a method is left out, and not refused, where it does not fit: `all` stood for it."""
+        return self.fitting and spec.label == spec.name and spec.name != REFERENCE
 
     @property
     def loading(self) -> dict[str, Any]:

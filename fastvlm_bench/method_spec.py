@@ -10,6 +10,8 @@ from fastvlm_bench.drafts.manifest import HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
 
 REFERENCE = "standard"
+ALL = "all"
+"""In the place of a method's name: every method that needs no option of the user's and fits the model."""
 CONTROL = "control"
 """The method that shows what rounding does to the target. Nobody asks whether it is faster or better."""
 MAX_GAMMA = 64
@@ -68,8 +70,9 @@ class MethodKind:
     """What a method's file declares: `METHOD = MethodKind("a line about it", lossless=True, options={...})`.
 
     description: what `fastvlm-bench methods` says of it. lossless: whether its greedy output must equal the target's.
-    group: where `methods` lists it, one of `GROUPS`. options: by name. The constructor has a parameter of each option's name, but for `draft`, `head` and `exit_layer`
-    of a method that takes a trained draft: they choose it, and the constructor has the parameter `draft`.
+    group: where `methods` lists it, one of `GROUPS`. options: by name. The constructor has a parameter of each option's
+    name, but for `draft`, `head` and `exit_layer` of a method that takes a trained draft: they choose it, and the
+    constructor has the parameter `draft`.
     """
 
     description: str
@@ -81,6 +84,11 @@ class MethodKind:
     def trained(self) -> bool:
         """Whether it takes a draft that `train` made, which is chosen among the model's drafts."""
         return self.options.get("draft") == DRAFT
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is another library's loop, whose faults are its own and do not touch the other numbers."""
+        return self.group == "transformers"
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -113,6 +121,16 @@ METHODS = Declarations(
     named=lambda stem: stem.replace("_", "-"), first=REFERENCE,
 )  # fmt: skip
 """Every method by its name, which is that of its file: decoding/early_exit.py is early-exit."""
+
+
+def all_methods() -> list[str]:
+    """What `all` stands for: methods without a needed option, in the order of their groups.
+
+    `control` is not among them: it measures rounding, and a run in half precision adds it by itself.
+    """
+    places = {group: place for place, group in enumerate(GROUPS)}
+    names = [name for name, kind in METHODS.items() if not kind.needed and name != CONTROL]
+    return sorted(names, key=lambda name: places.get(METHODS[name].group, len(places)))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ WARNINGS = (
     "NotIsolated", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
     "ScoringFailed", "FasterThanPredicted", "SlowerThanPredicted", "SecondsDoNotAddUp", "SlowReference",
+    "ForeignLoop",
 )  # fmt: skip
 """The names of all warnings. docs/measuring.md explains each of them."""
 SHORT_TOKENS, FEW_SAMPLES = 8, 20
@@ -68,8 +69,11 @@ def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None
     """
     rows = summarise(run) if rows is None else rows
     own = arms(run)
+    foreign = (Notice("ForeignLoop", f"{_causes(run, row)}; this row's numbers are of no use, the others are not "
+                      "touched")
+               for row in rows if row.settings.foreign and any(_row_reasons(run, row, status or "")))  # fmt: skip
     of_rows = (notice for row, arm in zip(rows, own, strict=True) for notice in _warnings(run, row, arm, rows))
-    warnings = [*_run_warnings(run), *of_rows, *order_effects(run, own), *drift_notices(run, own)]
+    warnings = [*_run_warnings(run), *of_rows, *foreign, *order_effects(run, own), *drift_notices(run, own)]
     reasons = tuple(_reasons(run, rows, own, status or str(run.meta["status"])))
     return Verdict("INVALID" if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
 
@@ -123,14 +127,10 @@ def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row]) -> Iterable[Not
     where, settings, counts = f"{row.suite}, {row.method}", row.settings, row.counts
     if row.method == row.reference:
         yield from stop_notices(run, row)
+    if settings.foreign and any(_row_reasons(run, row, "")):
+        return  # `judge` tells of it, in one notice
     if counts.samples_failed:
-        causes = sorted(
-            {
-                str(line["error"]).split(":")[0]
-                for line in run.lines
-                if line["error"] is not None and (line["suite"], line["method"]) == (row.suite, row.method)
-            }
-        )
+        causes = sorted({error.split(":")[0] for error in _errors(run, row)})
         yield Notice("FailedSamples", f"{where}: {counts.samples_failed} of {counts.samples} samples failed "
                      f"({some(causes)}); they and their pairs do not count; see samples.jsonl")  # fmt: skip
     if row.method == row.reference:
@@ -234,20 +234,37 @@ def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> 
     if broken:
         yield f"the counts do not add up ({some(broken)})"
     for row in rows:
-        where, counts = f"{row.suite}, {row.method}", row.counts
-        if counts.samples_failed:
-            yield f"{where}: {counts.samples_failed} of {counts.samples} samples failed"
-        if row.method == row.reference:
-            continue
-        paired, unpaired = counts.samples_paired, counts.samples - counts.samples_paired
-        if paired < FEWEST_SAMPLES:
-            yield f"{where}: {paired} samples measured in both arms; at least {FEWEST_SAMPLES} are needed"
-        elif (batches := _batches(row)) is not None and batches < FEWEST_SAMPLES:
-            yield f"{where}: {batches} batches measured in both arms; at least {FEWEST_SAMPLES} are needed"
-        elif status == "success" and not counts.samples_failed and unpaired > left_out(run, row):
-            yield f"{where}: {unpaired} of {counts.samples} samples have no pair"
-        if greedy(run.meta) and (reason := invalid_reason(row)) is not None:
-            yield reason
+        if not row.settings.foreign:
+            yield from _row_reasons(run, row, status)
+
+
+def _row_reasons(run: Run, row: Row, status: str) -> Iterable[str]:
+    where, counts = f"{row.suite}, {row.method}", row.counts
+    if counts.samples_failed:
+        yield f"{where}: {counts.samples_failed} of {counts.samples} samples failed"
+    if row.method == row.reference:
+        return
+    paired, unpaired = counts.samples_paired, counts.samples - counts.samples_paired
+    if paired < FEWEST_SAMPLES:
+        yield f"{where}: {paired} samples measured in both arms; at least {FEWEST_SAMPLES} are needed"
+    elif (batches := _batches(row)) is not None and batches < FEWEST_SAMPLES:
+        yield f"{where}: {batches} batches measured in both arms; at least {FEWEST_SAMPLES} are needed"
+    elif status == "success" and not counts.samples_failed and unpaired > left_out(run, row):
+        yield f"{where}: {unpaired} of {counts.samples} samples have no pair"
+    if greedy(run.meta) and (reason := invalid_reason(row)) is not None:
+        yield reason
+
+
+def _errors(run: Run, row: Row) -> list[str]:
+    """The errors of a row's failed lines."""
+    return [str(line["error"]) for line in run.lines
+            if line["error"] is not None and (line["suite"], line["method"]) == (row.suite, row.method)]  # fmt: skip
+
+
+def _causes(run: Run, row: Row) -> str:
+    """The first reason against a row, and the first error of its lines, if one failed."""
+    first = next(iter(_row_reasons(run, row, "")))
+    return f"{first} ({errors[0]})" if (errors := _errors(run, row)) else first
 
 
 def _of(line: Mapping[str, Any], arm: Arm) -> bool:

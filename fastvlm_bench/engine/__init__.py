@@ -16,6 +16,7 @@ cache_view.py       the KV cache as verification must see it
 recurrent_state.py  states of recurrent layers: copied before a pass, replayed after a rejection
 batch_cache.py      rolls each row of a KV cache back by its own number of tokens
 batch_inputs.py     makes one batch of the inputs of single samples
+transformers_loop.py  the speculative loops of transformers, watched from outside
 measure.py          times one generation through `model.generate(custom_generate=method)`
 phases.py           seconds of vision, prefill, draft and verification, by hooks on the model's passes
 """

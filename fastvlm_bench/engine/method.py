@@ -4,7 +4,7 @@
 and `decoding/fastvlm.py`, which drafts, verifies, accepts and rolls back. A row is one sequence of a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -29,6 +29,7 @@ class Method:
     """
 
     sees = False  # whether `show` must be called before each generation
+    takes_batches = True
 
     def __init__(self, draft: Draft | None = None, *, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
@@ -70,6 +71,10 @@ class Method:
         draft = self.draft_for(model)
         self.gate = LayerGate.of(model, draft) if draft is not None else None
         return nullcontext() if self.gate is None or draft is None else self.gate.installed(draft.new_cache())
+
+    def generate(self, model: Any, decode: Callable[..., Tensor], **options: Any) -> None:
+        """Call `generate` as a user does. decode: calls this method, and notes when; options: of `generate`."""
+        model.generate(**options, custom_generate=decode)
 
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         """Decode: prefill, then rounds until every row has stopped.

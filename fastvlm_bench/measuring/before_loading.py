@@ -21,6 +21,8 @@ def check(config: RunConfig) -> list[Suite]:
     check_model_name(config.model)
     layers = layer_count(config.model)
     for spec in config.specs:
+        if config.optional(spec):
+            continue
         exit_layer = spec.options.get("exit_layer")
         if layers is not None and isinstance(exit_layer, int) and exit_layer >= layers:
             raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{config.model}'")
