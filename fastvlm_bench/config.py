@@ -32,7 +32,8 @@ NOT_MEASURED = ("out", "resume", "json", "require_lossless", "require_valid", "m
                 "offline")  # fmt: skip
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
-         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control", "fitting")  # fmt: skip
+         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control",
+         "fitting")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 
 

@@ -1,4 +1,4 @@
-"""`-m all` stands for every method that needs no option, and leaves out what does not fit the model, with the reason."""
+"""`-m all` stands for every method that needs no option, and leaves out, with the reason, what does not fit."""
 
 import json
 from pathlib import Path
