@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
+LONGEST = 3
+"""How many tokens a character that is not complete has at most."""
 CONTEXTS = (8, 4, 2, 1)
 """How many of the tokens before are encoded once more with the text that follows, so that words are joined as usual."""
 ANCHORS = ("\n", "")
@@ -33,7 +35,18 @@ class Wording:
 
     def complete(self, tokens: Sequence[int]) -> str:
         """The text of tokens up to the last character that is complete."""
-        return self.decode(tokens).rstrip(BROKEN)
+        return self._split(tokens)[0]
+
+    def _split(self, tokens: Sequence[int]) -> tuple[str, int]:
+        """The complete text, and how many tokens at the end are the beginning of a character.
+
+        Byte fallback decodes all bytes in a row to U+FFFD if the last ones are incomplete. So tokens are left out.
+        """
+        for count in range(min(LONGEST, len(tokens)) + 1):
+            text = self.decode(tokens[: len(tokens) - count])
+            if not text.endswith(BROKEN):
+                return text, count
+        return self.decode(tokens).rstrip(BROKEN), 0
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         """The strings of tokens as the vocabulary has them."""
@@ -48,9 +61,9 @@ class Wording:
     def continued(self, before: Sequence[int], text: str) -> list[int]:
         """The tokens that follow `before` and say `text`; [] where there are none.
 
-        `before` are not encoded anew. Where they end within a character, `text` begins with that character, and what
-        is left of it follows. Best are the tokens that the tokenizer itself gives to the end of `before` and `text`
-        together. Where it would join both (" wor" + "ld"), `text` is encoded alone.
+        `before` are not encoded anew. Where they end within a character, `text` begins with that character, and what is
+        left of it follows, if it is the one that was begun. Best are the tokens that the tokenizer itself gives to the
+        end of `before` and `text` together. Where it would join both (" wor" + "ld"), `text` is encoded alone.
         """
         if not text:
             return []
@@ -59,12 +72,10 @@ class Wording:
             found = self.encode(self.complete(start) + text)
             if found[: len(start)] == start:
                 return found[len(start) :]
-        if self.decode(before[-1:]).endswith(BROKEN):
-            return []  # the text's first character has begun, and not as the tokenizer would begin it
+        begun = list(before[len(before) - self._split(before[-CONTEXTS[0] :])[1] :])
         for anchor in ANCHORS:
-            start = self.encode(anchor)
+            start = [*self.encode(anchor), *begun]
             found = self.encode(anchor + text)
-            rest = found[len(start) :]
-            if found[: len(start)] == start and self.decode(found) == self.decode(start) + text:
-                return rest
+            if found[: len(start)] == start and self.decode(found) == anchor + text:
+                return found[len(start) :]
         return []

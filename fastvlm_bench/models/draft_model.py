@@ -20,8 +20,12 @@ class TextModel(Target):
         """The prompt in the tokenizer's chat template, without an image; as it stands where there is no template."""
         if getattr(self.processor, "chat_template", None) is None:
             return prompt
-        messages = [{"role": "user", "content": prompt}]
-        return str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        for content in (prompt, [{"type": "text", "text": prompt}]):  # templates of VLMs take parts alone
+            messages = [{"role": "user", "content": content}]
+            text = str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+            if prompt in text:
+                return text
+        raise UsageError(f"the chat template of model '{self.id}' leaves the prompt out: mend its chat_template.jinja")
 
     def encode(self, image: Image.Image, prompt: str) -> dict[str, Any]:
         """As in `Target`; the image is left out."""

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.fingerprint import processor_sha256, rounds, set_weights_sha256, weights_sha256
@@ -133,9 +133,11 @@ def load_target(
         shared = {"local_files_only": local, "revision": revision, "trust_remote_code": trust_remote_code}
         try:
             with quiet(downloads=not local):
-                processor = load_processor(source, **shared)
+                processor = None if text_alone else load_processor(source, **shared)
                 config = AutoConfig.from_pretrained(source, **shared)
                 text_alone = text_alone and reads_text_alone(config)
+                if processor is None:
+                    processor = (AutoTokenizer.from_pretrained if text_alone else load_processor)(source, **shared)
                 if name != "tiny" and not device_map:
                     check_room(config, name, wanted, quantize, place, trust_remote_code)
                 stored, digest = getattr(config, "dtype", None), None
