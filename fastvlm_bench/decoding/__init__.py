@@ -9,6 +9,8 @@ layerskip.py    the raw exit without a head
 early_exit.py   the draft alone, never verified
 control.py      drafts with the whole target, so that only rounding can differ
 prompt_lookup.py  copies what followed the last tokens before
+draft_model.py  a smaller model of the same tokenizer drafts
+token_timing.py  a model of another vocabulary drafts
 hf_generate.py  the loop of transformers, to check that `standard` is no slower
 build.py        builds a method from its specification and finds its draft
 """

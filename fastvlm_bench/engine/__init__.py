@@ -4,6 +4,9 @@ May import the rooms below `analysis`.
 
 method.py           THE LOOP around every method: prefill, then rounds until every row has stopped
 proposing.py        the round of methods whose drafts come from elsewhere than the target's first layers
+following.py        a second model that drafts: its session follows what the target has said
+wording.py          text of tokens, and the tokens that continue others and say a text
+time_warping.py     aligns two spellings of one text
 tree.py             verifies a tree of drafts in one pass
 session.py          token ids, the bookkeeping of transformers and the KV cache of one generation
 batch_session.py    the same for several rows, which leave the batch when they finish

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.batch_session import BatchSession
@@ -55,6 +55,11 @@ class Method:
     def weight_bytes(self) -> int:
         """Bytes of the weights that the method adds to the target, where they are not those of a draft of our own."""
         return 0
+
+    @property
+    def helper(self) -> nn.Module | None:
+        """The model that drafts, where it is one of its own, so that `Phases` can time its passes."""
+        return None
 
     def show(self, shown: Sequence[tuple[Image, str]]) -> None:
         """Called outside the clock, if the method `sees`, with image and prompt of each row that is decoded next.

@@ -33,9 +33,11 @@ class Session:
 
     rows: those that are still being decoded, in the order of all tensors. ended: those that have stopped. gate: the
     layer gate of a method that drafts, whose head is rolled back with the target; None for other methods.
+    unread: how many tokens at the end of the output no pass has read: one, but for a drafter that lags (following.py).
     """
 
     takes_several = False
+    unread = 1
 
     def __init__(
         self, model: Any, input_ids: Tensor, gate: LayerGate | None = None, *, logits_processor: Any,
@@ -116,12 +118,16 @@ class Session:
 
         Returns the clock (s) once that token was chosen and known on the host. What follows is part of decoding.
         """
-        outputs = self.model._prefill(self._ids[:, : self.length], self.config, self.kwargs)
+        outputs = self.read_prompt()
         first = self.choose(outputs.logits[:, -1:])
         known = self.clock.now()
         self.emit(first)
         self.keep(outputs, first, 1)
         return known
+
+    def read_prompt(self) -> Any:
+        """The first part of `prefill`: one pass over the prompt. Returns the model's output; nothing is chosen yet."""
+        return self.model._prefill(self._ids[:, : self.length], self.config, self.kwargs)
 
     def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any]) -> Any:
         """Run one pass over the last `count` tokens of output + `ahead`.
@@ -152,7 +158,9 @@ class Session:
         return end
 
     def advance_kwargs(self, outputs: Any, kwargs: dict[str, Any], count: int) -> None:
-        """Let `transformers` update `kwargs`, in place, for `count` new tokens."""
+        """Let `transformers` update `kwargs`, in place, for `count` new tokens. With 0 nothing changes."""
+        if not count:  # transformers would append the types of all tokens once more
+            return
         self.model._update_model_kwargs_for_generation(
             outputs, kwargs, is_encoder_decoder=self.model.config.is_encoder_decoder, num_new_tokens=count
         )
@@ -272,16 +280,20 @@ class Session:
         """Finish a pass over `ran` tokens: each row keeps the first `len(tokens[row])` of them and forgets the rest.
 
         Rejected tokens leave the KV cache and the head. Rows that have stopped move from `rows` to `ended`.
+        What the passes have not read of `tokens` is `unread` afterwards: the last one, or more where a drafter lags.
         """
-        kept = len(tokens[0])
+        beyond = ran - self.unread  # how many tokens after the output so far were read
+        unread = max(1, len(tokens[0]) - beyond)
+        rejected = beyond + unread - len(tokens[0])
+        self.unread = unread
         if self._records_past:
-            self.roll_back(ran - kept)
+            self.roll_back(rejected)
             if self._gate is not None:
-                self._gate.roll_back_head(ran - kept)
-        self.finish(outputs, kept)
+                self._gate.roll_back_head(rejected)
+        self.finish(outputs, ran - rejected)
 
     def finish(self, outputs: Any, kept: int) -> None:
-        """The end of `keep`, once caches hold what stays: `kept` tokens of the only row's latest pass."""
+        """The end of `keep`, once caches hold what stays: `kept` tokens of the only row's latest passes."""
         self.advance_kwargs(outputs, self.kwargs, kept)
         if self.rows[0].stop:
             self.rows, self.ended = [], self.rows

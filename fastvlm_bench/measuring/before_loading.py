@@ -10,6 +10,7 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.method_spec import METHODS
 from fastvlm_bench.metrics import METRICS, parse_variants
 from fastvlm_bench.metrics import load as load_metric
+from fastvlm_bench.models.draft_model_files import check_draft_model
 from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
 from fastvlm_bench.suites.definition import read_definition
 from fastvlm_bench.suites.suite import Suite, check_images, images_sha256, load_suite
@@ -26,6 +27,8 @@ def check(config: RunConfig) -> list[Suite]:
         exit_layer = spec.options.get("exit_layer")
         if layers is not None and isinstance(exit_layer, int) and exit_layer >= layers:
             raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{config.model}'")
+        if isinstance(second := spec.options.get("model"), str):
+            check_draft_model(spec.name, second, config.model)
         if METHODS[spec.name].trained:
             choose_draft(drafts_of(config), model=config.model, **_wish(spec.options))
     suites = load_suites(config)
