@@ -9,6 +9,7 @@ layerskip.py    the raw exit without a head
 early_exit.py   the draft alone, never verified
 control.py      drafts with the whole target, so that only rounding can differ
 prompt_lookup.py  copies what followed the last tokens before
+medusa.py       drafts with Medusa heads, in a chain or a tree
 hf_generate.py  the loop of transformers, to check that `standard` is no slower
 build.py        builds a method from its specification and finds its draft
 """
