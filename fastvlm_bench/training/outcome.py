@@ -169,6 +169,7 @@ def card(settings: TrainSettings, model: str, folder: Path, manifest: Manifest |
     base = [] if model == "tiny" or Path(model).is_dir() else [f"base_model: {split_revision(model)[0]}"]
     places = ", ".join(f"{value:.2f}" for value in own["by_position"])
     losses = ", ".join(f"{name} {weight:g}" for name, weight in manifest.losses.items())
+    method = decoded_by(manifest.head)
     where = f"Exit layer {manifest.exit_layer} of {manifest.target_layers} with a head of kind `{manifest.head}`"
     if manifest.at_the_end:
         where = f"Heads of kind `{manifest.head}` after the last of {manifest.target_layers} layers"
@@ -185,7 +186,7 @@ def card(settings: TrainSettings, model: str, folder: Path, manifest: Manifest |
         *([f"α by place in the draft: {places}.", ""] if places else []),
         f"Predicted decode speed-up on the machine that trained it: {own['speedup']:.2f} at γ {own['gamma']}, "
         f"stop_below {own['stop_below']:g}. A prediction is not a measurement; measure with", "",
-        "```sh", measure_command(settings, model, Path(settings.push or folder), own, decoded_by(manifest.head)), "```", "",
+        "```sh", measure_command(settings, model, Path(settings.push or folder), own, method), "```", "",
     ])  # fmt: skip
 
 

@@ -78,7 +78,7 @@ class Recipe:
         if place is None:
             raise UsageError(f"recipe '{text}' has no exit layer; add exit_layer=N or give --exit-layer")
         options = {"depth": _whole(text, "depth", given["depth"], 1)} if "depth" in given else {}
-        if options and not HEAD_LAYERS[head]:
+        if options and not HEAD_LAYERS.get(head):
             raise UsageError(f"recipe '{text}' gives a depth, but head '{head}' has no layers; leave it out")
         if end:  # spelt out, because the manifest holds them, and a default may change
             options = {"heads": _whole(text, "heads", given.get("heads", str(AT_THE_END[head])), 1, MAX_HEADS),

@@ -11,7 +11,7 @@ import torch
 from decoding.test_batch import COUNT as BATCH_COUNT
 from decoding.test_batch import batch, decode, singles  # noqa: F401 - fixtures
 from decoding.test_batch import expected as each  # noqa: F401 - a fixture
-from decoding.test_sampling import Distribution, Paths, options, outputs, products, prompt, said, target  # noqa: F401 - fixtures
+from decoding.test_sampling import Distribution, options, outputs, products, prompt, said, target  # noqa: F401 - fixtures
 from families.builders import build, plain
 from scipy.stats import chisquare
 from targets import LAYERS, generate
@@ -308,7 +308,7 @@ def test_the_best_paths_of_the_product() -> None:
 
 
 def test_heads_are_the_authors(llava: Any) -> None:
-    """x + SiLU(W x + b), alone or joined; untrained they are the target's own next token; joined weights are the own."""
+    """x + SiLU(W x + b), alone or joined, which share their weights; untrained they give the target's next token."""
     heads = random_heads(llava, seed=1).head
     assert isinstance(heads, MedusaHeads)
     states = torch.randn(2, heads.width)
@@ -325,8 +325,8 @@ def test_heads_are_the_authors(llava: Any) -> None:
     assert isinstance(fresh, MedusaHeads) and len(fresh.blocks) == 5
     output = llava.get_output_embeddings()
     for own in (output, None):
-        said = (fresh.through(fresh(states), own) if own is None else output(fresh(states))).argmax(-1)
-        assert (said == output(states).argmax(-1)[:, None]).all()
+        found = (fresh.through(fresh(states), own) if own is None else output(fresh(states))).argmax(-1)
+        assert (found == output(states).argmax(-1)[:, None]).all()
 
 
 def test_one_transfer_for_all_drafts(llava: Any, inputs: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,16 +134,15 @@ def test_validation_promises_what_the_loop_accepts(
 
 
 def test_rounds_and_price_by_hand() -> None:
-    text = CheckedAhead(
-        [True, False, True, True, True], [0.9] * 5, True, 0, [([False, True, True, False, True], [0.5] * 5)]
-    )
+    further = [([False, True, True, False, True], [0.5] * 5)]
+    text = CheckedAhead([True, False, True, True, True], [0.9] * 5, True, 0, further)
     found = simulate([text], 5, 0.0)
-    # Round 1 drafts 2: the first stands, the second is right, too; then the target's own. Round 2 drafts the last two.
+    # Round 1 drafts two, which stand, and the target gives a third. Round 2 drafts the fourth; the target ends it.
     assert (found.rounds, found.drafted, found.accepted, found.tokens, found.passes) == (2, 3, 3, 5, 2)
     assert found.by_position[:3] == [[2, 2], [1, 1], [0, 0]] and found.verified == {3: 1, 2: 1}
     assert found.speedup(PassCosts(1.0, 0.25, [1.0, 1.5, 2.0])) == pytest.approx(5 / (2 * 0.25 + 1.5 + 2.0))
     stopped = simulate([text], 5, 0.5)  # 0.9 · 0.5 is below
-    assert (stopped.drafted, stopped.verified) == (2, {2: 2})
+    assert (stopped.drafted, stopped.verified) == (2, {2: 2, 1: 1})
     assert advise([text], COSTS).gamma <= 2
 
 
@@ -177,17 +176,16 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(costs, "measure_costs", lambda *_: COSTS)
     monkeypatch.setattr(updates, "SAVE_EVERY_S", -1.0)
-    made = []
+    made, update = [], trainer.HeadTrainer.update
+
+    def stops(self: Any, *args: Any) -> Any:
+        if self.done == 2:
+            raise KeyboardInterrupt
+        return update(self, *args)
+
     for name in ("whole", "stopped"):
         settings = TrainSettings(**given, heads=("medusa:heads=2",), draft_vocabulary=30, out=str(tmp_path / name))
         if name == "stopped":
-            update = trainer.HeadTrainer.update
-
-            def stops(self: Any, *args: Any) -> Any:
-                if self.done == 2:
-                    raise KeyboardInterrupt
-                return update(self, *args)
-
             monkeypatch.setattr(trainer.HeadTrainer, "update", stops)
             assert fit.train(settings) == 130
             monkeypatch.setattr(trainer.HeadTrainer, "update", update)
