@@ -144,7 +144,8 @@ def choose_draft(
         if other is not None and head is None and exit_layer is None:
             one = f"draft '{draft}' has {other} heads" if draft else "none of the drafts has such a head"
             raise UsageError(f"{one}, and this method takes {', '.join(kinds)}; there is {there}; "
-                             f"train one: fastvlm-bench train --head {next(iter(kinds))}")  # fmt: skip
+                             f"train one by fastvlm-bench train --head {next(iter(kinds))}, and name its folder by "
+                             "--draft")  # fmt: skip
         wishes = (("draft", draft), ("head", head), ("exit_layer", exit_layer))
         wish = ",".join(f"{k}={v}" for k, v in wishes if v is not None)
         raise UsageError(f"no draft with {wish} under {root}; there is {there}")

@@ -189,11 +189,11 @@ def test_image_placeholders_are_never_drafted(
     assert len(drafted) > 40 and token not in drafted
 
 
-TREES = ("llava", "qwen2_5_vl")
-CHAINS = ("aya_vision", "blip2_t5", "qwen3_5", "mllama")
+TREES = ("qwen2_5_vl",)
+CHAINS = ("blip2_t5", "qwen3_5")
 MORE = (
-    "llava_next", "idefics3", "paligemma2", "blip2", "glm4v", "lfm2_vl", "gemma4", "llama4", "florence2", "qwen3_vl",
-    "gemma3", "internvl", "smolvlm", "kosmos2",
+    "llava", "aya_vision", "mllama", "llava_next", "idefics3", "paligemma2", "blip2", "glm4v", "lfm2_vl", "gemma4",
+    "llama4", "florence2", "qwen3_vl", "gemma3", "internvl", "smolvlm", "kosmos2",
 )  # fmt: skip
 
 
@@ -246,7 +246,7 @@ def enumerated(target: Any, prompt: Any, method: Any, **given: Any) -> Distribut
         return outputs(target, prompt, method, **given)
 
 
-@pytest.mark.parametrize("shape", [{"gamma": 2}, {"topk": 2, "nodes": 3}, {"topk": 3, "gamma": 2}], ids=str)
+@pytest.mark.parametrize("shape", [{"gamma": 2}, {"topk": 3, "nodes": 4}], ids=str)
 def test_sampling_keeps_the_targets_distribution(target: Any, prompt: Any, said: Any, shape: Any) -> None:  # noqa: F811
     """Every output's probability, over all that may be drawn, is the product of the target's own."""
     method = Medusa(random_heads(target, size=0.05), **shape)

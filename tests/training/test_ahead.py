@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +10,27 @@ import pytest
 import torch
 from targets import LAYERS, generate
 from torch.nn import functional
-from training.conftest import trainer_of
+from training.conftest import picture, trainer_of
 
 from fastvlm_bench.analysis.prediction import PassCosts
-from fastvlm_bench.decoding.build import build
+from fastvlm_bench.decoding.build import Built, build
 from fastvlm_bench.decoding.medusa import Medusa
 from fastvlm_bench.drafts.heads import MedusaHeads
-from fastvlm_bench.drafts.manifest import choose_draft, predicted_speedup, read_manifest
+from fastvlm_bench.drafts.imitation_head import Draft, describe_target
+from fastvlm_bench.drafts.manifest import Manifest, choose_draft, predicted_speedup, read_manifest
 from fastvlm_bench.engine.last_states import LastStates
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import MethodSpec
 from fastvlm_bench.models.load import Target, load_target
+from fastvlm_bench.suites.suite import Sample
 from fastvlm_bench.training import costs, fit, trainer, updates
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.costs import measure_costs
 from fastvlm_bench.training.outcome import measure_command
 from fastvlm_bench.training.prediction import CheckedAhead, advise, simulate
 from fastvlm_bench.training.recipe import DEFAULT_LOSSES, Recipe
+from fastvlm_bench.training.refine_run import RunRefiner
 from fastvlm_bench.training.settings import TrainSettings
 from fastvlm_bench.training.trainer import HeadTrainer
 from fastvlm_bench.training.validation import GAMMA, validate
@@ -36,7 +40,7 @@ COSTS = PassCosts(1.0, 0.05, [1.0 + 0.01 * k for k in range(11)])
 
 @pytest.fixture(scope="module")
 def trained(target: Target, examples: list[Example]) -> HeadTrainer:
-    made = trainer_of(target, ["medusa:heads=3", "medusa:heads=2,own_output=1,name=own", "mlp"], examples, lr=0.03)
+    made = trainer_of(target, ["medusa:heads=3", "medusa:heads=2,own_output=1,name=own"], examples, lr=0.03)
     losses = [made.update(examples[:6]) for _ in range(25)]
     for name in ("medusa", "own"):
         assert losses[-1][name] < 0.8 * losses[0][name], name
@@ -207,7 +211,9 @@ def test_folder_and_choice(both: Path, given: dict[str, Any]) -> None:
     there = r"there is draft=attention-exit1 \(head=attention,exit_layer=1\); draft=medusa \(head=medusa,at the end\)"
     with pytest.raises(UsageError, match=f"draft 'medusa' has medusa heads, and this method takes linear.*; {there}"):
         choose_draft(both, **wish, draft="medusa")
-    with pytest.raises(UsageError, match="none of the drafts has such a head, .* takes medusa; .* train --head medusa"):
+    with pytest.raises(
+        UsageError, match="none of the drafts has such a head, .* takes medusa; .* train --head medusa, and"
+    ):
         choose_draft(both / "attention-exit1", **wish, kinds=("medusa",))
     target = load_target(given["model"], device="cpu")
     built = build(MethodSpec.parse("medusa:gamma=2"), target, both, Clock("cpu"))
@@ -261,3 +267,36 @@ def test_settings(tmp_path: Path) -> None:
         settings(heads=("medusa:own_output=1",), draft_vocabulary=50)
     own = {"gamma": 3, "stop_below": 0.0}
     assert "-m medusa:gamma=3,stop_below=0" in measure_command(alone, "tiny", tmp_path, own, "medusa")
+
+
+def test_it_learns_between_the_samples_of_a_run(
+    target: Target, examples: list[Example], trained: HeadTrainer, tmp_path: Path
+) -> None:
+    """`run --refine`: the heads change, and with them the weights that decoding holds joined; the output does not."""
+    made = trained.draft(student(trained, "medusa"))
+    manifest = Manifest(
+        exit_layer=LAYERS, head="medusa", head_parameters=1, head_options={"heads": 3, "own_output": 0},
+        losses={"ce": 1.0}, data={"recipe": {"decay": 0.5}}, **describe_target(target.model),
+    )  # fmt: skip
+    Draft(LAYERS, made.head, manifest).save(tmp_path)
+    method = Medusa(Draft.load(tmp_path, target.model))
+    built = Built("medusa", method, True, None, {})
+    refiner, example = RunRefiner(target, [built]), examples[6]
+    assert refiner.learners[0].student.recipe.decay == 0.5
+    decode = partial(generate, target.model, example.inputs(target), method, len(example.answer))
+    before = (decode(), method.heads.blocks[0].weight.clone(), method.heads.ahead(torch.ones(1, method.heads.width), 3))
+    assert method.last is not None
+    rounds = [[r.drafted, r.tested, r.accepted, r.emitted] for r in method.last.rounds]
+    assert any(tested > accepted for _, tested, accepted, _ in rounds), "nothing was rejected"
+    line = {"method": "medusa", "sample_id": "noise/6", "token_ids": list(example.answer), "rounds": rounds,
+            "stop": "length", "error": None}  # fmt: skip
+    picture(6).save(tmp_path / "6.png")
+    sample = Sample("noise/6", "noise/6", tmp_path / "6.png", example.sample.prompt, ())
+    with torch.inference_mode():
+        refiner.learn(sample, [line])
+        refiner.learn(sample, [line])
+    assert not torch.equal(method.heads.blocks[0].weight, before[1])
+    states = torch.ones(1, method.heads.width)
+    assert torch.allclose(method.heads.ahead(states, 3), method.heads(states), atol=1e-4)
+    assert not torch.allclose(method.heads.ahead(states, 3), before[2])
+    assert decode() == before[0]
