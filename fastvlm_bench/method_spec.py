@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fastvlm_bench.declared import Declarations
-from fastvlm_bench.drafts.manifest import HEAD_LAYERS
+from fastvlm_bench.drafts.manifest import AT_THE_END, HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
 
 REFERENCE = "standard"
@@ -83,7 +83,12 @@ class MethodKind:
     @property
     def trained(self) -> bool:
         """Whether it takes a draft that `train` made, which is chosen among the model's drafts."""
-        return self.options.get("draft") == DRAFT
+        return self.options.get("draft") in (DRAFT, AT_THE_END_DRAFT)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The kinds of head that its drafts may have."""
+        return tuple(AT_THE_END if self.options.get("draft") == AT_THE_END_DRAFT else HEAD_LAYERS)
 
     @property
     def foreign(self) -> bool:
@@ -110,10 +115,12 @@ GAMMA = Option(int, 10, "most tokens drafted per round", low=1, high=MAX_GAMMA)
 EXIT_LAYER = Option(int, None, "target layers run while drafting; by default the draft's own", low=1)
 HEAD = Option(str, None, "kind of imitation head; by default the draft's own", choices=tuple(HEAD_LAYERS))
 DRAFT = Option(str, None, "the draft of this name, a folder below --draft")
+AT_THE_END_DRAFT = Option(str, None, "the draft of this name, a folder below --draft, that `train --head medusa` made")
 STOP_BELOW = Option(float, 0.5, "drafting stops before a token less probable than this; 0 is never", low=0, below=1)
 WORDS = {
     "MethodKind": MethodKind, "Option": Option, "int": int, "float": float, "str": str, "GAMMA": GAMMA,
     "EXIT_LAYER": EXIT_LAYER, "HEAD": HEAD, "DRAFT": DRAFT, "STOP_BELOW": STOP_BELOW, "MAX_GAMMA": MAX_GAMMA,
+    "AT_THE_END_DRAFT": AT_THE_END_DRAFT,
 }  # fmt: skip
 """What a declaration may use besides literals, because it is read without running its file."""
 METHODS = Declarations(

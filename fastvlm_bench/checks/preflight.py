@@ -204,6 +204,8 @@ def _state_bytes(layer: Any) -> int:
 def _check_draft(folder: Path, target: Target, inputs: dict[str, Any], plain: Plain) -> str:
     try:
         draft = Draft.load(folder, target.model)
+        if draft.manifest and draft.manifest.at_the_end:
+            return f"fits: {draft.manifest.head} heads {draft.manifest.place}"
         self_check(target.model, inputs, draft.exit_layer, draft, plain)
     except UsageError as error:
         return f"refused: {error}"

@@ -107,9 +107,7 @@ def _list_models() -> None:
     for folder, draft in read_manifests(TINY_DRAFTS).items():
         alpha = ", ".join(f"{suite} {value:.2f}" for suite, value in draft.validation.items())
         mark = " (default)" if draft.default else ""
-        rows.append(
-            (f"  {folder.name}", f"draft: exit {draft.exit_layer}, {draft.head} head, held-out α {alpha}{mark}")
-        )
+        rows.append((f"  {folder.name}", f"draft: {draft.place}, {draft.head} head, held-out α {alpha}{mark}"))
     rows.append(
         ("HUB_ID or FOLDER", "any image-text-to-text checkpoint of transformers; checked before use. Families:")
     )

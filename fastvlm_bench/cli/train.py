@@ -27,7 +27,7 @@ DATA, DRAFT = "What it learns on", "The draft"
 COURSE, BACKBONE = "The course of the training", "Phase 1, optional: the model itself learns first"
 
 # fmt: off
-Heads = Annotated[list[str] | None, typer.Option("--head", metavar="HEAD", help="linear, mlp, gated-mlp, attention, twig, eagle; or head:key=value,… (depth, loss weights, refine=0, name=…); repeatable.", rich_help_panel=DRAFT)]
+Heads = Annotated[list[str] | None, typer.Option("--head", metavar="HEAD", help="linear, mlp, gated-mlp, attention, twig, eagle, or medusa, which has no exit; or head:key=value,… (depth, heads, loss weights, refine=0, name=…); repeatable.", rich_help_panel=DRAFT)]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="CPU threads.", rich_help_panel=COURSE)]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of everything random.", rich_help_panel=COURSE)]
 # fmt: on
@@ -141,6 +141,7 @@ def ablate(
 ) -> None:  # fmt: skip
     """Train many recipes on the same texts, measure them on the same samples, and write one table."""
     from fastvlm_bench.config import RunConfig
+    from fastvlm_bench.drafts.manifest import decoded_by
     from fastvlm_bench.training.settings import TrainSettings, whole_numbers
 
     suites, model = tuple(suite or ("describe",)), chosen_model(context, model, revision)
@@ -149,19 +150,19 @@ def ablate(
         "trust_remote_code": trust_remote_code, "offline": offline,
     }  # fmt: skip
     exits = whole_numbers("--exit-layer", exit_layer)
-    from fastvlm_bench.training.recipe import default_recipes
+    from fastvlm_bench.training.recipe import at_the_end, default_recipes
 
     asked = recipe or ["default"]
     heads = [text for given in asked for text in (default_recipes(exits) if given == "default" else [given])]
     settings = TrainSettings(
         out=str(out / "drafts"), model=model, suites=suites, data=_text(data), heads=tuple(heads),
-        exit_layers=tuple(map(str, exits)), samples=samples, updates=updates, refine_updates=refine, held_out=held_out,
+        exit_layers=("auto",) if all(map(at_the_end, heads)) else tuple(map(str, exits)), samples=samples, updates=updates, refine_updates=refine, held_out=held_out,
         seed=seed, threads=threads, **loading,
     )  # fmt: skip
-    names = [made.name for made in settings.validate().recipes()]
+    recipes = settings.validate().recipes()
     options = f"gamma={gamma},stop_below={stop_below:g}"
     methods = [f"layerskip:exit_layer={n},{options}" for n in whole_numbers("--raw-exit", raw_exit)]
-    methods += [f"fastvlm:draft={name},{options}" for name in names]
+    methods += [f"{decoded_by(made.head)}:draft={made.name},{options}" for made in recipes]
     measured = RunConfig(
         suites=suites, model=model, data=_text(data), draft=str(out / "drafts"), methods=tuple(methods), limit=limit,
         seed=seed, threads=threads, out=str(out), **loading,

@@ -11,6 +11,7 @@ control.py      drafts with the whole target, so that only rounding can differ
 prompt_lookup.py  copies what followed the last tokens before
 draft_model.py  a smaller model of the same tokenizer drafts
 token_timing.py  a model of another vocabulary drafts
+medusa.py       drafts with Medusa heads, in a chain or a tree
 hf_generate.py  the loop of transformers, to check that `standard` is no slower
 build.py        builds a method from its specification and finds its draft
 """

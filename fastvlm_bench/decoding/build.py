@@ -57,10 +57,13 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
     check_options(spec.name, kind)
     if METHODS[spec.name].trained:
         wish = {key: options.get(key) for key in ("head", "exit_layer", "draft")}
-        folder = choose_draft(drafts, model=target.id, **wish)
+        folder = choose_draft(drafts, model=target.id, kinds=METHODS[spec.name].heads, **wish)
         draft = Draft.load(folder, target.model)
         named = {"name": folder.resolve().name, "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
-        options |= {"head": draft.manifest.head if draft.manifest else None, "exit_layer": draft.exit_layer}
+        assert draft.manifest is not None
+        options["head"] = draft.manifest.head
+        if not draft.manifest.at_the_end:
+            options["exit_layer"] = draft.exit_layer
     elif not 1 <= options.get("exit_layer", 1) < count:
         raise UsageError(f"exit_layer={options['exit_layer']} is not within 1 .. {count - 1} of {target.id}")
     given = {"target": target, "clock": clock, **options, **({"draft": draft} if draft else {})}

@@ -3,7 +3,7 @@
 May import the rooms below `records`; `manifest.py` does without torch.
 
 imitation_head.py      the draft: exit layer and head, loaded and saved
-heads.py               the heads: linear, mlp, gated-mlp, attention, twig, eagle
+heads.py               the heads: linear, mlp, gated-mlp, attention, twig, eagle; and medusa, at the end
 reduced_vocabulary.py  drafting with fewer token ids
 manifest.py            the manifest of a draft folder, and which draft a user means
 """

@@ -14,6 +14,7 @@ rows.py             the tokens of each row, and its share of the seconds
 drafting.py         the drafts of one round, and which rows go on drafting
 accept.py           which drafted tokens stand
 processors.py       refuses logits processors that keep a state, which drafting would spoil
+last_states.py      what enters the LM head, for drafts that stand at the end
 layer_gate.py       runs a part of any decoder by gating its layers
 cache_view.py       the KV cache as verification must see it
 recurrent_state.py  states of recurrent layers: copied before a pass, replayed after a rejection

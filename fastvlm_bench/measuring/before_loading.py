@@ -24,13 +24,17 @@ def check(config: RunConfig) -> list[Suite]:
     for spec in config.specs:
         if config.optional(spec):
             continue
+        if config.batch_size > 1 and int(spec.options.get("topk", 1)) > 1:
+            raise UsageError(f"method '{spec.label}' drafts a tree, which is verified for one sequence at a time; give "
+                             "it topk=1, or leave --batch-size out")  # fmt: skip
         exit_layer = spec.options.get("exit_layer")
         if layers is not None and isinstance(exit_layer, int) and exit_layer >= layers:
             raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{config.model}'")
         if isinstance(second := spec.options.get("model"), str):
             check_draft_model(spec.name, second, config.model)
         if METHODS[spec.name].trained:
-            choose_draft(drafts_of(config), model=config.model, **_wish(spec.options))
+            choose_draft(drafts_of(config), model=config.model, kinds=METHODS[spec.name].heads,
+                         **_wish(spec.options))  # fmt: skip
     suites = load_suites(config)
     for suite in suites:
         for metric in suite.metrics:

@@ -11,7 +11,9 @@ scenes.py            samples of rendered scenes, for the embedded model
 answers.py           the target's own answers to these samples
 texts.py             which texts are learnt from and which are held out
 observe.py           one pass of the frozen target over a text, for every exit at once
+tail.py              from the last layer's states to logits, as the target does it
 losses.py            the losses
+ahead.py             losses and guesses of heads at the end, which draft several places from one state
 trainer.py           one update of the heads
 muon.py              the optimiser
 order.py             which texts an update sees
