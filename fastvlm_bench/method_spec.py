@@ -68,8 +68,9 @@ class MethodKind:
     """What a method's file declares: `METHOD = MethodKind("a line about it", lossless=True, options={...})`.
 
     description: what `fastvlm-bench methods` says of it. lossless: whether its greedy output must equal the target's.
-    group: where `methods` lists it, one of `GROUPS`. options: by name. The constructor has a parameter of each option's name, but for `draft`, `head` and `exit_layer`
-    of a method that takes a trained draft: they choose it, and the constructor has the parameter `draft`.
+    group: where `methods` lists it, one of `GROUPS`. options: by name. The constructor has a parameter of each option's
+    name, but for `draft`, `head` and `exit_layer` of a method that takes a trained draft: they choose it, and the
+    constructor has the parameter `draft`.
     """
 
     description: str
@@ -81,6 +82,11 @@ class MethodKind:
     def trained(self) -> bool:
         """Whether it takes a draft that `train` made, which is chosen among the model's drafts."""
         return self.options.get("draft") == DRAFT
+
+    @property
+    def skips(self) -> bool:
+        """Whether it takes a skip set that `skip-search` made, a folder or one among the model's drafts."""
+        return self.options.get("draft") == SKIP_SET
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -102,10 +108,14 @@ GAMMA = Option(int, 10, "most tokens drafted per round", low=1, high=MAX_GAMMA)
 EXIT_LAYER = Option(int, None, "target layers run while drafting; by default the draft's own", low=1)
 HEAD = Option(str, None, "kind of imitation head; by default the draft's own", choices=tuple(HEAD_LAYERS))
 DRAFT = Option(str, None, "the draft of this name, a folder below --draft")
+SKIP_SET = Option(
+    str, None, "folder of a set that `skip-search` found; by default one among the model's drafts", source=True
+)
 STOP_BELOW = Option(float, 0.5, "drafting stops before a token less probable than this; 0 is never", low=0, below=1)
 WORDS = {
     "MethodKind": MethodKind, "Option": Option, "int": int, "float": float, "str": str, "GAMMA": GAMMA,
     "EXIT_LAYER": EXIT_LAYER, "HEAD": HEAD, "DRAFT": DRAFT, "STOP_BELOW": STOP_BELOW, "MAX_GAMMA": MAX_GAMMA,
+    "SKIP_SET": SKIP_SET,
 }  # fmt: skip
 """What a declaration may use besides literals, because it is read without running its file."""
 METHODS = Declarations(
