@@ -5,7 +5,8 @@ program over the layers finds the set; see `engine/layer_choice.py`. It takes ab
 the clock.
 """
 
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -59,11 +60,18 @@ class Clasp(SkipDrafting):
 
     def around(self, model: Any) -> AbstractContextManager[Any]:
         check_runs_by_hand(model)
-        stack = ExitStack()
-        stack.enter_context(super().around(model))
-        self._rounds = 0
-        self._look(Seen(last_only=True))
-        return stack
+        return self._watched(super().around(model))
+
+    @contextmanager
+    def _watched(self, skipping: AbstractContextManager[Any]) -> Iterator[None]:
+        """Within `skipping`, look at the prompt's end. Nothing that was seen is kept afterwards."""
+        with skipping:
+            self._rounds = 0
+            self._look(Seen(last_only=True))
+            try:
+                yield
+            finally:
+                self._look(None)
 
     def _look(self, seen: Seen | None) -> None:
         self._seen = seen

@@ -15,6 +15,7 @@ from fastvlm_bench.engine.layer_skipping import LayerSkipper
 from fastvlm_bench.engine.proposing import Proposing
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.models.layers import decoder_layers
 
 
 class SkipDrafting(Proposing):
@@ -39,7 +40,8 @@ class SkipDrafting(Proposing):
         return self._skipper is not None and self._skipper.drafting
 
     def around(self, model: Any) -> AbstractContextManager[Any]:
-        self._skipper = LayerSkipper(model)
+        if self._skipper is None or self._skipper.layers is not decoder_layers(model):
+            self._skipper = LayerSkipper(model)  # its look at the layers is not repeated for each generation
         return self._skipper.installed()
 
     def skip_set(self, session: Session) -> SkipSet:
