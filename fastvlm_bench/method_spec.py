@@ -96,6 +96,11 @@ class MethodKind:
         return self.group == "transformers"
 
     @property
+    def skips(self) -> bool:
+        """Whether it takes a skip set that `skip-search` made, a folder or one among the model's drafts."""
+        return self.options.get("draft") == SKIP_SET
+
+    @property
     def needed(self) -> tuple[str, ...]:
         """The options that a user must give."""
         return tuple(key for key, option in self.options.items() if option.needed)
@@ -116,11 +121,15 @@ EXIT_LAYER = Option(int, None, "target layers run while drafting; by default the
 HEAD = Option(str, None, "kind of imitation head; by default the draft's own", choices=tuple(HEAD_LAYERS))
 DRAFT = Option(str, None, "the draft of this name, a folder below --draft")
 AT_THE_END_DRAFT = Option(str, None, "the draft of this name, a folder below --draft, that `train --head medusa` made")
+SKIP_SET = Option(
+    str, None, "folder of a set that `skip-search` found; by default one among the model's drafts", source=True
+)
 STOP_BELOW = Option(float, 0.5, "drafting stops before a token less probable than this; 0 is never", low=0, below=1)
 WORDS = {
     "MethodKind": MethodKind, "Option": Option, "int": int, "float": float, "str": str, "GAMMA": GAMMA,
     "EXIT_LAYER": EXIT_LAYER, "HEAD": HEAD, "DRAFT": DRAFT, "STOP_BELOW": STOP_BELOW, "MAX_GAMMA": MAX_GAMMA,
     "AT_THE_END_DRAFT": AT_THE_END_DRAFT,
+    "SKIP_SET": SKIP_SET,
 }  # fmt: skip
 """What a declaration may use besides literals, because it is read without running its file."""
 METHODS = Declarations(

@@ -194,11 +194,27 @@ def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
     if not row.acceptance.drafted_per_round:
         yield Notice("UntrainedDraft", f"{where}: the draft was never used; lower stop_below=, or train the draft")
     elif alpha == 1.0:
+        other = _other_draft(arm, cheaper=True)
         yield Notice("UntrainedDraft", f"{where}: every tested draft was accepted: the draft equals its "
-                     "target, or a count is wrong; try a lower exit_layer=, or raise --limit")  # fmt: skip
+                     f"target, or a count is wrong; try {other}, or raise --limit")  # fmt: skip
     elif alpha is not None and alpha < LOW_ALPHA:
-        yield Notice("UntrainedDraft", f"{where}: α is {alpha:.3f}, the draft guesses; train it for this target, "
-                     "or choose a higher exit_layer=")  # fmt: skip
+        train = "" if _skips(arm) else "train it for this target, or "
+        yield Notice("UntrainedDraft", f"{where}: α is {alpha:.3f}, the draft guesses; {train}choose "
+                     f"{_other_draft(arm, cheaper=False)}")  # fmt: skip
+
+
+def _skips(arm: Arm) -> bool:
+    """Whether it drafts with sub-layers of the target skipped."""
+    return "skip" in (arm.method.get("options") or {}) or "mlp" in (arm.method.get("draft") or {})
+
+
+def _other_draft(arm: Arm, *, cheaper: bool) -> str:
+    """What gives a cheaper draft, or a better one."""
+    if "skip" in (arm.method.get("options") or {}):
+        return "a larger skip=" if cheaper else "a smaller skip="
+    if _skips(arm):
+        return "another set, by skip-search"
+    return "a lower exit_layer=" if cheaper else "a higher exit_layer="
 
 
 def _slowness_cause(row: Row) -> str:

@@ -8,6 +8,9 @@ standard.py     one pass of the whole target for each token: the reference
 layerskip.py    the raw exit without a head
 early_exit.py   the draft alone, never verified
 control.py      drafts with the whole target, so that only rounding can differ
+draft_verify.py  skips a fixed set of the target's sub-layers while it drafts
+swift.py        skips a set that it improves while it decodes
+clasp.py        skips layers that it chooses anew from a verification's states
 prompt_lookup.py  copies what followed the last tokens before
 draft_model.py  a smaller model of the same tokenizer drafts
 token_timing.py  a model of another vocabulary drafts

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastvlm_bench.drafts.imitation_head import WEIGHTS, Draft
 from fastvlm_bench.drafts.manifest import choose_draft
+from fastvlm_bench.drafts.skip_set import choose_skip_set
 from fastvlm_bench.engine.method import Method
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
@@ -64,9 +65,14 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
         options["head"] = draft.manifest.head
         if not draft.manifest.at_the_end:
             options["exit_layer"] = draft.exit_layer
+    elif METHODS[spec.name].skips:
+        draft_folder = choose_skip_set(drafts, model=target.id, draft=options.get("draft"), layers=count)
+        options["draft"] = str(draft_folder)
     elif not 1 <= options.get("exit_layer", 1) < count:
         raise UsageError(f"exit_layer={options['exit_layer']} is not within 1 .. {count - 1} of {target.id}")
     given = {"target": target, "clock": clock, **options, **({"draft": draft} if draft else {})}
+    if METHODS[spec.name].skips:
+        given["draft"] = Path(options["draft"])
     method = kind(**{name: given[name] for name in inspect.signature(kind).parameters if name in given})
     described = {
         "label": spec.label, "name": spec.name, "spec": str(spec), "lossless": METHODS[spec.name].lossless,

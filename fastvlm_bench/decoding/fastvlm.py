@@ -15,7 +15,6 @@ stopped. A row is one sequence of a batch. Tokens are given as one list per row,
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastvlm_bench.drafts.imitation_head import Draft
@@ -103,15 +102,7 @@ class FastVLM(Method):
             session.advance_kwargs(outputs, kwargs, 1)
 
     def _in_doubt(self, drafts: Drafts, logits: Tensor) -> bool:
-        """Whether the draft is not confident of its next token, so that drafting should stop.
-
-        What counts is the probability of the likeliest token, before any logits processor. The token that is then
-        drawn must not matter: to drop a draft because of what was drawn would change the distribution of the output.
-        """
-        if not self.stop_below:
-            return False
-        chances = torch.softmax(logits[:, -1].float(), dim=-1).amax(dim=-1).tolist()
-        return drafts.doubted(chances, self.stop_below)
+        return drafts.in_doubt(logits, self.stop_below)
 
     def _verify(
         self, session: Session, kwargs: dict[str, Any], drafts: Drafts

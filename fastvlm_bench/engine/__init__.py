@@ -16,6 +16,10 @@ accept.py           which drafted tokens stand
 processors.py       refuses logits processors that keep a state, which drafting would spoil
 last_states.py      what enters the LM head, for drafts that stand at the end
 layer_gate.py       runs a part of any decoder by gating its layers
+layer_skipping.py   lets sub-layers of any decoder be skipped while it drafts
+skip_drafting.py    the frame of methods whose draft is the target with sub-layers skipped
+skip_proposals.py   which sets of sub-layers to try next
+layer_choice.py     chooses the layers to skip by dynamic programming over their states
 cache_view.py       the KV cache as verification must see it
 recurrent_state.py  states of recurrent layers: copied before a pass, replayed after a rejection
 batch_cache.py      rolls each row of a KV cache back by its own number of tokens

@@ -2,6 +2,9 @@
 
 from collections.abc import Collection, Sequence
 
+import torch
+from torch import Tensor
+
 from fastvlm_bench.engine.rows import Row, Tokens
 from fastvlm_bench.records.trace import Round
 
@@ -48,6 +51,18 @@ class Drafts:
         """
         self._sure = [sure and chance >= stop_below for sure, chance in zip(self._sure, chances, strict=True)]
         return sum(self._sure[i] for i in self._open) < SURE_SHARE * len(self._open)
+
+    def in_doubt(self, logits: Tensor, stop_below: float) -> bool:
+        """Whether the draft is not confident of its next token, so that drafting should stop. With 0 it never is.
+
+        logits: the draft's, (rows, k, vocab), of which the last place counts. What counts is the probability of the
+        likeliest token, before any logits processor. The token that is then drawn must not matter: to drop a draft
+        because of what was drawn would change the distribution of the output.
+        """
+        if not stop_below:
+            return False
+        chances = torch.softmax(logits[:, -1].float(), dim=-1).amax(dim=-1).tolist()
+        return self.doubted(chances, stop_below)
 
     def take(self, tokens: Tokens) -> bool:
         """Add a column: each row that still drafts takes its one token of `tokens`. False if no row takes one.

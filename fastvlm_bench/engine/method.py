@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.batch_session import BatchSession
-from fastvlm_bench.engine.layer_gate import LayerGate
+from fastvlm_bench.engine.layer_gate import LayerGate, Mode
 from fastvlm_bench.engine.rows import settle, traced
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
@@ -35,7 +35,7 @@ class Method:
         self.clock = clock or Clock()
         self.draft: Any = draft
         self.trace: Trace | None = None
-        self.gate: LayerGate | None = None  # the gate of the latest call; `Phases` reads its mode
+        self.gate: LayerGate | None = None  # the gate of the latest call
 
     def round(self, session: Session) -> list[Round]:
         """Emit at least one more token for each of `session.rows`. Returns a `Round` for each, in their order."""
@@ -45,6 +45,14 @@ class Method:
         """The draft, which is loaded for `model` if it was not yet. None where every pass runs the whole model."""
         found: Draft | None = self.draft
         return found
+
+    @property
+    def drafting(self) -> bool:
+        """Whether a pass of the target that begins now drafts; else it verifies."""
+        return self.gate is not None and self.gate.mode is Mode.DRAFT
+
+    def reset(self) -> None:
+        """Forget what earlier generations have taught the method, if it remembers anything: a new task begins."""
 
     @property
     def drafter(self) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """Where the time of one generation goes (`run --phases`), measured by hooks around the model's own forward passes.
 
 On a GPU the hooks put events into the device's queue. They are read after one synchronisation at the sample's end, so
-nothing waits in between. The first pass is the prefill; a later one drafts if the method's layer gate is in that mode,
+nothing waits in between. The first pass is the prefill; a later one drafts if the method says that it is `drafting`,
 and else verifies. A model of its own that drafts is watched, too: what it reads before the target's first pass is part
 of the prefill, with its image encoder.
 """
@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import nn
 
-from fastvlm_bench.engine.layer_gate import Mode
 from fastvlm_bench.machine.clock import Clock
 
 
@@ -69,8 +68,7 @@ class Phases:
         if not self._prefilled:
             self._prefilled = True
             return "prefill"
-        gate = getattr(self.method, "gate", None)
-        return "draft" if gate is not None and gate.mode is Mode.DRAFT else "verify"
+        return "draft" if getattr(self.method, "drafting", False) else "verify"
 
     def _helper_phase(self) -> str:
         return "draft" if self._prefilled else "prefill"

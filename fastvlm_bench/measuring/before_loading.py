@@ -6,6 +6,7 @@ from typing import Any
 
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.drafts.manifest import choose_draft, draft_folder
+from fastvlm_bench.drafts.skip_set import choose_skip_set
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.method_spec import METHODS
 from fastvlm_bench.metrics import METRICS, parse_variants
@@ -35,6 +36,10 @@ def check(config: RunConfig) -> list[Suite]:
         if METHODS[spec.name].trained:
             choose_draft(drafts_of(config), model=config.model, kinds=METHODS[spec.name].heads,
                          **_wish(spec.options))  # fmt: skip
+        if METHODS[spec.name].skips:
+            draft = spec.options.get("draft")
+            assert draft is None or isinstance(draft, str)
+            choose_skip_set(drafts_of(config), model=config.model, draft=draft, layers=layers)
     suites = load_suites(config)
     for suite in suites:
         for metric in suite.metrics:

@@ -56,6 +56,8 @@ class Runner(Bench):
         """
         repetitions = range(invocation * repeats, (invocation + 1) * repeats)
         done, total, failed_in_a_row = 0, len(suite.samples) * repeats, 0
+        for built in self.methods:  # what a method learns while it decodes, it learns anew on each suite
+            built.method.reset()
         gc.collect()
         gc.freeze()  # what is loaded stays, so the garbage collector need not look at it again
         for number, start in enumerate(range(0, len(suite.samples), self.size)):

@@ -26,6 +26,9 @@ prediction.py        the speed-up predicted from rounds that are simulated on he
 costs.py             the measured costs of passes, which price those rounds
 choosing.py          what decoding would choose along a text
 validation.py        α, τ and the predicted speed-up of a head
+skip_search.py       the search for a set of sub-layers to skip (`skip-search`)
+skip_settings.py     what `skip-search` is asked for
+skip_costs.py        what sub-layers cost, and what a set would draft along the target's texts
 refine.py            learning from rejections
 refine_run.py        the same between the samples of a run (`run --refine`)
 backbone.py          phase 1: fine-tuning the model itself

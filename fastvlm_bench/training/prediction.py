@@ -58,7 +58,8 @@ class Outlook:
     passes: of the early layers, one for each drafted token and one more for the last of them, unless that is EOS; of
     heads at the end, one for each round that may draft.
     verified: number of positions -> how many verifications had as many. by_position: (accepted, tested) for each place
-    in a draft. rejected: for each text, the indices of the guesses that were rejected.
+    in a draft. doubted: rounds that stopped drafting in doubt. rejected: for each text, the indices of the guesses that
+    were rejected.
     """
 
     tokens: int = 0
@@ -67,6 +68,7 @@ class Outlook:
     tested: int = 0
     accepted: int = 0
     passes: int = 0
+    doubted: int = 0
     verified: dict[int, int] = field(default_factory=dict)
     by_position: list[list[int]] = field(default_factory=list)
     rejected: list[list[int]] = field(default_factory=list)
@@ -96,7 +98,7 @@ def together(outlooks: Iterable[Outlook]) -> Outlook:
     """The counts of several sets of texts, added up."""
     found = Outlook()
     for one in outlooks:
-        for name in ("tokens", "rounds", "drafted", "tested", "accepted", "passes"):
+        for name in ("tokens", "rounds", "drafted", "tested", "accepted", "passes", "doubted"):
             setattr(found, name, getattr(found, name) + getattr(one, name))
         for positions, count in one.verified.items():
             found.verified[positions] = found.verified.get(positions, 0) + count
@@ -131,6 +133,7 @@ def simulate(texts: Iterable[Checked], gamma: int, stop_below: float) -> Outlook
                 right, confidence = text.guess(place, drafted)
                 sure = sure * confidence if ahead else confidence
                 if sure < stop_below:
+                    found.doubted += 1
                     break
                 if right and accepted == drafted:
                     accepted += 1
