@@ -4,12 +4,16 @@ from typing import Any
 
 import pytest
 import torch
-from targets import generate
+from second_models import given, off
+from targets import generate, random_llava
 from through_runner import COUNT, outcomes, run
 from torch import Tensor
 
+from fastvlm_bench.decoding import hf_assisted
 from fastvlm_bench.decoding.hf_prompt_lookup import HfPromptLookup
 from fastvlm_bench.decoding.prompt_lookup import PromptLookup
+from fastvlm_bench.embedded import parts
+from fastvlm_bench.embedded.train import tokenizer_texts
 from fastvlm_bench.engine.measure import measure
 from fastvlm_bench.engine.transformers_loop import TransformersLoop
 from fastvlm_bench.errors import LoopFailed, UsageError
@@ -101,6 +105,25 @@ def test_whatever_it_raises_fails_its_sample_alone(llava: Any, inputs: dict[str,
     failed = [line["error"] for line in lines if line["method"] == "fastvlm"]
     assert len(failed) == 2 and all(text.startswith(f"transformers: {type(error).__name__}: ") for text in failed)
     assert all(line["error"] is None for line in lines if line["method"] == "standard")
+
+
+def test_assisted_by_a_second_model(
+    llava: Any, inputs: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    _, tokenizer = random_llava(2)
+    target, second = given(llava, tokenizer, inputs), given(off(llava, 0.05), tokenizer, inputs)
+    monkeypatch.setattr(hf_assisted, "load_draft_model", lambda *_: second)
+    method = hf_assisted.HfAssisted("second", target=target, gamma=4, stop_below=0.0)
+    assert not method.tokenizers, "transformers refuses two that are the same"
+    (row,) = measure(method, llava, inputs, LONG).rows
+    assert row.token_ids == generate(llava, inputs, count=LONG)
+    assert all(r.drafted <= 4 for r in row.rounds) and any(r.drafted for r in row.rounds)
+    assert method.drafter["name"] == "given" and method.weight_bytes > 0
+    other = parts.build_tokenizer(tokenizer_texts(3, scenes=60))
+    second.processor = other
+    assert hf_assisted.HfAssisted("second", target=target).tokenizers == {
+        "tokenizer": tokenizer, "assistant_tokenizer": other
+    }  # fmt: skip
 
 
 def test_image_placeholders_are_drafted_by_transformers_and_not_by_us(llava: Any, inputs: dict[str, Tensor]) -> None:
