@@ -81,7 +81,7 @@ class BatchSession(Session):
         """Whether any row has padding. Without padding no mask is passed to the model, as for a single sequence."""
         return any(row.length < self.width for row in self.rows)
 
-    def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any]) -> Any:
+    def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any], logits: int | None = None) -> Any:
         """As in `Session`: run one pass over the last `count` columns of output + `ahead`."""
         columns = self._columns(ahead)
         ids = self._ids if columns is None else torch.cat([self._ids, columns], dim=1)
@@ -89,7 +89,7 @@ class BatchSession(Session):
             mask = self._mask if columns is None else torch.cat([self._mask, self._mask.new_ones(columns.shape)], dim=1)
             kwargs = {**kwargs, self._mask_key: mask}
         if "logits_to_keep" in kwargs:
-            kwargs = {**kwargs, "logits_to_keep": count}
+            kwargs = {**kwargs, "logits_to_keep": logits or count}
         inputs = self.model.prepare_inputs_for_generation(ids, next_sequence_length=count, **kwargs)
         return self.model(**inputs, return_dict=True)
 

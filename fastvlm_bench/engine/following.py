@@ -44,6 +44,7 @@ class Follower:
         text = model.config.get_text_config(decoder=True)
         self.positions = getattr(text, "max_position_embeddings", None)
         self._kwargs: dict[str, Any] = {}
+        self._indices: dict[tuple[int, ...], Tensor] = {}
         model.generate(**inputs, max_new_tokens=most, do_sample=False, num_beams=1, custom_generate=self._open)
 
     def _open(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
@@ -88,7 +89,7 @@ class Follower:
         else:
             count = 1
             self._advance(1)
-        outputs = session.forward(count, [self.readable(row) for row in ahead], self._kwargs)
+        outputs = session.forward(count, [self.readable(row) for row in ahead], self._kwargs, logits=1)
         self.ran += count
         logits: Tensor = outputs.logits[:, -1:]
         return logits
@@ -106,14 +107,18 @@ class Follower:
     def drawable(self, logits: Tensor, vocabulary: int) -> Tensor:
         """Logits for the target's LM head: cut or filled up to its size, and none for what the model cannot read."""
         short = vocabulary - logits.shape[-1]
-        never = [token for token in self.unreadable if token < min(vocabulary, logits.shape[-1])]
         if short < 0:
             logits = logits[..., :vocabulary]
         elif short:
             logits = nn.functional.pad(logits, (0, short), value=-torch.inf)
-        if never:
-            logits = logits.index_fill(-1, torch.tensor(never, device=logits.device), -torch.inf)
-        return logits
+        never = [token for token in self.unreadable if token < vocabulary]
+        return logits.index_fill(-1, self._index(tuple(never), logits.device), -torch.inf) if never else logits
+
+    def _index(self, tokens: tuple[int, ...], device: torch.device) -> Tensor:
+        """The tokens as a tensor, which is sent to the device once, not for each draft."""
+        if tokens not in self._indices:
+            self._indices[tokens] = torch.tensor(tokens, device=device)
+        return self._indices[tokens]
 
     def follow(self, tokens: Tokens, stops: Sequence[str]) -> None:
         """Append each row's tokens, which its drafts may begin with, and forget what was read of the other drafts."""

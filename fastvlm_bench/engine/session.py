@@ -129,20 +129,21 @@ class Session:
         """The first part of `prefill`: one pass over the prompt. Returns the model's output; nothing is chosen yet."""
         return self.model._prefill(self._ids[:, : self.length], self.config, self.kwargs)
 
-    def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any]) -> Any:
+    def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any], logits: int | None = None) -> Any:
         """Run one pass over the last `count` tokens of output + `ahead`.
 
         ahead: equally many tokens of each row, such as drafts, that follow its output; may be empty. kwargs: keyword
         arguments that account for exactly these tokens: `self.kwargs`, or a copy that `advance_kwargs` took past the
-        drafts. Returns the model's output, with logits (rows, count, vocab).
+        drafts. logits: for how many of the last tokens logits are needed; all by default. A model that cannot leave
+        the others out gives more. Returns the model's output, with logits (rows, count, vocab).
         """
-        return self.model(**self.inputs_of(count, ahead, kwargs), return_dict=True)
+        return self.model(**self.inputs_of(count, ahead, kwargs, logits), return_dict=True)
 
-    def inputs_of(self, count: int, ahead: Tokens, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def inputs_of(self, count: int, ahead: Tokens, kwargs: dict[str, Any], logits: int | None = None) -> dict[str, Any]:
         """What `forward` gives to the model, as `transformers` prepares it."""
         end = self.write_ahead(ahead[0] if ahead else ())
         if "logits_to_keep" in kwargs:  # `generate` sets it for models that take it
-            kwargs = {**kwargs, "logits_to_keep": count}
+            kwargs = {**kwargs, "logits_to_keep": logits or count}
         inputs: dict[str, Any] = self.model.prepare_inputs_for_generation(
             self._ids[:, :end], next_sequence_length=count, **kwargs
         )
@@ -187,6 +188,8 @@ class Session:
 
     def draft(self, logits: Tensor, drafts: Drafts) -> bool:
         """Choose each row's next draft from logits (rows, 1, vocab) and add it to `drafts`. False if none is added."""
+        if len(self.processors) and not self.takes_several:
+            self.write_ahead(drafts.columns[0])  # processors must see the drafts, whichever model has read them
         if not self.samples:
             return drafts.take(self.choose(logits, drafts.columns, drafts.count))
         (weights,) = self.probabilities(logits, drafts.count)

@@ -68,6 +68,14 @@ def test_it_is_standard_decoding(
         assert drafts_of_its_own(method) > 3
 
 
+def test_processors_see_the_drafts_before(llava: Any, target: Any, inputs: Any) -> None:
+    """A copy drafts what the target says only if a penalty sees, for each draft, those that stand before it."""
+    options = {"repetition_penalty": 2.5, "no_repeat_ngram_size": 2}
+    method = drafting(copy.deepcopy(llava), target, inputs, gamma=6)
+    assert generate(llava, inputs, method, COUNT, **options) == generate(llava, inputs, count=COUNT, **options)
+    assert stood(method) == (sum(len(own) for _, _, own in method.seen), 0)
+
+
 def test_no_pass_is_spent_in_vain(llava: Any, target: Any, inputs: Any) -> None:
     """Every draft of a copy stands, so it lags by its last draft each round, and reads that with the bonus token."""
     second, read = copy.deepcopy(llava), list[int]()
