@@ -74,6 +74,11 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
     if METHODS[spec.name].skips:
         given["draft"] = Path(options["draft"])
     method = kind(**{name: given[name] for name in inspect.signature(kind).parameters if name in given})
+    # What the user left to the method is recorded, too.
+    options |= {
+        key: value for key in METHODS[spec.name].options
+        if options.get(key) is None and isinstance(value := getattr(method, key, None), int | float | str)
+    }  # fmt: skip
     described = {
         "label": spec.label, "name": spec.name, "spec": str(spec), "lossless": METHODS[spec.name].lossless,
         "options": options, "draft": {**vars(draft.manifest), **named} if draft and draft.manifest else method.drafter,

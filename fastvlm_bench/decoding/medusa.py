@@ -66,7 +66,8 @@ class Medusa(Proposing):
             raise ValueError(f"topk must be at least 1 and stop_below within 0 .. 1, not {topk} and {stop_below}")
         if nodes is not None and topk == 1:
             raise UsageError(f"nodes={nodes} has no effect on a chain: give topk=2 or more for a tree, or leave it out")
-        self.draft, self.topk, self.nodes, self.stop_below = draft, topk, nodes or NODES, stop_below
+        self.draft, self.topk, self.stop_below, self._all_heads = draft, topk, stop_below, gamma is None
+        self.nodes = (nodes or NODES) if topk > 1 else None
         self._states: LastStates | None = None
         self._root = torch.empty(0)  # for each row the state that entered the LM head at its last kept token
         if target is not None:
@@ -92,6 +93,8 @@ class Medusa(Proposing):
         if not isinstance(head, MedusaHeads):
             kind = manifest.head if manifest else type(head).__name__
             raise UsageError(f"the draft has a head of kind {kind}, not medusa heads; use fastvlm, or train medusa")
+        if self._all_heads:
+            self.gamma = len(head.blocks)
         if self.topk > 1:
             check_takes_trees(model, remedy="draft a chain: topk=1")
 
@@ -205,7 +208,7 @@ class Medusa(Proposing):
             [(int(token), chance) for token, chance in zip(*row, strict=True) if int(token) not in session.placeholders]
             for row in zip(ids, chances, strict=True)
         ]
-        return product_tree(candidates, self.nodes, self.stop_below, session.end_tokens)
+        return product_tree(candidates, self.nodes or NODES, self.stop_below, session.end_tokens)
 
 
 def product_tree(

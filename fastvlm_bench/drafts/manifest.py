@@ -142,10 +142,10 @@ def choose_draft(
     if not fitting:
         other = next((m.head for f, m in found.items() if m.head not in kinds and draft in (None, f.name)), None)
         if other is not None and head is None and exit_layer is None:
-            one = f"draft '{draft}' has {other} heads" if draft else "none of the drafts has such a head"
-            raise UsageError(f"{one}, and this method takes {', '.join(kinds)}; there is {there}; "
-                             f"train one by fastvlm-bench train --head {next(iter(kinds))}, and name its folder by "
-                             "--draft")  # fmt: skip
+            one = f"draft '{draft}' has {other} heads" if draft else f"no draft under {root} has such a head"
+            train = f"train one by fastvlm-bench train --head {next(iter(kinds))}, and name its folder by --draft"
+            remedy = f"decode it by {decoded_by(other)}:draft={draft}" if draft else train
+            raise UsageError(f"{one}, and this method takes {', '.join(kinds)}; there is {there}; {remedy}")
         wishes = (("draft", draft), ("head", head), ("exit_layer", exit_layer))
         wish = ",".join(f"{k}={v}" for k, v in wishes if v is not None)
         raise UsageError(f"no draft with {wish} under {root}; there is {there}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.decoding.medusa import Medusa
 from fastvlm_bench.engine.measure import seed_of
 from fastvlm_bench.machine.energy import Meter, blocks
 from fastvlm_bench.machine.failures import FAILURES
@@ -63,7 +64,10 @@ def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES:
         return []
     prepared, found, model = runner.prepare(suite.samples[-1:]), [], runner.target.model
-    for built, method in _drafting(runner):
+    for built in runner.methods:
+        method = built.method
+        if not isinstance(method, FastVLM):
+            continue
         draft = method.draft_for(model)
         try:
             answer = runner.decode(runner.methods[0], suite, prepared).rows[0]
@@ -87,8 +91,9 @@ def acceptance_without_stop(runner: Runner, suite: Suite) -> list[dict[str, Any]
     found: list[dict[str, Any]] = []
     if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES:
         return found
-    for built, method in _drafting(runner):
-        if not method.stop_below:
+    for built in runner.methods:
+        method = built.method
+        if not isinstance(method, FastVLM | Medusa) or not method.stop_below:
             continue
         rounds: list[Any] = []
         kept, method.stop_below = method.stop_below, 0.0
@@ -106,10 +111,6 @@ def acceptance_without_stop(runner: Runner, suite: Suite) -> list[dict[str, Any]
         sums = {name: sum(getattr(r, name) for r in rounds) for name in ("drafted", "tested", "accepted", "emitted")}
         found.append({"suite": suite.name, "method": built.label, "samples": number + 1, "rounds": len(rounds), **sums})
     return found
-
-
-def _drafting(runner: Runner) -> list[tuple[Built, FastVLM]]:
-    return [(built, built.method) for built in runner.methods if isinstance(built.method, FastVLM)]
 
 
 def energy_blocks(runner: Runner, suite: Suite, meter: Meter, seconds: float) -> dict[str, Any]:

@@ -244,6 +244,7 @@ def describe(method: Mapping[str, Any]) -> str:
     """A method's name with the options that decide its speed: "fastvlm(γ=6, exit 2, attention head)"."""
     options = method.get("options") or {}
     parts = [f"γ={options['gamma']}"] if options.get("gamma") is not None else []
+    parts += [f"topk {options['topk']}"] if options.get("topk", 1) > 1 else []
     parts += [f"exit {options['exit_layer']}"] if options.get("exit_layer") else []
     parts += [f"{options['head']} head"] if options.get("head") else []
     return f"{method['name']}({', '.join(parts)})" if parts else str(method["name"])

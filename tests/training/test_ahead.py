@@ -209,15 +209,20 @@ def test_folder_and_choice(both: Path, given: dict[str, Any]) -> None:
     assert choose_draft(both, **wish).name == "attention-exit1"
     assert choose_draft(both, **wish, kinds=("medusa",)).name == "medusa"
     there = r"there is draft=attention-exit1 \(head=attention,exit_layer=1\); draft=medusa \(head=medusa,at the end\)"
-    with pytest.raises(UsageError, match=f"draft 'medusa' has medusa heads, and this method takes linear.*; {there}"):
+    with pytest.raises(
+        UsageError,
+        match=f"draft 'medusa' has medusa heads, and this method takes linear.*; {there}; decode it by medusa:",
+    ):
         choose_draft(both, **wish, draft="medusa")
     with pytest.raises(
-        UsageError, match="none of the drafts has such a head, .* takes medusa; .* train --head medusa, and"
+        UsageError, match="no draft under .* has such a head, .* takes medusa; .* train --head medusa, and"
     ):
         choose_draft(both / "attention-exit1", **wish, kinds=("medusa",))
     target = load_target(given["model"], device="cpu")
     built = build(MethodSpec.parse("medusa:gamma=2"), target, both, Clock("cpu"))
     assert built.exit_layer is None and built.described["draft"]["name"] == "medusa"
+    tree = build(MethodSpec.parse("medusa:topk=2"), target, both, Clock("cpu")).described["options"]
+    assert (tree["gamma"], tree["topk"], tree["nodes"], tree["stop_below"]) == (3, 2, 16, 0.0), "defaults are told"
     assert built.described["options"]["head"] == "medusa" and built.described["extra_bytes"] > 0
     assert build(MethodSpec.parse("fastvlm"), target, both, Clock("cpu")).exit_layer == 1
 
