@@ -68,8 +68,9 @@ class MethodKind:
     """What a method's file declares: `METHOD = MethodKind("a line about it", lossless=True, options={...})`.
 
     description: what `fastvlm-bench methods` says of it. lossless: whether its greedy output must equal the target's.
-    group: where `methods` lists it, one of `GROUPS`. options: by name. The constructor has a parameter of each option's name, but for `draft`, `head` and `exit_layer`
-    of a method that takes a trained draft: they choose it, and the constructor has the parameter `draft`.
+    group: where `methods` lists it, one of `GROUPS`. options: by name. The constructor has a parameter of each option's
+    name, but for `draft`, `head` and `exit_layer` of a method that takes a trained draft: they choose it, and the
+    constructor has the parameter `draft`.
     """
 
     description: str

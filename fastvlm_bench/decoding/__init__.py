@@ -9,6 +9,9 @@ layerskip.py    the raw exit without a head
 early_exit.py   the draft alone, never verified
 control.py      drafts with the whole target, so that only rounding can differ
 prompt_lookup.py  copies what followed the last tokens before
+eagle3.py       drafts with an EAGLE-3 head, which reads three states of the target
+eagle.py        drafts with an EAGLE-1/2 head, which reads the last one
+mtp.py          drafts with the mtp layer in the target's own checkpoint
 hf_generate.py  the loop of transformers, to check that `standard` is no slower
 build.py        builds a method from its specification and finds its draft
 """

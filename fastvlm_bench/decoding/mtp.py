@@ -7,7 +7,8 @@ docs/methods/mtp.md.
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.drafts.mtp_head import PREFIX, MtpHead, load_mtp
+from fastvlm_bench.drafts.fitting import MTP_PREFIX
+from fastvlm_bench.drafts.mtp_head import MtpHead, load_mtp
 from fastvlm_bench.engine.from_states import FromStates
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
@@ -52,4 +53,4 @@ class MtpMethod(FromStates):
 
     @property
     def drafter(self) -> dict[str, Any] | None:
-        return {"kind": "mtp", "name": PREFIX + "*", "source": self.source} if self.folder is not None else None
+        return {"kind": "mtp", "name": MTP_PREFIX + "*", "source": self.source} if self.folder is not None else None

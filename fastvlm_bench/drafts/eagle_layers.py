@@ -92,9 +92,11 @@ class Attention(nn.Module):
         self.k_proj = linear("k_proj", read, self.kv_heads * self.size)
         self.v_proj = linear("v_proj", read, self.kv_heads * self.size)
         self.o_proj = linear("o_proj", self.heads * self.size, config.hidden_size)
-        for name in ("q_norm", "k_norm"):
-            given = f"{name}.weight" in has
-            setattr(self, name, LlamaRMSNorm(self.size, config.rms_norm_eps) if given else nn.Identity())
+
+        def norm(name: str) -> nn.Module:
+            return LlamaRMSNorm(self.size, config.rms_norm_eps) if f"{name}.weight" in has else nn.Identity()
+
+        self.q_norm, self.k_norm = norm("q_norm"), norm("k_norm")
 
     def forward(
         self, states: Tensor, turn: tuple[Tensor, Tensor], cache: Any, mask: Tensor | None, fill: bool = False

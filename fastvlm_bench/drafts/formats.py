@@ -25,8 +25,9 @@ KINDS = {
     "medusa": "Medusa heads",
 }  # fmt: skip
 RUN_BY = {
-    "eagle3": "run it with eagle3:draft=…", "eagle": "run it with eagle:draft=…", "ours": "give it by --draft to fastvlm",
-    "mtp": "the method mtp reads it from the target's own checkpoint", "model": "run it with draft-model:model=…",
+    "eagle3": "run it with eagle3:draft=…", "eagle": "run it with eagle:draft=…",
+    "ours": "give it to fastvlm, by --draft", "mtp": "the method mtp reads it from the target's own checkpoint",
+    "model": "run it with draft-model:model=…",
 }  # fmt: skip
 FILES = ("*.json", "*.safetensors", "*.bin")
 MROPE = "mrope_section"
@@ -37,8 +38,8 @@ class HeadFormat:
     """What the config.json of a head says.
 
     layer: its layer's configuration, as transformers names the fields. vocabulary: of the target. draft_vocabulary: how
-    many ids it drafts. aux: numbers of the auxiliary states, see above; None for the default. flags: those that are set.
-    verifier, architectures: name and classes of the target it was trained for, as far as it tells.
+    many ids it drafts. aux: numbers of the auxiliary states, see above; None for the default. flags: those of `FLAGS`
+    that are set. verifier, architectures, family: the target it was trained for, as far as it tells.
     """
 
     kind: str
@@ -68,9 +69,19 @@ FLAGS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
 NEEDED = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
 
 
-def head_folder(text: str, offline: bool = False) -> Path:
-    """Where the option `draft` points: a folder, or a hub repository, downloaded if it is not cached."""
-    folder = draft_folder(text, offline, FILES)
+def head_folder(text: str, offline: bool | None = None) -> Path:
+    """Where the option `draft` points: a folder, or a hub repository, which is downloaded unless `offline`.
+
+    offline None: the hub is asked only for what is not in the cache.
+    """
+    if offline is None:
+        try:
+            folder = head_folder(text, offline=True)
+            if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")):
+                return folder
+        except UsageError:
+            pass
+    folder = draft_folder(text, bool(offline), FILES)
     if not folder.is_dir():
         raise UsageError(f"no draft at {text}: there is no such folder; give a folder with {CONFIG} and weights, or a "
                          "hub id")  # fmt: skip
@@ -165,9 +176,9 @@ def chosen_aux(head: HeadFormat, layers: int, text: str | None = None) -> tuple[
     else:
         ids = head.aux or default_aux(layers)
     if any(not 0 <= i <= layers for i in ids) or len(set(ids)) < len(ids):
-        raise UsageError(f"{head.folder} reads the states {', '.join(map(str, ids))} of its target, and this target has "
-                         f"{layers} layers, that is the states 0 .. {layers}, each to be read once; take a head for "
-                         "this target, or choose them with aux=")  # fmt: skip
+        raise UsageError(f"{head.folder} reads the states {', '.join(map(str, ids))} of its target, and this target of "
+                         f"{layers} layers has the states 0 .. {layers}, each to be read once; take a head for this "
+                         "target, or choose them with aux=")  # fmt: skip
     return ids
 
 

@@ -32,7 +32,7 @@ def load_eagle(kind: str, folder: Path, model: Any, name: str, aux: str | None =
     check_target(model, name)
     check_fits(head, TargetFormat.of(name, model.config.to_dict()), aux)
     weights = renamed(read_weights(folder))
-    maps = {key: weights.pop(key) for key in ("d2t", "t2d") if key in weights}
+    maps: dict[str, Tensor] = {key: weights.pop(key) for key in ("d2t", "t2d") if key in weights}
     embeddings, output = model.get_input_embeddings(), output_embeddings(model)
     vocabulary = int(output.out_features)
     ids = _ids(head, maps, vocabulary)
@@ -89,7 +89,7 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None
 
 
 def placed(head: H, like: Tensor) -> H:
-    """The head on the device and in the dtype of `like`. Buffers, which are frequencies, stay as precise as they are."""
+    """The head on the device and in the dtype of `like`. Buffers, which are frequencies, stay as precise as before."""
     head.to(like.device).eval().requires_grad_(False)
     for parameter in head.parameters():
         parameter.data = parameter.data.to(like.dtype)
@@ -110,8 +110,8 @@ def _ids(head: HeadFormat, maps: Mapping[str, Tensor], vocabulary: int) -> Tenso
         raise UsageError(f"{head.folder}: d2t has {len(d2t)} ids, draft_vocab_size is {count}; download it again")
     ids = torch.arange(count) + d2t.long()
     if int(ids.min()) < 0 or int(ids.max()) >= vocabulary or len(ids.unique()) < count:
-        raise UsageError(f"{head.folder}: d2t names ids twice, or ids that the target's vocabulary of {vocabulary} does "
-                         "not have; take a head for this target")  # fmt: skip
+        raise UsageError(f"{head.folder}: d2t names ids twice, or ids beyond the target's vocabulary of {vocabulary}; "
+                         "take a head for this target")  # fmt: skip
     return None if torch.equal(ids, torch.arange(vocabulary)) else ids
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
+from fastvlm_bench.drafts.fitting import MTP_PREFIX, check_mtp
 from fastvlm_bench.drafts.head_files import read_weights
 from fastvlm_bench.drafts.heads import floating, unpacked
 from fastvlm_bench.drafts.load_eagle import check_target, fill, placed
@@ -25,7 +26,6 @@ from fastvlm_bench.drafts.state_heads import Borrowed, StateHead
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers, output_embeddings, owner
 
-PREFIX = "mtp."
 FULL = "full_attention"
 _EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)\.weight")
 
@@ -49,8 +49,9 @@ class MtpHead(StateHead):
                 setattr(module, "layer_idx", 0)  # noqa: B010 - a module's own, untyped attribute
         width = output_embeddings(model).in_features
         self.layers = nn.ModuleList([like])
-        norms = [copy.deepcopy(like.input_layernorm) for _ in range(3)]
-        self.pre_fc_norm_embedding, self.pre_fc_norm_hidden, self.norm = norms
+        norm: Any = like.input_layernorm
+        self.pre_fc_norm_embedding, self.pre_fc_norm_hidden = copy.deepcopy(norm), copy.deepcopy(norm)
+        self.norm = copy.deepcopy(norm)
         self.fc = nn.Linear(2 * width, width, bias=False)
         self.vocabulary = output_embeddings(model).out_features
         self._rotary = Borrowed(owner(model, layers).rotary_emb)
@@ -86,26 +87,12 @@ class MtpHead(StateHead):
 def load_mtp(folder: Path, model: Any, name: str) -> MtpHead:
     """The mtp layer in the files of the target's own checkpoint. UsageError where there is none, or not just one."""
     check_target(model, name)
-    weights = {key.removeprefix(PREFIX): value for key, value in read_weights(folder, is_mtp).items()}
-    check_mtp(weights, name)
+    found = read_weights(folder, lambda key: key.startswith(MTP_PREFIX))
+    weights = {key.removeprefix(MTP_PREFIX): value for key, value in found.items()}
+    check_mtp(list(weights), name)
     head = MtpHead(model)
     fill(head, joined_experts(weights), folder)
     return placed(head, floating(decoder_layers(model)[-1]))
-
-
-def is_mtp(name: str) -> bool:
-    """Whether a weight of a checkpoint belongs to its layer for multi-token prediction."""
-    return name.startswith(PREFIX)
-
-
-def check_mtp(names: Mapping[str, Any], target: str) -> None:
-    """UsageError unless these are the weights of one mtp layer. names: without the prefix."""
-    if not names:
-        raise UsageError(f"the checkpoint of {target} has no mtp.* weights, which the method mtp needs: checkpoints of "
-                         "the Qwen3.5 family have them; use another method")  # fmt: skip
-    layers = {name.split(".")[1] for name in names if name.startswith("layers.")}
-    if len(layers) > 1:
-        raise UsageError(f"the checkpoint of {target} has {len(layers)} mtp layers; the method mtp runs one")
 
 
 def joined_experts(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

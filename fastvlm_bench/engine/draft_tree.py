@@ -25,7 +25,8 @@ def grow(
     (3, 1, 1). depth: most levels. never: ids that are not drafted. ends: ids after which nothing follows.
     """
     device, verified, drawn = logits.device, _columns(cache), 0
-    barred, last = (torch.tensor(sorted(ids), dtype=torch.long, device=device) for ids in (never, ends))
+    there = [token for token in sorted(never) if token < head.vocabulary]  # Mllama's placeholder is beyond its LM head
+    barred, last = (torch.tensor(ids, dtype=torch.long, device=device) for ids in (there, sorted(ends)))
 
     def best(logits: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities and ids of the likeliest tokens, (nodes, topk) each."""
@@ -60,7 +61,8 @@ def grow(
         count += len(found[-1][0])
     for layer in cache.layers:
         layer.crop(-drawn)
-    return _kept(*(torch.cat(parts) for parts in zip(*found, strict=True)), nodes)
+    all_tokens, all_parents, all_chances = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return _kept(all_tokens, all_parents, all_chances, nodes)
 
 
 def _kept(tokens: Tensor, parents: Tensor, chances: Tensor, nodes: int) -> Tree:

@@ -137,7 +137,7 @@ class Reader:
 
     def __init__(self, head: StateHead, target: TargetStates, images: frozenset[int]) -> None:
         self.head, self.target = head, target
-        self.cache = head.new_cache()
+        self.cache, self.device = head.new_cache(), next(head.parameters()).device
         self.states = self.positions = torch.empty(0)
         self._images = images
         self._places: list[int] = []  # of the rows in the cache
@@ -153,7 +153,8 @@ class Reader:
         That column needs the token that follows, which is not known yet.
         """
         target, head = self.target, self.head
-        states, embeds, positions = target.states, self._embeds(), target.positions
+        states, positions = self._given()
+        embeds = self._embeds().to(self.device)
         if self._before is not None:
             last, place = self._before
             states = [torch.cat([one, more], dim=1) for one, more in zip(last, states, strict=True)]
@@ -172,6 +173,10 @@ class Reader:
             mask = self._mask(count, seen + count)
             head(embeds.to(read), read, positions[..., :-1], self.cache, mask, fill=True)
 
+    def _given(self) -> tuple[list[Tensor], Tensor]:
+        """States and positions of the target's latest pass, on the head's device: layers may lie on several."""
+        return [one.to(self.device) for one in self.target.states], self.target.positions.to(self.device)
+
     def _embeds(self) -> Tensor:
         """What the head reads as embeddings of the prompt's tokens."""
         ids, merged = self.target.ids, self.target.embeds
@@ -187,8 +192,8 @@ class Reader:
         """The prompt has been read. first: place -> the first token, of the rows that go on."""
         self.target.after = None
         if self._before is None:
-            raise UsageError(f"{type(self.target.model).__name__} does not run its text layers in its own pass, so that "
-                             "no head can read their states; use another method")  # fmt: skip
+            raise UsageError(f"{type(self.target.model).__name__} does not run its text layers in its own pass, where "
+                             "a head could read their states; use another method")  # fmt: skip
         self.target.states, self.target.positions = self._before
         self._before = None
         self._new = first
@@ -200,7 +205,7 @@ class Reader:
     def read(self, places: list[int]) -> Tensor:
         """Read what is new of these rows, of which there may be fewer than before. Returns the logits after it."""
         rows = [list(self._new).index(place) for place in places]
-        states, positions = self.target.states, self.target.positions
+        states, positions = self._given()
         new = [self._new[place] for place in places]
         counts = [len(tokens) for tokens in new]
         most = max(counts)
@@ -255,10 +260,6 @@ class Reader:
         """Forget the last columns, which were drafted."""
         for layer in self.cache.layers:
             layer.crop(-drawn)
-
-    @property
-    def device(self) -> torch.device:
-        return self.target.states[0].device
 
     @property
     def _cached(self) -> int:

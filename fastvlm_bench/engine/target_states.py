@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvlm_bench.drafts.state_heads import LAST
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers, owner
 
 
@@ -68,6 +69,9 @@ class TargetStates:
 
     def _end(self, _: nn.Module, __: Any, kwargs: dict[str, Any], found: Any) -> None:
         self._found[LAST] = found[0]
+        if self._found[0].ndim != 3:
+            raise UsageError(f"{type(self.model).__name__} passes several states of each token from layer to layer, "
+                             "which no head reads; use another method")  # fmt: skip
         self.states, self.embeds = [self._found[number] for number in self.reads], self._found[0]
         self.positions = self._positions(kwargs.get("position_ids"), kwargs.get("past_key_values"))
         self._found = {}

@@ -1,10 +1,12 @@
 """The checks that need no model, which therefore come first: names, files, images, drafts, exits, changed data."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.config import RunConfig
+from fastvlm_bench.drafts.fitting import check_before_loading
 from fastvlm_bench.drafts.manifest import choose_draft, draft_folder
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.method_spec import METHODS
@@ -26,6 +28,8 @@ def check(config: RunConfig) -> list[Suite]:
             raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{config.model}'")
         if METHODS[spec.name].trained:
             choose_draft(drafts_of(config), model=config.model, **_wish(spec.options))
+        for doubt in check_before_loading(spec.name, spec.options, config.model, config.offline):
+            print(f"fastvlm-bench: note: {doubt}", file=sys.stderr)
     suites = load_suites(config)
     for suite in suites:
         for metric in suite.metrics:
