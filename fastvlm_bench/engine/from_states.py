@@ -141,6 +141,7 @@ class Reader:
         self.states = self.positions = torch.empty(0)
         self._images = images
         self._places: list[int] = []  # of the rows in the cache
+        self._passed: list[int] = []  # of the rows in the target's latest pass
         self._lengths: list[int] = []  # how many of the last columns of the cache are each row's
         self._new: dict[int, list[int]] = {}  # place -> tokens that the target has emitted and the head has not read
         self._columns: list[int] | None = None  # which columns of the target's latest pass stand; None for the first
@@ -167,7 +168,8 @@ class Reader:
         lengths = [seen + count] * rows
         if rows > 1 and target.mask is not None:
             lengths = [max(length - 1, 0) for length in target.mask.sum(dim=1).tolist()]
-        self._places, self._lengths = list(range(rows)), lengths
+        self._places = self._passed = list(range(rows))
+        self._lengths = lengths
         if count:
             read = head.fuse([one[:, :-1] for one in states])
             mask = self._mask(count, seen + count)
@@ -199,12 +201,15 @@ class Reader:
         self._new = first
 
     def told(self, new: dict[int, list[int]], columns: list[int] | None = None) -> None:
-        """After a verification. new: place -> the tokens that stand and the target's own. columns: where, in a tree."""
-        self._new, self._columns = new, columns
+        """After a verification. columns: which columns of its pass stand, in a tree.
+
+        new: place -> the tokens that stand and the target's own, of all rows of the pass, in their order.
+        """
+        self._new, self._columns, self._passed = new, columns, list(new)
 
     def read(self, places: list[int]) -> Tensor:
         """Read what is new of these rows, of which there may be fewer than before. Returns the logits after it."""
-        rows = [list(self._new).index(place) for place in places]
+        rows = [self._passed.index(place) for place in places]
         states, positions = self._given()
         new = [self._new[place] for place in places]
         counts = [len(tokens) for tokens in new]
@@ -215,6 +220,7 @@ class Reader:
             self.cache.batch_select_indices(kept)
             self._lengths = [self._lengths[i] for i in kept.tolist()]
             self._places = places
+        if self._passed != places:
             chosen = torch.tensor(rows, device=self.device)
             states, positions = [one[chosen] for one in states], positions.index_select(-2, chosen)
         if self._columns:
