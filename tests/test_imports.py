@@ -22,7 +22,8 @@ LIGHT_ROOMS = ("analysis", "report", "suites", "records", "metrics", "scoring")
 LIGHT = (
     "config", "method_spec", "declared", "errors",
     "sampling", "cli.app", "cli.config_file", "drafts.manifest", "models.names",
-    "models.families", "machine.environment", "machine.memory", "machine.clock", "machine.doctor", "machine.nvml",
+    "drafts.formats", "drafts.fitting", "models.families", "machine.environment", "machine.memory",
+    "machine.clock", "machine.doctor", "machine.nvml",
     "machine.conditions", "machine.energy", "measuring.live", "measuring.benchmark", "measuring.before_loading",
     "measuring.batch_sweep", "measuring.invocation", "measuring.signals", "ablation.table", "world.scenes",
     "world.language",

@@ -15,6 +15,9 @@ prompt_lookup.py  copies what followed the last tokens before
 draft_model.py  a smaller model of the same tokenizer drafts
 token_timing.py  a model of another vocabulary drafts
 medusa.py       drafts with Medusa heads, in a chain or a tree
+eagle3.py       drafts with an EAGLE-3 head, which reads three states of the target
+eagle.py        drafts with an EAGLE-1/2 head, which reads the last one
+mtp.py          drafts with the mtp layer in the target's own checkpoint
 hf_generate.py  the loop of transformers, to check that `standard` is no slower
 build.py        builds a method from its specification and finds its draft
 """

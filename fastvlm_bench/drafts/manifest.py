@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,15 @@ def read_manifests(root: Path) -> dict[Path, Manifest]:
     }
 
 
-def draft_folder(text: str, offline: bool = False) -> Path:
+OTHER_WEIGHTS = "*.bin"
+DRAFT_FILES = ("*.json", "*.safetensors", "README.md")
+
+
+def draft_folder(text: str, offline: bool = False, files: Sequence[str] = DRAFT_FILES) -> Path:
     """Where --draft points: a folder, or a hub repository ("user/name").
 
-    The repository is downloaded if it is not cached; if `offline`, the cache must have it.
+    The repository is downloaded if it is not cached; if `offline`, the cache must have it. files: patterns of what is
+    downloaded. Weights in another form than safetensors are left out where the repository has both.
     """
     folder = Path(text).expanduser()
     if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", text) or text.startswith("."):
@@ -103,8 +108,11 @@ def draft_folder(text: str, offline: bool = False) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        wanted = ["*.json", "*.safetensors", "README.md"]
-        return Path(snapshot_download(text, allow_patterns=wanted, local_files_only=offline))
+        first = [pattern for pattern in files if pattern != OTHER_WEIGHTS]
+        found = Path(snapshot_download(text, allow_patterns=first, local_files_only=offline))
+        if OTHER_WEIGHTS in files and not any(found.glob("*.safetensors")):
+            found = Path(snapshot_download(text, allow_patterns=list(files), local_files_only=offline))
+        return found
     except RepositoryNotFoundError:
         raise UsageError(f"no draft at {text}: there is no such folder, and the hub has no such repository; train one, "
                          "or log in with `hf auth login`") from None  # fmt: skip

@@ -7,6 +7,10 @@ proposing.py        the round of methods whose drafts come from elsewhere than t
 following.py        a second model that drafts: its session follows what the target has said
 wording.py          text of tokens, and the tokens that continue others and say a text
 time_warping.py     aligns two spellings of one text
+from_states.py      methods that draft with a head which reads states of the target's own passes
+target_states.py    those states, by hooks on the decoder layers
+draft_tree.py       grows a tree of drafts with such a head
+eagle_method.py     what the methods `eagle3` and `eagle` share
 tree.py             verifies a tree of drafts in one pass
 session.py          token ids, the bookkeeping of transformers and the KV cache of one generation
 batch_session.py    the same for several rows, which leave the batch when they finish

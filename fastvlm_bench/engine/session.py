@@ -195,7 +195,7 @@ class Session:
         (weights,) = self.probabilities(logits, drafts.count)
         if self.placeholders:  # excluded before the draw: to drop one after it was drawn would favour other tokens
             kept = weights.clone()
-            kept[list(self.placeholders)] = 0
+            kept[[token for token in self.placeholders if token < len(kept)]] = 0  # Mllama's is beyond its LM head
             weights = kept / kept.sum() if bool(kept.sum() > 0) else weights
         taken = drafts.take([[draw(weights)]])
         if taken:

@@ -7,6 +7,7 @@ target's own distribution, and the drafts only decide how many are known after o
 """
 
 import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from fastvlm_bench.engine.accept import draw
 from fastvlm_bench.engine.cache_view import text_cache
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.models.layers import decoder_layers, owner
 
 ROOT = -1
 
@@ -78,6 +79,10 @@ def check_takes_trees(model: Any, remedy: str = "draft a chain") -> None:
         fault = "its forward takes no position_ids"
     elif len(decoder_layers(model)) != len(set(decoder_layers(model))):
         fault = "its layers share weights"
+    elif not hasattr(sys.modules[type(owner(model, decoder_layers(model))).__module__], "create_causal_mask"):
+        fault = "it makes its masks itself, from one mark for each token"
+    elif (attention := getattr(text, "_attn_implementation", None)) not in (None, "eager", "sdpa"):
+        fault = f"its attention, {attention}, takes no mask of its own for each token: try --attn sdpa"
     if fault:
         raise UsageError(f"{type(model).__name__} cannot verify a tree of drafts ({fault}); {remedy}")
 

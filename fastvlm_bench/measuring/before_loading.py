@@ -1,10 +1,12 @@
 """The checks that need no model, which therefore come first: names, files, images, drafts, exits, changed data."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.config import RunConfig
+from fastvlm_bench.drafts.fitting import check_before_loading
 from fastvlm_bench.drafts.manifest import choose_draft, draft_folder
 from fastvlm_bench.drafts.skip_set import choose_skip_set
 from fastvlm_bench.errors import UsageError
@@ -40,6 +42,8 @@ def check(config: RunConfig) -> list[Suite]:
             draft = spec.options.get("draft")
             assert draft is None or isinstance(draft, str)
             choose_skip_set(drafts_of(config), model=config.model, draft=draft, layers=layers)
+        for doubt in check_before_loading(spec.name, spec.options, config.model, config.offline):
+            print(f"fastvlm-bench: note: {doubt}", file=sys.stderr)
     suites = load_suites(config)
     for suite in suites:
         for metric in suite.metrics:

@@ -24,6 +24,11 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     return found
 
 
+def owner(model: Any, layers: nn.ModuleList) -> Any:
+    """The text model that runs these layers, and whose output is the state after its final norm."""
+    return next(module for module in model.modules() if any(child is layers for child in module.children()))
+
+
 def output_embeddings(model: Any) -> Any:
     """The LM head, of the model or else of one of its children, as in Nemotron-H Omni. UsageError if there is none."""
     for module in (model, *model.children()):
