@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from fastvlm_bench.drafts.manifest import first_line
 from fastvlm_bench.engine.accept import draw
 from fastvlm_bench.engine.cache_view import text_cache
 from fastvlm_bench.engine.session import Session
@@ -91,6 +92,7 @@ def verify_tree(session: Session, tree: Tree) -> tuple[Any, list[int], list[int]
     """One pass of the whole target over the only row's last token and all nodes.
 
     Returns its output; the nodes that stand, from the root down; and their tokens, followed by the target's own.
+    UsageError if the model takes no 4-D mask.
     """
     count, kwargs = len(tree) + 1, dict(session.kwargs)
     if len(tree):
@@ -104,7 +106,11 @@ def verify_tree(session: Session, tree: Tree) -> tuple[Any, list[int], list[int]
     blocked = torch.finfo(session.model.dtype).min
     mask = torch.zeros(1, 1, *seen.shape, dtype=session.model.dtype, device=session.device)
     inputs["attention_mask"] = mask.masked_fill_(~seen, blocked)
-    outputs = session.model(**inputs, return_dict=True)
+    try:
+        outputs = session.model(**inputs, return_dict=True)
+    except (ValueError, TypeError, IndexError) as error:  # Kosmos-2 makes its own masks, of a 2-D one
+        raise UsageError(f"{type(session.model).__name__} cannot verify a tree of drafts (it takes no 4-D mask: "
+                         f"{first_line(error)}); draft a chain: topk=1") from error  # fmt: skip
     path, standing = _descend(session, tree, outputs.logits)
     return outputs, path, standing
 

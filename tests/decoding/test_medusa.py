@@ -1,5 +1,6 @@
 """Medusa's chains and trees: the output is the target's own whatever the heads say, and they read the right state."""
 
+import inspect
 from collections.abc import Sequence
 from itertools import product
 from math import prod
@@ -51,7 +52,7 @@ class Known(Medusa):
     def __init__(self, model: Any, texts: Sequence[Sequence[int]], spoiled: float = 0.3, **given: Any) -> None:
         super().__init__(random_heads(model), **given)
         self.texts, self.spoiled, self.generator = texts, spoiled, torch.Generator().manual_seed(3)
-        self.plain, self.trees = True, list[Tree]()
+        self.trees = list[Tree]()
 
     def propose(self, session: Session, drafts: Drafts) -> None:
         self.session = session
@@ -64,7 +65,7 @@ class Known(Medusa):
 
     def _logits(self) -> Tensor:
         rows = self.session.rows
-        if self.plain:
+        if not len(self.session.processors):
             assert self.states.output_of(self._root).argmax(-1).tolist() == [row.tokens[-1] for row in rows]
         logits = torch.randn(super()._logits().shape, generator=self.generator)
         for at, row in enumerate(rows):
@@ -95,7 +96,6 @@ CASES = [(shape, {}) for shape in SHAPES] + [
 def test_it_is_standard_decoding(llava: Any, inputs: Any, shape: dict[str, Any], changes: dict[str, Any]) -> None:
     wanted = generate(llava, inputs, count=COUNT, **changes)
     method = Known(llava, [wanted], **shape)
-    method.plain = not changes
     assert generate(llava, inputs, method, COUNT, **changes) == wanted
     assert method.last is not None
     rounds = method.last.rounds
@@ -165,7 +165,6 @@ def test_batches_with_processors(llava: Any, batch: Any, singles: Any) -> None: 
     given = {"logits_processor": LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.5)])}
     wanted = [generate(llava, single, count=BATCH_COUNT, **given) for single in singles]
     method = Known(llava, wanted)
-    method.plain = False
     assert decode(llava, batch, method, **given) == wanted
     assert method.trace is not None and sum(r.accepted for row in method.trace.rows for r in row.rounds) > 15
 
@@ -357,6 +356,24 @@ def saved(llava: Any, folder: Path, **changes: Any) -> Path:
     )  # fmt: skip
     Draft(LAYERS, random_heads(llava).head, manifest).save(folder)
     return folder
+
+
+def test_a_model_that_makes_its_own_masks_is_refused(llava: Any, inputs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kosmos-2 unpacks the mask's shape into two: its configuration does not tell, so the first tree does."""
+    real = llava.forward
+
+    def forward(*given: Any, attention_mask: Tensor | None = None, **rest: Any) -> Any:
+        if attention_mask is not None:
+            _, _ = attention_mask.shape
+        return real(*given, attention_mask=attention_mask, **rest)
+
+    forward.__signature__ = inspect.signature(real)  # type: ignore[attr-defined]
+    monkeypatch.setattr(llava, "forward", forward)
+    with pytest.raises(
+        UsageError, match="cannot verify a tree of drafts .it takes no 4-D mask: too many values.*topk=1"
+    ) as found:
+        generate(llava, inputs, Medusa(random_heads(llava), topk=2), 8)
+    assert "\n" not in str(found.value)
 
 
 def test_saved_and_loaded(llava: Any, inputs: Any, expected: list[int], tmp_path: Path) -> None:
