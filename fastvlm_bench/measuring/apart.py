@@ -87,8 +87,9 @@ def acceptance_without_stop(runner: Runner, suite: Suite) -> list[dict[str, Any]
     found: list[dict[str, Any]] = []
     if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES:
         return found
-    for built, method in _drafting(runner):
-        if not method.stop_below:
+    for built in runner.methods:
+        method: Any = built.method
+        if not getattr(method, "stop_below", 0.0):
             continue
         rounds: list[Any] = []
         kept, method.stop_below = method.stop_below, 0.0

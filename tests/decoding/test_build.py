@@ -1,6 +1,8 @@
 """A method is built from one file, which alone says its name, its options and what it does."""
 
+import dataclasses
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +12,8 @@ from typing import Any
 import pytest
 
 from fastvlm_bench.decoding.build import build, method_class
+from fastvlm_bench.drafts.imitation_head import describe_target
+from fastvlm_bench.drafts.skip_set import SKIP, SkipManifest
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import METHODS, MethodSpec
@@ -27,9 +31,13 @@ def test_each_method_has_one_class_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-def test_options_reach_the_method(target: Any, name: str) -> None:
+def test_options_reach_the_method(target: Any, name: str, tmp_path: Path) -> None:
     """Every option that the constructor knows has the value that was asked for, not the constructor's default."""
     wanted: dict[str, Any] = {"gamma": 7, "stop_below": 0.25, "exit_layer": 1}
+    if METHODS[name].skips:
+        told = SkipManifest([1], [1], **describe_target(target.model))
+        (tmp_path / SKIP).write_text(json.dumps(dataclasses.asdict(told)))
+        wanted["draft"] = str(tmp_path)
     asked = {key: value for key, value in wanted.items() if key in METHODS[name].options}
     text = name + (":" + ",".join(f"{key}={value}" for key, value in asked.items()) if asked else "")
     clock = Clock()
