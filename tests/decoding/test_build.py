@@ -1,6 +1,8 @@
 """A method is built from one file, which alone says its name, its options and what it does."""
 
+import dataclasses
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from fastvlm_bench.decoding.build import build, method_class
 from fastvlm_bench.drafts.heads import new_head
 from fastvlm_bench.drafts.imitation_head import Draft, describe_target
 from fastvlm_bench.drafts.manifest import Manifest
+from fastvlm_bench.drafts.skip_set import SKIP, SkipManifest
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import METHODS, MethodSpec
@@ -39,10 +42,14 @@ def medusa(target: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-def test_options_reach_the_method(target: Any, medusa: Path, name: str) -> None:
+def test_options_reach_the_method(target: Any, medusa: Path, name: str, tmp_path: Path) -> None:
     """Every option that the constructor knows has the value that was asked for, not the constructor's default."""
     wanted: dict[str, Any] = {"gamma": 7, "stop_below": 0.25, "exit_layer": 1}
     wanted |= dict.fromkeys(METHODS[name].needed, "tiny")  # a source, whose own kind of check comes first
+    if METHODS[name].skips:
+        told = SkipManifest([1], [1], **describe_target(target.model))
+        (tmp_path / SKIP).write_text(json.dumps(dataclasses.asdict(told)))
+        wanted["draft"] = str(tmp_path)
     asked = {key: value for key, value in wanted.items() if key in METHODS[name].options}
     text = name + (":" + ",".join(f"{key}={value}" for key, value in asked.items()) if asked else "")
     clock = Clock()

@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from families.builders import FAMILIES, build
+from families.builders import FAMILIES, build, vary
+from families.others import gemma4
 from families.proof import decode
 
 from fastvlm_bench.decoding.clasp import Clasp
@@ -58,6 +59,19 @@ def prove(name: str) -> None:
 @pytest.mark.parametrize("name", FEW)
 def test_a_few_families(name: str) -> None:
     prove(name)
+
+
+@pytest.mark.parametrize("shared", [2, 3])
+def test_layers_whose_keys_and_values_others_use_always_attend(shared: int) -> None:
+    model, inputs = gemma4(shared)
+    expected, every = vary(model, inputs, COUNT), EveryUnit()
+    assert decode(model, inputs, every, COUNT) == expected
+    kinds = model.config.text_config.layer_types
+    own = len(kinds) - shared
+    donors = {max(i for i in range(own) if kinds[i] == kind) for kind in set(kinds[own:])}
+    assert donors and not donors & SkipSet.union(every.skipped).attention
+    with pytest.raises(UsageError, match="share keys and values"):
+        decode(model, inputs, Clasp(), COUNT)
 
 
 @pytest.mark.slow
