@@ -197,8 +197,18 @@ def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
         yield Notice("UntrainedDraft", f"{where}: every tested draft was accepted: the draft equals its "
                      "target, or a count is wrong; try a lower exit_layer=, or raise --limit")  # fmt: skip
     elif alpha is not None and alpha < LOW_ALPHA:
-        yield Notice("UntrainedDraft", f"{where}: α is {alpha:.3f}, the draft guesses; train it for this target, "
-                     "or choose a higher exit_layer=")  # fmt: skip
+        yield Notice("UntrainedDraft", f"{where}: α is {alpha:.3f}, the draft guesses; {_better_draft(arm)}")
+
+
+def _better_draft(arm: Arm) -> str:
+    """What to do about a draft that guesses. A head of somebody else's may count the target's states otherwise."""
+    draft = arm.method.get("draft") or {}
+    if "kind" not in draft:
+        return "train it for this target, or choose a higher exit_layer="
+    ids = [int(number) for number in str(draft.get("states") or "").split("-") if number]
+    near = ["aux=" + "-".join(str(i + by) for i in ids) for by in (-1, 1) if ids and min(ids) + by >= 0]
+    otherwise = f", or may count its states otherwise: try {' or '.join(near)}" if near else ""
+    return f"the head may be another target's{otherwise}"
 
 
 def _slowness_cause(row: Row) -> str:

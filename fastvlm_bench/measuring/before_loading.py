@@ -28,7 +28,7 @@ def check(config: RunConfig) -> list[Suite]:
             raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{config.model}'")
         if METHODS[spec.name].trained:
             choose_draft(drafts_of(config), model=config.model, **_wish(spec.options))
-        for doubt in check_before_loading(spec.name, spec.options, config.model, config.offline):
+        for doubt in check_before_loading(spec.name, spec.options, config.model, config.offline, config.batch_size):
             print(f"fastvlm-bench: note: {doubt}", file=sys.stderr)
     suites = load_suites(config)
     for suite in suites:

@@ -26,9 +26,12 @@ def test_each_method_has_one_class_of_its_own() -> None:
     assert {"standard", "fastvlm"} < set(METHODS) and "build" not in METHODS
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", [name for name in METHODS if not METHODS[name].needed and name != "mtp"])
 def test_options_reach_the_method(target: Any, name: str) -> None:
-    """Every option that the constructor knows has the value that was asked for, not the constructor's default."""
+    """Every option that the constructor knows has the value that was asked for, not the constructor's default.
+
+    Methods that draft with files of somebody else's are built in tests of their own.
+    """
     wanted: dict[str, Any] = {"gamma": 7, "stop_below": 0.25, "exit_layer": 1}
     asked = {key: value for key, value in wanted.items() if key in METHODS[name].options}
     text = name + (":" + ",".join(f"{key}={value}" for key, value in asked.items()) if asked else "")
