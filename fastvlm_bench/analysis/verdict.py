@@ -198,9 +198,7 @@ def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
         yield Notice("UntrainedDraft", f"{where}: every tested draft was accepted: the draft equals its "
                      f"target, or a count is wrong; try {other}, or raise --limit")  # fmt: skip
     elif alpha is not None and alpha < LOW_ALPHA:
-        train = "" if _skips(arm) else "train it for this target, or "
-        yield Notice("UntrainedDraft", f"{where}: α is {alpha:.3f}, the draft guesses; {train}choose "
-                     f"{_other_draft(arm, cheaper=False)}")  # fmt: skip
+        yield Notice("UntrainedDraft", f"{where}: α is {alpha:.3f}, the draft guesses; {_better_draft(arm)}")
 
 
 def _skips(arm: Arm) -> bool:
@@ -210,11 +208,28 @@ def _skips(arm: Arm) -> bool:
 
 def _other_draft(arm: Arm, *, cheaper: bool) -> str:
     """What gives a cheaper draft, or a better one."""
-    if "skip" in (arm.method.get("options") or {}):
+    options = arm.method.get("options") or {}
+    if "skip" in options:
         return "a larger skip=" if cheaper else "a smaller skip="
     if _skips(arm):
         return "another set, by skip-search"
+    if "model" in options:
+        return f"a {'smaller' if cheaper else 'larger'} model="
+    if options.get("exit_layer") is None:
+        return "another draft"
     return "a lower exit_layer=" if cheaper else "a higher exit_layer="
+
+
+def _better_draft(arm: Arm) -> str:
+    """What to do about a draft that guesses. A head of somebody else's may count the target's states otherwise."""
+    draft, options = arm.method.get("draft") or {}, arm.method.get("options") or {}
+    if "kind" in draft:
+        ids = [int(number) for number in str(draft.get("states") or "").split("-") if number]
+        near = ["aux=" + "-".join(str(i + by) for i in ids) for by in (-1, 1) if ids and min(ids) + by >= 0]
+        otherwise = f", or may count its states otherwise: try {' or '.join(near)}" if near else ""
+        return f"the head may be another target's{otherwise}"
+    trained = "head" in options and not _skips(arm)
+    return f"{'train it for this target, or ' if trained else ''}choose {_other_draft(arm, cheaper=False)}"
 
 
 def _slowness_cause(row: Row) -> str:

@@ -63,5 +63,5 @@ class EagleMethod(FromStates):
                     digest.update(block)
         return {
             "kind": self.kind, "name": self.source.rstrip("/").rpartition("/")[2], "source": self.source,
-            "sha256": digest.hexdigest(), "states": in_words(self.head.reads),
+            "sha256": digest.hexdigest(), **({"states": in_words(self.head.reads)} if self.kind == "eagle3" else {}),
         }  # fmt: skip

@@ -12,7 +12,6 @@ from typing import Any
 
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
-from fastvlm_bench.decoding.medusa import Medusa
 from fastvlm_bench.engine.measure import seed_of
 from fastvlm_bench.machine.energy import Meter, blocks
 from fastvlm_bench.machine.failures import FAILURES

@@ -1,10 +1,13 @@
 """One clock for all methods: where TTFT ends and decoding begins and ends, as a fake clock tells it."""
 
 import inspect
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
+from state_heads import new_eagle, new_mtp
 from targets import oracle_draft
 from transformers import LogitsProcessor, StoppingCriteria
 
@@ -36,7 +39,11 @@ class Slow:
 def made(name: str, model: Any, clock: FakeClock) -> Any:
     """The method of this name, with whatever its constructor asks for."""
     kind = method_class(name)
-    given = {"draft": oracle_draft(model, 2), "exit_layer": 2, "gamma": 3, "clock": clock}
+    with TemporaryDirectory() as folder:
+        head = new_eagle(model, Path(folder), name) if name in ("eagle3", "eagle") else None
+    if name == "mtp":
+        head = new_mtp(model)  # type: ignore[assignment]
+    given = {"draft": head or oracle_draft(model, 2), "exit_layer": 2, "gamma": 3, "clock": clock}
     return kind(**{key: given[key] for key in inspect.signature(kind).parameters if key in given})
 
 

@@ -1,5 +1,6 @@
 """Other people's heads: what a folder holds, what fits a target, and a line for everything else."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,17 @@ from families.builders import build
 from safetensors.torch import load_file, save_file
 from state_heads import head_config, head_weights, save_head
 
+from fastvlm_bench.decoding.build import build as build_method
+from fastvlm_bench.decoding.eagle import Eagle1Method
+from fastvlm_bench.decoding.eagle3 import Eagle3Method
 from fastvlm_bench.drafts.fitting import check_before_loading
 from fastvlm_bench.drafts.formats import TargetFormat, check_fits, kind_of, read_format
 from fastvlm_bench.drafts.load_eagle import load_eagle
 from fastvlm_bench.drafts.manifest import MANIFEST
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.method_spec import MethodSpec
+from fastvlm_bench.models.load import Target
 
 KINDS: list[tuple[dict[str, Any], str]] = [
     ({"speculators_model_type": "eagle3"}, "eagle3"), ({"architectures": ["LlamaForCausalLMEagle3"]}, "eagle3"),
@@ -189,3 +196,33 @@ def test_the_first_layer_of_an_eagle_1_head_may_have_no_norm(qwen: Any, tmp_path
     other = load_eagle("eagle", tmp_path / "one", qwen, "target")
     norms = [isinstance(one.layers[0].input_layernorm, torch.nn.Identity) for one in (head, other)]
     assert norms == [True, False] and head.fc.bias is not None and other.fc.bias is None
+
+
+def test_options_reach_the_method_and_the_record(qwen: Any, tmp_path: Path) -> None:
+    folder = save_head(tmp_path / "head", head_config(qwen))
+    target = Target("the target", qwen, None, torch.device("cpu"), None)
+    options = "gamma=3,topk=2,depth=4,nodes=9,stop_below=0.25,images=placeholder,aux=1-2-4"
+    built = build_method(MethodSpec.parse(f"eagle3:draft={folder},{options}"), target, None, Clock())
+    method: Any = built.method
+    assert (method.gamma, method.topk, method.depth, method.nodes, method.stop_below) == (3, 2, 4, 9, 0.25)
+    assert method.head.reads == (1, 2, 4) and not method.head.merged
+    told = built.described
+    assert told["draft"]["states"] == "1-2-4" and told["draft"]["source"] == str(folder)
+    assert told["draft"]["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    own = sum(4 * value.numel() for value in load_file(folder / "model.safetensors").values())
+    assert told["extra_bytes"] == own
+    with pytest.raises(UsageError, match=r"topk=2 drafts a tree.*use --batch-size 1, or leave topk out"):
+        check_before_loading("eagle3", {"draft": str(folder), "topk": 2}, "tiny", rows=4)
+    folder = save_head(tmp_path / "other", head_config(qwen, "eagle"))
+    method = build_method(MethodSpec.parse(f"eagle:draft={folder}"), target, None, Clock()).method
+    assert method.depth == method.gamma == 5 and method.head.merged
+
+
+def test_the_folder_is_enough_for_generate(tmp_path: Path) -> None:
+    """Outside the benchmark: `model.generate(custom_generate=Eagle3Method("folder"))` loads it at its first call."""
+    model, inputs, expected = build("llava")
+    for kind, method in (("eagle3", Eagle3Method), ("eagle", Eagle1Method)):
+        made = method(save_head(tmp_path / kind, head_config(model, kind)), gamma=2)
+        ids = model.generate(**inputs, max_new_tokens=8, do_sample=False, custom_generate=made)
+        assert ids[0, inputs["input_ids"].shape[1] :].tolist() == expected[:8]
+        assert made.drafter["kind"] == kind  # type: ignore[index]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fastvlm_bench.analysis import verdict as verdict_module
 from fastvlm_bench.analysis.notices import Notice
 from fastvlm_bench.analysis.speedup import word
 from fastvlm_bench.analysis.statistics import Estimate
@@ -170,6 +171,18 @@ def test_untrained_draft(fake: SimpleNamespace, real: dict[str, Any]) -> None:
         return {**line, "rounds": [[0, 0, 0, 1, 0.0, 0.01] for _ in line["token_ids"][1:]], "decode_s": 0.01 * 60}
 
     assert "never used" in message(judge(fake.run(suites=[real], change=unused)), "UntrainedDraft")
+
+
+@pytest.mark.parametrize(("draft", "says"), [
+    (None, "train it for this target, or choose a higher exit_layer="), ({"head": "mlp"}, "train it for this target"),
+    ({"kind": "eagle3", "states": "2-12-21"}, "count its states otherwise: try aux=1-11-20 or aux=3-13-22"),
+    ({"kind": "eagle3", "states": "0-2-4"}, "otherwise: try aux=1-3-5"),
+    ({"kind": "eagle"}, "the head may be another target's"), ({"kind": "mtp"}, "the head may be another target's"),
+])  # fmt: skip
+def test_what_to_do_about_a_draft_that_guesses(draft: Any, says: str) -> None:
+    """The tools number the states that a head reads differently, by one."""
+    said = verdict_module._better_draft(SimpleNamespace(method={"draft": draft}))  # type: ignore[arg-type]
+    assert said.startswith(says) or said.endswith(says)
 
 
 @pytest.mark.parametrize(("n", "warned", "status"), [(20, False, "VALID"), (19, True, "VALID"), (5, True, "VALID"),
