@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fastvlm_bench.drafters.target_states import TargetStates
 from fastvlm_bench.drafts.load_eagle import load_eagle
 from fastvlm_bench.drafts.mtp_head import MtpHead
 from fastvlm_bench.drafts.state_heads import Eagle, StateHead
-from fastvlm_bench.engine.target_states import TargetStates
 from fastvlm_bench.models.layers import decoder_layers, output_embeddings
 
 

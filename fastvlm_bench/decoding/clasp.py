@@ -1,7 +1,7 @@
 """CLaSp (arXiv 2505.24196): the layers to skip while drafting are chosen anew as the text goes on.
 
 After a verification, the hidden states of the last token that stood tell which layers change it least. A dynamic
-program over the layers finds the set; see `engine/layer_choice.py`. It takes about one more pass of the layers, within
+program over the layers finds the set; see `drafters/layer_choice.py`. It takes about one more pass of the layers, within
 the clock.
 """
 
@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
+from fastvlm_bench.drafters.layer_choice import Seen, choose_layers, last_places
+from fastvlm_bench.drafters.layer_skipping import must_run
+from fastvlm_bench.drafters.skip_drafting import SkipDrafting, spread
 from fastvlm_bench.drafts.skip_set import SkipSet
 from fastvlm_bench.engine.batch_cache import KINDS
 from fastvlm_bench.engine.cache_view import text_cache
 from fastvlm_bench.engine.drafting import Drafts
-from fastvlm_bench.engine.layer_choice import Seen, choose_layers, last_places
-from fastvlm_bench.engine.layer_skipping import must_run
 from fastvlm_bench.engine.rows import Tokens
 from fastvlm_bench.engine.session import Session
-from fastvlm_bench.engine.skip_drafting import SkipDrafting, spread
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import GAMMA, STOP_BELOW, MethodKind, Option

@@ -11,8 +11,8 @@ its own prompt with its own number of image tokens, and its own cache. A languag
 from collections.abc import Sequence
 from typing import Any
 
+from fastvlm_bench.drafters.following import Follower, SecondModel, all_rows
 from fastvlm_bench.engine.drafting import Drafts
-from fastvlm_bench.engine.following import Follower, SecondModel, all_rows
 from fastvlm_bench.engine.rows import Tokens
 from fastvlm_bench.engine.session import Session, placeholders, vocabulary
 from fastvlm_bench.errors import UsageError

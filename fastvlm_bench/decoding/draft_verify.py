@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastvlm_bench.drafters.skip_drafting import SkipDrafting
 from fastvlm_bench.drafts.skip_set import SkipSet, load_skip_set, named
 from fastvlm_bench.engine.session import Session
-from fastvlm_bench.engine.skip_drafting import SkipDrafting
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import GAMMA, SKIP_SET, STOP_BELOW, MethodKind
 from fastvlm_bench.models.load import Target

@@ -7,8 +7,8 @@ the verification, so drafting runs no layer of the target. See docs/methods/eagl
 from pathlib import Path
 from typing import Any
 
+from fastvlm_bench.drafters.eagle_method import EagleMethod
 from fastvlm_bench.drafts.state_heads import Eagle
-from fastvlm_bench.engine.eagle_method import EagleMethod
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import MAX_GAMMA, MethodKind, Option
 from fastvlm_bench.models.load import Target

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastvlm_bench.engine.transformers_loop import TransformersLoop
+from fastvlm_bench.drafters.transformers_loop import TransformersLoop
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import MethodKind

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastvlm_bench.drafters.last_states import LastStates
 from fastvlm_bench.drafts.heads import MedusaHeads
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.drafting import Drafts
-from fastvlm_bench.engine.last_states import LastStates
 from fastvlm_bench.engine.proposing import Proposing
 from fastvlm_bench.engine.rows import Tokens
 from fastvlm_bench.engine.session import Session

@@ -7,9 +7,9 @@ docs/methods/mtp.md.
 from pathlib import Path
 from typing import Any
 
+from fastvlm_bench.drafters.from_states import FromStates
 from fastvlm_bench.drafts.fitting import MTP_PREFIX
 from fastvlm_bench.drafts.mtp_head import MtpHead, load_mtp
-from fastvlm_bench.engine.from_states import FromStates
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import MAX_GAMMA, MethodKind, Option

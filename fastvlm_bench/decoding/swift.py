@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from fastvlm_bench.drafters.skip_drafting import SkipDrafting
+from fastvlm_bench.drafters.skip_proposals import Chosen, Proposals
 from fastvlm_bench.drafts.skip_set import SkipSet
 from fastvlm_bench.engine.drafting import Drafts
 from fastvlm_bench.engine.rows import Tokens
 from fastvlm_bench.engine.session import Session
-from fastvlm_bench.engine.skip_drafting import SkipDrafting
-from fastvlm_bench.engine.skip_proposals import Chosen, Proposals
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import GAMMA, STOP_BELOW, MethodKind, Option

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
+from fastvlm_bench.drafters.following import Follower, SecondModel, all_rows
+from fastvlm_bench.drafters.time_warping import align, mapped
+from fastvlm_bench.drafters.wording import Wording
 from fastvlm_bench.engine.drafting import Drafts
-from fastvlm_bench.engine.following import Follower, SecondModel, all_rows
 from fastvlm_bench.engine.rows import Tokens
 from fastvlm_bench.engine.session import Session
-from fastvlm_bench.engine.time_warping import align, mapped
-from fastvlm_bench.engine.wording import Wording
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import GAMMA, STOP_BELOW, MethodKind, Option
 from fastvlm_bench.models.draft_model import tokenizer_of

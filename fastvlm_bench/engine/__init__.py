@@ -4,13 +4,6 @@ May import the rooms below `analysis`.
 
 method.py           THE LOOP around every method: prefill, then rounds until every row has stopped
 proposing.py        the round of methods whose drafts come from elsewhere than the target's first layers
-following.py        a second model that drafts: its session follows what the target has said
-wording.py          text of tokens, and the tokens that continue others and say a text
-time_warping.py     aligns two spellings of one text
-from_states.py      methods that draft with a head which reads states of the target's own passes
-target_states.py    those states, by hooks on the decoder layers
-draft_tree.py       grows a tree of drafts with such a head
-eagle_method.py     what the methods `eagle3` and `eagle` share
 tree.py             verifies a tree of drafts in one pass
 session.py          token ids, the bookkeeping of transformers and the KV cache of one generation
 batch_session.py    the same for several rows, which leave the batch when they finish
@@ -18,17 +11,11 @@ rows.py             the tokens of each row, and its share of the seconds
 drafting.py         the drafts of one round, and which rows go on drafting
 accept.py           which drafted tokens stand
 processors.py       refuses logits processors that keep a state, which drafting would spoil
-last_states.py      what enters the LM head, for drafts that stand at the end
 layer_gate.py       runs a part of any decoder by gating its layers
-layer_skipping.py   lets sub-layers of any decoder be skipped while it drafts
-skip_drafting.py    the frame of methods whose draft is the target with sub-layers skipped
-skip_proposals.py   which sets of sub-layers to try next
-layer_choice.py     chooses the layers to skip by dynamic programming over their states
 cache_view.py       the KV cache as verification must see it
 recurrent_state.py  states of recurrent layers: copied before a pass, replayed after a rejection
 batch_cache.py      rolls each row of a KV cache back by its own number of tokens
 batch_inputs.py     makes one batch of the inputs of single samples
-transformers_loop.py  the speculative loops of transformers, watched from outside
 measure.py          times one generation through `model.generate(custom_generate=method)`
 phases.py           seconds of vision, prefill, draft and verification, by hooks on the model's passes
 """

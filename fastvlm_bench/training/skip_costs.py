@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from fastvlm_bench.analysis.prediction import PassCosts
+from fastvlm_bench.drafters.layer_skipping import LayerSkipper
 from fastvlm_bench.drafts.skip_set import SkipSet
-from fastvlm_bench.engine.layer_skipping import LayerSkipper
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.load import Target

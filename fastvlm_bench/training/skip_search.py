@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from fastvlm_bench.decoding.draft_verify import DraftVerify
+from fastvlm_bench.drafters.skip_proposals import Chosen, Proposals
 from fastvlm_bench.drafts.imitation_head import describe_target
 from fastvlm_bench.drafts.skip_set import SKIP, SkipManifest, SkipSet
 from fastvlm_bench.engine.measure import measure, seed_of
-from fastvlm_bench.engine.skip_proposals import Chosen, Proposals
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.load import Target, load_target

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import fastvlm_bench.decoding.clasp as clasp_module
 from fastvlm_bench.decoding.clasp import Clasp
+from fastvlm_bench.drafters.layer_choice import cache_copy, choose_layers, run_layer
 from fastvlm_bench.engine.batch_inputs import collate
-from fastvlm_bench.engine.layer_choice import cache_copy, choose_layers, run_layer
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers
 

@@ -375,7 +375,7 @@ def test_misuse_is_refused_in_one_line(llava: Any, target: Any, alike: Any, inpu
 def test_a_state_that_cannot_be_rolled_back_is_refused(
     llava: Any, target: Any, alike: Any, inputs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastvlm_bench.engine.following.can_roll_back", lambda *_: False)
+    monkeypatch.setattr("fastvlm_bench.drafters.following.can_roll_back", lambda *_: False)
     with pytest.raises(UsageError, match="cannot be rolled back, so it cannot draft"):
         generate(llava, inputs, drafting(alike, target, inputs), 4)
 

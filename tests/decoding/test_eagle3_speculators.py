@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from fastvlm_bench.drafters.target_states import TargetStates
 from fastvlm_bench.drafts.formats import default_aux, read_format
 from fastvlm_bench.drafts.load_eagle import load_eagle
 from fastvlm_bench.drafts.state_heads import Eagle3
-from fastvlm_bench.engine.target_states import TargetStates
 from fastvlm_bench.errors import UsageError
 
 ROOT = Path(__file__).parents[1] / "fixtures" / "eagle3"

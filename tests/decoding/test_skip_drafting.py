@@ -14,9 +14,9 @@ from torch import Tensor
 from fastvlm_bench.decoding.clasp import Clasp
 from fastvlm_bench.decoding.draft_verify import DraftVerify
 from fastvlm_bench.decoding.swift import Swift
+from fastvlm_bench.drafters.layer_skipping import LayerSkipper, parts_of
 from fastvlm_bench.drafts.skip_set import SkipSet
 from fastvlm_bench.engine.batch_inputs import collate
-from fastvlm_bench.engine.layer_skipping import LayerSkipper, parts_of
 from fastvlm_bench.engine.measure import measure
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers

@@ -10,9 +10,9 @@ from torch import Tensor
 
 import fastvlm_bench.decoding.swift as swift_module
 from fastvlm_bench.decoding.swift import WINDOW, Learning, Swift
+from fastvlm_bench.drafters.skip_drafting import spread
+from fastvlm_bench.drafters.skip_proposals import Proposals
 from fastvlm_bench.drafts.skip_set import SkipSet
-from fastvlm_bench.engine.skip_drafting import spread
-from fastvlm_bench.engine.skip_proposals import Proposals
 
 IDLE = (3, 4, 5, 6)
 """The layers of the target that add nothing: skipping them is free."""

@@ -15,13 +15,13 @@ from targets import PROMPT, generate, random_llava
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from fastvlm_bench.decoding.token_timing import TokenTiming
+from fastvlm_bench.drafters.following import Follower
+from fastvlm_bench.drafters.time_warping import align, mapped
+from fastvlm_bench.drafters.time_warping import distance as levenshtein
+from fastvlm_bench.drafters.wording import Wording
 from fastvlm_bench.embedded import parts
 from fastvlm_bench.embedded.train import tokenizer_texts
 from fastvlm_bench.engine.batch_inputs import collate
-from fastvlm_bench.engine.following import Follower
-from fastvlm_bench.engine.time_warping import align, mapped
-from fastvlm_bench.engine.time_warping import distance as levenshtein
-from fastvlm_bench.engine.wording import Wording
 from fastvlm_bench.models.load import load_target
 from fastvlm_bench.suites.suite import load_suite, open_image
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from fastvlm_bench.decoding import hf_assisted
 from fastvlm_bench.decoding.hf_prompt_lookup import HfPromptLookup
 from fastvlm_bench.decoding.prompt_lookup import PromptLookup
+from fastvlm_bench.drafters.transformers_loop import TransformersLoop
 from fastvlm_bench.embedded import parts
 from fastvlm_bench.embedded.train import tokenizer_texts
 from fastvlm_bench.engine.measure import measure
-from fastvlm_bench.engine.transformers_loop import TransformersLoop
 from fastvlm_bench.errors import LoopFailed, UsageError
 
 LONG = 40

@@ -15,10 +15,10 @@ from training.conftest import picture, trainer_of
 from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.decoding.build import Built, build
 from fastvlm_bench.decoding.medusa import Medusa
+from fastvlm_bench.drafters.last_states import LastStates
 from fastvlm_bench.drafts.heads import MedusaHeads
 from fastvlm_bench.drafts.imitation_head import Draft, describe_target
 from fastvlm_bench.drafts.manifest import Manifest, choose_draft, predicted_speedup, read_manifest
-from fastvlm_bench.engine.last_states import LastStates
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import MethodSpec

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastvlm_bench.drafters.draft_tree import grow
+from fastvlm_bench.drafters.target_states import TargetStates
 from fastvlm_bench.drafts.state_heads import StateHead
 from fastvlm_bench.engine.batch_cache import Move, move_layer
-from fastvlm_bench.engine.draft_tree import grow
 from fastvlm_bench.engine.drafting import Drafts
 from fastvlm_bench.engine.proposing import Proposing
 from fastvlm_bench.engine.rows import Tokens
 from fastvlm_bench.engine.session import Session, placeholders
-from fastvlm_bench.engine.target_states import TargetStates
 from fastvlm_bench.engine.tree import Tree, check_takes_trees, keep_tree, verify_tree
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fastvlm_bench.drafters.skip_drafting import spread
 from fastvlm_bench.drafts.skip_set import SkipSet
-from fastvlm_bench.engine.skip_drafting import spread
 
 Chosen = frozenset[int]
 """Indices into the units."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from fastvlm_bench.drafters.layer_skipping import LayerSkipper
 from fastvlm_bench.drafts.skip_set import SkipSet
 from fastvlm_bench.engine.drafting import Drafts
-from fastvlm_bench.engine.layer_skipping import LayerSkipper
 from fastvlm_bench.engine.proposing import Proposing
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock

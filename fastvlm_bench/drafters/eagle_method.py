@@ -4,11 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from fastvlm_bench.drafters.from_states import FromStates
 from fastvlm_bench.drafts.formats import head_folder, in_words
 from fastvlm_bench.drafts.head_files import weight_files
 from fastvlm_bench.drafts.load_eagle import load_eagle
 from fastvlm_bench.drafts.state_heads import Eagle
-from fastvlm_bench.engine.from_states import FromStates
 from fastvlm_bench.models.load import Target
 
 IMAGES = ("merged", "placeholder")
