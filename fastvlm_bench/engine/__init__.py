@@ -5,6 +5,7 @@ May import the rooms below `analysis`.
 method.py           THE LOOP around every method: prefill, then rounds until every row has stopped
 proposing.py        the round of methods whose drafts come from elsewhere than the target's first layers
 from_states.py      methods that draft with a head which reads states of the target's own passes
+state_reader.py     feeds such a head, row by row, and keeps its cache
 target_states.py    those states, by hooks on the decoder layers
 draft_tree.py       grows a tree of drafts with such a head
 eagle_method.py     what the methods `eagle3` and `eagle` share

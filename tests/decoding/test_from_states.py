@@ -9,7 +9,7 @@ import torch
 from families.builders import build, plain
 from families.proof import COUNT, decode
 from families.shapes import IMAGE
-from state_heads import Watched, check_told, new_eagle, new_mtp, train
+from state_heads import Text, Watched, check_told, head_config, head_weights, new_eagle, new_mtp, save_head, train
 from torch import Tensor
 
 from fastvlm_bench.decoding.eagle import Eagle1Method
@@ -129,3 +129,45 @@ def test_the_prompt_is_read_within_the_prefill(case: Case, monkeypatch: pytest.M
     case.decode(case.method(gamma=2), count=6)
     assert seen[0] == (case.inputs["input_ids"].shape[1] - 1, True)
     assert seen[1] == (1, False) and all(count <= 3 and not fill for count, fill in seen[1:])
+
+
+def test_a_placeholder_beyond_the_lm_head(tmp_path: Path) -> None:
+    """Mllama's image token has an embedding, but no logit."""
+    model, inputs, expected = build("mllama")
+    head = new_eagle(model, tmp_path / "head")
+    for options in ({"gamma": 3}, {"topk": 2, "depth": 3}):
+        assert decode(model, inputs, Eagle3Method(head, **options)) == expected
+    ids = model.generate(**inputs, max_new_tokens=4, do_sample=True, custom_generate=Eagle3Method(head, gamma=2))
+    assert ids.shape[1] <= inputs["input_ids"].shape[1] + 4
+
+
+def test_a_model_with_several_streams_is_refused(tmp_path: Path) -> None:
+    model, inputs, _ = build("glm5_next")
+    method = Eagle3Method(new_eagle(model, tmp_path / "head"))
+    with pytest.raises(UsageError, match="several states of each token .* use another method") as caught:
+        decode(model, inputs, method)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_head_reads_of_an_image_can_be_chosen(tmp_path: Path) -> None:
+    """Where the head has embeddings of its own, text is read from them, and an image from the target or as a word."""
+    model, inputs, expected = build("llava")
+    config = head_config(model)
+    own = {"embed_tokens.weight": torch.randn(160, 48)}
+    folder = save_head(tmp_path / "head", config, {**head_weights(config), **own})
+    first: dict[str, Tensor] = {}
+    for images in ("merged", "placeholder"):
+        method = Eagle3Method(folder, images=images)
+        head = method.head_for(model)
+
+        def keep(_: Any, given: Any, images: str = images) -> None:
+            first.setdefault(images, given[0])
+
+        head.register_forward_pre_hook(keep)
+        assert decode(model, inputs, method) == expected
+    ids = inputs["input_ids"][0, 1:]
+    merged, words = first["merged"][0], first["placeholder"][0]
+    assert torch.equal(words, own["embed_tokens.weight"][ids])
+    assert torch.equal(merged[ids != IMAGE], words[ids != IMAGE])
+    of_image = Text(model, inputs, [], (0,)).embeds[0, 1:][ids == IMAGE]
+    torch.testing.assert_close(merged[ids == IMAGE], of_image)
