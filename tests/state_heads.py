@@ -88,7 +88,7 @@ class Text:
     """What a target gives of a prompt and an answer, read at once without any cache: the states that a head reads."""
 
     def __init__(self, model: Any, inputs: dict[str, Tensor], answer: list[int], reads: tuple[int, ...]) -> None:
-        ids = torch.cat([inputs["input_ids"], torch.tensor([answer])], dim=1)
+        ids = torch.cat([inputs["input_ids"], torch.tensor([answer], dtype=torch.long)], dim=1)
         whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
         for name in ("mm_token_type_ids", "token_type_ids"):
             if name in inputs:
@@ -100,7 +100,7 @@ class Text:
         self.prompt = inputs["input_ids"].shape[1]
 
 
-def train(head: StateHead, model: Any, inputs: dict[str, Tensor], answer: list[int], steps: int = 50) -> StateHead:
+def train(head: StateHead, model: Any, inputs: dict[str, Tensor], answer: list[int], steps: int = 35) -> StateHead:
     """Teach a head this one answer, and a wrong token at every fifth place, so that drafts stand and are refused."""
     text = Text(model, inputs, answer, head.reads)
     labels = text.ids[0, 2:].clone()

@@ -1,8 +1,8 @@
 """CLaSp (arXiv 2505.24196): the layers to skip while drafting are chosen anew as the text goes on.
 
 After a verification, the hidden states of the last token that stood tell which layers change it least. A dynamic
-program over the layers finds the set; see `drafters/layer_choice.py`. It takes about one more pass of the layers, within
-the clock.
+program over the layers finds the set; see `drafters/layer_choice.py`. It takes about one more pass of the layers,
+within the clock.
 """
 
 from collections.abc import Iterator

@@ -6,6 +6,7 @@ following.py         a second model that drafts: its session follows what the ta
 wording.py           text of tokens, and the tokens that continue others and say a text
 time_warping.py      aligns two spellings of one text
 from_states.py       methods that draft with a head which reads states of the target's own passes
+state_reader.py      feeds such a head, row by row, and keeps its cache
 target_states.py     those states, by hooks on the decoder layers
 draft_tree.py        grows a tree of drafts with such a head
 eagle_method.py      what the methods `eagle3` and `eagle` share

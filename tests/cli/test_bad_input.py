@@ -49,7 +49,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
         (["--method", f"eagle3:draft={TINY}"], ["is a model (LlavaForConditionalGeneration), which eagle3 does not run",
                                                 "draft-model:model="]),
         (["--method", f"eagle3:draft={TINY_DRAFTS / 'attention-exit1'}"],
-         ["that `fastvlm-bench train` made", "--draft"]),
+         ["that `fastvlm-bench train` made", "give it to fastvlm, by --draft"]),
         (["--method", "mtp"], ["the checkpoint of tiny has no mtp.* weights", "use another method"]),
         (["--model", "tinny"], ["unknown model 'tinny'", "'tiny'", "hub id"]),
         (["--model", "/no/such/folder"], ["unknown model '/no/such/folder'"]),

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from families.builders import FAMILIES
 from targets import generate
 
 from fastvlm_bench.engine.drafting import Drafts
@@ -95,6 +96,18 @@ def test_what_is_no_tree_is_refused(tokens: list[int], parents: list[int]) -> No
 def test_a_model_that_knows_one_past_only_is_refused(llava: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     check_takes_trees(llava)
     text = llava.config.text_config
-    monkeypatch.setattr(text, "layer_types", ["full_attention", "linear_attention"], raising=False)
-    with pytest.raises(UsageError, match="layers of the kind linear_attention"):
-        check_takes_trees(llava)
+    with monkeypatch.context() as patch:
+        patch.setattr(text, "layer_types", ["full_attention", "linear_attention"], raising=False)
+        with pytest.raises(UsageError, match="layers of the kind linear_attention"):
+            check_takes_trees(llava)
+    with monkeypatch.context() as patch:
+        patch.setattr(text, "_attn_implementation_internal", "flash_attention_2")
+        with pytest.raises(UsageError, match="its attention, flash_attention_2, takes no mask .* try --attn sdpa"):
+            check_takes_trees(llava)
+    check_takes_trees(llava)
+
+
+def test_a_model_that_makes_its_masks_itself_is_refused() -> None:
+    """Kosmos-2 makes a mask from one mark for each token, and fails on any other."""
+    with pytest.raises(UsageError, match="makes its masks itself"):
+        check_takes_trees(FAMILIES["kosmos2"]()[0])
