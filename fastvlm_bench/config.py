@@ -32,8 +32,7 @@ NOT_MEASURED = ("out", "resume", "json", "require_lossless", "require_valid", "m
                 "offline")  # fmt: skip
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
-         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control",
-         "fitting")  # fmt: skip
+         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 
 
@@ -41,8 +40,8 @@ LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width",
 class RunConfig:
     """The options of `run`. Made only of plain values; UsageError for any that cannot be.
 
-    suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first; `all` becomes
-    the methods that it stands for, and `fitting` says that those which do not fit the model are left out. draft: a
+    suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first; `all` stands
+    for every method that needs no option (`specs`), of which those that do not fit the model are left out. draft: a
     draft folder or a folder of them. device, dtype, device_map, attn, quantize, trust_remote_code, offline: as in
     `load_target`. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
@@ -83,7 +82,6 @@ class RunConfig:
     batch_size: int = 1
     refine: bool = False
     control: bool = True
-    fitting: bool = False
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -135,11 +133,10 @@ class RunConfig:
         check_batches(self.batch_size, temperature=self.temperature, phases=self.phases, energy=self.energy,
                       refine=self.refine)  # fmt: skip
         check_stopping(self.until_width, self.budget, self.invocations, self.energy)
+        labels = [spec.label for spec in self._parse_methods()]
         if ALL in self.methods:
-            object.__setattr__(self, "fitting", True)
-            named = [text for text in self.methods if text != ALL]
-            object.__setattr__(self, "methods", (*(name for name in all_methods() if name not in named), *named))
-        object.__setattr__(self, "methods", tuple(spec.label for spec in self._parse_methods()))
+            labels = [REFERENCE, ALL, *(label for label in labels if label in self.methods and label != REFERENCE)]
+        object.__setattr__(self, "methods", tuple(labels))
 
     @property
     def generation(self) -> dict[str, Any]:
@@ -147,7 +144,9 @@ class RunConfig:
         return generation(self)
 
     def _parse_methods(self) -> list[MethodSpec]:
-        specs = [MethodSpec.parse(text, gamma=self.gamma, exit_layer=self.exit_layer) for text in self.methods]
+        named = [text for text in self.methods if text != ALL]
+        texts = [*(name for name in all_methods() if name not in named), *named] if ALL in self.methods else named
+        specs = [MethodSpec.parse(text, gamma=self.gamma, exit_layer=self.exit_layer) for text in texts]
         for name in ("gamma", "exit_layer"):
             if getattr(self, name) is not None and not any(name in METHODS[spec.name].options for spec in specs):
                 raise UsageError(f"--{name.replace('_', '-')} has no effect: none of the methods takes it "
@@ -167,7 +166,7 @@ class RunConfig:
 
     def optional(self, spec: MethodSpec) -> bool:
         """Whether a method is left out, and not refused, where it does not fit: `all` stood for it."""
-        return self.fitting and spec.label == spec.name and spec.name != REFERENCE
+        return ALL in self.methods and spec.label not in self.methods
 
     @property
     def loading(self) -> dict[str, Any]:

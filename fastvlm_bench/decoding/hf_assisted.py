@@ -31,6 +31,7 @@ class HfAssisted(TransformersLoop):
         clock: Clock | None = None,
     ) -> None:  # fmt: skip
         super().__init__(clock=clock)
+        self.gamma, self.stop_below = gamma, stop_below
         self.second = load_draft_model(model, target)
         config, own, other = self.second.model.generation_config, tokenizer_of(target), tokenizer_of(self.second)
         # transformers reads these from the assistant, and changes them from sample to sample.

@@ -99,7 +99,9 @@ class TransformersLoop(Method):
         began = self.clock.synchronised()
         try:
             with watch.watching(model):
-                sequences = model.generate(**options, **self.asked(model), stopping_criteria=[watch])
+                # The watch comes first: a token is known before other criteria look at it, as in our own loop.
+                criteria = [watch, *(options.pop("stopping_criteria", None) or ())]
+                sequences = model.generate(**options, **self.asked(model), stopping_criteria=criteria)
         except Exception as error:  # its faults are part of what is measured
             failure = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:160]}"
         else:

@@ -18,7 +18,7 @@ CHANGED: dict[str, Any] = {
     "prompt_set": "blip2", "prompt": "Say what you see.",
     "seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "out": "elsewhere", "resume": "x", "json": True,
     "require_lossless": True, "require_valid": True, "margin": 1.0, "variants": ("vqa_accuracy=official",),
-    "ignore_eos": True, "phases": True, "refine": True, "control": False, "fitting": True, "until_width": 0.02,
+    "ignore_eos": True, "phases": True, "refine": True, "control": False, "until_width": 0.02,
     "budget": 60.0, "invocations": 3, "energy": 5.0, "java": True, "metrics": ("anls",), "batch_size": 4,
     "device_map": "auto", "attn": "eager", "quantize": "4bit", "trust_remote_code": True, "offline": True,
 }  # fmt: skip

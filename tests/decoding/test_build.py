@@ -41,7 +41,9 @@ def medusa(target: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [n for n, kind in METHODS.items() if not set(kind.needed) & {"draft"} and n != "mtp"])
+@pytest.mark.parametrize(
+    "name", [n for n, kind in METHODS.items() if not set(kind.needed) & {"draft"} and n not in ("mtp", "hf-mtp")]
+)
 def test_options_reach_the_method(target: Any, medusa: Path, name: str, tmp_path: Path) -> None:
     """Every option that the constructor knows has the value that was asked for, not the constructor's default.
 

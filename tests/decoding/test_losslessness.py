@@ -18,6 +18,7 @@ from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.hf_generate import HfGenerate
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.engine import session
+from fastvlm_bench.engine.method import Method
 from fastvlm_bench.errors import BenchError, LosslessViolation
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.measuring.benchmark import require_lossless
@@ -175,26 +176,20 @@ def test_what_cannot_be_judged_is_said_and_is_not_lossless(
 # ------------------------------------------------------------------------------------------ failures of one generation
 
 
-class Failing:
+class Failing(Method):
     """A method that raises on the chosen calls, otherwise decodes as `inner` does."""
 
     def __init__(self, inner: Any, error: Exception, calls: set[int] | None) -> None:
+        super().__init__(clock=inner.clock)
         self.inner, self.error, self.calls, self.count = inner, error, calls, 0
-        self.clock = inner.clock
-
-    @property
-    def trace(self) -> Any:
-        return self.inner.trace
-
-    @trace.setter
-    def trace(self, value: Any) -> None:
-        self.inner.trace = value
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         self.count += 1
         if self.calls is None or self.count in self.calls:
             raise self.error
-        return self.inner(*arguments, **options)
+        found = self.inner(*arguments, **options)
+        self.trace = self.inner.trace
+        return found
 
 
 @pytest.mark.parametrize(

@@ -173,15 +173,21 @@ def test_untrained_draft(fake: SimpleNamespace, real: dict[str, Any]) -> None:
     assert "never used" in message(judge(fake.run(suites=[real], change=unused)), "UntrainedDraft")
 
 
-@pytest.mark.parametrize(("draft", "says"), [
-    (None, "train it for this target, or choose a higher exit_layer="), ({"head": "mlp"}, "train it for this target"),
-    ({"kind": "eagle3", "states": "2-12-21"}, "count its states otherwise: try aux=1-11-20 or aux=3-13-22"),
-    ({"kind": "eagle3", "states": "0-2-4"}, "otherwise: try aux=1-3-5"),
-    ({"kind": "eagle"}, "the head may be another target's"), ({"kind": "mtp"}, "the head may be another target's"),
+@pytest.mark.parametrize(("method", "says"), [
+    ({"options": {"head": "mlp", "exit_layer": 2}}, "train it for this target, or choose a higher exit_layer="),
+    ({"options": {"head": "medusa"}}, "train it for this target, or choose another draft"),
+    ({"options": {"exit_layer": 2}}, "choose a higher exit_layer="),
+    ({"options": {"model": "m"}}, "choose a larger model="), ({"options": {"skip": 0.5}}, "choose a smaller skip="),
+    ({"draft": {"mlp": [1]}}, "choose another set, by skip-search"),
+    ({"options": {"max_ngram": 3}}, "choose another draft"),
+    ({"draft": {"kind": "eagle3", "states": "2-12-21"}}, "count its states otherwise: try aux=1-11-20 or aux=3-13-22"),
+    ({"draft": {"kind": "eagle3", "states": "0-2-4"}}, "otherwise: try aux=1-3-5"),
+    ({"draft": {"kind": "eagle"}}, "the head may be another target's"),
+    ({"draft": {"kind": "mtp"}}, "the head may be another target's"),
 ])  # fmt: skip
-def test_what_to_do_about_a_draft_that_guesses(draft: Any, says: str) -> None:
+def test_what_to_do_about_a_draft_that_guesses(method: Any, says: str) -> None:
     """The tools number the states that a head reads differently, by one."""
-    said = verdict_module._better_draft(SimpleNamespace(method={"draft": draft}))  # type: ignore[arg-type]
+    said = verdict_module._better_draft(SimpleNamespace(method=method))  # type: ignore[arg-type]
     assert said.startswith(says) or said.endswith(says)
 
 
