@@ -12,9 +12,10 @@ from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.drafts.manifest import read_manifests
 from fastvlm_bench.engine.cache_view import text_cache
 from fastvlm_bench.engine.recurrent_state import can_roll_back
-from fastvlm_bench.engine.session import Session, vocabulary
+from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import NonFiniteLogits, UsageError
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.models.layers import vocabulary
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.models.memory_need import free_bytes
 from fastvlm_bench.models.prompting import prompting

@@ -14,12 +14,13 @@ from typing import Any
 from fastvlm_bench.drafters.following import Follower, SecondModel, all_rows
 from fastvlm_bench.engine.drafting import Drafts
 from fastvlm_bench.engine.rows import Tokens
-from fastvlm_bench.engine.session import Session, placeholders, vocabulary
+from fastvlm_bench.engine.session import Session, placeholders
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import GAMMA, STOP_BELOW, MethodKind, Option
 from fastvlm_bench.models.draft_model import tokenizer_of
 from fastvlm_bench.models.draft_model_files import other_tokenizer
+from fastvlm_bench.models.layers import vocabulary
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.same_tokenizer import differing_encodings, differing_entries, entries
 

@@ -5,7 +5,6 @@ methods need no knowledge of the architecture. A `Session` has one row, that is 
 several. Methods use both in the same way: tokens are always one list per row.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,21 +13,21 @@ from torch import Tensor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from fastvlm_bench.engine.accept import accept_greedy, accept_sampled, draw
 from fastvlm_bench.engine.cache_view import Kind, cache_view, kind, text_cache
-from fastvlm_bench.engine.drafting import Drafts
+from fastvlm_bench.engine.choosing import Choosing
 from fastvlm_bench.engine.layer_gate import LayerGate
 from fastvlm_bench.engine.processors import check_processors
 from fastvlm_bench.engine.recurrent_state import keep_passes
 from fastvlm_bench.engine.rows import Row, Tokens
-from fastvlm_bench.errors import NonFiniteLogits, UsageError
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.models.layers import vocabulary
 
 PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 """Fields of a model's configuration that hold the id of a token which stands for an image or a video."""
 
 
-class Session:
+class Session(Choosing):
     """Feeds tokens to the model and does the bookkeeping that `transformers` would do, for a single row.
 
     rows: those that are still being decoded, in the order of all tensors. ended: those that have stopped. gate: the
@@ -36,7 +35,6 @@ class Session:
     unread: how many tokens at the end of the output no pass has read: one, but for a drafter that lags (following.py).
     """
 
-    takes_several = False
     unread = 1
 
     def __init__(
@@ -166,94 +164,6 @@ class Session:
             outputs, kwargs, is_encoder_decoder=self.model.config.is_encoder_decoder, num_new_tokens=count
         )
 
-    def choose(self, logits: Tensor, ahead: Tokens = (), first: int = 0) -> list[list[int]]:
-        """Choose the token at each position of `logits`, (rows, k, vocab), after the user's logits processors.
-
-        It is the most likely one or, where `generate` samples, one drawn with torch's own generator, as `generate`
-        draws. Position i follows the output and the first `first + i` tokens of `ahead`, so that a repetition penalty,
-        say, sees the right prefix for draft and target alike. Ties go to the lowest id, for every method. Raises
-        NonFiniteLogits.
-        """
-        if self.samples:
-            return [[draw(weights) for weights in self.probabilities(logits, first)]]
-        top, ids = self.processed(logits, first).max(dim=-1)
-        if not all(map(math.isfinite, top.tolist())):  # `max` and `argmax` alike give the index of a NaN
-            raise self._not_finite(first)
-        return [ids.tolist()]
-
-    def new_drafts(self, gamma: int) -> Drafts:
-        """A round's empty `Drafts`: at most γ tokens per row, and one below the limit, for verification adds one."""
-        rooms = [self.remaining_of(row) - 1 for row in self.rows]
-        return Drafts(self.rows, rooms, min(gamma, self.remaining - 1), self.end_tokens, self.placeholders)
-
-    def draft(self, logits: Tensor, drafts: Drafts) -> bool:
-        """Choose each row's next draft from logits (rows, 1, vocab) and add it to `drafts`. False if none is added."""
-        if len(self.processors) and not self.takes_several:
-            self.write_ahead(drafts.columns[0])  # processors must see the drafts, whichever model has read them
-        if not self.samples:
-            return drafts.take(self.choose(logits, drafts.columns, drafts.count))
-        (weights,) = self.probabilities(logits, drafts.count)
-        if self.placeholders:  # excluded before the draw: to drop one after it was drawn would favour other tokens
-            kept = weights.clone()
-            kept[[token for token in self.placeholders if token < len(kept)]] = 0  # Mllama's is beyond its LM head
-            weights = kept / kept.sum() if bool(kept.sum() > 0) else weights
-        taken = drafts.take([[draw(weights)]])
-        if taken:
-            self._drawn_from.append(weights)
-        return taken
-
-    def propose(self, tokens: Tokens, drafts: Drafts) -> bool:
-        """Add to `drafts` tokens that were not drawn: one for each row, or none where it has stopped drafting.
-
-        For the acceptance rule such a draft has probability 1: it stands with the target's own probability of it. False
-        if no row takes one.
-        """
-        taken = drafts.take(tokens)
-        if taken and self.samples:
-            weights = torch.zeros(vocabulary(self.model), device=self._ids.device)
-            weights[tokens[0][0]] = 1.0
-            self._drawn_from.append(weights)
-        return taken
-
-    def accept(self, drafts: Drafts, logits: Tensor) -> tuple[list[int], list[list[int]]]:
-        """For each row: how many drafts stand, and these drafts followed by the target's own next token.
-
-        logits: the target's, (rows, k, vocab), for the place after the output so far and after each draft. No token
-        follows where all drafts stand and there are no logits after the last one, because it is an EOS.
-        """
-        if self.samples:
-            (mine,), p, q = drafts.tokens, self.probabilities(logits, 0), self._drawn_from
-            self._drawn_from = []
-            accepted, token = accept_sampled(mine, torch.stack(q) if q else p[:0], p)
-            return [accepted], [mine[:accepted] + ([] if token is None else [token])]
-        predicted = self.choose(logits, drafts.columns)
-        stand = [accept_greedy(mine, own) for mine, own in zip(drafts.tokens, predicted, strict=True)]
-        return stand, [
-            mine[:count] + own[count : count + 1]
-            for mine, own, count in zip(drafts.tokens, predicted, stand, strict=True)
-        ]
-
-    def probabilities(self, logits: Tensor, first: int) -> Tensor:
-        """(k, vocab): the probabilities at each position of `logits`, (1, k, vocab), after the logits processors."""
-        weights = self.processed(logits, first).float()
-        if not bool(weights.amax(dim=-1).isfinite().all()):  # a draw from NaN fails a GPU for good
-            raise self._not_finite(first)
-        return torch.softmax(weights, dim=-1)
-
-    def processed(self, logits: Tensor, first: int = 0) -> Tensor:
-        """(k, vocab): `logits`, (1, k, vocab), after the user's logits processors, with the prefixes of `choose`."""
-        if not len(self.processors):
-            return logits[0]
-        start = self.length + first
-        return torch.cat([
-            self.processors(self._ids[:, : start + i], logits[:, i].to(torch.float32, copy=True))
-            for i in range(logits.shape[1])
-        ])  # fmt: skip
-
-    def _not_finite(self, first: int) -> NonFiniteLogits:
-        emitted = self.length - self.prompt_length
-        return NonFiniteLogits(f"the largest logit is not finite, {emitted + first} tokens on")
-
     def emit(self, tokens: Tokens) -> list[int]:
         """Append each row's tokens, up to its EOS, the limit or a stopping criterion, which sets its `stop`.
 
@@ -345,11 +255,3 @@ class Session:
 def placeholders(model: Any) -> frozenset[int]:
     """The token ids that stand for images or video in a prompt. They are never drafted."""
     return frozenset(token for name in PLACEHOLDERS if isinstance(token := getattr(model.config, name, None), int))
-
-
-def vocabulary(model: Any) -> int:
-    """How many token ids the LM head has; by the configuration where the model does not return its LM head (BLIP)."""
-    output = model.get_output_embeddings()
-    if output is not None and getattr(output, "weight", None) is not None:
-        return int(output.weight.shape[0])
-    return int(model.config.get_text_config(decoder=True).vocab_size)

@@ -37,6 +37,14 @@ def output_embeddings(model: Any) -> Any:
     raise UsageError(f"{type(model).__name__} has no LM head that can be found; see `models`")
 
 
+def vocabulary(model: Any) -> int:
+    """How many token ids the LM head has; by the configuration where the model does not return its LM head (BLIP)."""
+    output = model.get_output_embeddings()
+    if output is not None and getattr(output, "weight", None) is not None:
+        return int(output.weight.shape[0])
+    return int(model.config.get_text_config(decoder=True).vocab_size)
+
+
 def vision_module(model: Any) -> nn.Module | None:
     """The image encoder, or None where no module has one of its usual names. It is used for timing only."""
     for name, module in model.named_modules():

@@ -17,7 +17,7 @@ from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 from fastvlm_bench.decoding.eagle import Eagle1Method
 from fastvlm_bench.decoding.eagle3 import Eagle3Method
 from fastvlm_bench.drafts.load_eagle import load_eagle
-from fastvlm_bench.engine import session, tree
+from fastvlm_bench.engine import choosing, tree
 from fastvlm_bench.engine.batch_inputs import collate
 from fastvlm_bench.errors import UsageError
 
@@ -137,6 +137,6 @@ def test_sampling_keeps_the_distribution(tmp_path: Path, small: Any, singles: An
 
     with pytest.MonkeyPatch.context() as patch:
         # The enumeration replaces the draws of the session; a tree's go through the same function.
-        patch.setattr(tree, "draw", lambda weights, generator=None: session.draw(weights, generator))
+        patch.setattr(tree, "draw", lambda weights, generator=None: choosing.draw(weights, generator))
         found = outputs(model, prompt, Counting(), **sampling_options(model, said, max_new_tokens=length))
     assert distance(found, products(model, prompt, said, length)) < 1e-5 and accepted > 3

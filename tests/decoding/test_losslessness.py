@@ -17,7 +17,7 @@ from fastvlm_bench.decoding import fastvlm
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.hf_generate import HfGenerate
 from fastvlm_bench.decoding.standard import Standard
-from fastvlm_bench.engine import session
+from fastvlm_bench.engine import choosing
 from fastvlm_bench.engine.method import Method
 from fastvlm_bench.errors import BenchError, LosslessViolation
 from fastvlm_bench.machine.clock import Clock
@@ -117,14 +117,14 @@ def test_the_true_method_is_identical(llava: Any, inputs: dict[str, Any]) -> Non
 def test_a_mutant_that_flips_one_token_in_many_is_caught(
     llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, expected: list[int]
 ) -> None:
-    calls, real = [0], session.accept_greedy
+    calls, real = [0], choosing.accept_greedy
 
     def accepts_one_wrong(drafted: list[int], predicted: list[int]) -> int:
         calls[0] += 1
         accepted = real(drafted, predicted)
         return accepted + (accepted < len(drafted) and calls[0] > 3)
 
-    monkeypatch.setattr(session, "accept_greedy", accepts_one_wrong)
+    monkeypatch.setattr(choosing, "accept_greedy", accepts_one_wrong)
     lines = run(llava, inputs, FastVLM(oracle_draft(llava, 2, spoiled=0.4), gamma=4))
     assert "violation" in outcomes(lines)
     stored = SimpleNamespace(lines=lines, folder=Path("results/x"))

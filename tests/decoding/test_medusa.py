@@ -24,6 +24,7 @@ from fastvlm_bench.drafts.heads import MedusaHeads, new_head
 from fastvlm_bench.drafts.imitation_head import Draft, describe_target
 from fastvlm_bench.drafts.manifest import Manifest
 from fastvlm_bench.drafts.reduced_vocabulary import ReducedOutput
+from fastvlm_bench.engine import choosing
 from fastvlm_bench.engine import session as session_module
 from fastvlm_bench.engine import tree as tree_module
 from fastvlm_bench.engine.drafting import Drafts
@@ -241,7 +242,7 @@ def test_what_follows_the_lm_head(name: str, key: str, value: float) -> None:
 def enumerated(target: Any, prompt: Any, method: Any, **given: Any) -> Distribution:  # noqa: F811
     """As `outputs` of test_sampling.py, with the draws of trees enumerated, too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree_module, "draw", lambda weights: session_module.draw(weights))
+        patch.setattr(tree_module, "draw", lambda weights: choosing.draw(weights))
         return outputs(target, prompt, method, **given)
 
 

@@ -20,7 +20,7 @@ from fastvlm_bench.decoding.hf_generate import HfGenerate
 from fastvlm_bench.decoding.prompt_lookup import PromptLookup
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.drafts.imitation_head import Draft
-from fastvlm_bench.engine import accept, session, tree
+from fastvlm_bench.engine import accept, choosing, session, tree
 from fastvlm_bench.engine.drafting import Drafts
 from fastvlm_bench.engine.measure import measure, seed_of
 from fastvlm_bench.engine.proposing import Proposing
@@ -112,7 +112,7 @@ def outputs(target: Any, prompt: dict[str, Tensor], method: Any, **given: Any) -
         return paths.choose((weights / weights.sum()).tolist())
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (accept, session, tree):
+        for module in (accept, choosing, tree):
             patch.setattr(module, "draw", draw)
         if accept._uniform is REAL_UNIFORM:
             patch.setattr(accept, "_uniform", lambda _: Coin(paths))
@@ -245,7 +245,7 @@ def inverted_ratio(patch: pytest.MonkeyPatch) -> None:
         exchanged = torch.cat([q, p[len(drafted) :]])
         return real(drafted, p[: len(drafted)], exchanged, generator)
 
-    patch.setattr(session, "accept_sampled", swapped)
+    patch.setattr(choosing, "accept_sampled", swapped)
 
 
 def always_accepting(patch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ def temperature_on_the_target_alone(patch: pytest.MonkeyPatch) -> None:
     def draft(self: session.Session, logits: Tensor, drafts: Drafts) -> bool:
         (row,) = self.probabilities(logits, drafts.count)
         self._drawn_from.append(row)
-        return drafts.take([[session.draw(row**TEMPERATURE)]])
+        return drafts.take([[choosing.draw(row**TEMPERATURE)]])
 
     patch.setattr(session.Session, "draft", draft)
 
