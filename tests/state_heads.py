@@ -140,9 +140,9 @@ class Watched:
         super().propose(session, drafts)  # type: ignore[misc]
         self.note(session, drafts.columns)
 
-    def _tree(self: Any, session: Any) -> Any:
+    def tree(self: Any, session: Any) -> Any:
         self.watch()
-        tree = super()._tree(session)  # type: ignore[misc]
+        tree = super().tree(session)  # type: ignore[misc]
         self.note(session, [[]])
         return tree
 

@@ -22,15 +22,14 @@ from fastvlm_bench.drafters.last_states import LastStates
 from fastvlm_bench.drafts.heads import MedusaHeads
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.drafting import Drafts
-from fastvlm_bench.engine.proposing import Proposing
+from fastvlm_bench.engine.proposing import ProposingTrees
 from fastvlm_bench.engine.rows import Tokens
 from fastvlm_bench.engine.session import Session
-from fastvlm_bench.engine.tree import ROOT, Tree, check_takes_trees, keep_tree, verify_tree
+from fastvlm_bench.engine.tree import ROOT, Tree, check_takes_trees
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import AT_THE_END_DRAFT, MAX_GAMMA, MethodKind, Option
 from fastvlm_bench.models.load import Target
-from fastvlm_bench.records.trace import Round
 
 METHOD = MethodKind(
     "drafts all at once with Medusa heads on the last state, in a chain or a tree", lossless=True, group="drafts",
@@ -48,7 +47,7 @@ METHOD = MethodKind(
 NODES = 16
 
 
-class Medusa(Proposing):
+class Medusa(ProposingTrees):
     """A decoding method, to be passed to `generate` as `custom_generate`. Afterwards `last` holds the trace.
 
     draft: loaded, or a folder from which the first call loads it. gamma: most places drafted per round, None for as
@@ -61,12 +60,12 @@ class Medusa(Proposing):
         self, draft: Draft | Path, *, gamma: int | None = None, topk: int = 1, nodes: int | None = None,
         stop_below: float = 0.0, target: Target | None = None, clock: Clock | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(gamma=MAX_GAMMA if gamma is None else gamma, clock=clock)
-        if topk < 1 or not 0.0 <= stop_below < 1.0:
-            raise ValueError(f"topk must be at least 1 and stop_below within 0 .. 1, not {topk} and {stop_below}")
+        super().__init__(
+            gamma=MAX_GAMMA if gamma is None else gamma, topk=topk, stop_below=stop_below, clock=clock
+        )  # fmt: skip
         if nodes is not None and topk == 1:
             raise UsageError(f"nodes={nodes} has no effect on a chain: give topk=2 or more for a tree, or leave it out")
-        self.draft, self.topk, self.stop_below, self._all_heads = draft, topk, stop_below, gamma is None
+        self.draft, self._all_heads = draft, gamma is None
         self.nodes = (nodes or NODES) if topk > 1 else None
         self._states: LastStates | None = None
         self._root = torch.empty(0)  # for each row the state that entered the LM head at its last kept token
@@ -125,8 +124,6 @@ class Medusa(Proposing):
 
     def begin(self, session: Session) -> None:
         super().begin(session)
-        if self.topk > 1 and session.takes_several:
-            raise UsageError("a tree of drafts is verified for one sequence at a time: topk=1, or --batch-size 1")
         seen = self.states.latest
         if seen is None or seen.ndim != 3:
             raise UsageError(f"{type(session.model).__name__} does not call its LM head with one state for each "
@@ -172,29 +169,16 @@ class Medusa(Proposing):
                 return
             if not changed:
                 taken = session.propose([[row[place]] for row in known], drafts)
-            else:  # the logits processors see the drafts before each
-                if not session.takes_several:
-                    session.write_ahead(drafts.columns[0])
+            else:
                 taken = session.draft(logits[:, place : place + 1], drafts)
             if not taken:
                 return
 
-    def round(self, session: Session) -> list[Round]:
-        if self.topk == 1:
-            return super().round(session)
-        began = self.clock.now()
-        tree = self._tree(session)
-        drafted = self.clock.now()
-        outputs, path, standing = verify_tree(session, tree)
-        ended = self.clock.now()
-        (emitted,) = session.emit([standing])
+    def branch(self, session: Session, tree: Tree, path: Sequence[int], standing: Sequence[int]) -> None:
         last = path[-1] if path else ROOT
         self._root = self._taken([0], [-1 - len(tree) + last + 1])
-        keep_tree(session, outputs, path, emitted)
-        tested = len(path) + bool(tree.children(last))
-        return [Round(len(tree), tested, len(path), emitted, drafted - began, ended - drafted)]
 
-    def _tree(self, session: Session) -> Tree:
+    def tree(self, session: Session) -> Tree:
         """The most probable combinations of the heads' likeliest tokens, one place below the limit at most."""
         depth = min(self.places, session.remaining - 1)
         if depth < 1:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from fastvlm_bench.drafters.skip_drafting import SkipDrafting
 from fastvlm_bench.drafters.skip_proposals import Chosen, Proposals
@@ -151,12 +150,9 @@ class Swift(SkipDrafting):
 
     def _try(self, session: Session, drafts: Drafts, trial: Chosen) -> tuple[list[list[int]], list[list[float]]]:
         """Let a set read the last token and all drafts. Returns its tokens and their probabilities, for each row."""
-        skipped, kwargs = self.known.proposals.set_of(trial), dict(session.kwargs)
-        if drafts.count:
-            read = BaseModelOutputWithPast(past_key_values=session.cache)
-            session.advance_kwargs(read, kwargs, drafts.count)
+        skipped = self.known.proposals.set_of(trial)
         with self.skipper.skipping(skipped):
-            outputs = session.forward(drafts.count + 1, drafts.columns, kwargs)
+            outputs = session.forward_block(drafts.columns)
         self.skipper.roll_back(session, skipped, drafts.count + 1)
         chances, ids = torch.softmax(outputs.logits.float(), dim=-1).max(dim=-1)
         return ids.tolist(), chances.tolist()

@@ -17,7 +17,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from fastvlm_bench.engine.batch_inputs import collate
 from fastvlm_bench.engine.batch_session import BatchSession
-from fastvlm_bench.engine.drafting import Drafts
 from fastvlm_bench.engine.proposing import Proposing
 from fastvlm_bench.engine.recurrent_state import can_roll_back, undoable
 from fastvlm_bench.engine.rows import Row, Tokens
@@ -166,10 +165,7 @@ class SecondModel(Proposing):
         self, model: str | Target, *, target: Target, gamma: int = 10, stop_below: float = 0.0,
         clock: Clock | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(gamma=gamma, clock=clock)
-        if not 0.0 <= stop_below < 1.0:
-            raise ValueError(f"stop_below must be within 0 .. 1, not {stop_below}")
-        self.stop_below = stop_below
+        super().__init__(gamma=gamma, stop_below=stop_below, clock=clock)
         self.second = load_draft_model(model, target) if isinstance(model, str) else model
         decoder_layers(self.second.model)  # raises UsageError where they cannot be found
         if self.second.model is target.model:
@@ -223,15 +219,6 @@ class SecondModel(Proposing):
     def close(self) -> None:
         """Free what `open` made."""
         raise NotImplementedError
-
-    def in_doubt(self, drafts: Drafts, logits: Tensor) -> bool:
-        """Whether the second model is not confident of its next token, so that drafting should stop.
-
-        As for `fastvlm`, what counts is the probability of the likeliest token, before it is drawn.
-        """
-        if not self.stop_below:
-            return False
-        return drafts.doubted(torch.softmax(logits[:, -1].float(), dim=-1).amax(dim=-1).tolist(), self.stop_below)
 
     def pad(self) -> int:
         """The id that fills up the second model's shorter prompts in a batch."""

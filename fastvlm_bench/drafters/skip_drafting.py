@@ -22,10 +22,7 @@ class SkipDrafting(Proposing):
     """gamma: γ, most tokens drafted per round. stop_below: as for `fastvlm`. ValueError for values out of range."""
 
     def __init__(self, *, gamma: int = 10, stop_below: float = 0.0, clock: Clock | None = None) -> None:
-        super().__init__(gamma=gamma, clock=clock)
-        if not 0.0 <= stop_below < 1.0:
-            raise ValueError(f"stop_below must be within 0 .. 1, not {stop_below}")
-        self.stop_below = stop_below
+        super().__init__(gamma=gamma, stop_below=stop_below, clock=clock)
         self._skipper: LayerSkipper | None = None
 
     @property

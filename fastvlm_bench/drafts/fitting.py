@@ -16,18 +16,12 @@ MTP = "mtp"
 MTP_PREFIX = "mtp."
 
 
-def check_before_loading(
-    method: str, options: Mapping[str, Any], model: str, offline: bool = False, rows: int = 1
-) -> list[str]:
+def check_before_loading(method: str, options: Mapping[str, Any], model: str, offline: bool = False) -> list[str]:
     """UsageError where a method's head does not fit the model, as far as their files tell. Returns doubts.
 
     method: its name. A head that is not there is downloaded, unless `offline`; of the model only what is here is read.
-    rows: the batch size.
     """
     if method in HEADS:
-        if options.get("topk", 1) > 1 and rows > 1:
-            raise UsageError(f"{method}: topk={options['topk']} drafts a tree, which is verified for one sequence at a "
-                             "time; use --batch-size 1, or leave topk out")  # fmt: skip
         folder = head_folder(str(options["draft"]), offline)
         head = read_format(folder, method)
         config = target_config(model)

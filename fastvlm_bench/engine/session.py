@@ -217,13 +217,18 @@ class Session(Choosing):
         Returns the model's output, with logits (1, len(tokens), vocab): the target's own prediction for each of
         `tokens`. Afterwards the session cannot go on.
         """
-        return self.forward_block(len(tokens), tokens[:-1])
+        return self.forward_block([tokens[:-1]])
 
-    def forward_block(self, count: int, ahead: list[int]) -> Any:
-        """As `forward`, for given tokens of the only row. Takes `self.kwargs` from one new token to `count` of them."""
-        if count > 1:
-            self.advance_kwargs(BaseModelOutputWithPast(past_key_values=self.cache), self.kwargs, count - 1)
-        return self.forward(count, [ahead], self.kwargs)
+    def forward_block(self, ahead: Tokens) -> Any:
+        """As `forward`, over the last emitted token and all of `ahead`. `kwargs` stay those of the next token."""
+        count = len(ahead[0]) if ahead else 0
+        return self.forward(count + 1, ahead, self.kwargs_ahead(count))
+
+    def kwargs_ahead(self, count: int) -> dict[str, Any]:
+        """A copy of `kwargs` that accounts for `count` more tokens than the next one."""
+        kwargs = dict(self.kwargs)
+        self.advance_kwargs(BaseModelOutputWithPast(past_key_values=self.cache), kwargs, count)
+        return kwargs
 
     def replace_last(self, token: int) -> None:
         """Replace the last emitted token, so that a given text can be read that is not the model's own answer."""

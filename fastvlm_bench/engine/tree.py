@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from fastvlm_bench.drafts.manifest import first_line
 from fastvlm_bench.engine.accept import draw
@@ -91,13 +90,11 @@ def check_takes_trees(model: Any, remedy: str = "draft a chain") -> None:
 def verify_tree(session: Session, tree: Tree) -> tuple[Any, list[int], list[int]]:
     """One pass of the whole target over the only row's last token and all nodes.
 
+    UsageError if the model takes no 4-D mask, as far as `check_takes_trees` could not tell.
     Returns its output; the nodes that stand, from the root down; and their tokens, followed by the target's own.
-    UsageError if the model takes no 4-D mask.
     """
-    count, kwargs = len(tree) + 1, dict(session.kwargs)
-    if len(tree):
-        session.advance_kwargs(BaseModelOutputWithPast(past_key_values=session.cache), kwargs, len(tree))
-    inputs = session.inputs_of(count, [list(tree.tokens)], kwargs)
+    count = len(tree) + 1
+    inputs = session.inputs_of(count, [list(tree.tokens)], session.kwargs_ahead(len(tree)))
     before = session.length - 1
     depths = torch.tensor([0, *tree.depths], device=session.device)
     positions = inputs.get("position_ids")
@@ -108,7 +105,7 @@ def verify_tree(session: Session, tree: Tree) -> tuple[Any, list[int], list[int]
     inputs["attention_mask"] = mask.masked_fill_(~seen, blocked)
     try:
         outputs = session.model(**inputs, return_dict=True)
-    except (ValueError, TypeError, IndexError) as error:  # Kosmos-2 makes its own masks, of a 2-D one
+    except (ValueError, TypeError, IndexError) as error:  # code of a checkpoint's own may make masks of a 2-D one
         raise UsageError(f"{type(session.model).__name__} cannot verify a tree of drafts (it takes no 4-D mask: "
                          f"{first_line(error)}); draft a chain: topk=1") from error  # fmt: skip
     path, standing = _descend(session, tree, outputs.logits)

@@ -42,7 +42,7 @@ def check(config: RunConfig) -> list[Suite]:
             draft = spec.options.get("draft")
             assert draft is None or isinstance(draft, str)
             choose_skip_set(drafts_of(config), model=config.model, draft=draft, layers=layers)
-        for doubt in check_before_loading(spec.name, spec.options, config.model, config.offline, config.batch_size):
+        for doubt in check_before_loading(spec.name, spec.options, config.model, config.offline):
             print(f"fastvlm-bench: note: {doubt}", file=sys.stderr)
     suites = load_suites(config)
     for suite in suites:

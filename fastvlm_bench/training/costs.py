@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import MinNewTokensLengthLogitsProcessor
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.decoding.medusa import Medusa
@@ -169,11 +168,7 @@ class _EndProbe:
                     started = self.clock.now()
                     self.method.propose(session, session.new_drafts(self.method.places))
                     drafted = self.clock.now()
-                    kwargs = dict(session.kwargs)
-                    if count > 1:
-                        read = BaseModelOutputWithPast(past_key_values=session.cache)
-                        session.advance_kwargs(read, kwargs, count - 1)
-                    outputs = session.forward(count, [self.tokens[: count - 1]], kwargs)
+                    outputs = session.forward_block([self.tokens[: count - 1]])
                     session.choose(outputs.logits)
                     ended = self.clock.now()
                     session.roll_back(count)

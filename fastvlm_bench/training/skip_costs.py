@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.drafters.layer_skipping import LayerSkipper
@@ -139,11 +138,8 @@ def advise(texts: Sequence[Checked], costs: PassCosts) -> Advice:
 
 def block_pass(session: Session, skipper: LayerSkipper, skip_set: SkipSet, ahead: list[int]) -> Any:
     """One pass over the last emitted token and `ahead` with a set skipped; without one, of the whole target."""
-    kwargs = dict(session.kwargs)
-    if ahead:
-        session.advance_kwargs(BaseModelOutputWithPast(past_key_values=session.cache), kwargs, len(ahead))
     with skipper.skipping(skip_set):
-        return session.forward(len(ahead) + 1, [ahead], kwargs)
+        return session.forward_block([ahead])
 
 
 def after_prompt(target: Target, example: Example, most: int, probe: Callable[[Session, LayerSkipper], None]) -> None:

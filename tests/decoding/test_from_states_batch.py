@@ -109,7 +109,7 @@ def test_processors_see_each_row(small: Any, singles: Any, method: Any) -> None:
 
 
 def test_a_tree_takes_one_sequence(small: Any, singles: Any, method: Any) -> None:
-    with pytest.raises(UsageError, match="one sequence at a time; use --batch-size 1, or leave topk out"):
+    with pytest.raises(UsageError, match="one sequence at a time: topk=1, or --batch-size 1"):
         decode(small, collate(singles, 0), method(topk=2))
 
 

@@ -59,9 +59,9 @@ class Known(Medusa):
         self.session = session
         super().propose(session, drafts)
 
-    def _tree(self, session: Session) -> Tree:
+    def tree(self, session: Session) -> Tree:
         self.session = session
-        self.trees.append(super()._tree(session))
+        self.trees.append(super().tree(session))
         return self.trees[-1]
 
     def _logits(self) -> Tensor:
