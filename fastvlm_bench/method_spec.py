@@ -125,11 +125,20 @@ SKIP_SET = Option(
     str, None, "folder of a set that `skip-search` found; by default one among the model's drafts", source=True
 )
 STOP_BELOW = Option(float, 0.5, "drafting stops before a token less probable than this; 0 is never", low=0, below=1)
+EAGLE_OPTIONS = {
+    "gamma": Option(int, 5, "most tokens of a chain drafted per round", low=1, high=MAX_GAMMA),
+    "topk": Option(int, 1, "1 drafts a chain; more a tree, whose best nodes have so many children", low=1, high=32),
+    "depth": Option(int, None, "levels of a tree; by default gamma", low=1, high=MAX_GAMMA),
+    "nodes": Option(int, 59, "most nodes of a tree that are verified", low=1, high=512),
+    "stop_below": Option(float, 0.0, "a chain stops before a token less probable than this", low=0, below=1),
+    "images": Option(str, "merged", "what the head reads of an image: what the target embeds there, or its "
+                     "placeholder as a word", choices=("merged", "placeholder")),
+}  # fmt: skip
+"""What every EAGLE head is asked."""
 WORDS = {
     "MethodKind": MethodKind, "Option": Option, "int": int, "float": float, "str": str, "GAMMA": GAMMA,
     "EXIT_LAYER": EXIT_LAYER, "HEAD": HEAD, "DRAFT": DRAFT, "STOP_BELOW": STOP_BELOW, "MAX_GAMMA": MAX_GAMMA,
-    "AT_THE_END_DRAFT": AT_THE_END_DRAFT,
-    "SKIP_SET": SKIP_SET,
+    "AT_THE_END_DRAFT": AT_THE_END_DRAFT, "SKIP_SET": SKIP_SET, "EAGLE_OPTIONS": EAGLE_OPTIONS,
 }  # fmt: skip
 """What a declaration may use besides literals, because it is read without running its file."""
 METHODS = Declarations(

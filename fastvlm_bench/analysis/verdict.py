@@ -16,6 +16,7 @@ from fastvlm_bench.analysis.notices import (
     spread_notices,
     stop_notices,
 )
+from fastvlm_bench.analysis.remedies import slowness_cause, untrained
 from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES, SLOWER, Speedup
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.errors import InvalidRun
@@ -34,7 +35,6 @@ WARNINGS = (
 """The names of all warnings. docs/measuring.md explains each of them."""
 SHORT_TOKENS, FEW_SAMPLES = 8, 20
 NOISY, VERY_NOISY = 0.10, 0.25
-LOW_ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,18 @@ def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None
     """
     rows = summarise(run) if rows is None else rows
     own = arms(run)
-    foreign = (Notice("ForeignLoop", f"{_causes(run, row)}; this row's numbers are of no use, the others are not "
-                      "touched")
-               for row in rows if row.settings.foreign and any(_row_reasons(run, row, status or "")))  # fmt: skip
-    of_rows = (notice for row, arm in zip(rows, own, strict=True) for notice in _warnings(run, row, arm, rows))
+    status = status or str(run.meta["status"])
+    against = [tuple(_row_reasons(run, row, status)) for row in rows]
+    foreign = [_foreign(run, row, found) for row, found in zip(rows, against, strict=True)
+               if found and row.settings.foreign]  # fmt: skip
+    of_rows = (
+        notice for row, arm, found in zip(rows, own, against, strict=True) for notice in _warnings(run, row, arm, rows)
+        if not (found and row.settings.foreign)
+    )  # fmt: skip
     warnings = [*_run_warnings(run), *of_rows, *foreign, *order_effects(run, own), *drift_notices(run, own)]
-    reasons = tuple(_reasons(run, rows, own, status or str(run.meta["status"])))
+    reasons = (*_reasons(run, own, status), *(
+        reason for row, found in zip(rows, against, strict=True) if not row.settings.foreign for reason in found
+    ))  # fmt: skip
     return Verdict("INVALID" if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
 
 
@@ -127,8 +133,6 @@ def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row]) -> Iterable[Not
     where, settings, counts = f"{row.suite}, {row.method}", row.settings, row.counts
     if row.method == row.reference:
         yield from stop_notices(run, row)
-    if settings.foreign and any(_row_reasons(run, row, "")):
-        return  # `judge` tells of it, in one notice
     if counts.samples_failed:
         causes = sorted({error.split(":")[0] for error in _errors(run, row)})
         yield Notice("FailedSamples", f"{where}: {counts.samples_failed} of {counts.samples} samples failed "
@@ -143,7 +147,7 @@ def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row]) -> Iterable[Not
         yield Notice("TooFewSamples", f"{row.suite}: {batches} batches of {settings.batch_size}; an interval "
                      f"needs {FEW_SAMPLES} to be worth reading; raise --limit, or lower --batch-size")  # fmt: skip
     yield from differing_notices(row, rows)
-    yield from _untrained(row, arm, where)
+    yield from untrained(row, arm, where)
     yield from spread_notices(row, where)
     yield from slow_reference(row, arm, where)
     for quality in row.quality:
@@ -155,7 +159,7 @@ def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row]) -> Iterable[Not
     yield from prediction_notices(row, where)
     if slower := _slower(row.speedup):
         yield Notice("SlowerThanReference", f"{where}: {slower} as fast as {row.reference}; "
-                     f"{_slowness_cause(row)}")  # fmt: skip
+                     f"{slowness_cause(row)}")  # fmt: skip
 
 
 def _batches(row: Row) -> int | None:
@@ -185,73 +189,11 @@ def _reference_warnings(row: Row) -> Iterable[Notice]:
                      "raise --repeats")  # fmt: skip
 
 
-def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
-    if not row.settings.compared:  # it drafts with the target itself, so α = 1 is what one expects
-        return
-    if not (arm.method.get("draft") or (arm.method.get("options") or {}).get("gamma")) or not row.acceptance.rounds:
-        return
-    alpha = row.acceptance.alpha
-    if not row.acceptance.drafted_per_round:
-        yield Notice("UntrainedDraft", f"{where}: the draft was never used; lower stop_below=, or train the draft")
-    elif alpha == 1.0:
-        other = _other_draft(arm, cheaper=True)
-        yield Notice("UntrainedDraft", f"{where}: every tested draft was accepted: the draft equals its "
-                     f"target, or a count is wrong; try {other}, or raise --limit")  # fmt: skip
-    elif alpha is not None and alpha < LOW_ALPHA:
-        yield Notice("UntrainedDraft", f"{where}: α is {alpha:.3f}, the draft guesses; {_better_draft(arm)}")
-
-
-def _skips(arm: Arm) -> bool:
-    """Whether it drafts with sub-layers of the target skipped."""
-    return "skip" in (arm.method.get("options") or {}) or "mlp" in (arm.method.get("draft") or {})
-
-
-def _other_draft(arm: Arm, *, cheaper: bool) -> str:
-    """What gives a cheaper draft, or a better one."""
-    options = arm.method.get("options") or {}
-    if "skip" in options:
-        return "a larger skip=" if cheaper else "a smaller skip="
-    if _skips(arm):
-        return "another set, by skip-search"
-    if "model" in options:
-        return f"a {'smaller' if cheaper else 'larger'} model="
-    if options.get("exit_layer") is None:
-        return "another draft"
-    return "a lower exit_layer=" if cheaper else "a higher exit_layer="
-
-
-def _better_draft(arm: Arm) -> str:
-    """What to do about a draft that guesses. A head of somebody else's may count the target's states otherwise."""
-    draft, options = arm.method.get("draft") or {}, arm.method.get("options") or {}
-    if "kind" in draft:
-        ids = [int(number) for number in str(draft.get("states") or "").split("-") if number]
-        near = ["aux=" + "-".join(str(i + by) for i in ids) for by in (-1, 1) if ids and min(ids) + by >= 0]
-        otherwise = f", or may count its states otherwise: try {' or '.join(near)}" if near else ""
-        return f"the head may be another target's{otherwise}"
-    trained = "head" in options and not _skips(arm)
-    return f"{'train it for this target, or ' if trained else ''}choose {_other_draft(arm, cheaper=False)}"
-
-
-def _slowness_cause(row: Row) -> str:
-    own, alpha = row.acceptance, row.acceptance.alpha
-    passes_s = (own.drafted_per_round or 0.0) * (row.costs.draft_s_per_token or 0.0) + (
-        row.costs.verify_s_per_round or 0
-    )
-    if alpha is not None and (own.tau or 0.0) * (row.costs.standard_s_per_token or 0.0) > passes_s:
-        return (
-            "its passes alone are faster, so the loop around the model loses it; try a larger model, or --device cuda"
-        )
-    if alpha is not None and alpha < 0.5:
-        return f"α is {alpha:.2f}, most drafting is wasted; try a smaller gamma=, or train the draft"
-    if alpha is None:
-        return "it drafts nothing, so only its own loop can be the cause; no flag helps"
-    return "drafting and verifying cost more than they save; try a lower exit_layer=, or a smaller gamma="
-
-
 # ------------------------------------------------------------------------------------------ INVALID
 
 
-def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> Iterable[str]:
+def _reasons(run: Run, own: Sequence[Arm], status: str) -> Iterable[str]:
+    """What is wrong with the run as a whole, or with any of its lines."""
     if status != "success":
         yield f"the run is {status}, not finished; go on with --resume {run.folder}"
     if run.torn:
@@ -264,12 +206,10 @@ def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> 
     ]
     if broken:
         yield f"the counts do not add up ({some(broken)})"
-    for row in rows:
-        if not row.settings.foreign:
-            yield from _row_reasons(run, row, status)
 
 
 def _row_reasons(run: Run, row: Row, status: str) -> Iterable[str]:
+    """What is wrong with one row: another library's own loop answers for it by a warning, every other by INVALID."""
     where, counts = f"{row.suite}, {row.method}", row.counts
     if counts.samples_failed:
         yield f"{where}: {counts.samples_failed} of {counts.samples} samples failed"
@@ -292,10 +232,10 @@ def _errors(run: Run, row: Row) -> list[str]:
             if line["error"] is not None and (line["suite"], line["method"]) == (row.suite, row.method)]  # fmt: skip
 
 
-def _causes(run: Run, row: Row) -> str:
-    """The first reason against a row, and the first error of its lines, if one failed."""
-    first = next(iter(_row_reasons(run, row, "")))
-    return f"{first} ({errors[0]})" if (errors := _errors(run, row)) else first
+def _foreign(run: Run, row: Row, reasons: Sequence[str]) -> Notice:
+    """The one notice of a foreign loop's row with faults: the first reason, and the first error of its lines."""
+    cause = f"{reasons[0]} ({errors[0]})" if (errors := _errors(run, row)) else reasons[0]
+    return Notice("ForeignLoop", f"{cause}; this row's numbers are of no use, the others are not touched")
 
 
 def _of(line: Mapping[str, Any], arm: Arm) -> bool:

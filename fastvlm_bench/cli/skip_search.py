@@ -21,7 +21,19 @@ from fastvlm_bench.cli.options import (
     chosen_model,
     hush,
 )
-from fastvlm_bench.cli.train import COURSE, DATA, Seed, Threads
+from fastvlm_bench.cli.train import (
+    COURSE,
+    DATA,
+    Images,
+    MaxNewTokens,
+    Prompt,
+    Prompts,
+    PromptSet,
+    Restart,
+    Seed,
+    Split,
+    Threads,
+)
 
 
 def skip_search(
@@ -29,14 +41,14 @@ def skip_search(
     *,
     suite: Annotated[list[str] | None, typer.Option("--suite", "-s", metavar="NAME", help="A suite on whose training split sets are judged, repeatable.", rich_help_panel=DATA)] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="As in `train`.", rich_help_panel=DATA)] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="As in `train`.", rich_help_panel=DATA)] = None,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="As in `train`.", rich_help_panel=DATA)] = None,
-    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="As in `train`.", rich_help_panel=DATA)] = None,
-    prompt_set: Annotated[str | None, typer.Option(metavar="NAME", help="As in `train`.", rich_help_panel=DATA)] = None,
-    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="As in `train`.", rich_help_panel=DATA)] = None,
+    split: Split = None,
+    images: Images = None,
+    prompts: Prompts = None,
+    prompt_set: PromptSet = None,
+    prompt: Prompt = None,
     samples: Annotated[int, typer.Option(metavar="N", help="Samples on which sets are judged.", rich_help_panel=DATA)] = 8,
     held_out: Annotated[int, typer.Option(metavar="N", help="Other samples, decoded at the end for the set's acceptance.", rich_help_panel=DATA)] = 8,
-    max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="As in `train`.", rich_help_panel=DATA)] = None,
+    max_new_tokens: MaxNewTokens = None,
     evaluations: Annotated[int, typer.Option(metavar="N", help="Sets that are judged.", rich_help_panel=COURSE)] = 200,
     budget: Annotated[float | None, typer.Option(metavar="MINUTES", help="Judge no more sets after this time.", rich_help_panel=COURSE)] = None,
     seed: Seed = 0,
@@ -51,7 +63,7 @@ def skip_search(
     trust_remote_code: TrustRemoteCode = False,
     offline: Offline = False,
     out: Annotated[Path, typer.Option("--out", "--output", "-o", metavar="DIR", help="Folder for the set; the same command goes on with it.", rich_help_panel=OUTPUT)],
-    restart: Annotated[bool, typer.Option("--restart/--no-restart", help="Forget what lies in --out and start over.", rich_help_panel=OUTPUT)] = False,
+    restart: Restart = False,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:  # fmt: skip

@@ -55,6 +55,7 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
     """
     options: dict[str, Any] = dict(spec.options)
     kind, draft, named, count = method_class(spec.name), None, dict[str, str](), len(target.layers)
+    skip_set: Path | None = None
     check_options(spec.name, kind)
     if METHODS[spec.name].trained:
         wish = {key: options.get(key) for key in ("head", "exit_layer", "draft")}
@@ -66,13 +67,12 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
         if not draft.manifest.at_the_end:
             options["exit_layer"] = draft.exit_layer
     elif METHODS[spec.name].skips:
-        draft_folder = choose_skip_set(drafts, model=target.id, draft=options.get("draft"), layers=count)
-        options["draft"] = str(draft_folder)
+        skip_set = choose_skip_set(drafts, model=target.id, draft=options.get("draft"), layers=count)
+        options["draft"] = str(skip_set)
     elif not 1 <= options.get("exit_layer", 1) < count:
         raise UsageError(f"exit_layer={options['exit_layer']} is not within 1 .. {count - 1} of {target.id}")
-    given = {"target": target, "clock": clock, **options, **({"draft": draft} if draft else {})}
-    if METHODS[spec.name].skips:
-        given["draft"] = Path(options["draft"])
+    read = draft or skip_set
+    given = {"target": target, "clock": clock, **options, **({"draft": read} if read else {})}
     method = kind(**{name: given[name] for name in inspect.signature(kind).parameters if name in given})
     # What the user left to the method is recorded, too.
     options |= {

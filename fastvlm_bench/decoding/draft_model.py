@@ -22,7 +22,7 @@ from fastvlm_bench.models.draft_model import tokenizer_of
 from fastvlm_bench.models.draft_model_files import other_tokenizer
 from fastvlm_bench.models.layers import vocabulary
 from fastvlm_bench.models.load import Target
-from fastvlm_bench.models.same_tokenizer import differing_encodings, differing_entries, entries
+from fastvlm_bench.models.same_tokenizer import differing_tokenizers
 
 METHOD = MethodKind(
     "drafts with a smaller model of the same tokenizer, which sees the image, too", lossless=True, group="drafts",
@@ -76,6 +76,6 @@ def check_same_tokenizer(second: Target, target: Target) -> None:
     own, other = tokenizer_of(target), tokenizer_of(second)
     unsaid = {*placeholders(target.model), *placeholders(second.model)}
     unsaid |= {token for token in (own.pad_token_id, other.pad_token_id) if token is not None}
-    found = differing_entries(entries(own), entries(other), unsaid) or differing_encodings(own, other)
+    found = differing_tokenizers(own, other, unsaid)
     if found:
         raise UsageError(other_tokenizer(second.id, target.id, found))

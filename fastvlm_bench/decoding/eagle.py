@@ -10,21 +10,14 @@ from typing import Any
 from fastvlm_bench.drafters.eagle_method import EagleMethod
 from fastvlm_bench.drafts.state_heads import Eagle
 from fastvlm_bench.machine.clock import Clock
-from fastvlm_bench.method_spec import MAX_GAMMA, MethodKind, Option
+from fastvlm_bench.method_spec import EAGLE_OPTIONS, MethodKind, Option
 from fastvlm_bench.models.load import Target
 
 METHOD = MethodKind(
     "drafts with an EAGLE-1/2 head that reads the target's last state, as a chain or a tree", lossless=True,
     group="drafts",
     options={
-        "draft": Option(str, None, "the head", source=True, needed=True),
-        "gamma": Option(int, 5, "most tokens of a chain drafted per round", low=1, high=MAX_GAMMA),
-        "topk": Option(int, 1, "1 drafts a chain; more a tree, whose best nodes have so many children", low=1, high=32),
-        "depth": Option(int, None, "levels of a tree; by default gamma", low=1, high=MAX_GAMMA),
-        "nodes": Option(int, 59, "most nodes of a tree that are verified", low=1, high=512),
-        "stop_below": Option(float, 0.0, "a chain stops before a token less probable than this", low=0, below=1),
-        "images": Option(str, "merged", "what the head reads of an image: what the target embeds there, or its "
-                         "placeholder as a word", choices=("merged", "placeholder")),
+        "draft": Option(str, None, "the head", source=True, needed=True), **EAGLE_OPTIONS,
     },
 )  # fmt: skip
 

@@ -5,10 +5,9 @@ from typing import Any
 from fastvlm_bench.drafters.transformers_loop import TransformersLoop
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import MAX_GAMMA, MethodKind, Option
-from fastvlm_bench.models.draft_model import load_draft_model, tokenizer_of
-from fastvlm_bench.models.fingerprint import weights_sha256
+from fastvlm_bench.models.draft_model import described, load_draft_model, tokenizer_of, weight_bytes
 from fastvlm_bench.models.load import Target
-from fastvlm_bench.models.same_tokenizer import differing_encodings, differing_entries, entries
+from fastvlm_bench.models.same_tokenizer import differing_tokenizers
 
 METHOD = MethodKind(
     "transformers' own assisted generation, as it is: its assistant never sees the image", lossless=True,
@@ -40,17 +39,16 @@ class HfAssisted(TransformersLoop):
             "assistant_confidence_threshold": config.assistant_confidence_threshold
             if stop_below is None else stop_below,
         }  # fmt: skip
-        differ = differing_entries(entries(own), entries(other), set()) or differing_encodings(own, other)
+        differ = differing_tokenizers(own, other, set())
         self.tokenizers = {"tokenizer": own, "assistant_tokenizer": other} if differ else {}
 
     @property
     def drafter(self) -> dict[str, Any]:
-        name = self.second.id.rstrip("/").rpartition("/")[2]
-        return {"name": name, "source": self.second.id, "sha256": weights_sha256(self.second.model)}
+        return described(self.second)
 
     @property
     def weight_bytes(self) -> int:
-        return sum(parameter.nbytes for parameter in self.second.model.parameters())
+        return weight_bytes(self.second)
 
     def asked(self, model: Any) -> dict[str, Any]:
         self.second.model.generation_config.update(**self.start)

@@ -23,8 +23,7 @@ from fastvlm_bench.engine.rows import Row, Tokens
 from fastvlm_bench.engine.session import Session, placeholders
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
-from fastvlm_bench.models.draft_model import load_draft_model
-from fastvlm_bench.models.fingerprint import weights_sha256
+from fastvlm_bench.models.draft_model import described, load_draft_model, weight_bytes
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.load import Target
 
@@ -175,12 +174,11 @@ class SecondModel(Proposing):
 
     @property
     def drafter(self) -> dict[str, Any]:
-        name = self.second.id.rstrip("/").rpartition("/")[2]
-        return {"name": name, "source": self.second.id, "sha256": weights_sha256(self.second.model)}
+        return described(self.second)
 
     @property
     def weight_bytes(self) -> int:
-        return sum(p.numel() * p.element_size() for p in self.second.model.parameters())
+        return weight_bytes(self.second)
 
     @property
     def helper(self) -> nn.Module:

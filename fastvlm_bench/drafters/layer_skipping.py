@@ -153,12 +153,13 @@ def must_run(session: Session) -> frozenset[int]:
     """Layers whose attention always runs: the first of each kind of cache, and those whose KV other layers use.
 
     Masks and positions are sized from the first layer of each kind. If it did not grow while drafting, they would be
-    too short for the layers that do. Call it after the prefill.
+    too short for the layers that do. A layer that holds no cache (of experts alone, or with the KV of another layer)
+    sizes none. Call it after the prefill.
     """
-    count = len(text_cache(session.cache).layers)
     first: dict[Any, int] = {}
-    for index in reversed(range(count)):
-        first[session.kind(index)] = index
+    for index, layer in reversed(list(enumerate(text_cache(session.cache).layers))):
+        if getattr(layer, "keys", None) is not None or hasattr(layer, "conv_states"):
+            first[session.kind(index)] = index
     return frozenset(first.values()) | _donors(session.model)
 
 

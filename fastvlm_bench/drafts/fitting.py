@@ -8,7 +8,7 @@ from typing import Any
 
 from fastvlm_bench.drafts.formats import CONFIG, TargetFormat, check_fits, head_folder, read_format
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.names import TINY, split_revision
+from fastvlm_bench.models.names import local_folder, split_revision
 
 HEADS = ("eagle3", "eagle")
 """The methods whose option `draft` is a head of somebody else's."""
@@ -37,10 +37,8 @@ def check_before_loading(method: str, options: Mapping[str, Any], model: str, of
 
 def checkpoint_here(name: str) -> Path | None:
     """The folder of a model's files on this machine: its own, or that in the hub's cache. None if there is none."""
-    if name == "tiny":
-        return TINY
-    if Path(name).is_dir():
-        return Path(name)
+    if (folder := local_folder(name)) is not None:
+        return folder
     from huggingface_hub import try_to_load_from_cache
 
     hub_id, revision = split_revision(name)

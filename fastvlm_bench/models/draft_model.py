@@ -7,6 +7,7 @@ from weakref import WeakValueDictionary
 from PIL import Image
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.fingerprint import weights_sha256
 from fastvlm_bench.models.load import Target, load_target
 
 _loaded: WeakValueDictionary[tuple[str, ...], Target] = WeakValueDictionary()
@@ -33,6 +34,17 @@ class TextModel(Target):
         written = bool(self.processor.bos_token) and text.startswith(self.processor.bos_token)  # by the template
         found = self.processor(text, return_tensors="pt", add_special_tokens=not written)
         return {key: found[key].to(self.device) for key in ("input_ids", "attention_mask")}
+
+
+def described(model: Target) -> dict[str, Any]:
+    """What a record tells of a second model: its short name, where it came from, and its weights' hash."""
+    name = model.id.rstrip("/").rpartition("/")[2]
+    return {"name": name, "source": model.id, "sha256": weights_sha256(model.model)}
+
+
+def weight_bytes(model: Target) -> int:
+    """Bytes of a second model's parameters."""
+    return sum(parameter.nbytes for parameter in model.model.parameters())
 
 
 def tokenizer_of(model: Target) -> Any:

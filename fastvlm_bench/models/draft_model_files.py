@@ -1,11 +1,10 @@
 """What a draft model's files tell before anything is loaded: whether it is there, complete, and fits the target."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.names import TINY, check_model_name
+from fastvlm_bench.models.names import check_model_name, local_folder
 from fastvlm_bench.models.same_tokenizer import differing_entries, entries_of
 
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
@@ -21,7 +20,7 @@ def check_draft_model(method: str, source: str, target: str) -> None:
         check_model_name(source)
     except UsageError as error:
         raise UsageError(f"{method}:model={source}: {error}") from None
-    folder, own = _folder(source), _folder(target)
+    folder, own = local_folder(source), local_folder(target)
     if folder is None:
         return
     try:
@@ -47,10 +46,6 @@ def other_tokenizer(source: str, target: str, found: str) -> str:
         f"draft-model:model={source}: its tokenizer is not that of model '{target}': {found}; a draft model of another "
         f"vocabulary drafts by -m token-timing:model={source}"
     )
-
-
-def _folder(name: str) -> Path | None:
-    return TINY if name == "tiny" else Path(name) if Path(name).is_dir() else None
 
 
 def _reads_images(config: Any) -> bool:

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, constants, is_offline_mode, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.names import TINY, split_revision
+from fastvlm_bench.models.names import local_folder, split_revision
 
 HUB_TIMEOUT_S = 5.0
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -59,10 +59,8 @@ def cached_commit(name: str, revision: str | None) -> str | None:
 
 def checkpoint_folder(name: str, commit: str | None = None) -> Path:
     """The folder with the files of a target that has been loaded. commit: of the hub, if it came from there."""
-    if name == "tiny":
-        return TINY
-    if Path(name).is_dir():
-        return Path(name)
+    if (folder := local_folder(name)) is not None:
+        return folder
     return Path(snapshot_download(split_revision(name)[0], revision=commit, local_files_only=True))
 
 

@@ -60,9 +60,17 @@ def with_revision(name: str, revision: str | None) -> str:
     return f"{hub_id}@{revision}"
 
 
+def local_folder(name: str) -> Path | None:
+    """The folder of a model's files where the name says it: `tiny`, or a folder. None for a hub id."""
+    folder = TINY if name == "tiny" else Path(name)
+    return folder if folder.is_dir() else None
+
+
 def layer_count(name: str) -> int | None:
     """The number of decoder layers in a folder's config.json; None for a hub id, or where the file does not tell."""
-    folder = TINY if name == "tiny" else Path(name)
+    folder = local_folder(name)
+    if folder is None:
+        return None
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

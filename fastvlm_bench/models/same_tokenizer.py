@@ -76,3 +76,8 @@ def differing_encodings(own: Any, other: Any) -> str | None:
         if pair[0] != pair[1]:
             return f"the same tokens, and {text!r} is split in other ways"
     return None
+
+
+def differing_tokenizers(own: Any, other: Any, unsaid: Collection[int]) -> str | None:
+    """What differs between two loaded tokenizers, in entries or in how they encode; None if nothing that matters."""
+    return differing_entries(entries(own), entries(other), unsaid) or differing_encodings(own, other)

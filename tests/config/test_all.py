@@ -84,6 +84,18 @@ def test_named_methods_are_refused_where_they_do_not_fit(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("method", ["eagle3:draft=x,topk=2", "eagle:draft=x,topk=2,nodes=5"])
+def test_trees_are_refused_in_batches_before_anything_is_read(tmp_path: Path, method: str) -> None:
+    arguments = ["run", "--limit", "5", "--out", str(tmp_path), "-m", "standard", "-m", method]
+    result = CliRunner().invoke(app, [*arguments, "--batch-size", "4"])
+    assert result.exit_code == 2 and "drafts a tree" in result.output and "topk=1" in result.output
+    single = CliRunner().invoke(app, arguments)
+    assert single.exit_code == 2 and "drafts a tree" not in single.output, (
+        "one at a time it is the head that is missing"
+    )
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_method_that_needs_an_option_says_which() -> None:
     for name, kind in METHODS.items():
         if kind.needed:

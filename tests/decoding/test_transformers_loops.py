@@ -44,7 +44,7 @@ def test_counts_of_prompt_lookup(llava: Any, inputs: dict[str, Tensor], seed: in
 
 
 class Guessing(TransformersLoop):
-    """A loop whose candidates are the right answer, with every fifth token wrong: also before the prefill."""
+    """A loop whose candidates are the tokens of `known` that come next: also before the prefill."""
 
     def __init__(self, known: list[int]) -> None:
         super().__init__()
@@ -61,8 +61,7 @@ class Guessing(TransformersLoop):
 
             def candidates(ids: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
                 done = ids.shape[1] - start
-                right = [t if (done + i) % 5 else (t + 1) % 900 for i, t in enumerate(known[done : done + 3])]
-                return torch.cat([ids, ids.new_tensor([right])], dim=1), None
+                return torch.cat([ids, ids.new_tensor([known[done : done + 3]])], dim=1), None
 
             generator.get_candidates = candidates
             return generator
@@ -74,15 +73,20 @@ class Guessing(TransformersLoop):
 
 @pytest.mark.parametrize("shift", range(5))
 def test_a_first_pass_that_gives_several_tokens(llava: Any, inputs: dict[str, Tensor], shift: int) -> None:
-    """The first of them is the prefill's; the others are a round without seconds."""
+    """The first of them is the prefill's; the others are a round without seconds. Every fifth draft is wrong."""
     known = generate(llava, inputs, count=LONG)
-    wrong = Guessing(known)
-    drafted = [t if i % 5 != shift else (t + 1) % 900 for i, t in enumerate(known)]
-    wrong.known = drafted
-    (row,) = measure(wrong, llava, inputs, LONG).rows
+    drafts = [t if i % 5 != shift else (t + 1) % 900 for i, t in enumerate(known)]
+    (row,) = measure(Guessing(drafts), llava, inputs, LONG).rows
     assert row.token_ids == known
     assert len(row.token_ids) == 1 + sum(r.emitted for r in row.rounds)
     assert all(r.emitted == r.accepted + 1 for r in row.rounds[:-1])
+    surplus = [r for r in row.rounds if r.verify_s == 0.0]
+    right = min(shift, 3)  # three drafts come before the prefill, and `right` of them stand
+    if right == 0:
+        assert surplus == []
+    else:  # the first of them is the prefill's own token, and the pass adds one of its own
+        assert surplus == row.rounds[:1] and surplus[0].draft_s == 0.0
+        assert (surplus[0].drafted, surplus[0].accepted, surplus[0].emitted) == (2, right - 1, right)
 
 
 class Faulty(HfPromptLookup):

@@ -43,7 +43,7 @@ def prove(name: str) -> None:
     model, inputs, expected = build(name, COUNT)
     every = EveryUnit()
     assert decode(model, inputs, every, COUNT) == expected
-    assert any(len(skips) for skips in every.skipped)  # Nemotron-H of five layers has one unit that may be skipped
+    assert len(every.skipped) > 1
     rounds = every.last.rounds if every.last else []
     assert sum(r.accepted for r in rounds) > 0 and sum(r.tested - r.accepted for r in rounds) > 0
     assert decode(model, inputs, Swift(gamma=3, skip=0.3, share=0.9), COUNT) == expected
