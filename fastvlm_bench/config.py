@@ -17,7 +17,7 @@ from typing import Any
 from fastvlm_bench.analysis.batches import check_batches
 from fastvlm_bench.analysis.stopping import check_stopping
 from fastvlm_bench.errors import UsageError, did_you_mean
-from fastvlm_bench.method_spec import MAX_GAMMA, METHODS, REFERENCE, MethodSpec
+from fastvlm_bench.method_spec import ALL, MAX_GAMMA, METHODS, REFERENCE, MethodSpec, all_methods
 from fastvlm_bench.metrics import METRICS, parse_variants
 from fastvlm_bench.models.names import SHORT_DTYPES, long_dtype
 from fastvlm_bench.sampling import check_sampling, generation
@@ -40,8 +40,9 @@ LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width",
 class RunConfig:
     """The options of `run`. Made only of plain values; UsageError for any that cannot be.
 
-    suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first. draft: a draft
-    folder or a folder of them. device, dtype, device_map, attn, quantize, trust_remote_code, offline: as in
+    suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first; `all` stands
+    for every method that needs no option (`specs`), of which those that do not fit the model are left out. draft: a
+    draft folder or a folder of them. device, dtype, device_map, attn, quantize, trust_remote_code, offline: as in
     `load_target`. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
     where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. batch_size: samples
@@ -132,7 +133,10 @@ class RunConfig:
         check_batches(self.batch_size, temperature=self.temperature, phases=self.phases, energy=self.energy,
                       refine=self.refine)  # fmt: skip
         check_stopping(self.until_width, self.budget, self.invocations, self.energy)
-        object.__setattr__(self, "methods", tuple(spec.label for spec in self._parse_methods()))
+        labels = [spec.label for spec in self._parse_methods()]
+        if ALL in self.methods:
+            labels = [REFERENCE, ALL, *(label for label in labels if label in self.methods and label != REFERENCE)]
+        object.__setattr__(self, "methods", tuple(labels))
 
     @property
     def generation(self) -> dict[str, Any]:
@@ -140,7 +144,9 @@ class RunConfig:
         return generation(self)
 
     def _parse_methods(self) -> list[MethodSpec]:
-        specs = [MethodSpec.parse(text, gamma=self.gamma, exit_layer=self.exit_layer) for text in self.methods]
+        named = [text for text in self.methods if text != ALL]
+        texts = [*(name for name in all_methods() if name not in named), *named] if ALL in self.methods else named
+        specs = [MethodSpec.parse(text, gamma=self.gamma, exit_layer=self.exit_layer) for text in texts]
         for name in ("gamma", "exit_layer"):
             if getattr(self, name) is not None and not any(name in METHODS[spec.name].options for spec in specs):
                 raise UsageError(f"--{name.replace('_', '-')} has no effect: none of the methods takes it "
@@ -157,6 +163,10 @@ class RunConfig:
     def specs(self) -> tuple[MethodSpec, ...]:
         """The methods with --gamma and --exit-layer applied, the reference first."""
         return tuple(self._parse_methods())
+
+    def optional(self, spec: MethodSpec) -> bool:
+        """Whether a method is left out, and not refused, where it does not fit: `all` stood for it."""
+        return ALL in self.methods and spec.label not in self.methods
 
     @property
     def loading(self) -> dict[str, Any]:

@@ -78,6 +78,10 @@ class TooLong(ValueError):
     """The prompt and the token limit need more positions than the model has. The sample has failed, not the run."""
 
 
+class LoopFailed(RuntimeError):
+    """A loop of transformers raised an error, which is recorded for its sample; the other methods go on."""
+
+
 class NonFiniteLogits(FloatingPointError):
     """The model gave NaN or infinite logits. An argmax would silently return the index of one of them as a token.
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fastvlm_bench.declared import Declarations
-from fastvlm_bench.drafts.manifest import HEAD_LAYERS
+from fastvlm_bench.drafts.manifest import AT_THE_END, HEAD_LAYERS
 from fastvlm_bench.errors import UsageError, did_you_mean
 
 REFERENCE = "standard"
+ALL = "all"
+"""In the place of a method's name: every method that needs no option of the user's and fits the model."""
 CONTROL = "control"
 """The method that shows what rounding does to the target. Nobody asks whether it is faster or better."""
 MAX_GAMMA = 64
@@ -21,6 +23,7 @@ class Option:
     """One option of a method: its type, its default, a line of help and the values that it takes.
 
     default None: `help` says what is used then. `low` and `high` are allowed values; `below`, for floats, is not.
+    source: the value is a folder or a hub id, not a name. needed: there is no default, and the user must give it.
     """
 
     kind: type[int] | type[float] | type[str]
@@ -30,12 +33,16 @@ class Option:
     high: float = math.inf
     below: float = math.inf
     choices: tuple[str, ...] = ()
+    source: bool = False
+    needed: bool = False
 
     @property
     def allowed(self) -> str:
         """The allowed values in words."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
+        if self.source:
+            return "a folder, or a hub id (OWNER/NAME), without a comma"
         if self.kind is str:
             return "a name of letters, digits, '.', '-' and '_'"
         if self.kind is float:
@@ -46,6 +53,8 @@ class Option:
         """The value that `text` stands for; None if it is not an allowed one."""
         if self.choices:
             return text if text in self.choices else None
+        if self.source:
+            return text or None
         if self.kind is str:
             return text if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) else None
         pattern = r"[+-]?[0-9]{1,9}" if self.kind is int else r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
@@ -61,23 +70,75 @@ class MethodKind:
     """What a method's file declares: `METHOD = MethodKind("a line about it", lossless=True, options={...})`.
 
     description: what `fastvlm-bench methods` says of it. lossless: whether its greedy output must equal the target's.
-    options: by name. The constructor has a parameter of each option's name, but for `draft`, `head` and `exit_layer`
-    of a method that takes a trained draft: they choose it, and the constructor has the parameter `draft`.
+    group: where `methods` lists it, one of `GROUPS`. options: by name. The constructor has a parameter of each option's
+    name, but for `draft`, `head` and `exit_layer` of a method that takes a trained draft: they choose it, and the
+    constructor has the parameter `draft`.
     """
 
     description: str
     lossless: bool
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
+    group: str = "your own"
+
+    @property
+    def trained(self) -> bool:
+        """Whether it takes a draft that `train` made, which is chosen among the model's drafts."""
+        return self.options.get("draft") in (DRAFT, AT_THE_END_DRAFT)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The kinds of head that its drafts may have."""
+        return tuple(AT_THE_END if self.options.get("draft") == AT_THE_END_DRAFT else HEAD_LAYERS)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is another library's loop, whose faults are its own and do not touch the other numbers."""
+        return self.group == "transformers"
+
+    @property
+    def skips(self) -> bool:
+        """Whether it takes a skip set that `skip-search` made, a folder or one among the model's drafts."""
+        return self.options.get("draft") == SKIP_SET
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The options that a user must give."""
+        return tuple(key for key, option in self.options.items() if option.needed)
 
 
+GROUPS = {
+    "reference": "what everything is compared with",
+    "ours": "FastVLM: drafts with the target's own first layers and a trained imitation head",
+    "baselines": "need no training",
+    "drafts": "draft with a model or a head that you have, or that `train` makes for comparison",
+    "transformers": "the loops of transformers, as they are",
+    "checks": "show what the other numbers mean",
+    "your own": "from your files",
+}
+"""The groups in which `methods` lists the methods, in order, and a line about each."""
 GAMMA = Option(int, 10, "most tokens drafted per round", low=1, high=MAX_GAMMA)
 EXIT_LAYER = Option(int, None, "target layers run while drafting; by default the draft's own", low=1)
 HEAD = Option(str, None, "kind of imitation head; by default the draft's own", choices=tuple(HEAD_LAYERS))
 DRAFT = Option(str, None, "the draft of this name, a folder below --draft")
+AT_THE_END_DRAFT = Option(str, None, "the draft of this name, a folder below --draft, that `train --head medusa` made")
+SKIP_SET = Option(
+    str, None, "folder of a set that `skip-search` found; by default one among the model's drafts", source=True
+)
 STOP_BELOW = Option(float, 0.5, "drafting stops before a token less probable than this; 0 is never", low=0, below=1)
+EAGLE_OPTIONS = {
+    "gamma": Option(int, 5, "most tokens of a chain drafted per round", low=1, high=MAX_GAMMA),
+    "topk": Option(int, 1, "1 drafts a chain; more a tree, whose best nodes have so many children", low=1, high=32),
+    "depth": Option(int, None, "levels of a tree; by default gamma", low=1, high=MAX_GAMMA),
+    "nodes": Option(int, 59, "most nodes of a tree that are verified", low=1, high=512),
+    "stop_below": Option(float, 0.0, "a chain stops before a token less probable than this", low=0, below=1),
+    "images": Option(str, "merged", "what the head reads of an image: what the target embeds there, or its "
+                     "placeholder as a word", choices=("merged", "placeholder")),
+}  # fmt: skip
+"""What every EAGLE head is asked."""
 WORDS = {
     "MethodKind": MethodKind, "Option": Option, "int": int, "float": float, "str": str, "GAMMA": GAMMA,
     "EXIT_LAYER": EXIT_LAYER, "HEAD": HEAD, "DRAFT": DRAFT, "STOP_BELOW": STOP_BELOW, "MAX_GAMMA": MAX_GAMMA,
+    "AT_THE_END_DRAFT": AT_THE_END_DRAFT, "SKIP_SET": SKIP_SET, "EAGLE_OPTIONS": EAGLE_OPTIONS,
 }  # fmt: skip
 """What a declaration may use besides literals, because it is read without running its file."""
 METHODS = Declarations(
@@ -85,6 +146,16 @@ METHODS = Declarations(
     named=lambda stem: stem.replace("_", "-"), first=REFERENCE,
 )  # fmt: skip
 """Every method by its name, which is that of its file: decoding/early_exit.py is early-exit."""
+
+
+def all_methods() -> list[str]:
+    """What `all` stands for: methods without a needed option, in the order of their groups.
+
+    `control` is not among them: it measures rounding, and a run in half precision adds it by itself.
+    """
+    places = {group: place for place, group in enumerate(GROUPS)}
+    names = [name for name, kind in METHODS.items() if not kind.needed and name != CONTROL]
+    return sorted(names, key=lambda name: places.get(METHODS[name].group, len(places)))
 
 
 @dataclass(frozen=True)
@@ -112,6 +183,10 @@ class MethodSpec:
         keys = [part.partition("=")[0].strip() for part in rest.split(",")]
         if colon and len(keys) != len(named):
             raise UsageError(f"method '{label}' gives an option twice; name each once")
+        if lacking := [key for key in METHODS[name].needed if key not in named]:
+            option = known[lacking[0]]
+            raise UsageError(f"method '{name}' needs {lacking[0]}=…: {option.help}; it must be {option.allowed}, as in "
+                             f"{name}:{lacking[0]}=…")  # fmt: skip
         shared = {"gamma": gamma, "exit_layer": exit_layer}
         options = {
             key: value for key, option in known.items()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fastvlm_bench.decoding.build import Built
+from fastvlm_bench.engine.method import Method
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.measuring.runner import Runner
 from fastvlm_bench.records.record import RUN_FILE, RunWriter
@@ -27,14 +28,14 @@ class FakeModel:
         return custom_generate(self, input_ids)
 
 
-class FakeMethod:
+class FakeMethod(Method):
     """Answers by the number in the prompt, in rounds of `step` tokens; pauses so that it can be killed midway."""
 
     def __init__(self, step: int, pause_s: float = 0.0) -> None:
-        self.step, self.pause_s, self.clock = step, pause_s, Clock()
-        self.trace: Trace | None = None
+        super().__init__(clock=Clock())
+        self.step, self.pause_s = step, pause_s
 
-    def __call__(self, model: Any, input_ids: torch.Tensor) -> torch.Tensor:
+    def __call__(self, model: Any, input_ids: torch.Tensor, **prepared: Any) -> torch.Tensor:
         source = random.Random(int(input_ids[0, 0]))
         tokens = [source.randint(10, 99) for _ in range(source.randint(10, 30))] + [EOS]
         if self.pause_s:

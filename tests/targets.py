@@ -1,6 +1,7 @@
 """Small random-weight targets whose greedy outputs vary, and heads that are right most of the time."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -75,3 +76,15 @@ def read_back(model: Any, inputs: dict[str, Any], tokens: list[int], block: int 
     rows: list[Tensor] = []
     read(model, inputs, [tokens], lambda _, __, row: rows.append(row), block=block)
     return torch.stack(rows[1:])
+
+
+def muted_llava(layers: int = 7, strength: float = 0.2, which: Iterable[int] | None = None) -> Any:
+    """A random LLaVA whose layers `which` (default: all but the first and the last) add only `strength` of what they
+    would: drafts that skip some of them are right now and then, and now and then wrong."""
+    model, tokenizer = random_llava(layers)
+    with torch.no_grad():
+        for index in range(1, layers - 1) if which is None else which:
+            layer = decoder_layers(model)[index]
+            layer.self_attn.o_proj.weight.mul_(strength)
+            layer.mlp.down_proj.weight.mul_(strength)
+    return model, tokenizer

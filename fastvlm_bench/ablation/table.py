@@ -28,7 +28,7 @@ def ablation_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
         tuned = run.meta["model"].get("phase_1")
         for row in summarise(run):
             method = run.method(row.method)
-            if row.speedup.decode_speedup_geomean is None or method["name"] not in ("fastvlm", "layerskip"):
+            if row.speedup.decode_speedup_geomean is None or method["name"] not in ("fastvlm", "layerskip", "medusa"):
                 continue
             out.append(_row(row, method, tuned))
     return out
@@ -47,7 +47,7 @@ def _row(row: Row, method: dict[str, Any], tuned: dict[str, Any] | None) -> dict
     return {
         "suite": row.suite, "target": f"{tuned['of']} + phase 1 ({tuned['how']})" if tuned else row.model,
         "draft": method["options"].get("draft") or row.method.partition(":")[0],
-        "exit": method["options"]["exit_layer"], "head": head,
+        "exit": method["options"].get("exit_layer", "none"), "head": head,
         "losses": " ".join(f"{name} {weight:g}" for name, weight in draft.get("losses", {}).items()),
         "refined": "" if not draft else "yes" if recipe.get("refine") and data.get("refine_updates") else "no",
         "parameters": draft.get("head_parameters", 0),

@@ -28,6 +28,7 @@ statistics.py   intervals and tests
 drift.py        outliers, slow starts, trends
 order_effect.py  whether seconds depend on the place in the turn, or on the method before
 notices.py      the warnings about times
+remedies.py     what to do about a draft that does not pay
 verdict.py      all warnings; VALID or INVALID
 comparison.py   what `compare` computes
 comparable.py   which runs it shows when none is named

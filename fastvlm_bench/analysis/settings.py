@@ -8,7 +8,7 @@ from typing import Any
 
 from fastvlm_bench.analysis.arms import Arm
 from fastvlm_bench.analysis.batches import batch_size
-from fastvlm_bench.method_spec import CONTROL
+from fastvlm_bench.method_spec import CONTROL, METHODS
 from fastvlm_bench.records.record import Run
 
 
@@ -51,6 +51,12 @@ class Settings:
     commit: str | None
     tool: str | None
     started_at: str | None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is another library's loop, whose faults do not touch the numbers of the other methods."""
+        kind = METHODS.get(self.method_name)
+        return kind is not None and kind.foreign
 
     @property
     def compared(self) -> bool:

@@ -16,6 +16,7 @@ from fastvlm_bench.analysis.notices import (
     spread_notices,
     stop_notices,
 )
+from fastvlm_bench.analysis.remedies import slowness_cause, untrained
 from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES, SLOWER, Speedup
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.errors import InvalidRun
@@ -29,11 +30,11 @@ WARNINGS = (
     "NotIsolated", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
     "ScoringFailed", "FasterThanPredicted", "SlowerThanPredicted", "SecondsDoNotAddUp", "SlowReference",
+    "ForeignLoop",
 )  # fmt: skip
 """The names of all warnings. docs/measuring.md explains each of them."""
 SHORT_TOKENS, FEW_SAMPLES = 8, 20
 NOISY, VERY_NOISY = 0.10, 0.25
-LOW_ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,18 @@ def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None
     """
     rows = summarise(run) if rows is None else rows
     own = arms(run)
-    of_rows = (notice for row, arm in zip(rows, own, strict=True) for notice in _warnings(run, row, arm, rows))
-    warnings = [*_run_warnings(run), *of_rows, *order_effects(run, own), *drift_notices(run, own)]
-    reasons = tuple(_reasons(run, rows, own, status or str(run.meta["status"])))
+    status = status or str(run.meta["status"])
+    against = [tuple(_row_reasons(run, row, status)) for row in rows]
+    foreign = [_foreign(run, row, found) for row, found in zip(rows, against, strict=True)
+               if found and row.settings.foreign]  # fmt: skip
+    of_rows = (
+        notice for row, arm, found in zip(rows, own, against, strict=True) for notice in _warnings(run, row, arm, rows)
+        if not (found and row.settings.foreign)
+    )  # fmt: skip
+    warnings = [*_run_warnings(run), *of_rows, *foreign, *order_effects(run, own), *drift_notices(run, own)]
+    reasons = (*_reasons(run, own, status), *(
+        reason for row, found in zip(rows, against, strict=True) if not row.settings.foreign for reason in found
+    ))  # fmt: skip
     return Verdict("INVALID" if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
 
 
@@ -124,13 +134,7 @@ def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row]) -> Iterable[Not
     if row.method == row.reference:
         yield from stop_notices(run, row)
     if counts.samples_failed:
-        causes = sorted(
-            {
-                str(line["error"]).split(":")[0]
-                for line in run.lines
-                if line["error"] is not None and (line["suite"], line["method"]) == (row.suite, row.method)
-            }
-        )
+        causes = sorted({error.split(":")[0] for error in _errors(run, row)})
         yield Notice("FailedSamples", f"{where}: {counts.samples_failed} of {counts.samples} samples failed "
                      f"({some(causes)}); they and their pairs do not count; see samples.jsonl")  # fmt: skip
     if row.method == row.reference:
@@ -143,7 +147,7 @@ def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row]) -> Iterable[Not
         yield Notice("TooFewSamples", f"{row.suite}: {batches} batches of {settings.batch_size}; an interval "
                      f"needs {FEW_SAMPLES} to be worth reading; raise --limit, or lower --batch-size")  # fmt: skip
     yield from differing_notices(row, rows)
-    yield from _untrained(row, arm, where)
+    yield from untrained(row, arm, where)
     yield from spread_notices(row, where)
     yield from slow_reference(row, arm, where)
     for quality in row.quality:
@@ -155,7 +159,7 @@ def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row]) -> Iterable[Not
     yield from prediction_notices(row, where)
     if slower := _slower(row.speedup):
         yield Notice("SlowerThanReference", f"{where}: {slower} as fast as {row.reference}; "
-                     f"{_slowness_cause(row)}")  # fmt: skip
+                     f"{slowness_cause(row)}")  # fmt: skip
 
 
 def _batches(row: Row) -> int | None:
@@ -185,42 +189,11 @@ def _reference_warnings(row: Row) -> Iterable[Notice]:
                      "raise --repeats")  # fmt: skip
 
 
-def _untrained(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
-    if not row.settings.compared:  # it drafts with the target itself, so α = 1 is what one expects
-        return
-    if not (arm.method.get("draft") or (arm.method.get("options") or {}).get("gamma")) or not row.acceptance.rounds:
-        return
-    alpha = row.acceptance.alpha
-    if not row.acceptance.drafted_per_round:
-        yield Notice("UntrainedDraft", f"{where}: the draft was never used; lower stop_below=, or train the draft")
-    elif alpha == 1.0:
-        yield Notice("UntrainedDraft", f"{where}: every tested draft was accepted: the draft equals its "
-                     "target, or a count is wrong; try a lower exit_layer=, or raise --limit")  # fmt: skip
-    elif alpha is not None and alpha < LOW_ALPHA:
-        yield Notice("UntrainedDraft", f"{where}: α is {alpha:.3f}, the draft guesses; train it for this target, "
-                     "or choose a higher exit_layer=")  # fmt: skip
-
-
-def _slowness_cause(row: Row) -> str:
-    own, alpha = row.acceptance, row.acceptance.alpha
-    passes_s = (own.drafted_per_round or 0.0) * (row.costs.draft_s_per_token or 0.0) + (
-        row.costs.verify_s_per_round or 0
-    )
-    if alpha is not None and (own.tau or 0.0) * (row.costs.standard_s_per_token or 0.0) > passes_s:
-        return (
-            "its passes alone are faster, so the loop around the model loses it; try a larger model, or --device cuda"
-        )
-    if alpha is not None and alpha < 0.5:
-        return f"α is {alpha:.2f}, most drafting is wasted; try a smaller gamma=, or train the draft"
-    if alpha is None:
-        return "it drafts nothing, so only its own loop can be the cause; no flag helps"
-    return "drafting and verifying cost more than they save; try a lower exit_layer=, or a smaller gamma="
-
-
 # ------------------------------------------------------------------------------------------ INVALID
 
 
-def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> Iterable[str]:
+def _reasons(run: Run, own: Sequence[Arm], status: str) -> Iterable[str]:
+    """What is wrong with the run as a whole, or with any of its lines."""
     if status != "success":
         yield f"the run is {status}, not finished; go on with --resume {run.folder}"
     if run.torn:
@@ -233,21 +206,36 @@ def _reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> 
     ]
     if broken:
         yield f"the counts do not add up ({some(broken)})"
-    for row in rows:
-        where, counts = f"{row.suite}, {row.method}", row.counts
-        if counts.samples_failed:
-            yield f"{where}: {counts.samples_failed} of {counts.samples} samples failed"
-        if row.method == row.reference:
-            continue
-        paired, unpaired = counts.samples_paired, counts.samples - counts.samples_paired
-        if paired < FEWEST_SAMPLES:
-            yield f"{where}: {paired} samples measured in both arms; at least {FEWEST_SAMPLES} are needed"
-        elif (batches := _batches(row)) is not None and batches < FEWEST_SAMPLES:
-            yield f"{where}: {batches} batches measured in both arms; at least {FEWEST_SAMPLES} are needed"
-        elif status == "success" and not counts.samples_failed and unpaired > left_out(run, row):
-            yield f"{where}: {unpaired} of {counts.samples} samples have no pair"
-        if greedy(run.meta) and (reason := invalid_reason(row)) is not None:
-            yield reason
+
+
+def _row_reasons(run: Run, row: Row, status: str) -> Iterable[str]:
+    """What is wrong with one row: another library's own loop answers for it by a warning, every other by INVALID."""
+    where, counts = f"{row.suite}, {row.method}", row.counts
+    if counts.samples_failed:
+        yield f"{where}: {counts.samples_failed} of {counts.samples} samples failed"
+    if row.method == row.reference:
+        return
+    paired, unpaired = counts.samples_paired, counts.samples - counts.samples_paired
+    if paired < FEWEST_SAMPLES:
+        yield f"{where}: {paired} samples measured in both arms; at least {FEWEST_SAMPLES} are needed"
+    elif (batches := _batches(row)) is not None and batches < FEWEST_SAMPLES:
+        yield f"{where}: {batches} batches measured in both arms; at least {FEWEST_SAMPLES} are needed"
+    elif status == "success" and not counts.samples_failed and unpaired > left_out(run, row):
+        yield f"{where}: {unpaired} of {counts.samples} samples have no pair"
+    if greedy(run.meta) and (reason := invalid_reason(row)) is not None:
+        yield reason
+
+
+def _errors(run: Run, row: Row) -> list[str]:
+    """The errors of a row's failed lines."""
+    return [str(line["error"]) for line in run.lines
+            if line["error"] is not None and (line["suite"], line["method"]) == (row.suite, row.method)]  # fmt: skip
+
+
+def _foreign(run: Run, row: Row, reasons: Sequence[str]) -> Notice:
+    """The one notice of a foreign loop's row with faults: the first reason, and the first error of its lines."""
+    cause = f"{reasons[0]} ({errors[0]})" if (errors := _errors(run, row)) else reasons[0]
+    return Notice("ForeignLoop", f"{cause}; this row's numbers are of no use, the others are not touched")
 
 
 def _of(line: Mapping[str, Any], arm: Arm) -> bool:

@@ -12,9 +12,10 @@ from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.drafts.manifest import read_manifests
 from fastvlm_bench.engine.cache_view import text_cache
 from fastvlm_bench.engine.recurrent_state import can_roll_back
-from fastvlm_bench.engine.session import Session, vocabulary
+from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import NonFiniteLogits, UsageError
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.models.layers import vocabulary
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.models.memory_need import free_bytes
 from fastvlm_bench.models.prompting import prompting
@@ -204,6 +205,8 @@ def _state_bytes(layer: Any) -> int:
 def _check_draft(folder: Path, target: Target, inputs: dict[str, Any], plain: Plain) -> str:
     try:
         draft = Draft.load(folder, target.model)
+        if draft.manifest and draft.manifest.at_the_end:
+            return f"fits: {draft.manifest.head} heads {draft.manifest.place}"
         self_check(target.model, inputs, draft.exit_layer, draft, plain)
     except UsageError as error:
         return f"refused: {error}"

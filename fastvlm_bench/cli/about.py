@@ -23,11 +23,20 @@ from fastvlm_bench.cli.results import Json, print_rows
 
 def methods() -> None:
     """List the decoding methods and their options."""
-    from fastvlm_bench.method_spec import METHODS
+    from fastvlm_bench.method_spec import ALL, GROUPS, METHODS, Option
 
-    for name, kind in METHODS.items():
-        print_rows([(name, kind.description)])
-        print_rows([(f"  {key}", f"{option.help} (default {option.default})") for key, option in kind.options.items()])
+    def said(option: Option) -> str:
+        return option.help + (" (needed)" if option.needed else "") + (
+            f" (default {option.default})" if option.default is not None else "")  # fmt: skip
+
+    groups = {kind.group for kind in METHODS.values()}
+    for group in [*(g for g in GROUPS if g in groups), *sorted(groups - set(GROUPS))]:
+        print_rows([(f"{group}:", GROUPS.get(group, ""))])
+        for name, kind in METHODS.items():
+            if kind.group == group:
+                print_rows([(f"  {name}", kind.description)])
+                print_rows([(f"    {key}", said(option)) for key, option in kind.options.items()])
+    print_rows([(ALL, "in the place of a method: every method that fits the model and needs no option")])
 
 
 def metrics() -> None:
@@ -101,9 +110,7 @@ def _list_models() -> None:
         for folder, draft in (read_manifests(root) if root else {}).items():
             alpha = ", ".join(f"{suite} {value:.2f}" for suite, value in draft.validation.items())
             mark = " (default)" if draft.default else ""
-            rows.append(
-                (f"  {folder.name}", f"draft: exit {draft.exit_layer}, {draft.head} head, held-out α {alpha}{mark}")
-            )
+            rows.append((f"  {folder.name}", f"draft: {draft.place}, {draft.head} head, held-out α {alpha}{mark}"))
     rows.append(
         ("HUB_ID or FOLDER", "any image-text-to-text checkpoint of transformers; checked before use. Families:")
     )

@@ -27,9 +27,16 @@ DATA, DRAFT = "What it learns on", "The draft"
 COURSE, BACKBONE = "The course of the training", "Phase 1, optional: the model itself learns first"
 
 # fmt: off
-Heads = Annotated[list[str] | None, typer.Option("--head", metavar="HEAD", help="linear, mlp, gated-mlp, attention, twig, eagle; or head:key=value,… (depth, loss weights, refine=0, name=…); repeatable.", rich_help_panel=DRAFT)]
+Heads = Annotated[list[str] | None, typer.Option("--head", metavar="HEAD", help="linear, mlp, gated-mlp, attention, twig, eagle, or medusa, which has no exit; or head:key=value,… (depth, heads, loss weights, refine=0, name=…); repeatable.", rich_help_panel=DRAFT)]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="CPU threads.", rich_help_panel=COURSE)]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of everything random.", rich_help_panel=COURSE)]
+Split = Annotated[str | None, typer.Option(metavar="NAME", help="The suite's split to train on; default: train.", rich_help_panel=DATA)]
+Images = Annotated[Path | None, typer.Option(metavar="DIR", help="Instead of a suite: a folder of images, with --prompts.", rich_help_panel=DATA)]
+Prompts = Annotated[Path | None, typer.Option(metavar="FILE", help="A text file with one prompt a line, for --images.", rich_help_panel=DATA)]
+PromptSet = Annotated[str | None, typer.Option(metavar="NAME", help="Whose prompts, as in `run`.", rich_help_panel=DATA)]
+Prompt = Annotated[str | None, typer.Option(metavar="TEXT", help="A prompt of your own, as in `run`.", rich_help_panel=DATA)]
+MaxNewTokens = Annotated[int | None, typer.Option(metavar="N", help="Token limit of a text; default: the suite's.", rich_help_panel=DATA)]
+Restart = Annotated[bool, typer.Option("--restart/--no-restart", help="Forget what lies in --out and start over.", rich_help_panel=OUTPUT)]
 # fmt: on
 
 
@@ -38,11 +45,11 @@ def train(
     *,
     suite: Annotated[list[str] | None, typer.Option("--suite", "-s", metavar="NAME", help="A suite to train on, repeatable; `describe` for a first try.", rich_help_panel=DATA)] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the suite's official files; without it scenes are rendered (tiny).", rich_help_panel=DATA)] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="The suite's split to train on; default: train.", rich_help_panel=DATA)] = None,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Instead of a suite: a folder of images, with --prompts.", rich_help_panel=DATA)] = None,
-    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="A text file with one prompt a line, for --images.", rich_help_panel=DATA)] = None,
-    prompt_set: Annotated[str | None, typer.Option(metavar="NAME", help="Whose prompts, as in `run`.", rich_help_panel=DATA)] = None,
-    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="A prompt of your own, as in `run`.", rich_help_panel=DATA)] = None,
+    split: Split = None,
+    images: Images = None,
+    prompts: Prompts = None,
+    prompt_set: PromptSet = None,
+    prompt: Prompt = None,
     head: Heads = None,
     exit_layer: Annotated[str, typer.Option(metavar="N", help="Exit layers, as 4,8,16; auto trains candidates briefly and takes the one with the best predicted speed-up.", rich_help_panel=DRAFT)] = "auto",
     loss: Annotated[str | None, typer.Option(metavar="LOSSES", help="NAME=WEIGHT,… of cosine, smooth_l1, kd, ce, acceptance; default cosine=0.1,kd=1,ce=0.5.", rich_help_panel=DRAFT)] = None,
@@ -50,7 +57,7 @@ def train(
     references: Annotated[bool, typer.Option("--references/--no-references", help="Learn on the suite's reference texts, too.", rich_help_panel=DATA)] = False,
     samples: Annotated[int, typer.Option(metavar="N", help="At most so many training samples.", rich_help_panel=DATA)] = 1200,
     held_out: Annotated[int, typer.Option(metavar="N", help="Samples kept for validation, with their images.", rich_help_panel=DATA)] = 48,
-    max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="Token limit of a text; default: the suite's.", rich_help_panel=DATA)] = None,
+    max_new_tokens: MaxNewTokens = None,
     updates: Annotated[int, typer.Option(metavar="N", help="Optimiser steps of the main stage.", rich_help_panel=COURSE)] = 400,
     refine: Annotated[int, typer.Option(metavar="N", help="Further steps that learn from rejections; 0 for none.", rich_help_panel=COURSE)] = 100,
     batch: Annotated[int, typer.Option(metavar="N", help="Texts a step.", rich_help_panel=COURSE)] = 16,
@@ -76,7 +83,7 @@ def train(
     threads: Threads = None,
     out: Annotated[Path, typer.Option("--out", "--output", "-o", metavar="DIR", help="Folder for the draft; the same command goes on with it.", rich_help_panel=OUTPUT)],
     push: Annotated[str | None, typer.Option(metavar="REPO", help="Upload the finished draft to this hub repository.", rich_help_panel=OUTPUT)] = None,
-    restart: Annotated[bool, typer.Option("--restart/--no-restart", help="Forget what lies in --out and start over.", rich_help_panel=OUTPUT)] = False,
+    restart: Restart = False,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:  # fmt: skip
@@ -141,6 +148,7 @@ def ablate(
 ) -> None:  # fmt: skip
     """Train many recipes on the same texts, measure them on the same samples, and write one table."""
     from fastvlm_bench.config import RunConfig
+    from fastvlm_bench.drafts.manifest import decoded_by
     from fastvlm_bench.training.settings import TrainSettings, whole_numbers
 
     suites, model = tuple(suite or ("describe",)), chosen_model(context, model, revision)
@@ -149,19 +157,19 @@ def ablate(
         "trust_remote_code": trust_remote_code, "offline": offline,
     }  # fmt: skip
     exits = whole_numbers("--exit-layer", exit_layer)
-    from fastvlm_bench.training.recipe import default_recipes
+    from fastvlm_bench.training.recipe import at_the_end, default_recipes
 
     asked = recipe or ["default"]
     heads = [text for given in asked for text in (default_recipes(exits) if given == "default" else [given])]
     settings = TrainSettings(
         out=str(out / "drafts"), model=model, suites=suites, data=_text(data), heads=tuple(heads),
-        exit_layers=tuple(map(str, exits)), samples=samples, updates=updates, refine_updates=refine, held_out=held_out,
+        exit_layers=("auto",) if all(map(at_the_end, heads)) else tuple(map(str, exits)), samples=samples, updates=updates, refine_updates=refine, held_out=held_out,
         seed=seed, threads=threads, **loading,
     )  # fmt: skip
-    names = [made.name for made in settings.validate().recipes()]
+    recipes = settings.validate().recipes()
     options = f"gamma={gamma},stop_below={stop_below:g}"
     methods = [f"layerskip:exit_layer={n},{options}" for n in whole_numbers("--raw-exit", raw_exit)]
-    methods += [f"fastvlm:draft={name},{options}" for name in names]
+    methods += [f"{decoded_by(made.head)}:draft={made.name},{options}" for made in recipes]
     measured = RunConfig(
         suites=suites, model=model, data=_text(data), draft=str(out / "drafts"), methods=tuple(methods), limit=limit,
         seed=seed, threads=threads, out=str(out), **loading,

@@ -8,6 +8,16 @@ standard.py     one pass of the whole target for each token: the reference
 layerskip.py    the raw exit without a head
 early_exit.py   the draft alone, never verified
 control.py      drafts with the whole target, so that only rounding can differ
+draft_verify.py  skips a fixed set of the target's sub-layers while it drafts
+swift.py        skips a set that it improves while it decodes
+clasp.py        skips layers that it chooses anew from a verification's states
+prompt_lookup.py  copies what followed the last tokens before
+draft_model.py  a smaller model of the same tokenizer drafts
+token_timing.py  a model of another vocabulary drafts
+medusa.py       drafts with Medusa heads, in a chain or a tree
+eagle3.py       drafts with an EAGLE-3 head, which reads three states of the target
+eagle.py        drafts with an EAGLE-1/2 head, which reads the last one
+mtp.py          drafts with the mtp layer in the target's own checkpoint
 hf_generate.py  the loop of transformers, to check that `standard` is no slower
 build.py        builds a method from its specification and finds its draft
 """

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastvlm_bench.drafts.imitation_head import WEIGHTS, Draft
 from fastvlm_bench.drafts.manifest import choose_draft
+from fastvlm_bench.drafts.skip_set import choose_skip_set
 from fastvlm_bench.engine.method import Method
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
@@ -39,7 +40,7 @@ def method_class(name: str) -> type[Method]:
 def check_options(name: str, kind: type[Method]) -> None:
     """UsageError for an option that the file declares and the constructor does not take: it would have no effect."""
     taken, options = inspect.signature(kind).parameters, METHODS[name].options
-    by_draft = {"draft", "head", "exit_layer"} if "draft" in options else set()
+    by_draft = {"draft", "head", "exit_layer"} if METHODS[name].trained else set()
     needed = [*(option for option in options if option not in by_draft), *(["draft"] if by_draft else [])]
     if lacking := [option for option in needed if option not in taken]:
         raise UsageError(f"{METHODS.path(name)}: METHOD has the option '{lacking[0]}', but {kind.__name__} has no "
@@ -50,25 +51,38 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
     """Build one method on a loaded target. UsageError where no draft fits, or the exit layer is out of range.
 
     drafts: a draft folder or a folder of draft folders; None where there is none. The parameters of a method's
-    constructor are named like its options; it may also take `draft` and `clock`.
+    constructor are named like its options; it may also take `draft`, `clock` and `target`.
     """
     options: dict[str, Any] = dict(spec.options)
     kind, draft, named, count = method_class(spec.name), None, dict[str, str](), len(target.layers)
+    skip_set: Path | None = None
     check_options(spec.name, kind)
-    if "draft" in METHODS[spec.name].options:
+    if METHODS[spec.name].trained:
         wish = {key: options.get(key) for key in ("head", "exit_layer", "draft")}
-        folder = choose_draft(drafts, model=target.id, **wish)
+        folder = choose_draft(drafts, model=target.id, kinds=METHODS[spec.name].heads, **wish)
         draft = Draft.load(folder, target.model)
         named = {"name": folder.resolve().name, "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
-        options |= {"head": draft.manifest.head if draft.manifest else None, "exit_layer": draft.exit_layer}
+        assert draft.manifest is not None
+        options["head"] = draft.manifest.head
+        if not draft.manifest.at_the_end:
+            options["exit_layer"] = draft.exit_layer
+    elif METHODS[spec.name].skips:
+        skip_set = choose_skip_set(drafts, model=target.id, draft=options.get("draft"), layers=count)
+        options["draft"] = str(skip_set)
     elif not 1 <= options.get("exit_layer", 1) < count:
         raise UsageError(f"exit_layer={options['exit_layer']} is not within 1 .. {count - 1} of {target.id}")
-    given = {**options, "draft": draft, "clock": clock}
+    read = draft or skip_set
+    given = {"target": target, "clock": clock, **options, **({"draft": read} if read else {})}
     method = kind(**{name: given[name] for name in inspect.signature(kind).parameters if name in given})
+    # What the user left to the method is recorded, too.
+    options |= {
+        key: value for key in METHODS[spec.name].options
+        if options.get(key) is None and isinstance(value := getattr(method, key, None), int | float | str)
+    }  # fmt: skip
     described = {
         "label": spec.label, "name": spec.name, "spec": str(spec), "lossless": METHODS[spec.name].lossless,
-        "options": options, "draft": {**vars(draft.manifest), **named} if draft and draft.manifest else None,
-        "extra_bytes": draft.weight_bytes if draft else 0,
+        "options": options, "draft": {**vars(draft.manifest), **named} if draft and draft.manifest else method.drafter,
+        "extra_bytes": draft.weight_bytes if draft else method.weight_bytes,
     }  # fmt: skip
     if not METHODS.own(spec.name):  # no commit of this project names its code
         described["file_sha256"] = hashlib.sha256(METHODS.path(spec.name).read_bytes()).hexdigest()

@@ -9,7 +9,7 @@ from fastvlm_bench.method_spec import DRAFT, EXIT_LAYER, HEAD, MethodKind
 from fastvlm_bench.records.trace import Round
 
 METHOD = MethodKind(
-    "the draft alone, never verified: the quality that verification keeps", lossless=False,
+    "the draft alone, never verified: the quality that verification keeps", lossless=False, group="checks",
     options={"draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD},
 )  # fmt: skip
 

@@ -15,7 +15,6 @@ stopped. A row is one sequence of a batch. Tokens are given as one list per row,
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastvlm_bench.drafts.imitation_head import Draft
@@ -29,6 +28,7 @@ from fastvlm_bench.records.trace import Round
 
 METHOD = MethodKind(
     "drafts with the first layers and an imitation head, verifies with the remaining layers", lossless=True,
+    group="ours",
     options={"gamma": GAMMA, "draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD, "stop_below": STOP_BELOW},
 )  # fmt: skip
 
@@ -76,8 +76,7 @@ class FastVLM(Method):
         emitted = session.emit(standing)
         # Roll back: the KV of rejected tokens is forgotten, in every layer and in the head.
         session.keep(outputs, standing, ran=len(session.gate.kept))
-        return [Round(len(mine), stand + (stand < len(mine)), stand, count, draft_s, verify_s)
-                for mine, stand, count in zip(drafts.tokens, accepted, emitted, strict=True)]  # fmt: skip
+        return drafts.rounds(accepted, emitted, draft_s, verify_s)
 
     def _draft(self, session: Session, kwargs: dict[str, Any]) -> tuple[Drafts, float]:
         """Draft until γ, EOS, the token limit or doubt. Returns the drafts and the seconds of the passes.
@@ -103,15 +102,7 @@ class FastVLM(Method):
             session.advance_kwargs(outputs, kwargs, 1)
 
     def _in_doubt(self, drafts: Drafts, logits: Tensor) -> bool:
-        """Whether the draft is not confident of its next token, so that drafting should stop.
-
-        What counts is the probability of the likeliest token, before any logits processor. The token that is then
-        drawn must not matter: to drop a draft because of what was drawn would change the distribution of the output.
-        """
-        if not self.stop_below:
-            return False
-        chances = torch.softmax(logits[:, -1].float(), dim=-1).amax(dim=-1).tolist()
-        return drafts.doubted(chances, self.stop_below)
+        return drafts.in_doubt(logits, self.stop_below)
 
     def _verify(
         self, session: Session, kwargs: dict[str, Any], drafts: Drafts

@@ -15,7 +15,7 @@ from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import MethodKind
 from fastvlm_bench.records.trace import Round
 
-METHOD = MethodKind("transformers' own generate: the check that standard is no slower", lossless=True)
+METHOD = MethodKind("transformers' own generate: the check that standard is no slower", lossless=True, group="checks")
 
 
 class Finite(LogitsProcessor):

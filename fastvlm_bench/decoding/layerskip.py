@@ -6,7 +6,7 @@ from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import GAMMA, STOP_BELOW, MethodKind, Option
 
 METHOD = MethodKind(
-    "as fastvlm, but drafts with the raw exit: what the imitation head is worth", lossless=True,
+    "as fastvlm, but drafts with the raw exit: what the imitation head is worth", lossless=True, group="baselines",
     options={
         "gamma": GAMMA,
         "exit_layer": Option(int, 2, "target layers run while drafting", low=1),

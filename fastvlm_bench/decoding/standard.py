@@ -5,7 +5,7 @@ from fastvlm_bench.engine.session import Session
 from fastvlm_bench.method_spec import MethodKind
 from fastvlm_bench.records.trace import Round
 
-METHOD = MethodKind("one token per pass of the whole target: the reference", lossless=True)
+METHOD = MethodKind("one token per pass of the whole target: the reference", lossless=True, group="reference")
 
 
 class Standard(Method):

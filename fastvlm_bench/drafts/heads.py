@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastvlm_bench.drafts.manifest import HEAD_LAYERS
+from fastvlm_bench.drafts.manifest import AT_THE_END, HEAD_LAYERS, KINDS
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.models.layers import decoder_layers, output_embeddings
 
@@ -140,20 +140,84 @@ class EagleHead(AttentionHead):
         return super().forward(states, *args, **kwargs)
 
 
+class MedusaHeads(ImitationHead):
+    """Medusa's heads (arXiv 2401.10774): each drafts one place further ahead from the state that enters the LM head.
+
+    The LM head turns that state into the next token; head i, counted from 0, turns it into the token i + 1 places after
+    that one. So all drafts of a round come from one state, which verification has computed already, and none of them
+    knows the drafts before it. Each head is a residual block, x + SiLU(W x + b), as in the authors' code, and then the
+    target's own LM head. W and b start at zero, so that training starts from the target's own next token. own_output:
+    1 gives each head a copy of the LM head that is trained, too, as the authors do; by default all share the target's,
+    which is frozen.
+    """
+
+    def __init__(self, output: Any, heads: int = AT_THE_END["medusa"], own_output: int = 0) -> None:
+        """output: the target's LM head, (width -> vocabulary)."""
+        super().__init__((), output.in_features)
+        self.width = output.in_features
+        self.blocks = nn.ModuleList(nn.Linear(self.width, self.width) for _ in range(heads))
+        for parameter in self.blocks.parameters():
+            nn.init.zeros_(parameter)
+        self.outputs = nn.ModuleList(_copy(output) for _ in range(heads if own_output else 0))
+        self._weight: Tensor | None = None
+        self._bias: Tensor | None = None
+
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(…, width) -> (…, heads, width): what enters the LM head for each head's token."""
+        return torch.stack([self.one(number, states) for number in range(len(self.blocks))], dim=-2)
+
+    def one(self, number: int, states: Tensor) -> Tensor:
+        """One head's states, (…, width)."""
+        return states + nn.functional.silu(self.blocks[number](states))
+
+    def ahead(self, states: Tensor, most: int) -> Tensor:
+        """(rows, width) -> (rows, most, width): as `forward`, of the first `most` heads, by one product."""
+        weight, bias = self._joined()
+        far = nn.functional.linear(states, weight[: most * self.width], bias[: most * self.width])
+        return states[:, None] + nn.functional.silu(far).view(len(states), most, self.width)
+
+    def through(self, states: Tensor, output: Any) -> Tensor:
+        """(rows, heads, width) -> (rows, heads, vocabulary), by the heads' own LM heads, or else by `output`."""
+        if not self.outputs:
+            logits: Tensor = output(states)
+            return logits
+        return torch.stack([self.outputs[number](states[:, number]) for number in range(states.shape[1])], dim=1)
+
+    def _joined(self) -> tuple[Tensor, Tensor]:
+        """The blocks' weights, (heads · width, width), and biases, one below the other.
+
+        The blocks' own become views of these, so that nothing is held twice and a change of either is one of both.
+        """
+        blocks = [block for block in self.blocks if isinstance(block, nn.Linear)]
+        if self._weight is None or self._bias is None or self._weight.data_ptr() != blocks[0].weight.data_ptr():
+            with torch.inference_mode(False), torch.no_grad():
+                self._weight = torch.cat([block.weight.detach() for block in blocks])
+                self._bias = torch.cat([block.bias.detach() for block in blocks])
+                for number, block in enumerate(blocks):
+                    place = slice(number * self.width, (number + 1) * self.width)
+                    block.weight.data, block.bias.data = self._weight[place], self._bias[place]
+        return self._weight, self._bias
+
+
 HEADS: dict[str, type[ImitationHead]] = {
     "linear": LinearHead, "mlp": MlpHead, "gated-mlp": GatedMlpHead, "attention": AttentionHead, "twig": TwigHead,
     "eagle": EagleHead,
 }  # fmt: skip
+"""The heads that stand at an exit."""
 assert list(HEADS) == list(HEAD_LAYERS)
 
 
 def new_head(kind: str, model: Any, exit_layer: int, options: Mapping[str, int] | None = None) -> ImitationHead:
     """An untrained head of the given kind for `model`, on the device and in the dtype of the layer after the exit.
 
-    UsageError for an unknown kind, or for more layers than follow the exit.
+    Heads at the end are in the place of the last layer, whatever exit_layer says. UsageError for an unknown kind, or
+    for more layers than follow the exit.
     """
-    if kind not in HEADS:
-        raise UsageError(f"unknown head '{kind}': one of {', '.join(HEADS)}{did_you_mean(kind, HEADS)}")
+    if kind not in KINDS:
+        raise UsageError(f"unknown head '{kind}': one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
+    if kind in AT_THE_END:
+        last = floating(decoder_layers(model)[-1])
+        return MedusaHeads(output_embeddings(model), **(options or {})).to(last.device, last.dtype)
     above = list(decoder_layers(model)[exit_layer:])
     like = floating(above[0])
     width = output_embeddings(model).in_features
@@ -180,6 +244,16 @@ def unpacked(layer: nn.Module) -> nn.Module:
                     plain.bias = nn.Parameter(module.bias.detach().to(floating(layer)))
             memo[id(module)] = plain  # deepcopy takes this for its copy of `module`
     return copy.deepcopy(layer, memo)
+
+
+def _copy(output: Any) -> nn.Linear:
+    bias = getattr(output, "bias", None)
+    made = nn.Linear(output.in_features, output.out_features, bias is not None)
+    with torch.no_grad():
+        made.weight.copy_(output.weight)
+        if bias is not None:
+            made.bias.copy_(bias)
+    return made
 
 
 def _silence(last: nn.Linear) -> None:

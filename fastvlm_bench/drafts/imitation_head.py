@@ -29,6 +29,8 @@ VOCABULARY = "draft_vocabulary"
 class Draft:
     """Exit layer + head, ready to be gated into one target. `head` None is the raw exit (LayerSkip's draft).
 
+    A draft at the end (`AT_THE_END` in manifest.py) is not gated, and its exit layer is the number of all layers.
+
     output: the LM head reduced to the token ids that it may draft; None for all of them.
     """
 
@@ -65,7 +67,7 @@ class Draft:
         manifest = read_manifest(folder)
         check_fit(manifest, model, folder)
         layers = decoder_layers(model)
-        like = floating(layers[manifest.exit_layer])
+        like = floating(layers[-1] if manifest.at_the_end else layers[manifest.exit_layer])
         head = new_head(manifest.head, model, manifest.exit_layer, manifest.head_options)
         try:
             weights = load_file(folder / WEIGHTS)

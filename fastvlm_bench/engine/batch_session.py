@@ -63,8 +63,8 @@ class BatchSession(Session):
     def remaining_of(self, row: Row) -> int:
         return self.limit - len(row.tokens)
 
-    def prefill(self) -> float:
-        """As in `Session`: encode the images, run the prompts through all layers and emit each row's first token."""
+    def read_prompt(self) -> Any:
+        """As in `Session`: encode the images and run the prompts through all layers."""
         padded = {self._mask_key: self._mask} if self._padded else {}
         prepared = {**self.kwargs, **padded}
         outputs = self.model._prefill(self._ids, self.config, prepared)
@@ -73,19 +73,15 @@ class BatchSession(Session):
         if (seen := self.kwargs.get("cross_attention_mask")) is not None:
             self.kwargs["cross_attention_mask"] = seen[:, -1:]  # only the last token's part is used again
         check_kinds(text_cache(outputs.past_key_values), self.model)
-        first = self.choose(outputs.logits[:, -1:])
-        known = self.clock.now()
         self.kwargs["past_key_values"] = outputs.past_key_values
-        self.emit(first)
-        self.keep(outputs, first, 1)
-        return known
+        return outputs
 
     @property
     def _padded(self) -> bool:
         """Whether any row has padding. Without padding no mask is passed to the model, as for a single sequence."""
         return any(row.length < self.width for row in self.rows)
 
-    def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any]) -> Any:
+    def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any], logits: int | None = None) -> Any:
         """As in `Session`: run one pass over the last `count` columns of output + `ahead`."""
         columns = self._columns(ahead)
         ids = self._ids if columns is None else torch.cat([self._ids, columns], dim=1)
@@ -93,7 +89,7 @@ class BatchSession(Session):
             mask = self._mask if columns is None else torch.cat([self._mask, self._mask.new_ones(columns.shape)], dim=1)
             kwargs = {**kwargs, self._mask_key: mask}
         if "logits_to_keep" in kwargs:
-            kwargs = {**kwargs, "logits_to_keep": count}
+            kwargs = {**kwargs, "logits_to_keep": logits or count}
         inputs = self.model.prepare_inputs_for_generation(ids, next_sequence_length=count, **kwargs)
         return self.model(**inputs, return_dict=True)
 
@@ -161,7 +157,8 @@ class BatchSession(Session):
     def keep(self, outputs: Any, tokens: Tokens, ran: int) -> None:
         """As in `Session`: row i keeps the first len(tokens[i]) of the `ran` columns.
 
-        Afterwards every row ends in the last column, and the longest row has no padding.
+        Afterwards every row ends in the last column, and the longest row has no padding. All rows have equally many
+        unread tokens: those of the row whose passes have read the least, so that others read some of theirs again.
         """
         staying = [index for index, row in enumerate(self.rows) if not row.stop]
         self.ended += [row for row in self.rows if row.stop]
@@ -172,19 +169,23 @@ class BatchSession(Session):
         self.advance_kwargs(outputs, self.kwargs, ran)
         width, longest = self.width, max(row.length for row in self.rows)
         layers = self._layers()
-        # The pass ran the last column of `_ids` and the first ran - 1 of these columns. So the last token that a row
-        # keeps has not been run yet, and the caches end one column before the ids.
-        added = torch.tensor([[*new, *[new[-1]] * (ran - len(new))] for new in tokens],
+        # The passes ran the unread columns of `_ids` and the first `beyond` of these columns. So the last token that a
+        # row keeps has not been run yet, and the caches end `unread` columns before the ids.
+        beyond = ran - self.unread
+        unread = self.unread = max(1, max(kept) - beyond)
+        columns = max(map(len, tokens))
+        added = torch.tensor([[*new, *[new[-1]] * (columns - len(new))] for new in tokens],
                              device=self._ids.device, dtype=self._ids.dtype)  # fmt: skip
         ids = torch.cat([self._ids, added], dim=1)
         rows, standing = (torch.tensor(numbers, device=self.device) for numbers in (staying, kept))
         if self._gate is not None:
             self._gate.follow_rows(rows, ran - standing)
         if len(staying) == len(tokens) and len(set(kept)) == 1:
-            self._cut_back(layers, ids, ran - kept[0])
+            self._cut_back(layers, ids, beyond + unread - kept[0])
             return
         ends = standing + width
-        text, cached = Move(rows, ends, longest), Move(rows, ends - 1, longest - 1)
+        text, cached = Move(rows, ends, longest), Move(rows, ends - unread, longest - unread)
+        along = text if unread == 1 else Move(rows, ends - unread + 1, longest - unread + 1)
         self._ids = text.text(ids)
         lengths = torch.tensor([row.length for row in self.rows], device=ids.device)
         self._mask = (torch.arange(longest, device=ids.device) >= longest - lengths[:, None]).to(ids.dtype)
@@ -195,18 +196,20 @@ class BatchSession(Session):
                 move_layer(layer, cached)
         for key, value in self.kwargs.items():
             if key in ALONG_TEXT and isinstance(value, Tensor):
-                self.kwargs[key] = text.text(value, batch_dim=value.ndim - 2)
+                self.kwargs[key] = along.text(value, batch_dim=value.ndim - 2)
             elif key != "past_key_values":
                 self.kwargs[key] = _rows_of(value, rows, len(tokens))
 
     def _cut_back(self, layers: list[tuple[Any, bool]], ids: Tensor, rejected: int) -> None:
-        """As `keep`, where all rows stay and keep equally many columns: the end is cut off, and nothing has to move."""
+        """As `keep`, where all rows stay and keep equally many columns: the end is cut off, and nothing has to move.
+
+        ids: all columns of ids that stay. rejected: how many columns the caches lose at their end.
+        """
         for layer, fixed in layers:
             if not fixed and layer.keys is not None and (rejected or getattr(layer, "record_past", False)):
                 layer.crop(-rejected)
-        end = ids.shape[1] - rejected
-        self._ids = ids[:, :end]
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), end - self._mask.shape[1])], dim=1)
+        self._ids, added = ids, ids.shape[1] - self._mask.shape[1]
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), added)], dim=1)
         for key in ALONG_TEXT:
             if (value := self.kwargs.get(key)) is not None and rejected:
                 self.kwargs[key] = value[..., :-rejected]

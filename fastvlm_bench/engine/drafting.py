@@ -2,7 +2,11 @@
 
 from collections.abc import Collection, Sequence
 
+import torch
+from torch import Tensor
+
 from fastvlm_bench.engine.rows import Row, Tokens
+from fastvlm_bench.records.trace import Round
 
 SURE_SHARE = 0.5
 """Drafting goes on while at least this share of the rows that still draft is sure of its next token.
@@ -48,10 +52,25 @@ class Drafts:
         self._sure = [sure and chance >= stop_below for sure, chance in zip(self._sure, chances, strict=True)]
         return sum(self._sure[i] for i in self._open) < SURE_SHARE * len(self._open)
 
+    def in_doubt(self, logits: Tensor, stop_below: float) -> bool:
+        """Whether the draft is not confident of its next token, so that drafting should stop. With 0 it never is.
+
+        logits: the draft's, (rows, k, vocab), of which the last place counts. What counts is the probability of the
+        likeliest token, before any logits processor. The token that is then drawn must not matter: to drop a draft
+        because of what was drawn would change the distribution of the output.
+        """
+        if not stop_below:
+            return False
+        chances = torch.softmax(logits[:, -1].float(), dim=-1).amax(dim=-1).tolist()
+        return self.doubted(chances, stop_below)
+
     def take(self, tokens: Tokens) -> bool:
-        """Add a column: each row that still drafts takes its one token of `tokens`. False if no row takes one."""
+        """Add a column: each row that still drafts takes its one token of `tokens`. False if no row takes one.
+
+        A row for which `tokens` has none has stopped drafting.
+        """
         # An image placeholder has no embedding as a word, so no drafting pass may read one. It also ends the drafts.
-        self._open = [i for i in self._open if tokens[i][0] not in self._placeholders]
+        self._open = [i for i in self._open if tokens[i] and tokens[i][0] not in self._placeholders]
         if not self._open:
             return False
         for i in self._open:
@@ -65,6 +84,20 @@ class Drafts:
         ]
         self.ended = not self._open and all(mine and mine[-1] in self._end_tokens for mine in self.tokens)
         return True
+
+    def room(self, index: int) -> int:
+        """How many more tokens the row may draft; 0 once it has stopped."""
+        return min(self._most - self.count, self._rooms[index] - len(self.tokens[index])) if index in self._open else 0
+
+    def rounds(self, accepted: Sequence[int], emitted: Sequence[int], draft_s: float, verify_s: float) -> list[Round]:
+        """Each row's `Round`, once verification has told how many drafts stand and how many tokens were emitted.
+
+        A rejected draft was tested; those after it were not.
+        """
+        return [
+            Round(len(mine), stand + (stand < len(mine)), stand, count, draft_s, verify_s)
+            for mine, stand, count in zip(self.tokens, accepted, emitted, strict=True)
+        ]
 
     def ahead(self, count: int) -> Tokens:
         """The first `count` columns, to be given to `Session.forward`."""

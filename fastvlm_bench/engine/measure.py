@@ -61,7 +61,7 @@ def measure(
         with torch.inference_mode():
             began = clock.synchronised()
             with watching.watched() if watching else nullcontext():
-                model.generate(**inputs, max_new_tokens=max_new_tokens, custom_generate=decode, **generation)
+                method.generate(model, decode, **inputs, max_new_tokens=max_new_tokens, **generation)
             clock.synchronised()
     finally:
         for hook in hooks:
@@ -71,7 +71,7 @@ def measure(
         raise RuntimeError(f"{type(method).__name__} returned without a trace")
     told = watching.seconds() if watching else None
     vision_s = told["vision_s"] if told else sum(spans) if len(spans) == 2 else None
-    size, ttft_s = len(trace.rows), called[-1] - began + trace.ttft_s
+    size, ttft_s = len(trace.rows), (called[-1] - began if called else 0.0) + trace.ttft_s
     rows = [
         replace(
             row, ttft_s=ttft_s / size, vision_s=None if vision_s is None else vision_s / size,

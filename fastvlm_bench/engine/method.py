@@ -4,14 +4,16 @@
 and `decoding/fastvlm.py`, which drafts, verifies, accepts and rolls back. A row is one sequence of a batch.
 """
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch import Tensor
+from PIL.Image import Image
+from torch import Tensor, nn
 
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.batch_session import BatchSession
-from fastvlm_bench.engine.layer_gate import LayerGate
+from fastvlm_bench.engine.layer_gate import LayerGate, Mode
 from fastvlm_bench.engine.rows import settle, traced
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
@@ -26,11 +28,14 @@ class Method:
     After each call `trace` holds what was counted and timed.
     """
 
+    sees = False  # whether `show` must be called before each generation
+    takes_batches = True
+
     def __init__(self, draft: Draft | None = None, *, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
         self.draft: Any = draft
         self.trace: Trace | None = None
-        self.gate: LayerGate | None = None  # the gate of the latest call; `Phases` reads its mode
+        self.gate: LayerGate | None = None  # the gate of the latest call
 
     def round(self, session: Session) -> list[Round]:
         """Emit at least one more token for each of `session.rows`. Returns a `Round` for each, in their order."""
@@ -41,6 +46,36 @@ class Method:
         found: Draft | None = self.draft
         return found
 
+    @property
+    def drafting(self) -> bool:
+        """Whether a pass of the target that begins now drafts; else it verifies."""
+        return self.gate is not None and self.gate.mode is Mode.DRAFT
+
+    def reset(self) -> None:
+        """Forget what earlier generations have taught the method, if it remembers anything: a new task begins."""
+
+    @property
+    def drafter(self) -> dict[str, Any] | None:
+        """What drafts, for run.json, where it is not a draft of our own: its name, source and weights' hash."""
+        return None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights that the method adds to the target, where they are not those of a draft of our own."""
+        return 0
+
+    @property
+    def helper(self) -> nn.Module | None:
+        """The model that drafts, where it is one of its own, so that `Phases` can time its passes."""
+        return None
+
+    def show(self, shown: Sequence[tuple[Image, str]]) -> None:
+        """Called outside the clock, if the method `sees`, with image and prompt of each row that is decoded next.
+
+        It is for a drafter that is a model of its own: the target's inputs do not fit another model's processor.
+        """
+        raise NotImplementedError
+
     def begin(self, session: Session) -> None:
         """Called once after the prefill, unless every row has stopped at its first token."""
 
@@ -49,6 +84,10 @@ class Method:
         draft = self.draft_for(model)
         self.gate = LayerGate.of(model, draft) if draft is not None else None
         return nullcontext() if self.gate is None or draft is None else self.gate.installed(draft.new_cache())
+
+    def generate(self, model: Any, decode: Callable[..., Tensor], **options: Any) -> None:
+        """Call `generate` as a user does. decode: calls this method, and notes when; options: of `generate`."""
+        model.generate(**options, custom_generate=decode)
 
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         """Decode: prefill, then rounds until every row has stopped.

@@ -1,8 +1,9 @@
 """Where the time of one generation goes (`run --phases`), measured by hooks around the model's own forward passes.
 
 On a GPU the hooks put events into the device's queue. They are read after one synchronisation at the sample's end, so
-nothing waits in between. The first pass is the prefill; a later one drafts if the method's layer gate is in that mode,
-and else verifies.
+nothing waits in between. The first pass is the prefill; a later one drafts if the method says that it is `drafting`,
+and else verifies. A model of its own that drafts is watched, too: what it reads before the target's first pass is part
+of the prefill, with its image encoder.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ from typing import Any
 
 from torch import nn
 
-from fastvlm_bench.engine.layer_gate import Mode
 from fastvlm_bench.machine.clock import Clock
 
 
@@ -23,14 +23,20 @@ class Phases:
         self._spans: list[tuple[str, Any, Any, bool]] = []  # phase, begin, end, within the model's pass
         self._open: list[tuple[str, Any]] = []
         self._whole: list[Any] = []
+        self._prefilled = False  # whether the target's first pass has begun
 
     @contextmanager
     def watched(self) -> Iterator["Phases"]:
         """Watch one generation by hooks on the model and its image encoder."""
         with ExitStack() as hooks:
-            for module, name in ((self.model, None), (self.vision, "vision")):
+            named = (
+                (self.model, self._phase),
+                (self.vision, lambda: "vision"),
+                (getattr(self.method, "helper", None), self._helper_phase),
+            )
+            for module, phase in named:
                 if module is not None:
-                    before = module.register_forward_pre_hook(lambda *_, name=name: self._begin(name or self._phase()))
+                    before = module.register_forward_pre_hook(lambda *_, phase=phase: self._begin(phase()))
                     hooks.callback(before.remove)
                     hooks.callback(module.register_forward_hook(lambda *_: self._end()).remove)
             self._whole.append(self.clock.stamp())
@@ -59,10 +65,13 @@ class Phases:
         return {**told, "other_s": other}
 
     def _phase(self) -> str:
-        if not any(name == "prefill" for name, *_ in self._spans):
+        if not self._prefilled:
+            self._prefilled = True
             return "prefill"
-        gate = getattr(self.method, "gate", None)
-        return "draft" if gate is not None and gate.mode is Mode.DRAFT else "verify"
+        return "draft" if getattr(self.method, "drafting", False) else "verify"
+
+    def _helper_phase(self) -> str:
+        return "draft" if self._prefilled else "prefill"
 
     def _begin(self, name: str) -> None:
         self._open.append((name, self.clock.stamp()))

@@ -5,7 +5,7 @@ methods need no knowledge of the architecture. A `Session` has one row, that is 
 several. Methods use both in the same way: tokens are always one list per row.
 """
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,28 +13,29 @@ from torch import Tensor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from fastvlm_bench.engine.accept import accept_greedy, accept_sampled, draw
 from fastvlm_bench.engine.cache_view import Kind, cache_view, kind, text_cache
-from fastvlm_bench.engine.drafting import Drafts
+from fastvlm_bench.engine.choosing import Choosing
 from fastvlm_bench.engine.layer_gate import LayerGate
 from fastvlm_bench.engine.processors import check_processors
 from fastvlm_bench.engine.recurrent_state import keep_passes
 from fastvlm_bench.engine.rows import Row, Tokens
-from fastvlm_bench.errors import NonFiniteLogits, UsageError
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.models.layers import vocabulary
 
 PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 """Fields of a model's configuration that hold the id of a token which stands for an image or a video."""
 
 
-class Session:
+class Session(Choosing):
     """Feeds tokens to the model and does the bookkeeping that `transformers` would do, for a single row.
 
     rows: those that are still being decoded, in the order of all tensors. ended: those that have stopped. gate: the
     layer gate of a method that drafts, whose head is rolled back with the target; None for other methods.
+    unread: how many tokens at the end of the output no pass has read: one, but for a drafter that lags (following.py).
     """
 
-    takes_several = False
+    unread = 1
 
     def __init__(
         self, model: Any, input_ids: Tensor, gate: LayerGate | None = None, *, logits_processor: Any,
@@ -58,6 +59,7 @@ class Session:
         self.processors = logits_processor  # temperature, top-k and top-p among them where `generate` samples
         self.samples = bool(generation_config.do_sample)
         self._drawn_from: list[Tensor] = []
+        self._texts: list[list[int]] | None = None
         self._records_past = False
         # Layers whose KV is the image's and does not grow with the text (Mllama): never rolled back.
         text = model.config.get_text_config(decoder=True)
@@ -76,6 +78,10 @@ class Session:
         return self._gate
 
     @property
+    def device(self) -> torch.device:
+        return self._ids.device
+
+    @property
     def remaining(self) -> int:
         """How many more tokens may be emitted."""
         return int(self.config.max_length) - self.length
@@ -88,6 +94,13 @@ class Session:
     def new_tokens(self) -> list[int]:
         """The tokens that the only row has emitted."""
         return self._ids[0, self.prompt_length : self.length].tolist()
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """For each of `rows` its prompt, without padding, and its output. Prompts are fetched from the device once."""
+        if self._texts is None:
+            self._texts = self._ids[:, : self.prompt_length].tolist()
+        return [[*self._texts[row.place][self.prompt_length - row.prompt_length :], *row.tokens] for row in self.rows]
 
     @property
     def sequences(self) -> Tensor:
@@ -103,107 +116,53 @@ class Session:
 
         Returns the clock (s) once that token was chosen and known on the host. What follows is part of decoding.
         """
-        outputs = self.model._prefill(self._ids[:, : self.length], self.config, self.kwargs)
+        outputs = self.read_prompt()
         first = self.choose(outputs.logits[:, -1:])
         known = self.clock.now()
         self.emit(first)
         self.keep(outputs, first, 1)
         return known
 
-    def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any]) -> Any:
+    def read_prompt(self) -> Any:
+        """The first part of `prefill`: one pass over the prompt. Returns the model's output; nothing is chosen yet."""
+        return self.model._prefill(self._ids[:, : self.length], self.config, self.kwargs)
+
+    def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any], logits: int | None = None) -> Any:
         """Run one pass over the last `count` tokens of output + `ahead`.
 
         ahead: equally many tokens of each row, such as drafts, that follow its output; may be empty. kwargs: keyword
         arguments that account for exactly these tokens: `self.kwargs`, or a copy that `advance_kwargs` took past the
-        drafts. Returns the model's output, with logits (rows, count, vocab).
+        drafts. logits: for how many of the last tokens logits are needed; all by default. A model that cannot leave
+        the others out gives more. Returns the model's output, with logits (rows, count, vocab).
         """
-        end = self.length
-        if ahead and ahead[0]:
-            end += len(ahead[0])
-            self._ids[:, self.length : end] = torch.tensor(ahead, device=self._ids.device)
+        return self.model(**self.inputs_of(count, ahead, kwargs, logits), return_dict=True)
+
+    def inputs_of(self, count: int, ahead: Tokens, kwargs: dict[str, Any], logits: int | None = None) -> dict[str, Any]:
+        """What `forward` gives to the model, as `transformers` prepares it."""
+        end = self.write_ahead(ahead[0] if ahead else ())
         if "logits_to_keep" in kwargs:  # `generate` sets it for models that take it
-            kwargs = {**kwargs, "logits_to_keep": count}
-        inputs = self.model.prepare_inputs_for_generation(self._ids[:, :end], next_sequence_length=count, **kwargs)
-        return self.model(**inputs, return_dict=True)
+            kwargs = {**kwargs, "logits_to_keep": logits or count}
+        inputs: dict[str, Any] = self.model.prepare_inputs_for_generation(
+            self._ids[:, :end], next_sequence_length=count, **kwargs
+        )
+        return inputs
+
+    def write_ahead(self, tokens: Sequence[int]) -> int:
+        """Let tokens follow the only row's output, for the next pass or processor. Returns the length with them."""
+        end = self.length + len(tokens)
+        if end > self._ids.shape[1]:  # a tree has more tokens than the output may still take
+            self._ids = torch.nn.functional.pad(self._ids, (0, end - self._ids.shape[1]))
+        if len(tokens):
+            self._ids[:, self.length : end] = torch.tensor(tokens, device=self._ids.device)
+        return end
 
     def advance_kwargs(self, outputs: Any, kwargs: dict[str, Any], count: int) -> None:
-        """Let `transformers` update `kwargs`, in place, for `count` new tokens."""
+        """Let `transformers` update `kwargs`, in place, for `count` new tokens. With 0 nothing changes."""
+        if not count:  # transformers would append the types of all tokens once more
+            return
         self.model._update_model_kwargs_for_generation(
             outputs, kwargs, is_encoder_decoder=self.model.config.is_encoder_decoder, num_new_tokens=count
         )
-
-    def choose(self, logits: Tensor, ahead: Tokens = (), first: int = 0) -> list[list[int]]:
-        """Choose the token at each position of `logits`, (rows, k, vocab), after the user's logits processors.
-
-        It is the most likely one or, where `generate` samples, one drawn with torch's own generator, as `generate`
-        draws. Position i follows the output and the first `first + i` tokens of `ahead`, so that a repetition penalty,
-        say, sees the right prefix for draft and target alike. Ties go to the lowest id, for every method. Raises
-        NonFiniteLogits.
-        """
-        if self.samples:
-            return [[draw(weights) for weights in self.probabilities(logits, first)]]
-        top, ids = self.processed(logits, first).max(dim=-1)
-        if not all(map(math.isfinite, top.tolist())):  # `max` and `argmax` alike give the index of a NaN
-            raise self._not_finite(first)
-        return [ids.tolist()]
-
-    def new_drafts(self, gamma: int) -> Drafts:
-        """A round's empty `Drafts`: at most γ tokens per row, and one below the limit, for verification adds one."""
-        rooms = [self.remaining_of(row) - 1 for row in self.rows]
-        return Drafts(self.rows, rooms, min(gamma, self.remaining - 1), self.end_tokens, self.placeholders)
-
-    def draft(self, logits: Tensor, drafts: Drafts) -> bool:
-        """Choose each row's next draft from logits (rows, 1, vocab) and add it to `drafts`. False if none is added."""
-        if not self.samples:
-            return drafts.take(self.choose(logits, drafts.columns, drafts.count))
-        (weights,) = self.probabilities(logits, drafts.count)
-        if self.placeholders:  # excluded before the draw: to drop one after it was drawn would favour other tokens
-            kept = weights.clone()
-            kept[list(self.placeholders)] = 0
-            weights = kept / kept.sum() if bool(kept.sum() > 0) else weights
-        taken = drafts.take([[draw(weights)]])
-        if taken:
-            self._drawn_from.append(weights)
-        return taken
-
-    def accept(self, drafts: Drafts, logits: Tensor) -> tuple[list[int], list[list[int]]]:
-        """For each row: how many drafts stand, and these drafts followed by the target's own next token.
-
-        logits: the target's, (rows, k, vocab), for the place after the output so far and after each draft. No token
-        follows where all drafts stand and there are no logits after the last one, because it is an EOS.
-        """
-        if self.samples:
-            (mine,), p, q = drafts.tokens, self.probabilities(logits, 0), self._drawn_from
-            self._drawn_from = []
-            accepted, token = accept_sampled(mine, torch.stack(q) if q else p[:0], p)
-            return [accepted], [mine[:accepted] + ([] if token is None else [token])]
-        predicted = self.choose(logits, drafts.columns)
-        stand = [accept_greedy(mine, own) for mine, own in zip(drafts.tokens, predicted, strict=True)]
-        return stand, [
-            mine[:count] + own[count : count + 1]
-            for mine, own, count in zip(drafts.tokens, predicted, stand, strict=True)
-        ]
-
-    def probabilities(self, logits: Tensor, first: int) -> Tensor:
-        """(k, vocab): the probabilities at each position of `logits`, (1, k, vocab), after the logits processors."""
-        weights = self.processed(logits, first).float()
-        if not bool(weights.amax(dim=-1).isfinite().all()):  # a draw from NaN fails a GPU for good
-            raise self._not_finite(first)
-        return torch.softmax(weights, dim=-1)
-
-    def processed(self, logits: Tensor, first: int = 0) -> Tensor:
-        """(k, vocab): `logits`, (1, k, vocab), after the user's logits processors, with the prefixes of `choose`."""
-        if not len(self.processors):
-            return logits[0]
-        start = self.length + first
-        return torch.cat([
-            self.processors(self._ids[:, : start + i], logits[:, i].to(torch.float32, copy=True))
-            for i in range(logits.shape[1])
-        ])  # fmt: skip
-
-    def _not_finite(self, first: int) -> NonFiniteLogits:
-        emitted = self.length - self.prompt_length
-        return NonFiniteLogits(f"the largest logit is not finite, {emitted + first} tokens on")
 
     def emit(self, tokens: Tokens) -> list[int]:
         """Append each row's tokens, up to its EOS, the limit or a stopping criterion, which sets its `stop`.
@@ -234,12 +193,20 @@ class Session:
         """Finish a pass over `ran` tokens: each row keeps the first `len(tokens[row])` of them and forgets the rest.
 
         Rejected tokens leave the KV cache and the head. Rows that have stopped move from `rows` to `ended`.
+        What the passes have not read of `tokens` is `unread` afterwards: the last one, or more where a drafter lags.
         """
-        kept = len(tokens[0])
+        beyond = ran - self.unread  # how many tokens after the output so far were read
+        unread = max(1, len(tokens[0]) - beyond)
+        rejected = beyond + unread - len(tokens[0])
+        self.unread = unread
         if self._records_past:
-            self.roll_back(ran - kept)
+            self.roll_back(rejected)
             if self._gate is not None:
-                self._gate.roll_back_head(ran - kept)
+                self._gate.roll_back_head(rejected)
+        self.finish(outputs, ran - rejected)
+
+    def finish(self, outputs: Any, kept: int) -> None:
+        """The end of `keep`, once caches hold what stays: `kept` tokens of the only row's latest passes."""
         self.advance_kwargs(outputs, self.kwargs, kept)
         if self.rows[0].stop:
             self.rows, self.ended = [], self.rows
@@ -250,13 +217,18 @@ class Session:
         Returns the model's output, with logits (1, len(tokens), vocab): the target's own prediction for each of
         `tokens`. Afterwards the session cannot go on.
         """
-        return self.forward_block(len(tokens), tokens[:-1])
+        return self.forward_block([tokens[:-1]])
 
-    def forward_block(self, count: int, ahead: list[int]) -> Any:
-        """As `forward`, for given tokens of the only row. Takes `self.kwargs` from one new token to `count` of them."""
-        if count > 1:
-            self.advance_kwargs(BaseModelOutputWithPast(past_key_values=self.cache), self.kwargs, count - 1)
-        return self.forward(count, [ahead], self.kwargs)
+    def forward_block(self, ahead: Tokens) -> Any:
+        """As `forward`, over the last emitted token and all of `ahead`. `kwargs` stay those of the next token."""
+        count = len(ahead[0]) if ahead else 0
+        return self.forward(count + 1, ahead, self.kwargs_ahead(count))
+
+    def kwargs_ahead(self, count: int) -> dict[str, Any]:
+        """A copy of `kwargs` that accounts for `count` more tokens than the next one."""
+        kwargs = dict(self.kwargs)
+        self.advance_kwargs(BaseModelOutputWithPast(past_key_values=self.cache), kwargs, count)
+        return kwargs
 
     def replace_last(self, token: int) -> None:
         """Replace the last emitted token, so that a given text can be read that is not the model's own answer."""
@@ -288,11 +260,3 @@ class Session:
 def placeholders(model: Any) -> frozenset[int]:
     """The token ids that stand for images or video in a prompt. They are never drafted."""
     return frozenset(token for name in PLACEHOLDERS if isinstance(token := getattr(model.config, name, None), int))
-
-
-def vocabulary(model: Any) -> int:
-    """How many token ids the LM head has; by the configuration where the model does not return its LM head (BLIP)."""
-    output = model.get_output_embeddings()
-    if output is not None and getattr(output, "weight", None) is not None:
-        return int(output.weight.shape[0])
-    return int(model.config.get_text_config(decoder=True).vocab_size)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from fastvlm_bench.errors import NonFiniteLogits, TooLong
+from fastvlm_bench.errors import LoopFailed, NonFiniteLogits, TooLong
 
 FAILURES = (RuntimeError, ValueError, IndexError, FloatingPointError)
 """The errors that fail one sample without ending the run."""
@@ -27,6 +27,8 @@ def _kind(error: Exception) -> str:
         return "nan_logits"
     if isinstance(error, TooLong):
         return "too_long"
+    if isinstance(error, LoopFailed):
+        return "transformers"
     if device_lost(error):
         return "device_lost"
     return "out_of_memory" if out_of_memory(error) else type(error).__name__

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
-from fastvlm_bench.engine.measure import measure, seed_of
+from fastvlm_bench.engine.measure import seed_of
 from fastvlm_bench.machine.energy import Meter, blocks
 from fastvlm_bench.machine.failures import FAILURES
 from fastvlm_bench.machine.memory import PeakMemory, attribute, held_bytes
@@ -34,11 +34,10 @@ def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     is left out.
     """
     sample, found = suite.samples[-1], []
-    inputs = runner.inputs(sample)
+    prepared = runner.prepare([sample])
     weights = sum(p.nbytes for p in runner.target.model.parameters())
     for built in runner.methods:
-        decode = partial(measure, built.method, runner.target.model, inputs, runner.limit(suite),
-                         generation=runner.generation)  # fmt: skip
+        decode = partial(runner.decode, built, suite, prepared)
         try:
             first = decode()  # whatever is allocated only once is allocated here
             gc.collect()
@@ -63,14 +62,16 @@ def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     """
     if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES:
         return []
-    inputs, found = runner.inputs(suite.samples[-1]), []
-    model, limit = runner.target.model, runner.limit(suite)
-    for built, method in _drafting(runner):
+    prepared, found, model = runner.prepare(suite.samples[-1:]), [], runner.target.model
+    for built in runner.methods:
+        method = built.method
+        if not isinstance(method, FastVLM):
+            continue
         draft = method.draft_for(model)
         try:
-            answer = measure(runner.methods[0].method, model, inputs, limit, generation=runner.generation).rows[0]
+            answer = runner.decode(runner.methods[0], suite, prepared).rows[0]
             costs = measure_costs(
-                runner.target, inputs, answer.token_ids, draft, positions=method.gamma + 1, attempts=PROBES,
+                runner.target, prepared.inputs, answer.token_ids, draft, positions=method.gamma + 1, attempts=PROBES,
                 stops=method.stop_below > 0,
             )  # fmt: skip
         except FAILURES:  # it fails again, and is recorded, when the samples are measured
@@ -89,8 +90,9 @@ def acceptance_without_stop(runner: Runner, suite: Suite) -> list[dict[str, Any]
     found: list[dict[str, Any]] = []
     if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES:
         return found
-    for built, method in _drafting(runner):
-        if not method.stop_below:
+    for built in runner.methods:
+        method: Any = built.method
+        if not getattr(method, "stop_below", 0.0):
             continue
         rounds: list[Any] = []
         kept, method.stop_below = method.stop_below, 0.0
@@ -98,10 +100,8 @@ def acceptance_without_stop(runner: Runner, suite: Suite) -> list[dict[str, Any]
             for number, sample in enumerate(suite.samples[:MOST_SAMPLES]):
                 if sum(r.tested for r in rounds) >= ENOUGH_TESTED:
                     break
-                trace = measure(
-                    method, runner.target.model, runner.inputs(sample), runner.limit(suite),
-                    generation=runner.generation, seed=seed_of(runner.seed, suite.name, built.label, number),
-                )  # fmt: skip
+                seed = seed_of(runner.seed, suite.name, built.label, number)
+                trace = runner.decode(built, suite, runner.prepare([sample]), seed=seed)
                 rounds += [r for row in trace.rows for r in row.rounds]
         except FAILURES:  # the counts so far would be of a part of the samples, chosen by the failure
             continue
@@ -110,10 +110,6 @@ def acceptance_without_stop(runner: Runner, suite: Suite) -> list[dict[str, Any]
         sums = {name: sum(getattr(r, name) for r in rounds) for name in ("drafted", "tested", "accepted", "emitted")}
         found.append({"suite": suite.name, "method": built.label, "samples": number + 1, "rounds": len(rounds), **sums})
     return found
-
-
-def _drafting(runner: Runner) -> list[tuple[Built, FastVLM]]:
-    return [(built, built.method) for built in runner.methods if isinstance(built.method, FastVLM)]
 
 
 def energy_blocks(runner: Runner, suite: Suite, meter: Meter, seconds: float) -> dict[str, Any]:
@@ -126,10 +122,7 @@ def energy_blocks(runner: Runner, suite: Suite, meter: Meter, seconds: float) ->
         turn = cycle(suite.samples)
 
         def decode() -> int:  # the processor is in the block for every method alike, since a meter cannot be paused
-            inputs = runner.inputs(next(turn))
-            trace = measure(
-                built.method, runner.target.model, inputs, runner.limit(suite), generation=runner.generation
-            )  # fmt: skip
+            trace = runner.decode(built, suite, runner.prepare([next(turn)]))
             return sum(len(row.token_ids) for row in trace.rows)
 
         return decode

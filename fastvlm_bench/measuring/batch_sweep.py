@@ -46,7 +46,7 @@ def run_sizes(
         raise UsageError("--predictions-out needs one batch size; answers are the same at every size")
     if csv is not None:
         check_target_file(csv, "--csv")
-    check(config)
+    check(replace(config, batch_size=max(sizes)))
     if resume is not None and not resume.is_dir():
         raise UsageError(f"--resume {resume} is not a folder; give the one that holds the sweep's runs")
     if resume is not None and (resume / RUN_FILE).exists():

@@ -1,15 +1,19 @@
 """The checks that need no model, which therefore come first: names, files, images, drafts, exits, changed data."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.config import RunConfig
+from fastvlm_bench.drafts.fitting import check_before_loading
 from fastvlm_bench.drafts.manifest import choose_draft, draft_folder
+from fastvlm_bench.drafts.skip_set import choose_skip_set
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.method_spec import METHODS
 from fastvlm_bench.metrics import METRICS, parse_variants
 from fastvlm_bench.metrics import load as load_metric
+from fastvlm_bench.models.draft_model_files import check_draft_model
 from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
 from fastvlm_bench.suites.definition import read_definition
 from fastvlm_bench.suites.suite import Suite, check_images, images_sha256, load_suite
@@ -21,11 +25,25 @@ def check(config: RunConfig) -> list[Suite]:
     check_model_name(config.model)
     layers = layer_count(config.model)
     for spec in config.specs:
+        if config.optional(spec):
+            continue
+        if config.batch_size > 1 and int(spec.options.get("topk", 1)) > 1:
+            raise UsageError(f"method '{spec.label}' drafts a tree, which is verified for one sequence at a time; give "
+                             "it topk=1, or leave --batch-size out")  # fmt: skip
         exit_layer = spec.options.get("exit_layer")
         if layers is not None and isinstance(exit_layer, int) and exit_layer >= layers:
             raise UsageError(f"exit_layer={exit_layer} is not within 1 .. {layers - 1} of model '{config.model}'")
-        if "draft" in METHODS[spec.name].options:
-            choose_draft(drafts_of(config), model=config.model, **_wish(spec.options))
+        if isinstance(second := spec.options.get("model"), str):
+            check_draft_model(spec.name, second, config.model)
+        if METHODS[spec.name].trained:
+            choose_draft(drafts_of(config), model=config.model, kinds=METHODS[spec.name].heads,
+                         **_wish(spec.options))  # fmt: skip
+        if METHODS[spec.name].skips:
+            draft = spec.options.get("draft")
+            assert draft is None or isinstance(draft, str)
+            choose_skip_set(drafts_of(config), model=config.model, draft=draft, layers=layers)
+        for doubt in check_before_loading(spec.name, spec.options, config.model, config.offline):
+            print(f"fastvlm-bench: note: {doubt}", file=sys.stderr)
     suites = load_suites(config)
     for suite in suites:
         for metric in suite.metrics:

@@ -22,6 +22,7 @@ from fastvlm_bench.machine.conditions import Conditions, CpuConditions
 from fastvlm_bench.machine.failures import FAILURES
 from fastvlm_bench.models.layers import vision_module
 from fastvlm_bench.models.load import Target
+from fastvlm_bench.records.trace import Trace
 from fastvlm_bench.suites.suite import Sample, Suite, open_image
 
 
@@ -106,7 +107,7 @@ class Bench:
         for prepared in self._to_warm_up(suite, samples):
             for built in self.methods:
                 with contextlib.suppress(*FAILURES):  # it fails again, and is recorded, when it is measured
-                    seconds = self._seconds(built, suite, prepared.inputs)
+                    seconds = self._seconds(built, suite, prepared)
                     self.first_call_s.setdefault(built.label, seconds)
 
     def _to_warm_up(self, suite: Suite, samples: int) -> Iterator[Prepared]:
@@ -136,21 +137,30 @@ class Bench:
         The candidates take turns in decoding the suite's last sample, or last batch, `rounds` times. The smallest sum
         of seconds wins.
         """
-        inputs, seconds = self.prepare(suite.samples[-self.size :]).inputs, dict.fromkeys(candidates, 0.0)
+        prepared, seconds = self.prepare(suite.samples[-self.size :]), dict.fromkeys(candidates, 0.0)
         for attempt in range(rounds + 1):
             for threads in candidates:
                 torch.set_num_threads(threads)
-                took = self._seconds(self.methods[0], suite, inputs)
+                took = self._seconds(self.methods[0], suite, prepared)
                 if attempt:  # the first decoding at a new thread count starts the threads
                     seconds[threads] += took
         best = min(candidates, key=lambda threads: seconds[threads])
         torch.set_num_threads(best)
         return best
 
-    def _seconds(self, built: Built, suite: Suite, inputs: dict[str, Any]) -> float:
+    def _seconds(self, built: Built, suite: Suite, prepared: Prepared) -> float:
         """Decode once, without recording. Returns the seconds from the request to the last token."""
-        trace = measure(built.method, self.target.model, inputs, self.limit(suite), self.vision, self.generation)
+        trace = self.decode(built, suite, prepared)
         return trace.ttft_s + trace.decode_s
+
+    def decode(self, built: Built, suite: Suite, prepared: Prepared, **options: Any) -> Trace:
+        """Decode once with one method, as `measure` times it. options: `seed` and `phases` of `measure`."""
+        if built.method.sees:
+            built.method.show([(open_image(sample), sample.prompt) for sample in prepared.samples])
+        return measure(
+            built.method, self.target.model, prepared.inputs, self.limit(suite), vision=self.vision,
+            generation=self.generation, **options,
+        )  # fmt: skip
 
     def prepare(self, samples: Sequence[Sample], number: int | None = None) -> Prepared:
         """Make the inputs of some samples, outside the clock. Every method gets the same tensors.

@@ -17,7 +17,8 @@ def measured_specs(config: RunConfig, dtype: str, recorded: Sequence[Mapping[str
     """
     specs = config.specs
     if any("spec" in method for method in recorded):
-        wanted = CONTROL in {method["label"] for method in recorded}
+        begun = {method["label"] for method in recorded}
+        wanted, specs = CONTROL in begun, tuple(spec for spec in specs if spec.label in begun)
     else:
         drafts = any(spec.lossless and "gamma" in METHODS[spec.name].options for spec in specs)
         wanted = config.control and dtype in HALF and not config.temperature and drafts

@@ -11,14 +11,14 @@ from typing import Any
 from fastvlm_bench.analysis.batches import batch_of
 from fastvlm_bench.analysis.stopping import StopRule
 from fastvlm_bench.config import RunConfig
-from fastvlm_bench.errors import Absent, DeviceLost
+from fastvlm_bench.errors import Absent, DeviceLost, UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.machine.energy import open_meter
 from fastvlm_bench.machine.environment import describe_environment
 from fastvlm_bench.measuring.before_loading import drafts_of
 from fastvlm_bench.measuring.control_arm import measured_specs
 from fastvlm_bench.measuring.live import Live
-from fastvlm_bench.method_spec import REFERENCE
+from fastvlm_bench.method_spec import CONTROL, REFERENCE, MethodSpec
 from fastvlm_bench.records.record import RunWriter, read_run
 from fastvlm_bench.suites.suite import Suite
 
@@ -31,7 +31,6 @@ def measure_suites(
 
     from fastvlm_bench.checks.preflight import in_lines, preflight
     from fastvlm_bench.checks.self_check import said
-    from fastvlm_bench.decoding.build import build
     from fastvlm_bench.machine.conditions import RECORDED, watch
     from fastvlm_bench.measuring.apart import acceptance_without_stop, memory_parts, pass_costs
     from fastvlm_bench.measuring.runner import Group, Runner
@@ -46,10 +45,12 @@ def measure_suites(
         load_s = time.perf_counter() - began
         clock = Clock(target.device)
         specs = measured_specs(config, str(target.model.dtype).removeprefix("torch."), writer.meta["methods"])
-        if len(specs) > len(config.specs):
+        if any(spec.name == CONTROL for spec in specs) and CONTROL not in config.methods:
             live.say("control is measured beside the methods, as the model is in half precision; --no-control leaves "
                      "it out")  # fmt: skip
-        methods = [build(spec, target, drafts_of(config), clock) for spec in specs]
+        methods, left_out = _built(config, specs, target, clock)
+        for each in left_out:
+            live.say(f"left out: {each['label']}: {each['reason']}")
         facts = preflight(target, suites, config.max_new_tokens, config.batch_size)
         for line in in_lines(facts, target.device):
             live.say(f"preflight: {line}")
@@ -73,6 +74,7 @@ def measure_suites(
             generation=generation_settings(target.model, config.generation),
             suites=_rendered(writer.meta["suites"], target),
             methods=[m.described for m in methods],
+            left_out=writer.meta.get("left_out") or left_out,
             environment={
                 **describe_environment(target.device),
                 "self_check": {str(layer): found.difference for layer, found in checked.items()},
@@ -126,6 +128,27 @@ def measure_suites(
             if refiner is not None:
                 refiner.save(writer.folder / "refined")
                 writer.update(refined=refiner.summary())
+
+
+def _built(
+    config: RunConfig, specs: Sequence[MethodSpec], target: Any, clock: Clock
+) -> tuple[list[Any], list[dict[str, str]]]:
+    """The methods, built on the target; and those that `all` stood for and that do not fit, with the reason."""
+    from fastvlm_bench.decoding.build import build
+
+    methods, left_out = [], []
+    for spec in specs:
+        try:
+            built = build(spec, target, drafts_of(config), clock)
+            if config.batch_size > 1 and not built.method.takes_batches:
+                raise UsageError(f"{spec.label} decodes one sequence at a time; use --batch-size 1")
+        except UsageError as error:
+            if not config.optional(spec):
+                raise
+            left_out.append({"label": spec.label, "reason": str(error)})
+        else:
+            methods.append(built)
+    return methods, left_out
 
 
 def _refiner(target: Any, methods: Any) -> Any:

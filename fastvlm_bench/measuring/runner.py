@@ -11,7 +11,7 @@ from fastvlm_bench.analysis.stopping import StopRule
 from fastvlm_bench.checks.losslessness import UNCHECKED, Batch, judge_output
 from fastvlm_bench.checks.plain_passes import FAULTS
 from fastvlm_bench.decoding.build import Built
-from fastvlm_bench.engine.measure import measure, seed_of
+from fastvlm_bench.engine.measure import seed_of
 from fastvlm_bench.errors import BenchError, DeviceLost, TooLong
 from fastvlm_bench.machine.failures import FAILURES, device_lost, failed, failure_text
 from fastvlm_bench.machine.memory import PeakMemory
@@ -56,6 +56,8 @@ class Runner(Bench):
         """
         repetitions = range(invocation * repeats, (invocation + 1) * repeats)
         done, total, failed_in_a_row = 0, len(suite.samples) * repeats, 0
+        for built in self.methods:  # what a method learns while it decodes, it learns anew on each suite
+            built.method.reset()
         gc.collect()
         gc.freeze()  # what is loaded stays, so the garbage collector need not look at it again
         for number, start in enumerate(range(0, len(suite.samples), self.size)):
@@ -132,10 +134,7 @@ class Runner(Bench):
         try:
             self._check_length(suite, prepared.inputs)
             with self.conditions.span(built.label), PeakMemory(self.target.device) as peak:
-                trace = measure(
-                    built.method, self.target.model, prepared.inputs, self.limit(suite), self.vision, self.generation,
-                    keys[0].get("seed"), self.phases,
-                )  # fmt: skip
+                trace = self.decode(built, suite, prepared, seed=keys[0].get("seed"), phases=self.phases)
         except FAILURES as error:
             failure, lost = failure_text(error), device_lost(error)
             if prepared.number is not None:

@@ -12,6 +12,9 @@ memory_need.py  what the weights take, against what is free
 processor.py    the processor of a checkpoint, without torchvision too
 prompting.py    the text that a model reads: its chat template or the fallback of its family
 prompt_text.py  that text, without loading the model
+draft_model.py  a second model, which drafts for a target
+draft_model_files.py  what the files of such a model tell before it is loaded
+same_tokenizer.py  whether two tokenizers give the same ids to the same text
 layers.py       finds the decoder layers and the image encoder
 t5.py           the position bias of T5, which skipped blocks must hand on
 generation_settings.py  what of a checkpoint's generation settings is in force, and what is overridden

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import transformers
-from huggingface_hub import HfApi, constants, is_offline_mode, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, is_offline_mode, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.names import local_folder, split_revision
 
 HUB_TIMEOUT_S = 5.0
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -54,6 +55,13 @@ def cached_commit(name: str, revision: str | None) -> str | None:
     not there."""
     path = try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(path).parent.name if isinstance(path, str) else None
+
+
+def checkpoint_folder(name: str, commit: str | None = None) -> Path:
+    """The folder with the files of a target that has been loaded. commit: of the hub, if it came from there."""
+    if (folder := local_folder(name)) is not None:
+        return folder
+    return Path(snapshot_download(split_revision(name)[0], revision=commit, local_files_only=True))
 
 
 @contextlib.contextmanager

@@ -24,12 +24,25 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     return found
 
 
+def owner(model: Any, layers: nn.ModuleList) -> Any:
+    """The text model that runs these layers, and whose output is the state after its final norm."""
+    return next(module for module in model.modules() if any(child is layers for child in module.children()))
+
+
 def output_embeddings(model: Any) -> Any:
     """The LM head, of the model or else of one of its children, as in Nemotron-H Omni. UsageError if there is none."""
     for module in (model, *model.children()):
         if hasattr(module, "get_output_embeddings") and (found := module.get_output_embeddings()) is not None:
             return found
     raise UsageError(f"{type(model).__name__} has no LM head that can be found; see `models`")
+
+
+def vocabulary(model: Any) -> int:
+    """How many token ids the LM head has; by the configuration where the model does not return its LM head (BLIP)."""
+    output = model.get_output_embeddings()
+    if output is not None and getattr(output, "weight", None) is not None:
+        return int(output.weight.shape[0])
+    return int(model.config.get_text_config(decoder=True).vocab_size)
 
 
 def vision_module(model: Any) -> nn.Module | None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.fingerprint import processor_sha256, rounds, set_weights_sha256, weights_sha256
@@ -23,7 +23,7 @@ from fastvlm_bench.models.names import check_model_name, default_drafts, long_dt
 from fastvlm_bench.models.processor import load_processor
 from fastvlm_bench.models.prompting import render, text_options
 from fastvlm_bench.models.source import source_of
-from fastvlm_bench.models.whole import load_weights
+from fastvlm_bench.models.whole import load_weights, reads_text_alone
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PHASE_1 = "phase1.json"
@@ -35,7 +35,8 @@ class Target:
     """The full VLM: its output is the truth.
 
     id: what the user typed. drafts: where its drafts lie. commit: of the hub, if it came from there.
-    unused: the keys of the checkpoint's files that the model leaves out.
+    unused: the keys of the checkpoint's files that the model leaves out. trust_remote_code, offline: how it was loaded,
+    which holds for a draft model beside it, too.
     """
 
     id: str
@@ -45,6 +46,8 @@ class Target:
     drafts: Path | None
     commit: str | None = None
     unused: Sequence[str] = ()
+    trust_remote_code: bool = False
+    offline: bool = False
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -103,14 +106,16 @@ def pick_device(name: str) -> torch.device:
 def load_target(
     name: str = "tiny", *, device: str = "auto", dtype: str = "auto", device_map: str | None = None,
     attn: str | None = None, quantize: str | None = None, trust_remote_code: bool = False, offline: bool = False,
+    text_alone: bool = False,
 ) -> Target:  # fmt: skip
     """Load a target for inference: `tiny`, `smol`, a checkpoint folder, a hub id, or ID@REVISION.
 
     dtype `auto` is float32 on the CPU, where identical outputs are promised, and the checkpoint's own elsewhere.
     device_map `auto` spreads the layers over all devices (accelerate). attn: transformers' attention implementation.
     quantize: `4bit` or `8bit` (bitsandbytes). trust_remote_code: run the checkpoint's own Python code. A hub id is
-    downloaded by `transformers`, with its progress bar, if it is not in the cache and not `offline`. UsageError where
-    the target cannot be loaded.
+    downloaded by `transformers`, with its progress bar, if it is not in the cache and not `offline`. text_alone: a
+    language model that reads no images will do, as a draft; its processor is then its tokenizer. UsageError where the
+    target cannot be loaded.
     """
     check_model_name(name)
     if device_map and device != "auto":
@@ -129,15 +134,18 @@ def load_target(
         shared = {"local_files_only": local, "revision": revision, "trust_remote_code": trust_remote_code}
         try:
             with quiet(downloads=not local):
-                processor = load_processor(source, **shared)
+                processor = None if text_alone else load_processor(source, **shared)
                 config = AutoConfig.from_pretrained(source, **shared)
+                text_alone = text_alone and reads_text_alone(config)
+                if processor is None:
+                    processor = (AutoTokenizer.from_pretrained if text_alone else load_processor)(source, **shared)
                 if name != "tiny" and not device_map:
                     check_room(config, name, wanted, quantize, place, trust_remote_code)
                 stored, digest = getattr(config, "dtype", None), None
                 if rounds(stored, wanted) and not quantize:  # its fingerprint is that of the values before rounding
-                    digest = weights_sha256(load_weights(name, source, dtype=stored, **shared)[0])
+                    digest = weights_sha256(load_weights(name, source, text_alone, dtype=stored, **shared)[0])
                 placed = _placement(place, device_map, attn, quantize)
-                model, unused = load_weights(name, source, dtype=wanted, **shared, **placed)
+                model, unused = load_weights(name, source, text_alone, dtype=wanted, **shared, **placed)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError, SafetensorError) as error:
             raise UsageError(f"model '{name}' cannot be loaded: {_reason(error, forbidden)}") from None
     if device_map or quantize:
@@ -147,9 +155,8 @@ def load_target(
     if digest:
         set_weights_sha256(model, digest)
     model.eval()
-    return Target(
-        name, model, processor, place, default_drafts(name), None if here else cached_commit(source, revision), unused
-    )
+    commit = None if here else cached_commit(source, revision)
+    return Target(name, model, processor, place, default_drafts(name), commit, unused, trust_remote_code, offline)
 
 
 def _check_packages(device_map: str | None, attn: str | None, quantize: str | None) -> None:

@@ -4,9 +4,10 @@ from typing import Any
 
 import psutil
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.whole import reads_text_alone
 
 BITS = {"4bit": 4.5, "8bit": 8.5}  # of a weight, its share of its block's scale included
 GIB = 1 << 30
@@ -26,7 +27,8 @@ def weight_bytes(config: Any, dtype: Any, quantize: str | None, trust_remote_cod
     """
     try:
         with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+            kind = AutoModelForCausalLM if reads_text_alone(config) else AutoModelForImageTextToText
+            model = kind.from_config(config, trust_remote_code=trust_remote_code)
     except Exception:  # some architectures compute with values while they are built
         return None
     kind = dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32

@@ -69,11 +69,27 @@ def with_revision(name: str, revision: str | None) -> str:
     return f"{hub_id}@{revision}"
 
 
+def local_folder(name: str) -> Path | None:
+    """The folder of a model's files where the name says it: a model of the tool's own, or a folder.
+
+    None for a hub id, and for `smol` before its first use.
+    """
+    if name == "smol":
+        from fastvlm_bench.models.smol import place
+
+        folder = place()
+    else:
+        folder = TINY if name == "tiny" else Path(name)
+    return folder if folder is not None and folder.is_dir() else None
+
+
 def layer_count(name: str) -> int | None:
     """The number of decoder layers in a folder's config.json; None for a hub id, or where the file does not tell."""
     if name == "smol":
         return SMOL_LAYERS
-    folder = TINY if name == "tiny" else Path(name)
+    folder = local_folder(name)
+    if folder is None:
+        return None
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

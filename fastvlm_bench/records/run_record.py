@@ -77,6 +77,13 @@ class MethodRecord(TypedDict):
     extra_bytes: NotRequired[Annotated[Bytes, "bytes that it needs beside the target"]]
 
 
+class LeftOut(TypedDict):
+    """A method that was not measured."""
+
+    label: Annotated[str, "its name"]
+    reason: Annotated[str, "why it does not fit"]
+
+
 class Environment(TypedDict):
     """Machine and versions. Of many more fields these are read by reports; empty until the model was loaded."""
 
@@ -228,6 +235,7 @@ class RunRecord(TypedDict):
     suites: Annotated[list[SuiteRecord], "in the order in which they are measured"]
     model: Annotated[ModelRecord, "the target"]
     methods: Annotated[list[MethodRecord], "the reference first"]
+    left_out: NotRequired[Annotated[list[LeftOut], "methods that `all` stood for and that do not fit the model"]]
     reference: Annotated[str, "label of the method that the others are compared with"]
     order: NotRequired[
         Annotated[Literal["williams"], "design of the order of methods on each sample; without it they rotated by one"]

@@ -10,7 +10,7 @@ from fastvlm_bench.analysis.generation import generation_line
 from fastvlm_bench.analysis.quality import Quality
 from fastvlm_bench.analysis.sameness import Sameness
 from fastvlm_bench.analysis.settings import Settings
-from fastvlm_bench.analysis.speedup import AMBIGUOUS, FEWEST_SAMPLES
+from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import Verdict, greedy, judge
@@ -72,6 +72,10 @@ def print_report(
         f"samples ({unit}); of totals: the sums divided; ceiling: if decoding took no time; "
         "formulas: docs/measuring.md", "dim")  # fmt: skip
     say(console, scope_of_intervals(rows), "dim")
+    if left_out := run.meta.get("left_out"):
+        console.print()
+    for each in left_out or ():
+        say(console, f"left out: {each['label']}: {each['reason']}", "dim")
     if verdict.warnings:
         console.print()
     for notice in verdict.warnings:
@@ -209,8 +213,8 @@ def estimate_columns(rows: Sequence[Row]) -> list[Cells]:
     return [
         _column("decode ×\nof totals", rows, lambda r: ratio(r.speedup.decode_speedup_totals)),
         _column("end-to-end ×\nof totals", rows, lambda r: ratio(r.speedup.e2e_speedup_totals)),
-        _column("decode\nverdict", rows, lambda r: r.speedup.decode_speedup_verdict or AMBIGUOUS),
-        _column("end-to-end\nverdict", rows, lambda r: r.speedup.e2e_speedup_verdict or AMBIGUOUS),
+        _column("decode\nverdict", rows, lambda r: r.speedup.decode_speedup_verdict or NOTHING),
+        _column("end-to-end\nverdict", rows, lambda r: r.speedup.e2e_speedup_verdict or NOTHING),
         _column("each process\n×", rows, lambda r: " ".join(map(number, r.speedup.speedup_by_invocation))),
         _column("between\nprocesses", rows, lambda r: ratio(r.speedup.speedup_between)),
         _column("outliers\nkept", rows, lambda r: str(r.speedup.outliers) if r.speedup.outliers else ""),
@@ -240,6 +244,7 @@ def describe(method: Mapping[str, Any]) -> str:
     """A method's name with the options that decide its speed: "fastvlm(γ=6, exit 2, attention head)"."""
     options = method.get("options") or {}
     parts = [f"γ={options['gamma']}"] if options.get("gamma") is not None else []
+    parts += [f"topk {options['topk']}"] if options.get("topk", 1) > 1 else []
     parts += [f"exit {options['exit_layer']}"] if options.get("exit_layer") else []
     parts += [f"{options['head']} head"] if options.get("head") else []
     return f"{method['name']}({', '.join(parts)})" if parts else str(method["name"])

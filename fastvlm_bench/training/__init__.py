@@ -11,7 +11,9 @@ scenes.py            samples of rendered scenes, for the embedded model
 answers.py           the target's own answers to these samples
 texts.py             which texts are learnt from and which are held out
 observe.py           one pass of the frozen target over a text, for every exit at once
+tail.py              from the last layer's states to logits, as the target does it
 losses.py            the losses
+ahead.py             losses and guesses of heads at the end, which draft several places from one state
 trainer.py           one update of the heads
 muon.py              the optimiser
 order.py             which texts an update sees
@@ -24,6 +26,9 @@ prediction.py        the speed-up predicted from rounds that are simulated on he
 costs.py             the measured costs of passes, which price those rounds
 choosing.py          what decoding would choose along a text
 validation.py        α, τ and the predicted speed-up of a head
+skip_search.py       the search for a set of sub-layers to skip (`skip-search`)
+skip_settings.py     what `skip-search` is asked for
+skip_costs.py        what sub-layers cost, and what a set would draft along the target's texts
 refine.py            learning from rejections
 refine_run.py        the same between the samples of a run (`run --refine`)
 backbone.py          phase 1: fine-tuning the model itself

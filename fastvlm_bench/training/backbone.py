@@ -26,9 +26,10 @@ from fastvlm_bench.training.display import Display
 from fastvlm_bench.training.folder import BACKBONE, BACKBONE_STATE, TrainingFolder
 from fastvlm_bench.training.micro_batch import MicroBatch
 from fastvlm_bench.training.muon import Muon
-from fastvlm_bench.training.observe import Observer, Tail
+from fastvlm_bench.training.observe import Observer
 from fastvlm_bench.training.order import Order
 from fastvlm_bench.training.settings import TrainSettings
+from fastvlm_bench.training.tail import Tail
 
 SAVE_EVERY_S = 60.0
 LORA_RANK = 16

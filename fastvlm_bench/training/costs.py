@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import MinNewTokensLengthLogitsProcessor
 
 from fastvlm_bench.analysis.prediction import PassCosts
+from fastvlm_bench.decoding.medusa import Medusa
+from fastvlm_bench.drafts.heads import MedusaHeads
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.layer_gate import LayerGate, Mode
 from fastvlm_bench.engine.recurrent_state import undoable
@@ -35,6 +38,8 @@ def measure_costs(
     positions: most positions of a verification. Verifications of 1, 2, 4, 8 .. and `positions` are timed, those between
     are interpolated. stops: the loop also looks at the draft's confidence.
     """
+    if isinstance(draft.head, MedusaHeads):
+        return _costs_at_the_end(target, inputs, answer, draft, positions, attempts or ATTEMPTS)
     counts = sorted({positions, *(2**power for power in range(positions.bit_length()) if 2**power < positions)})
     whole, drafted = (_Probe(target.device, exit_of, list(answer), counts, stops) for exit_of in (None, draft))
     with torch.inference_mode():
@@ -47,6 +52,22 @@ def measure_costs(
     timed = [middle(drafted.verifications[count]) for count in counts]
     between = np.interp(range(1, positions + 1), counts, timed).tolist()
     return PassCosts(middle(whole.full), middle(drafted.drafts), between)
+
+
+def _costs_at_the_end(
+    target: Target, inputs: dict[str, Tensor], answer: Sequence[int], draft: Draft, positions: int, attempts: int
+) -> PassCosts:
+    """The same for heads at the end. draft_s: all drafts of a round. verify_s: passes of the whole target."""
+    probe = _EndProbe(target.device, draft, list(answer), positions)
+    with torch.inference_mode():
+        for _ in range(attempts):
+            target.model.generate(
+                **inputs, max_new_tokens=positions + 2, min_new_tokens=positions + 2, do_sample=False, num_beams=1,
+                custom_generate=probe,
+            )  # fmt: skip
+    middle = statistics.median
+    verified = [middle(probe.passes[count]) for count in range(1, positions + 1)]
+    return PassCosts(verified[0], middle(probe.drafts), verified)
 
 
 def costs_of(trainer: HeadTrainer, example: Example) -> dict[str, PassCosts]:
@@ -123,3 +144,35 @@ class _Probe:
             torch.softmax(outputs.logits[:, -1].float(), dim=-1).amax(dim=-1).tolist()
         session.choose(outputs.logits)
         return outputs, self.clock.now() - started
+
+
+class _EndProbe:
+    """A `custom_generate` that times the heads at the end, and passes of the whole target over 1, 2, … positions."""
+
+    def __init__(self, device: Any, draft: Draft, answer: list[int], positions: int) -> None:
+        self.clock, self.method = Clock(device), Medusa(draft)
+        self.tokens = (answer * positions)[:positions]
+        self.drafts: list[float] = []
+        self.passes: dict[int, list[float]] = {count: [] for count in range(1, positions + 1)}
+
+    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
+        session = Session(model, input_ids, clock=self.clock, **prepared)
+        with self.method.around(model):
+            session.prefill()
+            self.method.begin(session)
+            # What keeps the probe from ending early is no part of what decoding does.
+            own = [p for p in session.processors if not isinstance(p, MinNewTokensLengthLogitsProcessor)]
+            session.processors = type(session.processors)(own)
+            for attempt in range(2):
+                for count, seconds in self.passes.items():
+                    started = self.clock.now()
+                    self.method.propose(session, session.new_drafts(self.method.places))
+                    drafted = self.clock.now()
+                    outputs = session.forward_block([self.tokens[: count - 1]])
+                    session.choose(outputs.logits)
+                    ended = self.clock.now()
+                    session.roll_back(count)
+                    if attempt:  # the first passes of each shape are slower
+                        self.drafts.append(drafted - started)
+                        seconds.append(ended - drafted)
+        return session.sequences

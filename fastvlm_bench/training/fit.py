@@ -116,7 +116,7 @@ class Training:
     def _choose_exit(self, base: Sequence[Example], held: Sequence[Example]) -> int:
         """Train a draft at each of some exits for a while, and take the exit with the best predicted speed-up."""
         layers = len(self.target.layers)
-        first = self.settings.recipes(1)[0]
+        first = next(recipe for recipe in self.settings.recipes(1) if not recipe.at_the_end)
         most = layers - max(first.depth, 1)
         places = sorted({p for p in (1, 2, layers // 8, layers // 4, layers // 2) if 1 <= p <= most})
         recipes = [replace(first, exit_layer=p, name=f"exit{p}") for p in places]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.drafts.imitation_head import Draft, describe_target
-from fastvlm_bench.drafts.manifest import Manifest
+from fastvlm_bench.drafts.manifest import Manifest, decoded_by
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.names import OWN, split_revision
 from fastvlm_bench.records.storage import now, write_atomically
@@ -50,14 +50,20 @@ def save_drafts(
         f"best: {favourite}, held-out α {own['alpha']:.3f}, predicted decode speed-up {own['speedup']:.2f}x at "
         f"γ {own['gamma']}, stop below {own['stop_below']:g}. Measure it:"
     )
-    display.conclude("  " + measure_command(settings, target.id, root, own))
+    display.conclude("  " + measure_command(settings, target.id, root, own, _method(trainer, favourite)))
     if settings.push:
         push(root, settings.push, display)
     return made
 
 
-def measure_command(settings: TrainSettings, model: str, root: Path, own: Mapping[str, Any]) -> str:
-    """The `run` command that measures the draft, with the raw exit (layerskip) for comparison."""
+def _method(trainer: HeadTrainer, name: str) -> str:
+    return decoded_by(next(student.recipe.head for student in trainer.students if student.name == name))
+
+
+def measure_command(
+    settings: TrainSettings, model: str, root: Path, own: Mapping[str, Any], method: str = "fastvlm"
+) -> str:
+    """The `run` command that measures the draft, beside the raw exit (layerskip) where the draft has an exit."""
     suite = settings.suites[0] if settings.suites else "jsonl"
     where = f" --data {settings.data}" if settings.data else "" if settings.suites else " --data FILE.jsonl"
     loading = "".join(
@@ -67,7 +73,8 @@ def measure_command(settings: TrainSettings, model: str, root: Path, own: Mappin
     )
     return (
         f"fastvlm-bench run --model {model}{loading} --draft {root} --suite {suite}{where} "
-        f"-m fastvlm:gamma={own['gamma']},stop_below={own['stop_below']:g} -m layerskip"
+        f"-m {method}:gamma={own['gamma']},stop_below={own['stop_below']:g}"
+        + (" -m layerskip" if method == "fastvlm" else "")
     )
 
 
@@ -75,9 +82,9 @@ def _finished(
     settings: TrainSettings, target: Target, trainer: HeadTrainer, student: Student, kept: Mapping[str, Any],
     data: Mapping[str, Any], *, default: bool,
 ) -> Draft:  # fmt: skip
-    recipe, own = student.recipe, kept["validated"]
+    recipe, own, draft = student.recipe, kept["validated"], trainer.draft(student)
     manifest = Manifest(
-        exit_layer=recipe.exit_layer, head=recipe.head, losses=dict(recipe.losses), default=default,
+        exit_layer=draft.exit_layer, head=recipe.head, losses=dict(recipe.losses), default=default,
         head_parameters=sum(p.numel() for p in student.head.parameters()), head_options=dict(recipe.head_options),
         draft_vocabulary=0 if trainer.output_ids is None else len(trainer.output_ids),
         validation={suite: round(alpha, 4) for suite, alpha in own["by_suite"].items()},
@@ -85,8 +92,7 @@ def _finished(
         data={**data, "kept_update": kept["done"], "recipe": recipe.as_dict()},
         **describe_target(target.model),
     )  # fmt: skip
-    draft = trainer.draft(student)
-    return Draft(recipe.exit_layer, student.head.eval(), manifest, draft.output)
+    return Draft(draft.exit_layer, student.head.eval(), manifest, draft.output)
 
 
 def story(settings: TrainSettings, base: Sequence[Example]) -> dict[str, Any]:
@@ -163,12 +169,15 @@ def card(settings: TrainSettings, model: str, folder: Path, manifest: Manifest |
     base = [] if model in OWN or Path(model).is_dir() else [f"base_model: {split_revision(model)[0]}"]
     places = ", ".join(f"{value:.2f}" for value in own["by_position"])
     losses = ", ".join(f"{name} {weight:g}" for name, weight in manifest.losses.items())
+    method = decoded_by(manifest.head)
+    where = f"Exit layer {manifest.exit_layer} of {manifest.target_layers} with a head of kind `{manifest.head}`"
+    if manifest.at_the_end:
+        where = f"Heads of kind `{manifest.head}` after the last of {manifest.target_layers} layers"
     rows = "\n".join(f"| {suite} | {alpha:.3f} |" for suite, alpha in own["by_suite"].items())
     return "\n".join([
         "---", "library_name: fastvlm-bench", *base, "tags: [speculative-decoding, vision-language, draft]", "---",
         "# A draft for self-speculative decoding", "",
-        f"Exit layer {manifest.exit_layer} of {manifest.target_layers} with a head of kind `{manifest.head}` "
-        f"({manifest.head_parameters:,} parameters), for `{model}` ({manifest.target_architecture}, weights "
+        f"{where} ({manifest.head_parameters:,} parameters), for `{model}` ({manifest.target_architecture}, weights "
         f"`{manifest.target_weights_sha256[:16]}`). It is refused by any other model.", "",
         f"Trained on {manifest.data['texts']} texts ({manifest.data['source']}; {manifest.data['samples']}), "
         f"{manifest.data['tokens']} tokens, for {manifest.data['updates']} updates and "
@@ -177,7 +186,7 @@ def card(settings: TrainSettings, model: str, folder: Path, manifest: Manifest |
         *([f"α by place in the draft: {places}.", ""] if places else []),
         f"Predicted decode speed-up on the machine that trained it: {own['speedup']:.2f} at γ {own['gamma']}, "
         f"stop_below {own['stop_below']:g}. A prediction is not a measurement; measure with", "",
-        "```sh", measure_command(settings, model, Path(settings.push or folder), own), "```", "",
+        "```sh", measure_command(settings, model, Path(settings.push or folder), own, method), "```", "",
     ])  # fmt: skip
 
 

@@ -23,14 +23,43 @@ class Checked:
     ended: bool
     room: int = 10**6
 
+    @property
+    def reach(self) -> int:
+        """How many tokens a round may draft."""
+        return 10**6
+
+    def guess(self, place: int, drafted: int) -> tuple[bool, float]:
+        """Whether the guess at `place` is right, and how sure, where `drafted` tokens come before it in its round."""
+        return self.right[place], self.confidence[place]
+
+
+@dataclass(frozen=True)
+class CheckedAhead(Checked):
+    """The same of heads at the end, which guess all tokens of a round from the state before it.
+
+    right and confidence are those of the first head; further has both of each head after it.
+    """
+
+    further: Sequence[tuple[Sequence[bool], Sequence[float]]] = ()
+
+    @property
+    def reach(self) -> int:
+        return 1 + len(self.further)
+
+    def guess(self, place: int, drafted: int) -> tuple[bool, float]:
+        right, confidence = self.further[drafted - 1] if drafted else (self.right, self.confidence)
+        return right[place], confidence[place]
+
 
 @dataclass
 class Outlook:
     """The counts that the decoding loop would have over all texts.
 
-    passes: of the early layers, one for each drafted token and one more for the last of them, unless that is EOS.
+    passes: of the early layers, one for each drafted token and one more for the last of them, unless that is EOS; of
+    heads at the end, one for each round that may draft.
     verified: number of positions -> how many verifications had as many. by_position: (accepted, tested) for each place
-    in a draft. rejected: for each text, the indices of the guesses that were rejected.
+    in a draft. doubted: rounds that stopped drafting in doubt. rejected: for each text, the indices of the guesses that
+    were rejected.
     """
 
     tokens: int = 0
@@ -39,6 +68,7 @@ class Outlook:
     tested: int = 0
     accepted: int = 0
     passes: int = 0
+    doubted: int = 0
     verified: dict[int, int] = field(default_factory=dict)
     by_position: list[list[int]] = field(default_factory=list)
     rejected: list[list[int]] = field(default_factory=list)
@@ -68,7 +98,7 @@ def together(outlooks: Iterable[Outlook]) -> Outlook:
     """The counts of several sets of texts, added up."""
     found = Outlook()
     for one in outlooks:
-        for name in ("tokens", "rounds", "drafted", "tested", "accepted", "passes"):
+        for name in ("tokens", "rounds", "drafted", "tested", "accepted", "passes", "doubted"):
             setattr(found, name, getattr(found, name) + getattr(one, name))
         for positions, count in one.verified.items():
             found.verified[positions] = found.verified.get(positions, 0) + count
@@ -82,6 +112,8 @@ def together(outlooks: Iterable[Outlook]) -> Outlook:
 def simulate(texts: Iterable[Checked], gamma: int, stop_below: float) -> Outlook:
     """Simulate the loop of decoding/fastvlm.py on texts along which every guess of the draft is known.
 
+    For heads at the end it is the chain of decoding/medusa.py, which stops by the product of confidences.
+
     As long as a draft is right, it stands on the target's own text, so its guesses are exactly those of the loop. What
     the loop would draft after a wrong token is not known. It is assumed to be as confident as along the target's text,
     and to end where that ends.
@@ -92,17 +124,20 @@ def simulate(texts: Iterable[Checked], gamma: int, stop_below: float) -> Outlook
         while at < end:
             # The last token that the limit allows is never drafted. Where a text ends with EOS before the limit, the
             # loop cannot know that end: after a wrong token it may draft beyond it.
-            most = min(gamma, end - at - 1 + (text.room if text.ended else 0))
+            most = min(gamma, text.reach, end - at - 1 + (text.room if text.ended else 0))
             drafted = accepted = 0
-            finished = False
+            finished, ahead, sure = False, isinstance(text, CheckedAhead), 1.0
             while drafted < most and not finished:
                 place = min(at + drafted, end - 1)
                 last = text.ended and at + drafted == end - 1
-                if text.confidence[place] < stop_below:
+                right, confidence = text.guess(place, drafted)
+                sure = sure * confidence if ahead else confidence
+                if sure < stop_below:
+                    found.doubted += 1
                     break
-                if text.right[place] and accepted == drafted:
+                if right and accepted == drafted:
                     accepted += 1
-                finished = last and text.right[place]  # the draft is EOS: nothing follows it
+                finished = last and right  # the draft is EOS: nothing follows it
                 drafted += 1
             tested = accepted + (accepted < drafted)
             for place in range(tested):
@@ -110,12 +145,13 @@ def simulate(texts: Iterable[Checked], gamma: int, stop_below: float) -> Outlook
                 found.by_position[place][1] += 1
             if tested > accepted:
                 rejected.append(at + accepted)
-            positions = drafted + (not finished)
+            # Heads at the end are verified from the last token on; the other drafts from the states that they kept.
+            positions = drafted + (ahead or not finished)
             found.rounds += 1
             found.drafted += drafted
             found.tested += tested
             found.accepted += accepted
-            found.passes += positions
+            found.passes += min(most, 1) if ahead else positions
             found.verified[positions] = found.verified.get(positions, 0) + 1
             emitted = min(accepted + 1, end - at)
             found.tokens += emitted
@@ -138,7 +174,8 @@ class Advice:
 def advise(texts: Sequence[Checked], costs: PassCosts) -> Advice:
     """Try every γ and stop_below of the grid; the fastest wins, the smaller γ on a tie."""
     best = None
-    for gamma in GAMMAS:
+    reach = min((text.reach for text in texts), default=max(GAMMAS))
+    for gamma in sorted({min(gamma, reach) for gamma in GAMMAS}):
         for stop in STOPS:
             found = simulate(texts, gamma, stop)
             made = Advice(gamma, stop, found.speedup(costs), found.alpha, found.tau)

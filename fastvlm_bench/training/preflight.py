@@ -9,6 +9,7 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.memory_need import free_bytes
+from fastvlm_bench.training.recipe import Recipe
 from fastvlm_bench.training.settings import TrainSettings
 
 OPTIMISER_BYTES = 4 + 4 + 4  # per weight: float32 value, gradient, Muon's momentum; AdamW's few weights need one more
@@ -29,6 +30,8 @@ def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None
     recipes = settings.recipes(1 if settings.automatic else None)
     for recipe in recipes:
         depth = recipe.depth
+        if recipe.at_the_end:
+            continue
         if recipe.exit_layer >= layers or recipe.exit_layer + depth > layers:
             raise UsageError(
                 f"exit layer {recipe.exit_layer} and a head of {depth} more are beyond the {layers} layers of "
@@ -51,8 +54,8 @@ def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None
 def memory_estimate(settings: TrainSettings, target: Target) -> dict[str, float]:
     """Bytes beside the target: heads (weights, gradient, optimiser) and the logits of all recipes on a micro-batch.
 
-    Each recipe needs logits, their softmax and their gradient for every taught position, 3 x vocabulary x 4 bytes; the
-    target's own logits are counted once more.
+    Each recipe needs logits, their softmax and their gradient for every taught position, 3 x vocabulary x 4 bytes, and
+    one of several heads needs them for each; the target's own logits are counted once more.
     """
     packed = [m for m in target.layers[0].modules() if isinstance(m, nn.Linear) and not m.weight.is_floating_point()]
     layer = sum(p.numel() for p in target.layers[0].parameters() if p.is_floating_point())
@@ -60,11 +63,20 @@ def memory_estimate(settings: TrainSettings, target: Target) -> dict[str, float]
     output: Any = output_embeddings(target.model)
     width, vocabulary = output.in_features, output.out_features
     recipes = settings.recipes(1 if settings.automatic else None)
-    heads = sum(layer * recipe.depth or 6 * width * width for recipe in recipes)
+    heads = sum(_weights(recipe, layer, width, vocabulary) for recipe in recipes)
     positions = settings.micro * (settings.max_new_tokens or 128)
+    drafted = sum(recipe.head_options.get("heads", 1) for recipe in recipes)
     return {
-        "heads": float(heads * OPTIMISER_BYTES), "logits": float(positions * vocabulary * 4 * (3 * len(recipes) + 1)),
+        "heads": float(heads * OPTIMISER_BYTES), "logits": float(positions * vocabulary * 4 * (3 * drafted + 1)),
     }  # fmt: skip
+
+
+def _weights(recipe: Recipe, layer: int, width: int, vocabulary: int) -> int:
+    """About how many weights the recipe trains. layer: how many a layer of the target has."""
+    if recipe.at_the_end:
+        each = width * width + (vocabulary * width if recipe.head_options["own_output"] else 0)
+        return recipe.head_options["heads"] * each
+    return layer * recipe.depth or 6 * width * width
 
 
 def _size(count: float) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastvlm_bench.drafts.manifest import HEAD_LAYERS
+from fastvlm_bench.drafts.manifest import AT_THE_END, HEAD_LAYERS, KINDS
 from fastvlm_bench.errors import UsageError, did_you_mean
 
 LOSSES = {
@@ -14,8 +14,12 @@ LOSSES = {
     "ce": "cross-entropy on the token that the target would choose",
     "acceptance": "total variation distance, 1 - Σ min(p, q): the chance that sampling rejects the draft's token",
 }
+MAX_HEADS = 16
 DEFAULT_LOSSES = {"cosine": 0.1, "kd": 1.0, "ce": 0.5}
-KEYS = ("exit_layer", "depth", *LOSSES, "fuse", "temperature", "top_k", "unroll", "refine", "name")
+OF_STATES = ("cosine", "smooth_l1")
+"""Losses that compare states. Heads at the end have none to compare: theirs lead to a later token than the target's."""
+END_KEYS = ("heads", "own_output", "decay")
+KEYS = ("exit_layer", "depth", *LOSSES, "fuse", "temperature", "top_k", "unroll", "refine", *END_KEYS, "name")
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Recipe:
     and `smooth_l1` (the paper reports three to be best). temperature: of `kd`, whose loss is scaled by its square as
     usual. top_k: `kd` compares only the target's k likeliest tokens, 0 for all. unroll: how many passes a head that
     recurs makes over its own output. refine: whether rejected positions weigh more in the refinement stage.
+    Heads at the end have the exit layer 0, which means that they have none. decay: the loss of head i, counted from 0,
+    weighs decay^i (Medusa's λ, 0.8).
     """
 
     name: str
@@ -38,6 +44,7 @@ class Recipe:
     top_k: int = 0
     unroll: int = 1
     refine: bool = True
+    decay: float = 0.8
 
     @classmethod
     def parse(cls, text: str, *, exit_layer: int | None = None, losses: str | None = None) -> "Recipe":
@@ -47,8 +54,8 @@ class Recipe:
         what cannot be read.
         """
         head, colon, rest = text.strip().partition(":")
-        if head not in HEAD_LAYERS:
-            raise UsageError(f"unknown head '{head}': one of {', '.join(HEAD_LAYERS)}{did_you_mean(head, HEAD_LAYERS)}")
+        if head not in KINDS:
+            raise UsageError(f"unknown head '{head}': one of {', '.join(KINDS)}{did_you_mean(head, KINDS)}")
         given: dict[str, str] = {}
         for part in rest.split(",") if colon else ():
             key, equals, value = (piece.strip() for piece in part.partition("="))
@@ -58,38 +65,75 @@ class Recipe:
                     f"{did_you_mean(key, KEYS)}"
                 )
             given[key] = value
+        end = head in AT_THE_END
+        _check_keys(text, head, given)
         weights = dict(DEFAULT_LOSSES) if losses is None else parse_losses(losses)
+        weights = {key: weight for key, weight in weights.items() if not (end and key in OF_STATES)}
         weights |= {key: _number(text, key, given[key]) for key in LOSSES if key in given}
         weights = {key: weight for key, weight in weights.items() if weight > 0}
         if not weights:
             raise UsageError(f"recipe '{text}' has no loss left; give one of {', '.join(LOSSES)} a weight")
         place = _whole(text, "exit_layer", given["exit_layer"], 1) if "exit_layer" in given else exit_layer
+        place = 0 if end else place
         if place is None:
             raise UsageError(f"recipe '{text}' has no exit layer; add exit_layer=N or give --exit-layer")
         options = {"depth": _whole(text, "depth", given["depth"], 1)} if "depth" in given else {}
-        if options and not HEAD_LAYERS[head]:
+        if options and not HEAD_LAYERS.get(head):
             raise UsageError(f"recipe '{text}' gives a depth, but head '{head}' has no layers; leave it out")
+        if end:  # spelt out, because the manifest holds them, and a default may change
+            options = {"heads": _whole(text, "heads", given.get("heads", str(AT_THE_END[head])), 1, MAX_HEADS),
+                       "own_output": _whole(text, "own_output", given.get("own_output", "0"), 0, 1)}  # fmt: skip
         if "unroll" in given and head != "eagle":
             raise UsageError(f"recipe '{text}' unrolls a head that never reads its own output; only eagle does")
         temperature = _number(text, "temperature", given.get("temperature", "1"))
         if temperature <= 0:
             raise UsageError(f"recipe '{text}' has temperature {temperature:g}; it must be above 0")
         return cls(
-            name=given.get("name", f"{head}-exit{place}"), head=head, exit_layer=place, head_options=options,
-            losses=weights, fuse=_whole(text, "fuse", given.get("fuse", "3"), 1), temperature=temperature,
+            name=given.get("name", head if end else f"{head}-exit{place}"), head=head, exit_layer=place,
+            head_options=options, losses=weights, temperature=temperature,
+            fuse=_whole(text, "fuse", given.get("fuse", "1" if end else "3"), 1),
             top_k=_whole(text, "top_k", given.get("top_k", "0"), 0),
             unroll=_whole(text, "unroll", given.get("unroll", "3" if head == "eagle" else "1"), 1),
             refine=bool(_whole(text, "refine", given.get("refine", "1"), 0, 1)),
+            decay=_number(text, "decay", given.get("decay", "0.8")),
         )  # fmt: skip
 
     @property
     def depth(self) -> int:
         """How many layers of the target's kind the head has."""
-        return self.head_options.get("depth", HEAD_LAYERS[self.head])
+        return self.head_options.get("depth", HEAD_LAYERS.get(self.head, 0))
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether its heads follow the target's last layer, so that it has no exit."""
+        return self.head in AT_THE_END
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for the manifest, the log and the comparison with what a checkpoint was trained with."""
         return {**vars(self), "head_options": dict(self.head_options), "losses": dict(self.losses)}
+
+
+def at_the_end(text: str) -> bool:
+    """Whether a recipe, as typed, has heads at the end."""
+    return text.strip().partition(":")[0] in AT_THE_END
+
+
+def _check_keys(recipe: str, head: str, given: Mapping[str, str]) -> None:
+    """UsageError for a key that this kind of head does not take."""
+    if head not in AT_THE_END:
+        if wrong := [key for key in END_KEYS if key in given]:
+            raise UsageError(
+                f"recipe '{recipe}' gives {wrong[0]}, which only {', '.join(AT_THE_END)} takes; leave it out"
+            )
+        return
+    if "exit_layer" in given:
+        raise UsageError(f"recipe '{recipe}' gives an exit layer, but {head} heads read the target's last state; leave "
+                         "it out")  # fmt: skip
+    if wrong := [key for key in OF_STATES if key in given]:
+        raise UsageError(f"recipe '{recipe}' gives {wrong[0]}, which compares states, but {head} heads lead to later "
+                         "tokens; give kd, ce or acceptance")  # fmt: skip
+    if "fuse" in given:
+        raise UsageError(f"recipe '{recipe}' gives fuse, which is for losses that {head} does not take; leave it out")
 
 
 def default_recipes(exits: Sequence[int]) -> tuple[str, ...]:

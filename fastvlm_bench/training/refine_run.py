@@ -13,6 +13,7 @@ import torch
 
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.decoding.medusa import Medusa
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.load import Target
@@ -36,10 +37,13 @@ class RunRefiner:
         self.learners = [
             _Learner(target, built.label, built.method.draft)
             for built in methods
-            if type(built.method) is FastVLM and isinstance(built.method.draft, Draft) and built.method.draft.manifest
+            if type(built.method) in (FastVLM, Medusa)
+            and isinstance(built.method.draft, Draft)
+            and built.method.draft.manifest
         ]
         if not self.learners:
-            raise UsageError("--refine has no effect: no method drafts with a trained head; add --method fastvlm")
+            raise UsageError("--refine has no effect: no method drafts with a trained head; add --method fastvlm or "
+                             "medusa")  # fmt: skip
         self.seconds = 0.0
 
     def learn(self, sample: Sample, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -70,8 +74,9 @@ class _Learner:
         self.label, self.draft = label, draft
         told = draft.manifest.data.get("recipe", {})
         recipe = Recipe(
-            label, draft.manifest.head, draft.exit_layer, draft.manifest.head_options,
-            draft.manifest.losses or DEFAULT_LOSSES, **{k: told[k] for k in ("fuse", "unroll") if k in told},
+            label, draft.manifest.head, 0 if draft.manifest.at_the_end else draft.exit_layer,
+            draft.manifest.head_options, draft.manifest.losses or DEFAULT_LOSSES,
+            **{k: told[k] for k in ("fuse", "unroll", "decay") if k in told},
         )  # fmt: skip
         # `updates` is so large that the learning rate never falls: how long the run will be is not known.
         self.trainer = HeadTrainer(target, [recipe], lr=LR, updates=10**9, micro=1 + REPLAYED)

@@ -13,7 +13,7 @@ from fastvlm_bench.config import LOADING, check_loading, check_writable, whole
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.names import OWN, check_model_name, layer_count, long_dtype
 from fastvlm_bench.suites.definition import read_definition
-from fastvlm_bench.training.recipe import Recipe
+from fastvlm_bench.training.recipe import Recipe, at_the_end
 
 AUTO = "auto"
 DEFAULT_TOKENS = 128
@@ -133,7 +133,16 @@ class TrainSettings:
                              "real data), or --images DIR with --prompts FILE")  # fmt: skip
         if len(set(self.suites)) != len(self.suites):
             raise UsageError(f"suites are {', '.join(self.suites)}; name each once")
-        self.recipes(1 if self.automatic else None)  # so that a wrong recipe is refused at once
+        if self.ends and self.exit_layers != (AUTO,) and not self.finetune_backbone:
+            given = f"--exit-layer {','.join(self.exit_layers)} has no effect on --head {self.heads[0]}"
+            raise UsageError(f"{given}, whose heads read the target's last state; leave it out, or add a head that has "
+                             "an exit, as --head attention")  # fmt: skip
+        # Here, so that a wrong recipe is refused at once.
+        own = [recipe.name for recipe in self.recipes(1 if self.automatic else None) if
+               recipe.head_options.get("own_output")]  # fmt: skip
+        if own and self.draft_vocabulary:
+            raise UsageError(f"--draft-vocabulary reduces the target's LM head, and '{own[0]}' has LM heads of its "
+                             "own; leave one of the two out")  # fmt: skip
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -143,11 +152,16 @@ class TrainSettings:
     @property
     def automatic(self) -> bool:
         """Whether training is to choose the exit layer itself."""
-        return AUTO in self.exit_layers
+        return AUTO in self.exit_layers and not self.ends
+
+    @property
+    def ends(self) -> bool:
+        """Whether all heads stand at the end, so that no exit layer is needed."""
+        return all(at_the_end(text) for text in self.heads)
 
     def places(self) -> list[int]:
         """The exit layers given as numbers; none for auto. UsageError for what is neither."""
-        if self.automatic and len(self.exit_layers) > 1:
+        if AUTO in self.exit_layers and len(self.exit_layers) > 1:
             raise UsageError(f"--exit-layer is {', '.join(self.exit_layers)}; give numbers, or auto alone")
         if not any(self.exit_layers):
             raise UsageError("--exit-layer is empty; it must be whole numbers of at least 1, as 4,8, or auto")
@@ -161,7 +175,7 @@ class TrainSettings:
         places: list[int | None] = [chosen] if self.automatic else list(self.places())
         found: dict[str, Recipe] = {}
         for text in self.heads:
-            own = [None] if "exit_layer=" in text else places
+            own = [None] if "exit_layer=" in text or at_the_end(text) else places
             for place in own:
                 recipe = Recipe.parse(text, exit_layer=place, losses=self.loss)
                 if recipe.name in found:
@@ -181,6 +195,8 @@ class TrainSettings:
         layers = layer_count(self.model)
         for recipe in self.recipes(1 if self.automatic else None):
             depth = recipe.depth
+            if recipe.at_the_end:
+                continue
             if layers is not None and recipe.exit_layer + depth > layers:
                 raise UsageError(
                     f"exit layer {recipe.exit_layer} and a head of {depth} more are beyond the {layers} layers of "

@@ -6,14 +6,14 @@ by what their recipes say. An update depends on nothing but the trainer's state 
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastvlm_bench.drafts.heads import ImitationHead, new_head
+from fastvlm_bench.drafts.heads import ImitationHead, MedusaHeads, new_head
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.drafts.reduced_vocabulary import ReducedOutput
 from fastvlm_bench.errors import BenchError
@@ -21,14 +21,16 @@ from fastvlm_bench.machine.failures import out_of_memory
 from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training import parallel
+from fastvlm_bench.training.ahead import guessed, losses_ahead
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.choosing import Choosing
 from fastvlm_bench.training.losses import position_losses
 from fastvlm_bench.training.micro_batch import MicroBatch
 from fastvlm_bench.training.muon import Muon
-from fastvlm_bench.training.observe import FAILURES, Observer, Tail, View
-from fastvlm_bench.training.prediction import Checked
+from fastvlm_bench.training.observe import FAILURES, Observer, View
+from fastvlm_bench.training.prediction import Checked, CheckedAhead
 from fastvlm_bench.training.recipe import Recipe
+from fastvlm_bench.training.tail import Tail
 
 Weights = Mapping[str, Sequence[float]]
 """Recipe -> a weight for each taught position of an example. A recipe that is not named has weights of 1."""
@@ -70,7 +72,8 @@ class HeadTrainer:
         self.refine_updates = refine_updates
         target.model.requires_grad_(False)
         self.students = [Student(recipe, target.model, seed) for recipe in recipes]
-        self.observer = Observer(target, [r.exit_layer for r in recipes], max(r.fuse for r in recipes))
+        exits = [r.exit_layer for r in recipes if not r.at_the_end]
+        self.observer = Observer(target, exits, max(r.fuse for r in recipes))
         self.tail: Tail | None = None
         self.choosing = Choosing(target)
         self.never = torch.tensor(sorted(self.choosing.placeholders), device=target.device)
@@ -169,6 +172,9 @@ class HeadTrainer:
         """The loss at each of the n taught positions, (n,). For a head that recurs it is the mean over its passes."""
         assert self.tail is not None
         recipe = student.recipe
+        if isinstance(student.head, MedusaHeads):
+            with self.autocast():
+                return losses_ahead(recipe, student.head, view, self.tail, logits)
         with self.autocast():
             passes = view.imitate(student.head, recipe.exit_layer, recipe.unroll)
             each = [position_losses(recipe, states, self.tail(states), aim, logits) for states in passes]
@@ -201,20 +207,42 @@ class HeadTrainer:
             target_logits = self.tail(view.last_states())
             own = self._choices(group, places, target_logits)
             for student in self.students:
-                with self.autocast():
-                    logits = self.tail(view.imitate(student.head, student.recipe.exit_layer)[0]).float()
-                if self.output_ids is not None:
-                    left_out = torch.ones_like(logits[0], dtype=torch.bool)
-                    left_out[self.output_ids] = False
-                    logits = logits.masked_fill(left_out, -torch.inf)
-                guess = self._choices(group, places, logits)
-                sure = logits.softmax(-1).amax(-1)  # of unprocessed logits, as in the loop's stop by confidence
-                sure[torch.isin(guess, self.never)] = -1.0
-                right, confidence = (guess == own).tolist(), sure.tolist()
+                guesses = [self._compared(group, places, logits, own) for logits in self._draft_logits(student, view)]
                 for example, place in zip(group, places, strict=True):
-                    room = example.most - len(example.answer)
-                    found[student.name].append(Checked(right[place], confidence[place], example.ended, room))
+                    (right, confidence), *further = [(right[place], sure[place]) for right, sure in guesses]
+                    given = (right, confidence, example.ended, example.most - len(example.answer))
+                    ahead = isinstance(student.head, MedusaHeads)
+                    found[student.name].append(CheckedAhead(*given, further) if ahead else Checked(*given))
         return found
+
+    def _draft_logits(self, student: Student, view: View) -> Iterator[Tensor]:
+        """The draft's logits at the n taught places, (n, vocab): once, or for each of the heads at the end.
+
+        Where such a head has no state to guess from, its logits are NaN.
+        """
+        assert self.tail is not None
+        with self.autocast():
+            if isinstance(student.head, MedusaHeads):
+                for _, logits, there in guessed(student.head, view, self.tail):
+                    whole = logits.new_full((len(there), logits.shape[1]), torch.nan, dtype=torch.float32)
+                    whole[there] = logits.float()
+                    yield whole
+            else:
+                yield self.tail(view.imitate(student.head, student.recipe.exit_layer)[0]).float()
+
+    def _compared(
+        self, group: Sequence[Example], places: Sequence[slice], logits: Tensor, own: Tensor
+    ) -> tuple[list[bool], list[float]]:
+        """For each taught place: whether the draft is right, and how sure. logits: (n, vocab), NaN for no guess."""
+        if self.output_ids is not None:
+            left_out = torch.ones_like(logits[0], dtype=torch.bool)
+            left_out[self.output_ids] = False
+            logits = logits.masked_fill(left_out, -torch.inf)
+        guess = self._choices(group, places, logits)
+        sure = logits.softmax(-1).amax(-1)  # of unprocessed logits, as in the loop's stop by confidence
+        sure[torch.isin(guess, self.never)] = -1.0
+        right = (guess == own) & ~logits.isnan().any(-1)
+        return right.tolist(), sure.nan_to_num(0.0).tolist()
 
     def _choices(self, group: Sequence[Example], places: Sequence[slice], logits: Tensor) -> Tensor:
         return torch.cat([self.choosing.along(e, logits[p]) for e, p in zip(group, places, strict=True)])
@@ -226,7 +254,8 @@ class HeadTrainer:
         output = None
         if self.output_ids is not None:
             output = ReducedOutput(output_embeddings(self.target.model), self.output_ids)
-        return Draft(student.recipe.exit_layer, head, None, output)
+        layer = len(self.target.layers) if student.recipe.at_the_end else student.recipe.exit_layer
+        return Draft(layer, head, None, output)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next update depends on, and the micro-batch that memory allowed."""

@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
-from fastvlm_bench.measuring import runner
+from fastvlm_bench.measuring import bench
 from fastvlm_bench.models.names import TINY
 from fastvlm_bench.records.record import read_run
 
@@ -90,7 +90,7 @@ def test_a_lost_device_ends_the_run_and_a_resumed_one_goes_on(
     own_data: Path, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, size: str, lost: set[str]
 ) -> None:
     """After a device-side assert every later call fails or lies: the group that met it is void, nothing follows it."""
-    real, met = runner.measure, list[int]()
+    real, met = bench.measure, list[int]()
 
     def poisoned(*given: Any, **options: Any) -> Any:
         recorded = [path.read_text().count("\n") for path in own_data.parent.glob("results/*/samples.jsonl")]
@@ -99,7 +99,7 @@ def test_a_lost_device_ends_the_run_and_a_resumed_one_goes_on(
             raise torch.AcceleratorError("CUDA error: device-side assert triggered")
         return real(*given, **options)
 
-    monkeypatch.setattr(runner, "measure", poisoned)
+    monkeypatch.setattr(bench, "measure", poisoned)
     result = run(own_data, call, "--batch-size", size)
     assert result.exit_code == 1 and met == [0], "the device was used again"
     (folder,) = (own_data.parent / "results").glob("*")
@@ -107,7 +107,7 @@ def test_a_lost_device_ends_the_run_and_a_resumed_one_goes_on(
     first = read_run(folder)
     void = [line for line in first.lines if (line["error"] or "").startswith("device_lost: ")]
     assert {line["sample_id"] for line in void} == lost and len(void) == 2 * len(lost) and first.meta["error"]
-    monkeypatch.setattr(runner, "measure", real)
+    monkeypatch.setattr(bench, "measure", real)
     assert run(own_data, call, "--batch-size", size, "--resume", folder).exit_code == 7
     whole = read_run(folder)
     assert len(whole.lines) == 14 and whole.lines[: len(first.lines)] == first.lines

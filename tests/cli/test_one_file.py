@@ -153,4 +153,4 @@ def test_in_the_package_the_checks_of_the_documentation_pass_without_another_edi
     assert done.returncode == 0, done.stdout + done.stderr
     listed = subprocess.run([sys.executable, "-m", "fastvlm_bench", "methods"], cwd=copy, capture_output=True,
                             env={**os.environ, "PYTHONPATH": str(copy)}, text=True, check=True).stdout  # fmt: skip
-    assert re.search(r"^lookup +drafts what followed", listed, re.M)
+    assert re.search(r"^  lookup +drafts what followed", listed, re.M)

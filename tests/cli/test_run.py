@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
-from fastvlm_bench.measuring import runner, williams
+from fastvlm_bench.measuring import bench, williams
 from fastvlm_bench.models.names import TINY
 from fastvlm_bench.records.record import Run, read_run
 from fastvlm_bench.suites.suite import load_suite, open_image
@@ -174,7 +174,7 @@ def begun(out: Path, *options: str) -> tuple["subprocess.Popen[str]", Path]:
 def three_samples(out: Path, goes_on: Callable[[], bool]) -> Path:
     """The folder of a run by two methods, once its record holds three samples."""
     while not (lines := [p for p in out.glob("*/samples.jsonl") if p.read_text().count("\n") >= 6]):
-        assert goes_on()
+        assert goes_on(), [path.read_text(encoding="utf-8")[-2000:] for path in out.parent.glob("std*.txt")]
         time.sleep(0.02)
     return lines[0].parent
 
@@ -204,7 +204,7 @@ def test_interrupted_then_resumed(
 
     The run waits within its fourth sample for the signal, however busy the machine is.
     """
-    out, own = tmp_path / "results", runner.measure
+    out, own = tmp_path / "results", bench.measure
     arguments = ["run", "--limit", "5", "--threads", "1", "--warmup", "0", "--max-new-tokens", "6", "--out", str(out)]
 
     def waits(*given: Any, **options: Any) -> Any:
@@ -212,7 +212,7 @@ def test_interrupted_then_resumed(
             time.sleep(600)
         return own(*given, **options)
 
-    monkeypatch.setattr(runner, "measure", waits)
+    monkeypatch.setattr(bench, "measure", waits)
     monkeypatch.setenv("COLUMNS", "100")
     with Child(lambda: app(arguments), tmp_path) as child:
         folder = three_samples(out, child.goes_on)
@@ -223,7 +223,7 @@ def test_interrupted_then_resumed(
     assert run.meta["status"] == "interrupted" and len(run.lines) == 6
     assert "Traceback" not in stderr and f"--resume {folder}" in stderr
     assert "interrupted" in stdout and "coco-caption" in stdout
-    monkeypatch.setattr(runner, "measure", own)
+    monkeypatch.setattr(bench, "measure", own)
     result = call(*arguments, "--resume", folder)
     assert result.exit_code == 0, result.output
     whole = read_run(folder)

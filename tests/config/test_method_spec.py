@@ -40,7 +40,8 @@ def test_the_label_is_what_was_typed_and_the_text_is_canonical() -> None:
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_the_canonical_form_reads_back(name: str) -> None:
-    spec = MethodSpec.parse(name)
+    needed = ",".join(f"{key}=owner/name" for key in METHODS[name].needed)
+    spec = MethodSpec.parse(f"{name}:{needed}" if needed else name)
     again = MethodSpec.parse(str(spec))
     assert (again.options, str(again)) == (spec.options, str(spec))
 

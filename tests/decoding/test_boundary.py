@@ -1,18 +1,27 @@
 """One clock for all methods: where TTFT ends and decoding begins and ends, as a fake clock tells it."""
 
 import inspect
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import second_models
 import torch
-from targets import oracle_draft
+from state_heads import new_eagle, new_mtp
+from targets import oracle_draft, random_llava
 from transformers import LogitsProcessor, StoppingCriteria
 
 from fastvlm_bench.decoding.build import method_class
 from fastvlm_bench.decoding.hf_generate import Finite
+from fastvlm_bench.drafts.heads import new_head
+from fastvlm_bench.drafts.imitation_head import Draft, describe_target
+from fastvlm_bench.drafts.manifest import Manifest
+from fastvlm_bench.drafts.skip_set import SkipSet
 from fastvlm_bench.engine.measure import GREEDY, measure
 from fastvlm_bench.machine.clock import FakeClock
 from fastvlm_bench.method_spec import METHODS
+from fastvlm_bench.models.layers import decoder_layers
 
 COUNT = 10
 BEFORE, PASS, CHOICE, AFTER_CHOICE, CHECK, RETURN = 7.0, 1.0, 0.25, 0.5, 10.0, 100.0
@@ -33,15 +42,36 @@ class Slow:
         return found
 
 
-def made(name: str, model: Any, clock: FakeClock) -> Any:
-    """The method of this name, with whatever its constructor asks for."""
+OWN = [name for name, kind in METHODS.items() if not kind.foreign]
+"""A loop of transformers drafts before the prefill, so its first pass chooses several tokens."""
+
+
+def made(name: str, model: Any, clock: FakeClock, inputs: dict[str, Any], rows: int) -> Any:
+    """The method of this name, with whatever its constructor asks for, and shown what it has to see."""
     kind = method_class(name)
-    given = {"draft": oracle_draft(model, 2), "exit_layer": 2, "gamma": 3, "clock": clock}
-    return kind(**{key: given[key] for key in inspect.signature(kind).parameters if key in given})
+    draft: Any = oracle_draft(model, 2)
+    with TemporaryDirectory() as folder:
+        if name in ("eagle3", "eagle"):
+            draft = new_eagle(model, Path(folder), name)
+    if name == "mtp":
+        draft = new_mtp(model)
+    elif name == "medusa":
+        count = len(decoder_layers(model))
+        told = Manifest(exit_layer=count, head="medusa", head_parameters=0, **describe_target(model))
+        draft = Draft(count, new_head("medusa", model, count), told)
+    elif name == "draft-verify":
+        draft = SkipSet(frozenset({2}), frozenset({3}))
+    given: dict[str, Any] = {"draft": draft, "exit_layer": 2, "gamma": 3, "clock": clock}
+    if "model" in METHODS[name].options:
+        second, tokenizer = random_llava(2)
+        given |= {"model": second_models.given(second, tokenizer, *[inputs] * rows),
+                  "target": second_models.given(model, tokenizer)}  # fmt: skip
+    method = kind(**{key: given[key] for key in inspect.signature(kind).parameters if key in given})
+    return second_models.show(method, rows) if method.sees else method
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", OWN)
 def test_every_method_has_the_same_boundary(
     llava: Any, inputs: dict[str, Any], name: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,9 +102,9 @@ def test_every_method_has_the_same_boundary(
     generation = {**GREEDY, "logits_processor": [Processor()], "stopping_criteria": [Criterion()]}
     given = {key: value.expand(rows, *value.shape[1:]).clone() for key, value in inputs.items()}
     try:  # a user's logits processor is tried at its first call only, which is not what is measured here
-        measure(made(name, llava, clock), Slow(llava, clock), given, COUNT, generation=generation)
+        measure(made(name, llava, clock, inputs, rows), Slow(llava, clock), given, COUNT, generation=generation)
         clock.seconds = 0.0
-        trace = measure(made(name, llava, clock), Slow(llava, clock), given, COUNT, generation=generation)
+        trace = measure(made(name, llava, clock, inputs, rows), Slow(llava, clock), given, COUNT, generation=generation)
     finally:
         hook.remove()
     in_turn = CHOICE if name == "hf-generate" else CHOICE * rows  # transformers' loop processes a batch in one call
@@ -84,7 +114,7 @@ def test_every_method_has_the_same_boundary(
     assert sum(row.decode_s for row in trace.rows) == pytest.approx(trace.decode_s)
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", OWN)
 def test_a_single_token_ends_ttft(llava: Any, inputs: dict[str, Any], name: str) -> None:
     """An answer of one token: everything up to that token is TTFT, in a batch too."""
     for rows in (1, 3):
@@ -92,7 +122,7 @@ def test_a_single_token_ends_ttft(llava: Any, inputs: dict[str, Any], name: str)
         hook = llava.register_forward_hook(lambda *_, clock=clock: clock.advance(PASS))
         given = {key: value.expand(rows, *value.shape[1:]).clone() for key, value in inputs.items()}
         try:
-            trace = measure(made(name, llava, clock), Slow(llava, clock), given, 1)
+            trace = measure(made(name, llava, clock, inputs, rows), Slow(llava, clock), given, 1)
         finally:
             hook.remove()
         assert (trace.ttft_s, trace.decode_s) == (BEFORE + PASS, 0.0)

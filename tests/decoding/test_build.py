@@ -1,6 +1,8 @@
 """A method is built from one file, which alone says its name, its options and what it does."""
 
+import dataclasses
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +12,10 @@ from typing import Any
 import pytest
 
 from fastvlm_bench.decoding.build import build, method_class
+from fastvlm_bench.drafts.heads import new_head
+from fastvlm_bench.drafts.imitation_head import Draft, describe_target
+from fastvlm_bench.drafts.manifest import Manifest
+from fastvlm_bench.drafts.skip_set import SKIP, SkipManifest
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import METHODS, MethodSpec
@@ -26,14 +32,34 @@ def test_each_method_has_one_class_of_its_own() -> None:
     assert {"standard", "fastvlm"} < set(METHODS) and "build" not in METHODS
 
 
-@pytest.mark.parametrize("name", list(METHODS))
-def test_options_reach_the_method(target: Any, name: str) -> None:
-    """Every option that the constructor knows has the value that was asked for, not the constructor's default."""
+@pytest.fixture(scope="module")
+def medusa(target: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A draft with heads at the end, which the embedded model does not come with."""
+    folder, layers = tmp_path_factory.mktemp("medusa"), len(target.layers)
+    told = Manifest(exit_layer=layers, head="medusa", head_parameters=0, **describe_target(target.model))
+    Draft(layers, new_head("medusa", target.model, layers), told).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, kind in METHODS.items() if not set(kind.needed) & {"draft"} and n not in ("mtp", "hf-mtp")]
+)
+def test_options_reach_the_method(target: Any, medusa: Path, name: str, tmp_path: Path) -> None:
+    """Every option that the constructor knows has the value that was asked for, not the constructor's default.
+
+    Methods that draft with files of somebody else's are built in tests of their own.
+    """
     wanted: dict[str, Any] = {"gamma": 7, "stop_below": 0.25, "exit_layer": 1}
+    wanted |= dict.fromkeys(METHODS[name].needed, "tiny")  # a source, whose own kind of check comes first
+    if METHODS[name].skips:
+        told = SkipManifest([1], [1], **describe_target(target.model))
+        (tmp_path / SKIP).write_text(json.dumps(dataclasses.asdict(told)))
+        wanted["draft"] = str(tmp_path)
     asked = {key: value for key, value in wanted.items() if key in METHODS[name].options}
     text = name + (":" + ",".join(f"{key}={value}" for key, value in asked.items()) if asked else "")
     clock = Clock()
-    built = build(MethodSpec.parse(text), target, target.drafts, clock)
+    drafts = medusa if METHODS[name].trained and "medusa" in METHODS[name].heads else target.drafts
+    built = build(MethodSpec.parse(text), target, drafts, clock)
     assert type(built.method) is method_class(name) and built.method.clock is clock
     assert built.exit_layer == asked.get("exit_layer")
     for key in {"gamma", "stop_below"} & set(asked):

@@ -109,7 +109,7 @@ def test_the_warm_up_takes_different_shapes_and_survives_failures() -> None:
     seen: list[tuple[int, ...]] = []
 
     class Fails:
-        clock, trace = None, None
+        clock, trace, sees = None, None, False
 
         def __call__(self, *_: Any, **__: Any) -> Any:
             raise RuntimeError("out of memory")
@@ -122,7 +122,7 @@ def test_the_warm_up_takes_different_shapes_and_survives_failures() -> None:
     runner.inputs = lambda sample: {"input_ids": torch.zeros(1, sample)}  # type: ignore[method-assign,assignment]
     with pytest.MonkeyPatch.context() as patch:
 
-        def measure(method: Any, model: Any, inputs: dict[str, torch.Tensor], *_: Any) -> None:
+        def measure(method: Any, model: Any, inputs: dict[str, torch.Tensor], *_: Any, **__: Any) -> None:
             seen.append(tuple(inputs["input_ids"].shape))
             raise RuntimeError("out of memory")
 

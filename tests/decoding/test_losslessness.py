@@ -17,7 +17,8 @@ from fastvlm_bench.decoding import fastvlm
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.hf_generate import HfGenerate
 from fastvlm_bench.decoding.standard import Standard
-from fastvlm_bench.engine import session
+from fastvlm_bench.engine import choosing
+from fastvlm_bench.engine.method import Method
 from fastvlm_bench.errors import BenchError, LosslessViolation
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.measuring.benchmark import require_lossless
@@ -116,14 +117,14 @@ def test_the_true_method_is_identical(llava: Any, inputs: dict[str, Any]) -> Non
 def test_a_mutant_that_flips_one_token_in_many_is_caught(
     llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, expected: list[int]
 ) -> None:
-    calls, real = [0], session.accept_greedy
+    calls, real = [0], choosing.accept_greedy
 
     def accepts_one_wrong(drafted: list[int], predicted: list[int]) -> int:
         calls[0] += 1
         accepted = real(drafted, predicted)
         return accepted + (accepted < len(drafted) and calls[0] > 3)
 
-    monkeypatch.setattr(session, "accept_greedy", accepts_one_wrong)
+    monkeypatch.setattr(choosing, "accept_greedy", accepts_one_wrong)
     lines = run(llava, inputs, FastVLM(oracle_draft(llava, 2, spoiled=0.4), gamma=4))
     assert "violation" in outcomes(lines)
     stored = SimpleNamespace(lines=lines, folder=Path("results/x"))
@@ -175,26 +176,20 @@ def test_what_cannot_be_judged_is_said_and_is_not_lossless(
 # ------------------------------------------------------------------------------------------ failures of one generation
 
 
-class Failing:
+class Failing(Method):
     """A method that raises on the chosen calls, otherwise decodes as `inner` does."""
 
     def __init__(self, inner: Any, error: Exception, calls: set[int] | None) -> None:
+        super().__init__(clock=inner.clock)
         self.inner, self.error, self.calls, self.count = inner, error, calls, 0
-        self.clock = inner.clock
-
-    @property
-    def trace(self) -> Any:
-        return self.inner.trace
-
-    @trace.setter
-    def trace(self, value: Any) -> None:
-        self.inner.trace = value
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         self.count += 1
         if self.calls is None or self.count in self.calls:
             raise self.error
-        return self.inner(*arguments, **options)
+        found = self.inner(*arguments, **options)
+        self.trace = self.inner.trace
+        return found
 
 
 @pytest.mark.parametrize(

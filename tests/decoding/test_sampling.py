@@ -17,11 +17,14 @@ from torch import Tensor
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.hf_generate import HfGenerate
+from fastvlm_bench.decoding.prompt_lookup import PromptLookup
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.drafts.imitation_head import Draft
-from fastvlm_bench.engine import accept, session
+from fastvlm_bench.engine import accept, choosing, session, tree
 from fastvlm_bench.engine.drafting import Drafts
 from fastvlm_bench.engine.measure import measure, seed_of
+from fastvlm_bench.engine.proposing import Proposing
+from fastvlm_bench.records.trace import Round
 
 LENGTH, GAMMA, TEMPERATURE = 4, 2, 2.0
 Distribution = dict[tuple[int, ...], float]
@@ -109,7 +112,7 @@ def outputs(target: Any, prompt: dict[str, Tensor], method: Any, **given: Any) -
         return paths.choose((weights / weights.sum()).tolist())
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (accept, session):
+        for module in (accept, choosing, tree):
             patch.setattr(module, "draw", draw)
         if accept._uniform is REAL_UNIFORM:
             patch.setattr(accept, "_uniform", lambda _: Coin(paths))
@@ -181,6 +184,44 @@ def test_stopping_in_doubt_favours_no_token(
     assert True in asked and False in asked
 
 
+class Guesses(Proposing):
+    """Drafts fixed tokens, as a method does that draws nothing itself."""
+
+    def __init__(self, guesses: list[int]) -> None:
+        super().__init__(gamma=GAMMA)
+        self.guesses = guesses
+
+    def propose(self, session: session.Session, drafts: Drafts) -> None:
+        for token in self.guesses[len(session.new_tokens) % 2 :]:
+            if not drafts.wanted or not session.propose([[token]], drafts):
+                break
+
+
+class Branches(Guesses):
+    """Drafts a fixed tree."""
+
+    def round(self, session: session.Session) -> list[Round]:
+        first, second, _ = self.guesses
+        drafted = tree.Tree([first, second, first, second, first], [tree.ROOT, tree.ROOT, 0, 0, 3])
+        outputs, path, standing = tree.verify_tree(session, drafted)
+        (emitted,) = session.emit([standing])
+        tree.keep_tree(session, outputs, path, emitted)
+        return [Round(len(drafted), len(path), len(path), emitted, 0.0, 0.0)]
+
+
+@pytest.mark.parametrize("kind", ["guesses", "tree", "lookup"])
+def test_drafts_that_were_not_drawn(
+    target: Any, prompt: dict[str, Tensor], said: list[int], wanted: Distribution, kind: str
+) -> None:
+    methods = {
+        "guesses": lambda: Guesses(said),
+        "tree": lambda: Branches(said),
+        "lookup": lambda: PromptLookup(gamma=2),
+    }
+    method = methods[kind]()
+    assert distance(outputs(target, prompt, method, **options(target, said)), wanted) < 1e-5
+
+
 # ------------------------------------------------------------------------------------------ mutants
 
 
@@ -204,7 +245,7 @@ def inverted_ratio(patch: pytest.MonkeyPatch) -> None:
         exchanged = torch.cat([q, p[len(drafted) :]])
         return real(drafted, p[: len(drafted)], exchanged, generator)
 
-    patch.setattr(session, "accept_sampled", swapped)
+    patch.setattr(choosing, "accept_sampled", swapped)
 
 
 def always_accepting(patch: pytest.MonkeyPatch) -> None:
@@ -217,7 +258,7 @@ def temperature_on_the_target_alone(patch: pytest.MonkeyPatch) -> None:
     def draft(self: session.Session, logits: Tensor, drafts: Drafts) -> bool:
         (row,) = self.probabilities(logits, drafts.count)
         self._drawn_from.append(row)
-        return drafts.take([[session.draw(row**TEMPERATURE)]])
+        return drafts.take([[choosing.draw(row**TEMPERATURE)]])
 
     patch.setattr(session.Session, "draft", draft)
 

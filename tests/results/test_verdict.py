@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fastvlm_bench.analysis.notices import Notice
+from fastvlm_bench.analysis.remedies import better_draft
 from fastvlm_bench.analysis.speedup import word
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import summarise
@@ -172,6 +173,66 @@ def test_untrained_draft(fake: SimpleNamespace, real: dict[str, Any]) -> None:
     assert "never used" in message(judge(fake.run(suites=[real], change=unused)), "UntrainedDraft")
 
 
+@pytest.mark.parametrize(("method", "says"), [
+    ({"options": {"head": "mlp", "exit_layer": 2}}, "train it for this target, or choose a higher exit_layer="),
+    ({"options": {"head": "medusa"}}, "train it for this target, or choose another draft"),
+    ({"options": {"exit_layer": 2}}, "choose a higher exit_layer="),
+    ({"options": {"model": "m"}}, "choose a larger model="), ({"options": {"skip": 0.5}}, "choose a smaller skip="),
+    ({"draft": {"mlp": [1]}}, "choose another set, by skip-search"),
+    ({"options": {"max_ngram": 3}}, "choose another draft"),
+    ({"draft": {"kind": "eagle3", "states": "2-12-21"}}, "count its states otherwise: try aux=1-11-20 or aux=3-13-22"),
+    ({"draft": {"kind": "eagle3", "states": "0-2-4"}}, "otherwise: try aux=1-3-5"),
+    ({"draft": {"kind": "eagle"}}, "the head may be another target's"),
+    ({"draft": {"kind": "mtp"}}, "the head may be another target's"),
+])  # fmt: skip
+def test_what_to_do_about_a_draft_that_guesses(method: Any, says: str) -> None:
+    """The tools number the states that a head reads differently, by one."""
+    said = better_draft(SimpleNamespace(method=method))  # type: ignore[arg-type]
+    assert said.startswith(says) or said.endswith(says)
+
+
+LOOP = "hf-prompt-lookup"
+
+
+def of_the_loop(run: Any, verdict: Verdict) -> list[str]:
+    """What is said of the foreign loop's row."""
+    return [f"{n.name}: {n.message}" for n in verdict.warnings if LOOP in n.message]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("failed", "4 of 40 samples failed (transformers: KeyError: x)"),
+     ("violation", "4 outputs have a token that the target would not have chosen"),
+     ("unpaired", "1 of 40 samples have no pair"), ("few", "3 samples measured in both arms")],
+)  # fmt: skip
+def test_a_foreign_loops_faults_are_its_own(fake: SimpleNamespace, real: dict[str, Any], fault: str, said: str) -> None:
+    """Any reason that makes another row INVALID is one warning of such a row, whatever else is VALID."""
+
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        if line["method"] != LOOP:
+            return line
+        if fault == "failed" and line["sample_id"] in WRONG:
+            return dict(fake.failed(line, "transformers: KeyError: x"))
+        return differing("violation", LOOP)(line) if fault == "violation" else line
+
+    run = fake.run(suites=[real], labels=("standard", "fastvlm", LOOP), change=change)
+    gone = {"unpaired": {"007"}, "few": {f"{i:03d}" for i in range(3, 40)}}.get(fault, set())
+    run.lines[:] = [line for line in run.lines if line["method"] != LOOP or line["sample_id"] not in gone]
+    verdict = judge(run)
+    assert verdict.status == "VALID", verdict.reasons
+    (told,) = of_the_loop(run, verdict)
+    assert told.startswith(f"ForeignLoop: coco-caption, {LOOP}: ") and said in told
+    assert "ForeignLoop" not in names(judge(fake.run(suites=[real], labels=("standard", "fastvlm", LOOP))))
+
+
+@pytest.mark.parametrize("status", ["started", "success"])
+def test_a_foreign_loop_in_a_run_that_has_not_ended(fake: SimpleNamespace, real: dict[str, Any], status: str) -> None:
+    """The runner judges with a status of its own; a sample without a pair is a fault only when the run is whole."""
+    run = fake.run(suites=[real], labels=("standard", "fastvlm", LOOP))
+    run.lines[:] = [line for line in run.lines if line["method"] != LOOP or line["sample_id"] != "007"]
+    assert ("ForeignLoop" in names(judge(run, status=status))) == (status == "success")
+
+
 @pytest.mark.parametrize(("n", "warned", "status"), [(20, False, "VALID"), (19, True, "VALID"), (5, True, "VALID"),
                                                     (4, True, "INVALID"), (1, True, "INVALID")])  # fmt: skip
 def test_too_few_samples(fake: SimpleNamespace, n: int, warned: bool, status: str) -> None:
@@ -249,7 +310,9 @@ def test_the_list_of_warnings_is_closed_and_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text("utf-8")
     package = Path(__file__).parents[2] / "fastvlm_bench"
     source = (package / "analysis" / "verdict.py").read_text("utf-8")
-    others = "".join((package / "analysis" / name).read_text("utf-8") for name in ("notices.py", "differing.py"))
+    others = "".join(
+        (package / "analysis" / name).read_text("utf-8") for name in ("notices.py", "differing.py", "remedies.py")
+    )
     for name in WARNINGS:
         assert f"`{name}`" in text
         assert f'"{name}"' in source.split("WARNINGS = (")[1].split(")", 1)[1] + others

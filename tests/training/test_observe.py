@@ -10,9 +10,10 @@ from families.builders import build
 from fastvlm_bench.drafts.heads import HEADS, new_head
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example
-from fastvlm_bench.training.observe import Observer, Tail
+from fastvlm_bench.training.observe import Observer
 from fastvlm_bench.training.order import Order
 from fastvlm_bench.training.samples import TrainingSample
+from fastvlm_bench.training.tail import Tail
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -1,0 +1,117 @@
+"""Methods whose drafts come from elsewhere than the target's first layers: the whole target verifies them in one pass.
+
+Such a method says only how it drafts (`propose`), and what it takes from the verification (`verified`). Rounds, rows,
+both acceptance rules and the roll-back are the same as for `fastvlm`, so that nothing but the draft differs.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from fastvlm_bench.engine.drafting import Drafts
+from fastvlm_bench.engine.method import Method
+from fastvlm_bench.engine.recurrent_state import undoable
+from fastvlm_bench.engine.rows import Tokens
+from fastvlm_bench.engine.session import Session
+from fastvlm_bench.engine.tree import ROOT, Tree, keep_tree, verify_tree
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.records.trace import Round
+
+
+class Proposing(Method):
+    """gamma: γ, most tokens drafted per round. ValueError below `least`.
+
+    stop_below: drafting stops where the likeliest next token is less probable than this (0 = never), in a method that
+    asks `drafts.in_doubt`. ValueError outside of 0 .. 1.
+    """
+
+    least = 1
+
+    def __init__(self, *, gamma: int = 10, stop_below: float = 0.0, clock: Clock | None = None) -> None:
+        super().__init__(clock=clock)
+        if gamma < self.least:
+            raise ValueError(f"gamma must be at least {self.least}, not {gamma}")
+        if not 0.0 <= stop_below < 1.0:
+            raise ValueError(f"stop_below must be within 0 .. 1, not {stop_below}")
+        self.gamma, self.stop_below = gamma, stop_below
+
+    def around(self, model: Any) -> AbstractContextManager[Any]:
+        return undoable(decoder_layers(model))
+
+    def begin(self, session: Session) -> None:
+        session.record_past()  # else sliding windows and recurrent states could not be rolled back
+
+    def propose(self, session: Session, drafts: Drafts) -> None:
+        """Add drafts, by `session.draft` from logits or by `session.propose` as they are.
+
+        Afterwards the target's cache must be as long as before.
+        """
+        raise NotImplementedError
+
+    def verified(self, session: Session, outputs: Any, drafts: Drafts, standing: Tokens) -> None:
+        """Called before the rejected drafts are rolled back. outputs: of the pass over the last token and the drafts.
+
+        standing: for each row the drafts that stand, and the target's own next token.
+        """
+
+    def round(self, session: Session) -> list[Round]:
+        """Draft, verify, accept, roll back."""
+        drafts, began = session.new_drafts(self.gamma), self.clock.now()
+        self.propose(session, drafts)
+        draft_s = self.clock.now() - began
+        outputs, accepted, standing, verify_s = self._verify(session, drafts)
+        emitted = session.emit(standing)
+        self.verified(session, outputs, drafts, standing)
+        session.keep(outputs, standing, drafts.count + 1)
+        return drafts.rounds(accepted, emitted, draft_s, verify_s)
+
+    def _verify(self, session: Session, drafts: Drafts) -> tuple[Any, Sequence[int], Tokens, float]:
+        """One pass over the last token and all drafts. Returns its output, what stands of each row, and its seconds."""
+        started = self.clock.now()
+        outputs = session.forward_block(drafts.columns)
+        accepted, standing = session.accept(drafts, outputs.logits)
+        return outputs, accepted, standing, self.clock.now() - started
+
+
+class ProposingTrees(Proposing):
+    """A method that drafts a chain (`propose`, `verified`) or, with `topk` above 1, a tree (`tree`, `branch`).
+
+    A tree is verified for a single sequence. ValueError for a topk below 1.
+    """
+
+    def __init__(
+        self, *, gamma: int = 10, topk: int = 1, stop_below: float = 0.0, clock: Clock | None = None
+    ) -> None:  # fmt: skip
+        super().__init__(gamma=gamma, stop_below=stop_below, clock=clock)
+        if topk < 1:
+            raise ValueError(f"topk must be at least 1, not {topk}")
+        self.topk = topk
+
+    def tree(self, session: Session) -> Tree:
+        """The tree that follows the output. It may be empty; its depth is at most one below the limit."""
+        raise NotImplementedError
+
+    def branch(self, session: Session, tree: Tree, path: Sequence[int], standing: Sequence[int]) -> None:
+        """What `verified` is for a chain. path: the nodes that stand; standing: their tokens and the target's own."""
+
+    def begin(self, session: Session) -> None:
+        super().begin(session)
+        if self.topk > 1 and session.takes_several:
+            raise UsageError("a tree of drafts is verified for one sequence at a time: topk=1, or --batch-size 1")
+
+    def round(self, session: Session) -> list[Round]:
+        if self.topk == 1:
+            return super().round(session)
+        began = self.clock.now()
+        tree = self.tree(session)
+        drafted = self.clock.now()
+        outputs, path, standing = verify_tree(session, tree)
+        ended = self.clock.now()
+        (emitted,) = session.emit([standing])
+        self.branch(session, tree, path, standing)
+        keep_tree(session, outputs, path, emitted)
+        # The walk ended at a node: if that had children, one draft was tested and rejected.
+        tested = len(path) + bool(tree.children(path[-1] if path else ROOT))
+        return [Round(len(tree), tested, len(path), emitted, drafted - began, ended - drafted)]

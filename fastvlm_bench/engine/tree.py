@@ -1,0 +1,155 @@
+"""Verifies a tree of drafts in one pass: several tokens may follow each, and each reads only its own ancestors.
+
+The pass reads the last emitted token and then every node. A 4-D mask hides the other branches, and a node's position is
+that of its depth. Then the target's own token is taken at the root; where it is a child, that child stands, and so on
+down. So the rule is exact for greedy decoding and for sampling alike: every emitted token was chosen or drawn from the
+target's own distribution, and the drafts only decide how many are known after one pass.
+"""
+
+import inspect
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+from fastvlm_bench.drafts.manifest import first_line
+from fastvlm_bench.engine.accept import draw
+from fastvlm_bench.engine.cache_view import text_cache
+from fastvlm_bench.engine.session import Session
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.layers import decoder_layers, owner
+
+ROOT = -1
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Drafted tokens. parents: for each token the index of the one that it follows, or ROOT; a parent comes before."""
+
+    tokens: Sequence[int]
+    parents: Sequence[int]
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) != len(self.parents) or any(not ROOT <= p < i for i, p in enumerate(self.parents)):
+            raise ValueError("a tree needs one parent for each token, and a parent must come before its children")
+        if len(set(zip(self.parents, self.tokens, strict=True))) < len(self.tokens):
+            raise ValueError("two children of one node draft the same token")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def depths(self) -> list[int]:
+        """For each node its depth; 1 for a child of the root."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(1 if parent == ROOT else depths[parent] + 1)
+        return depths
+
+    @property
+    def sees(self) -> Tensor:
+        """(1 + nodes, 1 + nodes), bool: which columns of the pass each column reads: its ancestors and itself."""
+        seen = torch.eye(len(self) + 1, dtype=torch.bool)
+        for node, parent in enumerate(self.parents):
+            seen[node + 1] |= seen[parent + 1]
+        return seen
+
+    def children(self, node: int) -> dict[int, int]:
+        """Token -> index of the child of a node (or of ROOT) that drafts it."""
+        return {self.tokens[i]: i for i, parent in enumerate(self.parents) if parent == node}
+
+
+def check_takes_trees(model: Any, remedy: str = "draft a chain") -> None:
+    """UsageError if the model cannot verify trees: recurrent states, windows and convolutions know one past only."""
+    text = model.config.get_text_config(decoder=True)
+    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
+    window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+    fault = ""
+    if getattr(model.config, "is_encoder_decoder", False):
+        fault = "it is an encoder-decoder"
+    elif kinds:
+        fault = f"it has layers of the kind {min(kinds)}"
+    elif window and not getattr(text, "layer_types", None):
+        fault = "it has sliding windows"
+    elif "position_ids" not in inspect.signature(model.forward).parameters:
+        fault = "its forward takes no position_ids"
+    elif len(decoder_layers(model)) != len(set(decoder_layers(model))):
+        fault = "its layers share weights"
+    elif not hasattr(sys.modules[type(owner(model, decoder_layers(model))).__module__], "create_causal_mask"):
+        fault = "it makes its masks itself, from one mark for each token"
+    elif (attention := getattr(text, "_attn_implementation", None)) not in (None, "eager", "sdpa"):
+        fault = f"its attention, {attention}, takes no mask of its own for each token: try --attn sdpa"
+    if fault:
+        raise UsageError(f"{type(model).__name__} cannot verify a tree of drafts ({fault}); {remedy}")
+
+
+def verify_tree(session: Session, tree: Tree) -> tuple[Any, list[int], list[int]]:
+    """One pass of the whole target over the only row's last token and all nodes.
+
+    UsageError if the model takes no 4-D mask, as far as `check_takes_trees` could not tell.
+    Returns its output; the nodes that stand, from the root down; and their tokens, followed by the target's own.
+    """
+    count = len(tree) + 1
+    inputs = session.inputs_of(count, [list(tree.tokens)], session.kwargs_ahead(len(tree)))
+    before = session.length - 1
+    depths = torch.tensor([0, *tree.depths], device=session.device)
+    positions = inputs.get("position_ids")
+    inputs["position_ids"] = (before + depths)[None] if positions is None else positions[..., :1] + depths
+    seen = torch.cat([torch.ones(count, before, dtype=torch.bool), tree.sees], dim=1).to(session.device)
+    blocked = torch.finfo(session.model.dtype).min
+    mask = torch.zeros(1, 1, *seen.shape, dtype=session.model.dtype, device=session.device)
+    inputs["attention_mask"] = mask.masked_fill_(~seen, blocked)
+    try:
+        outputs = session.model(**inputs, return_dict=True)
+    except (ValueError, TypeError, IndexError) as error:  # code of a checkpoint's own may make masks of a 2-D one
+        raise UsageError(f"{type(session.model).__name__} cannot verify a tree of drafts (it takes no 4-D mask: "
+                         f"{first_line(error)}); draft a chain: topk=1") from error  # fmt: skip
+    path, standing = _descend(session, tree, outputs.logits)
+    return outputs, path, standing
+
+
+def keep_tree(session: Session, outputs: Any, path: Sequence[int], tokens: int) -> None:
+    """Keep the KV of the last token and of the nodes that stand, forget the rest. tokens: how many were emitted.
+
+    Call it after `emit`. The pass must have been the latest one.
+    """
+    layers = [layer for i, layer in enumerate(text_cache(session.cache).layers) if i not in session.fixed]
+    for layer in layers:
+        if type(layer) is not DynamicLayer:
+            raise UsageError(f"a cache of {type(layer).__name__} cannot keep one branch of a tree; draft a chain")
+        if layer.keys is None or not layer.keys.numel():
+            continue
+        before = session.length - tokens - 1
+        columns = torch.tensor([0, *(node + 1 for node in path)], device=layer.keys.device) + before
+        layer.keys, layer.values = (
+            torch.cat([states[..., :before, :], states.index_select(-2, columns)], dim=-2)
+            for states in (layer.keys, layer.values)
+        )
+    session.finish(outputs, len(path) + 1)
+
+
+def _descend(session: Session, tree: Tree, logits: Tensor) -> tuple[list[int], list[int]]:
+    """The nodes that stand, and their tokens with the target's own next one. logits: (1, 1 + nodes, vocab)."""
+    path, told = list[int](), list[int]()
+    plain = session.choose(logits)[0] if not session.samples and not len(session.processors) else None
+    node = ROOT
+    while True:
+        # Each node has a prefix of its own, which the processors must see.
+        token = _chosen(session, logits[:, node + 1 : node + 2], told) if plain is None else plain[node + 1]
+        told.append(token)
+        child = tree.children(node).get(token)
+        if child is None:
+            return path, told
+        path.append(child)
+        node = child
+
+
+def _chosen(session: Session, logits: Tensor, ahead: Sequence[int]) -> int:
+    session.write_ahead(ahead)
+    if session.samples:
+        return draw(session.probabilities(logits, len(ahead))[0])
+    return session.choose(logits, first=len(ahead))[0][0]
