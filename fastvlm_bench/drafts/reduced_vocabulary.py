@@ -23,8 +23,12 @@ class ReducedOutput:
 
     def __call__(self, states: Tensor) -> Tensor:
         """states (…, width of the states) -> (…, whole vocabulary)."""
-        few = nn.functional.linear(states, self.weight, self.bias)
+        few = self.few(states)
         return few.new_full((*few.shape[:-1], self.width), -torch.inf).index_copy_(-1, self.ids, few)
+
+    def few(self, states: Tensor) -> Tensor:
+        """(…, width of the states) -> (…, len(ids)): the logits of the ids that are left, in their order."""
+        return nn.functional.linear(states, self.weight, self.bias)
 
     @property
     def weight_bytes(self) -> int:

@@ -11,6 +11,7 @@ scenes.py            samples of rendered scenes, for the embedded model
 answers.py           the target's own answers to these samples
 texts.py             which texts are learnt from and which are held out
 observe.py           one pass of the frozen target over a text, for every exit at once
+kept_states.py       what the target gave for a text, kept, so that it passes the target once
 tail.py              from the last layer's states to logits, as the target does it
 losses.py            the losses
 ahead.py             losses and guesses of heads at the end, which draft several places from one state

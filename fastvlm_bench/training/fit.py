@@ -87,6 +87,7 @@ class Training:
         if s.automatic and chosen is None:
             chosen = self._choose_exit(base, held)
         trainer = self._trainer(s.recipes(chosen), s.updates)
+        trainer.keeps = stored["trainer"].get("keeps", False) if stored.get("trainer") else None
         trainer.prepare([*base, *fresh])
         if s.draft_vocabulary:
             ids = most_frequent((e.answer for e in [*base, *fresh]), s.draft_vocabulary, ends(self.target))

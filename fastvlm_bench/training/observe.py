@@ -113,6 +113,7 @@ class Observer:
         self.target, self.layers = target, decoder_layers(target.model)
         self.exits, self.fuse = sorted(set(exits)), min(fuse, len(self.layers))
         self.packs = False
+        self.together: Callable[[Sequence[Example]], View] = self.packed  # or `KeptStates.view`
         # A model with random weights may answer with an image's placeholder: packed, the text would need an image more.
         config = target.model.config
         self.image_ids = {
@@ -121,12 +122,16 @@ class Observer:
             if (token := getattr(config, key, None)) is not None
         }
 
+    def holds_images(self, example: Example) -> bool:
+        """Whether a placeholder of images is among the answer's tokens."""
+        return bool(self.image_ids.intersection(example.answer))
+
     def choose_route(self, examples: Sequence[Example]) -> float:
         """Take the packed route if it gives the same last states as the forced route on two examples.
 
         Returns their largest difference as a share of the largest state, infinity where the two cannot pass together.
         """
-        pair = [example for example in examples if not self.image_ids.intersection(example.answer)][:2]
+        pair = [example for example in examples if not self.holds_images(example)][:2]
         pair = pair or list(examples[:1])
         forced = torch.cat([self.forced(example).last_states() for example in pair])
         try:
@@ -142,8 +147,8 @@ class Observer:
         size = size if self.packs else 1
         for start in range(0, len(examples), size):
             group = examples[start : start + size]
-            if self.packs and not any(self.image_ids.intersection(example.answer) for example in group):
-                yield self.packed(group), group
+            if self.packs and not any(map(self.holds_images, group)):
+                yield self.together(group), group
             else:
                 for example in group:
                     yield self.forced(example), [example]
@@ -169,7 +174,7 @@ class Observer:
     def packed(self, examples: Sequence[Example]) -> View:
         """The packed route: prompt and answer of all examples in one pass."""
         batch, told = self.padded(examples)
-        with self._recorded() as span:
+        with self.recorded() as span:
             self.target.model(**batch, use_cache=False, logits_to_keep=1)
         return View([span], told)
 
@@ -188,7 +193,8 @@ class Observer:
         return View([prompt, answer], told)
 
     @contextmanager
-    def _recorded(self) -> Iterator[Span]:
+    def recorded(self) -> Iterator[Span]:
+        """Within the block, one forward pass of the target is written into the span."""
         span, hooks = Span(), []
         last = len(self.layers)
 
@@ -225,11 +231,11 @@ class _Forced:
 
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         session = Session(model, input_ids, clock=Clock(), **prepared)
-        with self.observer._recorded() as prompt:
+        with self.observer.recorded() as prompt:
             session.prefill()
         session.replace_last(self.answer[0])
         session.record_past()
-        with self.observer._recorded() as rest:
+        with self.observer.recorded() as rest:
             session.read(self.answer[1:])
         self.spans = [prompt, rest]
         return session.sequences

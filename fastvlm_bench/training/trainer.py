@@ -6,6 +6,7 @@ by what their recipes say. An update depends on nothing but the trainer's state 
 
 import contextlib
 import copy
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from typing import Any
@@ -20,10 +21,12 @@ from fastvlm_bench.errors import BenchError
 from fastvlm_bench.machine.failures import out_of_memory
 from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target
+from fastvlm_bench.models.memory_need import free_bytes
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.ahead import guessed, losses_ahead
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.choosing import Choosing
+from fastvlm_bench.training.kept_states import SHARE, KeptStates
 from fastvlm_bench.training.losses import position_losses
 from fastvlm_bench.training.micro_batch import MicroBatch
 from fastvlm_bench.training.muon import Muon
@@ -32,6 +35,7 @@ from fastvlm_bench.training.prediction import Checked, CheckedAhead
 from fastvlm_bench.training.recipe import Recipe
 from fastvlm_bench.training.tail import Tail
 
+CPU = torch.device("cpu")
 Weights = Mapping[str, Sequence[float]]
 """Recipe -> a weight for each taught position of an example. A recipe that is not named has weights of 1."""
 
@@ -59,7 +63,8 @@ class HeadTrainer:
 
     updates: optimiser steps of the main stage, in whose second half the learning rate falls; refine_updates: steps of
     the refinement stage after it. micro: texts that pass the target together; halved for good when memory runs out.
-    output_ids: the token ids that may be drafted, None for all. notes: what happened, for the display to print.
+    output_ids: the token ids that may be drafted, None for all. keeps: whether what the target gave for a text is kept;
+    None until `prepare` has decided it. notes: what happened, for the display to print.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class HeadTrainer:
         self.choosing = Choosing(target)
         self.never = torch.tensor(sorted(self.choosing.placeholders), device=target.device)
         self.output_ids: Tensor | None = None
+        self.keeps: bool | None = None
         parameters = [p for student in self.students for p in student.head.parameters()]
         others = [p for p in parameters if p.ndim != 2]
         self.optimisers: list[torch.optim.Optimizer] = [
@@ -103,6 +109,18 @@ class HeadTrainer:
         if not self.observer.packs:
             why = "two do not fit into memory" if gap == inf else f"padded together its states differ by {gap:.1e}"
             self.notes.append(f"texts pass the target one by one: {why}")
+        elif self.keeps is not False:
+            self._keep(examples)
+
+    def _keep(self, examples: Sequence[Example]) -> None:
+        """Let each text pass the target once, if their states fit into memory and stand for a pass of the target."""
+        kept = KeptStates(self.observer)
+        plain = [example for example in examples if not self.observer.holds_images(example)]
+        if self.keeps is None:
+            fit = len(plain) > 1 and kept.agree(plain[:2]) and kept.bytes_for(plain) <= SHARE * free_bytes(CPU)
+            self.keeps = not parallel.any_of(not fit)
+        if self.keeps:
+            self.observer.together = kept.view
 
     def update(self, examples: Sequence[Example], weights: Sequence[Weights] | None = None) -> dict[str, float]:
         """One optimiser step on the examples; returns each recipe's mean loss. FloatingPointError if it is not finite.
@@ -177,8 +195,27 @@ class HeadTrainer:
                 return losses_ahead(recipe, student.head, view, self.tail, logits)
         with self.autocast():
             passes = view.imitate(student.head, recipe.exit_layer, recipe.unroll)
-            each = [position_losses(recipe, states, self.tail(states), aim, logits) for states in passes]
-        return torch.stack(each).mean(0)
+            if self.output is None:
+                each = [position_losses(recipe, states, self.tail(states), aim, logits) for states in passes]
+                return torch.stack(each).mean(0)
+            # A draft that may not say the target's choice cannot be right there, so it learns nothing from it.
+            sayable = torch.isin(logits.argmax(-1), self.output.ids)
+            few = logits[:, self.output.ids]
+            each = [
+                position_losses(recipe, states, self.tail.after(self.tail.before(states), self.output.few), aim, few)
+                for states in passes
+            ]
+        return torch.stack(each).mean(0) * sayable
+
+    @functools.cached_property
+    def _reduced(self) -> ReducedOutput:
+        assert self.output_ids is not None
+        return ReducedOutput(output_embeddings(self.target.model), self.output_ids)
+
+    @property
+    def output(self) -> ReducedOutput | None:
+        """What stands in for the LM head while drafting, if only `output_ids` may be drafted."""
+        return None if self.output_ids is None else self._reduced
 
     def autocast(self) -> Any:
         """A context in which products are computed in the target's dtype; the head's own weights stay float32."""
@@ -251,16 +288,14 @@ class HeadTrainer:
         """The student as a draft that can decode, with its head in the target's dtype."""
         dtype = self.target.model.dtype
         head = student.head if dtype == torch.float32 else copy.deepcopy(student.head).to(dtype)
-        output = None
-        if self.output_ids is not None:
-            output = ReducedOutput(output_embeddings(self.target.model), self.output_ids)
         layer = len(self.target.layers) if student.recipe.at_the_end else student.recipe.exit_layer
-        return Draft(layer, head, None, output)
+        return Draft(layer, head, None, self.output)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next update depends on, and the micro-batch that memory allowed."""
         return {
-            "done": self.done, "micro": self.micro.size, "heads": {s.name: s.head.state_dict() for s in self.students},
+            "done": self.done, "micro": self.micro.size, "keeps": self.keeps,
+            "heads": {s.name: s.head.state_dict() for s in self.students},
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }  # fmt: skip
 

@@ -57,7 +57,7 @@ def accepted(target: Target, method: FastVLM, examples: list[Example]) -> tuple[
     """(accepted, tested) of the loop, whose output must be the target's."""
     counts = [0, 0]
     for example in examples:
-        new = generate(target.model, example.inputs(target), method, len(example.answer))
+        new = generate(target.model, example.inputs(target), method, example.most)
         assert tuple(new) == example.answer
         assert method.last is not None
         counts[0] += sum(r.accepted for r in method.last.rounds)

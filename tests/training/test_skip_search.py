@@ -71,11 +71,11 @@ def fixed_costs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_finds_what_adds_nothing_and_goes_on_where_it_stopped(
     idle_target: Target, told: list[Example], tmp_path: Path
 ) -> None:
-    whole = searched(idle_target, told, tmp_path / "whole", 36)
+    whole = searched(idle_target, told, tmp_path / "whole", 60)
     assert set(IDLE) <= set(whole.attention) & set(whole.mlp)
-    searched(idle_target, told, tmp_path / "halves", 12)
-    halves = searched(idle_target, told, tmp_path / "halves", 36)
-    assert halves == whole and halves.search["evaluations"] == 36
+    searched(idle_target, told, tmp_path / "halves", 20)
+    halves = searched(idle_target, told, tmp_path / "halves", 60)
+    assert halves == whole and halves.search["evaluations"] == 60
     assert whole.advice["speedup"] > 1 and 0 < whole.validation["noise"] <= 1
     assert load_skip_set(tmp_path / "whole", idle_target.model) == whole
     assert choose_skip_set(tmp_path / "whole", model="idle") == tmp_path / "whole"

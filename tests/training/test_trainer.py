@@ -109,7 +109,7 @@ def test_memory_that_runs_out_halves_the_micro_batch(
     plain = new_trainer(target, ["mlp"], examples, micro=2)
     wanted = plain.update(examples[:6])
     trainer, seen = new_trainer(target, ["mlp"], examples, micro=8), []
-    packed = trainer.observer.packed
+    packed = trainer.observer.together
 
     def tight(group: Sequence[Example]) -> Any:
         seen.append(len(group))
@@ -117,7 +117,7 @@ def test_memory_that_runs_out_halves_the_micro_batch(
             raise error
         return packed(group)
 
-    monkeypatch.setattr(trainer.observer, "packed", tight)
+    monkeypatch.setattr(trainer.observer, "together", tight)
     losses = trainer.update(examples[:6])
     assert trainer.micro.size == 2 and seen == [6, 4, 2, 2, 2]
     assert trainer.notes == [
@@ -130,14 +130,14 @@ def test_memory_that_runs_out_on_held_out_texts(
     target: Target, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = new_trainer(target, ["mlp", "attention"], examples, micro=8)
-    wanted, packed = trainer.check(examples), trainer.observer.packed
+    wanted, packed = trainer.check(examples), trainer.observer.together
 
     def tight(group: Sequence[Example]) -> Any:
         if len(group) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return packed(group)
 
-    monkeypatch.setattr(trainer.observer, "packed", tight)
+    monkeypatch.setattr(trainer.observer, "together", tight)
     found = trainer.check(examples)
     assert {name: [own.right for own in texts] for name, texts in found.items()} == {
         name: [own.right for own in texts] for name, texts in wanted.items()
