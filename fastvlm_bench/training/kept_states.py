@@ -118,7 +118,7 @@ def _rows(found: Mapping[int, Tensor]) -> dict[int, Tensor]:
 
 def _padded(rows: Sequence[Tensor], length: int, device: torch.device) -> Tensor:
     """(batch, length, width): the rows with zeros after them, which no position of a text attends to."""
-    return torch.stack([nn.functional.pad(row, (0, 0, 0, length - len(row))) for row in rows]).to(device)
+    return torch.stack([torch.cat([row, row.new_zeros(length - len(row), *row.shape[1:])]) for row in rows]).to(device)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -17,7 +17,8 @@ from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
 from fastvlm_bench.training.folder import LOG, QUALITY
 from fastvlm_bench.training.settings import TrainSettings
-from fastvlm_bench.training.trainer import HeadTrainer, Student
+from fastvlm_bench.training.student import Student
+from fastvlm_bench.training.trainer import HeadTrainer
 
 CURVE_COLUMNS = ("done", "elapsed_s", "draft", "loss", "alpha", "tau", "speedup", "gamma", "stop_below")
 

@@ -7,14 +7,14 @@ by what their recipes say. An update depends on nothing but the trainer's state 
 import contextlib
 import copy
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastvlm_bench.drafts.heads import ImitationHead, MedusaHeads, new_head
+from fastvlm_bench.drafts.heads import MedusaHeads
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.drafts.reduced_vocabulary import ReducedOutput
 from fastvlm_bench.errors import BenchError
@@ -23,39 +23,22 @@ from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.memory_need import free_bytes
 from fastvlm_bench.training import parallel
-from fastvlm_bench.training.ahead import guessed, losses_ahead
+from fastvlm_bench.training.ahead import losses_ahead
 from fastvlm_bench.training.answers import Example
-from fastvlm_bench.training.choosing import Choosing
+from fastvlm_bench.training.checking import Checker
 from fastvlm_bench.training.kept_states import SHARE, KeptStates
 from fastvlm_bench.training.losses import position_losses
 from fastvlm_bench.training.micro_batch import MicroBatch
 from fastvlm_bench.training.muon import Muon
 from fastvlm_bench.training.observe import FAILURES, Observer, View
-from fastvlm_bench.training.prediction import Checked, CheckedAhead
+from fastvlm_bench.training.prediction import Checked
 from fastvlm_bench.training.recipe import Recipe
+from fastvlm_bench.training.student import Student
 from fastvlm_bench.training.tail import Tail
 
 CPU = torch.device("cpu")
 Weights = Mapping[str, Sequence[float]]
 """Recipe -> a weight for each taught position of an example. A recipe that is not named has weights of 1."""
-
-
-class Student:
-    """A recipe and its head in training. The head's weights are float32 whatever the target's dtype.
-
-    The head stays in eval mode: the dropout in some families' layers would make an update depend on more than weights
-    and examples.
-    """
-
-    def __init__(self, recipe: Recipe, model: Any, seed: int) -> None:
-        self.recipe = recipe
-        torch.manual_seed(seed)  # before each head, so that its first weights do not depend on the heads beside it
-        self.head: ImitationHead = new_head(recipe.head, model, recipe.exit_layer, recipe.head_options).float()
-        self.head.requires_grad_(True).eval()
-
-    @property
-    def name(self) -> str:
-        return self.recipe.name
 
 
 class HeadTrainer:
@@ -80,8 +63,7 @@ class HeadTrainer:
         exits = [r.exit_layer for r in recipes if not r.at_the_end]
         self.observer = Observer(target, exits, max(r.fuse for r in recipes))
         self.tail: Tail | None = None
-        self.choosing = Choosing(target)
-        self.never = torch.tensor(sorted(self.choosing.placeholders), device=target.device)
+        self.checker = Checker(self)
         self.output_ids: Tensor | None = None
         self.keeps: bool | None = None
         parameters = [p for student in self.students for p in student.head.parameters()]
@@ -232,57 +214,7 @@ class HeadTrainer:
         that recurs these are the guesses of the first pass, which reads the target's states: in a real draft it does
         worse.
         """
-        return self.micro.fit(lambda size: self._checked(examples, size), "on held-out texts")
-
-    def _checked(self, examples: Sequence[Example], size: int) -> dict[str, list[Checked]]:
-        assert self.tail is not None
-        found: dict[str, list[Checked]] = {student.name: [] for student in self.students}
-        for view, group in self.observer.views(examples, size):
-            places, end = [], 0
-            for example in group:
-                places.append(slice(end, end := end + example.taught))
-            target_logits = self.tail(view.last_states())
-            own = self._choices(group, places, target_logits)
-            for student in self.students:
-                guesses = [self._compared(group, places, logits, own) for logits in self._draft_logits(student, view)]
-                for example, place in zip(group, places, strict=True):
-                    (right, confidence), *further = [(right[place], sure[place]) for right, sure in guesses]
-                    given = (right, confidence, example.ended, example.most - len(example.answer))
-                    ahead = isinstance(student.head, MedusaHeads)
-                    found[student.name].append(CheckedAhead(*given, further) if ahead else Checked(*given))
-        return found
-
-    def _draft_logits(self, student: Student, view: View) -> Iterator[Tensor]:
-        """The draft's logits at the n taught places, (n, vocab): once, or for each of the heads at the end.
-
-        Where such a head has no state to guess from, its logits are NaN.
-        """
-        assert self.tail is not None
-        with self.autocast():
-            if isinstance(student.head, MedusaHeads):
-                for _, logits, there in guessed(student.head, view, self.tail):
-                    whole = logits.new_full((len(there), logits.shape[1]), torch.nan, dtype=torch.float32)
-                    whole[there] = logits.float()
-                    yield whole
-            else:
-                yield self.tail(view.imitate(student.head, student.recipe.exit_layer)[0]).float()
-
-    def _compared(
-        self, group: Sequence[Example], places: Sequence[slice], logits: Tensor, own: Tensor
-    ) -> tuple[list[bool], list[float]]:
-        """For each taught place: whether the draft is right, and how sure. logits: (n, vocab), NaN for no guess."""
-        if self.output_ids is not None:
-            left_out = torch.ones_like(logits[0], dtype=torch.bool)
-            left_out[self.output_ids] = False
-            logits = logits.masked_fill(left_out, -torch.inf)
-        guess = self._choices(group, places, logits)
-        sure = logits.softmax(-1).amax(-1)  # of unprocessed logits, as in the loop's stop by confidence
-        sure[torch.isin(guess, self.never)] = -1.0
-        right = (guess == own) & ~logits.isnan().any(-1)
-        return right.tolist(), sure.nan_to_num(0.0).tolist()
-
-    def _choices(self, group: Sequence[Example], places: Sequence[slice], logits: Tensor) -> Tensor:
-        return torch.cat([self.choosing.along(e, logits[p]) for e, p in zip(group, places, strict=True)])
+        return self.micro.fit(lambda size: self.checker.check(examples, size), "on held-out texts")
 
     def draft(self, student: Student) -> Draft:
         """The student as a draft that can decode, with its head in the target's dtype."""

@@ -20,7 +20,8 @@ from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example, own_answers
 from fastvlm_bench.training.choosing import Choosing
 from fastvlm_bench.training.recipe import Recipe
-from fastvlm_bench.training.trainer import HeadTrainer, Student
+from fastvlm_bench.training.student import Student
+from fastvlm_bench.training.trainer import HeadTrainer
 from fastvlm_bench.training.validation import GAMMA, validate
 
 COSTS = PassCosts(1.0, 0.1, [1.0] * 11)
@@ -104,7 +105,7 @@ def test_alpha_counts_the_models_own_logits_processors(
         monkeypatch.setattr(target.model.generation_config, key, told.get(key, value))
     samples = [example.sample for example in examples[3:]]
     texts = own_answers(target, samples, 14, tmp_path / "answers.jsonl", lambda _: None, 4)
-    monkeypatch.setattr(trained, "choosing", Choosing(target))
+    monkeypatch.setattr(trained.checker, "choosing", Choosing(target))
     found = validate(trained, texts, dict.fromkeys(NAMES, COSTS))
     for name in names:
         method, counts = FastVLM(trained.draft(by_name(trained, name)), gamma=GAMMA), [0, 0]
@@ -115,7 +116,7 @@ def test_alpha_counts_the_models_own_logits_processors(
             counts[1] += sum(r.tested for r in trace.rounds)
         assert found[name].alpha == counts[0] / counts[1] and counts[1] > 10, name
     checked = trained.check(texts)
-    trained.choosing._changes = False
+    trained.checker.choosing._changes = False
     unaware = trained.check(texts)
     assert all(unaware[name] != checked[name] for name in names), "these settings change nothing, so this shows nothing"
 

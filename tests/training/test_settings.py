@@ -90,7 +90,7 @@ def test_recipe_without_exit_and_wrong_loss() -> None:
         ({"exit_layers": ("0",)}, "--exit-layer has '0'"),
         ({"exit_layers": ("",)}, "--exit-layer is empty; it must be whole numbers of at least 1, as 4,8, or auto"),
         ({"suites": ("describe", "describe")}, "suites are describe, describe; name each once"),
-        ({"model": "nonsense"}, "unknown model 'nonsense': use 'tiny', a hub id such as"),
+        ({"model": "nonsense"}, "unknown model 'nonsense': use 'tiny', 'smol', a hub id such as"),
         ({"exit_layers": ("auto", "2")}, "--exit-layer is auto, 2; give numbers, or auto alone"),
         ({"exit_layers": ("2", "2")}, "two recipes are named 'attention-exit2'; give one of them name="),
         ({"exit_layers": ("23",), "heads": ("twig",)}, "exit layer 23 and a head of 2 more are beyond the 24 layers of "
