@@ -93,22 +93,16 @@ def okvqa(out: Path, scenes: list[Scene], seed: int, each: int) -> None:
     write(out / "embedded_annotations.json", {**head, "annotations": annotations})
 
 
-STORIES = (
-    "Describe this picture at length.",
-    "Tell a short story about this picture.",
-    "List what is in this picture, and explain what each thing is used for.",
-    "Write a letter to a friend about what you see in this picture.",
-    "What may happen next in this picture? Explain your thoughts.",
-    "Write a poem about this picture.",
-)
-
-
 def stories(out: Path, images: int) -> None:
     """Write open prompts about the first `images` pictures of coco-caption as JSON lines, one prompt each in turn."""
     folder = out / "stories"
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
-        {"id": f"{number}", "image": f"{number:012d}.png", "prompt": STORIES[(number - 1) % len(STORIES)]}
+        {
+            "id": f"{number}",
+            "image": f"{number:012d}.png",
+            "prompt": language.STORIES[(number - 1) % len(language.STORIES)],
+        }
         for number in range(1, images + 1)
     ]
     (folder / "stories_embedded.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -11,7 +11,7 @@ from fastvlm_bench.world.pictures import render
 from fastvlm_bench.world.scenes import Scene, sample_scene
 from fastvlm_bench.world.splits import validation_scene
 
-SUITES = ("describe", "coco-caption", "vqav2", "okvqa")
+SUITES = ("describe", "coco-caption", "vqav2", "okvqa", "stories")
 
 
 def rendered_samples(suite: str, count: int, seed: int, *, held_out: bool) -> list[TrainingSample]:
@@ -28,13 +28,15 @@ def rendered_samples(suite: str, count: int, seed: int, *, held_out: bool) -> li
         scene = validation_scene(rng, fewest) if held_out else sample_scene(rng, held_out=False, min_objects=fewest)
         if suite == "describe":
             prompt, reference = language.DESCRIBE_PROMPT, language.description(scene)
+        elif suite == "stories":
+            prompt, reference = language.STORIES[number % len(language.STORIES)], None
         elif suite == "coco-caption":
             prompt, reference = language.CAPTION_PROMPT, language.caption(scene, 0)
         else:
             question = _question(scene, rng, knowledge=suite == "okvqa")
             prompt, reference = questions.suite_prompt(question), question.answer
         key = f"{suite}/{'held-out' if held_out else 'train'}-{seed}-{number}"
-        out.append(TrainingSample(key, key, prompt, partial(render, scene), (reference,)))
+        out.append(TrainingSample(key, key, prompt, partial(render, scene), () if reference is None else (reference,)))
     return out
 
 

@@ -15,6 +15,15 @@ CAPTION_VARIANTS = 5
 CAPTION_PROMPT = "Provide a one-sentence caption for the provided image."
 PHOTO_PROMPT = "a photo of"  # BLIP-2's
 DESCRIBE_PROMPT = "Describe this image in detail."
+STORIES = (
+    "Describe this picture at length.",
+    "Tell a short story about this picture.",
+    "List what is in this picture, and explain what each thing is used for.",
+    "Write a letter to a friend about what you see in this picture.",
+    "What may happen next in this picture? Explain your thoughts.",
+    "Write a poem about this picture.",
+)
+"""Open prompts, which have no reference: long natural text of a model that can write it."""
 LONG_PROMPT = "Write a long and detailed description of this image."
 ANIMALS = ("bird", "cat", "dog", "duck", "fish")
 COLUMNS = ("on the left", "in the middle", "on the right")
