@@ -168,8 +168,8 @@ def _kinds_only(scene: Scene) -> str:
 
 
 def description(scene: Scene, variant: int = 0) -> str:
-    """The long description: place, time and number, each row from left to right, who is where and close to
-    whom, what is large, animals.
+    """The long description: place, time and number, each row from left to right, who is where, what is
+    large, animals.
 
     Variant 0 is what the model is taught; 1 and 2 are what other annotators would write.
     """
@@ -197,9 +197,8 @@ def stated(scene: Scene) -> list[tuple[str, str]]:
     for row, lead in enumerate(ROWS[scene.place]):
         if items := [o for o in scene.objects if o.row == row]:
             lines.append(("row", f"{HEAVENS[scene.time] if row == 0 else lead}, {_row(items, told)}"))
-    parts = {"whereabouts": _whereabouts(scene), "nearness": _nearness(scene), "sizes": _sizes(scene),
-             "animals": _animals(scene)}  # fmt: skip
-    order = ("sizes", "whereabouts", "nearness", "animals") if scene.time == "sunset" else tuple(parts)
+    parts = {"whereabouts": _whereabouts(scene), "sizes": _sizes(scene), "animals": _animals(scene)}
+    order = ("sizes", "whereabouts", "animals") if scene.time == "sunset" else tuple(parts)
     return lines + [(kind, line) for kind in order for line in parts[kind]]
 
 
@@ -232,28 +231,9 @@ def alone(scene: Scene) -> list[Object]:
 
 
 def _whereabouts(scene: Scene) -> list[str]:
-    lone = alone(scene)
-    if len(lone) < 2:
-        return []
-    b, a = lone[:2]
-    return [f"the {a.kind} is {beside(a, b)} the {b.kind}"]
-
-
-def steps(a: Object, b: Object) -> int:
-    """How many cells up, down, left or right lead from a to b."""
-    return abs(a.row - b.row) + abs(a.column - b.column)
-
-
-def _nearness(scene: Scene) -> list[str]:
-    """Which of the first two lone things the third is closer to, in steps from cell to cell."""
-    lone = alone(scene)
-    if len(lone) < 3:
-        return []
-    a, b, c = lone[:3]
-    if steps(c, a) == steps(c, b):
-        return [f"the {c.kind} is as close to the {a.kind} as to the {b.kind}"]
-    near, far = (a, b) if steps(c, a) < steps(c, b) else (b, a)
-    return [f"the {c.kind} is closer to the {near.kind} than to the {far.kind}"]
+    """Where each of the first lone things is from the one before it, for at most three of them."""
+    lone = alone(scene)[:3]
+    return [f"the {b.kind} is {beside(b, a)} the {a.kind}" for a, b in zip(lone, lone[1:], strict=False)]
 
 
 def _sizes(scene: Scene) -> list[str]:

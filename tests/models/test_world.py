@@ -63,25 +63,23 @@ def test_drafts_are_chosen_on_scenes_that_no_suite_shows() -> None:
     assert held_out & committed, "without the rule, scenes of few things would be met again"
 
 
-def test_nearness_is_in_steps_and_never_leans() -> None:
-    """The sentence says what the cells say, for every scene that has it."""
-    found = 0
+def test_whereabouts_say_what_the_cells_say() -> None:
+    """Of three things that are alone in their kind at most, each from the one before it."""
+    sentences = 0
     for scene in scenes(400):
-        lone, lines = language.alone(scene), dict(language.stated(scene))
-        if len(lone) < 3:
-            assert "nearness" not in lines
-            continue
-        found += 1
-        a, b, c = lone[:3]
-        to_a, to_b = (abs(c.row - o.row) + abs(c.column - o.column) for o in (a, b))
-        said = lines["nearness"]
-        assert said.startswith(f"the {c.kind} is ")
-        if to_a == to_b:
-            assert said.endswith(f"as close to the {a.kind} as to the {b.kind}")
-        else:
-            near, far = (a, b) if to_a < to_b else (b, a)
-            assert said.endswith(f"closer to the {near.kind} than to the {far.kind}")
-    assert found > 50
+        lone = language.alone(scene)[:3]
+        said = [line for kind, line in language.stated(scene) if kind == "whereabouts"]
+        assert len(said) == max(len(lone) - 1, 0)
+        for line, before, after in zip(said, lone, lone[1:], strict=False):
+            assert line.startswith(f"the {after.kind} is ") and line.endswith(f" the {before.kind}")
+            assert ("left" in line) == (after.column < before.column)
+            assert ("right" in line) == (after.column > before.column)
+            assert ("above" in line, "below" in line) == (
+                after.column == before.column and after.row < before.row,
+                after.column == before.column and after.row > before.row,
+            )
+        sentences += len(said)
+    assert sentences > 200
 
 
 def test_sizes_name_the_large_things() -> None:
