@@ -33,5 +33,8 @@ verdict.py      all warnings; VALID or INVALID
 comparison.py   what `compare` computes
 comparable.py   which runs it shows when none is named
 batch_sizes.py  runs at several batch sizes as rows
+audit.py        what `audit` computes: results files of other tools
+audit_rows.py   its numbers
+audit_notices.py  its warnings
 stopping.py     when a suite may end early: by the width of its interval or by time
 """

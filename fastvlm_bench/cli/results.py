@@ -136,6 +136,33 @@ def export(
         save(out, text)
 
 
+def audit(
+    files: Annotated[list[Path], typer.Argument(help="Results files of other tools, one a method, over the same samples.")],
+    reference: Annotated[Path | None, typer.Option(metavar="FILE", help="The file that the others are compared with; default: the one named baseline or so, else the first.")] = None,
+    json: Json = False,
+    to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="table, csv, latex, markdown or json.")] = "table",
+    out: OutFile = None,
+) -> None:  # fmt: skip
+    """Audit results of MMSpec, Spec-Bench, EAGLE, vLLM or lmms-eval: paired speed-ups, same answers, warnings."""
+    from fastvlm_bench.analysis.audit import audit as compare_files
+    from fastvlm_bench.errors import UsageError
+    from fastvlm_bench.report.audit import exported, print_audit
+    from fastvlm_bench.report.export import save
+
+    if json and to not in ("table", "json"):
+        raise UsageError(f"--json and --format {to} exclude each other; leave one out")
+    form = "json" if json else to
+    if form == "table" and out is not None:
+        raise UsageError("--out is for csv, latex, markdown and json; the table goes to the terminal")
+    found = compare_files(files, reference)
+    if form == "table":
+        print_audit(found)
+    elif out is None:
+        sys.stdout.write(exported(found, form))
+    else:
+        save(out, exported(found, form))
+
+
 def _runs(folders: list[Path] | None, results: Path) -> list[Any]:
     from fastvlm_bench.errors import UsageError
     from fastvlm_bench.records.record import list_runs, read_run

@@ -85,8 +85,11 @@ def _page(rows: Sequence[Row], names: Sequence[str] | None) -> tuple[list[str], 
 
 def rows_markdown(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
     """A table in GitHub's Markdown, with the columns named, or by default those that fit a page."""
-    header, body = _page(rows, names)
+    return markdown_table(*_page(rows, names))
 
+
+def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table in GitHub's Markdown; what would be markup in a cell is escaped."""
     escapes = str.maketrans({"\\": "\\\\", "|": "\\|", "\n": " ", "_": "\\_", "*": "\\*", "<": "&lt;"})
 
     def line(cells: Iterable[str]) -> str:
@@ -106,8 +109,11 @@ LATEX = str.maketrans({
 
 def rows_latex(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
     """A booktabs tabular with the columns named, or by default those that fit a page; everything is escaped."""
-    header, body = _page(rows, names)
-    words = ("model", "suite", "split", "method")
+    return latex_table(*_page(rows, names), words=("model", "suite", "split", "method"))
+
+
+def latex_table(header: Sequence[str], body: Sequence[Sequence[str]], words: Sequence[str]) -> str:
+    """A booktabs tabular, everything escaped. words: the columns that are aligned left."""
     spec = "".join("l" if name in words else "r" for name in header)
     lines = [" & ".join(cell.translate(LATEX) for cell in cells) + r" \\" for cells in [header, *body]]
     top = ["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{spec}}}", r"\toprule", lines[0], r"\midrule"]

@@ -22,7 +22,7 @@ PHRASE = "Answer the question using a single word or phrase."
 
 def read(source: Source) -> list[Entry]:
     try:
-        import pyarrow.parquet as parquet  # type: ignore[import-not-found, unused-ignore]
+        import pyarrow.parquet as parquet
     except ImportError:
         raise UsageError("suite 'mmmu' lies in parquet files, which need pyarrow: "
                          "pip install 'fastvlm-bench[parquet]'") from None  # fmt: skip
