@@ -4,7 +4,15 @@ May import the rooms below `engine`, and never brings torch.
 
 suite.py            loads a suite: finds, checks and hashes its files
 definition.py       reads `suites/<name>.toml`
-files.py            where the files of a suite lie, and what is missing
+files.py            where the official files of a suite lie, and what is missing
+where.py            whether a split is read from official files, a table, or the hub
+hub_data.py         files of a folder or of a repository of the hub
+tables.py           a split from parquet or arrow files, images unpacked
+table_definition.py  what a suite file declares about its table
+table_files.py      which files hold a table's rows
+table_rows.py       reads them by columns and batches
+table_entries.py    their rows as entries
+choices.py          multiple-choice questions, shared by the readers
 annotations.py      entries and documents, shared by the readers
 results_formats.py  the official formats of results
 check.py            what `suites check` finds
