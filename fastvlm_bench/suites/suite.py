@@ -126,7 +126,8 @@ def load_suite(
                          f"take it; use {name}-gen, whose references are answers")  # fmt: skip
     chosen_set, template = definition.choose_prompt(prompt_set, prompt)
     folder = data if data is not None else os.environ.get(DATA_VARIABLE) or None
-    chosen, files = choose_split(definition, split, folder, offline)
+    place = choose_split(definition, split, folder, offline)
+    chosen, files = place.split, place.files
     if chosen.root:
         if data is not None:
             raise UsageError(f"split '{chosen.name}' of suite '{name}' is embedded and reads no --data; leave one out")
@@ -137,7 +138,7 @@ def load_suite(
     else:
         source = files.label if files else str(folder)
     digest, note = hashlib.sha256(), chosen.note
-    if files is not None and chosen.table is not None:
+    if files is not None and place.is_table:
         table = read_table(files, chosen, limit)
         whole, entries, images, root = table.whole, table.entries, table.images, Path(source)
         sizes = {image: path.stat().st_size for image, path in images.items()}

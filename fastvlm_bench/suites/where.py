@@ -1,5 +1,6 @@
 """Where the samples of a split are read from: official files, a table in a folder, or a repository of the hub."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastvlm_bench.errors import UsageError
@@ -18,36 +19,40 @@ from fastvlm_bench.suites.hub_data import Files, Folder, HubData, is_hub
 from fastvlm_bench.suites.tables import fits, has_table
 
 
-def choose_split(
-    definition: Definition, name: str | None, data: str | Path | None, offline: bool = False
-) -> tuple[Split, Files | None]:
-    """The split, and the files in which its table (or, on the hub, whatever it has) lies; None for official files.
+@dataclass(frozen=True)
+class Place:
+    """Where a split is read from. files: the folder or repository of its table, or the repository of its official
+    files; None for official files on disk."""
+
+    split: Split
+    files: Files | None
+    is_table: bool
+
+
+def choose_split(definition: Definition, name: str | None, data: str | Path | None, offline: bool = False) -> Place:
+    """The split, and where it lies.
 
     name: None is the default split, or with `data` the first whose files are there; of several that one repository or
     folder could be, the one whose repository has its name.
     """
-    if data is None:
-        return definition.split(name or definition.default_split), None
+    if data is None or (name is not None and definition.split(name).root):
+        return Place(definition.split(name or definition.default_split), None, False)
     if name is not None:
-        chosen = definition.split(name)
-        return chosen, None if chosen.root else place_of(chosen, data, offline)
+        return _place_of(definition.split(name), data, offline)
     real = [split for split in definition.splits.values() if not split.root]
-    if not is_hub(data):
+    found = [split for split in real if is_official(data, split)]
+    if found:
         root = data_root(data, real)
-        found = [
-            split for split in real if split.format != TABLE_FORMAT and None not in candidates(root, split).values()
-        ]
-        if found:
-            with_images = [split for split in found if any(path.is_dir() for path in image_folders(root, split))]
-            return (with_images or found)[0], None
+        with_images = [split for split in found if any(path.is_dir() for path in image_folders(root, split))]
+        return Place((with_images or found)[0], None, False)
     files = HubData(data, offline) if is_hub(data) else Folder(data_root(data, real), str(data))
     tables = [split for split in real if has_table(files, split)]
     tables.sort(key=lambda split: _same_name(split, str(data)), reverse=True)  # stable: the suite's order otherwise
     if tables := [split for split in tables if len(tables) == 1 or fits(files, split)]:
-        return tables[0], files
+        return Place(tables[0], files, True)
     if isinstance(files, HubData):
-        if there := [split for split in real if split.table is None and _official_names(files, split) is not None]:
-            return there[0], files
+        if there := [split for split in real if _official_names(files, split)]:
+            return Place(there[0], files, False)
         looked_for = "; ".join(dict.fromkeys(_wanted(split) for split in real))
         raise UsageError(f"{files.label} holds no split of suite '{definition.name}'; looked for {looked_for}")
     looked_for = "; ".join(f"{split.name}: {layout(split)}" for split in real)
@@ -56,17 +61,17 @@ def choose_split(
                      f"folder{', or use --split embedded without --data' if embedded else ''}")  # fmt: skip
 
 
-def place_of(split: Split, data: str | Path, offline: bool = False) -> Files | None:
-    """The files in which a split's table lies, or its repository; None where its official files are to be read."""
+def _place_of(split: Split, data: str | Path, offline: bool = False) -> Place:
+    """Where a split lies that the user has named."""
     if is_hub(data):
-        return HubData(data, offline)
+        hub = HubData(data, offline)
+        return Place(split, hub, split.table is not None and (has_table(hub, split) or not _official_names(hub, split)))
     root = data_root(data, [split])
     if split.table is None or root.is_file():
-        return None
+        return Place(split, None, False)
     files = Folder(root, str(data))
-    return (
-        files if not _is_official(root, split) and (split.format == TABLE_FORMAT or has_table(files, split)) else None
-    )
+    is_table = split.format == TABLE_FORMAT or (not is_official(data, split) and has_table(files, split))
+    return Place(split, files if is_table else None, is_table)
 
 
 def official_files(files: HubData, split: Split, limit: int | None) -> Path:
@@ -89,9 +94,11 @@ def official_files(files: HubData, split: Split, limit: int | None) -> Path:
     return root
 
 
-def _is_official(root: Path, split: Split) -> bool:
-    """Whether the official annotation files of a split are there."""
-    return split.format != TABLE_FORMAT and None not in candidates(root, split).values()
+def is_official(data: str | Path, split: Split) -> bool:
+    """Whether `data` is a folder (or file) with the official annotation files of a split."""
+    if split.format == TABLE_FORMAT or is_hub(data):
+        return False
+    return None not in candidates(data_root(data, [split]), split).values()
 
 
 def _official_names(files: HubData, split: Split) -> list[str] | None:
@@ -104,7 +111,7 @@ def _official_names(files: HubData, split: Split) -> list[str] | None:
                 found.append(own[0])
             elif not item.lstrip().startswith("?"):
                 return None
-    return found
+    return found or None
 
 
 def _same_name(split: Split, data: str) -> bool:
