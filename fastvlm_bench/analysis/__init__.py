@@ -13,6 +13,7 @@ quality.py      scores, and their paired differences to the reference
 sameness.py     identical outputs, near-ties, unsteady ones, violations
 differing.py    why outputs differ: rounding, the model itself, or the method
 times.py        TTFT, TPOT, tokens per second
+groups.py       speed and acceptance by topic, for suites without scores
 speedup.py      ratios against the reference: FASTER, SLOWER, SAME or AMBIGUOUS
 acceptance.py   alpha, tau, and acceptance by position
 costs.py        seconds of drafting and verifying, and the speed-up that single passes predict

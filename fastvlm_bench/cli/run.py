@@ -32,7 +32,7 @@ def run(
     context: typer.Context,
     suite: Annotated[list[str] | None, typer.Option("--suite", "-s", metavar="NAME", help="A suite, repeatable; see `suites`.", rich_help_panel=WHAT)] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="The suite's split; default: embedded, or what --data holds.", rich_help_panel=WHAT)] = None,
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the real data set in its official layout.", rich_help_panel=WHAT)] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the real data set, in its official layout or as parquet; or hf:OWNER/NAME[@REVISION] of the hub.", rich_help_panel=WHAT)] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first so many samples of each suite.", rich_help_panel=WHAT)] = None,
     prompt_set: Annotated[str | None, typer.Option(metavar="NAME", help="Whose prompts: lmms, llava or blip2, as the suite has them; default lmms.", rich_help_panel=WHAT)] = None,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="A prompt of your own, with {question} where the question belongs.", rich_help_panel=WHAT)] = None,

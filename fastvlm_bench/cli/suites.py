@@ -9,7 +9,13 @@ from fastvlm_bench.cli.help import Command, Group
 
 suites_app = typer.Typer(cls=Group, help="List the suites; show one, check its files, or fetch them.")
 Name = Annotated[str, typer.Argument(help="A suite.")]
-Data = Annotated[Path, typer.Option(metavar="PATH", help="The folder with the official files (for jsonl: the file).")]
+Data = Annotated[
+    Path,
+    typer.Option(
+        metavar="PATH",
+        help="The folder with the official files or their parquet form (for jsonl: the file), or hf:OWNER/NAME.",
+    ),
+]
 OneSplit = Annotated[str | None, typer.Option(metavar="NAME", help="Only this split.")]
 
 
@@ -27,7 +33,7 @@ def listing(context: typer.Context) -> None:
 @suites_app.command(cls=Command)
 def show(
     name: Name,
-    data: Annotated[Path | None, typer.Option(metavar="PATH", help="Show a sample of these official files, not an embedded one.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="PATH", help="Show a sample of these files (a folder, or hf:OWNER/NAME), not an embedded one.")] = None,
     split: OneSplit = None,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Also show the exact text that this model reads, its template around the prompt.")] = None,
 ) -> None:  # fmt: skip
@@ -57,7 +63,7 @@ def show(
 def sheet(
     names: Annotated[list[str], typer.Argument(help="Suites.")],
     out: Annotated[Path, typer.Option("--out", "--output", "-o", metavar="FILE", help="The PNG to write.")],
-    data: Annotated[Path | None, typer.Option(metavar="PATH", help="The folder with the official files; default: the embedded splits.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="PATH", help="The folder with the files, or hf:OWNER/NAME; default: the embedded splits.")] = None,
     split: OneSplit = None,
     limit: Annotated[int, typer.Option(metavar="N", help="Samples of each suite.")] = 4,
 ) -> None:  # fmt: skip

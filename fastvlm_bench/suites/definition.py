@@ -24,7 +24,7 @@ SUITE_KEYS: dict[str, type] = {
     "licence": str, "citation": str, "default_split": str, "splits": dict,
 }  # fmt: skip
 OPTIONAL_KEYS: dict[str, type] = {"prompt": str, "about": str, "manual": str, "downloads": list, "variants": dict,
-                                  "results": str}  # fmt: skip
+                                  "results": str, "turns": int}  # fmt: skip
 FILE_KEYS = ("annotations", "questions", "image_info", "dense", "id_splits")
 """Keys of a split that name annotation files, as one text or a list of texts (all of them are read).
 
@@ -89,7 +89,8 @@ class Definition:
     """A suite file. `splits` keeps the file's order. prompts: set -> template. manual: what must be fetched by hand.
 
     variants: metric -> variant, for metrics whose default the suite does not want. results: the official results
-    format, a name from `results_formats.FORMATS`.
+    format, a name from `results_formats.FORMATS`. turns: 1 asks the first turn alone of samples that have several; 0
+    refuses such samples.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Definition:
     downloads: tuple[Download, ...] = ()
     variants: Mapping[str, str] = field(default_factory=dict, hash=False)
     results: str = ""
+    turns: int = 0
 
     @property
     def default_set(self) -> str:
@@ -191,6 +193,7 @@ def read_definition(name: str) -> Definition:
         _check(path, variant in known, f"variants.{metric} '{variant}': {hint}")
     table.setdefault("results", DEFAULT[table["kind"]])
     _check(path, table["results"] in FORMATS, f"results '{table['results']}' must be one of {', '.join(FORMATS)}")
+    _check(path, table.get("turns", 1) == 1, "turns must be 1, the first turn alone, or left out")
     prompts = table["prompts"]
     _check(path, bool(prompts), "prompts must name at least one prompt set")
     for key, text in prompts.items():

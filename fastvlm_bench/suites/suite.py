@@ -18,6 +18,7 @@ from fastvlm_bench.metrics import choose_variants, java_metrics, tokenised
 from fastvlm_bench.suites.annotations import Entry
 from fastvlm_bench.suites.definition import (
     DEFAULT_SET,
+    Definition,
     describe_suites,
     read_definition,
     suite_names,
@@ -45,7 +46,8 @@ class Sample:
     """One image and prompt. references: reference captions, or for VQA the ten human answers.
 
     group: the part of the data set that the official file puts it into (an answer type, a domain), or "".
-    question: the data set's own text within the prompt, or "". options: the answers that are to be ranked, or ().
+    question: the data set's own text within the prompt, or "". turns: the questions of a sample of several turns, of
+    which the prompt asks the first; () where there is one. options: the answers that are to be ranked, or ().
     place: where its annotation stands, "FILE: PLACE", for messages.
     """
 
@@ -57,6 +59,7 @@ class Sample:
     group: str = ""
     question: str = ""
     options: tuple[str, ...] = ()
+    turns: tuple[str, ...] = ()
     place: str = field(default="", compare=False)
 
 
@@ -157,9 +160,10 @@ def load_suite(
     for entry in entries:
         digest.update(f"{entry.sample_id}\0{entry.image_name}\0{sizes[entry.image_name]}\n".encode())
     places = places_of(root, chosen, entries)
+    _check_turns(definition, entries, places)
     samples = tuple(
         Sample(e.sample_id, e.image_id, images[e.image_name], _rendered(template, e), e.references, e.group, e.question,
-               e.options, place) for e, place in zip(entries, places, strict=True)
+               e.options, e.turns, place) for e, place in zip(entries, places, strict=True)
     )  # fmt: skip
     more = java_metrics() if java and "cider_d" in definition.metrics else ()
     wanted = tuple(dict.fromkeys([*definition.metrics, *more, *metrics]))
@@ -173,6 +177,15 @@ def load_suite(
         tuple((e.group, e.references) for e in whole) if weighs else (), len(whole), definition.results,
         tuple(odd_breaks(places, entries)) if tokenised(scored) else (),
     )  # fmt: skip
+
+
+def _check_turns(definition: Definition, entries: Sequence[Entry], places: Sequence[str]) -> None:
+    """UsageError for samples of several turns, unless the suite says that it asks only the first."""
+    several = [(place, entry) for place, entry in zip(places, entries, strict=True) if len(entry.turns) > 1]
+    if several and definition.turns != 1:
+        place, entry = several[0]
+        raise UsageError(f"{place} (id {entry.sample_id}) has {len(entry.turns)} turns, but one question a sample is "
+                         "asked: give each turn as a sample of its own, or the first alone")  # fmt: skip
 
 
 def _rendered(template: str, entry: Entry) -> str:

@@ -19,9 +19,12 @@ CONVERTERS: dict[str, Callable[[str], str]] = {
     "coco": coco_id,
     "stem": lambda text: Path(text).stem,
     "tenth": lambda text: str(int(text) // 10),
+    "stripped": str.strip,
+    "unoptioned": lambda text: text.split("Options:", 1)[0].strip(),
     "swapped": lambda text: "_".join(reversed(text.split("_"))),
 }
-"""coco: the number of a COCO file name. tenth: OK-VQA's image of a question id. swapped: human_test is test_human."""
+"""coco: the number of a COCO file name. tenth: OK-VQA's image of a question id. swapped: human_test is test_human.
+unoptioned: the question without the options that follow it, as SpecForge cuts MMStar's."""
 COUNTERS = ("row", "#")
 TEMPLATES = ("id", "image_id", "question", "group")
 

@@ -44,7 +44,7 @@ def choose_split(definition: Definition, name: str | None, data: str | Path | No
     if found:
         root = data_root(data, real)
         with_images = [split for split in found if any(path.is_dir() for path in image_folders(root, split))]
-        return Place((with_images or found)[0], None, False)
+        return Place(_of_its_size(root, with_images or found), None, False)
     files = HubData(data, offline) if is_hub(data) else Folder(data_root(data, real), str(data))
     tables = [split for split in real if has_table(files, split)]
     tables.sort(key=lambda split: _same_name(split, str(data)), reverse=True)  # stable: the suite's order otherwise
@@ -59,6 +59,17 @@ def choose_split(definition: Definition, name: str | None, data: str | Path | No
     embedded = any(split.root for split in definition.splits.values())
     raise UsageError(f"no split of suite '{definition.name}' under {data}; looked for {looked_for}; correct the "
                      f"folder{', or use --split embedded without --data' if embedded else ''}")  # fmt: skip
+
+
+def _of_its_size(root: Path, splits: list[Split]) -> Split:
+    """The first split; of several that would read the very same files, the one that has as many samples."""
+    first = splits[0]
+    same = [split for split in splits if candidates(root, split) == candidates(root, first)
+            and (split.format, split.subset) == (first.format, first.subset)]  # fmt: skip
+    if len(same) < 2:
+        return first
+    count = len(read_entries(root, first, lambda _: None))
+    return next((split for split in same if split.samples == count), first)
 
 
 def _place_of(split: Split, data: str | Path, offline: bool = False) -> Place:

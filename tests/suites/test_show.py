@@ -38,7 +38,7 @@ def test_everything_that_a_researcher_asks_is_said(monkeypatch: pytest.MonkeyPat
 
 def test_variants_are_named_with_the_one_in_use() -> None:
     told = "\n".join(described(read_definition("scienceqa-img")))
-    assert "multiple_choice (variant scienceqa; others: mmmu, scienceqa-official)" in told
+    assert "multiple_choice (variant scienceqa; others: mmmu, scienceqa-official, mmstar)" in told
 
 
 def test_equal_references_once_and_options_with_the_right_one(tmp_path: Path) -> None:
