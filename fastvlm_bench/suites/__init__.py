@@ -19,5 +19,6 @@ results_formats.py  the official formats of results
 check.py            what `suites check` finds
 show.py             what `suites` and `suites show` print
 prepare.py          what `suites prepare` downloads
+remote_zip.py       single files out of an archive on a server
 contact_sheet.py    the picture of `suites sheet`
 """

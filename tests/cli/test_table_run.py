@@ -43,6 +43,7 @@ def essence(run: Run) -> list[tuple[Any, ...]]:
     return [(line["sample_id"], line["method"], line["token_ids"], line["text"], line["scores"]) for line in run.lines]
 
 
+@pytest.mark.slow
 def test_both_forms_give_the_same_run(
     call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
