@@ -19,7 +19,7 @@ OutFile = Annotated[Path | None, typer.Option("--out", "--output", "-o", metavar
 
 def score(
     suite: Annotated[str, typer.Option("--suite", "-s", metavar="NAME", help="The suite whose metrics are used; see `suites`.")],
-    annotations: Annotated[list[Path], typer.Option(metavar="PATH", help="The official annotation file, repeatable where there are several, or the folder that holds them.")],
+    annotations: Annotated[list[Path], typer.Option(metavar="PATH", help="The official annotation file, repeatable where there are several, the folder that holds them, parquet files, or hf:OWNER/NAME.")],
     predictions: Annotated[Path, typer.Option(metavar="FILE", help="Predictions of any tool, in the suite's official results format.")],
     reference: Annotated[Path | None, typer.Option(metavar="FILE", help="Other predictions: also give the paired difference to them.")] = None,
     margin: Annotated[float | None, typer.Option(metavar="POINTS", help="Points of 100 that count as no difference to --reference; default 0.5.")] = None,

@@ -60,6 +60,7 @@ class HubData:
         self.repository, _, revision = text.partition("@")
         self.revision = revision or None
         self.offline = offline
+        self._paths: dict[str, Path] = {}
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repository) or text.endswith("@"):
             raise UsageError(f"--data {data}: give a data set of the hub as hf:OWNER/NAME or hf:OWNER/NAME@REVISION")
 
@@ -119,11 +120,16 @@ class HubData:
 
     def path(self, name: str) -> Path | None:
         """The file in the hub's cache, fetched if need be (with the hub's progress bar); None if there is none."""
+        if name not in self._listing[1]:
+            return None
+        if name not in self._paths:
+            self._paths[name] = self._fetched(name)
+        return self._paths[name]
+
+    def _fetched(self, name: str) -> Path:
         from huggingface_hub import hf_hub_download, is_offline_mode
         from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
-        if name not in self._listing[1]:
-            return None
         alone = self.offline or is_offline_mode()
         try:
             return Path(hf_hub_download(self.repository, name, repo_type="dataset", revision=self.revision,

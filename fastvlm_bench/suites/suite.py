@@ -67,9 +67,10 @@ class Sample:
 class Suite:
     """A set of samples in file order.
 
-    source: "embedded (rendered scenes)", or the data folder as the user gave it. sha256: of the annotation files'
-    bytes and of each sample's id, image name and image size in bytes, in order; it does not see changed pixels in a
-    file of the same size (`images_sha256` does). note: what a reader of the numbers must know, or "". prompt_set: whose
+    source: "embedded (rendered scenes)", the data folder as the user gave it, or the hub's data set with its commit.
+    sha256: of the annotation files' bytes (of the samples' texts where they come from a table) and of each sample's id,
+    image name and image size in bytes, in order; it does not see changed pixels in a file of the same size
+    (`images_sha256` does). note: what a reader of the numbers must know, or "". prompt_set: whose
     prompt it is, "custom" for the user's own. variants: metric -> variant, for each metric that has any. documents:
     (group, references) of every sample, for CIDEr-D where `limit` left samples out; else (). document_images: the
     number of samples without the limit. oddities: warnings about odd references that do no harm here, to be printed

@@ -10,7 +10,7 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suites.hub_data import Files
 
 NUMBERED = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\..*)")
-ALIKE = {"val": ("val", "validation", "dev"), "validation": ("validation", "val", "dev")}
+ALIKE = {"val": ("val", "validation"), "validation": ("validation", "val")}
 """Names of the same split, in order of preference."""
 
 
@@ -69,7 +69,7 @@ def _split_of(name: str) -> str:
     stem = PurePosixPath(name).name.split(".")[0]
     match = re.fullmatch(r"(.+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?", stem)
     word = match[1] if match else stem
-    return word if word in ("train", "test", "testdev", *ALIKE, "dev") or match and word != "data" else ""
+    return word if word in ("train", "test", "testdev", "dev", *ALIKE) or match and word != "data" else ""
 
 
 def _whole(found: Sequence[str]) -> Iterator[str]:

@@ -58,6 +58,24 @@ def read_table(files: Files, split: Split, limit: int | None) -> TableSamples:
     """The split's samples. UsageError for missing files and columns, and for what is wrong in them."""
     table = split.table
     assert table is not None
+    rows, partly = _read_rows(files, split, limit)
+    wanted = rows[:limit]
+    found = _joined(files, table, wanted) if table.join else _unpacked(files, split, wanted)
+    entries = tuple(replace(row.entry, image_name=_name(path), image_id=row.entry.image_id or path.stem)
+                    for row, path in zip(wanted, found, strict=True))  # fmt: skip
+    images = {_name(path): path for path in found}
+    return TableSamples(tuple(row.entry for row in rows), entries, images, partly)
+
+
+def table_texts(files: Files, split: Split) -> list[Entry]:
+    """The entries of all rows without their images, for scoring predictions. UsageError as for `read_table`."""
+    return [row.entry for row in _read_rows(files, split, None)[0]]
+
+
+def _read_rows(files: Files, split: Split, limit: int | None) -> tuple[list[Row], bool]:
+    """The split's rows, and whether files were left out because `limit` needed no more."""
+    table = split.table
+    assert table is not None
     names = table_files(files, table.rows)
     if not names:
         raise UsageError(f"{files.label} has no rows {table.rows}; split '{split.name}' needs {table_layout(split)}")
@@ -71,12 +89,7 @@ def read_table(files: Files, split: Split, limit: int | None) -> TableSamples:
         read += 1
     if not rows:
         raise UsageError(f"{files.label}: no row of {table.rows} belongs to split '{split.name}'; {_needs(table)}")
-    wanted = rows[:limit]
-    found = _joined(files, table, wanted) if table.join else _unpacked(files, split, wanted)
-    entries = tuple(replace(row.entry, image_name=_name(path), image_id=row.entry.image_id or path.stem)
-                    for row, path in zip(wanted, found, strict=True))  # fmt: skip
-    images = {_name(path): path for path in found}
-    return TableSamples(tuple(row.entry for row in rows), entries, images, read < len(names))
+    return rows, read < len(names)
 
 
 def _name(path: Path) -> str:

@@ -150,6 +150,14 @@ def test_mmmu_by_subject_and_in_one_folder(tmp_path: Path) -> None:
     assert essence(subjects) == essence(whole) and subjects.sha256 == whole.sha256
 
 
+def test_another_split_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    """MMMU has dev, validation and test; who has fetched dev alone has no validation."""
+    write_table(tmp_path / "Art" / "dev-00000-of-00001.parquet", [mmmu_row()])
+    write_table(tmp_path / "Art" / "test-00000-of-00001.parquet", [mmmu_row()])
+    with pytest.raises(UsageError, match="no split of suite 'mmmu' under .* looked for validation: the parquet files"):
+        load_suite("mmmu", data=tmp_path)
+
+
 def test_scienceqa_without_ids_says_so_in_the_ids(tmp_path: Path) -> None:
     """lmms-lab/ScienceQA has no problem ids; the rows' numbers are none, and do not look like any."""
     MAKE["scienceqa-img"](tmp_path / "official")
