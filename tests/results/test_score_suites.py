@@ -100,7 +100,7 @@ def test_suites_without_official_files_say_that_they_need_parquet(tmp_path: Path
     (tmp_path / "a.json").write_text("{}")
     for given, words in (
         (tmp_path, "no split of suite 'mmstar' under"),
-        (tmp_path / "a.json", "read from parquet files"),
+        (tmp_path / "a.json", "read from parquet"),
     ):
         arguments = ["score", "-s", "mmstar", "--annotations", str(given), "--predictions", "x"]
         result = CliRunner().invoke(app, arguments, catch_exceptions=False)
