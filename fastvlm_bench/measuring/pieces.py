@@ -1,7 +1,8 @@
 """The text of each token of an answer, so that a record can be shown token by token without the tokenizer.
 
 A character may be spread over several tokens (byte-level BPE, byte fallback). It belongs to the token that completes
-it, and the tokens before add nothing. So does a space that ends a token: to the next one. Nothing here runs on the clock.
+it, and the tokens before add nothing. A space that ends a token likewise belongs to the next one. Nothing here runs on
+the clock.
 """
 
 import os.path

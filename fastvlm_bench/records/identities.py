@@ -72,8 +72,8 @@ def _pieces(line: Mapping[str, Any]) -> list[str]:
     """What a line says of single tokens fits its text and rounds. Older records say nothing of them."""
     problems, chars, ids = [], line.get("token_chars"), line.get("rejected_ids")
     if chars is not None and (len(chars) != len(line["token_ids"]) or sum(chars) != len(line["text"])):
-        problems.append(f"token_chars has {len(chars)} tokens and {sum(chars)} characters, not {len(line['token_ids'])} "
-                        f"and {len(line['text'])}")  # fmt: skip
+        problems.append(f"token_chars has {len(chars)} tokens and {sum(chars)} characters, not "
+                        f"{len(line['token_ids'])} and {len(line['text'])}")  # fmt: skip
     if ids is None:
         return problems
     counts, texts = [len(each) for each in ids], [len(each) for each in line["rejected_pieces"]]

@@ -1,4 +1,4 @@
-"""What was drafted and rejected reaches the trace and the record: by every way of drafting, greedy, drawn, in batches."""
+"""What was drafted and rejected reaches the trace and the record: every way of drafting, greedy, drawn, in batches."""
 
 from typing import Any
 

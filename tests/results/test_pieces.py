@@ -18,7 +18,7 @@ def bytes_of(text: str) -> list[int]:
 
 
 def byte_level(ids: list[int]) -> str:
-    """One token for each byte, as a byte-level BPE without merges has; outer spaces stripped as `Target.decode` does."""
+    """One token for each byte, as a byte-level BPE without merges; outer spaces stripped as by `Target.decode`."""
     return bytes(token for token in ids if token < 256).decode("utf-8", errors="replace").strip()
 
 
