@@ -164,7 +164,7 @@ def test_reference_sentences_are_what_the_records_say() -> None:
     assert block is not None
     said = ""
     for folder in committed_runs():
-        result = CliRunner().invoke(app, ["report", str(folder)], catch_exceptions=False)
+        result = CliRunner().invoke(app, ["report", "--details", str(folder)], catch_exceptions=False)
         said += " ".join(result.stdout.split()) + " "
     sentences = [" ".join(line.split()) for line in re.split(r"\n(?=\S)", block.group(1).strip())]
     assert len(sentences) >= 6

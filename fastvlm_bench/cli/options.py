@@ -33,6 +33,7 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code/--no-trust-r
 Offline = Annotated[bool, typer.Option("--offline/--no-offline", help="Never ask the hub: only what is in the cache.", rich_help_panel=MODEL)]
 Metric = Annotated[list[str] | None, typer.Option("--metric", metavar="METRIC", help="A further metric, by its name (see `metrics`) or the path of a file; repeatable.", rich_help_panel=MEASUREMENT)]
 Quiet = Annotated[bool, typer.Option("--quiet/--no-quiet", "-q", help="No progress: only results, warnings and errors.", rich_help_panel=OUTPUT)]
+Details = Annotated[bool, typer.Option("--details/--no-details", help="Print every table, not one screen.", rich_help_panel=OUTPUT)]
 # fmt: on
 
 

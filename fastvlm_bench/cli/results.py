@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fastvlm_bench.cli.options import RESULTS, Metric
+from fastvlm_bench.cli.options import RESULTS, Details, Metric
 
 # fmt: off
 RunFolders = Annotated[list[Path] | None, typer.Argument(help="Run folders; left out: the newest under results/.")]
@@ -86,22 +86,24 @@ def compare(
 def report(
     runs: RunFolders = None,
     margin: Annotated[float | None, typer.Option(metavar="POINTS", help="Points of 100 that count as no difference; default: the run's.")] = None,
+    details: Details = False,
     require_valid: RequireValid = False,
     memory_picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw what each peak of memory is made of: FILE.png, .svg or .pdf.")] = None,
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
-    """Print a run's tables again, from its records alone."""
+    """Print what a run found, from its records alone: one screen, or every table with --details."""
     from fastvlm_bench.analysis.summary import summarise
     from fastvlm_bench.analysis.verdict import judge
     from fastvlm_bench.analysis.verdict import require_valid as all_valid
     from fastvlm_bench.report.memory_picture import draw_memory
+    from fastvlm_bench.report.one_screen import print_screen
     from fastvlm_bench.report.terminal import print_report
 
-    judged = []
+    judged, printing = [], print_report if details else print_screen
     for found in _runs(runs, results):
         rows = summarise(found, margin)
         judged.append((found, judge(found, rows)))
-        print_report(found, rows=rows, verdict=judged[-1][1])
+        printing(found, rows=rows, verdict=judged[-1][1])
         if memory_picture is not None:
             draw_memory(found, memory_picture)
     if require_valid:

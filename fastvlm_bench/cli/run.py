@@ -13,6 +13,7 @@ from fastvlm_bench.cli.options import (
     WHAT,
     Attn,
     Config,
+    Details,
     Device,
     DeviceMap,
     Dtype,
@@ -77,6 +78,7 @@ def run(
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table as CSV, and FILE-samples.csv beside it.", rich_help_panel=OUTPUT)] = None,
     predictions_out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write FILE-suite-method.json in the official results format.", rich_help_panel=OUTPUT)] = None,
     json: Annotated[bool, typer.Option("--json/--no-json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)] = False,
+    details: Details = False,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:  # fmt: skip
@@ -104,4 +106,4 @@ def run(
     shown: dict[str, Any] = {"csv": csv, "predictions": predictions_out, "as_json": json, "quiet": quiet}
     if len(sizes) > 1:
         raise typer.Exit(run_sizes(asked, sizes, resume=resume, **shown))
-    raise typer.Exit(run_benchmark(asked, resume=resume, **shown))
+    raise typer.Exit(run_benchmark(asked, resume=resume, details=details, **shown))

@@ -24,6 +24,7 @@ from fastvlm_bench.records import document_frequencies
 from fastvlm_bench.records.record import Run, RunWriter, read_meta, read_run
 from fastvlm_bench.records.storage import check_target_file, now
 from fastvlm_bench.report.export import rows_csv, run_json, run_markdown, save
+from fastvlm_bench.report.one_screen import print_screen
 from fastvlm_bench.report.sample_export import samples_csv
 from fastvlm_bench.report.terminal import print_report
 from fastvlm_bench.scoring.score import write_predictions
@@ -32,13 +33,13 @@ from fastvlm_bench.suites.suite import Suite, images_sha256
 
 def run_benchmark(
     config: RunConfig, *, resume: Path | None, csv: Path | None, predictions: Path | None = None, as_json: bool,
-    show: bool = True, quiet: bool = False,
+    show: bool = True, quiet: bool = False, details: bool = False,
 ) -> int:  # fmt: skip
     """Run what `config` says and, if `show`, print the report. Returns the exit code.
 
     resume: the folder of a run to go on with. csv, predictions: files to write. quiet: no progress, which otherwise
-    goes to standard error. Every line that was measured is kept, also where the run is interrupted or raises a
-    BenchError.
+    goes to standard error. details: print every table, not one screen. Every line that was measured is kept, also where
+    the run is interrupted or raises a BenchError.
     """
     for path, option in ((csv, "--csv"), (predictions, "--predictions-out")):
         if path is not None:
@@ -82,7 +83,7 @@ def run_benchmark(
     run = _finish(writer, outcome, None if failure is None else str(failure), suites)
     if run.lines:
         if show:
-            _show(run, csv, as_json)
+            _show(run, csv, as_json, details)
         if predictions is not None:
             write_predictions(run, predictions)
     if outcome == "interrupted":
@@ -177,13 +178,15 @@ def written_texts(run: Run, name: str) -> list[str]:
     return references + [line["text"] for line in run.lines if line["suite"] == name and line["text"] is not None]
 
 
-def _show(run: Run, csv: Path | None, as_json: bool) -> None:
+def _show(run: Run, csv: Path | None, as_json: bool, details: bool) -> None:
     rows = summarise(run)
     if as_json:
         print(run_json(run, rows))
-    else:
+    elif details:
         print_report(run, rows=rows)
         print(f"\nrecords: {run.folder}")
+    else:
+        print_screen(run, rows=rows)
     if csv is not None:
         save(csv, rows_csv(rows))
         save(csv.with_name(f"{csv.stem}-samples.csv"), samples_csv(run))

@@ -66,9 +66,8 @@ def _continued(decode: Decode, before: list[int], drafts: list[int]) -> list[str
     if not drafts:
         return []
     whole = decode([*before, *drafts])
-    if not whole.startswith(
-        decode(before).rstrip(BROKEN)
-    ):  # they change what stands before: they are shown as if nothing did
+    said = decode(before).rstrip(BROKEN)
+    if not whole.startswith(said):  # they change what stands before: they are shown as if nothing did
         before, whole = [], decode(drafts)
     counts = token_chars(decode, [*before, *drafts], whole)[len(before) :]
     places = [len(whole) - sum(counts[index:]) for index in range(len(counts) + 1)]

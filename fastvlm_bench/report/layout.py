@@ -19,6 +19,8 @@ NOTHING = "–"
 LABEL_WIDTH = 26
 GAP = 3
 """Between two columns: a space, the divider, a space."""
+TIGHT = 2
+"""Between two columns of a table that must fit one screen."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,23 @@ def _width(column: Cells) -> int:
     return max(cell_len(line) for text in (column.header, *column.cells) for line in text.split("\n"))
 
 
-def _table(console: "Console", columns: Sequence[Cells]) -> "Table":
+def tight_width(label: Cells, columns: Sequence[Cells]) -> int:
+    """How wide `draw_tight` draws these columns."""
+    return sum(map(_width, [label, *columns])) + TIGHT * len(columns)
+
+
+def draw_tight(console: "Console", label: Cells, columns: Sequence[Cells]) -> None:
+    """One table, with columns closer to each other. What does not fit is folded, so choose by `tight_width`."""
+    console.print(_table(console, [label, *columns], tight=True))
+
+
+def _table(console: "Console", columns: Sequence[Cells], tight: bool = False) -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.ASCII if plain(console) else box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
-                  header_style="bold")  # fmt: skip
+                  header_style="bold", collapse_padding=tight)  # fmt: skip
     for column in columns:
         table.add_column(
             Text(_fit(column.header, console)), justify="left" if column.justify == "left" else "right",
