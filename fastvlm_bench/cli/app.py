@@ -28,7 +28,18 @@ app = typer.Typer(
 
 for panel, commands in (
     (MEASURE, (run, train, skip_search, ablate)),
-    (READ, (results.compare, results.report, results.batches, results.export, results.score, results.verify_metrics)),
+    (
+        READ,
+        (
+            results.compare,
+            results.report,
+            results.show,
+            results.batches,
+            results.export,
+            results.score,
+            results.verify_metrics,
+        ),
+    ),
     (LOOK_UP, (about.methods, about.metrics, about.models, about.doctor)),
 ):
     for command in commands:

@@ -110,6 +110,25 @@ def report(
         all_valid(judged)
 
 
+def show(
+    run: Annotated[Path | None, typer.Argument(help="A run folder; left out: the newest under results/.")] = None,
+    sample: Annotated[list[str] | None, typer.Option(metavar="ID", help="A sample, repeatable; default: the first.")] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", "-m", metavar="METHOD", help="A label, repeatable, or all; default: the first that drafts.")] = None,
+    suite: Annotated[str | None, typer.Option("--suite", "-s", metavar="NAME", help="The suite of the samples; default: the first.")] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a picture, FILE.svg, instead.")] = None,
+    results: Results = RESULTS,
+) -> None:  # fmt: skip
+    """Show answers token by token: what was drafted and accepted, what was rejected, what the target said instead."""
+    from fastvlm_bench.report.shown import print_shown, save_picture
+
+    (found,) = _runs([run] if run else None, results)
+    asked: dict[str, Any] = {"suite": suite, "samples": sample or (), "methods": method or ()}
+    if svg is not None:
+        save_picture(found, svg, **asked)
+    else:
+        print_shown(found, **asked)
+
+
 def batches(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of different batch sizes, or a folder of them.")],
     to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="table, csv, markdown or json.")] = "table",

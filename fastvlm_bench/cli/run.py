@@ -78,6 +78,7 @@ def run(
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table as CSV, and FILE-samples.csv beside it.", rich_help_panel=OUTPUT)] = None,
     predictions_out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write FILE-suite-method.json in the official results format.", rich_help_panel=OUTPUT)] = None,
     json: Annotated[bool, typer.Option("--json/--no-json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)] = False,
+    show: Annotated[bool, typer.Option("--show/--no-show", help="Print each answer token by token when it is measured, outside the clock.", rich_help_panel=OUTPUT)] = False,
     details: Details = False,
     quiet: Quiet = False,
     config: Config = None,
@@ -103,7 +104,13 @@ def run(
 
     if quiet:
         hush()
-    shown: dict[str, Any] = {"csv": csv, "predictions": predictions_out, "as_json": json, "quiet": quiet}
+    shown: dict[str, Any] = {
+        "csv": csv,
+        "predictions": predictions_out,
+        "as_json": json,
+        "quiet": quiet,
+        "answers": show,
+    }
     if len(sizes) > 1:
         raise typer.Exit(run_sizes(asked, sizes, resume=resume, **shown))
     raise typer.Exit(run_benchmark(asked, resume=resume, details=details, **shown))

@@ -34,7 +34,7 @@ def parse_sizes(text: str) -> tuple[int, ...]:
 
 def run_sizes(
     config: RunConfig, sizes: Sequence[int], *, resume: Path | None, csv: Path | None, predictions: Path | None,
-    as_json: bool, quiet: bool = False,
+    as_json: bool, quiet: bool = False, answers: bool = False,
 ) -> int:  # fmt: skip
     """Run `config` at each batch size and print the table. Returns the exit code.
 
@@ -67,7 +67,8 @@ def run_sizes(
             print(f"batch size {size}", file=sys.stderr)
         try:
             every = replace(own, require_valid=False)  # asked of all sizes together, at the end
-            code = run_benchmark(every, resume=before, csv=None, as_json=as_json, show=False, quiet=quiet)
+            code = run_benchmark(every, resume=before, csv=None, as_json=as_json, show=False, quiet=quiet,
+                                 answers=answers)  # fmt: skip
         except BenchError as error:
             failure = error
         failed |= code == FAILED_SAMPLES  # go on: the other sizes may fit into memory

@@ -33,17 +33,21 @@ from fastvlm_bench.suites.suite import Suite, images_sha256
 
 def run_benchmark(
     config: RunConfig, *, resume: Path | None, csv: Path | None, predictions: Path | None = None, as_json: bool,
-    show: bool = True, quiet: bool = False, details: bool = False,
+    show: bool = True, quiet: bool = False, details: bool = False, answers: bool = False,
 ) -> int:  # fmt: skip
     """Run what `config` says and, if `show`, print the report. Returns the exit code.
 
     resume: the folder of a run to go on with. csv, predictions: files to write. quiet: no progress, which otherwise
-    goes to standard error. details: print every table, not one screen. Every line that was measured is kept, also where
-    the run is interrupted or raises a BenchError.
+    goes to standard error. details: print every table, not one screen. answers: print each answer
+    token by token as soon as it is measured, to standard error. Every line that was measured is kept, also where the
+    run is interrupted or raises a BenchError.
     """
     for path, option in ((csv, "--csv"), (predictions, "--predictions-out")):
         if path is not None:
             check_target_file(path, option)
+    if answers and (as_json or quiet):
+        raise UsageError(f"--show prints answers among the progress, which {'--json' if as_json else '--quiet'} leaves "
+                         "out; leave one of them out, or use the command show afterwards")  # fmt: skip
     suites = check(config)
     for oddity in (text for suite in suites for text in suite.oddities):
         print(f"fastvlm-bench: note: {oddity}", file=sys.stderr)
@@ -54,12 +58,12 @@ def run_benchmark(
         check_same_data(read_meta(resume), suites)
     writer = RunWriter.resume(resume, config.sha256(), config.to_dict()) if resume else None
     catch_signals()
-    live = Live(Console(stderr=True, quiet=as_json or quiet), REFERENCE)
+    live = Live(Console(stderr=True, quiet=as_json or quiet), REFERENCE, answers)
     outcome, code, failure = "success", 0, None
     try:
         writer = writer or _create(config, suites)
         if config.invocations > 1:
-            writer, code = invoke_all(writer, config, as_json or quiet)
+            writer, code = invoke_all(writer, config, as_json or quiet, answers)
             if code in (INTERRUPTED, TERMINATED):
                 outcome = "interrupted"
             elif code:

@@ -39,10 +39,11 @@ def plain(console: "Console") -> bool:
 
 def say(console: "Console", text: str, style: str = "") -> None:
     """Print a paragraph, wrapped at words; in ASCII where the console knows nothing else."""
-    console.print(_fit(text, console), style=style, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    console.print(fit(text, console), style=style, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
-def _fit(text: str, console: "Console") -> str:
+def fit(text: str, console: "Console") -> str:
+    """The text, in ASCII where the console knows nothing else."""
     if not plain(console):
         return text
     return text.translate(ASCII).encode("ascii", "replace").decode("ascii")
@@ -119,9 +120,9 @@ def _table(console: "Console", columns: Sequence[Cells], tight: bool = False) ->
                   header_style="bold", collapse_padding=tight)  # fmt: skip
     for column in columns:
         table.add_column(
-            Text(_fit(column.header, console)), justify="left" if column.justify == "left" else "right",
+            Text(fit(column.header, console)), justify="left" if column.justify == "left" else "right",
             vertical="top", no_wrap=True, overflow="fold",
         )  # fmt: skip
     for row in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*(Text(_fit(cell, console)) for cell in row))
+        table.add_row(*(Text(fit(cell, console)) for cell in row))
     return table
