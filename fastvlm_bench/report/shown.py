@@ -25,13 +25,13 @@ FEW = 6
 
 def print_shown(
     run: Run, *, suite: str | None = None, samples: Sequence[str] = (), methods: Sequence[str] = (),
-    console: "Console | None" = None,
+    console: "Console | None" = None, hint: bool = True,
 ) -> None:  # fmt: skip
     """Print answers of a run to a rich console (default: standard output).
 
     suite: of the samples; the first one by default. samples: ids; the first one that was measured by default. methods:
-    labels, as they are or as the screen shortens them, or "all"; the first that drafts by default. UsageError for a
-    name that the run does not have, and for a run without lines.
+    labels, as they are or as the screen shortens them, or "all"; the first that drafts by default. hint: say at
+    the end what else there is. UsageError for a name that the run does not have, and for a run without lines.
     """
     from rich.console import Console
 
@@ -49,7 +49,7 @@ def print_shown(
         print_answer(console, line, _reference(run, line), [ends] if isinstance(ends, int) else ends or ())
     rest = [label for label in (method["label"] for method in run.meta["methods"])
             if label not in {line["method"] for line in lines}]  # fmt: skip
-    if rest and not methods:
+    if hint and rest and not methods:
         console.print()
         say(console, f"also measured: {', '.join(rest)}; --method NAME or --method all, --sample ID", "dim")
 
@@ -128,7 +128,7 @@ def save_picture(run: Run, path: Path, **shown: Any) -> None:
     check_target_file(path, "--svg")
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor",
                       _environ={})  # fmt: skip
-    print_shown(run, console=console, **shown)
+    print_shown(run, console=console, hint=False, **shown)
     svg = console.export_svg(title="fastvlm-bench show", unique_id="show")
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.S)  # else it fetches its font from the network
     write_atomically(path, svg.encode("utf-8"))
