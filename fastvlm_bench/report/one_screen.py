@@ -14,6 +14,7 @@ from fastvlm_bench.analysis.quality import Quality
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import Verdict, greedy, judge
+from fastvlm_bench.method_spec import CONTROL
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.layout import NOTHING, Cells, draw_tight, say, tight_width
 from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, score
@@ -174,7 +175,8 @@ def best(run: Run, rows: Sequence[Row]) -> str:
 
     A method whose tokens the target would not have chosen, or could not be judged, does not count, whatever it claims.
     """
-    lossless = [row for row in rows if row.method != row.reference and row.settings.lossless]
+    lossless = [row for row in rows if row.method != row.reference and row.settings.lossless
+                and run.method(row.method)["name"] != CONTROL]  # fmt: skip
     lossless = [row for row in lossless if row.acceptance.alpha is not None] or lossless  # those that draft, if any do
     kept = [row for row in lossless if not row.sameness.violations and not row.sameness.unsteady]
     if not kept:

@@ -115,6 +115,13 @@ def test_the_sentence_is_of_the_fastest_that_kept_the_targets_tokens(fake: Simpl
     assert best(run, [standard, lossy]) == ""
 
 
+def test_the_control_arm_is_no_method_to_recommend(fake: SimpleNamespace) -> None:
+    control = fake.method("control", options={"gamma": 6})
+    run = fake.run(methods=[fake.method("standard"), control, fake.method("fastvlm")])
+    standard, arm, drafting = summarise(run)
+    assert best(run, [standard, row_with(arm, 3.0), row_with(drafting, 2.0)]).startswith("fastvlm(")
+
+
 def test_each_kind_of_warning_is_printed_once() -> None:
     slow = [Notice("SlowerThanReference", f"coco, layerskip:exit_layer={n}: 0.9x as fast; try γ") for n in range(6)]
     assert merged([slow[0], Notice("EmbeddedData", "coco: embedded"), slow[1]]) == [
