@@ -18,7 +18,7 @@ from fastvlm_bench.method_spec import CONTROL
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.layout import NOTHING, Cells, draw_tight, say, tight_width
 from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, score
-from fastvlm_bench.report.terminal import conclusion, headline, quality_cell, suite_headline
+from fastvlm_bench.report.terminal import conclusion, failed_cell, headline, quality_cell, suite_headline
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,7 +105,7 @@ def _columns(rows: Sequence[Row], interval: bool) -> dict[str, Cells]:
         "decode": column("decode ↑\nspeed-up", lambda r: _ratio(r.speedup.decode_speedup_geomean)),
         "end-to-end": column("end-to-end ↑\nspeed-up", lambda r: _ratio(r.speedup.e2e_speedup_geomean)),
         "same": column("same\ntokens", _same),
-        "failed": column("failed", lambda r: str(r.counts.samples_failed) if r.counts.samples_failed else ""),
+        "failed": column("failed", lambda r: failed_cell(r.counts)),
     }
     if quality is not None:
         name, _, scale = metrics.kind_of(rows[0].quality[quality].metric).header.partition("\n")
