@@ -89,6 +89,9 @@ def report(
     details: Details = False,
     require_valid: RequireValid = False,
     memory_picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw what each peak of memory is made of: FILE.png, .svg or .pdf.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one self-contained page of all these runs, and print nothing.")] = None,
+    plots: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the figures for a paper and their data, and print nothing.")] = None,
+    to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="Of --plots: pdf, png or svg.")] = "pdf",
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
     """Print what a run found, from its records alone: one screen, or every table with --details."""
@@ -100,12 +103,22 @@ def report(
     from fastvlm_bench.report.terminal import print_report
 
     judged, printing = [], print_report if details else print_screen
-    for found in _runs(runs, results):
-        rows = summarise(found, margin)
+    read = _runs(runs, results)
+    told = [summarise(found, margin) for found in read]
+    for found, rows in zip(read, told, strict=True):
         judged.append((found, judge(found, rows)))
-        printing(found, rows=rows, verdict=judged[-1][1])
+        if html is None and plots is None:
+            printing(found, rows=rows, verdict=judged[-1][1])
         if memory_picture is not None:
             draw_memory(found, memory_picture)
+    if html is not None:
+        from fastvlm_bench.report.html import write_html
+
+        write_html(read, html, told)
+    if plots is not None:
+        from fastvlm_bench.report.plots import write_plots
+
+        typer.echo(f"{len(write_plots(read, plots, to, told))} files in {plots}")
     if require_valid:
         all_valid(judged)
 

@@ -19,4 +19,13 @@ sample_export.py   every sample as CSV
 csv_text.py        how a value is written in CSV
 frames.py          rows and samples as pandas data frames
 memory_picture.py  the parts of memory as a picture
+picture_style.py   the one style of all pictures
+figure_data.py     the data of each figure
+drawing.py         how each figure is drawn from its data
+figures.py         the figures by name; a figure as a picture or as an SVG for a page
+html.py            `report --html`: the page of a run or several, with the template, style and script in page/
+html_table.py      the main table of that page
+html_browser.py    the samples' browser of that page
+thumbnails.py      small pictures of samples
+plots.py           `report --plots`: the figures for a paper, with their data
 """
