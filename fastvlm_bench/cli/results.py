@@ -114,7 +114,7 @@ def report(
     if html is not None:
         from fastvlm_bench.report.html import write_html
 
-        write_html(read, html, told)
+        typer.echo(f"{html}: {write_html(read, html, told) / 1e6:.1f} MB")
     if plots is not None:
         from fastvlm_bench.report.plots import write_plots
 

@@ -3,7 +3,7 @@
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,15 @@ from fastvlm_bench.suites.suite import Suite, images_sha256
 def run_benchmark(
     config: RunConfig, *, resume: Path | None, csv: Path | None, predictions: Path | None = None, as_json: bool,
     show: bool = True, quiet: bool = False, details: bool = False, answers: bool = False,
+    after: Sequence[Callable[[Run], None]] = (), command: Sequence[str] = (),
 ) -> int:  # fmt: skip
     """Run what `config` says and, if `show`, print the report. Returns the exit code.
 
     resume: the folder of a run to go on with. csv, predictions: files to write. quiet: no progress, which otherwise
-    goes to standard error. details: print every table, not one screen. answers: print each answer
-    token by token as soon as it is measured, to standard error. Every line that was measured is kept, also where the
-    run is interrupted or raises a BenchError.
+    goes to standard error. details: print every table, not one screen. answers: print each answer token by token as
+    soon as it is measured, to standard error. after: what is called with the recorded run, whether or not it ended
+    well. command: how the run was asked for, to be recorded; () is the command line. Every line that was measured is
+    kept, also where the run is interrupted or raises a BenchError.
     """
     for path, option in ((csv, "--csv"), (predictions, "--predictions-out")):
         if path is not None:
@@ -61,7 +63,7 @@ def run_benchmark(
     live = Live(Console(stderr=True, quiet=as_json or quiet), REFERENCE, answers)
     outcome, code, failure = "success", 0, None
     try:
-        writer = writer or _create(config, suites)
+        writer = writer or _create(config, suites, command)
         if config.invocations > 1:
             writer, code = invoke_all(writer, config, as_json or quiet, answers)
             if code in (INTERRUPTED, TERMINATED):
@@ -90,6 +92,8 @@ def run_benchmark(
             _show(run, csv, as_json, details)
         if predictions is not None:
             write_predictions(run, predictions)
+        for each in after:
+            each(run)
     if outcome == "interrupted":
         done = len({(line["suite"], line["sample_id"], line["repeat"]) for line in run.lines})
         print(f"fastvlm-bench: interrupted; {done} samples are kept; go on with --resume {run.folder}", file=sys.stderr)
@@ -122,14 +126,15 @@ def require_lossless(run: Run) -> None:
         )
 
 
-def _create(config: RunConfig, suites: Sequence[Suite]) -> RunWriter:
+def _create(config: RunConfig, suites: Sequence[Suite], command: Sequence[str]) -> RunWriter:
     """Make the run's folder and record what is known before the model is loaded."""
     names = "+".join(suite.name for suite in suites)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     model = Path(config.model).name
     run_id = f"{stamp}-{model}-{names}-{secrets.token_hex(2)}"
     return RunWriter.create(Path(config.out) / run_id, {
-        "run_id": run_id, "status": "started", "command": ["fastvlm-bench", *sys.argv[1:]], "config": config.to_dict(),
+        "run_id": run_id, "status": "started", "command": list(command) or ["fastvlm-bench", *sys.argv[1:]],
+        "config": config.to_dict(),
         "config_sha256": config.sha256(), "suites": [_described(suite, config) for suite in suites],
         "model": {"id": config.model}, "methods": [{"label": spec.label} for spec in config.specs],
         "reference": REFERENCE, "order": williams.NAME, "environment": {}, "started_at": now(), "completed_at": None,

@@ -1,0 +1,133 @@
+"""The figures of `report --plots`: each has its data beside it, both widths, embedded fonts, and colours apart."""
+
+import csv
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fastvlm_bench.analysis.summary import summarise
+from fastvlm_bench.cli.app import app
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.records.record import Run, read_run
+from fastvlm_bench.report import figure_data, picture_style
+from fastvlm_bench.report.figures import FIGURES
+from fastvlm_bench.report.plots import write_plots
+
+GOLDEN = Path(__file__).parent / "golden-v1"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("plots")
+    assert CliRunner().invoke(app, ["report", str(GOLDEN), "--plots", str(made)]).exit_code == 0
+    return made
+
+
+def series(run: Run) -> list[figure_data.Series]:
+    return figure_data.series_of([run], [summarise(run)], run.meta["suites"][0]["name"])
+
+
+def test_each_figure_has_both_widths_and_its_data(folder: Path) -> None:
+    tables = sorted(folder.glob("*.csv"))
+    assert len(tables) > 4 and len(list(folder.iterdir())) == 3 * len(tables)
+    for table in tables:
+        assert all((folder / f"{table.stem}-{width}.pdf").stat().st_size > 1000 for width in picture_style.WIDTHS)
+        rows = list(csv.DictReader(table.open(newline="", encoding="utf-8")))
+        assert rows and {"run_id", "suite", "method", "series"} <= set(rows[0])
+
+
+def test_fonts_are_embedded_and_widths_are_those_of_a_page(folder: Path) -> None:
+    for path in folder.glob("*.pdf"):
+        data = path.read_bytes()
+        assert b"/FontFile2" in data and b"/Type3" not in data
+        (width,) = {float(match) for match in re.findall(rb"/MediaBox \[ 0 0 ([\d.]+) ", data)}
+        assert width == pytest.approx(
+            72 * picture_style.WIDTHS["one-column" if "one-column" in path.name else "two-column"]
+        )
+
+
+def test_the_data_are_the_numbers_of_the_rows(fake: SimpleNamespace) -> None:
+    run = fake.run(suites=[fake.suite(n=30)])
+    own = series(run)
+    _, drafting = summarise(run)
+    rows = [row for row in figure_data.speedup_distribution(own) if row["method"] == "fastvlm"]
+    assert len(rows) == 30 and {row["decode_speedup_geomean"] for row in rows} == {
+        drafting.speedup.decode_speedup_geomean.value
+    }  # type: ignore[union-attr]
+    product = 1.0
+    for row in rows:
+        product *= row["decode_speedup"]
+    assert product ** (1 / 30) == pytest.approx(rows[0]["decode_speedup_geomean"])
+    places = figure_data.acceptance_by_position(own)
+    assert tuple(row["accepted_share"] for row in places) == drafting.acceptance.acceptance_by_position
+    accepted = figure_data.accepted_per_round(own)
+    assert sum(row["rounds_share"] for row in accepted) == pytest.approx(1)
+    assert sum(row["rounds"] for row in accepted) == drafting.acceptance.rounds
+    shares = [row["share"] for row in figure_data.phases(own) if row["method"] == "fastvlm"]
+    assert sum(share or 0 for share in shares) == pytest.approx(1)
+    assert [row["peak_delta_bytes"] for row in figure_data.speedup_memory(own)] == [
+        0,
+        drafting.memory.peak_rss_delta_bytes,
+    ]
+
+
+def test_what_was_not_measured_makes_no_figure(fake: SimpleNamespace, tmp_path: Path) -> None:
+    bare = fake.run(labels=("standard",), change=lambda line: {**line, "memory": {}})
+    names = {path.name for path in write_plots([bare], tmp_path, "svg")}
+    drawn = {kind.name for kind in FIGURES if any(kind.name in name for name in names)}
+    assert drawn == {"phases", "speedup-quality"}
+
+
+@pytest.mark.parametrize("form", picture_style.FORMATS)
+def test_pictures_are_the_same_each_time(form: str, fake: SimpleNamespace, tmp_path: Path) -> None:
+    run = fake.run(suites=[fake.suite("vqav2", n=6)])
+    first, second = (write_plots([run], tmp_path / name, form) for name in "ab")
+    assert [a.read_bytes() for a in first] == [b.read_bytes() for b in second]
+    if form == "png":
+        assert all(
+            Image.open(path).info["dpi"][0] == pytest.approx(300, abs=1) for path in first if path.suffix == ".png"
+        )
+
+
+def test_names_of_methods_are_no_formulas_and_suites_no_paths(fake: SimpleNamespace, tmp_path: Path) -> None:
+    methods = [fake.method("standard"), fake.method("fastvlm", label=r"fastvlm:draft=$\frac{$")]
+    made = write_plots([fake.run(suites=[fake.suite("../caption", n=5)], methods=methods)], tmp_path / "in", "svg")
+    assert made and all(path.parent == tmp_path / "in" for path in made)
+
+
+def test_colours_differ_for_colour_blind_readers() -> None:
+    """Simulated deuteranopia and protanopia (Machado et al. 2009, severity 1): no two colours become one."""
+    blind = {
+        "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.01182, 0.04294, 0.968881)),
+        "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    }  # fmt: skip
+    shades = [
+        tuple(int(text[i : i + 2], 16) / 255 for i in (1, 3, 5)) for text in (picture_style.INK, *picture_style.COLOURS)
+    ]
+    for matrix in blind.values():
+        seen = [[sum(m * c for m, c in zip(row, shade, strict=True)) for row in matrix] for shade in shades]
+        apart = [
+            sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) ** 0.5 for i, x in enumerate(seen) for y in seen[:i]
+        ]
+        assert min(apart) > 0.1
+
+
+def test_methods_are_told_apart_by_more_than_colour() -> None:
+    looks = [(picture_style.colour(place), picture_style.marker(place)) for place in range(40)]
+    assert len(set(looks)) == 40
+
+
+@pytest.mark.parametrize(("form", "words"), [("gif", "pdf, png, svg"), ("pfd", "did you mean")])
+def test_unknown_formats_are_refused(form: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        write_plots([read_run(GOLDEN)], tmp_path, form)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="--plots"):
+        write_plots([read_run(GOLDEN)], tmp_path / "file" / "in", "pdf")
