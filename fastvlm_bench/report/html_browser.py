@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastvlm_bench import metrics
+from fastvlm_bench.analysis.emitted import emitted_rounds, running_speedup
 from fastvlm_bench.report.figure_data import Series
 from fastvlm_bench.report.sample_export import scores_by_line
 from fastvlm_bench.report.thumbnails import Thumbnails, thumbnails_of
@@ -104,6 +105,7 @@ def answer(
     line, reference = own.lines[0], _reference(one, series)
     theirs = None if reference in (None, one) else reference.arm.measured.get(sample_id)
     ratio = next((ratio for ratio in one.ratios if ratio.sample_id == sample_id), None)
+    drafts = any(round_[0] for round_ in line["rounds"])
     return {
         "text": line["text"], "stop": line["stop"], "tokens": len(line["token_ids"]),
         "same": None if theirs is None else line["token_ids"] == theirs.lines[0]["token_ids"],
@@ -112,9 +114,28 @@ def answer(
         "scores": {metrics.kind_of(name).label: _short(value * metrics.kind_of(name).scale)
                    for metric, value in scores[id(one.run)].get(line["seq"], {}).items()
                    if (name := metric.removeprefix("score_")) in metrics.METRICS},
-        "rounds": [round_[:4] for round_ in line["rounds"]] if one.row.acceptance.alpha is not None else [],
+        "rounds": rounds_of(line, None if theirs is None else theirs.lines[0]) if drafts else [],
         "judged": (line.get("losslessness") or {}).get("outcome"),
     }  # fmt: skip
+
+
+def rounds_of(line: Mapping[str, Any], reference: Mapping[str, Any] | None) -> list[list[Any]]:
+    """Each round, prefill first: [milliseconds, running speed-up, kinds, texts], a letter and a text for each token.
+
+    The letters are the first of the kinds in `analysis.emitted`, o for own and p for prefill. texts: None in records
+    that do not have them; a rejected draft that was not recorded is an r without text all the same.
+    """
+    found = []
+    for done in emitted_rounds(line):
+        kinds = "".join(token.kind[0] for token in done.tokens)
+        texts = [token.text for token in done.tokens]
+        if not done.complete:
+            place = sum(kind in "ad" for kind in kinds)
+            kinds, texts = kinds[:place] + "r" + kinds[place:], [*texts[:place], None, *texts[place:]]
+        told = None if all(text is None for text in texts) else texts
+        speedup = running_speedup(done, reference) if done.number else None
+        found.append([_short(done.seconds * 1000), _short(speedup), kinds, told])
+    return found
 
 
 def _short(value: float | None) -> float | None:

@@ -43,7 +43,7 @@ def colour(index: int) -> str:
 def marker(index: int) -> str:
     """The marker of the method with this place. Seven methods later, the same colour comes with another marker."""
     names = tuple(MARKERS)
-    return names[(index + index // (len(COLOURS) + 1)) % len(names)]
+    return names[(index + max(index - 1, 0) // len(COLOURS)) % len(names)]
 
 
 def can_draw() -> bool:

@@ -47,7 +47,8 @@ def thumbnails_of(run: Run, suite: Mapping[str, Any], sample_ids: Sequence[str])
                 unread += 1
                 continue
         of_sample[name] = key
-    return Thumbnails(pictures, of_sample, f"{unread} images could not be read here." if unread else "")
+    lacking = f"{unread} images are not shown: the suite here does not have them." if unread else ""
+    return Thumbnails(pictures, of_sample, lacking)
 
 
 def _suite_of(run: Run, suite: Mapping[str, Any]) -> Suite:

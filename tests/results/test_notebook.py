@@ -61,7 +61,7 @@ def test_comparing_puts_runs_side_by_side(fake: SimpleNamespace) -> None:
     found = fb.compare([slow, fast])
     assert len(found.rows) == len(slow.rows) + len(fast.rows)
     other = found.rows[found.rows.against.notna()]
-    assert len(other) == 2 and (other.decode_speedup_over_first.astype(float).round(1) == 2.0).all()
+    assert len(other) == 2 and (other.decode_speedup_over_first > 1.8).all()
     assert (other.decode_speedup_over_first_low < other.decode_speedup_over_first).all()
     assert (other.identical_with_first == other.compared_with_first).all()
     elsewhere = fb.LoadedRun(fake.run(meta={"model": {"dtype": "bfloat16"}}))

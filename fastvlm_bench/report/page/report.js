@@ -103,6 +103,8 @@ function fill(wanted) {
   }));
   const there = suite().samples.length;
   const part = there < suite().all ? ` This file has ${there} of the suite's ${suite().all} samples: those that failed or differ, the slowest, then the first.` : "";
+  const coloured = suite().samples.some((sample) => sample.answers.some((a) => a && a.rounds && a.rounds.length));
+  at("key").hidden = !coloured;
   at("count").textContent = `${shown.length} of ${there} samples.${part} ${suite().images}`.trim();
   const place = shown.findIndex((sample) => sample.id === wanted);
   open(place < 0 ? 0 : place);
@@ -116,7 +118,7 @@ function facts(answer) {
   add(`first token ${answer.ttft_ms} ms, then ${answer.decode_ms} ms`);
   if (answer.same !== null) add(answer.same ? "same tokens" : "differs" + (answer.judged ? ` (${answer.judged})` : ""), answer.same ? "yes" : "no");
   for (const [name, value] of Object.entries(answer.scores || {})) add(`${name} ${value}`);
-  if (answer.rounds.length) add(`${answer.rounds.length} rounds`);
+  if (answer.rounds.length) add(`${answer.rounds.length - 1} rounds`);
   return told;
 }
 
@@ -153,20 +155,60 @@ function open(place) {
     const card = make("div", "answer" + (number === chosen() ? " chosen" : ""));
     card.append(make("h3", "", suite().series[number].name));
     if (answer.error) card.append(make("p", "no", answer.error));
-    else card.append(facts(answer), answerText(answer, sample));
+    else {
+      card.append(facts(answer));
+      const told = answer.rounds.length && answer.rounds[0][3] !== null;
+      if (!told) card.append(answerText(answer, sample));
+      if (answer.rounds.length) card.append(answerRounds(answer, sample));
+    }
     detail.append(card);
   });
 }
 
-// An answer that differs is marked from the word on at which it leaves the reference's.
-function answerText(answer, sample) {
+const KINDS = { p: "own", o: "own", a: "accepted", d: "accepted", r: "rejected", u: "untested" };
+const NAMES = { p: "the target's own, from the prompt", o: "the target's own", a: "drafted, accepted", d: "drafted, not verified", r: "drafted, rejected", u: "drafted after a rejected one, never tested" };
+
+// Round by round: what was drafted and stood, what was rejected, and the target's own. Records before token_chars know
+// only the kinds: then they are boxes.
+function answerRounds(answer, sample) {
+  let before = 0;
+  const same = leaves(answer, sample);
   const text = make("p", "text");
+  const boxes = answer.rounds[0][3] === null;
+  answer.rounds.forEach(([ms, speedup, kinds, texts], number) => {
+    const round = make("span", "round");
+    round.title = number ? `round ${number}: ${ms} ms` + (speedup === null ? "" : `, ${times(speedup)} so far`) : `first token: ${ms} ms`;
+    [...kinds].forEach((kind, place) => {
+      const said = boxes ? null : texts[place];
+      const token = make(KINDS[kind] === "rejected" || KINDS[kind] === "untested" ? "del" : "span", KINDS[kind] + (said === null ? " box" : ""), said === null ? "" : said);
+      if (said !== null && token.tagName !== "DEL") {
+        if (said && before + said.length > same) token.classList.add("after");
+        before += said.length;
+      }
+      if (said === null) token.setAttribute("aria-label", NAMES[kind]);
+      round.append(token);
+    });
+    text.append(round);
+  });
+  return text;
+}
+
+// The character at which an answer that differs leaves the reference's.
+function leaves(answer, sample) {
   const first = sample.answers.find((other, number) => other && !other.error && suite().series[number].reference);
-  if (answer.same !== false || !first) return make("p", "text", answer.text);
+  if (answer.same !== false || !first) return answer.text.length;
   let same = 0;
   while (same < answer.text.length && answer.text[same] === first.text[same]) same += 1;
-  same = answer.text.lastIndexOf(" ", same) + 1;
-  text.append(answer.text.slice(0, same), make("mark", "", answer.text.slice(same)));
+  return same;
+}
+
+// It is marked from that word on.
+function answerText(answer, sample) {
+  const text = make("p", "text");
+  const same = leaves(answer, sample);
+  if (same === answer.text.length) return make("p", "text", answer.text);
+  const word = answer.text.lastIndexOf(" ", same) + 1;
+  text.append(answer.text.slice(0, word), make("mark", "", answer.text.slice(word)));
   return text;
 }
 

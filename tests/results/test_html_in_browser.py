@@ -1,0 +1,124 @@
+"""The page of `report --html` in a real browser: no complaint, no request; tables sort, samples open."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from chromium import Page, chromium
+from hostile_texts import HOSTILE, hostile
+
+from fastvlm_bench.records.record import read_run
+from fastvlm_bench.report.html import write_html
+
+GOLDEN = Path(__file__).parent / "golden-v1"
+TITLE = "document.querySelector('#detail h3').textContent"
+LISTED = "[...document.querySelectorAll('#list li span:first-child')].map(e => e.textContent)"
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with chromium() as opened:
+        yield opened
+
+
+def shown(page: Page, path: Path, **how: Any) -> None:
+    page.errors.clear()
+    page.requests.clear()
+    page.show(path, **how)
+
+
+def complaints(page: Page, path: Path) -> list[str]:
+    """What the browser complains of, and every request beyond the file itself and the images inside it."""
+    asked = [address for address in page.requests if not address.startswith("data:")]
+    return page.errors + [address for address in asked if address != path.absolute().as_uri()]
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_html([read_run(GOLDEN)], path)
+    return path
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_tables_sort_and_nothing_scrolls_sideways(width: int, page: Page, golden: Path) -> None:
+    shown(page, golden, width=width)
+    assert page.run("document.documentElement.scrollWidth <= innerWidth")
+    order = "[...document.querySelectorAll('table.main tbody th')].map(e => Number(e.dataset.sort))"
+    values = "[...document.querySelectorAll('table.main tbody tr')].map(r => r.children[1].dataset.sort ?? null)"
+    before = page.run(order)
+    for backwards in (True, False):
+        page.run("document.querySelectorAll('table.main thead button')[1].click()")
+        told = page.run(values)
+        known = [float(value) for value in told if value is not None]
+        assert known == sorted(known, reverse=backwards) and told[-1] is None
+        state = page.run("document.querySelectorAll('table.main thead th')[1].getAttribute('aria-sort')")
+        assert state == ("descending" if backwards else "ascending")
+    page.run("document.querySelector('table.main thead button').click()")
+    assert page.run(order) == before and complaints(page, golden) == []
+
+
+def test_samples_open_by_mouse_and_by_keys(page: Page, golden: Path) -> None:
+    shown(page, golden)
+    first = page.run(TITLE)
+    assert page.run("document.querySelector('#detail .text').textContent")
+    page.run("document.querySelectorAll('#list li')[1].click()")
+    second = page.run(TITLE)
+    assert second != first
+    for key, title in (("k", first), ("j", second)):
+        page.press(key)
+        assert page.run(TITLE) == title
+    page.run("list.focus()")
+    page.press("ArrowUp")
+    assert page.run(TITLE) == first
+    page.press("/")
+    assert page.run("document.activeElement.id") == "search"
+    page.run("search.value = 'no such words'; search.dispatchEvent(new Event('input'))")
+    assert page.run(LISTED) == [] and complaints(page, golden) == []
+
+
+def test_dark_follows_the_reader_and_the_button(page: Page, golden: Path) -> None:
+    paper = "getComputedStyle(document.body).backgroundColor"
+    shown(page, golden)
+    light = page.run(paper)
+    page.run("theme.click()")
+    dark = page.run(paper)
+    shown(page, golden, dark=True)
+    assert page.run(paper) == dark != light
+
+
+def test_hostile_texts_do_nothing(page: Page, fake: SimpleNamespace, tmp_path: Path) -> None:
+    path = tmp_path / "hostile.html"
+    write_html([hostile(fake)], path)
+    shown(page, path)
+    title = page.run("document.title")
+    for place in range(3):
+        page.run(f"document.querySelectorAll('#list li')[{place}].click()")
+    assert title != "owned" and page.run("document.title") == title and complaints(page, path) == []
+    assert page.run("document.querySelector('.answer .text').textContent") == HOSTILE
+
+
+def test_filters_show_what_differs_and_the_worst_first(page: Page, fake: SimpleNamespace, tmp_path: Path) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        if line["method"] == "fastvlm" and line["sample_id"] == "005":
+            return {**line, "token_ids": [7, 7, 2], "text": "a red circle in error", "rounds": [[0, 0, 0, 2, 0, 0.1]]}
+        if line["method"] == "fastvlm" and line["sample_id"] == "003":
+            return {**line, "decode_s": 50 * line["decode_s"]}
+        return dict(fake.failed(line)) if line["sample_id"] == "002" else line
+
+    path = tmp_path / "report.html"
+    write_html([fake.run(suites=[fake.suite(n=12)], change=change)], path)
+    shown(page, path)
+
+    def choose(control: str, value: str) -> list[str]:
+        page.run(f"controls.{control}.value = {value!r}; controls.{control}.dispatchEvent(new Event('change'))")
+        return list(page.run(LISTED))
+
+    assert choose("filter", "differs") == ["005"]
+    assert page.run("document.querySelector('.answer mark').textContent").endswith("error")
+    assert choose("filter", "failed") == ["002"] and page.run("document.querySelector('.answer .no').textContent")
+    assert len(choose("filter", "all")) == 12
+    assert choose("order", "worst")[0] == "003" and choose("order", "best")[-2:] == ["003", "002"]
+    assert complaints(page, path) == []
