@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fastvlm_bench.cli.options import RESULTS, Details, Metric
+from fastvlm_bench.cli.options import RESULTS, Details, Metric, Trackers
 
 # fmt: off
 RunFolders = Annotated[list[Path] | None, typer.Argument(help="Run folders; left out: the newest under results/.")]
@@ -92,6 +92,7 @@ def report(
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one self-contained page of all these runs, and print nothing.")] = None,
     plots: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the figures for a paper and their data, and print nothing.")] = None,
     to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="Of --plots: pdf, png or svg.")] = "pdf",
+    trackers: Trackers = None,
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
     """Print what a run found, from its records alone: one screen, or every table with --details."""
@@ -101,7 +102,9 @@ def report(
     from fastvlm_bench.report.memory_picture import draw_memory
     from fastvlm_bench.report.one_screen import print_screen
     from fastvlm_bench.report.terminal import print_report
+    from fastvlm_bench.report.trackers import check_trackers, report_to
 
+    check_trackers(trackers or [])
     judged, printing = [], print_report if details else print_screen
     read = _runs(runs, results)
     told = [summarise(found, margin) for found in read]
@@ -111,6 +114,9 @@ def report(
             printing(found, rows=rows, verdict=judged[-1][1])
         if memory_picture is not None:
             draw_memory(found, memory_picture)
+    for tracker in trackers or []:
+        for found, rows in zip(read, told, strict=True):
+            report_to(tracker, found, rows)
     if html is not None:
         from fastvlm_bench.report.html import write_html
 
@@ -155,15 +161,19 @@ def batches(
 
 def export(
     runs: RunFolders = None,
-    to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="csv, samples-csv, latex, markdown or json.")] = "csv",
+    to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="csv, samples-csv, latex, markdown, json or eval-results.")] = "csv",
     out: OutFile = None,
+    dataset: Annotated[str | None, typer.Option(metavar="ID", help="For eval-results: the benchmark's data set on the Hub, OWNER/NAME or OWNER/NAME@REVISION.")] = None,
+    method: Annotated[str | None, typer.Option(metavar="LABEL", help="For eval-results: the method; default: the first beside the reference.")] = None,
     columns: Annotated[str | None, typer.Option(metavar="NAMES", help="For latex and markdown: column names, separated by commas.")] = None,
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
-    """Write runs as CSV (one row a suite and method), per-sample CSV, LaTeX (booktabs), Markdown or JSON."""
+    """Write runs as CSV (one row a suite and method), per-sample CSV, LaTeX (booktabs), Markdown, JSON or the Hub's YAML."""
     from fastvlm_bench.report.export import export_runs, save
 
-    text = export_runs(_runs(runs, results), to, columns.split(",") if columns else None)
+    text = export_runs(
+        _runs(runs, results), to, columns.split(",") if columns else None, dataset=dataset, method=method
+    )
     if out is None:
         sys.stdout.write(text)
     else:

@@ -23,6 +23,7 @@ from fastvlm_bench.cli.options import (
     Quantize,
     Quiet,
     Revision,
+    Trackers,
     TrustRemoteCode,
     chosen_model,
     hush,
@@ -80,14 +81,17 @@ def run(
     json: Annotated[bool, typer.Option("--json/--no-json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)] = False,
     show: Annotated[bool, typer.Option("--show/--no-show", help="Print each answer token by token when it is measured, outside the clock.", rich_help_panel=OUTPUT)] = False,
     details: Details = False,
+    trackers: Trackers = None,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:  # fmt: skip
     """Decode each sample with each method in turn and report speed, acceptance, memory and quality."""
     from fastvlm_bench.config import RunConfig
     from fastvlm_bench.measuring.batch_sweep import parse_sizes, run_sizes
+    from fastvlm_bench.report.trackers import check_trackers, senders
 
     sizes = parse_sizes(batch_size)
+    check_trackers(trackers or [])
     chosen: dict[str, Any] = {"suites": tuple(suite)} if suite else {}
     chosen |= {"methods": tuple(method)} if method else {}
     asked = RunConfig(
@@ -104,13 +108,8 @@ def run(
 
     if quiet:
         hush()
-    shown: dict[str, Any] = {
-        "csv": csv,
-        "predictions": predictions_out,
-        "as_json": json,
-        "quiet": quiet,
-        "answers": show,
-    }
+    shown: dict[str, Any] = {"csv": csv, "predictions": predictions_out, "as_json": json, "quiet": quiet,
+                             "answers": show, "after": senders(trackers or [])}  # fmt: skip
     if len(sizes) > 1:
         raise typer.Exit(run_sizes(asked, sizes, resume=resume, **shown))
     raise typer.Exit(run_benchmark(asked, resume=resume, details=details, **shown))

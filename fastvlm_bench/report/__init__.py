@@ -15,6 +15,8 @@ labels.py          names of rows that say in what rows of the same method differ
 numbers.py         how numbers are written
 columns.py         the columns of CSV and JSON, in order, and the group of `analysis` that has each of them
 export.py          CSV, LaTeX, Markdown and JSON, one row per suite and method
+eval_results.py    scores as the YAML that a model's repository on the Hub shows
+trackers.py        `--report-to`: Weights & Biases, MLflow
 sample_export.py   every sample as CSV
 csv_text.py        how a value is written in CSV
 frames.py          rows and samples as pandas data frames

@@ -15,6 +15,7 @@ from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import finite, write_atomically
 from fastvlm_bench.report.columns import columns, row_dict
 from fastvlm_bench.report.csv_text import cell_text, to_csv
+from fastvlm_bench.report.eval_results import eval_results
 from fastvlm_bench.report.labels import labels
 from fastvlm_bench.report.sample_export import samples_csv
 
@@ -135,15 +136,20 @@ def _generation(run: Run) -> str:
     return line and f"{line[0].upper()}{line[1:]}. "
 
 
-FORMATS = ("csv", "samples-csv", "latex", "markdown", "json")
+FORMATS = ("csv", "samples-csv", "latex", "markdown", "json", "eval-results")
 
 
-def export_runs(runs: Sequence[Run], form: str, names: Sequence[str] | None = None) -> str:
+def export_runs(
+    runs: Sequence[Run], form: str, names: Sequence[str] | None = None, *, dataset: str | None = None,
+    method: str | None = None,
+) -> str:  # fmt: skip
     """Runs in one of `FORMATS`: one table of all of them, or as JSON one object, and an array of several.
 
-    names: the columns of a LaTeX or Markdown table. UsageError for an unknown format or column, and for `names` with
-    another format.
+    names: the columns of a LaTeX or Markdown table. dataset, method: as in `eval_results`. UsageError for an unknown
+    format or column, and for what belongs to another format.
     """
+    if (dataset or method) and form != "eval-results":
+        raise UsageError(f"--dataset and --method are for eval-results; {form} has every method")
     known = [column.name for column in columns()]
     for name in names or ():
         if name not in known:
@@ -152,6 +158,10 @@ def export_runs(runs: Sequence[Run], form: str, names: Sequence[str] | None = No
         raise UsageError(f"--columns is for latex and markdown; {form} always has every column")
     if form not in FORMATS:
         raise UsageError(f"unknown format '{form}'{did_you_mean(form, FORMATS)}; choose one of: {', '.join(FORMATS)}")
+    if form == "eval-results":
+        if len(runs) > 1:
+            raise UsageError(f"eval-results is of one run, not of {len(runs)}: name its folder")
+        return eval_results(runs[0], summarise(runs[0]), dataset, method)
     if form == "samples-csv":
         first, *others = (samples_csv(run) for run in runs)
         return first + "".join(text[text.index("\n") + 1 :] for text in others)

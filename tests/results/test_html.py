@@ -17,6 +17,7 @@ from fastvlm_bench.records.record import Run, read_run
 from fastvlm_bench.report import html_browser
 from fastvlm_bench.report.html import html_of, write_html
 
+ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden-v1"
 
 
@@ -131,3 +132,14 @@ def test_the_command_writes_the_page_and_refuses_in_one_line(tmp_path: Path) -> 
     for path in (tmp_path, tmp_path / "no" / "page.html"):
         with pytest.raises(UsageError, match="--html"):
             write_html([read_run(GOLDEN)], path)
+
+
+def test_the_sample_page_is_of_its_record() -> None:
+    """It is what `report results/demo --html results/demo.html` writes."""
+    page = ROOT / "results" / "demo.html"
+    text, run = page.read_text(encoding="utf-8"), read_run(ROOT / "results" / "demo")
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.S)
+    told = json.loads(data)["suites"]
+    expected = html_browser.browser_of([_series(run)]).suites
+    assert told == json.loads(json.dumps(expected)), "make it again"
+    assert run.run_id in text and page.stat().st_size < 1_500_000

@@ -99,6 +99,9 @@ def test_names_of_methods_are_no_formulas_and_suites_no_paths(fake: SimpleNamesp
     assert made and all(path.parent == tmp_path / "in" for path in made)
 
 
+EXPLAINED = ("sample_id", "decode_speedup", "e2e_speedup", "e2e_speedup_geomean", "metric_title", "higher_is_better",
+             "quality", "peak_bytes", "extra_weights_bytes", "phases_by", "part", "memory_kind")  # fmt: skip
+"""Columns of a figure's data that bear the name of one that is explained elsewhere, or say themselves what they are."""
 BLIND = {
     "deuteranopia": ((0.3673, 0.8606, -0.2280), (0.2801, 0.6725, 0.0474), (-0.0118, 0.0429, 0.9689)),
     "protanopia": ((0.1523, 1.0526, -0.2049), (0.1145, 0.7863, 0.0992), (-0.0039, -0.0481, 1.0520)),
@@ -113,6 +116,18 @@ def test_colours_stay_apart_for_colour_blind_readers(matrix: tuple[tuple[float, 
     seen = [[sum(m * c for m, c in zip(row, shade, strict=True)) for row in matrix] for shade in shades]
     apart = [math.dist(a, b) for place, a in enumerate(seen) for b in seen[:place]]
     assert min(apart) > 0.1
+
+
+def test_every_figure_and_column_is_explained(fake: SimpleNamespace) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text(encoding="utf-8").split("## Figures")[1]
+    table = dict(re.findall(r"^\| `([\w-]+)` \| (.*) \|$", page.split("## Columns")[0], flags=re.M))
+    assert list(table) == [kind.name for kind in FIGURES]
+    run = fake.run(suites=[fake.suite(n=6)])
+    for kind in FIGURES:
+        for column in (kind.data(series(run)) or [{}])[0]:
+            stem = re.sub(r"_(low|high)$", "", column)
+            known = stem in ("run_id", "suite", "method", "series") or f"`{stem}" in table[kind.name]
+            assert known or stem in EXPLAINED, f"{kind.name}: {column}"
 
 
 def test_methods_are_told_apart_by_more_than_colour() -> None:
