@@ -64,11 +64,12 @@ class LoadedRun:
         """VALID or INVALID with the reasons, and the warnings."""
         return judge(self.record, self._summary)
 
-    def report(self) -> None:
-        """Print what `fastvlm-bench report` prints."""
+    def report(self, details: bool = False) -> None:
+        """Print what `fastvlm-bench report` prints: one screen, or every table."""
+        from fastvlm_bench.report.one_screen import print_screen
         from fastvlm_bench.report.terminal import print_report
 
-        print_report(self.record, rows=self._summary, verdict=self.verdict)
+        (print_report if details else print_screen)(self.record, rows=self._summary, verdict=self.verdict)
 
     def report_html(self, path: str | Path) -> Path:
         """Write the page of `fastvlm-bench report --html`, and return its path. Needs the extra `html`."""

@@ -1,5 +1,6 @@
 """How each figure is drawn from its data (`figure_data`) on matplotlib's axes: nothing is computed here but places."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -182,6 +183,8 @@ def _categories(axis: Any, names: Sequence[str]) -> None:
 
 
 def _broken(name: str) -> str:
+    if " " in name:
+        return "\n".join(textwrap.wrap(name, LABEL_WIDTH))
     return break_label(name, LABEL_WIDTH).replace("\n  ", "\n")
 
 

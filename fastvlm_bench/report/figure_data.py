@@ -17,13 +17,14 @@ from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.breakdown import PARTS, memory_parts
+from fastvlm_bench.report.one_screen import short_labels
 
 Data = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Series:
-    """One method of one run on a suite. name: its label, after the run's letter where several runs have this suite.
+    """One method of one run on a suite. name: its short label, after the run's letter where several have this suite.
 
     place: its place among the colours, 0 for the reference. ratios: of each sample (or batch) to the reference's.
     """
@@ -60,12 +61,13 @@ def series_of(runs: Sequence[Run], rows: Sequence[Sequence[Row]], suite: str) ->
     for letter, run, own in zip(letters(runs), runs, rows, strict=True):
         here = [arm for arm in arms(run) if arm.suite["name"] == suite]
         reference = next((arm for arm in here if arm.method["label"] == run.meta["reference"]), None)
-        for arm in here:
+        short = short_labels([arm.method["label"] for arm in here])
+        for arm, label in zip(here, short, strict=True):
             row = next(row for row in own if (row.suite, row.method) == (suite, arm.method["label"]))
             first = not found
             mine = [] if reference is None or reference is arm else pairs(arm, reference)
             ratios = tuple(sample_ratios(mine, row.settings.sampled))
-            name = f"{letter}: {row.method}" if several else row.method
+            name = f"{letter}: {label}" if several else label
             found.append(Series(name, letter, run, row, arm, 0 if first else len(found), ratios))
     return found
 

@@ -23,6 +23,7 @@ from fastvlm_bench.report.figure_data import Series, letters, series_of, suite_n
 from fastvlm_bench.report.figures import FIGURES, inline_svg, places_of, render
 from fastvlm_bench.report.html_browser import Browser, browser_of
 from fastvlm_bench.report.html_table import Column, table_columns
+from fastvlm_bench.report.one_screen import best, left_out
 from fastvlm_bench.report.picture_style import MARKERS, colour, marker, styled
 from fastvlm_bench.report.terminal import conclusion, headline, suite_headline
 
@@ -54,7 +55,10 @@ class SuiteView:
 
 @dataclass(frozen=True)
 class RunView:
-    """What the page says of one run as a whole. best: of each suite the sentence on its fastest lossless method."""
+    """What the page says of one run as a whole. best: of each suite the sentence on its fastest lossless method.
+
+    sentences: those of all lossless methods, where there are more.
+    """
 
     letter: str
     run: Run
@@ -62,7 +66,8 @@ class RunView:
     generation: str
     verdict: Verdict
     best: tuple[str, ...]
-    others: tuple[str, ...]
+    sentences: tuple[str, ...]
+    left_out: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
 
 
@@ -115,20 +120,15 @@ def _run_view(letter: str, run: Run, rows: Sequence[Row]) -> RunView:
     config = {f"--{name.replace('_', '-')}": value for name, value in run.meta["config"].items()
               if value not in (None, False, [], ())}  # fmt: skip
     told = {**model, **config, **known, "started": run.meta.get("started_at"), "ended": run.meta.get("completed_at")}
-    said = {id(row): f"{row.suite}: {text}" for row in rows if (text := conclusion(run, row))}
-    best = [max(own, key=_speed) for own in ([row for row in rows if row.suite == suite and id(row) in said]
-            for suite in suite_names([run])) if own]  # fmt: skip
+    said = [f"{row.suite}: {text}" for row in rows if (text := conclusion(run, row))]
+    first = [f"{suite}: {text}" for suite in suite_names([run])
+             if (text := best(run, [row for row in rows if row.suite == suite]))]  # fmt: skip
     return RunView(
         letter, run, headline(run), generation_line(run), judge(run, rows),
-        tuple(said.pop(id(row)) for row in best), tuple(said.values()),
+        tuple(first), tuple(said) if len(said) > len(first) else (), tuple(left_out(run)),
         tuple((name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
               for name, value in told.items() if value is not None),
     )  # fmt: skip
-
-
-def _speed(row: Row) -> float:
-    estimate = row.speedup.decode_speedup_geomean or row.speedup.e2e_speedup_geomean
-    return estimate.value if estimate else 0.0
 
 
 def pieces(label: str) -> list[str]:
