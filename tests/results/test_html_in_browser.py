@@ -109,13 +109,20 @@ def test_filters_show_what_differs_and_the_worst_first(page: Page, fake: SimpleN
         return dict(fake.failed(line)) if line["sample_id"] == "002" else line
 
     path = tmp_path / "report.html"
-    write_html([fake.run(suites=[fake.suite(n=12)], change=change)], path)
+    labels = ("standard", "fastvlm", "early-exit")
+    write_html([fake.run(suites=[fake.suite(n=12)], labels=labels, change=change)], path)
     shown(page, path)
 
     def choose(control: str, value: str) -> list[str]:
         page.run(f"controls.{control}.value = {value!r}; controls.{control}.dispatchEvent(new Event('change'))")
         return list(page.run(LISTED))
 
+    methods = "[...document.querySelectorAll('.answer h3')].map(e => e.textContent)"
+    assert page.run(methods) == ["standard", "fastvlm", "early-exit"]
+    page.run("controls.method.value = 2; controls.method.dispatchEvent(new Event('change')); only.click()")
+    assert page.run(methods) == ["standard", "early-exit"]
+    page.run("controls.method.value = 1; controls.method.dispatchEvent(new Event('change'))")
+    assert page.run(methods) == ["standard", "fastvlm"]
     assert choose("filter", "differs") == ["005"]
     assert page.run("document.querySelector('.answer mark').textContent").endswith("error")
     assert choose("filter", "failed") == ["002"] and page.run("document.querySelector('.answer .no').textContent")

@@ -40,6 +40,7 @@ theme.addEventListener("click", () => {
 
 // ---- samples
 const controls = { which: at("which"), method: at("method"), filter: at("filter"), order: at("order"), search: at("search") };
+const only = at("only");
 let shown = [];
 let current = -1;
 const suite = () => data.suites[Number(controls.which.value)];
@@ -150,8 +151,12 @@ function open(place) {
   if (counts.size) words.append(make("p", "quiet", "references"), list);
   about.append(words);
   detail.append(about);
-  sample.answers.forEach((answer, number) => {
-    if (!answer) return;
+  const reference = suite().series.findIndex((one) => one.reference);
+  const first = [...new Set([reference, chosen()])].filter((number) => number >= 0);
+  const others = only.checked ? [] : sample.answers.map((_, number) => number).filter((number) => !first.includes(number));
+  for (const number of [...first, ...others]) {
+    const answer = sample.answers[number];
+    if (!answer) continue;
     const card = make("div", "answer" + (number === chosen() ? " chosen" : ""));
     card.append(make("h3", "", suite().series[number].name));
     if (answer.error) card.append(make("p", "no", answer.error));
@@ -162,7 +167,7 @@ function open(place) {
       if (answer.rounds.length) card.append(answerRounds(answer, sample));
     }
     detail.append(card);
-  });
+  }
 }
 
 const KINDS = { p: "own", o: "own", a: "accepted", d: "accepted", r: "rejected", u: "untested" };
@@ -221,6 +226,7 @@ at("controls").hidden = false;
 at("controls").addEventListener("submit", (event) => event.preventDefault());
 controls.which.addEventListener("change", () => { fillMethods(); fill(); });
 for (const name of ["method", "filter", "order"]) controls[name].addEventListener("change", () => fill(current < 0 ? undefined : shown[current].id));
+only.addEventListener("change", () => open(current));
 controls.search.addEventListener("input", () => fill());
 document.addEventListener("keydown", (event) => {
   const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName);
