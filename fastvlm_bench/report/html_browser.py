@@ -94,7 +94,7 @@ def answer(
 ) -> dict[str, Any] | None:
     """What one method said of a sample, in the first repeat, with its seconds as medians over the repeats.
 
-    None where it was not measured.
+    text: None where `rounds` has the texts of its tokens. None where it was not measured.
     """
     one = series[place]
     own = one.arm.measured.get(sample_id)
@@ -106,15 +106,17 @@ def answer(
     theirs = None if reference in (None, one) else reference.arm.measured.get(sample_id)
     ratio = next((ratio for ratio in one.ratios if ratio.sample_id == sample_id), None)
     drafts = any(round_[0] for round_ in line["rounds"])
+    rounds = rounds_of(line, None if theirs is None else theirs.lines[0]) if drafts else []
+    told = bool(rounds) and all(texts is not None for *_, texts in rounds)
     return {
-        "text": line["text"], "stop": line["stop"], "tokens": len(line["token_ids"]),
+        "text": None if told else line["text"], "stop": line["stop"], "tokens": len(line["token_ids"]),
         "same": None if theirs is None else line["token_ids"] == theirs.lines[0]["token_ids"],
         "ratio": _short(None if ratio is None else ratio.decode or ratio.e2e),
         "ttft_ms": _short(own.ttft_s * 1000), "decode_ms": _short(own.decode_s * 1000),
         "scores": {metrics.kind_of(name).label: _short(value * metrics.kind_of(name).scale)
                    for metric, value in scores[id(one.run)].get(line["seq"], {}).items()
                    if (name := metric.removeprefix("score_")) in metrics.METRICS},
-        "rounds": rounds_of(line, None if theirs is None else theirs.lines[0]) if drafts else [],
+        "rounds": rounds,
         "judged": (line.get("losslessness") or {}).get("outcome"),
     }  # fmt: skip
 
@@ -132,7 +134,7 @@ def rounds_of(line: Mapping[str, Any], reference: Mapping[str, Any] | None) -> l
         if not done.complete:
             place = sum(kind in "ad" for kind in kinds)
             kinds, texts = kinds[:place] + "r" + kinds[place:], [*texts[:place], None, *texts[place:]]
-        told = None if all(text is None for text in texts) else texts
+        told = None if texts and all(text is None for text in texts) else texts
         speedup = running_speedup(done, reference) if done.number else None
         found.append([_short(done.seconds * 1000), _short(speedup), kinds, told])
     return found

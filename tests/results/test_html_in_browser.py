@@ -100,6 +100,31 @@ def test_hostile_texts_do_nothing(page: Page, fake: SimpleNamespace, tmp_path: P
     assert page.run("document.querySelector('.answer .text').textContent") == HOSTILE
 
 
+def test_tokens_are_coloured_by_what_became_of_them(page: Page, fake: SimpleNamespace, tmp_path: Path) -> None:
+    """The text of the answer is what was emitted; struck through is what was rejected; each round says its time."""
+
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        words = [f"w{token} " for token in line["token_ids"]]
+        lost = [[7] * (tested - accepted) for _, tested, accepted, *_ in line["rounds"]]
+        return {**line, "text": "".join(words), "token_chars": list(map(len, words)), "rejected_ids": lost,
+                "rejected_pieces": [["<b>no</b> "] * len(each) for each in lost]}  # fmt: skip
+
+    run = fake.run(suites=[fake.suite(n=4)], change=change)
+    path = tmp_path / "report.html"
+    write_html([run], path)
+    shown(page, path)
+    line = next(line for line in run.lines if line["method"] == "fastvlm")
+    parts = "[...document.querySelectorAll('.answer.chosen .text {}')].map(e => e.textContent)"
+    assert "".join(page.run(parts.format(".round > span"))) == line["text"]
+    rejected = sum(tested - accepted for _, tested, accepted, *_ in line["rounds"])
+    assert page.run(parts.format("del.rejected")) == ["<b>no</b> "] * rejected and rejected
+    assert len(page.run(parts.format("span.accepted"))) == sum(min(r[2], r[3]) for r in line["rounds"])
+    titles = page.run("[...document.querySelectorAll('.answer.chosen .round')].map(e => e.title)")
+    assert len(titles) == len(line["rounds"]) + 1 and "ms" in titles[0] and "so far" in titles[-1]
+    page.run(f"search.value = {line['text'].split()[1]!r}; search.dispatchEvent(new Event('input'))")
+    assert line["sample_id"] in page.run(LISTED) and complaints(page, path) == []
+
+
 def test_filters_show_what_differs_and_the_worst_first(page: Page, fake: SimpleNamespace, tmp_path: Path) -> None:
     def change(line: dict[str, Any]) -> dict[str, Any]:
         if line["method"] == "fastvlm" and line["sample_id"] == "005":
