@@ -110,7 +110,8 @@ def answer(
     told = bool(rounds) and all(texts is not None for *_, texts in rounds)
     return {
         "text": None if told else line["text"], "stop": line["stop"], "tokens": len(line["token_ids"]),
-        "same": None if theirs is None else line["token_ids"] == theirs.lines[0]["token_ids"],
+        "same": None if theirs is None or one.row.settings.sampled else
+                line["token_ids"] == theirs.lines[0]["token_ids"],
         "ratio": _short(None if ratio is None else ratio.decode or ratio.e2e),
         "ttft_ms": _short(own.ttft_s * 1000), "decode_ms": _short(own.decode_s * 1000),
         "scores": {metrics.kind_of(name).label: _short(value * metrics.kind_of(name).scale)

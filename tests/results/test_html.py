@@ -16,6 +16,7 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run, read_run
 from fastvlm_bench.report import html_browser
 from fastvlm_bench.report.html import html_of, write_html
+from fastvlm_bench.report.plots import write_plots
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden-v1"
@@ -115,6 +116,39 @@ def test_a_big_run_shows_what_matters(fake: SimpleNamespace) -> None:
 
     shown = html_browser.choose(_series(fake.run(suites=[fake.suite(n=60)], change=change)), 20)
     assert len(shown) == 20 and {"057", "058", "000"} <= set(shown)
+
+
+def without_fastvlm(line: dict[str, Any]) -> dict[str, Any] | None:
+    return None if line["method"] == "fastvlm" else line
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "reference only": {"labels": ("standard",)},
+    "a method without lines": {"change": without_fastvlm},
+    "one-token answers": {"tokens": 1},
+    "repeats": {"repeats": 3},
+    "sampled": {"meta": {"config": {"temperature": 1.0}}},
+    "vision not told apart": {"change": lambda line: {**line, "vision_s": None, "prefill_s": line["ttft_s"]}},
+    "ranks": {"change": lambda line: {**line, "text": "", "ranks": {"sum": [1, 2], "mean": [2, 1]}}},
+    "batches": {"change": lambda line: {**line, "batch": {"id": 0, "size": 4, "row": int(line["sample_id"]),
+                                                          "ttft_s": 1.0, "decode_s": 2.0}}},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("odd", [*ODD, "all failed", "one sample", "no metrics"])
+def test_odd_records_become_a_page_and_figures(odd: str, fake: SimpleNamespace, tmp_path: Path) -> None:
+    entry = fake.suite(n=1 if odd == "one sample" else 4, **({"metrics": []} if odd == "no metrics" else {}))
+    options = {"change": fake.failed} if odd == "all failed" else ODD.get(odd, {})
+    run = fake.run(suites=[entry], **options)
+    text = html_of([run])
+    seen = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.S)
+    assert not re.search(r"\b(nan|NaN|None|inf)\b", seen)
+    assert all(path.stat().st_size for path in write_plots([run], tmp_path, "svg"))
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.S)
+    answers = [answer for sample in json.loads(data)["suites"][0]["samples"] for answer in sample["answers"]]
+    if odd == "sampled":
+        assert {answer["same"] for answer in answers} == {None}
 
 
 @pytest.mark.slow
