@@ -19,6 +19,8 @@ MANY_POINTS = 2000
 """From here on points become one image inside the figure: as shapes they would take megabytes."""
 MOST_GROUPED = 4
 """Most methods whose bars stand side by side; more become lines."""
+POINTS = "points-"
+"""Begins the id of a method's points in an SVG, followed by its place, so that a page knows which sample each is."""
 LABEL_WIDTH = 20
 MEMORY_KINDS = {"allocated": "tensors on the device", "rss": "resident memory", "parts": "weights, cache, activations"}
 
@@ -33,7 +35,8 @@ def by_series(data: Data) -> dict[str, Data]:
 
 def _points(axis: Any, name: str, x: Sequence[float], y: Sequence[float], places: Places, **more: Any) -> None:
     place = places[name]
-    axis.scatter(x, y, s=14, marker=marker(place), c=colour(place), linewidths=0, label=name, **more)
+    axis.scatter(x, y, s=14, marker=marker(place), c=colour(place), linewidths=0, label=name, gid=f"{POINTS}{place}",
+                 **more)  # fmt: skip
 
 
 def _one(axis: Any, vertical: bool = False) -> None:

@@ -112,7 +112,8 @@ def inline_svg(figure: "Figure", name: str, title: str) -> str:
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<\?.*?\?>", "", text, flags=re.S)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # nothing refers to groups
+    text = re.sub(rf'<g id="{drawing.POINTS}(\d+)"', r'<g data-points="\1"', text)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # nothing refers to the other groups
     text = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font: (?:normal |italic )?([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)

@@ -39,6 +39,11 @@ class PictureView:
     reading: str
     svg: str
 
+    @property
+    def pressed(self) -> bool:
+        """Whether its points are samples that can be opened."""
+        return "data-points=" in self.svg and "<image" not in self.svg
+
 
 @dataclass(frozen=True)
 class SuiteView:

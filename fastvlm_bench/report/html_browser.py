@@ -6,6 +6,7 @@ from typing import Any
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.emitted import emitted_rounds, running_speedup
+from fastvlm_bench.report.drawing import MANY_POINTS
 from fastvlm_bench.report.figure_data import Series
 from fastvlm_bench.report.sample_export import scores_by_line
 from fastvlm_bench.report.thumbnails import Thumbnails, thumbnails_of
@@ -57,8 +58,14 @@ def _suite(
             })  # fmt: skip
     return {
         "name": entry["name"], "series": [{"name": one.name, "reference": one.is_reference} for one in series],
-        "samples": samples, "all": len(every), "images": shown.reason,
+        "samples": samples, "all": len(every), "images": shown.reason, "points": points(series),
     }  # fmt: skip
+
+
+def points(series: Sequence[Series]) -> list[list[str]]:
+    """For each series the sample of each point in the figure of speed-ups by length; [] where points are one image."""
+    found = [[ratio.sample_id for ratio in one.ratios if ratio.decode is not None] for one in series]
+    return [] if sum(len(one.ratios) for one in series) > MANY_POINTS else found
 
 
 def choose(series: Sequence[Series], most: int) -> list[str]:

@@ -152,5 +152,11 @@ def test_filters_show_what_differs_and_the_worst_first(page: Page, fake: SimpleN
     assert page.run("document.querySelector('.answer mark').textContent").endswith("error")
     assert choose("filter", "failed") == ["002"] and page.run("document.querySelector('.answer .no').textContent")
     assert len(choose("filter", "all")) == 12
+    points = "document.querySelectorAll('#suite-0 [data-points=\"2\"] use')"
+    assert page.run(f"{points}.length") == 11, "one sample failed"
+    page.run(f"{points}[4].dispatchEvent(new MouseEvent('click'))")
+    assert page.run(TITLE) == page.run(f"{points}[4].textContent").split()[1].rstrip(",") == "005"
+    assert page.run("controls.method.value") == "2"
+    page.run("controls.method.value = 1")
     assert choose("order", "worst")[0] == "003" and choose("order", "best")[-2:] == ["003", "002"]
     assert complaints(page, path) == []

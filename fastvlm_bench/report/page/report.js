@@ -246,3 +246,29 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "/") { controls.search.focus(); event.preventDefault(); }
 });
 if (data.suites.length) { fillMethods(); fill(); }
+
+// ---- points of the figure of speed-ups: press one to see its sample
+function see(number, place, id) {
+  controls.which.value = number;
+  fillMethods();
+  controls.method.value = place;
+  controls.filter.value = "all";
+  controls.search.value = "";
+  fill(id);
+  at("samples").scrollIntoView();
+}
+data.suites.forEach((one, number) => {
+  const there = new Set(one.samples.map((sample) => sample.id));
+  for (const group of document.querySelectorAll(`#suite-${number} [data-points]`)) {
+    const place = Number(group.dataset.points);
+    group.querySelectorAll("use").forEach((point, index) => {
+      const id = (one.points[place] || [])[index];
+      if (!there.has(id)) return;
+      const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
+      title.textContent = `sample ${id}, ${one.series[place].name}`;
+      point.append(title);
+      point.classList.add("point");
+      point.addEventListener("click", () => see(number, place, id));
+    });
+  }
+});
