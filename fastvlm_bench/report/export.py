@@ -136,7 +136,9 @@ def _generation(run: Run) -> str:
     return line and f"{line[0].upper()}{line[1:]}. "
 
 
-FORMATS = ("csv", "samples-csv", "latex", "markdown", "json", "eval-results")
+FORMATS = ("csv", "samples-csv", "latex", "markdown", "json")
+OF_ONE_RUN = "eval-results"
+"""A further format, which takes one run: a model has one value for each task."""
 
 
 def export_runs(
@@ -148,7 +150,7 @@ def export_runs(
     names: the columns of a LaTeX or Markdown table. dataset, method: as in `eval_results`. UsageError for an unknown
     format or column, and for what belongs to another format.
     """
-    if (dataset or method) and form != "eval-results":
+    if (dataset or method) and form != OF_ONE_RUN:
         raise UsageError(f"--dataset and --method are for eval-results; {form} has every method")
     known = [column.name for column in columns()]
     for name in names or ():
@@ -156,9 +158,11 @@ def export_runs(
             raise UsageError(f"unknown column '{name}'{did_you_mean(name, known)}; docs/measuring.md lists them")
     if names and form not in ("latex", "markdown"):
         raise UsageError(f"--columns is for latex and markdown; {form} always has every column")
-    if form not in FORMATS:
-        raise UsageError(f"unknown format '{form}'{did_you_mean(form, FORMATS)}; choose one of: {', '.join(FORMATS)}")
-    if form == "eval-results":
+    known_forms = (*FORMATS, OF_ONE_RUN)
+    if form not in known_forms:
+        choice = f"{did_you_mean(form, known_forms)}; choose one of: {', '.join(known_forms)}"
+        raise UsageError(f"unknown format '{form}'{choice}")
+    if form == OF_ONE_RUN:
         if len(runs) > 1:
             raise UsageError(f"eval-results is of one run, not of {len(runs)}: name its folder")
         return eval_results(runs[0], summarise(runs[0]), dataset, method)
