@@ -15,6 +15,7 @@ differing.py    why outputs differ: rounding, the model itself, or the method
 times.py        TTFT, TPOT, tokens per second
 groups.py       speed and acceptance by topic, for suites without scores
 speedup.py      ratios against the reference: FASTER, SLOWER, SAME or AMBIGUOUS
+emitted.py      an answer token by token: the target's own, drafted and accepted, rejected
 acceptance.py   alpha, tau, and acceptance by position
 costs.py        seconds of drafting and verifying, and the speed-up that single passes predict
 prediction.py   prices rounds with the costs of single passes

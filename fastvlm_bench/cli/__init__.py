@@ -6,7 +6,7 @@ app.py          the application: which commands there are, options before any co
 run.py          `run`
 train.py        `train` and `ablate`
 skip_search.py  `skip-search`
-results.py      `compare`, `report`, `batches`, `export`, `score` and `verify-metrics`
+results.py      `compare`, `report`, `show`, `batches`, `export`, `score` and `verify-metrics`
 about.py        `methods`, `models` and `doctor`
 suites.py       `suites` and the commands below it
 options.py      the options that several commands share

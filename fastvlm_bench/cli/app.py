@@ -33,6 +33,7 @@ for panel, commands in (
         (
             results.compare,
             results.report,
+            results.show,
             results.batches,
             results.export,
             results.score,

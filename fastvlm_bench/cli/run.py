@@ -13,6 +13,7 @@ from fastvlm_bench.cli.options import (
     WHAT,
     Attn,
     Config,
+    Details,
     Device,
     DeviceMap,
     Dtype,
@@ -22,6 +23,7 @@ from fastvlm_bench.cli.options import (
     Quantize,
     Quiet,
     Revision,
+    Trackers,
     TrustRemoteCode,
     chosen_model,
     hush,
@@ -77,14 +79,19 @@ def run(
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table as CSV, and FILE-samples.csv beside it.", rich_help_panel=OUTPUT)] = None,
     predictions_out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write FILE-suite-method.json in the official results format.", rich_help_panel=OUTPUT)] = None,
     json: Annotated[bool, typer.Option("--json/--no-json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)] = False,
+    show: Annotated[bool, typer.Option("--show/--no-show", help="Print each answer token by token when it is measured, outside the clock.", rich_help_panel=OUTPUT)] = False,
+    details: Details = False,
+    trackers: Trackers = None,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:  # fmt: skip
     """Decode each sample with each method in turn and report speed, acceptance, memory and quality."""
     from fastvlm_bench.config import RunConfig
     from fastvlm_bench.measuring.batch_sweep import parse_sizes, run_sizes
+    from fastvlm_bench.report.trackers import check_trackers, senders
 
     sizes = parse_sizes(batch_size)
+    check_trackers(trackers or [])
     chosen: dict[str, Any] = {"suites": tuple(suite)} if suite else {}
     chosen |= {"methods": tuple(method)} if method else {}
     asked = RunConfig(
@@ -101,7 +108,8 @@ def run(
 
     if quiet:
         hush()
-    shown: dict[str, Any] = {"csv": csv, "predictions": predictions_out, "as_json": json, "quiet": quiet}
+    shown: dict[str, Any] = {"csv": csv, "predictions": predictions_out, "as_json": json, "quiet": quiet,
+                             "answers": show, "after": senders(trackers or [])}  # fmt: skip
     if len(sizes) > 1:
         raise typer.Exit(run_sizes(asked, sizes, resume=resume, **shown))
-    raise typer.Exit(run_benchmark(asked, resume=resume, **shown))
+    raise typer.Exit(run_benchmark(asked, resume=resume, details=details, **shown))

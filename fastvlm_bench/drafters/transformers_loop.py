@@ -132,4 +132,5 @@ def _rounds(now: Pass, tokens: Sequence[int], count: int, before: Pass | None) -
         return []
     accepted = accept_greedy(drafts, tokens[count - emitted : count])
     tested = accepted + (accepted < min(len(drafts), emitted))
-    return [Round(len(drafts), tested, accepted, emitted, draft_s, verify_s)]
+    rejected = drafts[accepted:] if tested > accepted else ()
+    return [Round(len(drafts), tested, accepted, emitted, draft_s, verify_s, rejected)]

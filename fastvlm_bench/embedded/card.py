@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from fastvlm_bench.report.picture_style import blank, save_picture, styled
 from fastvlm_bench.world.scenes import COLORS, KINDS, PLACES, TIMES
 
 DRAFT_COMMANDS = """for heads in "--head eagle --head twig --out drafts/a" \\
@@ -25,9 +26,13 @@ STAGES = {"tower": "loss", "language": "answer_tokens", "deepen": "answer_tokens
 
 def curve(log: list[dict[str, Any]], path: Path) -> None:
     """Loss and token accuracy of the two decoder stages, and the tower's loss, against updates."""
-    from matplotlib import pyplot
+    with styled("the card's curve"):
+        save_picture(_drawn(log), path, "the card's curve")
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+
+def _drawn(log: list[dict[str, Any]]) -> Any:
+    figure = blank(10, 3.5)
+    left, right = figure.subplots(1, 2)
     start = 0
     for stage in STAGES:
         lines = [line for line in log if line["stage"] == stage]
@@ -40,9 +45,8 @@ def curve(log: list[dict[str, Any]], path: Path) -> None:
     left.set(title="training loss (stages have losses of their own)", xlabel="update", yscale="log")
     right.set(title="token accuracy on training batches", xlabel="update", ylim=(0.5, 1.0))
     for axes in (left, right):
-        axes.legend(fontsize=8)
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+        axes.legend()
+    return figure
 
 
 def card(log: list[dict[str, Any]], scores: dict[str, Any], command: str) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,13 +34,13 @@ def parse_sizes(text: str) -> tuple[int, ...]:
 
 def run_sizes(
     config: RunConfig, sizes: Sequence[int], *, resume: Path | None, csv: Path | None, predictions: Path | None,
-    as_json: bool, quiet: bool = False,
+    as_json: bool, quiet: bool = False, answers: bool = False, after: Sequence[Callable[[Run], None]] = (),
 ) -> int:  # fmt: skip
     """Run `config` at each batch size and print the table. Returns the exit code.
 
     The runs lie side by side in one folder below `config.out`. resume: that folder, to go on with: finished runs are
     kept, an unfinished one goes on, and sizes without a run are measured. An interruption or an error ends the sweep,
-    and what was measured is kept. Failed samples do not end it.
+    and what was measured is kept. Failed samples do not end it. after: as in `run_benchmark`, of each run.
     """
     if predictions is not None:
         raise UsageError("--predictions-out needs one batch size; answers are the same at every size")
@@ -67,7 +67,8 @@ def run_sizes(
             print(f"batch size {size}", file=sys.stderr)
         try:
             every = replace(own, require_valid=False)  # asked of all sizes together, at the end
-            code = run_benchmark(every, resume=before, csv=None, as_json=as_json, show=False, quiet=quiet)
+            code = run_benchmark(every, resume=before, csv=None, as_json=as_json, show=False, quiet=quiet,
+                                 answers=answers, after=after)  # fmt: skip
         except BenchError as error:
             failure = error
         failed |= code == FAILED_SAMPLES  # go on: the other sizes may fit into memory

@@ -100,6 +100,12 @@ class SampleLine(TypedDict):
     prefill_s: Annotated[Amount | None, "seconds of the pass over the prompt"]
     decode_s: Annotated[Amount | None, "seconds from the first token to the last"]
     rounds: Annotated[list[Round], "[drafted, tested, accepted, emitted, draft_s, verify_s] each: tokens, then seconds"]
+    token_chars: NotRequired[Annotated[list[Count], "for each new token how many characters of `text` it completes"]]
+    rejected_ids: NotRequired[
+        Annotated[list[list[Count]], "for each round the drafted tokens that did not stand: the rejected one, then "
+                  "those after it, which were never tested; missing where nothing was drafted"]
+    ]  # fmt: skip
+    rejected_pieces: NotRequired[Annotated[list[list[str]], "the text of each of these tokens"]]
     memory: Annotated[Memory | None, "peaks; null where the sample failed"]
     scores: Annotated[dict[str, Any], "reserved"]
     image_s: NotRequired[Annotated[Amount, "seconds of reading and decoding the image, outside the clock"]]

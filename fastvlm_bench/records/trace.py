@@ -1,5 +1,6 @@
 """What a decoding method reports: counts and seconds, never rates. Standard library only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -12,6 +13,10 @@ class Round:
     at EOS or at the token limit. `draft_s` and `verify_s` are seconds inside the model's forward passes only; the rest
     of the wall time is the loop's own overhead. In standard decoding each token is a round with nothing drafted:
     `Round(0, 0, 0, 1, 0.0, verify_s)`.
+
+    `rejected`: where a draft was rejected, this one and those drafted after it, which were never tested. What the
+    target says instead is in the output. Of a tree they are one path: from where the walk ended, each node's first
+    child, which is its likeliest.
     """
 
     drafted: int
@@ -20,6 +25,7 @@ class Round:
     emitted: int
     draft_s: float
     verify_s: float
+    rejected: Sequence[int] = ()
 
 
 @dataclass(slots=True)

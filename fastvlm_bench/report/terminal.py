@@ -183,7 +183,8 @@ def _others(sameness: Sameness) -> str:
     return "".join(f", {count} {one if count == 1 else many}" for count, one, many in words if count)
 
 
-def _failed(counts: Counts) -> str:
+def failed_cell(counts: Counts) -> str:
+    """Failed samples of all, "1/7"; "" where none failed."""
     return f"{counts.samples_failed}/{counts.samples}" if counts.samples_failed else ""
 
 
@@ -198,7 +199,7 @@ def speed_columns(rows: Sequence[Row]) -> list[Cells]:
         _column("TTFT\nms ↓", rows, lambda r: milliseconds(r.times.ttft_s.median)),
         _column("TPOT\nms ↓", rows, lambda r: milliseconds(r.times.tpot_s.median)),
         _column("decode\ntok/s ↑", rows, lambda r: number(r.times.decode_tokens_per_s, 1)),
-        _column("failed\nsamples", rows, lambda r: _failed(r.counts)),
+        _column("failed\nsamples", rows, lambda r: failed_cell(r.counts)),
     ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from fastvlm_bench.drafts.manifest import Manifest, decoded_by
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.names import split_revision
 from fastvlm_bench.records.storage import now, write_atomically
+from fastvlm_bench.report.picture_style import blank, can_draw, colour, marker, save_picture, styled
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
@@ -130,19 +131,21 @@ def draw_curve(root: Path, refined_from: int | None = None) -> Path | None:
 
     refined_from: the update after which refinement began, marked by a line.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
+    if not can_draw():
         return None
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    with styled("the curve"):
+        return _drawn(root, refined_from)
+
+
+def _drawn(root: Path, refined_from: int | None) -> Path:
+    figure = blank(7, 5)
     axes = figure.subplots(2, 1, sharex=True)
     lines = _validations(root)
-    for name in dict.fromkeys(name for line in lines for name in line["validated"]):
+    for place, name in enumerate(dict.fromkeys(name for line in lines for name in line["validated"]), start=1):
         seen = [line for line in lines if name in line["validated"]]
         for axis, key in zip(axes, ("alpha", "speedup"), strict=True):
-            axis.plot(
-                [line["done"] for line in seen], [line["validated"][name][key] for line in seen], ".-", label=name
-            )
+            axis.plot([line["done"] for line in seen], [line["validated"][name][key] for line in seen], label=name,
+                      color=colour(place), marker=marker(place))  # fmt: skip
     if refined_from is not None:
         for axis in axes:
             axis.axvline(refined_from, color="0.5", linestyle="--", linewidth=1)
@@ -150,11 +153,9 @@ def draw_curve(root: Path, refined_from: int | None = None) -> Path | None:
     axes[0].set_ylabel("held-out α (γ 10)")
     axes[1].set_ylabel("predicted decode speed-up")
     axes[1].set_xlabel("update")
-    axes[0].legend(fontsize=7)
-    for axis in axes:
-        axis.grid(alpha=0.3)
+    axes[0].legend()
     path = root / "curve.png"
-    figure.savefig(path, dpi=110)
+    save_picture(figure, path, "the curve")
     return path
 
 
