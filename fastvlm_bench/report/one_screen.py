@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.differences import IDENTICAL
+from fastvlm_bench.analysis.generation import unusual_generation
 from fastvlm_bench.analysis.notices import Notice
 from fastvlm_bench.analysis.quality import Quality
 from fastvlm_bench.analysis.statistics import Estimate
@@ -47,6 +48,8 @@ def print_screen(
     rows = summarise(run) if rows is None else rows
     verdict = judge(run, rows) if verdict is None else verdict
     say(console, headline(run).removeprefix(f"{run.run_id}: "), "bold")  # the folder's name is in the last line
+    if line := unusual_generation(run):
+        say(console, line, "dim")
     for place, suite in enumerate(run.meta["suites"]):
         if place:
             console.print()

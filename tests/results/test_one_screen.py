@@ -70,6 +70,13 @@ def test_the_numbers_are_those_of_the_rows(fake: SimpleNamespace) -> None:
     assert text.count("VALID") == 1 and "records: run" in text and "report --details" in text
 
 
+def test_settings_of_the_checkpoint_are_said_where_they_matter(fake: SimpleNamespace) -> None:
+    usual = {"in_force": {"do_sample": False, "num_beams": 1, "eos_token_id": [2]}, "overridden": {}}
+    other = {**usual, "overridden": {"do_sample": True}}
+    assert "generation:" not in printed(fake.run(meta={"generation": usual}), 100)
+    assert "not as the checkpoint asks: do_sample true" in printed(fake.run(meta={"generation": other}), 100)
+
+
 def test_no_colour_and_ascii(fake: SimpleNamespace) -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
