@@ -67,8 +67,8 @@ def find_device(
     """The device that a user names, with the user's own numbers in the place of those of the table.
 
     name: one of DEVICES, `measured:FILE` as `doctor --roofline --json` prints it, or any name where bandwidth and
-    FLOP/s are given. bandwidth_gbs: 10⁹ bytes a second. tflops: 10¹² a second, for every number format. UsageError for an
-    unknown device, which lists the known ones, and for numbers that are not above 0.
+    FLOP/s are given. bandwidth_gbs: 10⁹ bytes a second. tflops: 10¹² a second, for every number format. UsageError for
+    an unknown device, which lists the known ones, and for numbers that are not above 0.
     """
     for option, value in (("bandwidth", bandwidth_gbs), ("tflops", tflops), ("memory", memory_gb)):
         if value is not None and not 0 < value < 1e9:

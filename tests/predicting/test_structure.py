@@ -17,6 +17,8 @@ from fastvlm_bench.predicting.structure import Structure, Weights, count, count_
 UNKNOWN = ("florence2", "glm5_next")
 """Their passes compute with values, so that their cache cannot be known without weights: refused."""
 KNOWN = tuple(name for name in FAMILIES if name not in UNKNOWN)
+CROSS = ("mllama", "blip2_t5", "instructblip_t5")
+"""Their layers also attend to an image or an encoder, which this test does not give them."""
 CONTEXT = 20
 
 
@@ -44,7 +46,8 @@ def elements(value: Any) -> int:
 @pytest.mark.parametrize("name", KNOWN)
 def test_parameters_and_cache_are_those_of_an_instance(name: str) -> None:
     model, found = built(name)
-    assert found.parameters == sum(p.numel() for p in model.parameters())
+    whole = sum(p.numel() for p in model.parameters())  # one class ties its LM head only where it is made by its name
+    assert found.parameters == whole - (found.output if name == "blip2_t5" else 0)
     assert len(found.layers) == len(decoder_layers(model))
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     text_pass(model, cache, CONTEXT)
@@ -55,16 +58,17 @@ def test_parameters_and_cache_are_those_of_an_instance(name: str) -> None:
     assert told == held
 
 
-@pytest.mark.parametrize("name", [name for name in KNOWN if name not in ("nemotron_h_omni",)])
+@pytest.mark.parametrize("name", [name for name in KNOWN if name not in CROSS])
 def test_flops_of_a_token_are_those_of_an_instance(name: str) -> None:
-    """Norms and biases count as products here and not there; recurrences and cross-attention are left out here."""
+    """Norms and biases count as products here and not there; what a recurrence computes is left out here."""
     model, found = built(name)
+    model.set_experts_implementation("eager")  # which torch's counter sees
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     text_pass(model, cache, CONTEXT - 1)
     with FlopCounterMode(display=False) as counter:
         text_pass(model, cache, 1)
     told = Load(found, DEVICES["h100"], "bfloat16", 16, context=CONTEXT).standard().flops
-    assert told == pytest.approx(counter.get_total_flops(), rel=0.2)
+    assert told == pytest.approx(counter.get_total_flops(), rel=0.15)
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
