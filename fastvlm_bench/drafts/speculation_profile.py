@@ -14,24 +14,19 @@ PROFILE, VERSION = "speculation_profile.json", 1
 
 
 def profile(
-    by_place: Sequence[Sequence[int]], *, tokens: int, rounds: int, gamma: int, data: str, samples: int, tool: str,
-    temperature: float = 0.0,
+    by_position: Sequence[Sequence[int]], *, tokens: int, rounds: int, gamma: int, data: Sequence[str], tool: str,
 ) -> dict[str, Any]:  # fmt: skip
-    """The profile of rounds without a stop in doubt.
+    """The profile of greedy rounds that do not stop in doubt.
 
-    by_place: for each place of a draft, [how often its token stood, how often it was tested]: it is tested where those
-    before it stood. data: the suites. tokens: emitted, in so many rounds. histogram[k]: rounds of which k drafts stood,
-    by the counts of neighbouring places; rounds that the end of the text cut short count as what stood until then.
+    by_position: (accepted, tested) for each place of a draft; a place is tested where the drafts before it stood. So
+    tested - accepted rounds were rejected there. tokens: emitted by all rounds. data: the suites.
     """
-    tested = [count for _, count in by_place if count]
-    stood = [count for count, of in by_place if of]
-    histogram = [max(have - stand, 0) for have, stand in zip(tested, stood, strict=True)]
+    tested = [(stood, of) for stood, of in by_position if of]
     return {
-        "version": VERSION, "tool": tool, "data": data, "samples": samples, "temperature": temperature,
-        "speculative_tokens": gamma, "rounds": rounds, "tokens": tokens,
-        "acceptance_length": round(tokens / rounds, 4) if rounds else None,
-        "conditional_acceptance_rates": [round(a / b, 4) for a, b in zip(stood, tested, strict=True)],
-        "tested_by_position": tested, "rejected_histogram": histogram,
+        "version": VERSION, "tool": tool, "data": list(data), "temperature": 0.0, "speculative_tokens": gamma,
+        "rounds": rounds, "tokens": tokens, "acceptance_length": round(tokens / rounds, 4) if rounds else None,
+        "conditional_acceptance_rates": [round(stood / of, 4) for stood, of in tested],
+        "tested_by_position": [of for _, of in tested], "rejected_by_position": [of - stood for stood, of in tested],
     }  # fmt: skip
 
 
