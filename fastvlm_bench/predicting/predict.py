@@ -13,7 +13,7 @@ from fastvlm_bench.predicting.asked import Asked
 from fastvlm_bench.predicting.configs import read_config
 from fastvlm_bench.predicting.devices import Device
 from fastvlm_bench.predicting.passes import ELEMENT_BYTES, Drafting, Load
-from fastvlm_bench.predicting.structure import RAW, Structure, check_exits, count, count_head
+from fastvlm_bench.predicting.structure import RAW, Structure, check_exits, check_head, count, count_head
 from fastvlm_bench.predicting.surface import MOST_BATCH, Acceptance, Surface, gain_ends, memory
 
 WANTED = (1.0, 1.25, 1.5, 2.0)
@@ -32,14 +32,17 @@ def predict(asked: Asked, device: Device) -> Found:
     rates = read_profile(asked.draft) if asked.draft is not None else None
     if asked.draft is not None and manifest is None and rates is None:
         read_manifest(asked.draft)  # says what is missing
+    head = manifest.head if manifest else asked.head or RAW
+    if manifest is not None:
+        _check_alone(asked, manifest)
+    check_head(head)
     config = read_config(asked.model, trust_remote_code=asked.trust_remote_code, offline=asked.offline)
+    dtype = _dtype(asked, getattr(config, "dtype", None), device)
     structure, model = count(config, asked.model, trust_remote_code=asked.trust_remote_code)
-    dtype = _dtype(asked, structure, device)
-    head = asked.head or RAW
     exits: Sequence[int] = asked.exits or _typical_exits(len(structure.layers))
     if manifest is not None:
-        _check_draft(asked, manifest, structure)
-        exits, head = (manifest.exit_layer,), manifest.head
+        _check_fits(asked, manifest, structure)
+        exits = (manifest.exit_layer,)
     check_exits(exits, structure)
     load = Load(structure, device, dtype, BITS.get(asked.quantize or "", 8 * ELEMENT_BYTES[dtype]), asked.batches[0],
                 asked.contexts[0])  # fmt: skip
@@ -114,9 +117,9 @@ def _acceptance(asked: Asked, manifest: Manifest | None, rates: Mapping[str, Any
     return Acceptance(TYPICAL_ALPHA)
 
 
-def _dtype(asked: Asked, structure: Structure, device: Device) -> str:
+def _dtype(asked: Asked, stored: object, device: Device) -> str:
     """The number format: as asked, else the configuration's own, else what the device is best at."""
-    dtype = asked.dtype or structure.dtype or "bfloat16"
+    dtype = asked.dtype or str(stored or "bfloat16").removeprefix("torch.")
     if dtype in device.flops:
         return dtype
     if (
@@ -127,15 +130,9 @@ def _dtype(asked: Asked, structure: Structure, device: Device) -> str:
                      f"{', '.join(device.flops)}, or give --tflops")  # fmt: skip
 
 
-def _check_draft(asked: Asked, manifest: Manifest, structure: Structure) -> None:
-    """UsageError unless the draft belongs to a model of this structure, and no option contradicts it."""
+def _check_alone(asked: Asked, manifest: Manifest) -> None:
+    """UsageError unless it is a draft at an exit, and no option contradicts it."""
     folder = Path(str(asked.draft)).name
-    for name, own, wanted in (("layers", manifest.target_layers, len(structure.layers)),
-                              ("width", manifest.target_width, structure.width),
-                              ("vocabulary", manifest.target_vocabulary, structure.vocabulary)):  # fmt: skip
-        if own != wanted:
-            raise UsageError(f"draft {folder} was made for a model of {name} {own}, and '{asked.model}' has {wanted}; "
-                             "give the model that it was trained for")  # fmt: skip
     if manifest.at_the_end:
         raise UsageError(f"draft {folder} has {manifest.head} heads, which run no early layers; predict prices "
                          "drafts at an exit")  # fmt: skip
@@ -144,3 +141,14 @@ def _check_draft(asked: Asked, manifest: Manifest, structure: Structure) -> None
         if given and tuple(given) != mine:
             raise UsageError(f"{option} {','.join(map(str, given))} contradicts draft {folder} ({manifest.head}, exit "
                              f"{manifest.exit_layer}); leave it out")  # fmt: skip
+
+
+def _check_fits(asked: Asked, manifest: Manifest, structure: Structure) -> None:
+    """UsageError unless the draft was made for a model of this structure."""
+    folder = Path(str(asked.draft)).name
+    for name, own, wanted in (("layers", manifest.target_layers, len(structure.layers)),
+                              ("width", manifest.target_width, structure.width),
+                              ("vocabulary", manifest.target_vocabulary, structure.vocabulary)):  # fmt: skip
+        if own != wanted:
+            raise UsageError(f"draft {folder} was made for a model of {name} {own}, and '{asked.model}' has {wanted}; "
+                             "give the model that it was trained for")  # fmt: skip

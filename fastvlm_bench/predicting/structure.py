@@ -70,7 +70,7 @@ class Layer:
 @dataclass(frozen=True)
 class Structure:
     """A model. beside: parameters of the text model that each pass reads beside its layers and the LM head. output: of
-    the LM head. parameters: of the whole model, the vision encoder included. dtype: as the configuration says."""
+    the LM head. parameters: of the whole model, the vision encoder included."""
 
     name: str
     layers: Sequence[Layer]
@@ -79,7 +79,6 @@ class Structure:
     vocabulary: int
     width: int
     parameters: int
-    dtype: str | None
 
 
 def count(config: Any, name: str, *, trust_remote_code: bool = False) -> tuple[Structure, Any]:
@@ -89,7 +88,6 @@ def count(config: Any, name: str, *, trust_remote_code: bool = False) -> tuple[S
     """
     if getattr(config, "quantization_config", None) is not None:
         config.quantization_config = None  # the shapes before packing; --quantize says how they are packed
-    stored = getattr(config, "dtype", None)
     try:
         model = without_weights(config, trust_remote_code, dtype=torch.bfloat16)
     except Exception as error:  # some architectures compute with values while they are built
@@ -114,17 +112,13 @@ def count(config: Any, name: str, *, trust_remote_code: bool = False) -> tuple[S
         vocabulary=int(output.weight.shape[0]),
         width=int(output.weight.shape[1]),
         parameters=_size(model.parameters()),
-        dtype=None if stored is None else str(stored).removeprefix("torch."),
     ), model
 
 
 def count_head(model: Any, structure: Structure, kind: str, exit_layer: int, **options: int) -> Layer | None:
-    """An imitation head at an exit as one further layer; None for the raw exit. UsageError for a head that is none."""
+    """An imitation head at an exit as one further layer; None for the raw exit. see `check_head`."""
     if kind == RAW:
         return None
-    if kind not in HEADS:
-        more = f"; {kind} heads follow the last layer and run no early layers" if kind in AT_THE_END else ""
-        raise UsageError(f"--head is '{kind}': one of {', '.join((RAW, *HEADS))}{more or did_you_mean(kind, HEADS)}")
     with torch.device("meta"):
         head = new_head(kind, model, exit_layer, options)
     like = structure.layers[exit_layer : exit_layer + 1]
@@ -133,6 +127,13 @@ def count_head(model: Any, structure: Structure, kind: str, exit_layer: int, **o
     text = model.config.get_text_config(decoder=True)
     return Layer(_weights(head, text, structure.name), own.kv * depth, own.read * depth, own.state * depth, own.window,
                  own.attention * depth)  # fmt: skip
+
+
+def check_head(kind: str) -> None:
+    """UsageError unless a head of this kind stands at an exit, or it is the raw exit."""
+    if kind not in (RAW, *HEADS):
+        more = f"; {kind} heads follow the last layer and run no early layers" if kind in AT_THE_END else ""
+        raise UsageError(f"--head is '{kind}': one of {', '.join((RAW, *HEADS))}{more or did_you_mean(kind, HEADS)}")
 
 
 def check_exits(exits: Sequence[int], structure: Structure) -> None:

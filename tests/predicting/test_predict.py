@@ -70,13 +70,12 @@ def test_a_draft_brings_its_exit_head_and_rates(call: Callable[..., Any], tmp_pa
     import shutil
 
     folder = shutil.copytree(TINY_DRAFTS / "attention-exit2", tmp_path / "draft")
-    plain = json.loads(call("predict", "--draft", folder, "--json").stdout)
+    plain = json.loads(call("predict", "--draft", folder, "--json", "--batch-size", "1").stdout)
     assert (plain["exit_layer"], plain["head"]) == (2, "attention") and plain["memory"]["draft"] > 0
     (folder / PROFILE).write_text(json.dumps({"version": 1, "conditional_acceptance_rates": [0.5, 0.25]}))
-    with_rates = json.loads(call("predict", "--draft", folder, "--json").stdout)
+    with_rates = json.loads(call("predict", "--draft", folder, "--json", "--batch-size", "1").stdout)
     assert with_rates["acceptance"]["by_place"] == [0.5, 0.25]
     assert with_rates["best"]["speedup"] < plain["best"]["speedup"]
-    assert "draft's α by position" in call("predict", "--draft", folder).stdout
 
 
 @pytest.mark.parametrize(

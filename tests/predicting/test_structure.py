@@ -16,7 +16,16 @@ from fastvlm_bench.predicting.structure import Structure, Weights, count, count_
 
 UNKNOWN = ("florence2", "glm5_next")
 """Their passes compute with values, so that their cache cannot be known without weights: refused."""
-KNOWN = tuple(name for name in FAMILIES if name not in UNKNOWN)
+OFTEN = ("llava", "qwen2_5_vl", "gemma3", "gemma4", "llama4", "mllama", "blip2_t5", "lfm2_vl", "qwen3_5_moe")
+"""One of each kind of structure, in every run of the tests; the others with the marker `slow`."""
+
+
+def known(*without: str) -> list[Any]:
+    """The families that can be counted, as parameters of a test."""
+    return [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow)
+            for name in FAMILIES if name not in (*UNKNOWN, *without)]  # fmt: skip
+
+
 CROSS = ("mllama", "blip2_t5", "instructblip_t5")
 """Their layers also attend to an image or an encoder, which this test does not give them."""
 CONTEXT = 20
@@ -43,7 +52,7 @@ def elements(value: Any) -> int:
     return sum(map(elements, inner))
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", known())
 def test_parameters_and_cache_are_those_of_an_instance(name: str) -> None:
     model, found = built(name)
     whole = sum(p.numel() for p in model.parameters())  # one class ties its LM head only where it is made by its name
@@ -58,7 +67,7 @@ def test_parameters_and_cache_are_those_of_an_instance(name: str) -> None:
     assert told == held
 
 
-@pytest.mark.parametrize("name", [name for name in KNOWN if name not in CROSS])
+@pytest.mark.parametrize("name", known(*CROSS))
 def test_flops_of_a_token_are_those_of_an_instance(name: str) -> None:
     """Norms and biases count as products here and not there; what a recurrence computes is left out here."""
     model, found = built(name)

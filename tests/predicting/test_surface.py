@@ -11,7 +11,7 @@ from fastvlm_bench.predicting.structure import Layer, Structure, Weights
 from fastvlm_bench.predicting.surface import Acceptance, Surface, gain_ends, memory
 
 LAYER = Layer(Weights(1000), kv=10, read=10, state=0, window=None, attention=40)
-MODEL = Structure("model", [LAYER] * 8, beside=0, output=2000, vocabulary=100, width=20, parameters=12000, dtype=None)
+MODEL = Structure("model", [LAYER] * 8, beside=0, output=2000, vocabulary=100, width=20, parameters=12000)
 SLOW_MEMORY = Device("slow", 1e3, {"bfloat16": 1e9}, 30000, "")
 
 
