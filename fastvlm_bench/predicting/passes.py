@@ -96,15 +96,10 @@ class Drafting:
         return self.load.standard()
 
     @cached_property
-    def early(self) -> Cost:
-        """The last drafted token through the early layers and the head: the verification needs its state."""
-        own = [*self.load.structure.layers[: self.exit_layer], *([self.head] if self.head else [])]
-        return self.load.layers(own, 1)
-
-    @cached_property
     def draft(self) -> Cost:
-        """One drafted token."""
-        return self.early + self.load.ending(1, self.vocabulary)
+        """One token through the early layers, the head and the LM head."""
+        own = [*self.load.structure.layers[: self.exit_layer], *([self.head] if self.head else [])]
+        return self.load.layers(own, 1) + self.load.ending(1, self.vocabulary)
 
     def verify(self, gamma: int) -> Cost:
         """The layers after the exit and the LM head over γ + 1 positions."""
@@ -112,8 +107,9 @@ class Drafting:
         return self.load.layers(self.load.structure.layers[self.exit_layer :], positions) + self.load.ending(positions)
 
     def round_s(self, gamma: int) -> float:
-        """γ·c_d + the early layers for the last drafted token + c_v(γ)."""
-        return gamma * self.draft.seconds + self.early.seconds + self.verify(gamma).seconds
+        """(γ + 1)·c_d + c_v(γ), as `run` prices rounds: the verification needs the last draft's state at the exit, too,
+        and the loop gets it by one more draft pass."""
+        return (gamma + 1) * self.draft.seconds + self.verify(gamma).seconds
 
     def sized(self, batch: int) -> "Drafting":
         return replace(self, load=self.load.sized(batch))

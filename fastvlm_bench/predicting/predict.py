@@ -60,7 +60,7 @@ def predict(asked: Asked, device: Device) -> Found:
         "draft": str(asked.draft) if asked.draft else None, "acceptance": asdict(at), "batch": load.batch,
         "context": load.context, "best": asdict(best),
         "passes": {
-            "standard": asdict(shown.standard), "draft": asdict(shown.draft), "early": asdict(shown.early),
+            "standard": asdict(shown.standard), "draft": asdict(shown.draft),
             "verify": {gamma: asdict(shown.verify(gamma)) for gamma in sorted({*asked.gammas, best.gamma})},
         },
         "surface": {

@@ -45,7 +45,7 @@ class Surface:
         self.round_s = [0.0, *(drafting.round_s(gamma) for gamma in range(1, most_gamma + 1))]
 
     def speedup(self, acceptance: Acceptance, gamma: int) -> float:
-        """E(α, γ)·c_1 / (γ·c_d + c_v(γ))."""
+        """E(α, γ)·c_1 / ((γ + 1)·c_d + c_v(γ))."""
         return acceptance.expected(gamma) * self.standard_s / self.round_s[gamma]
 
     def best(self, acceptance: Acceptance) -> Best:

@@ -25,11 +25,9 @@ def test_passes_by_hand() -> None:
     assert standard.flops == 8 * (2 * 1000 + 40 * 50) + 2 * 2000
     assert standard.seconds == pytest.approx(standard.bytes / 1e3)
     drafting = Drafting(load(), 2)
-    assert drafting.draft.bytes == 2 * (2000 + 1020) + 4000 and drafting.early.bytes == 2 * (2000 + 1020)
+    assert drafting.draft.bytes == 2 * (2000 + 1020) + 4000
     assert drafting.verify(3).bytes == 6 * (2000 + 10 * 54 * 2) + 4000
-    assert drafting.round_s(3) == pytest.approx(
-        3 * drafting.draft.seconds + drafting.early.seconds + drafting.verify(3).seconds
-    )
+    assert drafting.round_s(3) == pytest.approx(4 * drafting.draft.seconds + drafting.verify(3).seconds)
 
 
 def test_a_peak_binds_where_products_are_dear() -> None:
