@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "fastvlm_bench"
 HEAVY = ("torch", "transformers")
 ROOMS = (
     "__main__", "cli", "notebook", "ablation", "embedded", "measuring", "training", "config", "scoring", "checks",
-    "report", "decoding", "analysis", "drafters", "engine", "method_spec", "foreign", "suites", "records", "drafts",
-    "metrics",
+    "predicting", "report", "decoding", "analysis", "drafters", "engine", "method_spec", "foreign", "suites", "records",
+    "drafts", "metrics",
     "world", "models", "machine", "sampling", "declared", "errors",
 )  # fmt: skip
 """From the top down: rooms, and the modules that lie beside them. Each may import what is below it, or itself."""
@@ -23,8 +23,9 @@ LIGHT_ROOMS = ("analysis", "report", "foreign", "suites", "records", "metrics", 
 LIGHT = (
     "notebook", "config", "method_spec", "declared", "errors",
     "sampling", "cli.app", "cli.config_file", "drafts.manifest", "models.names",
-    "drafts.formats", "drafts.fitting", "models.families", "machine.environment", "machine.memory",
-    "machine.clock", "machine.doctor", "machine.nvml",
+    "drafts.formats", "drafts.fitting",
+    "drafts.speculation_profile", "predicting.asked", "predicting.devices",
+    "models.families", "machine.environment", "machine.memory", "machine.clock", "machine.doctor", "machine.nvml",
     "machine.conditions", "machine.energy", "measuring.live", "measuring.benchmark", "measuring.before_loading",
     "measuring.batch_sweep", "measuring.invocation", "measuring.signals", "ablation.table", "world.scenes",
     "world.language",

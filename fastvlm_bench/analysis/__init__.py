@@ -31,6 +31,7 @@ drift.py        outliers, slow starts, trends
 order_effect.py  whether seconds depend on the place in the turn, or on the method before
 notices.py      the warnings about times
 remedies.py     what to do about a draft that does not pay
+floors.py       the bounds that a run must keep, for scripts
 verdict.py      all warnings; VALID or INVALID
 comparison.py   what `compare` computes
 comparable.py   which runs it shows when none is named

@@ -8,6 +8,7 @@ import typer
 from fastvlm_bench import __version__
 from fastvlm_bench.cli import about, results
 from fastvlm_bench.cli.help import HELP, Command, Group
+from fastvlm_bench.cli.predict import predict
 from fastvlm_bench.cli.run import run
 from fastvlm_bench.cli.skip_search import skip_search
 from fastvlm_bench.cli.suites import suites_app
@@ -41,7 +42,7 @@ for panel, commands in (
             results.audit,
         ),
     ),
-    (LOOK_UP, (about.methods, about.metrics, about.models, about.doctor)),
+    (LOOK_UP, (predict, about.methods, about.metrics, about.models, about.doctor)),
 ):
     for command in commands:
         app.command(cls=Command, rich_help_panel=panel)(command)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fastvlm_bench.analysis import floors
 from fastvlm_bench.analysis.batch_sizes import size_rows
 from fastvlm_bench.analysis.batches import batch_size
 from fastvlm_bench.analysis.verdict import judge, require_valid
@@ -66,7 +67,8 @@ def run_sizes(
         if not quiet:
             print(f"batch size {size}", file=sys.stderr)
         try:
-            every = replace(own, require_valid=False)  # asked of all sizes together, at the end
+            # What is required is asked of all sizes together, at the end.
+            every = replace(own, require_valid=False, min_decode_speedup=None, min_alpha=None, max_quality_drop=None)
             code = run_benchmark(every, resume=before, csv=None, as_json=as_json, show=False, quiet=quiet,
                                  answers=answers, after=after)  # fmt: skip
         except BenchError as error:
@@ -92,6 +94,7 @@ def run_sizes(
         raise failure
     if config.require_valid:
         require_valid([(run, judge(run)) for run in runs])
+    floors.require(runs, config.floors)
     return code or (FAILED_SAMPLES if failed else 0)
 
 

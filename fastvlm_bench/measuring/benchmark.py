@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fastvlm_bench.analysis import floors
 from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.analysis.verdict import judge, require_valid
 from fastvlm_bench.config import RunConfig
@@ -105,6 +106,8 @@ def run_benchmark(
         require_lossless(run)
     if config.require_valid and outcome == "success":
         require_valid([(run, judge(run))])
+    if outcome == "success":
+        floors.require([run], config.floors)
     foreign = {spec.label for spec in config.specs if METHODS[spec.name].foreign}
     if failed := sum(line["error"] is not None and line["method"] not in foreign for line in run.lines):
         print(f"fastvlm-bench: {failed} measurements failed, see the table and {run.folder / 'samples.jsonl'}",

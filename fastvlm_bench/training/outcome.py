@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastvlm_bench import __version__
 from fastvlm_bench.drafts.imitation_head import Draft, describe_target
 from fastvlm_bench.drafts.manifest import Manifest, decoded_by
+from fastvlm_bench.drafts.speculation_profile import PROFILE, profile
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.names import split_revision
 from fastvlm_bench.records.storage import now, write_atomically
@@ -19,6 +21,7 @@ from fastvlm_bench.training.display import Display
 from fastvlm_bench.training.folder import LOG, QUALITY
 from fastvlm_bench.training.settings import TrainSettings
 from fastvlm_bench.training.trainer import HeadTrainer, Student
+from fastvlm_bench.training.validation import GAMMA
 
 CURVE_COLUMNS = ("done", "elapsed_s", "draft", "loss", "alpha", "tau", "speedup", "gamma", "stop_below")
 
@@ -38,6 +41,7 @@ def save_drafts(
         folder = root if len(trainer.students) == 1 else root / student.name
         draft = _finished(settings, target, trainer, student, kept, data, default=student.name == favourite)
         draft.save(folder)
+        write_profile(settings, folder, kept["validated"])
         (folder / "README.md").write_text(
             card(settings, target.id, folder, draft.manifest, kept["validated"]), encoding="utf-8"
         )
@@ -55,6 +59,15 @@ def save_drafts(
     if settings.push:
         push(root, settings.push, display)
     return made
+
+
+def write_profile(settings: TrainSettings, folder: Path, own: Mapping[str, Any]) -> None:
+    """The acceptance on held-out text beside the draft, for `predict --draft` and other tools."""
+    if own.get("counts"):  # a training that an older version began has none
+        found = profile(own["counts"], tokens=own["tokens"], rounds=own["rounds"], gamma=GAMMA,
+                        data=list(own["by_suite"]) or list(settings.suites),
+                        tool=f"fastvlm-bench {__version__}")  # fmt: skip
+        write_atomically(folder / PROFILE, json.dumps(found, indent=1).encode())
 
 
 def _method(trainer: HeadTrainer, name: str) -> str:
