@@ -125,12 +125,13 @@ def _check_processors(model: Any, settings: Any, name: str) -> None:
     """Build and call the logits processor of each honoured field by itself, so that the one that fails is named."""
     ids = torch.zeros((1, 3), dtype=torch.long, device=model.device)
     scores = torch.zeros((1, int(model.config.get_text_config(decoder=True).vocab_size)), device=model.device)
+    tokens = {field: getattr(settings, field, None) for field in TOKENS}
     for field in SETTINGS:
         value = getattr(settings, field, None)
         if value is None or field == "guidance_scale":  # which needs a pass of the model, and is refused by the methods
             continue
         try:
-            alone = GenerationConfig(**{field: value, "eos_token_id": settings.eos_token_id, "max_length": 9})
+            alone = GenerationConfig(**{field: value, **tokens, "max_length": 9})
             model._prepare_special_tokens(alone, kwargs_has_attention_mask=True, device=model.device)
             processors = model._get_logits_processor(
                 generation_config=alone, input_ids_seq_length=3, encoder_input_ids=ids,
