@@ -175,7 +175,9 @@ def begun(out: Path, *options: str) -> tuple["subprocess.Popen[str]", Path]:
 def three_samples(out: Path, goes_on: Callable[[], bool]) -> Path:
     """The folder of a run by two methods, once its record holds three samples."""
     while not (lines := [p for p in out.glob("*/samples.jsonl") if p.read_text().count("\n") >= 6]):
-        assert goes_on(), [path.read_text(encoding="utf-8")[-2000:] for path in out.parent.glob("std*.txt")]
+        if not goes_on():
+            said = " ".join(path.read_text(encoding="utf-8") for path in sorted(out.parent.glob("std*.txt")))
+            pytest.fail(f"the run ended early: {' '.join(said.split())[-400:]}")
         time.sleep(0.02)
     return lines[0].parent
 
