@@ -45,7 +45,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_table(ran: Any) -> None:
     result, _, run = ran
-    assert "identical on 4 of 4" in result.stdout and "embedded (rendered scenes)" in result.stdout
+    assert "4/4" in result.stdout and "embedded (rendered scenes)" in result.stdout
     lines = [line for line in result.stdout.splitlines() if not line.startswith("records: ")]  # a path is not broken
     assert max(map(len, lines)) <= 100
     for label in short_labels([method["label"] for method in run.meta["methods"]]):
@@ -130,7 +130,7 @@ def test_csv_and_exports(ran: Any, call: Callable[..., Any]) -> None:
     ):
         result = call("export", run.folder, "--format", kind)
         assert result.exit_code == 0 and piece in result.stdout
-    assert "identical on 4 of 4" in call("report", run.folder).stdout
+    assert "4/4" in call("report", run.folder).stdout
 
 
 def test_json_prints_only_json(call: Callable[..., Any], tmp_path: Path) -> None:
