@@ -3,14 +3,13 @@
 import io
 import json
 import random
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from local_server import Quiet, serving
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
@@ -38,7 +37,7 @@ class Ranged:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranged]:
     state = Ranged()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             if (whole := state.files.get(self.path)) is None:
                 self.send_error(404)
@@ -59,18 +58,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranged]:
 
         do_HEAD = do_GET
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{httpd.server_address[1]}"
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield state
-    httpd.shutdown()
-    httpd.server_close()
-    thread.join()
+    with serving(Handler, monkeypatch) as state.url:
+        yield state
 
 
 def noise(number: int) -> bytes:
