@@ -7,7 +7,9 @@ training, has the same settings: those of `HONOURED`, and the run's own for ever
 import copy
 import functools
 import json
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList, StopStringCriteria
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.generation_settings import SETTINGS
+from fastvlm_bench.models.generation_settings import SAMPLING, SEARCH, SETTINGS, changes
 
 FILE = "generation_config.json"
 TOKENS = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id")
@@ -26,12 +28,13 @@ ASSISTANT = (
     "assistant_ensemble_weight", "speculation_type",
 )  # fmt: skip
 """What a model asks for where transformers' own loop drafts with it."""
-HONOURED = (*SETTINGS, *TOKENS, *ASSISTANT)
-_BEAMS, _DRAWN = "a run searches no beams", "a run is greedy unless --temperature is given"
+DRAWN = tuple(field for field in SAMPLING if field not in ("temperature", "top_k", "top_p"))
+"""What is in force where tokens are drawn, and nothing in a greedy run."""
+HONOURED = (*SETTINGS, *DRAWN, *TOKENS, *ASSISTANT)
+_BEAMS, _DRAWN = "a run searches no beams", "--temperature, --top-k and --top-p say it"
 _CACHE, _RETURNS = "the method chooses its cache", "a run takes token ids alone"
 DECIDED: dict[str, str] = {
-    "do_sample": _DRAWN, "temperature": _DRAWN, "top_k": _DRAWN, "top_p": _DRAWN, "min_p": _DRAWN, "top_h": _DRAWN,
-    "typical_p": _DRAWN, "epsilon_cutoff": _DRAWN, "eta_cutoff": _DRAWN,
+    "do_sample": _DRAWN, "temperature": _DRAWN, "top_k": _DRAWN, "top_p": _DRAWN,
     "num_beams": _BEAMS, "early_stopping": _BEAMS, "length_penalty": _BEAMS, "num_return_sequences": _BEAMS,
     "num_beam_groups": _BEAMS, "diversity_penalty": _BEAMS, "constraints": _BEAMS, "force_words_ids": _BEAMS,
     "low_memory": _BEAMS, "penalty_alpha": "contrastive search is a method of its own",
@@ -45,37 +48,52 @@ DECIDED: dict[str, str] = {
     "return_dict_in_generate": _RETURNS,
 }  # fmt: skip
 """Field -> who decides it instead of the checkpoint."""
-QUIET = ("do_sample", "temperature", "top_k", "top_p", "max_length", "max_new_tokens", "use_cache", "disable_compile")
-"""Fields of DECIDED that so many checkpoints have that a run does not speak of them; its record does."""
-DEFAULTS = GenerationConfig(**GenerationConfig._get_default_generation_params())
+QUIET = ("do_sample", "temperature", "top_k", "top_p", "max_length", "max_new_tokens", "use_cache", "disable_compile",
+         *(field for field, who in DECIDED.items() if who == _RETURNS))  # fmt: skip
+"""Fields of DECIDED that a run does not speak of: very many checkpoints have them, or they change no answer."""
+NEUTRAL = SAMPLING | SEARCH
+_STOPS = "adds_stop_strings"
+NEED_EOS = ("exponential_decay_length_penalty", "min_length", "min_new_tokens")
 KNOWN = {*HONOURED, *DECIDED, "transformers_version", "_from_model_config"}
 """Every field that transformers has today; a test compares."""
 
 
-def settle(model: Any, processor: Any, name: str) -> tuple[Any, list[str]]:
-    """Give the model settings that hold for every generation. Returns (the checkpoint's own settings, notes).
+@dataclass(frozen=True)
+class Settled:
+    """asked: the checkpoint's own settings. notes: what of them is left to the run, and who decides it instead.
 
-    The notes name what is left to the run, and why. UsageError where a field of HONOURED cannot be honoured.
+    criteria: what ends an answer besides EOS and the limit; every `generate` of the model has them already.
+    """
+
+    asked: Any
+    notes: tuple[str, ...] = ()
+    criteria: tuple[Any, ...] = ()
+
+
+def settle(model: Any, processor: Any, name: str, *, drafts: bool = False) -> Settled:
+    """Give the model settings that hold for every generation. UsageError where one cannot be honoured.
+
+    drafts: it drafts for a target, whose output has an end of its own: its stop strings are left out, without a note.
     """
     asked = getattr(model, "generation_config", None)
     if asked is None:
-        return None, []
-    settled = copy.deepcopy(asked)
-    left: dict[str, list[str]] = {}
+        return Settled(None)
+    settled, left = copy.deepcopy(asked), dict[str, list[str]]()
     for field, who in DECIDED.items():
         value = getattr(settled, field, None)
-        if value is not None:
-            if field not in QUIET and value != getattr(DEFAULTS, field, None) and value is not False:
-                left.setdefault(who, []).append(f"{field}={value!r}")
-            setattr(settled, field, None)
+        if field not in QUIET and value is not None and changes(value, NEUTRAL.get(field, False)):
+            left.setdefault(who, []).append(f"{field}={value!r}")
+        setattr(settled, field, None)
     _check_tokens(vars(settled), name)
-    if settled.stop_strings:
-        tokenizer = getattr(processor, "tokenizer", processor)
-        model.generate = _stopping(model.generate, tokenizer, settled.stop_strings, name)
-        settled.stop_strings = None
+    strings, settled.stop_strings = settled.stop_strings, None
+    criteria = (_criterion(processor, strings, name),) if strings and not drafts else ()
+    vars(model).pop("generate", None)
+    if criteria:
+        vars(model)["generate"] = _stopping(model, criteria)
     model.generation_config = settled
     _check_processors(model, settled, name)
-    return asked, [f"{FILE} of model '{name}' asks for {', '.join(f)}: left out, {who}" for who, f in left.items()]
+    notes = [f"{FILE} of model '{name}' asks for {', '.join(told)}: left out, {who}" for who, told in left.items()]
+    return Settled(asked, () if drafts else tuple(notes), criteria)
 
 
 def check_file(source: str, revision: str | None, name: str) -> None:
@@ -96,7 +114,7 @@ def check_file(source: str, revision: str | None, name: str) -> None:
             "these settings"
         )
     _check_tokens(told, name)
-    for field in (*SETTINGS, *ASSISTANT):
+    for field in (*SETTINGS, *DRAWN, *ASSISTANT):
         if told.get(field) is not None:
             try:
                 GenerationConfig(**{field: told[field]})
@@ -128,8 +146,12 @@ def _check_processors(model: Any, settings: Any, name: str) -> None:
     tokens = {field: getattr(settings, field, None) for field in TOKENS}
     for field in SETTINGS:
         value = getattr(settings, field, None)
-        if value is None or field == "guidance_scale":  # which needs a pass of the model, and is refused by the methods
+        if (
+            field == "guidance_scale" or value is None or value == SETTINGS[field]
+        ):  # the first needs a pass of the model
             continue
+        if field in NEED_EOS and tokens["eos_token_id"] is None:
+            raise _refused(name, field, value, "which needs an eos_token_id, and the checkpoint has none")
         try:
             alone = GenerationConfig(**{field: value, **tokens, "max_length": 9})
             model._prepare_special_tokens(alone, kwargs_has_attention_mask=True, device=model.device)
@@ -143,16 +165,28 @@ def _check_processors(model: Any, settings: Any, name: str) -> None:
             raise _refused(name, field, value, f"which transformers refuses ({_first(error)})") from None
 
 
-def _stopping(generate: Callable[..., Any], tokenizer: Any, strings: Any, name: str) -> Callable[..., Any]:
-    """`generate` that ends an answer at any of the strings, whatever decodes. transformers takes no tokenizer there."""
+def _criterion(processor: Any, strings: Any, name: str) -> Any:
     try:
-        criterion = StopStringCriteria(tokenizer, strings)
+        return StopStringCriteria(getattr(processor, "tokenizer", processor), strings)
     except Exception as error:
         raise _refused(name, "stop_strings", strings, f"which transformers refuses ({_first(error)})") from None
 
+
+def _stopping(model: Any, criteria: Sequence[Any]) -> Callable[..., Any]:
+    """The model's `generate` with these criteria in every call, since transformers takes no stop strings where a method
+    of one's own decodes. It does not keep the model alive."""
+    generate, itself = type(model).generate, weakref.ref(model)
+
     @functools.wraps(generate)
     def stopping(*args: Any, stopping_criteria: Any = None, **kwargs: Any) -> Any:
-        criteria = StoppingCriteriaList([*(stopping_criteria or ()), criterion])
-        return generate(*args, stopping_criteria=criteria, **kwargs)
+        every = StoppingCriteriaList([*(stopping_criteria or ()), *criteria])
+        return generate(itself(), *args, stopping_criteria=every, **kwargs)
 
+    vars(stopping)[_STOPS] = True
     return stopping
+
+
+def unstopped(model: Any) -> Callable[..., Any]:
+    """The model's `generate` without the checkpoint's stop strings: for reading a text that is given, to its end."""
+    own = vars(model).get("generate")
+    return functools.partial(type(model).generate, model) if getattr(own, _STOPS, False) else model.generate

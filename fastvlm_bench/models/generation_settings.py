@@ -44,12 +44,12 @@ def generation_settings(own: Any, told: Mapping[str, Any]) -> dict[str, dict[str
     overridden: dict[str, Any] = {}
     for name, neutral in (SETTINGS | SAMPLING).items():
         applies = sampled or name not in SAMPLING
-        if applies and _changes(used[name], neutral):
+        if applies and changes(used[name], neutral):
             in_force[name] = used[name]
-        if _changes(asked[name], neutral) and not (applies and used[name] == asked[name]):
+        if changes(asked[name], neutral) and not (applies and used[name] == asked[name]):
             overridden[name] = asked[name]
     for name, neutral in SEARCH.items():
-        if _changes(asked[name], neutral) and used[name] != asked[name]:
+        if changes(asked[name], neutral) and used[name] != asked[name]:
             overridden[name] = asked[name]
     if asked["eos_token_id"] is not None and _ends(asked["eos_token_id"]) != in_force["eos_token_id"]:
         overridden["eos_token_id"] = _ends(asked["eos_token_id"])
@@ -59,7 +59,8 @@ def generation_settings(own: Any, told: Mapping[str, Any]) -> dict[str, dict[str
     return plain
 
 
-def _changes(value: Any, neutral: Any) -> bool:
+def changes(value: Any, neutral: Any) -> bool:
+    """Whether a setting with this value may change tokens. neutral: the value that does not."""
     return value is not None and value != neutral and not (isinstance(value, list | dict) and not value)
 
 

@@ -38,7 +38,7 @@ class Target:
     id: what the user typed. drafts: where its drafts lie. commit: of the hub, if it came from there.
     unused: the keys of the checkpoint's files that the model leaves out. trust_remote_code, offline: how it was loaded,
     which holds for a draft model beside it, too. asked: the checkpoint's own generation settings, of which the model
-    keeps those that a run does not decide.
+    keeps those that a run does not decide. criteria: what ends an answer besides EOS and the limit.
     """
 
     id: str
@@ -51,6 +51,7 @@ class Target:
     trust_remote_code: bool = False
     offline: bool = False
     asked: Any = None
+    criteria: Sequence[Any] = ()
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -121,6 +122,7 @@ def load_target(
     target cannot be loaded.
     """
     check_model_name(name)
+    drafts = text_alone  # a model that may do without images drafts
     if device_map and device != "auto":
         raise UsageError(f"--device {device} and --device-map exclude each other: leave one out")
     _check_packages(device_map, attn, quantize)
@@ -160,12 +162,12 @@ def load_target(
     if digest:
         set_weights_sha256(model, digest)
     model.eval()
-    asked, notes = settle(model, processor, name)
-    for note in notes:
+    settled = settle(model, processor, name, drafts=drafts)
+    for note in settled.notes:
         print(f"fastvlm-bench: note: {note}", file=sys.stderr)
     commit = None if here else cached_commit(source, revision)
     return Target(name, model, processor, place, default_drafts(name), commit, unused, trust_remote_code, offline,
-                  asked)  # fmt: skip
+                  settled.asked, settled.criteria)  # fmt: skip
 
 
 def _check_packages(device_map: str | None, attn: str | None, quantize: str | None) -> None:

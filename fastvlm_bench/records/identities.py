@@ -4,6 +4,8 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from fastvlm_bench.records.trace import STOPS
+
 MEASURED = ("token_ids", "text", "stop", "ttft_s", "vision_s", "prefill_s", "decode_s")
 """Fields that are null in the line of a failed sample."""
 SLACK, SLACK_S = 1.05, 1e-3
@@ -44,8 +46,8 @@ def _tokens(line: Mapping[str, Any], max_new_tokens: int | None) -> list[str]:
         return ["no token at all: prefill always gives one"]
     if len(ids) != 1 + emitted:
         problems.append(f"{len(ids)} tokens, but 1 + emitted = {1 + emitted}")
-    if line["stop"] not in ("eos", "length"):
-        problems.append(f"stop is {line['stop']!r}, not eos or length")
+    if line["stop"] not in STOPS:
+        problems.append(f"stop is {line['stop']!r}, not {' or '.join(STOPS)}")
     if line["stop"] == "eos" and ids.count(ids[-1]) > 1:
         problems.append(f"EOS (token {ids[-1]}) appears {ids.count(ids[-1])} times")
     if max_new_tokens is not None and len(ids) > max_new_tokens:

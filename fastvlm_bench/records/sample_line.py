@@ -94,7 +94,10 @@ class SampleLine(TypedDict):
     invocation: NotRequired[Annotated[Count, "number of the process, from 0"]]
     token_ids: Annotated[list[Count] | None, "new tokens, up to and including EOS"]
     text: Annotated[str | None, "the new tokens as text"]
-    stop: Annotated[Literal["eos", "length"] | None, "what ended the output"]
+    stop: Annotated[
+        Literal["eos", "length", "criteria"] | None,
+        "what ended the output: its EOS, the limit, or a stop string of the checkpoint",
+    ]
     ttft_s: Annotated[Amount | None, "seconds from the request to the first token"]
     vision_s: Annotated[Amount | None, "seconds of encoding the image; null where they cannot be told from the prefill"]
     prefill_s: Annotated[Amount | None, "seconds of the pass over the prompt"]

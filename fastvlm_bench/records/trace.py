@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+STOPS = ("eos", "length", "criteria")
+"""What ends an output: its EOS, the limit, or another criterion, such as a stop string of the checkpoint."""
+
 
 @dataclass(slots=True)
 class Round:
@@ -32,7 +35,7 @@ class Round:
 class Generation:
     """The trace of one sequence. `len(token_ids) == 1 + sum(r.emitted for r in rounds)`.
 
-    token_ids: new tokens only, up to and including EOS. stop: "eos" or "length".
+    token_ids: new tokens only, up to and including EOS. stop: one of STOPS.
     ttft_s: seconds from the start of the request until the first token is chosen and known on the host,
     `vision_s + prefill_s`. vision_s: image encoding, None where it cannot be told apart; it is then part of prefill_s.
     prefill_s includes the prefill of the imitation head. decode_s: from there until the last token is known on the
