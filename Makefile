@@ -1,4 +1,5 @@
 # `make demo` runs the benchmark on the embedded model, `make test` passes the tests; each makes .venv if need be.
+# `make test-slow` also installs what `--report-to` sends to: Weights & Biases and MLflow.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-slow: $(VENV)/installed-dev
+test-slow: $(VENV)/installed-trackers
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/installed-dev
@@ -27,6 +28,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/installed-trackers: $(VENV)/installed-dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[wandb,mlflow]'
 	touch $@
 
 clean:

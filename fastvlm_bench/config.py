@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.analysis.batches import check_batches
+from fastvlm_bench.analysis.floors import Floors
 from fastvlm_bench.analysis.stopping import check_stopping
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.method_spec import ALL, MAX_GAMMA, METHODS, REFERENCE, MethodSpec, all_methods
@@ -28,7 +29,8 @@ DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 LOADING = ("device", "dtype", "device_map", "attn", "quantize", "trust_remote_code", "offline")
 CHOICES = {"dtype": DTYPES, "device_map": ("auto",), "attn": ("sdpa", "eager", "flash_attention_2"),
            "quantize": ("4bit", "8bit")}  # fmt: skip
-NOT_MEASURED = ("out", "resume", "json", "require_lossless", "require_valid", "margin", "variants", "java", "metrics",
+NOT_MEASURED = ("out", "resume", "json", "require_lossless", "require_valid", "min_decode_speedup",
+                "min_alpha", "max_quality_drop", "margin", "variants", "java", "metrics",
                 "offline")  # fmt: skip
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
@@ -50,7 +52,8 @@ class RunConfig:
     0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases: tell the
     phases of each generation apart by hooks, and by events on a device. refine: drafts learn between samples. control:
     in half precision, measure `control` beside the methods. margin: the difference in points of 100 that counts as
-    none. variants: "METRIC=VARIANT" each. java: METEOR and SPICE of captions, too. metrics: further metrics of every
+    none. variants: "METRIC=VARIANT" each. min_decode_speedup, min_alpha, max_quality_drop: as in `Floors`.
+    java: METEOR and SPICE of captions, too. metrics: further metrics of every
     suite, each by its name or the path of its file.
     until_width, budget: as in `StopRule`, for each suite. invocations: processes, each with all the repeats.
     energy: seconds of the blocks in which energy is measured. `validate` adds the checks that look at the disk.
@@ -96,6 +99,9 @@ class RunConfig:
     json: bool = False
     require_lossless: bool = False
     require_valid: bool = False
+    min_decode_speedup: float | None = None
+    min_alpha: float | None = None
+    max_quality_drop: float | None = None
     margin: float = 0.5
     variants: tuple[str, ...] = ()
     java: bool = False
@@ -119,6 +125,7 @@ class RunConfig:
         whole("threads", self.threads, 1, os.cpu_count() or 1)
         if not 0 < self.margin <= 100:
             raise UsageError(f"--margin is {self.margin:g}; it must be above 0 and at most 100, points of 100")
+        self.floors  # noqa: B018 - checked when it is made
         parse_variants(self.variants)
         for text in self.metrics:
             METRICS.known(text)
@@ -142,6 +149,11 @@ class RunConfig:
     def generation(self) -> dict[str, Any]:
         """What `generate` is given, besides the limit, to decode as asked."""
         return generation(self)
+
+    @property
+    def floors(self) -> Floors:
+        """The bounds that the run must keep, which say nothing of what is measured."""
+        return Floors(self.min_decode_speedup, self.min_alpha, self.max_quality_drop)
 
     def _parse_methods(self) -> list[MethodSpec]:
         named = [text for text in self.methods if text != ALL]

@@ -2,7 +2,8 @@
 
 Exit codes: 0 success, 1 internal error, 2 bad input, 3 a file could not be written, 4 runs that cannot be compared,
 5 output not lossless where that was required, or a metric that differs from the official scorer's, 6 corrupt record,
-7 finished with failed samples, 8 INVALID where VALID was required, 130 interrupted (Ctrl-C), 143 terminated.
+7 finished with failed samples, 8 INVALID where VALID was required, or a bound missed,
+130 interrupted (Ctrl-C), 143 terminated.
 """
 
 import difflib
@@ -60,6 +61,12 @@ class CorruptRecord(BenchError):
 
 class InvalidRun(BenchError):
     """A run is INVALID where `--require-valid` asked for VALID. Its records are kept and its report was printed."""
+
+    exit_code = 8
+
+
+class FloorMissed(BenchError):
+    """A method misses a bound that `run` was asked to keep. The records are kept and the report was printed."""
 
     exit_code = 8
 

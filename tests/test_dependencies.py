@@ -15,7 +15,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-PACKAGES_OF = {"PIL": "pillow", "pynvml": "nvidia-ml-py", "huggingface_hub": "huggingface-hub", "yaml": "pyyaml"}
+PACKAGES_OF = {"PIL": "pillow", "pynvml": "nvidia-ml-py", "huggingface_hub": "huggingface-hub", "yaml": "pyyaml",
+               "mlflow": "mlflow-skinny"}  # fmt: skip
 """Modules that are not called as their package."""
 NAMED = (
     re.compile(r"(?:fastvlm-bench|(?<=['\" ])\.)\[([a-z][\w, -]*)\]"),  # pip install 'fastvlm-bench[plots]', '.[dev]'
@@ -117,6 +118,16 @@ def test_what_the_tests_import_is_declared() -> None:
     assert needed <= declared(*EXTRAS)
 
 
+def installed() -> list[str]:
+    """What the commands of the Makefile and of .ci/run install, own extras taken apart."""
+    texts = [*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["wandb"], *EXTRAS["mlflow"]]
+    for text in texts:  # grows while it is read
+        requirement = Requirement(text)
+        if canonicalize_name(requirement.name) == "fastvlm-bench":
+            texts += [own for extra in requirement.extras for own in EXTRAS[extra] if own not in texts]
+    return texts
+
+
 def pins() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return {canonicalize_name(name): version for name, version in
@@ -124,8 +135,7 @@ def pins() -> dict[str, str]:
 
 
 def test_pins_are_within_the_ranges() -> None:
-    texts = [*PROJECT["dependencies"], *EXTRAS["test"], *EXTRAS["dev"]]
-    for requirement in map(Requirement, texts):
+    for requirement in map(Requirement, installed()):
         name = canonicalize_name(requirement.name)
         assert name == "fastvlm-bench" or requirement.specifier.contains(pins()[name]), requirement
 
@@ -147,9 +157,9 @@ def test_whatever_gets_installed_is_pinned() -> None:
             if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in extras):
                 follow(need)
 
-    for text in [*PROJECT["dependencies"], *EXTRAS["test"], *EXTRAS["dev"]]:
+    for text in installed():
         follow(Requirement(text))
     # torch's builds for CUDA bring NVIDIA's packages, each build its own: they are not for constraints to choose.
     unpinned = {name for name in seen - set(pins()) if not name.startswith(("nvidia-", "cuda-", "triton"))}
     assert unpinned == set()
-    assert {"torch", "pandas", "nvidia-ml-py", "jsonschema"} <= seen
+    assert {"torch", "pandas", "nvidia-ml-py", "jsonschema", "matplotlib", "wandb", "mlflow-skinny"} <= seen

@@ -130,6 +130,14 @@ def test_the_demo_block_is_what_report_prints_of_its_record() -> None:
     assert len(lines) > 10 and [line for line in lines if line not in told] == []
 
 
+def test_the_picture_is_what_the_readmes_command_makes_of_its_record(tmp_path: Path) -> None:
+    (words,) = re.findall(r"`fastvlm-bench (show [^`]*) --svg docs/show\.svg`", " ".join(README.split()))
+    made = tmp_path / "show.svg"
+    arguments = [str(ROOT / word) if word.startswith("docs/") else word for word in words.split()]
+    CliRunner().invoke(app, [*arguments, "--svg", str(made)], catch_exceptions=False)
+    assert made.read_bytes() == (ROOT / "docs" / "show.svg").read_bytes()
+
+
 def committed_sweeps() -> list[Path]:
     """The runs over batch sizes: folders of runs, other than the ablation's."""
     listed = subprocess.run(["git", "ls-files", "results/*/*/run.json"], cwd=ROOT, capture_output=True, text=True)
@@ -164,7 +172,7 @@ def test_reference_sentences_are_what_the_records_say() -> None:
     assert block is not None
     said = ""
     for folder in committed_runs():
-        result = CliRunner().invoke(app, ["report", str(folder)], catch_exceptions=False)
+        result = CliRunner().invoke(app, ["report", "--details", str(folder)], catch_exceptions=False)
         said += " ".join(result.stdout.split()) + " "
     sentences = [" ".join(line.split()) for line in re.split(r"\n(?=\S)", block.group(1).strip())]
     assert len(sentences) >= 6

@@ -13,7 +13,9 @@ quality.py      scores, and their paired differences to the reference
 sameness.py     identical outputs, near-ties, unsteady ones, violations
 differing.py    why outputs differ: rounding, the model itself, or the method
 times.py        TTFT, TPOT, tokens per second
+groups.py       speed and acceptance by topic, for suites without scores
 speedup.py      ratios against the reference: FASTER, SLOWER, SAME or AMBIGUOUS
+emitted.py      an answer token by token: the target's own, drafted and accepted, rejected
 acceptance.py   alpha, tau, and acceptance by position
 costs.py        seconds of drafting and verifying, and the speed-up that single passes predict
 prediction.py   prices rounds with the costs of single passes
@@ -29,9 +31,13 @@ drift.py        outliers, slow starts, trends
 order_effect.py  whether seconds depend on the place in the turn, or on the method before
 notices.py      the warnings about times
 remedies.py     what to do about a draft that does not pay
+floors.py       the bounds that a run must keep, for scripts
 verdict.py      all warnings; VALID or INVALID
 comparison.py   what `compare` computes
 comparable.py   which runs it shows when none is named
 batch_sizes.py  runs at several batch sizes as rows
+audit.py        what `audit` computes: results files of other tools
+audit_rows.py   its numbers
+audit_notices.py  its warnings
 stopping.py     when a suite may end early: by the width of its interval or by time
 """

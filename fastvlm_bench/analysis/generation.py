@@ -38,6 +38,13 @@ def generation_line(run: Run) -> str:
     return " · ".join(parts)
 
 
+def unusual_generation(run: Run) -> str:
+    """`generation_line` where a setting may change tokens, or the checkpoint asked for one in vain; else ""."""
+    recorded = run.meta.get("generation") or {}
+    usual = set(recorded.get("in_force", {})) <= set(FOUND) and not recorded.get("overridden")
+    return "" if usual else generation_line(run)
+
+
 def generation_notes(runs: Sequence[Run]) -> list[str]:
     """A note where some runs recorded their settings and others, of an older version, did not: nobody can tell."""
     known = [run.run_id for run in runs if in_force(run) is not None]

@@ -29,7 +29,7 @@ SLOWED = 0.05
 
 @dataclass(frozen=True)
 class Notice:
-    """A warning: a name from `verdict.WARNINGS`, and one line with the cause and the flag to try."""
+    """A warning: a name from `verdict.WARNINGS` or of `audit`, and one line with the cause and the flag to try."""
 
     name: str
     message: str

@@ -142,19 +142,46 @@ def speedups(
     paired = by_batch(paired)
     decoding = [(ours, theirs) for ours, theirs in paired if ours.decodes and theirs.decodes]
 
-    def decode(of: Measured) -> float:
-        return of.decode_s / (of.tokens - 1) if per_token else of.decode_s
+    def combined(own: Sequence[Pair], seconds: Callable[[Measured, bool], float]) -> Estimate | None:
+        theirs_s = [seconds(theirs, per_token) for _, theirs in own]
+        return estimator(theirs_s, [seconds(ours, per_token) for ours, _ in own], [ours.image_id for ours, _ in own])
 
-    def e2e(of: Measured) -> float:
-        return of.e2e_s / of.tokens if per_token else of.e2e_s
+    return combined(decoding, _decode_s), combined(paired, _e2e_s)
 
-    def images(own: Sequence[Pair]) -> list[str]:
-        return [ours.image_id for ours, _ in own]
 
-    return (
-        estimator([decode(theirs) for _, theirs in decoding], [decode(ours) for ours, _ in decoding], images(decoding)),
-        estimator([e2e(theirs) for _, theirs in paired], [e2e(ours) for ours, _ in paired], images(paired)),
-    )
+def _decode_s(of: Measured, per_token: bool) -> float:
+    return of.decode_s / (of.tokens - 1) if per_token else of.decode_s
+
+
+def _e2e_s(of: Measured, per_token: bool) -> float:
+    return of.e2e_s / of.tokens if per_token else of.e2e_s
+
+
+@dataclass(frozen=True)
+class SampleRatio:
+    """The speed-up of one sample, or of one batch as a whole. decode: None for an answer of one token.
+
+    tokens: new tokens of our answer, the median over its repeats; of a batch, the sum over its samples.
+    """
+
+    sample_id: str
+    tokens: float
+    decode: float | None
+    e2e: float
+
+
+def sample_ratios(paired: Sequence[Pair], per_token: bool = False) -> list[SampleRatio]:
+    """The ratios of which `speedups` takes the geometric mean. A pair of which ours took no time is left out."""
+    return [
+        SampleRatio(
+            ours.sample_id,
+            ours.tokens,
+            _decode_s(theirs, per_token) / _decode_s(ours, per_token) if ours.decodes and theirs.decodes else None,
+            _e2e_s(theirs, per_token) / _e2e_s(ours, per_token),
+        )
+        for ours, theirs in by_batch(paired)
+        if ours.e2e_s > 0
+    ]
 
 
 def by_invocation(paired: Sequence[Pair], per_token: bool) -> list[float]:

@@ -21,6 +21,7 @@ from fastvlm_bench.engine.layer_gate import LayerGate, Mode
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.models.checkpoint_settings import unstopped
 
 
 def batch_self_check(
@@ -80,7 +81,7 @@ def batch_self_check(
 
 def _generate(model: Any, inputs: Mapping[str, Any], probe: Any) -> None:
     with torch.inference_mode():
-        model.generate(
+        unstopped(model)(
             **inputs, max_new_tokens=TOKENS + 2, min_new_tokens=TOKENS + 2, do_sample=False, custom_generate=probe
         )
 

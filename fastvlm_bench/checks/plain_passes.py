@@ -16,6 +16,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from transformers.generation.candidate_generator import CandidateGenerator
 
 from fastvlm_bench.engine.measure import GREEDY
+from fastvlm_bench.models.checkpoint_settings import unstopped
 
 FAULTS = (AttributeError, AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
           ValueError)  # fmt: skip
@@ -52,7 +53,7 @@ def read(
         return found
 
     with torch.inference_mode():
-        model.generate(**inputs, max_new_tokens=max(limit or 0, longest), custom_generate=loop, **generation)
+        unstopped(model)(**inputs, max_new_tokens=max(limit or 0, longest), custom_generate=loop, **generation)
 
 
 class _Forced(LogitsProcessor):

@@ -15,6 +15,7 @@ from fastvlm_bench.engine.recurrent_state import can_roll_back
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import NonFiniteLogits, UsageError
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.models.checkpoint_settings import unstopped
 from fastvlm_bench.models.layers import vocabulary
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.models.memory_need import free_bytes
@@ -67,7 +68,7 @@ def _prefill(target: Target, sample: Sample, inputs: dict[str, Any]) -> "_Prefil
     probe, before = _Prefill(), {name: value._version for name, value in inputs.items()}
     try:
         with torch.inference_mode():
-            target.model.generate(**inputs, max_new_tokens=2, do_sample=False, custom_generate=probe)
+            unstopped(target.model)(**inputs, max_new_tokens=2, do_sample=False, custom_generate=probe)
     except NonFiniteLogits:
         raise damaged(target.model) from None
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:

@@ -25,6 +25,7 @@ from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import NonFiniteLogits
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.metrics.visdial_ranking import ranks_of
+from fastvlm_bench.models.checkpoint_settings import unstopped
 from fastvlm_bench.models.load import Target
 
 CACHE_BYTES, LOGIT_BYTES = 1 << 30, 1 << 28
@@ -105,7 +106,7 @@ class OptionRanker:
         reader = _Reader(options, draft, most)
         with torch.inference_mode():
             longest = max(map(len, options)) + 1
-            self.target.model.generate(**inputs, max_new_tokens=longest, do_sample=False, custom_generate=reader)
+            unstopped(self.target.model)(**inputs, max_new_tokens=longest, do_sample=False, custom_generate=reader)
         return reader.found
 
 

@@ -19,6 +19,7 @@ from fastvlm_bench.engine.recurrent_state import can_roll_back
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import NonFiniteLogits, UsageError
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.models.checkpoint_settings import unstopped
 from fastvlm_bench.models.layers import decoder_layers
 
 TOKENS = 3
@@ -111,7 +112,7 @@ def self_check(
     plain, drafted = plain or Plain(model, inputs), _Probe(exit_layer, draft)
     try:
         with torch.inference_mode():
-            model.generate(
+            unstopped(model)(
                 **inputs, max_new_tokens=TOKENS + 2, min_new_tokens=TOKENS + 2, do_sample=False,
                 custom_generate=drafted,
             )  # fmt: skip

@@ -5,8 +5,9 @@ May import every other room; nothing heavy is imported before a command needs it
 app.py          the application: which commands there are, options before any command, the console script
 run.py          `run`
 train.py        `train` and `ablate`
+predict.py      `predict`
 skip_search.py  `skip-search`
-results.py      `compare`, `report`, `batches`, `export`, `score` and `verify-metrics`
+results.py      `compare`, `report`, `show`, `batches`, `export`, `score` and `verify-metrics`
 about.py        `methods`, `models` and `doctor`
 suites.py       `suites` and the commands below it
 options.py      the options that several commands share

@@ -1,5 +1,6 @@
 """The commands that say what there is: `methods`, `metrics`, `models` and `doctor`."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -90,12 +91,21 @@ def models(
 
 def doctor(
     results: Annotated[Path, typer.Option("--out", "--output", "-o", metavar="DIR", help="The folder that would get results: is there room?")] = RESULTS,
+    roofline: Annotated[bool, typer.Option("--roofline", help="Also measure bandwidth and FLOP/s, for `predict --device measured:FILE`.")] = False,
+    threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads of --roofline, as in `run`; default: torch's.")] = None,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Describe this machine and advise on what would spoil a measurement; paste it into a bug report."""
     from fastvlm_bench.machine.doctor import examine
 
-    typer.echo(examine(results, as_json=json))
+    if threads is not None:
+        from fastvlm_bench.config import whole
+        from fastvlm_bench.errors import UsageError
+
+        whole("threads", threads, 1, os.cpu_count() or 1)
+        if not roofline:
+            raise UsageError(f"--threads {threads} has no effect without --roofline; leave it out")
+    typer.echo(examine(results, as_json=json, roofline=roofline, threads=threads))
 
 
 def _list_models() -> None:

@@ -8,6 +8,7 @@ import typer
 from fastvlm_bench import __version__
 from fastvlm_bench.cli import about, results
 from fastvlm_bench.cli.help import HELP, Command, Group
+from fastvlm_bench.cli.predict import predict
 from fastvlm_bench.cli.run import run
 from fastvlm_bench.cli.skip_search import skip_search
 from fastvlm_bench.cli.suites import suites_app
@@ -28,8 +29,20 @@ app = typer.Typer(
 
 for panel, commands in (
     (MEASURE, (run, train, skip_search, ablate)),
-    (READ, (results.compare, results.report, results.batches, results.export, results.score, results.verify_metrics)),
-    (LOOK_UP, (about.methods, about.metrics, about.models, about.doctor)),
+    (
+        READ,
+        (
+            results.compare,
+            results.report,
+            results.show,
+            results.batches,
+            results.export,
+            results.score,
+            results.verify_metrics,
+            results.audit,
+        ),
+    ),
+    (LOOK_UP, (predict, about.methods, about.metrics, about.models, about.doctor)),
 ):
     for command in commands:
         app.command(cls=Command, rich_help_panel=panel)(command)

@@ -32,7 +32,9 @@ Quantize = Annotated[str | None, typer.Option(metavar="BITS", help="4bit or 8bit
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code/--no-trust-remote-code", help="Run Python code that the model brings.", rich_help_panel=MODEL)]
 Offline = Annotated[bool, typer.Option("--offline/--no-offline", help="Never ask the hub: only what is in the cache.", rich_help_panel=MODEL)]
 Metric = Annotated[list[str] | None, typer.Option("--metric", metavar="METRIC", help="A further metric, by its name (see `metrics`) or the path of a file; repeatable.", rich_help_panel=MEASUREMENT)]
+Trackers = Annotated[list[str] | None, typer.Option("--report-to", metavar="NAME", help="Also send the numbers to wandb or mlflow; repeatable. See docs/options.md.", rich_help_panel=OUTPUT)]
 Quiet = Annotated[bool, typer.Option("--quiet/--no-quiet", "-q", help="No progress: only results, warnings and errors.", rich_help_panel=OUTPUT)]
+Details = Annotated[bool, typer.Option("--details/--no-details", help="Print every table, not one screen.", rich_help_panel=OUTPUT)]
 # fmt: on
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fastvlm_bench.cli.options import RESULTS, Metric
+from fastvlm_bench.cli.options import RESULTS, Details, Metric, Trackers
 
 # fmt: off
 RunFolders = Annotated[list[Path] | None, typer.Argument(help="Run folders; left out: the newest under results/.")]
@@ -19,7 +19,7 @@ OutFile = Annotated[Path | None, typer.Option("--out", "--output", "-o", metavar
 
 def score(
     suite: Annotated[str, typer.Option("--suite", "-s", metavar="NAME", help="The suite whose metrics are used; see `suites`.")],
-    annotations: Annotated[list[Path], typer.Option(metavar="PATH", help="The official annotation file, repeatable where there are several, or the folder that holds them.")],
+    annotations: Annotated[list[Path], typer.Option(metavar="PATH", help="The official annotation file, repeatable where there are several, the folder that holds them, parquet files, or hf:OWNER/NAME.")],
     predictions: Annotated[Path, typer.Option(metavar="FILE", help="Predictions of any tool, in the suite's official results format.")],
     reference: Annotated[Path | None, typer.Option(metavar="FILE", help="Other predictions: also give the paired difference to them.")] = None,
     margin: Annotated[float | None, typer.Option(metavar="POINTS", help="Points of 100 that count as no difference to --reference; default 0.5.")] = None,
@@ -86,26 +86,66 @@ def compare(
 def report(
     runs: RunFolders = None,
     margin: Annotated[float | None, typer.Option(metavar="POINTS", help="Points of 100 that count as no difference; default: the run's.")] = None,
+    details: Details = False,
     require_valid: RequireValid = False,
     memory_picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw what each peak of memory is made of: FILE.png, .svg or .pdf.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one self-contained page of all these runs, and print nothing.")] = None,
+    plots: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the figures for a paper and their data, and print nothing.")] = None,
+    to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="Of --plots: pdf, png or svg.")] = "pdf",
+    trackers: Trackers = None,
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
-    """Print a run's tables again, from its records alone."""
+    """Print what a run found, from its records alone: one screen, or every table with --details."""
     from fastvlm_bench.analysis.summary import summarise
     from fastvlm_bench.analysis.verdict import judge
     from fastvlm_bench.analysis.verdict import require_valid as all_valid
     from fastvlm_bench.report.memory_picture import draw_memory
+    from fastvlm_bench.report.one_screen import print_screen
     from fastvlm_bench.report.terminal import print_report
+    from fastvlm_bench.report.trackers import check_trackers, report_to
 
-    judged = []
-    for found in _runs(runs, results):
-        rows = summarise(found, margin)
+    check_trackers(trackers or [])
+    judged, printing = [], print_report if details else print_screen
+    read = _runs(runs, results)
+    told = [summarise(found, margin) for found in read]
+    for found, rows in zip(read, told, strict=True):
         judged.append((found, judge(found, rows)))
-        print_report(found, rows=rows, verdict=judged[-1][1])
+        if html is None and plots is None:
+            printing(found, rows=rows, verdict=judged[-1][1])
         if memory_picture is not None:
             draw_memory(found, memory_picture)
+    for tracker in trackers or []:
+        for found, rows in zip(read, told, strict=True):
+            report_to(tracker, found, rows)
+    if html is not None:
+        from fastvlm_bench.report.html import write_html
+
+        typer.echo(f"{html}: {write_html(read, html, told) / 1e6:.1f} MB")
+    if plots is not None:
+        from fastvlm_bench.report.plots import write_plots
+
+        typer.echo(f"{len(write_plots(read, plots, to, told))} files in {plots}")
     if require_valid:
         all_valid(judged)
+
+
+def show(
+    run: Annotated[Path | None, typer.Argument(help="A run folder; left out: the newest under results/.")] = None,
+    sample: Annotated[list[str] | None, typer.Option(metavar="ID", help="A sample, repeatable; default: the first.")] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", "-m", metavar="METHOD", help="A label, repeatable, or all; default: the first that drafts.")] = None,
+    suite: Annotated[str | None, typer.Option("--suite", "-s", metavar="NAME", help="The suite of the samples; default: the first.")] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a picture, FILE.svg, instead.")] = None,
+    results: Results = RESULTS,
+) -> None:  # fmt: skip
+    """Show answers token by token: what was drafted and accepted, what was rejected, what the target said instead."""
+    from fastvlm_bench.report.shown import print_shown, save_picture
+
+    (found,) = _runs([run] if run else None, results)
+    asked: dict[str, Any] = {"suite": suite, "samples": sample or (), "methods": method or ()}
+    if svg is not None:
+        save_picture(found, svg, **asked)
+    else:
+        print_shown(found, **asked)
 
 
 def batches(
@@ -121,19 +161,50 @@ def batches(
 
 def export(
     runs: RunFolders = None,
-    to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="csv, samples-csv, latex, markdown or json.")] = "csv",
+    to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="csv, samples-csv, latex, markdown, json or eval-results.")] = "csv",
     out: OutFile = None,
+    dataset: Annotated[str | None, typer.Option(metavar="ID", help="For eval-results: the benchmark's data set on the Hub, OWNER/NAME or OWNER/NAME@REVISION.")] = None,
+    method: Annotated[str | None, typer.Option(metavar="LABEL", help="For eval-results: the method; default: the first beside the reference.")] = None,
     columns: Annotated[str | None, typer.Option(metavar="NAMES", help="For latex and markdown: column names, separated by commas.")] = None,
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
-    """Write runs as CSV (one row a suite and method), per-sample CSV, LaTeX (booktabs), Markdown or JSON."""
+    """Write runs as CSV (one row a suite and method), per-sample CSV, LaTeX (booktabs), Markdown, JSON or the Hub's YAML."""
     from fastvlm_bench.report.export import export_runs, save
 
-    text = export_runs(_runs(runs, results), to, columns.split(",") if columns else None)
+    text = export_runs(
+        _runs(runs, results), to, columns.split(",") if columns else None, dataset=dataset, method=method
+    )
     if out is None:
         sys.stdout.write(text)
     else:
         save(out, text)
+
+
+def audit(
+    files: Annotated[list[Path], typer.Argument(help="Results files of other tools, one a method, over the same samples.")],
+    reference: Annotated[Path | None, typer.Option(metavar="FILE", help="The file that the others are compared with; default: the one named baseline or so, else the first.")] = None,
+    json: Json = False,
+    to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="table, csv, latex, markdown or json.")] = "table",
+    out: OutFile = None,
+) -> None:  # fmt: skip
+    """Audit results of MMSpec, Spec-Bench, EAGLE, vLLM or lmms-eval: paired speed-ups, same answers, warnings."""
+    from fastvlm_bench.analysis.audit import audit as compare_files
+    from fastvlm_bench.errors import UsageError
+    from fastvlm_bench.report.audit import exported, print_audit
+    from fastvlm_bench.report.export import save
+
+    if json and to not in ("table", "json"):
+        raise UsageError(f"--json and --format {to} exclude each other; leave one out")
+    form = "json" if json else to
+    if form == "table" and out is not None:
+        raise UsageError("--out is for csv, latex, markdown and json; the table goes to the terminal")
+    found = compare_files(files, reference)
+    if form == "table":
+        print_audit(found)
+    elif out is None:
+        sys.stdout.write(exported(found, form))
+    else:
+        save(out, exported(found, form))
 
 
 def _runs(folders: list[Path] | None, results: Path) -> list[Any]:

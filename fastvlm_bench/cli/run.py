@@ -13,6 +13,7 @@ from fastvlm_bench.cli.options import (
     WHAT,
     Attn,
     Config,
+    Details,
     Device,
     DeviceMap,
     Dtype,
@@ -22,6 +23,7 @@ from fastvlm_bench.cli.options import (
     Quantize,
     Quiet,
     Revision,
+    Trackers,
     TrustRemoteCode,
     chosen_model,
     hush,
@@ -32,7 +34,7 @@ def run(
     context: typer.Context,
     suite: Annotated[list[str] | None, typer.Option("--suite", "-s", metavar="NAME", help="A suite, repeatable; see `suites`.", rich_help_panel=WHAT)] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="The suite's split; default: embedded, or what --data holds.", rich_help_panel=WHAT)] = None,
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the real data set in its official layout.", rich_help_panel=WHAT)] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the real data set, in its official layout or as parquet; or hf:OWNER/NAME[@REVISION] of the hub.", rich_help_panel=WHAT)] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first so many samples of each suite.", rich_help_panel=WHAT)] = None,
     prompt_set: Annotated[str | None, typer.Option(metavar="NAME", help="Whose prompts: lmms, llava or blip2, as the suite has them; default lmms.", rich_help_panel=WHAT)] = None,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="A prompt of your own, with {question} where the question belongs.", rich_help_panel=WHAT)] = None,
@@ -68,6 +70,9 @@ def run(
     energy: Annotated[float | None, typer.Option(metavar="SECONDS", help="Then measure energy, too, in blocks of so many seconds of each method, 5 for example.", rich_help_panel=MEASUREMENT)] = None,
     require_lossless: Annotated[bool, typer.Option(help="Exit with 5 if an output has a token that the target would not have chosen.", rich_help_panel=MEASUREMENT)] = False,
     require_valid: Annotated[bool, typer.Option(help="Exit with 8 if the run is INVALID.", rich_help_panel=MEASUREMENT)] = False,
+    min_decode_speedup: Annotated[float | None, typer.Option(metavar="X", help="Exit with 8 unless every method's decode speed-up stays above X, by its 95 % interval.", rich_help_panel=MEASUREMENT)] = None,
+    min_alpha: Annotated[float | None, typer.Option(metavar="X", help="Exit with 8 unless every drafting method's α stays above X, likewise.", rich_help_panel=MEASUREMENT)] = None,
+    max_quality_drop: Annotated[float | None, typer.Option(metavar="POINTS", help="Exit with 8 unless no metric drops by more, in points of 100, likewise.", rich_help_panel=MEASUREMENT)] = None,
     margin: Annotated[float, typer.Option(metavar="POINTS", help="Points of 100 that count as no difference in quality: equivalent within ±margin.", rich_help_panel=MEASUREMENT)] = 0.5,
     variant: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="METRIC=VARIANT, as vqa_accuracy=official; repeatable.", rich_help_panel=MEASUREMENT)] = None,
     metric: Metric = None,
@@ -77,14 +82,19 @@ def run(
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table as CSV, and FILE-samples.csv beside it.", rich_help_panel=OUTPUT)] = None,
     predictions_out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write FILE-suite-method.json in the official results format.", rich_help_panel=OUTPUT)] = None,
     json: Annotated[bool, typer.Option("--json/--no-json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)] = False,
+    show: Annotated[bool, typer.Option("--show/--no-show", help="Print each answer token by token when it is measured, outside the clock.", rich_help_panel=OUTPUT)] = False,
+    details: Details = False,
+    trackers: Trackers = None,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:  # fmt: skip
     """Decode each sample with each method in turn and report speed, acceptance, memory and quality."""
     from fastvlm_bench.config import RunConfig
     from fastvlm_bench.measuring.batch_sweep import parse_sizes, run_sizes
+    from fastvlm_bench.report.trackers import check_trackers, senders
 
     sizes = parse_sizes(batch_size)
+    check_trackers(trackers or [])
     chosen: dict[str, Any] = {"suites": tuple(suite)} if suite else {}
     chosen |= {"methods": tuple(method)} if method else {}
     asked = RunConfig(
@@ -93,7 +103,8 @@ def run(
         max_new_tokens=max_new_tokens, prompt_set=prompt_set, prompt=prompt,
         seed=seed, device=device, dtype=dtype, device_map=device_map, attn=attn, quantize=quantize,
         trust_remote_code=trust_remote_code, offline=offline, threads=threads, out=str(out),
-        require_lossless=require_lossless, require_valid=require_valid, refine=refine, control=control, margin=margin, variants=tuple(variant or ()), java=java, metrics=tuple(metric or ()),
+        require_lossless=require_lossless, require_valid=require_valid, min_decode_speedup=min_decode_speedup,
+        min_alpha=min_alpha, max_quality_drop=max_quality_drop, refine=refine, control=control, margin=margin, variants=tuple(variant or ()), java=java, metrics=tuple(metric or ()),
         temperature=temperature, top_p=top_p, top_k=top_k, ignore_eos=ignore_eos, phases=phases,
         invocations=invocations, until_width=until_width, budget=budget, energy=energy, batch_size=sizes[0],
     )  # fmt: skip
@@ -101,7 +112,8 @@ def run(
 
     if quiet:
         hush()
-    shown: dict[str, Any] = {"csv": csv, "predictions": predictions_out, "as_json": json, "quiet": quiet}
+    shown: dict[str, Any] = {"csv": csv, "predictions": predictions_out, "as_json": json, "quiet": quiet,
+                             "answers": show, "after": senders(trackers or [])}  # fmt: skip
     if len(sizes) > 1:
         raise typer.Exit(run_sizes(asked, sizes, resume=resume, **shown))
-    raise typer.Exit(run_benchmark(asked, resume=resume, **shown))
+    raise typer.Exit(run_benchmark(asked, resume=resume, details=details, **shown))

@@ -1,7 +1,7 @@
 """The commands below `fastvlm-bench suites`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,7 +9,13 @@ from fastvlm_bench.cli.help import Command, Group
 
 suites_app = typer.Typer(cls=Group, help="List the suites; show one, check its files, or fetch them.")
 Name = Annotated[str, typer.Argument(help="A suite.")]
-Data = Annotated[Path, typer.Option(metavar="PATH", help="The folder with the official files (for jsonl: the file).")]
+Data = Annotated[
+    Path,
+    typer.Option(
+        metavar="PATH",
+        help="The folder with the official files or their parquet form (for jsonl: the file), or hf:OWNER/NAME.",
+    ),
+]
 OneSplit = Annotated[str | None, typer.Option(metavar="NAME", help="Only this split.")]
 
 
@@ -27,7 +33,7 @@ def listing(context: typer.Context) -> None:
 @suites_app.command(cls=Command)
 def show(
     name: Name,
-    data: Annotated[Path | None, typer.Option(metavar="PATH", help="Show a sample of these official files, not an embedded one.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="PATH", help="Show a sample of these files (a folder, or hf:OWNER/NAME), not an embedded one.")] = None,
     split: OneSplit = None,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Also show the exact text that this model reads, its template around the prompt.")] = None,
 ) -> None:  # fmt: skip
@@ -57,7 +63,7 @@ def show(
 def sheet(
     names: Annotated[list[str], typer.Argument(help="Suites.")],
     out: Annotated[Path, typer.Option("--out", "--output", "-o", metavar="FILE", help="The PNG to write.")],
-    data: Annotated[Path | None, typer.Option(metavar="PATH", help="The folder with the official files; default: the embedded splits.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="PATH", help="The folder with the files, or hf:OWNER/NAME; default: the embedded splits.")] = None,
     split: OneSplit = None,
     limit: Annotated[int, typer.Option(metavar="N", help="Samples of each suite.")] = 4,
 ) -> None:  # fmt: skip
@@ -92,35 +98,29 @@ def prepare(
     name: Name,
     data: Data,
     split: OneSplit = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched; fetch nothing.")] = False,
-) -> None:
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the images of the first so many samples, out of the archive, where the server allows it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, and how large it is; fetch nothing.")] = False,
+) -> None:  # fmt: skip
     """Download a suite's files from their official places, resumably; say what must be put there by hand."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
     from fastvlm_bench.config import check_writable
+    from fastvlm_bench.errors import UsageError
     from fastvlm_bench.suites.definition import read_definition
     from fastvlm_bench.suites.files import layout
-    from fastvlm_bench.suites.prepare import fetch, planned
+    from fastvlm_bench.suites.prepare import in_words, planned, sizes
 
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit is {limit}; it must be at least 1, or left out for all images")
     suite = read_definition(name)
     real = [s for s in suite.splits.values() if not s.root and split in (None, s.name)]
     downloads = planned(name, data, split)
-    for download in downloads:
-        typer.echo(f"{'would get' if dry_run else 'get'} {download.url} -> {data / download.makes}")
+    remotes = list(sizes(downloads))
+    for download, remote in zip(downloads, remotes, strict=True):
+        typer.echo(
+            f"{'would get' if dry_run else 'get'} {download.url} ({in_words(remote.size)}) -> {data / download.makes}"
+        )
     if not dry_run and downloads:
         check_writable(data)
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        tasks: dict[str, TaskID] = {}
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-
-            def step(file: str, have: int, total: int | None) -> None:
-                if file not in tasks:
-                    tasks[file] = bar.add_task(file)
-                bar.update(tasks[file], completed=have, total=total)
-
-            for download in downloads:
-                fetch(download, data, step)
+        _fetch_all(downloads, remotes, data, real, limit)
     if suite.manual:
         typer.echo(f"by hand: {suite.manual}")
     if not suite.downloads and not suite.manual:
@@ -128,3 +128,27 @@ def prepare(
     for item in real:
         typer.echo(f"split {item.name}: {data} then holds {layout(item)}")
     typer.echo(f"then: fastvlm-bench suites check {name} --data {data}")
+
+
+def _fetch_all(downloads: list[Any], remotes: list[Any], data: Path, splits: list[Any], limit: int | None) -> None:
+    """Fetch the files, annotations first, with bars: single members of an archive where they are enough."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    from fastvlm_bench.suites.prepare import fetch, fetch_members, first_images, splits_of_images
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+    pairs = [(splits_of_images(d, splits), d, remote) for d, remote in zip(downloads, remotes, strict=True)]
+    pairs.sort(key=lambda pair: bool(pair[0]))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+
+        def step(file: str, have: int, total: int | None) -> None:
+            if file not in tasks:
+                tasks[file] = bar.add_task(file)
+            bar.update(tasks[file], completed=have, total=total)
+
+        for own, download, remote in pairs:
+            names = first_images(own, data, limit) if own and limit is not None else []
+            if not fetch_members(download, data, step, remote, names):
+                fetch(download, data, step)

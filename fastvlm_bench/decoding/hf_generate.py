@@ -1,6 +1,5 @@
 """The decoding loop of `transformers`, called exactly as `generate` calls it, to check that `standard` is no slower."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaL
 
 from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.rows import Row, settle, traced
+from fastvlm_bench.engine.stopping import further, output_end
 from fastvlm_bench.errors import NonFiniteLogits
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import MethodKind
@@ -99,10 +99,14 @@ class HfGenerate(Method):
     """
 
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
+        criteria, most = further(prepared["stopping_criteria"]), prepared["generation_config"].max_length
         ran = timed_loop(model, input_ids, prepared, self.clock)
         given = prepared["generation_config"].eos_token_id
         eos = [given] if isinstance(given, int) else list(given or [])
-        rows = [_row(place, tokens, eos) for place, tokens in enumerate(ran.new)]
+        rows = list[Row]()
+        for place, tokens in enumerate(ran.new):
+            end, stop = output_end(input_ids[place : place + 1], tokens, eos, most - input_ids.shape[1], criteria)
+            rows.append(Row(place, 0, tokens[:end], stop))
         decode_s = ran.ended - ran.first
         passes = max(len(row.tokens) for row in rows) - 1
         for number in range(1, passes + 1):
@@ -110,9 +114,3 @@ class HfGenerate(Method):
             settle(alive, [Round(0, 0, 0, 1, 0.0, decode_s / passes)] * len(alive), decode_s / passes)
         self.trace = traced(rows, ran.began, ran.first, ran.ended)
         return ran.sequences
-
-
-def _row(place: int, tokens: list[int], eos: Sequence[int]) -> Row:
-    """A row as the loop returned it, cut after its EOS: what follows is padding up to the end of the longest row."""
-    end = next((i + 1 for i, token in enumerate(tokens) if token in eos), len(tokens))
-    return Row(place, 0, tokens[:end], "eos" if tokens[end - 1] in eos else "length")

@@ -113,7 +113,9 @@ class TransformersLoop(Method):
         given = options.get("eos_token_id", model.generation_config.eos_token_id)
         eos = [given] if isinstance(given, int) else list(given or [])
         tokens = sequences[0, start:].tolist()
-        row = Row(0, 0, tokens, "eos" if tokens[-1] in eos else "length")
+        # Its criteria are called once a pass, so accepted drafts may go beyond what should have stopped it.
+        stop = "length" if len(tokens) >= options["max_new_tokens"] else "criteria"
+        row = Row(0, 0, tokens, "eos" if tokens[-1] in eos else stop)
         for place, now in enumerate(watch.passes):
             row.rounds += _rounds(now, tokens, now.length - start, watch.passes[place - 1] if place else None)
         row.decode_s = ended - watch.passes[0].known
@@ -132,4 +134,5 @@ def _rounds(now: Pass, tokens: Sequence[int], count: int, before: Pass | None) -
         return []
     accepted = accept_greedy(drafts, tokens[count - emitted : count])
     tested = accepted + (accepted < min(len(drafts), emitted))
-    return [Round(len(drafts), tested, accepted, emitted, draft_s, verify_s)]
+    rejected = drafts[accepted:] if tested > accepted else ()
+    return [Round(len(drafts), tested, accepted, emitted, draft_s, verify_s, rejected)]

@@ -2,12 +2,14 @@
 
 Heads of other people's, which read states of the target's own passes, are here as well.
 
-May import the rooms below `records`; `manifest.py`, `skip_set.py`, `formats.py` and `fitting.py` do without torch.
+May import the rooms below `records`. `manifest.py`, `speculation_profile.py`, `skip_set.py`, `formats.py` and
+`fitting.py` do without torch.
 
 imitation_head.py      the draft: exit layer and head, loaded and saved
 heads.py               the heads: linear, mlp, gated-mlp, attention, twig, eagle; and medusa, at the end
 reduced_vocabulary.py  drafting with fewer token ids
 manifest.py            the manifest of a draft folder, and which draft a user means
+speculation_profile.py how many tokens of a draft stand, in a file beside it
 skip_set.py            sets of sub-layers that a target skips while it drafts, and their folders
 formats.py             tells other people's heads by their config.json, and whether one fits a target
 fitting.py             the same by the files of both, before anything is loaded

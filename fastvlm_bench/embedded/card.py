@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import safe_open
 
 from fastvlm_bench.embedded.easy_drafts import GAMMA
+from fastvlm_bench.report.picture_style import blank, save_picture, styled
 from fastvlm_bench.world.scenes import COLORS, KINDS, PLACES, TIMES
 
 DRAFT_COMMANDS = """for heads in "--head eagle --head twig --out drafts/a" \\
@@ -28,9 +29,13 @@ MEASURES = {"descriptions": "whole descriptions", "questions": "questions", "cap
 
 def curve(log: list[dict[str, Any]], path: Path) -> None:
     """The losses of both stages, and the decoder's token accuracy, against updates."""
-    from matplotlib import pyplot
+    with styled("the card's curve"):
+        save_picture(_drawn(log), path, "the card's curve")
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+
+def _drawn(log: list[dict[str, Any]]) -> Any:
+    figure = blank(10, 3.5)
+    left, right = figure.subplots(1, 2)
     start = 0
     for stage in STAGES:
         lines = [line for line in log if line["stage"] == stage]
@@ -43,9 +48,8 @@ def curve(log: list[dict[str, Any]], path: Path) -> None:
     left.set(title="training loss (stages have losses of their own)", xlabel="update", yscale="log")
     right.set(title="token accuracy on training batches", xlabel="update", ylim=(0.5, 1.0))
     for axes in (left, right):
-        axes.legend(fontsize=8)
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+        axes.legend()
+    return figure
 
 
 def depth_rows(depth: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ method.py           THE LOOP around every method: prefill, then rounds until eve
 proposing.py        the round of methods whose drafts come from elsewhere than the target's first layers
 tree.py             verifies a tree of drafts in one pass
 session.py          token ids, the bookkeeping of transformers and the KV cache of one generation
+stopping.py         where an output ends that another loop has written
 choosing.py         which token is chosen, drafted and accepted, from logits
 batch_session.py    the same for several rows, which leave the batch when they finish
 rows.py             the tokens of each row, and its share of the seconds

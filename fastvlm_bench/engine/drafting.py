@@ -95,7 +95,7 @@ class Drafts:
         A rejected draft was tested; those after it were not.
         """
         return [
-            Round(len(mine), stand + (stand < len(mine)), stand, count, draft_s, verify_s)
+            Round(len(mine), stand + (stand < len(mine)), stand, count, draft_s, verify_s, mine[stand:])
             for mine, stand, count in zip(self.tokens, accepted, emitted, strict=True)
         ]
 

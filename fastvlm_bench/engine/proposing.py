@@ -113,5 +113,6 @@ class ProposingTrees(Proposing):
         self.branch(session, tree, path, standing)
         keep_tree(session, outputs, path, emitted)
         # The walk ended at a node: if that had children, one draft was tested and rejected.
-        tested = len(path) + bool(tree.children(path[-1] if path else ROOT))
-        return [Round(len(tree), tested, len(path), emitted, drafted - began, ended - drafted)]
+        rejected = tree.first_path(path[-1] if path else ROOT)
+        tested = len(path) + bool(rejected)
+        return [Round(len(tree), tested, len(path), emitted, drafted - began, ended - drafted, rejected)]

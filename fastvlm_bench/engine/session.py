@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from fastvlm_bench.engine.cache_view import Kind, cache_view, kind, text_cache
@@ -19,6 +18,7 @@ from fastvlm_bench.engine.layer_gate import LayerGate
 from fastvlm_bench.engine.processors import check_processors
 from fastvlm_bench.engine.recurrent_state import keep_passes
 from fastvlm_bench.engine.rows import Row, Tokens
+from fastvlm_bench.engine.stopping import further
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.layers import vocabulary
@@ -68,7 +68,7 @@ class Session(Choosing):
         eos = generation_config.eos_token_id
         self.end_tokens = frozenset([eos] if isinstance(eos, int) else eos or [])
         # EOS and the token limit are checked on Python numbers; every other criterion is called token by token.
-        self._criteria = [c for c in stopping_criteria if not isinstance(c, EosTokenCriteria | MaxLengthCriteria)]
+        self._criteria = further(stopping_criteria)
 
     @property
     def gate(self) -> LayerGate:

@@ -62,6 +62,15 @@ class Tree:
         """Token -> index of the child of a node (or of ROOT) that drafts it."""
         return {self.tokens[i]: i for i, parent in enumerate(self.parents) if parent == node}
 
+    def first_path(self, node: int) -> list[int]:
+        """The tokens from a node (or ROOT) down to a leaf, each the first child of the one before."""
+        tokens = list[int]()
+        for i, parent in enumerate(self.parents):
+            if parent == node:
+                tokens.append(self.tokens[i])
+                node = i
+        return tokens
+
 
 def check_takes_trees(model: Any, remedy: str = "draft a chain") -> None:
     """UsageError if the model cannot verify trees: recurrent states, windows and convolutions know one past only."""

@@ -9,5 +9,6 @@ conditions.py   what slowed the machine down while it measured
 nvml.py         one NVIDIA device
 environment.py  where a run was made
 doctor.py       `doctor`: the same in words, with advice
+roofline.py     the bandwidth and FLOP/s that it reaches
 failures.py     what may go wrong with one sample, and what ends the run
 """

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.machine.environment import describe_environment
+from fastvlm_bench.machine.roofline import measure
 
 BUSY = 0.25
 """Load average per usable CPU above which other programs are likely to disturb the times."""
@@ -18,14 +19,19 @@ LITTLE_DISK_BYTES, LITTLE_RAM_BYTES = 1 << 30, 4 << 30
 WIDTH = 100
 
 
-def examine(out: Path, *, as_json: bool) -> str:
-    """The environment of this machine with advice, as aligned text or as one JSON object."""
+def examine(out: Path, *, as_json: bool, roofline: bool = False, threads: int | None = None) -> str:
+    """The environment of this machine with advice, as aligned text or as one JSON object.
+
+    roofline: measure bandwidth and FLOP/s, too, with so many threads.
+    """
     environment = describe_environment()
     environment["free_disk_bytes"] = free_bytes(out)
     advice = list(advise(environment))
+    measured = measure(threads=threads) if roofline else None
     if as_json:
-        return json.dumps({"environment": environment, "advice": advice}, allow_nan=False, indent=1)
-    return "\n".join([*_table(environment), "", *(_advice(advice))])
+        own = {"roofline": measured} if measured else {}
+        return json.dumps({"environment": environment, "advice": advice, **own}, allow_nan=False, indent=1)
+    return "\n".join([*_table(environment), "", *(_advice(advice)), *(_roofline(measured) if measured else ())])
 
 
 def free_bytes(folder: Path) -> int | None:
@@ -124,6 +130,14 @@ def _table(found: Mapping[str, Any]) -> Iterator[str]:
         for name, text in rows:
             yield from textwrap.wrap(text, WIDTH, initial_indent=f"{name:<{width}}  ",
                                      subsequent_indent=" " * (width + 2), break_on_hyphens=False)  # fmt: skip
+
+
+def _roofline(found: Mapping[str, Any]) -> Iterator[str]:
+    threads = f", {found['threads']} threads" if found["threads"] else ""
+    yield ""
+    yield f"roofline of {found['device']}{threads}: {found['bandwidth_bytes_per_s'] / 1e9:.4g} GB/s; " + ", ".join(
+        f"{value / 1e12:.3g} TFLOP/s in {kind}" for kind, value in found["flops_per_s"].items()
+    )
 
 
 def _advice(advice: list[str]) -> Iterator[str]:

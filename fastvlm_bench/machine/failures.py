@@ -9,12 +9,15 @@ from fastvlm_bench.errors import LoopFailed, NonFiniteLogits, TooLong
 
 FAILURES = (RuntimeError, ValueError, IndexError, FloatingPointError)
 """The errors that fail one sample without ending the run."""
+TOKENS = ("token_chars", "rejected_ids", "rejected_pieces")
+"""What a line says of single tokens. A failed line lacks it."""
 
 
 def failed(line: Mapping[str, Any], failure: str) -> dict[str, Any]:
     """The line of a failed sample: `line` with every measured field emptied, and `failure` as its error."""
     nothing = dict.fromkeys(("token_ids", "text", "stop", "ttft_s", "vision_s", "prefill_s", "decode_s", "memory"))
-    return {**line, **nothing, "rounds": [], "scores": {}, "error": failure}
+    kept = {key: value for key, value in line.items() if key not in TOKENS}
+    return {**kept, **nothing, "rounds": [], "scores": {}, "error": failure}
 
 
 def failure_text(error: Exception) -> str:

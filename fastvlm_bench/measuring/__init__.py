@@ -10,6 +10,7 @@ bench.py           what the loop needs before anything counts: inputs, self-chec
 runner.py          THE LOOP: samples x methods x repeats, interleaved, recorded as measured
 williams.py        the order of the methods on each sample, a balanced design
 lines.py           the lines that one generation leaves in samples.jsonl
+pieces.py          the text of each token, so that a record is shown without the tokenizer
 batch_sweep.py     `run --batch-size 1,2,4,8`: one run per size
 invocation.py      `run --invocations N`: one process after the other on the same run
 apart.py           measured apart from the samples: the parts of memory, energy

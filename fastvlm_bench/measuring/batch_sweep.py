@@ -4,10 +4,11 @@ import contextlib
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fastvlm_bench.analysis import floors
 from fastvlm_bench.analysis.batch_sizes import size_rows
 from fastvlm_bench.analysis.batches import batch_size
 from fastvlm_bench.analysis.verdict import judge, require_valid
@@ -34,13 +35,13 @@ def parse_sizes(text: str) -> tuple[int, ...]:
 
 def run_sizes(
     config: RunConfig, sizes: Sequence[int], *, resume: Path | None, csv: Path | None, predictions: Path | None,
-    as_json: bool, quiet: bool = False,
+    as_json: bool, quiet: bool = False, answers: bool = False, after: Sequence[Callable[[Run], None]] = (),
 ) -> int:  # fmt: skip
     """Run `config` at each batch size and print the table. Returns the exit code.
 
     The runs lie side by side in one folder below `config.out`. resume: that folder, to go on with: finished runs are
     kept, an unfinished one goes on, and sizes without a run are measured. An interruption or an error ends the sweep,
-    and what was measured is kept. Failed samples do not end it.
+    and what was measured is kept. Failed samples do not end it. after: as in `run_benchmark`, of each run.
     """
     if predictions is not None:
         raise UsageError("--predictions-out needs one batch size; answers are the same at every size")
@@ -66,8 +67,10 @@ def run_sizes(
         if not quiet:
             print(f"batch size {size}", file=sys.stderr)
         try:
-            every = replace(own, require_valid=False)  # asked of all sizes together, at the end
-            code = run_benchmark(every, resume=before, csv=None, as_json=as_json, show=False, quiet=quiet)
+            # What is required is asked of all sizes together, at the end.
+            every = replace(own, require_valid=False, min_decode_speedup=None, min_alpha=None, max_quality_drop=None)
+            code = run_benchmark(every, resume=before, csv=None, as_json=as_json, show=False, quiet=quiet,
+                                 answers=answers, after=after)  # fmt: skip
         except BenchError as error:
             failure = error
         failed |= code == FAILED_SAMPLES  # go on: the other sizes may fit into memory
@@ -91,6 +94,7 @@ def run_sizes(
         raise failure
     if config.require_valid:
         require_valid([(run, judge(run)) for run in runs])
+    floors.require(runs, config.floors)
     return code or (FAILED_SAMPLES if failed else 0)
 
 

@@ -63,8 +63,8 @@ def load_suites(config: RunConfig) -> list[Suite]:
             load_metric(metric)  # refuses a name that no metric has
             raise UsageError(f"--variant {metric}=…: none of {', '.join(config.suites)} is scored with {metric}")
     return [
-        load_suite(name, split=config.split, data=config.data, limit=config.limit, prompt_set=config.prompt_set,
-                   prompt=config.prompt, variants=own[name], java=config.java,
+        load_suite(name, split=config.split, data=config.data, limit=config.limit, offline=config.offline,
+                   prompt_set=config.prompt_set, prompt=config.prompt, variants=own[name], java=config.java,
                    metrics=added, ranking=True) for name in config.suites
     ]  # fmt: skip
 

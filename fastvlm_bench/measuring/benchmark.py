@@ -3,12 +3,13 @@
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from fastvlm_bench.analysis import floors
 from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.analysis.verdict import judge, require_valid
 from fastvlm_bench.config import RunConfig
@@ -24,6 +25,7 @@ from fastvlm_bench.records import document_frequencies
 from fastvlm_bench.records.record import Run, RunWriter, read_meta, read_run
 from fastvlm_bench.records.storage import check_target_file, now
 from fastvlm_bench.report.export import rows_csv, run_json, run_markdown, save
+from fastvlm_bench.report.one_screen import print_screen
 from fastvlm_bench.report.sample_export import samples_csv
 from fastvlm_bench.report.terminal import print_report
 from fastvlm_bench.scoring.score import write_predictions
@@ -32,17 +34,23 @@ from fastvlm_bench.suites.suite import Suite, images_sha256
 
 def run_benchmark(
     config: RunConfig, *, resume: Path | None, csv: Path | None, predictions: Path | None = None, as_json: bool,
-    show: bool = True, quiet: bool = False,
+    show: bool = True, quiet: bool = False, details: bool = False, answers: bool = False,
+    after: Sequence[Callable[[Run], None]] = (), command: Sequence[str] = (),
 ) -> int:  # fmt: skip
     """Run what `config` says and, if `show`, print the report. Returns the exit code.
 
     resume: the folder of a run to go on with. csv, predictions: files to write. quiet: no progress, which otherwise
-    goes to standard error. Every line that was measured is kept, also where the run is interrupted or raises a
-    BenchError.
+    goes to standard error. details: print every table, not one screen. answers: print each answer token by token as
+    soon as it is measured, to standard error. after: what is called with the recorded run, whether or not it ended
+    well. command: how the run was asked for, to be recorded; () is the command line. Every line that was measured is
+    kept, also where the run is interrupted or raises a BenchError.
     """
     for path, option in ((csv, "--csv"), (predictions, "--predictions-out")):
         if path is not None:
             check_target_file(path, option)
+    if answers and (as_json or quiet):
+        raise UsageError(f"--show prints answers among the progress, which {'--json' if as_json else '--quiet'} leaves "
+                         "out; leave one of them out, or use the command show afterwards")  # fmt: skip
     suites = check(config)
     for oddity in (text for suite in suites for text in suite.oddities):
         print(f"fastvlm-bench: note: {oddity}", file=sys.stderr)
@@ -53,12 +61,12 @@ def run_benchmark(
         check_same_data(read_meta(resume), suites)
     writer = RunWriter.resume(resume, config.sha256(), config.to_dict()) if resume else None
     catch_signals()
-    live = Live(Console(stderr=True, quiet=as_json or quiet), REFERENCE)
+    live = Live(Console(stderr=True, quiet=as_json or quiet), REFERENCE, answers)
     outcome, code, failure = "success", 0, None
     try:
-        writer = writer or _create(config, suites)
+        writer = writer or _create(config, suites, command)
         if config.invocations > 1:
-            writer, code = invoke_all(writer, config, as_json or quiet)
+            writer, code = invoke_all(writer, config, as_json or quiet, answers)
             if code in (INTERRUPTED, TERMINATED):
                 outcome = "interrupted"
             elif code:
@@ -82,9 +90,11 @@ def run_benchmark(
     run = _finish(writer, outcome, None if failure is None else str(failure), suites)
     if run.lines:
         if show:
-            _show(run, csv, as_json)
+            _show(run, csv, as_json, details)
         if predictions is not None:
             write_predictions(run, predictions)
+        for each in after:
+            each(run)
     if outcome == "interrupted":
         done = len({(line["suite"], line["sample_id"], line["repeat"]) for line in run.lines})
         print(f"fastvlm-bench: interrupted; {done} samples are kept; go on with --resume {run.folder}", file=sys.stderr)
@@ -96,6 +106,8 @@ def run_benchmark(
         require_lossless(run)
     if config.require_valid and outcome == "success":
         require_valid([(run, judge(run))])
+    if outcome == "success":
+        floors.require([run], config.floors)
     foreign = {spec.label for spec in config.specs if METHODS[spec.name].foreign}
     if failed := sum(line["error"] is not None and line["method"] not in foreign for line in run.lines):
         print(f"fastvlm-bench: {failed} measurements failed, see the table and {run.folder / 'samples.jsonl'}",
@@ -117,14 +129,15 @@ def require_lossless(run: Run) -> None:
         )
 
 
-def _create(config: RunConfig, suites: Sequence[Suite]) -> RunWriter:
+def _create(config: RunConfig, suites: Sequence[Suite], command: Sequence[str]) -> RunWriter:
     """Make the run's folder and record what is known before the model is loaded."""
     names = "+".join(suite.name for suite in suites)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     model = Path(config.model).name
     run_id = f"{stamp}-{model}-{names}-{secrets.token_hex(2)}"
     return RunWriter.create(Path(config.out) / run_id, {
-        "run_id": run_id, "status": "started", "command": ["fastvlm-bench", *sys.argv[1:]], "config": config.to_dict(),
+        "run_id": run_id, "status": "started", "command": list(command) or ["fastvlm-bench", *sys.argv[1:]],
+        "config": config.to_dict(),
         "config_sha256": config.sha256(), "suites": [_described(suite, config) for suite in suites],
         "model": {"id": config.model}, "methods": [{"label": spec.label} for spec in config.specs],
         "reference": REFERENCE, "order": williams.NAME, "environment": {}, "started_at": now(), "completed_at": None,
@@ -177,13 +190,15 @@ def written_texts(run: Run, name: str) -> list[str]:
     return references + [line["text"] for line in run.lines if line["suite"] == name and line["text"] is not None]
 
 
-def _show(run: Run, csv: Path | None, as_json: bool) -> None:
+def _show(run: Run, csv: Path | None, as_json: bool, details: bool) -> None:
     rows = summarise(run)
     if as_json:
         print(run_json(run, rows))
-    else:
+    elif details:
         print_report(run, rows=rows)
         print(f"\nrecords: {run.folder}")
+    else:
+        print_screen(run, rows=rows)
     if csv is not None:
         save(csv, rows_csv(rows))
         save(csv.with_name(f"{csv.stem}-samples.csv"), samples_csv(run))

@@ -2,7 +2,7 @@
 
 The parent loads no model. It starts one process after the other on the same run folder; each measures all samples and
 repeats. Then the parent judges and reports. Such a process is
-`python -m fastvlm_bench.measuring.invocation FOLDER NUMBER [--quiet]`.
+`python -m fastvlm_bench.measuring.invocation FOLDER NUMBER [--quiet] [--show]`.
 """
 
 import subprocess
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from fastvlm_bench.records.record import RunWriter
 
 
-def invoke(folder: Path, number: int, quiet: bool) -> int:
+def invoke(folder: Path, number: int, quiet: bool, answers: bool = False) -> int:
     """Run one invocation and wait for it. Returns its exit code. A signal that stops the parent stops it, too."""
     command = [sys.executable, "-m", "fastvlm_bench.measuring.invocation", str(folder), str(number)]
-    child = subprocess.Popen([*command, *(["--quiet"] if quiet else [])])
+    child = subprocess.Popen([*command, *(["--quiet"] if quiet else []), *(["--show"] if answers else [])])
     try:
         return child.wait()
     except (KeyboardInterrupt, Terminated) as stop:  # on Ctrl-C the child has got the signal, too
@@ -30,7 +30,9 @@ def invoke(folder: Path, number: int, quiet: bool) -> int:
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
 
 
-def invoke_all(writer: "RunWriter", config: "RunConfig", quiet: bool) -> tuple["RunWriter", int]:
+def invoke_all(
+    writer: "RunWriter", config: "RunConfig", quiet: bool, answers: bool = False
+) -> tuple["RunWriter", int]:  # fmt: skip
     """Run the invocations until one fails. Those that a resumed run has already measured end at once.
 
     Returns the folder's writer, which is opened again, and the exit code of the last invocation.
@@ -40,13 +42,13 @@ def invoke_all(writer: "RunWriter", config: "RunConfig", quiet: bool) -> tuple["
     folder, code = writer.folder, 0
     writer.close()
     for number in range(config.invocations):
-        code = invoke(folder, number, quiet)
+        code = invoke(folder, number, quiet, answers)
         if code:
             break
     return RunWriter.resume(folder, config.sha256()), code
 
 
-def main(folder: Path, number: int, quiet: bool) -> int:
+def main(folder: Path, number: int, quiet: bool, answers: bool = False) -> int:
     """Measure what is missing of invocation `number` of the run in `folder`. Returns the exit code."""
     from rich.console import Console
 
@@ -66,7 +68,7 @@ def main(folder: Path, number: int, quiet: bool) -> int:
         samples = [(suite.name, sample.sample_id) for suite in suites for sample in suite.samples]
         wanted = {(*sample, repeat) for sample in samples for repeat in own}
         if not wanted <= writer.completed:
-            live = Live(Console(stderr=True, quiet=quiet), REFERENCE)
+            live = Live(Console(stderr=True, quiet=quiet), REFERENCE, answers)
             live.say(f"invocation {number + 1} of {config.invocations}")
             measure_suites(config, suites, writer, live, number)
     except KeyboardInterrupt:
@@ -80,7 +82,7 @@ def main(folder: Path, number: int, quiet: bool) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), "--quiet" in sys.argv))
+        sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), "--quiet" in sys.argv, "--show" in sys.argv))
     except BenchError as error:
         print(f"fastvlm-bench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

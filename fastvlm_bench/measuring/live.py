@@ -1,6 +1,7 @@
 """The progress bar with the current estimate, which is preliminary: the report is computed from the records."""
 
 import math
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from types import TracebackType
 from typing import Any
@@ -8,12 +9,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fastvlm_bench.report.answers import print_answer, print_legend
+
 
 class Live:
-    """Shows one bar per suite. `show` is called after each `Group` that the runner has measured."""
+    """Shows one bar per suite. `show` is called after each `Group` that the runner has measured.
 
-    def __init__(self, console: Console, reference: str) -> None:
-        self.reference = reference
+    answers: print each answer of a method that drafts, too, token by token. It is outside the clock.
+    """
+
+    def __init__(self, console: Console, reference: str, answers: bool = False) -> None:
+        self.reference, self.answers, self._explained = reference, answers, False
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(),
             TimeRemainingColumn(), TextColumn("{task.fields[estimate]}"), console=console, transient=True,
@@ -39,6 +45,8 @@ class Live:
 
         The report takes medians over the repeats first, so its numbers may differ.
         """
+        if self.answers:
+            self._print_answers(group.lines)
         if group.suite not in self._bars:
             self._bars[group.suite] = self.progress.add_task(group.suite, total=group.total, estimate="")
         seconds: dict[str, float] = {}
@@ -54,3 +62,16 @@ class Live:
             if suite == group.suite
         ]  # fmt: skip
         self.progress.update(self._bars[group.suite], completed=group.done, estimate="  ".join(sorted(shares)))
+
+    def _print_answers(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Each sample of the group, a batch's one after the other: the methods that draft, and those that failed."""
+        console = self.progress.console
+        if not self._explained:
+            print_legend(console)
+            self._explained = True
+        references = {line["sample_id"]: line for line in lines
+                      if line["method"] == self.reference and line["error"] is None}  # fmt: skip
+        for line in sorted(lines, key=lambda line: ((line.get("batch") or {}).get("row", 0), line["order"])):
+            if line["error"] is not None or any(round_[0] for round_ in line["rounds"]):
+                print_answer(console, line, references.get(line["sample_id"]))
+                console.print()

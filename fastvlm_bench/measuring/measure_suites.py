@@ -71,7 +71,7 @@ def measure_suites(
             torch.set_num_threads(threads)
         writer.update(
             model={**target.describe(), "preflight": facts},
-            generation=generation_settings(target.model, config.generation),
+            generation=generation_settings(target.asked, config.generation),
             suites=_rendered(writer.meta["suites"], target),
             methods=[m.described for m in methods],
             left_out=writer.meta.get("left_out") or left_out,

@@ -147,8 +147,7 @@ class Runner(Bench):
             if self.target.device.type == "cuda":
                 torch.cuda.empty_cache()
             return void(keys, failure, prepared.number)
-        texts = [self.target.decode(row.token_ids) for row in trace.rows]
-        lines = measured(keys, trace, texts, peak.result, prepared.read_s, prepared.number)
+        lines = measured(keys, trace, self.target.decode, peak.result, prepared.read_s, prepared.number)
         for line in lines:
             if broken := check_line(line, self.limit(suite), self.eos):
                 raise BenchError(f"internal error: {built.label} on sample {line['sample_id']}: {'; '.join(broken)}")

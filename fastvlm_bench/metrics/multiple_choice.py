@@ -10,6 +10,8 @@ The variants are parsers of an answer to a question with options:
 * "scienceqa" (LLaVA `eval_science_qa.py`): the answer is "B", or starts with "B. ", or contains "The answer is B" just
   once. Here white space around it is stripped first, and "B.", "(B)" and a sentence that ends after the letter are
   accepted; otherwise one would measure typography.
+* "mmstar" (MMStar's own `exact_match`, as lmms-eval has it): after lower case and stripping, the answer begins with the
+  letter, "(letter", "option letter" or "the answer is letter". So "Apple" counts as A. The options are not needed.
 * "scienceqa-official": the same without that leniency; "B." and "B\\n" are then unparsed.
 
 The official MMMU code draws an option at random where it can parse none, so that two equal texts score differently.
@@ -29,7 +31,7 @@ METRIC = MetricKind(
     "MC acc.", "the option that is found in the answer; unparsed is wrong", parts={"unparsed": Part("unparsed")}
 )
 
-Variant = Literal["mmmu", "scienceqa", "scienceqa-official"]
+Variant = Literal["mmmu", "scienceqa", "scienceqa-official", "mmstar"]
 
 _OPTION = re.compile(r"([A-Z])\. (.*)", re.DOTALL)
 _STRIPPED = ",.!?;:'"
@@ -48,6 +50,8 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]], *, va
     """
     check_variant("multiple_choice", variant, get_args(Variant))
     check_samples(predictions, references)
+    if variant == "mmstar":
+        return _mmstar(predictions, references)
     per_sample, unparsed = [], 0
     for index, (prediction, texts) in enumerate(zip(predictions, references, strict=True)):
         options = {match[1]: match[2] for text in texts[1:] if (match := _OPTION.fullmatch(text))}
@@ -62,6 +66,22 @@ def score(predictions: Sequence[str], references: Sequence[Sequence[str]], *, va
         unparsed += letter is None
         per_sample.append(float(letter == texts[0]))
     return MetricScore(sum(per_sample) / len(per_sample), per_sample, {"unparsed": unparsed / len(per_sample)})
+
+
+def _mmstar(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> MetricScore:
+    letters = [mmstar_letter(prediction) for prediction in predictions]
+    right = [float(letter == texts[0].strip().lower()) for letter, texts in zip(letters, references, strict=True)]
+    unparsed = sum(letter is None or letter not in "abcdefghijklmnopqrstuvwxyz" for letter in letters)
+    return MetricScore(sum(right) / len(right), right, {"unparsed": unparsed / len(right)})
+
+
+def mmstar_letter(text: str) -> str | None:
+    """The character, in lower case, at the place where MMStar's rule looks for the letter; None where there is none."""
+    text = text.lower().strip().replace("\n", " ")
+    for start in ("(", "option ", "the answer is "):
+        if text.startswith(start):
+            return text[len(start) : len(start) + 1] or None
+    return text[:1] or None
 
 
 def parse_mmmu(response: str, options: Mapping[str, str]) -> str | None:

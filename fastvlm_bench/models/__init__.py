@@ -19,6 +19,7 @@ same_tokenizer.py  whether two tokenizers give the same ids to the same text
 layers.py       finds the decoder layers and the image encoder
 t5.py           the position bias of T5, which skipped blocks must hand on
 generation_settings.py  what of a checkpoint's generation settings is in force, and what is overridden
+checkpoint_settings.py  which of them hold for every generation, and which a run decides itself
 fingerprint.py  tells a target by its weights
 families.py     the families that were tried, with status and reason
 """

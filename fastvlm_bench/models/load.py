@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.checkpoint_settings import check_file, settle
 from fastvlm_bench.models.fingerprint import processor_sha256, rounds, set_weights_sha256, weights_sha256
 from fastvlm_bench.models.hub import asks_nothing, cached_commit, hub_answers, offline_by, quiet
 from fastvlm_bench.models.layers import decoder_layers
@@ -36,7 +38,8 @@ class Target:
 
     id: what the user typed. drafts: where its drafts lie. commit: of the hub, if it came from there.
     unused: the keys of the checkpoint's files that the model leaves out. trust_remote_code, offline: how it was loaded,
-    which holds for a draft model beside it, too.
+    which holds for a draft model beside it, too. asked: the checkpoint's own generation settings, of which the model
+    keeps those that a run does not decide. criteria: what ends an answer besides EOS and the limit.
     """
 
     id: str
@@ -48,6 +51,8 @@ class Target:
     unused: Sequence[str] = ()
     trust_remote_code: bool = False
     offline: bool = False
+    asked: Any = None
+    criteria: Sequence[Any] = ()
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -118,6 +123,7 @@ def load_target(
     target cannot be loaded.
     """
     check_model_name(name)
+    drafts = text_alone  # a model that may do without images drafts
     if device_map and device != "auto":
         raise UsageError(f"--device {device} and --device-map exclude each other: leave one out")
     _check_packages(device_map, attn, quantize)
@@ -133,6 +139,7 @@ def load_target(
                              "out, set HF_HOME to where the cache is, or give a checkpoint folder")  # fmt: skip
         shared = {"local_files_only": local, "revision": revision, "trust_remote_code": trust_remote_code}
         try:
+            check_file(source, revision, name)
             with quiet(downloads=not local):
                 processor = None if text_alone else load_processor(source, **shared)
                 config = AutoConfig.from_pretrained(source, **shared)
@@ -146,7 +153,8 @@ def load_target(
                     digest = weights_sha256(load_weights(name, source, text_alone, dtype=stored, **shared)[0])
                 placed = _placement(place, device_map, attn, quantize)
                 model, unused = load_weights(name, source, text_alone, dtype=wanted, **shared, **placed)
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError, TypeError,
+                SafetensorError) as error:  # fmt: skip
             raise UsageError(f"model '{name}' cannot be loaded: {_reason(error, forbidden)}") from None
     if device_map or quantize:
         place = model.get_input_embeddings().weight.device
@@ -155,8 +163,12 @@ def load_target(
     if digest:
         set_weights_sha256(model, digest)
     model.eval()
+    settled = settle(model, processor, name, drafts=drafts)
+    for note in settled.notes:
+        print(f"fastvlm-bench: note: {note}", file=sys.stderr)
     commit = None if here else cached_commit(source, revision)
-    return Target(name, model, processor, place, default_drafts(name), commit, unused, trust_remote_code, offline)
+    return Target(name, model, processor, place, default_drafts(name), commit, unused, trust_remote_code, offline,
+                  settled.asked, settled.criteria)  # fmt: skip
 
 
 def _check_packages(device_map: str | None, attn: str | None, quantize: str | None) -> None:

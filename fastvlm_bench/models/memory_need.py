@@ -26,14 +26,19 @@ def weight_bytes(config: Any, dtype: Any, quantize: str | None, trust_remote_cod
     dtype: a torch dtype, or "auto" for the checkpoint's own.
     """
     try:
-        with torch.device("meta"):
-            kind = AutoModelForCausalLM if reads_text_alone(config) else AutoModelForImageTextToText
-            model = kind.from_config(config, trust_remote_code=trust_remote_code)
+        model = without_weights(config, trust_remote_code)
     except Exception:  # some architectures compute with values while they are built
         return None
     kind = dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32
     bits = BITS[quantize] if quantize else 8 * torch.empty((), dtype=kind).element_size()
     return int(sum(p.numel() for p in model.parameters()) * bits / 8)
+
+
+def without_weights(config: Any, trust_remote_code: bool = False, **options: Any) -> Any:
+    """The model that `config` describes, on the meta device: shapes alone. Raises what building it raises."""
+    with torch.device("meta"):
+        kind = AutoModelForCausalLM if reads_text_alone(config) else AutoModelForImageTextToText
+        return kind.from_config(config, trust_remote_code=trust_remote_code, **options)
 
 
 def check_room(

@@ -4,6 +4,8 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from fastvlm_bench.records.trace import STOPS
+
 MEASURED = ("token_ids", "text", "stop", "ttft_s", "vision_s", "prefill_s", "decode_s")
 """Fields that are null in the line of a failed sample."""
 SLACK, SLACK_S = 1.05, 1e-3
@@ -23,7 +25,8 @@ def check_line(
     if line["error"] is not None:
         kept = [name for name in MEASURED if line.get(name) is not None]
         return [f"a failed sample carries {', '.join(kept)}"] if kept or line["rounds"] else []
-    return [*_tokens(line, max_new_tokens), *_ends(line, eos), *_rounds(line["rounds"]), *_seconds(line)]
+    return [*_tokens(line, max_new_tokens), *_ends(line, eos), *_rounds(line["rounds"]), *_seconds(line),
+            *_pieces(line)]  # fmt: skip
 
 
 def _ends(line: Mapping[str, Any], eos: Collection[int]) -> list[str]:
@@ -43,8 +46,8 @@ def _tokens(line: Mapping[str, Any], max_new_tokens: int | None) -> list[str]:
         return ["no token at all: prefill always gives one"]
     if len(ids) != 1 + emitted:
         problems.append(f"{len(ids)} tokens, but 1 + emitted = {1 + emitted}")
-    if line["stop"] not in ("eos", "length"):
-        problems.append(f"stop is {line['stop']!r}, not eos or length")
+    if line["stop"] not in STOPS:
+        problems.append(f"stop is {line['stop']!r}, not {' or '.join(STOPS)}")
     if line["stop"] == "eos" and ids.count(ids[-1]) > 1:
         problems.append(f"EOS (token {ids[-1]}) appears {ids.count(ids[-1])} times")
     if max_new_tokens is not None and len(ids) > max_new_tokens:
@@ -64,6 +67,24 @@ def _rounds(rounds: list[list[Any]]) -> list[str]:
             problems.append(f"round {index}: emitted {emitted} of accepted {accepted} + 1")
         if not all(isinstance(s, int | float) and s >= 0 for s in (draft_s, verify_s)):
             problems.append(f"round {index}: seconds {draft_s} and {verify_s} are not both >= 0")
+    return problems
+
+
+def _pieces(line: Mapping[str, Any]) -> list[str]:
+    """What a line says of single tokens fits its text and rounds. Older records say nothing of them."""
+    problems, chars, ids = [], line.get("token_chars"), line.get("rejected_ids")
+    if chars is not None and (len(chars) != len(line["token_ids"]) or sum(chars) != len(line["text"])):
+        problems.append(f"token_chars has {len(chars)} tokens and {sum(chars)} characters, not "
+                        f"{len(line['token_ids'])} and {len(line['text'])}")  # fmt: skip
+    if ids is None:
+        return problems
+    counts, texts = [len(each) for each in ids], [len(each) for each in line["rejected_pieces"]]
+    if len(counts) != len(line["rounds"]) or texts != counts:
+        return [*problems, f"rejected_ids {counts} and rejected_pieces {texts} of {len(line['rounds'])} rounds"]
+    for index, (count, (drafted, tested, accepted, *_)) in enumerate(zip(counts, line["rounds"], strict=True)):
+        if count > drafted - accepted or (count and tested == accepted):
+            problems.append(f"round {index}: {count} rejected ids of drafted {drafted}, tested {tested}, accepted "
+                            f"{accepted}")  # fmt: skip
     return problems
 
 

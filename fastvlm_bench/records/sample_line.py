@@ -94,12 +94,21 @@ class SampleLine(TypedDict):
     invocation: NotRequired[Annotated[Count, "number of the process, from 0"]]
     token_ids: Annotated[list[Count] | None, "new tokens, up to and including EOS"]
     text: Annotated[str | None, "the new tokens as text"]
-    stop: Annotated[Literal["eos", "length"] | None, "what ended the output"]
+    stop: Annotated[
+        Literal["eos", "length", "criteria"] | None,
+        "what ended the output: its EOS, the limit, or a stop string of the checkpoint",
+    ]
     ttft_s: Annotated[Amount | None, "seconds from the request to the first token"]
     vision_s: Annotated[Amount | None, "seconds of encoding the image; null where they cannot be told from the prefill"]
     prefill_s: Annotated[Amount | None, "seconds of the pass over the prompt"]
     decode_s: Annotated[Amount | None, "seconds from the first token to the last"]
     rounds: Annotated[list[Round], "[drafted, tested, accepted, emitted, draft_s, verify_s] each: tokens, then seconds"]
+    token_chars: NotRequired[Annotated[list[Count], "for each new token how many characters of `text` it completes"]]
+    rejected_ids: NotRequired[
+        Annotated[list[list[Count]], "for each round the drafted tokens that did not stand: the rejected one, then "
+                  "those after it, which were never tested; missing where nothing was drafted"]
+    ]  # fmt: skip
+    rejected_pieces: NotRequired[Annotated[list[list[str]], "the text of each of these tokens"]]
     memory: Annotated[Memory | None, "peaks; null where the sample failed"]
     scores: Annotated[dict[str, Any], "reserved"]
     image_s: NotRequired[Annotated[Amount, "seconds of reading and decoding the image, outside the clock"]]

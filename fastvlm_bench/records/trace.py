@@ -1,6 +1,10 @@
 """What a decoding method reports: counts and seconds, never rates. Standard library only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+STOPS = ("eos", "length", "criteria")
+"""What ends an output: its EOS, the limit, or another criterion, such as a stop string of the checkpoint."""
 
 
 @dataclass(slots=True)
@@ -12,6 +16,10 @@ class Round:
     at EOS or at the token limit. `draft_s` and `verify_s` are seconds inside the model's forward passes only; the rest
     of the wall time is the loop's own overhead. In standard decoding each token is a round with nothing drafted:
     `Round(0, 0, 0, 1, 0.0, verify_s)`.
+
+    `rejected`: where a draft was rejected, this one and those drafted after it, which were never tested. What the
+    target says instead is in the output. Of a tree they are one path: from where the walk ended, each node's first
+    child, which is its likeliest.
     """
 
     drafted: int
@@ -20,13 +28,14 @@ class Round:
     emitted: int
     draft_s: float
     verify_s: float
+    rejected: Sequence[int] = ()
 
 
 @dataclass(slots=True)
 class Generation:
     """The trace of one sequence. `len(token_ids) == 1 + sum(r.emitted for r in rounds)`.
 
-    token_ids: new tokens only, up to and including EOS. stop: "eos" or "length".
+    token_ids: new tokens only, up to and including EOS. stop: one of STOPS.
     ttft_s: seconds from the start of the request until the first token is chosen and known on the host,
     `vision_s + prefill_s`. vision_s: image encoding, None where it cannot be told apart; it is then part of prefill_s.
     prefill_s includes the prefill of the imitation head. decode_s: from there until the last token is known on the

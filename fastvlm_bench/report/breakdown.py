@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
+from fastvlm_bench.analysis.groups import GroupRow
 from fastvlm_bench.analysis.phases import PHASES
 from fastvlm_bench.analysis.statistics import divide
 from fastvlm_bench.analysis.summary import Row
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.layout import NOTHING, Cells
-from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, share
+from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, share
 
 PARTS = ("weights", "head", "cache", "activation", "rest")
 """The parts of a memory peak, in the order in which the picture stacks them from the bottom."""
@@ -33,6 +34,22 @@ def time_columns(rows: Sequence[Row]) -> list[Cells]:
         column("decode\n% of e2e", lambda r: share(r.phases.decode_share)),
         column("predicted\ndecode ×", lambda r: number(r.costs.predicted_decode_speedup)),
         column("measured\n/predicted", lambda r: number(r.costs.measured_over_predicted)),
+    ]
+
+
+def group_columns(rows: Sequence[GroupRow]) -> list[Cells]:
+    """Speed-ups and acceptance over each part of a data set."""
+
+    def column(header: str, cell: Callable[[GroupRow], str]) -> Cells:
+        return Cells(header, tuple(cell(row) for row in rows))
+
+    return [
+        column("samples\n", lambda r: str(r.samples)),
+        column("decode\n× ↑", lambda r: ratio(r.decode)),
+        column("end-to-end\n× ↑", lambda r: ratio(r.e2e)),
+        column("same\ntokens", lambda r: f"{r.same_tokens}/{r.paired}"),
+        column("α ↑\n", lambda r: number(r.alpha)),
+        column("τ ↑\n", lambda r: number(r.tau)),
     ]
 
 

@@ -15,6 +15,7 @@ from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import finite, write_atomically
 from fastvlm_bench.report.columns import columns, row_dict
 from fastvlm_bench.report.csv_text import cell_text, to_csv
+from fastvlm_bench.report.eval_results import eval_results
 from fastvlm_bench.report.labels import labels
 from fastvlm_bench.report.sample_export import samples_csv
 
@@ -85,8 +86,11 @@ def _page(rows: Sequence[Row], names: Sequence[str] | None) -> tuple[list[str], 
 
 def rows_markdown(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
     """A table in GitHub's Markdown, with the columns named, or by default those that fit a page."""
-    header, body = _page(rows, names)
+    return markdown_table(*_page(rows, names))
 
+
+def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table in GitHub's Markdown; what would be markup in a cell is escaped."""
     escapes = str.maketrans({"\\": "\\\\", "|": "\\|", "\n": " ", "_": "\\_", "*": "\\*", "<": "&lt;"})
 
     def line(cells: Iterable[str]) -> str:
@@ -106,8 +110,11 @@ LATEX = str.maketrans({
 
 def rows_latex(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
     """A booktabs tabular with the columns named, or by default those that fit a page; everything is escaped."""
-    header, body = _page(rows, names)
-    words = ("model", "suite", "split", "method")
+    return latex_table(*_page(rows, names), words=("model", "suite", "split", "method"))
+
+
+def latex_table(header: Sequence[str], body: Sequence[Sequence[str]], words: Sequence[str]) -> str:
+    """A booktabs tabular, everything escaped. words: the columns that are aligned left."""
     spec = "".join("l" if name in words else "r" for name in header)
     lines = [" & ".join(cell.translate(LATEX) for cell in cells) + r" \\" for cells in [header, *body]]
     top = ["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{spec}}}", r"\toprule", lines[0], r"\midrule"]
@@ -136,22 +143,35 @@ def _generation(run: Run) -> str:
 
 
 FORMATS = ("csv", "samples-csv", "latex", "markdown", "json")
+OF_ONE_RUN = "eval-results"
+"""A further format, which takes one run: a model has one value for each task."""
 
 
-def export_runs(runs: Sequence[Run], form: str, names: Sequence[str] | None = None) -> str:
+def export_runs(
+    runs: Sequence[Run], form: str, names: Sequence[str] | None = None, *, dataset: str | None = None,
+    method: str | None = None,
+) -> str:  # fmt: skip
     """Runs in one of `FORMATS`: one table of all of them, or as JSON one object, and an array of several.
 
-    names: the columns of a LaTeX or Markdown table. UsageError for an unknown format or column, and for `names` with
-    another format.
+    names: the columns of a LaTeX or Markdown table. dataset, method: as in `eval_results`. UsageError for an unknown
+    format or column, and for what belongs to another format.
     """
+    if (dataset or method) and form != OF_ONE_RUN:
+        raise UsageError(f"--dataset and --method are for eval-results; {form} has every method")
     known = [column.name for column in columns()]
     for name in names or ():
         if name not in known:
             raise UsageError(f"unknown column '{name}'{did_you_mean(name, known)}; docs/measuring.md lists them")
     if names and form not in ("latex", "markdown"):
         raise UsageError(f"--columns is for latex and markdown; {form} always has every column")
-    if form not in FORMATS:
-        raise UsageError(f"unknown format '{form}'{did_you_mean(form, FORMATS)}; choose one of: {', '.join(FORMATS)}")
+    known_forms = (*FORMATS, OF_ONE_RUN)
+    if form not in known_forms:
+        choice = f"{did_you_mean(form, known_forms)}; choose one of: {', '.join(known_forms)}"
+        raise UsageError(f"unknown format '{form}'{choice}")
+    if form == OF_ONE_RUN:
+        if len(runs) > 1:
+            raise UsageError(f"eval-results is of one run, not of {len(runs)}: name its folder")
+        return eval_results(runs[0], summarise(runs[0]), dataset, method)
     if form == "samples-csv":
         first, *others = (samples_csv(run) for run in runs)
         return first + "".join(text[text.index("\n") + 1 :] for text in others)

@@ -19,6 +19,8 @@ NOTHING = "–"
 LABEL_WIDTH = 26
 GAP = 3
 """Between two columns: a space, the divider, a space."""
+TIGHT = 2
+"""Between two columns of a table that must fit one screen."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,11 @@ def plain(console: "Console") -> bool:
 
 def say(console: "Console", text: str, style: str = "") -> None:
     """Print a paragraph, wrapped at words; in ASCII where the console knows nothing else."""
-    console.print(_fit(text, console), style=style, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    console.print(fit(text, console), style=style, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
-def _fit(text: str, console: "Console") -> str:
+def fit(text: str, console: "Console") -> str:
+    """The text, in ASCII where the console knows nothing else."""
     if not plain(console):
         return text
     return text.translate(ASCII).encode("ascii", "replace").decode("ascii")
@@ -98,18 +101,28 @@ def _width(column: Cells) -> int:
     return max(cell_len(line) for text in (column.header, *column.cells) for line in text.split("\n"))
 
 
-def _table(console: "Console", columns: Sequence[Cells]) -> "Table":
+def tight_width(label: Cells, columns: Sequence[Cells]) -> int:
+    """How wide `draw_tight` draws these columns."""
+    return sum(map(_width, [label, *columns])) + TIGHT * len(columns)
+
+
+def draw_tight(console: "Console", label: Cells, columns: Sequence[Cells]) -> None:
+    """One table, with columns closer to each other. What does not fit is folded, so choose by `tight_width`."""
+    console.print(_table(console, [label, *columns], tight=True))
+
+
+def _table(console: "Console", columns: Sequence[Cells], tight: bool = False) -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.ASCII if plain(console) else box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
-                  header_style="bold")  # fmt: skip
+                  header_style="bold", collapse_padding=tight)  # fmt: skip
     for column in columns:
         table.add_column(
-            Text(_fit(column.header, console)), justify="left" if column.justify == "left" else "right",
+            Text(fit(column.header, console)), justify="left" if column.justify == "left" else "right",
             vertical="top", no_wrap=True, overflow="fold",
         )  # fmt: skip
     for row in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*(Text(_fit(cell, console)) for cell in row))
+        table.add_row(*(Text(fit(cell, console)) for cell in row))
     return table

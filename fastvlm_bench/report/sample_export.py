@@ -39,7 +39,7 @@ def sample_values(run: Run) -> Iterable[dict[str, Any]]:
              for suite in run.meta["suites"] for sample in suite["samples"]}  # fmt: skip
     reference = {(x["suite"], x["sample_id"], x["repeat"]): x["token_ids"]
                  for x in run.lines if x["method"] == run.meta["reference"]}  # fmt: skip
-    scores = _scores(run)
+    scores = scores_by_line(run)
     for line in run.lines:
         suite, sample = known[line["suite"], line["sample_id"]]
         base, ids, done = reference.get((line["suite"], line["sample_id"], line["repeat"])), line["token_ids"], {}
@@ -60,7 +60,7 @@ def sample_values(run: Run) -> Iterable[dict[str, Any]]:
         }  # fmt: skip
 
 
-def _scores(run: Run) -> dict[int, dict[str, float]]:
+def scores_by_line(run: Run) -> dict[int, dict[str, float]]:
     """{seq: {score_<metric>: value}}: each repeat of an arm is scored as a corpus of its own."""
     scores: dict[int, dict[str, float]] = {}
     for arm in arms(run):

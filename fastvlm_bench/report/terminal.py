@@ -7,6 +7,7 @@ from fastvlm_bench import metrics
 from fastvlm_bench.analysis.counts import Counts
 from fastvlm_bench.analysis.differences import IDENTICAL
 from fastvlm_bench.analysis.generation import generation_line
+from fastvlm_bench.analysis.groups import group_rows
 from fastvlm_bench.analysis.quality import Quality
 from fastvlm_bench.analysis.sameness import Sameness
 from fastvlm_bench.analysis.settings import Settings
@@ -15,7 +16,14 @@ from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import Verdict, greedy, judge
 from fastvlm_bench.records.record import Run
-from fastvlm_bench.report.breakdown import energy_columns, energy_reason, memory_columns, outside, time_columns
+from fastvlm_bench.report.breakdown import (
+    energy_columns,
+    energy_reason,
+    group_columns,
+    memory_columns,
+    outside,
+    time_columns,
+)
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, score, share
 from fastvlm_bench.report.quality_tables import print_quality
@@ -54,6 +62,11 @@ def print_report(
                 console.print()
                 draw(console, _labels(shown), columns(shown))
         print_quality(console, run, own)
+        if groups := group_rows(run, suite["name"], own[0].settings.sampled):
+            console.print()
+            several = len({row.method for row in groups}) > 1
+            told = tuple(f"{row.group}: {row.method}" if several else row.group for row in groups)
+            draw(console, Cells("part of the data", told, "left"), group_columns(groups))
         if said := outside(run, suite["name"]):
             console.print()
             say(console, said, "dim")
@@ -170,7 +183,8 @@ def _others(sameness: Sameness) -> str:
     return "".join(f", {count} {one if count == 1 else many}" for count, one, many in words if count)
 
 
-def _failed(counts: Counts) -> str:
+def failed_cell(counts: Counts) -> str:
+    """Failed samples of all, "1/7"; "" where none failed."""
     return f"{counts.samples_failed}/{counts.samples}" if counts.samples_failed else ""
 
 
@@ -185,7 +199,7 @@ def speed_columns(rows: Sequence[Row]) -> list[Cells]:
         _column("TTFT\nms ↓", rows, lambda r: milliseconds(r.times.ttft_s.median)),
         _column("TPOT\nms ↓", rows, lambda r: milliseconds(r.times.tpot_s.median)),
         _column("decode\ntok/s ↑", rows, lambda r: number(r.times.decode_tokens_per_s, 1)),
-        _column("failed\nsamples", rows, lambda r: _failed(r.counts)),
+        _column("failed\nsamples", rows, lambda r: failed_cell(r.counts)),
     ]  # fmt: skip
 
 

@@ -18,10 +18,12 @@ from fastvlm_bench.metrics.ptb_tokenizer import VERSION
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import write_atomically
 from fastvlm_bench.report.quality_tables import evidence, flipped
+from fastvlm_bench.scoring.table_references import table_references
 from fastvlm_bench.suites import annotations, readers, results_formats
 from fastvlm_bench.suites.annotations import Document, Entry
 from fastvlm_bench.suites.definition import Definition, Split, read_definition
 from fastvlm_bench.suites.files import candidates, layout, settings_of
+from fastvlm_bench.suites.hub_data import is_hub
 
 
 @dataclass(frozen=True)
@@ -74,18 +76,21 @@ def score_file(
 ) -> Scores:  # fmt: skip
     """Score a results file with the suite's metrics. UsageError for whatever is wrong with one of the files.
 
-    annotation_files: the files, or the folder that holds them. allow_missing: a sample without a prediction counts as
-    an empty text instead of being an error. variants: metric -> variant, for metrics that have any. split: one split of
-    the suite; None finds the one that fits the files. java: also METEOR and SPICE of captions. reference_file: other
-    predictions, to which the paired differences are given; margin: in points of 100, for judging them. more: further
-    metrics, each by its name or the path of its file.
+    annotation_files: the files, or the folder (or hf:OWNER/NAME) that holds them. allow_missing: a sample without a
+    prediction counts as an empty text instead of being an error. variants: metric -> variant, for metrics that have
+    any. split: one split of the suite; None finds the one that fits the files. java: also METEOR and SPICE of captions.
+    reference_file: other predictions, to which the paired differences are given; margin: in points of 100, for judging
+    them. more: further metrics, each by its name or the path of its file.
     """
     files = [annotation_files] if isinstance(annotation_files, Path) else list(annotation_files)
     definition = read_definition(suite)
-    folder = len(files) == 1 and files[0].is_dir()
-    if folder:
-        split, files = _files_in(definition, files[0], split)
-    entries = read_references(definition, files, split)
+    folder = len(files) == 1 and (files[0].is_dir() or is_hub(files[0]))
+    if (table := table_references(definition, files, split)) is not None:
+        split, entries = table
+    else:
+        if folder:
+            split, files = _files_in(definition, files[0], split)
+        entries = read_references(definition, files, split)
     added = [metrics.METRICS.known(text) for text in more]
     if not (definition.metrics or added):
         raise UsageError(f"suite '{suite}' has no metrics here: it is generated and saved, not scored")

@@ -30,7 +30,8 @@ class Entry:
 
     place: where it stands in the file, for messages. question: "" for captions. fields: what a prompt's other
     placeholders stand for, by name. group: the part of the data set that the official file puts it into (an answer
-    type, a domain), or "". options: the given answers, where the suite ranks them. file: the file that `place` is in,
+    type, a domain), or "". options: the given answers, where the suite ranks them. turns: the questions of a sample of
+    several turns, of which `question` is the first; () where there is one question. file: the file that `place` is in,
     where a split has several files of a kind. where, rows: for messages about a reference; the place of the i-th one is
     `where` formatted with rows[i], or with i if there are no rows.
     """
@@ -47,6 +48,7 @@ class Entry:
     file: str = ""
     where: str = ""
     rows: tuple[int, ...] = ()
+    turns: tuple[str, ...] = ()
 
     def reference_place(self, index: int) -> str:
         """Where a reference stands in its file."""

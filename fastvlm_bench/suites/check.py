@@ -7,7 +7,10 @@ from fastvlm_bench import metrics
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suites.definition import Definition, Split, read_definition
 from fastvlm_bench.suites.files import candidates, data_root, find_images, layout, odd_breaks, places_of, read_entries
+from fastvlm_bench.suites.hub_data import Files
 from fastvlm_bench.suites.suite import Sample, open_image
+from fastvlm_bench.suites.tables import read_table
+from fastvlm_bench.suites.where import choose_split, is_official
 
 
 @dataclass
@@ -33,7 +36,13 @@ def check_data(name: str, data: str | Path, split: str | None = None) -> Finding
     splits = [definition.split(split)] if split else [s for s in definition.splits.values() if not s.root]
     if splits[0].root:
         raise UsageError(f"split '{split}' of suite '{name}' is embedded and needs no check; leave --split out")
-    root, findings = data_root(data, splits), Findings()
+    findings = Findings()
+    if not any(is_official(data, item) for item in splits):
+        place = choose_split(definition, split, data)
+        if place.files is not None and place.is_table:
+            _check_table(definition, place.files, place.split, findings)
+            return findings
+    root = data_root(data, splits)
     there = [s for s in splits if None not in candidates(root, s).values()]
     if not there:
         for item in splits:
@@ -44,6 +53,34 @@ def check_data(name: str, data: str | Path, split: str | None = None) -> Finding
     return findings
 
 
+def _check_table(definition: Definition, files: Files, split: Split, findings: Findings) -> None:
+    """A split that lies in parquet files: all rows are read, and all images unpacked and decoded."""
+    try:
+        table = read_table(files, split, None)
+    except UsageError as error:
+        findings.problems[str(error)] = None
+        return
+    _count(definition, split, len(table.whole), findings)
+    decoded, names = 0, set()
+    for entry in table.entries:
+        if entry.image_name in names:
+            continue
+        names.add(entry.image_name)
+        place = f"{entry.file}: {entry.place}"
+        try:
+            open_image(Sample(entry.sample_id, entry.image_id, table.images[entry.image_name], "", (), place=place))
+            decoded += 1
+        except UsageError as error:
+            findings.problems[str(error)] = None
+    findings.checked.append(f"{definition.name}/{split.name}: {len(table.whole)} samples, {decoded} images decoded")
+
+
+def _count(definition: Definition, split: Split, count: int, findings: Findings) -> None:
+    if split.samples is not None and count != split.samples:
+        where = f"{definition.name}/{split.name}"
+        findings.warnings.append(f"{where} has {count} samples; officially it has {split.samples}")
+
+
 def _check_split(definition: Definition, root: Path, split: Split, findings: Findings, seen: dict[Path, bool]) -> None:
     where = f"{definition.name}/{split.name}"
     try:
@@ -51,8 +88,7 @@ def _check_split(definition: Definition, root: Path, split: Split, findings: Fin
     except UsageError as error:
         findings.problems[str(error)] = None
         return
-    if split.samples is not None and len(entries) != split.samples:
-        findings.warnings.append(f"{where} has {len(entries)} samples; officially it has {split.samples}")
+    _count(definition, split, len(entries), findings)
     places = places_of(root, split, entries)
     if metrics.tokenised(definition.metrics):
         findings.warnings += [text for text in odd_breaks(places, entries) if text not in findings.warnings]

@@ -11,6 +11,7 @@ from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.metrics import variants_of
 from fastvlm_bench.suites import readers
 from fastvlm_bench.suites.results_formats import DEFAULT, FORMATS
+from fastvlm_bench.suites.table_definition import Table, parse_table
 
 SUITES_VARIABLE = "FASTVLM_BENCH_SUITES"
 KINDS = ("caption", "vqa", "ranking")
@@ -23,7 +24,7 @@ SUITE_KEYS: dict[str, type] = {
     "licence": str, "citation": str, "default_split": str, "splits": dict,
 }  # fmt: skip
 OPTIONAL_KEYS: dict[str, type] = {"prompt": str, "about": str, "manual": str, "downloads": list, "variants": dict,
-                                  "results": str}  # fmt: skip
+                                  "results": str, "turns": int}  # fmt: skip
 FILE_KEYS = ("annotations", "questions", "image_info", "dense", "id_splits")
 """Keys of a split that name annotation files, as one text or a list of texts (all of them are read).
 
@@ -31,8 +32,10 @@ A text is a name ("a.json"), alternatives ("a.json | b.json": either one), or a 
 file marked with a question mark ("? a.json") is optional.
 """
 SPLIT_KEYS = (
-    "format", *FILE_KEYS, "images", "image_name", "subset", "samples", "root", "note", "licence", "citation",
+    "format", *FILE_KEYS, "images", "image_name", "subset", "samples", "root", "note", "licence", "citation", "table",
 )  # fmt: skip
+TABLE_FORMAT = "table"
+"""The format of a split that only its table has (MMMU, MMStar)."""
 DEFAULT_SET = "lmms"
 """The prompt set that is the default in suites that have it. In the others, the first set is the default."""
 CUSTOM_SET = "custom"
@@ -45,7 +48,7 @@ class Split:
     files: the annotation files' names by key, written as `FILE_KEYS` says. images: the image folder's name, perhaps
     with alternatives between bars. samples: their official number, None where it is not known. root: the folder under
     the suites folder that holds an embedded split; "" for real data, whose place the user gives. note: what a reader of
-    the numbers must know. licence, citation: "" where they are the suite's.
+    the numbers must know. licence, citation: "" where they are the suite's. table: how it is read from parquet files.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Split:
     note: str = ""
     licence: str = ""
     citation: str = ""
+    table: Table | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ class Definition:
     """A suite file. `splits` keeps the file's order. prompts: set -> template. manual: what must be fetched by hand.
 
     variants: metric -> variant, for metrics whose default the suite does not want. results: the official results
-    format, a name from `results_formats.FORMATS`.
+    format, a name from `results_formats.FORMATS`. turns: 1 asks the first turn alone of samples that have several; 0
+    refuses such samples.
     """
 
     name: str
@@ -104,6 +109,7 @@ class Definition:
     downloads: tuple[Download, ...] = ()
     variants: Mapping[str, str] = field(default_factory=dict, hash=False)
     results: str = ""
+    turns: int = 0
 
     @property
     def default_set(self) -> str:
@@ -187,12 +193,14 @@ def read_definition(name: str) -> Definition:
         _check(path, variant in known, f"variants.{metric} '{variant}': {hint}")
     table.setdefault("results", DEFAULT[table["kind"]])
     _check(path, table["results"] in FORMATS, f"results '{table['results']}' must be one of {', '.join(FORMATS)}")
+    _check(path, table.get("turns", 1) == 1, "turns must be 1, the first turn alone, or left out")
     prompts = table["prompts"]
     _check(path, bool(prompts), "prompts must name at least one prompt set")
     for key, text in prompts.items():
         _check(path, isinstance(text, str) and key != CUSTOM_SET, f"prompts.{key} must be a text, not named 'custom'")
         problem = _prompt_problem(table["kind"], text)
         _check(path, not problem, f"prompt {key} {problem}")
+    _fill_in(path, table["splits"])
     splits = {key: _split(path, key, value) for key, value in table["splits"].items()}
     _check(path, table["default_split"] in splits, f"default_split must be one of {', '.join(splits)}")
     downloads = tuple(_download(path, index, item, splits) for index, item in enumerate(table.pop("downloads", [])))
@@ -216,11 +224,24 @@ def describe_suites() -> list[Definition]:
     return [read_definition(name) for name in suite_names()]
 
 
+def _fill_in(path: Path, splits: Mapping[str, Any]) -> None:
+    """Put into a split's `table` what it has `like` another split's."""
+    for name, split in splits.items():
+        own = split.get("table") if isinstance(split, dict) else None
+        if isinstance(own, dict) and (like := own.pop("like", None)) is not None:
+            other = splits.get(like)
+            first = other.get("table") if isinstance(other, dict) else None
+            _check(path, isinstance(first, dict), f"splits.{name}.table is like '{like}', a split without a table")
+            split["table"] = {**(first or {}), **own}
+
+
 def _split(path: Path, name: str, table: Any) -> Split:
     where = f"splits.{name}"
     _check(path, isinstance(table, dict), f"{where} must be a table")
     _check_keys(path, where, table, SPLIT_KEYS)
-    texts = {key: value for key, value in table.items() if key not in FILE_KEYS and key != "samples"}
+    made = parse_table(table["table"]) if "table" in table else None
+    _check(path, not isinstance(made, str), f"{where}.table {made}")
+    texts = {key: value for key, value in table.items() if key not in (*FILE_KEYS, "samples", "table")}
     _check(path, all(isinstance(value, str) for value in texts.values()), f"{where}: every value must be a string")
     files = {key: table[key] for key in FILE_KEYS if key in table}
     for key, value in files.items():
@@ -229,9 +250,9 @@ def _split(path: Path, name: str, table: Any) -> Split:
         _check(path, good and bool(names), f"{where}.{key} must be a file name or a list of them")
     samples = table.get("samples")
     _check(path, samples is None or (type(samples) is int and samples > 0), f"{where}.samples must be a whole number")
-    form, formats = table.get("format", ""), readers.names()
+    form, formats = table.get("format", ""), [*readers.names(), TABLE_FORMAT]
     _check(path, form in formats, f"{where}.format '{form}' must be one of {', '.join(formats)}")
-    for key in (*readers.load(form).NEEDS, "images"):
+    for key in ("table",) if form == TABLE_FORMAT else (*readers.load(form).NEEDS, "images"):
         _check(path, bool(table.get(key)), f"{where} needs '{key}' for format {form}")
     if "image_name" in table:
         try:
@@ -239,7 +260,9 @@ def _split(path: Path, name: str, table: Any) -> Split:
         except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise UsageError(f"{path}: {where}.image_name must format image_id only ({error!r}); "
                              "for instance {image_id:012d}.jpg") from None  # fmt: skip
-    return Split(name=name, files={key: tuple(value) for key, value in files.items()}, samples=samples, **texts)
+    texts.setdefault("images", "")
+    own = {key: tuple(value) for key, value in files.items()}
+    return Split(name=name, files=own, samples=samples, table=made, **texts)  # type: ignore[arg-type]
 
 
 def _download(path: Path, index: int, table: Any, splits: Mapping[str, Split]) -> Download:

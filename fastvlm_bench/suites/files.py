@@ -9,11 +9,9 @@ from typing import Any
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suites import readers
 from fastvlm_bench.suites.annotations import Entry, line_break
-from fastvlm_bench.suites.definition import Split
+from fastvlm_bench.suites.definition import TABLE_FORMAT, Split
 
 SHOWN = 5
-CACHE = "(inside the annotation files)"
-"""The `images` of a split whose images are unpacked from its annotation files."""
 FILE_FORMAT = "jsonl"
 """The one format for which the data may be given as a file."""
 
@@ -31,14 +29,24 @@ def layout(split: Split) -> str:
     """The official files that a split needs, in words, for messages."""
     if split.format == FILE_FORMAT:
         return "FILE.jsonl (name it with --data FILE.jsonl) and the images that it names, from its own folder"
+    if split.format == TABLE_FORMAT:
+        return table_layout(split)
     items = [item for names in split.files.values() for item in names]
-    named = {item: " or ".join(f"annotations/{name}" for name in _either(item)) for item in items}
+    named = {item: " or ".join(f"annotations/{name}" for name in alternatives(item)) for item in items}
     needed, extra = ([named[item] for item in items if _optional(item) == wanted] for wanted in (False, True))
-    where = "" if split.images == CACHE else " and " + " or ".join(f"{name}/" for name in _either(split.images))
+    where = " and " + " or ".join(f"{name}/" for name in alternatives(split.images))
     return f"{', '.join(needed)}{where}" + (f"; if it is there, {', '.join(extra)}" if extra else "")
 
 
-def _either(names: str) -> list[str]:
+def table_layout(split: Split) -> str:
+    """The table that a split can be read from, in words, for messages."""
+    assert split.table is not None
+    where = f" of {split.table.repository}" if split.table.repository else ""
+    return f"the parquet files {split.table.rows}{where}"
+
+
+def alternatives(names: str) -> list[str]:
+    """The names of a text that gives several between bars, without the mark of an optional one."""
     return [name.strip().removeprefix("?").strip() for name in names.split("|")]
 
 
@@ -59,7 +67,7 @@ def candidates(root: Path, split: Split) -> dict[str, tuple[Path, ...] | None]:
 
 
 def _candidate(root: Path, item: str) -> list[Path]:
-    for name in _either(item):
+    for name in alternatives(item):
         for folder in (root / "annotations", root):
             if "*" in name:
                 if paths := sorted(path for path in folder.glob(name) if path.is_file()):
@@ -72,8 +80,8 @@ def _candidate(root: Path, item: str) -> list[Path]:
 def read_entries(root: Path, split: Split, hashed: Callable[[bytes], Any]) -> list[Entry]:
     """The samples of a split. UsageError for missing files and for what is wrong in them."""
     found = candidates(root, split)
-    missing = [" or ".join(_either(item)) for key, paths in found.items() if paths is None for item in split.files[key]
-               if not _optional(item) and not _candidate(root, item)]  # fmt: skip
+    items = [item for key, paths in found.items() if paths is None for item in split.files[key]]
+    missing = [" or ".join(alternatives(item)) for item in items if not _optional(item) and not _candidate(root, item)]
     if missing:
         raise UsageError(f"missing {' and '.join(missing)} in {root} and {root / 'annotations'}; split '{split.name}' "
                          f"needs {layout(split)}")  # fmt: skip
@@ -83,17 +91,21 @@ def read_entries(root: Path, split: Split, hashed: Callable[[bytes], Any]) -> li
 
 def settings_of(split: Split) -> dict[str, str]:
     """The settings that a reader gets besides the files, by name."""
-    return {"images": split.images, "image_name": split.image_name, "subset": split.subset, "cache": str(image_cache())}
+    return {"images": split.images, "image_name": split.image_name, "subset": split.subset}
 
 
 # ------------------------------------------------------------------------------------------ images
 
 
+def image_places(name: str, split: Split | None) -> list[str]:
+    """The paths, below the data folder, at which an image of this name may lie, best first."""
+    folders = [] if split is None or split.images in ("", ".") else alternatives(split.images)
+    return [name, *(f"{start}{folder}/{name}" for folder in (*folders, "images") for start in ("", "images/"))]
+
+
 def image_folders(root: Path, split: Split) -> list[Path]:
     """The folders in which the images of a split may lie, best first."""
-    if split.images == CACHE:
-        return [image_cache()]
-    return [folder / name for name in _either(split.images) for folder in (root, root / "images")]
+    return [folder / name for name in alternatives(split.images) for folder in (root, root / "images")]
 
 
 def image_cache() -> Path:
@@ -123,7 +135,7 @@ def odd_breaks(places: Sequence[str], entries: Sequence[Entry]) -> list[str]:
 
 
 def find_images(
-    root: Path, split: Split, entries: list[Entry], where: str, absent: list[Path] | None = None
+    root: Path, split: Split, entries: Sequence[Entry], where: str, absent: list[Path] | None = None
 ) -> tuple[dict[str, Path], dict[str, int]]:
     """(image name -> path, image name -> size in bytes) of the entries' images.
 
@@ -136,7 +148,8 @@ def find_images(
     folder = next((path for path in folders if path.is_dir()), None)
     if folder is None:
         raise UsageError(f"images of {where} not found: looked for {' and '.join(map(str, folders))}")
-    allowed = tuple(os.path.realpath(path) for path in (folder, root))
+    cached = [root.parent.parent / "blobs"] if root.parent.name == "snapshots" else []  # the hub's cache links to them
+    allowed = tuple(os.path.realpath(path) for path in (folder, root, *cached))
     paths: dict[str, Path] = {}
     sizes: dict[str, int] = {}
     missing: dict[str, str] = {}
@@ -144,7 +157,7 @@ def find_images(
         name = entry.image_name
         if name in paths:
             continue
-        paths[name] = path = folder / _checked_name(name, place)
+        paths[name] = path = folder / checked_name(name, place)
         try:
             link = stat.S_ISLNK(os.lstat(path).st_mode)
             if (link or os.sep in name) and not _within(path, allowed):
@@ -166,7 +179,7 @@ def find_images(
     return paths, sizes
 
 
-def _checked_name(name: str, place: str) -> str:
+def checked_name(name: str, place: str) -> str:
     """The image name, unchanged. UsageError unless it can only mean a file below the image folder."""
     parts = PureWindowsPath(name)  # knows both kinds of slash and drive letters
     printable = name.isprintable() and bool(name.strip())

@@ -6,7 +6,7 @@ No other code of this package downloads data, and this code runs only when the c
 import hashlib
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from fnmatch import fnmatch
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
@@ -15,12 +15,20 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.suites.definition import Download, read_definition
+from fastvlm_bench.suites.definition import Download, Split, read_definition
+from fastvlm_bench.suites.files import alternatives, read_entries
+from fastvlm_bench.suites.remote_zip import Remote, open_remote, packed_bytes, probe
 
 CHUNK = 1 << 20
 TIMEOUT_S = 30
 Progress = Callable[[str, int, int | None], None]
 """Called with the file's name, the bytes that are here, and how many there will be (None: the server does not say)."""
+
+
+FIRST_IMAGES = ".first-images-only"
+"""A file in a folder of images that `--limit` left incomplete. A later `prepare` without it fetches the rest."""
+PART_WORTH_IT = 0.5
+"""Members are fetched one by one where they are less than this share of the archive."""
 
 
 def planned(name: str, data: Path, split: str | None = None) -> list[Download]:
@@ -30,6 +38,65 @@ def planned(name: str, data: Path, split: str | None = None) -> list[Download]:
         definition.split(split)
     wanted = [d for d in definition.downloads if split is None or not d.splits or split in d.splits]
     return [d for d in wanted if not (data / d.makes).exists() or _unfinished(d, data)]
+
+
+def splits_of_images(download: Download, splits: Collection[Split]) -> list[Split]:
+    """The splits whose images come in this archive; [] for other files."""
+    folder = PurePosixPath(download.makes).name
+    return [
+        split for split in splits
+        if download.url.endswith(".zip") and (not download.splits or split.name in download.splits)
+        and folder in {PurePosixPath(name).name for name in alternatives(split.images)}
+    ]  # fmt: skip
+
+
+def first_images(splits: Collection[Split], data: Path, limit: int) -> list[str]:
+    """The names of the images of the first samples of each split. The annotation files must be there."""
+    found = [entry.image_name for split in splits for entry in read_entries(data, split, lambda _: None)[:limit]]
+    return list(dict.fromkeys(found))
+
+
+def fetch_members(download: Download, data: Path, progress: Progress, remote: Remote, names: Collection[str]) -> bool:
+    """Bring single members of a .zip to their places, if the server gives parts of files and they are a small part.
+
+    names: the ends of the members' names, as of images; empty for those that `members` of the download matches.
+    False, with nothing fetched, where the whole archive must be fetched instead. Members that are here are kept.
+    """
+    if not remote.ranges or remote.size is None or not download.url.endswith(".zip"):
+        return False
+    if not names and not download.members:
+        return False
+    label = PurePosixPath(download.makes).name
+    got = 0
+
+    def count(fetched: int) -> None:
+        nonlocal got
+        got += fetched
+        progress(label, got, total)
+
+    total: int | None = None
+    with open_remote(download.url, remote.size, count) as archive:
+        wanted = [member for member in archive.infolist() if _matches(download, member.filename, names)]
+        if not wanted or packed_bytes(wanted) > PART_WORTH_IT * remote.size:
+            return False
+        total = got + packed_bytes(wanted)
+        try:
+            _extract(download, archive, wanted, data / download.to, download.url)
+        except zipfile.BadZipFile as error:
+            raise UsageError(f"{download.url}: a member came damaged ({error}); give the command again") from None
+    if names:
+        (data / download.makes).mkdir(parents=True, exist_ok=True)
+        (data / download.makes / FIRST_IMAGES).write_text("made by suites prepare --limit\n")
+    if not (data / download.makes).exists():
+        raise UsageError(f"{download.url}: holds no {download.makes}; get it by hand and put it into {data}")
+    return True
+
+
+def _matches(download: Download, name: str, ends: Collection[str]) -> bool:
+    if download.members and not fnmatch(name, download.members):
+        return False
+    parts = PurePosixPath(name).parts
+    return not ends or any("/".join(parts[start:]) in ends for start in range(len(parts)))
 
 
 def fetch(download: Download, data: Path, progress: Progress) -> None:
@@ -47,6 +114,8 @@ def fetch(download: Download, data: Path, progress: Progress) -> None:
         _tag(part).unlink(missing_ok=True)
     if kept.suffix == ".zip":
         _unpack(download, kept, data / download.to)
+        if (mark := data / download.makes / FIRST_IMAGES).is_file():
+            mark.unlink()
         if not (data / download.makes).exists():
             raise UsageError(f"{download.url}: holds no {download.makes}; get it by hand and put it into {data}")
         kept.unlink()
@@ -54,6 +123,8 @@ def fetch(download: Download, data: Path, progress: Progress) -> None:
 
 def _unfinished(download: Download, data: Path) -> bool:
     kept = _kept(download, data)
+    if (data / download.makes / FIRST_IMAGES).exists():
+        return True
     return _part(download, data).exists() or (kept.suffix == ".zip" and kept.exists())
 
 
@@ -118,21 +189,50 @@ def _unpack(download: Download, archive: Path, folder: Path) -> None:
     """Unpack the files that are not there in full. Each appears under its name only when it is whole."""
     try:
         with zipfile.ZipFile(archive) as packed:
-            for member in packed.infolist():
-                if member.is_dir() or (download.members and not fnmatch(member.filename, download.members)):
-                    continue
-                name = member.filename.removeprefix(f"{download.strip}/") if download.strip else member.filename
-                target = folder / name
-                if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
-                    raise UsageError(f"{archive}: holds '{member.filename}', which leads out of {folder}; remove it")
-                if target.is_file() and target.stat().st_size == member.file_size:
-                    continue
-                target.parent.mkdir(parents=True, exist_ok=True)
-                half = target.with_name(f"{target.name}.half")
-                with packed.open(member) as source, open(half, "wb") as file:
-                    shutil.copyfileobj(source, file, CHUNK)
-                half.replace(target)
+            own = [member for member in packed.infolist() if _matches(download, member.filename, ())]
+            _extract(download, packed, own, folder, str(archive))
     except (zipfile.BadZipFile, OSError) as error:
         if isinstance(error, zipfile.BadZipFile):
             archive.unlink()
         raise UsageError(f"{archive}: cannot be unpacked ({error}); give the command again") from None
+
+
+def _extract(
+    download: Download, packed: zipfile.ZipFile, members: Collection[zipfile.ZipInfo], folder: Path, source: str
+) -> None:
+    """Write members below a folder. source: the archive, for messages. UsageError for a name that leads out."""
+    for member in members:
+        if member.is_dir():
+            continue
+        name = member.filename.removeprefix(f"{download.strip}/") if download.strip else member.filename
+        target = folder / name
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+            raise UsageError(f"{source}: holds '{member.filename}', which leads out of {folder}; remove it")
+        if target.is_file() and target.stat().st_size == member.file_size:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        half = target.with_name(f"{target.name}.half")
+        with packed.open(member) as content, open(half, "wb") as file:
+            shutil.copyfileobj(content, file, CHUNK)
+        half.replace(target)
+
+
+def in_words(size: int | None) -> str:
+    """A number of bytes for people: "253 MB", "6.6 GB"."""
+    if size is None:
+        return "size unknown"
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size} bytes"
+
+
+def sizes(downloads: Collection[Download]) -> Iterator[Remote]:
+    """What the servers say of each download. A server that did not answer once is not asked again."""
+    silent: set[str] = set()
+    for download in downloads:
+        host = urlsplit(download.url).netloc
+        remote = Remote() if host in silent else probe(download.url)
+        if remote.size is None:
+            silent.add(host)
+        yield remote

@@ -47,6 +47,8 @@ def described(suite: Definition) -> Iterator[str]:
         count = f", {split.samples} samples" if split.samples else ""
         where = "comes with the tool, rendered scenes" if split.root else f"DIR holds {layout(split)}"
         yield wrapped("split", f"{split.name}{count}: {where}", LABEL)
+        if split.table is not None:
+            yield wrapped("", f"or --data hf:{split.table.repository}, or a folder with its parquet files", LABEL)
         if split.note:
             yield wrapped("", split.note, LABEL)
     for download in suite.downloads:

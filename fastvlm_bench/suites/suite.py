@@ -19,24 +19,16 @@ from fastvlm_bench.suites.annotations import Entry
 from fastvlm_bench.suites.definition import (
     DEFAULT_SET,
     Definition,
-    Split,
     describe_suites,
     read_definition,
     suite_names,
     suites_folder,
 )
-from fastvlm_bench.suites.files import (
-    candidates,
-    data_root,
-    find_images,
-    image_folders,
-    layout,
-    odd_breaks,
-    places_of,
-    read_entries,
-    some,
-)  # fmt: skip
+from fastvlm_bench.suites.files import data_root, find_images, layout, odd_breaks, places_of, read_entries, some
+from fastvlm_bench.suites.hub_data import HubData
 from fastvlm_bench.suites.readers import PLACEHOLDERS
+from fastvlm_bench.suites.tables import content_lines, read_table
+from fastvlm_bench.suites.where import choose_split, official_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,6 +37,7 @@ __all__ = ["Sample", "Suite", "check_images", "describe_suites", "load_suite", "
 
 DATA_VARIABLE = "FASTVLM_BENCH_DATA"
 EMBEDDED_SOURCE = "embedded (rendered scenes)"
+PARTLY = "CIDEr-D weighs words by the samples of the files that --limit needed, not by the whole split"
 PLACEHOLDER = re.compile(r"\{(" + "|".join(PLACEHOLDERS) + r")\}")
 
 
@@ -53,7 +46,8 @@ class Sample:
     """One image and prompt. references: reference captions, or for VQA the ten human answers.
 
     group: the part of the data set that the official file puts it into (an answer type, a domain), or "".
-    question: the data set's own text within the prompt, or "". options: the answers that are to be ranked, or ().
+    question: the data set's own text within the prompt, or "". turns: the questions of a sample of several turns, of
+    which the prompt asks the first; () where there is one. options: the answers that are to be ranked, or ().
     place: where its annotation stands, "FILE: PLACE", for messages.
     """
 
@@ -65,6 +59,7 @@ class Sample:
     group: str = ""
     question: str = ""
     options: tuple[str, ...] = ()
+    turns: tuple[str, ...] = ()
     place: str = field(default="", compare=False)
 
 
@@ -72,9 +67,10 @@ class Sample:
 class Suite:
     """A set of samples in file order.
 
-    source: "embedded (rendered scenes)", or the data folder as the user gave it. sha256: of the annotation files'
-    bytes and of each sample's id, image name and image size in bytes, in order; it does not see changed pixels in a
-    file of the same size (`images_sha256` does). note: what a reader of the numbers must know, or "". prompt_set: whose
+    source: "embedded (rendered scenes)", the data folder as the user gave it, or the hub's data set with its commit.
+    sha256: of the annotation files' bytes (of the samples' texts where they come from a table) and of each sample's id,
+    image name and image size in bytes, in order; it does not see changed pixels in a file of the same size
+    (`images_sha256` does). note: what a reader of the numbers must know, or "". prompt_set: whose
     prompt it is, "custom" for the user's own. variants: metric -> variant, for each metric that has any. documents:
     (group, references) of every sample, for CIDEr-D where `limit` left samples out; else (). document_images: the
     number of samples without the limit. oddities: warnings about odd references that do no harm here, to be printed
@@ -108,6 +104,7 @@ def load_suite(
     split: str | None = None,
     data: str | Path | None = None,
     limit: int | None = None,
+    offline: bool = False,
     prompt_set: str | None = None,
     prompt: str | None = None,
     variants: Mapping[str, str] | None = None,
@@ -118,8 +115,9 @@ def load_suite(
     """Read a suite, check it and hash it. UsageError for whatever is wrong with the names or the files.
 
     split: None is the suite's default, or with `data` the first split whose files are there. data: the folder of the
-    real data set (or the file of a `jsonl` suite); None takes FASTVLM_BENCH_DATA. limit: keep only the first so many
-    samples, in the annotation file's order. prompt_set, prompt: as in `Definition.choose_prompt`. variants: metric ->
+    real data set (or the file of a `jsonl` suite), in its official layout or as parquet, or hf:OWNER/NAME[@REVISION];
+    None takes FASTVLM_BENCH_DATA. limit: keep only the first so many samples, in the annotation file's order. offline:
+    never ask the hub. prompt_set, prompt: as in `Definition.choose_prompt`. variants: metric ->
     variant, instead of the suite's own choice. java: add METEOR and SPICE to a suite that is scored by CIDEr-D.
     metrics: names of further metrics.
     ranking: accept a suite that ranks given answers, which most callers could not handle.
@@ -132,7 +130,8 @@ def load_suite(
                          f"take it; use {name}-gen, whose references are answers")  # fmt: skip
     chosen_set, template = definition.choose_prompt(prompt_set, prompt)
     folder = data if data is not None else os.environ.get(DATA_VARIABLE) or None
-    chosen = _choose_split(definition, split, folder)
+    place = choose_split(definition, split, folder, offline)
+    chosen, files = place.split, place.files
     if chosen.root:
         if data is not None:
             raise UsageError(f"split '{chosen.name}' of suite '{name}' is embedded and reads no --data; leave one out")
@@ -141,17 +140,31 @@ def load_suite(
         raise UsageError(f"split '{chosen.name}' of suite '{name}' is not embedded: say where it lies with --data DIR "
                          f"or {DATA_VARIABLE}; DIR holds {layout(chosen)}")  # fmt: skip
     else:
-        root, source = data_root(folder, [chosen]), str(folder)
-    digest = hashlib.sha256()
-    whole = read_entries(root, chosen, digest.update)
-    entries = whole[:limit]
-    images, sizes = find_images(root, chosen, entries, f"{name}/{chosen.name}")
+        source = files.label if files else str(folder)
+    digest, note = hashlib.sha256(), chosen.note
+    if files is not None and place.is_table:
+        table = read_table(files, chosen, limit)
+        whole, entries, images, root = table.whole, table.entries, table.images, Path(source)
+        sizes = {image: path.stat().st_size for image, path in images.items()}
+        for line in content_lines(entries):
+            digest.update(line)
+        if table.partly and "cider_d" in definition.metrics:
+            note = f"{note}; {PARTLY}" if note else PARTLY
+    else:
+        if isinstance(files, HubData):
+            root = official_files(files, chosen, limit)
+        elif not chosen.root:
+            root = data_root(str(folder), [chosen])
+        whole = tuple(read_entries(root, chosen, digest.update))
+        entries = whole[:limit]
+        images, sizes = find_images(root, chosen, entries, f"{name}/{chosen.name}")
     for entry in entries:
         digest.update(f"{entry.sample_id}\0{entry.image_name}\0{sizes[entry.image_name]}\n".encode())
     places = places_of(root, chosen, entries)
+    _check_turns(definition, entries, places)
     samples = tuple(
         Sample(e.sample_id, e.image_id, images[e.image_name], _rendered(template, e), e.references, e.group, e.question,
-               e.options, place) for e, place in zip(entries, places, strict=True)
+               e.options, e.turns, place) for e, place in zip(entries, places, strict=True)
     )  # fmt: skip
     more = java_metrics() if java and "cider_d" in definition.metrics else ()
     wanted = tuple(dict.fromkeys([*definition.metrics, *more, *metrics]))
@@ -163,27 +176,19 @@ def load_suite(
     return Suite(
         name, definition.version, definition.kind, chosen.name, source, template, definition.max_new_tokens,
         scored, chosen.licence or definition.licence, chosen.citation or definition.citation,
-        digest.hexdigest(), samples, chosen.note, chosen_set, chosen_variants,
+        digest.hexdigest(), samples, note, chosen_set, chosen_variants,
         tuple((e.group, e.references) for e in whole) if weighs else (), len(whole), definition.results,
         tuple(odd_breaks(places, entries)) if tokenised(scored) else (),
     )  # fmt: skip
 
 
-def _choose_split(definition: Definition, name: str | None, folder: str | Path | None) -> Split:
-    if name is not None:
-        return definition.split(name)
-    if folder is None:
-        return definition.split(definition.default_split)
-    real = [split for split in definition.splits.values() if not split.root]
-    root = data_root(folder, real)
-    found = [split for split in real if None not in candidates(root, split).values()]
-    if not found:
-        looked_for = "; ".join(f"{split.name}: {layout(split)}" for split in real)
-        embedded = any(split.root for split in definition.splits.values())
-        raise UsageError(f"no split of suite '{definition.name}' under {folder}; looked for {looked_for}; correct the "
-                         f"folder{', or use --split embedded without --data' if embedded else ''}")  # fmt: skip
-    with_images = [split for split in found if any(path.is_dir() for path in image_folders(root, split))]
-    return (with_images or found)[0]
+def _check_turns(definition: Definition, entries: Sequence[Entry], places: Sequence[str]) -> None:
+    """UsageError for samples of several turns, unless the suite says that it asks only the first."""
+    several = [(place, entry) for place, entry in zip(places, entries, strict=True) if len(entry.turns) > 1]
+    if several and definition.turns != 1:
+        place, entry = several[0]
+        raise UsageError(f"{place} (id {entry.sample_id}) has {len(entry.turns)} turns, but one question a sample is "
+                         "asked: give each turn as a sample of its own, or the first alone")  # fmt: skip
 
 
 def _rendered(template: str, entry: Entry) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastvlm_bench.engine.stopping import output_end
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.records.storage import seal, unseal, write_atomically
 from fastvlm_bench.training.micro_batch import MicroBatch
@@ -139,10 +140,11 @@ def greedy_answers(target: Target, samples: Sequence[TrainingSample], most: int)
     )
     # What an encoder-decoder returns starts with the decoder's start token, not with the prompt.
     made = made[:, 1 if target.model.config.is_encoder_decoder else given["input_ids"].shape[1] :]
-    stops, out = set(ends(target)), []
-    for row in made.tolist():
-        end = next((i + 1 for i, token in enumerate(row) if token in stops), None)
-        out.append((tuple(row[:end]), end is not None))
+    out = []
+    for place, row in enumerate(made.tolist()):
+        prompt = given["input_ids"][place : place + 1]
+        end, stop = output_end(prompt, row, ends(target), most, target.criteria)
+        out.append((tuple(row[:end]), stop == "eos"))
     return out
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastvlm_bench.engine.session import placeholders
+from fastvlm_bench.models.checkpoint_settings import unstopped
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example
 
@@ -40,7 +41,7 @@ class Choosing:
     def _prepared(self, example: Example) -> "_Prepared":
         if example not in self._known:
             self._known[example] = seen = _Prepared()
-            self.target.model.generate(
+            unstopped(self.target.model)(
                 **example.inputs(self.target), max_new_tokens=example.most, do_sample=False, num_beams=1,
                 custom_generate=seen,
             )  # fmt: skip

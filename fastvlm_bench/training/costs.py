@@ -17,6 +17,7 @@ from fastvlm_bench.engine.layer_gate import LayerGate, Mode
 from fastvlm_bench.engine.recurrent_state import undoable
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.models.checkpoint_settings import unstopped
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training import parallel
@@ -44,7 +45,7 @@ def measure_costs(
     whole, drafted = (_Probe(target.device, exit_of, list(answer), counts, stops) for exit_of in (None, draft))
     with torch.inference_mode():
         for probe in [whole, drafted] * (attempts or ATTEMPTS):
-            target.model.generate(
+            unstopped(target.model)(
                 **inputs, max_new_tokens=positions + 2, min_new_tokens=positions + 2, do_sample=False, num_beams=1,
                 custom_generate=probe,
             )  # fmt: skip
@@ -61,7 +62,7 @@ def _costs_at_the_end(
     probe = _EndProbe(target.device, draft, list(answer), positions)
     with torch.inference_mode():
         for _ in range(attempts):
-            target.model.generate(
+            unstopped(target.model)(
                 **inputs, max_new_tokens=positions + 2, min_new_tokens=positions + 2, do_sample=False, num_beams=1,
                 custom_generate=probe,
             )  # fmt: skip

@@ -22,6 +22,7 @@ from fastvlm_bench.drafts.heads import ImitationHead
 from fastvlm_bench.engine.layer_gate import like_cache, shifted
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.models.checkpoint_settings import unstopped
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example, pad_id, stack
@@ -182,7 +183,7 @@ class Observer:
     def forced(self, example: Example) -> View:
         """The forced route: the prompt as generation reads it, then the answer in one pass over its cache."""
         forced = _Forced(self, example.answer)
-        self.target.model.generate(
+        unstopped(self.target.model)(
             **example.inputs(self.target), max_new_tokens=len(example.answer) + 1, do_sample=False, num_beams=1,
             custom_generate=forced,
         )  # fmt: skip

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastvlm_bench import __version__
 from fastvlm_bench.drafts.imitation_head import Draft, describe_target
 from fastvlm_bench.drafts.manifest import Manifest, decoded_by
+from fastvlm_bench.drafts.speculation_profile import PROFILE, profile
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.names import OWN, split_revision
 from fastvlm_bench.records.storage import now, write_atomically
+from fastvlm_bench.report.picture_style import blank, can_draw, colour, marker, save_picture, styled
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.display import Display
@@ -19,6 +22,7 @@ from fastvlm_bench.training.folder import LOG, QUALITY
 from fastvlm_bench.training.settings import TrainSettings
 from fastvlm_bench.training.student import Student
 from fastvlm_bench.training.trainer import HeadTrainer
+from fastvlm_bench.training.validation import GAMMA
 
 CURVE_COLUMNS = ("done", "elapsed_s", "draft", "loss", "alpha", "tau", "speedup", "gamma", "stop_below")
 
@@ -38,6 +42,7 @@ def save_drafts(
         folder = root if len(trainer.students) == 1 else root / student.name
         draft = _finished(settings, target, trainer, student, kept, data, default=student.name == favourite)
         draft.save(folder)
+        write_profile(settings, folder, kept["validated"])
         (folder / "README.md").write_text(
             card(settings, target.id, folder, draft.manifest, kept["validated"]), encoding="utf-8"
         )
@@ -55,6 +60,15 @@ def save_drafts(
     if settings.push:
         push(root, settings.push, display)
     return made
+
+
+def write_profile(settings: TrainSettings, folder: Path, own: Mapping[str, Any]) -> None:
+    """The acceptance on held-out text beside the draft, for `predict --draft` and other tools."""
+    if own.get("counts"):  # a training that an older version began has none
+        found = profile(own["counts"], tokens=own["tokens"], rounds=own["rounds"], gamma=GAMMA,
+                        data=list(own["by_suite"]) or list(settings.suites),
+                        tool=f"fastvlm-bench {__version__}")  # fmt: skip
+        write_atomically(folder / PROFILE, json.dumps(found, indent=1).encode())
 
 
 def _method(trainer: HeadTrainer, name: str) -> str:
@@ -131,19 +145,21 @@ def draw_curve(root: Path, refined_from: int | None = None) -> Path | None:
 
     refined_from: the update after which refinement began, marked by a line.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
+    if not can_draw():
         return None
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    with styled("the curve"):
+        return _drawn(root, refined_from)
+
+
+def _drawn(root: Path, refined_from: int | None) -> Path:
+    figure = blank(7, 5)
     axes = figure.subplots(2, 1, sharex=True)
     lines = _validations(root)
-    for name in dict.fromkeys(name for line in lines for name in line["validated"]):
+    for place, name in enumerate(dict.fromkeys(name for line in lines for name in line["validated"]), start=1):
         seen = [line for line in lines if name in line["validated"]]
         for axis, key in zip(axes, ("alpha", "speedup"), strict=True):
-            axis.plot(
-                [line["done"] for line in seen], [line["validated"][name][key] for line in seen], ".-", label=name
-            )
+            axis.plot([line["done"] for line in seen], [line["validated"][name][key] for line in seen], label=name,
+                      color=colour(place), marker=marker(place))  # fmt: skip
     if refined_from is not None:
         for axis in axes:
             axis.axvline(refined_from, color="0.5", linestyle="--", linewidth=1)
@@ -151,11 +167,9 @@ def draw_curve(root: Path, refined_from: int | None = None) -> Path | None:
     axes[0].set_ylabel("held-out α (γ 10)")
     axes[1].set_ylabel("predicted decode speed-up")
     axes[1].set_xlabel("update")
-    axes[0].legend(fontsize=7)
-    for axis in axes:
-        axis.grid(alpha=0.3)
+    axes[0].legend()
     path = root / "curve.png"
-    figure.savefig(path, dpi=110)
+    save_picture(figure, path, "the curve")
     return path
 
 

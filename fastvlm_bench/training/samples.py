@@ -33,7 +33,13 @@ class TrainingSample:
 
 
 def suite_samples(
-    name: str, *, data: str | Path | None, split: str | None, prompt_set: str | None = None, prompt: str | None = None
+    name: str,
+    *,
+    data: str | Path | None,
+    split: str | None,
+    prompt_set: str | None = None,
+    prompt: str | None = None,
+    offline: bool = False,
 ) -> list[TrainingSample]:
     """The samples of a suite's training split on disk (split None: `train`). UsageError if there is no such split."""
     definition = read_definition(name)
@@ -43,7 +49,7 @@ def suite_samples(
             raise UsageError(f"suite '{name}' has no split '{TRAIN}': choose one of {', '.join(there)} with --split, "
                              "and do not report numbers on what you trained on")  # fmt: skip
         split = TRAIN
-    suite = load_suite(name, split=split, data=data, prompt_set=prompt_set, prompt=prompt)
+    suite = load_suite(name, split=split, data=data, offline=offline, prompt_set=prompt_set, prompt=prompt)
     return [_from(name, sample) for sample in suite.samples]
 
 

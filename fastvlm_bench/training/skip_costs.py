@@ -14,6 +14,7 @@ from fastvlm_bench.drafters.layer_skipping import LayerSkipper
 from fastvlm_bench.drafts.skip_set import SkipSet
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.models.checkpoint_settings import unstopped
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.choosing import Choosing
@@ -157,6 +158,6 @@ def after_prompt(target: Target, example: Example, most: int, probe: Callable[[S
 
     inputs: Mapping[str, Tensor] = example.inputs(target)
     with torch.inference_mode():
-        target.model.generate(
+        unstopped(target.model)(
             **inputs, max_new_tokens=most, do_sample=False, num_beams=1, custom_generate=decode
         )  # fmt: skip

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.models.checkpoint_settings import unstopped
 from fastvlm_bench.models.layers import decoder_layers, output_embeddings
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example
@@ -61,7 +62,7 @@ class Tail:
 def _own_logits(target: Target, example: Example) -> Tensor:
     """The target's logits for the answer's last token, (vocab,), from its own forward pass."""
     probe = _Logits(example.answer)
-    target.model.generate(
+    unstopped(target.model)(
         **example.inputs(target), max_new_tokens=len(example.answer) + 1, do_sample=False, num_beams=1,
         custom_generate=probe,
     )  # fmt: skip

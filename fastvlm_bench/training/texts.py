@@ -96,7 +96,9 @@ def _samples(s: TrainSettings) -> tuple[list[TrainingSample], list[TrainingSampl
             queues.append(rendered_samples(name, most, s.seed, held_out=False))
             held += rendered_samples(name, each, s.seed, held_out=True)
             continue
-        found = suite_samples(name, data=s.data, split=s.split, prompt_set=s.prompt_set, prompt=s.prompt)
+        found = suite_samples(
+            name, data=s.data, split=s.split, offline=s.offline, prompt_set=s.prompt_set, prompt=s.prompt
+        )
         rest, out = hold_out(found, each, s.seed)
         queues.append(_shuffled(rest, s.seed))
         held += out

@@ -25,7 +25,8 @@ class Validated:
 
     alpha, tau: at γ 10 without a confidence stop, over all suites; by_suite: α of each suite. by_position: the chance
     that the i-th token of a draft stands if those before it did. speedup: the predicted decode speed-up with `gamma`
-    and `stop_below`, which are the best of the grid.
+    and `stop_below`, which are the best of the grid. counts: (accepted, tested) behind
+    by_position, of so many `rounds` that emitted `tokens`.
     """
 
     alpha: float
@@ -35,6 +36,9 @@ class Validated:
     gamma: int
     stop_below: float
     by_suite: dict[str, float] = field(default_factory=dict)
+    counts: list[list[int]] = field(default_factory=list)
+    rounds: int = 0
+    tokens: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,7 +62,7 @@ def validate(trainer: HeadTrainer, held_out: Sequence[Example], costs: Mapping[s
             stop = max(both, key=lambda stop: both[stop].speedup(price))
             found[name] = Validated(
                 both[0.0].alpha, both[0.0].tau, both[0.0].alpha_by_position, both[stop].speedup(price), GAMMA, stop,
-                {s: outlook.alpha for s, outlook in played[0.0].items()},
+                {s: outlook.alpha for s, outlook in played[0.0].items()}, *_counted(both[0.0]),
             )  # fmt: skip
             continue
         outlook, best = simulate(texts, GAMMA, 0.0), advise(texts, price)
@@ -67,9 +71,15 @@ def validate(trainer: HeadTrainer, held_out: Sequence[Example], costs: Mapping[s
             for suite in dict.fromkeys(suites)
         }
         found[name] = Validated(
-            outlook.alpha, outlook.tau, outlook.alpha_by_position, best.speedup, best.gamma, best.stop_below, by_suite
-        )
+            outlook.alpha, outlook.tau, outlook.alpha_by_position, best.speedup, best.gamma, best.stop_below, by_suite,
+            *_counted(outlook),
+        )  # fmt: skip
     return found
+
+
+def _counted(outlook: Outlook) -> tuple[list[list[int]], int, int]:
+    """The counts behind an outlook's rates: (accepted, tested) by place, rounds, tokens."""
+    return [list(place) for place in outlook.by_position], outlook.rounds, outlook.tokens
 
 
 def _looped(target: Target, draft: Draft, examples: Sequence[Example], stop_below: float) -> Outlook:

@@ -234,7 +234,7 @@ def test_quiet_invocations_are_told(call: Call, tmp_path: Path, monkeypatch: pyt
 
     seen: list[bool] = []
 
-    def invoke(folder: Path, number: int, quiet: bool) -> int:
+    def invoke(folder: Path, number: int, quiet: bool, answers: bool) -> int:
         seen.append(quiet)
         return 2
 

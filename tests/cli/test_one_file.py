@@ -46,7 +46,7 @@ def test_both_are_found_in_every_command(
     monkeypatch.setenv("FASTVLM_BENCH_PLUGINS", str(own))
     assert "drafts what followed the last token before" in call("methods").stdout
     assert re.search(r"^words +words: words of an answer \(words, lower is better\)$", call("metrics").stdout, re.M)
-    result = call(*FEW, "-m", "lookup:gamma=4", "--metric", "words", "--out", tmp_path / "results")
+    result = call(*FEW, "-m", "lookup:gamma=4", "--metric", "words", "--details", "--out", tmp_path / "results")
     assert result.exit_code == 0, result.output
     run = only(tmp_path / "results")
     assert {line["method"] for line in run.lines} == {"standard", "lookup:gamma=4"}
@@ -55,7 +55,7 @@ def test_both_are_found_in_every_command(
     by = {(line["sample_id"], line["method"]): line["token_ids"] for line in run.lines}
     assert all(ids == by[sample, "standard"] for (sample, _), ids in by.items())
     assert run.meta["suites"][0]["metrics"][-1] == "words" and "words ↓" in result.stdout
-    assert "words ↓" in call("report", run.folder).stdout
+    assert "words ↓" in call("report", "--details", run.folder).stdout
     (_, row) = csv.DictReader(io.StringIO(call("export", run.folder).stdout))
     texts = [line["text"] for line in run.lines if line["method"] == "lookup:gamma=4"]
     assert float(row["quality_words"]) == sum(len(text.split()) for text in texts) / len(texts)
@@ -64,7 +64,7 @@ def test_both_are_found_in_every_command(
     for form in ("latex", "markdown"):
         assert "quality" in (text := call("export", run.folder, "-f", form).stdout) and "words" in text
     monkeypatch.delenv("FASTVLM_BENCH_PLUGINS")
-    without = call("report", run.folder)
+    without = call("report", "--details", run.folder)
     assert without.exit_code == 0 and "unknown metric 'words'" in " ".join(without.stdout.split())
 
 

@@ -41,7 +41,7 @@ def ran(call: Call, data: Path, out: Path, *more: str) -> Any:
 
 
 def test_a_run_ranks_and_score_agrees(call: Call, data: Path, tmp_path: Path) -> None:
-    told = ran(call, data, tmp_path / "out", "-m", "layerskip:exit_layer=2", "-m", "early-exit")
+    told = ran(call, data, tmp_path / "out", "-m", "layerskip:exit_layer=2", "-m", "early-exit", "--details")
     assert "identical ranks 2/2" in told and "identical outputs" not in told
     assert "Times are of generating an answer, which is not scored" in " ".join(told.split())
     run = read_run(next((tmp_path / "out").iterdir()))
@@ -52,7 +52,7 @@ def test_a_run_ranks_and_score_agrees(call: Call, data: Path, tmp_path: Path) ->
     for line in run.lines:
         assert sorted(line["ranks"]["sum"]) == sorted(line["ranks"]["mean"]) == list(range(1, 101))
     assert early.value != standard.value and early.verdict != "identical"
-    told = call("report", run.folder).stdout
+    told = call("report", "--details", run.folder).stdout
     assert "MRR" in told and "NDCG" in told and "R@10" in told and "identical ranks 2/2" in told
     # Both ways are in the record: the other one is the run's, were it asked for.
     by_mean = summarise(mean_of(run))[0].quality[0]

@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
-from fastvlm_bench.machine import doctor
+from fastvlm_bench.machine import doctor, roofline
 from fastvlm_bench.machine.doctor import advise, free_bytes
+from fastvlm_bench.predicting.devices import find_device
 
 QUIET = {
     "cpus_allowed": 4, "cores_logical": 4, "threads": 4, "quota_cpus": None, "throttled_periods": 0,
@@ -78,6 +79,25 @@ def test_json(call: Callable[..., Any], tmp_path: Path) -> None:
     found = json.loads(call("doctor", "--json", "--out", tmp_path / "not" / "yet").stdout)
     assert found["environment"]["free_disk_bytes"] == pytest.approx(free_bytes(tmp_path), rel=0.5)
     assert isinstance(found["advice"], list) and found["environment"]["threads"] >= 1
+
+
+def test_roofline_is_what_predict_reads(
+    call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(roofline.READ_BYTES, "cpu", 1 << 26)
+    monkeypatch.setitem(roofline.SIDE, "cpu", 128)
+    result = call("doctor", "--roofline", "--threads", "1", "--json")
+    found = json.loads(result.stdout)["roofline"]
+    assert found["threads"] == 1 and set(found["flops_per_s"]) == {"float32", "bfloat16", "float16"}
+    assert 1e8 < found["bandwidth_bytes_per_s"] < 1e13 and found["memory_bytes"] > 1 << 28
+    (tmp_path / "machine.json").write_text(result.stdout)
+    device = find_device(f"measured:{tmp_path / 'machine.json'}")
+    assert (device.bandwidth, device.flops) == (found["bandwidth_bytes_per_s"], found["flops_per_s"])
+    assert "roofline of cpu, 1 threads: " in call("doctor", "--roofline", "--threads", "1").stdout
+    assert (
+        call("doctor", "--threads", "1").exit_code == 2
+        and call("doctor", "--roofline", "--threads", "0").exit_code == 2
+    )
 
 
 @pytest.fixture

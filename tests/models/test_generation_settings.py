@@ -1,7 +1,6 @@
 """What is recorded of generation settings is what `generate` uses, and what a checkpoint asks for in vain is told."""
 
 import copy
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +11,7 @@ from fastvlm_bench.models.generation_settings import SAMPLING, SEARCH, SETTINGS,
 
 
 def settings(told: dict[str, Any] | None = None, **own: Any) -> dict[str, dict[str, Any]]:
-    model = SimpleNamespace(generation_config=GenerationConfig(**{"eos_token_id": 2, **own}))
-    return generation_settings(model, RunConfig(**(told or {})).generation)
+    return generation_settings(GenerationConfig(**{"eos_token_id": 2, **own}), RunConfig(**(told or {})).generation)
 
 
 GREEDY = {"do_sample": False, "num_beams": 1, "eos_token_id": [2]}
@@ -60,7 +58,7 @@ def test_neutral_values_say_nothing() -> None:
 def test_generate_uses_the_same(told: dict[str, Any]) -> None:
     """transformers' own merging of the run's options with the checkpoint's settings gives the recorded values."""
     own = GenerationConfig(eos_token_id=2, do_sample=True, top_p=0.8, top_k=3, repetition_penalty=1.2, min_length=3)
-    found = generation_settings(SimpleNamespace(generation_config=own), RunConfig(**told).generation)["in_force"]
+    found = generation_settings(own, RunConfig(**told).generation)["in_force"]
     merged = copy.deepcopy(own)
     merged.update(**RunConfig(**told).generation)
     merged.update(**own._get_default_generation_params(), defaults_only=True)

@@ -25,7 +25,7 @@ def test_run_measures_them(tmp_path: Path) -> None:
     weak = "fastvlm:head=mlp,gamma=4"
     methods = ["-m", f"{weak},stop_below=0.7", "-m", f"{weak},stop_below=0", "-m", "hf-generate"]
     told = CliRunner().invoke(app, ["run", "--suite", "coco-caption", "--limit", "5", "--threads", "1", "--warmup", "0",
-                                    "--out", str(tmp_path), *methods])  # fmt: skip
+                                    "--details", "--out", str(tmp_path), *methods])  # fmt: skip
     assert told.exit_code == 0, told.output
     (folder,) = tmp_path.iterdir()
     run = read_run(folder)

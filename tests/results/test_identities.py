@@ -85,3 +85,25 @@ def test_second_eos_and_the_limit(whole: dict[str, Any]) -> None:
 def test_a_failed_sample_carries_no_number_of_another(fake: SimpleNamespace, whole: dict[str, Any]) -> None:
     assert check_line(fake.failed(whole)) == []
     assert check_line({**fake.failed(whole), "decode_s": 1.0}) == ["a failed sample carries decode_s"]
+
+
+TOKENS = {"token_ids": [5, 6, 2], "text": "a b", "token_chars": [1, 2, 0], "stop": "eos",
+          "rounds": [[3, 2, 1, 2, 0.0, 0.0]], "rejected_ids": [[8, 9]], "rejected_pieces": [[" c", " d"]]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"rejected_ids": [[]], "rejected_pieces": [[]]}, None),  # a method of one's own that does not tell them
+        ({"token_chars": [1, 2]}, "token_chars has 2 tokens"),
+        ({"token_chars": [1, 3, 0]}, "4 characters, not 3 and 3"),
+        ({"rejected_ids": [[8, 9], []]}, "of 1 rounds"),
+        ({"rejected_pieces": [[" c"]]}, "rejected_pieces [1]"),
+        ({"rejected_ids": [[8, 9, 9]], "rejected_pieces": [["", "", ""]]}, "3 rejected ids of drafted 3"),
+        ({"rounds": [[3, 1, 1, 2, 0.0, 0.0]]}, "2 rejected ids of drafted 3, tested 1"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_single_tokens(whole: dict[str, Any], change: dict[str, Any], message: str | None) -> None:
+    problems = check_line({**whole, **TOKENS, **change})
+    assert problems == [] if message is None else any(message in problem for problem in problems)

@@ -1,14 +1,14 @@
 """`score` of every suite from the command line: its official results file, by files and by folder, one JSON object."""
 
 import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from results.test_results_formats import FILES
-from suites.test_formats import MAKE, mmmu_row
+from suites.as_tables import write_table
+from suites.test_formats import MAKE
+from suites.test_mmspec_mmstar import mmstar_rows
+from suites.test_table_suites import mmmu_row
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
@@ -17,7 +17,7 @@ from fastvlm_bench.suites.results_formats import encode
 from fastvlm_bench.suites.suite import load_suite
 
 MMMU = [f"{subject}/validation-00000-of-00001.parquet" for subject in ("Art", "Biology")]
-ALL = {**FILES, "visdial": FILES["visdial-gen"], "mmmu": MMMU}
+ALL = {**FILES, "visdial": FILES["visdial-gen"], "mmmu": MMMU, "mmstar": ["mmstar.parquet"]}
 PERFECT = {
     "coco-caption": {"rouge_l": 1.0}, "nocaps": {"rouge_l": 1.0, "rouge_l[in-domain]": 1.0},
     "flickr30k": {"rouge_l": 1.0},
@@ -27,28 +27,23 @@ PERFECT = {
     "pope": {"pope": 1.0, "f1": 1.0, "yes_ratio": 0.5, "pope[coco_pope_popular]": 1.0},
     "visdial": {"r@1": 0.1, "r@5": 0.5, "r@10": 1.0, "mean_rank": 5.5, "visdial_ranking": 0.2928968253968254},
     "mmmu": {"multiple_choice": 1.0, "unparsed": 0.0},
+    "mmstar": {"multiple_choice": 1.0, "unparsed": 0.0, "multiple_choice[c1]": 1.0},
 }  # fmt: skip
 """Suite -> the scores of its first references (VQA: each of ten people answers differently), or of ranks 1 … 100."""
 
 
 @pytest.fixture(autouse=True)
-def no_parquet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """pyarrow is not among the dependencies: a stand-in reads JSON."""
-    stand_in = SimpleNamespace(read_table=lambda path: SimpleNamespace(to_pylist=lambda: rows_of(path)))
-    monkeypatch.setitem(sys.modules, "pyarrow", SimpleNamespace(parquet=stand_in))
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", stand_in)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [mmmu_row(id=f"validation_{path.parent.name}_{n}") for n in json.loads(path.read_text())]
 
 
 def make(name: str, root: Path) -> None:
     if name == "mmmu":
         for file in MMMU:
-            (root / file).parent.mkdir(parents=True)
-            (root / file).write_text("[1, 2]")
+            place = Path(file).parent.name
+            write_table(root / file, [mmmu_row(id=f"validation_{place}_{n}") for n in (1, 2)])
+    elif name == "mmstar":
+        write_table(root / "mmstar.parquet", mmstar_rows())
     else:
         MAKE["visdial-gen" if name == "visdial" else name](root)
 
@@ -99,6 +94,17 @@ def test_a_folder_without_the_files_says_what_was_looked_for(tmp_path: Path) -> 
     arguments = ["score", "-s", "scienceqa-img", "--annotations", str(tmp_path), "--predictions", "x"]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 2 and "test: annotations/problems.json, annotations/pid_splits.json" in result.stderr
+
+
+def test_suites_without_official_files_say_that_they_need_parquet(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    for given, words in (
+        (tmp_path, "no split of suite 'mmstar' under"),
+        (tmp_path / "a.json", "read from parquet"),
+    ):
+        arguments = ["score", "-s", "mmstar", "--annotations", str(given), "--predictions", "x"]
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert result.exit_code == 2 and words in result.stderr, result.stderr
 
 
 def test_numbers_of_samples_are_counts_and_no_metrics(tmp_path: Path) -> None:

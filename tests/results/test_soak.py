@@ -1,5 +1,6 @@
 """Long and unlucky runs with a fake model: killed twenty times, and ten thousand samples long."""
 
+import json
 import random
 import signal
 import time
@@ -58,9 +59,15 @@ def test_ten_thousand_samples_in_flat_memory_with_a_quick_resume(tmp_path: Path)
     assert after - before < 16 << 20, f"{(after - before) / 8000:.0f} bytes a sample stay in memory"
     assert handles == handles_later
     started = time.process_time()
+    with open(tmp_path / "run" / "samples.jsonl", "rb") as lines:
+        assert sum("seq" in json.loads(line) for line in lines) == 20_000
+    parsed = time.process_time()
     writer = RunWriter.resume(tmp_path / "run", CONFIG)
-    seconds = time.process_time() - started
+    resumed = time.process_time()
     writer.close()
-    assert len(writer.completed) == 10_000 and seconds < 2, f"the records took {seconds:.1f} s of a processor to read"
+    assert len(writer.completed) == 10_000
+    # Machines differ by more than the code does: the measure is what the lines cost to parse and no more.
+    ratio = (resumed - parsed) / (parsed - started)
+    assert ratio < 8, f"to resume took {ratio:.1f} times what parsing the records takes"
     rows = summarise(read_run(tmp_path / "run"))
     assert [row.counts.samples_ok for row in rows] == [10_000, 10_000] and rows[1].sameness.identical == 10_000

@@ -31,7 +31,7 @@ def report(folder: Path, *arguments: str, **variables: str) -> tuple[str, str]:
     """Standard output and error of `report` in a process of its own, decoded as UTF-8."""
     environment = {k: v for k, v in os.environ.items() if k not in CLEARED}
     environment |= {"PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, "-m", "fastvlm_bench.cli.app", *(arguments or ("report", str(folder)))]
+    command = [sys.executable, "-m", "fastvlm_bench.cli.app", *(arguments or ("report", "--details", str(folder)))]
     done = subprocess.run(command, capture_output=True, cwd=ROOT, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
@@ -44,7 +44,7 @@ def forked(folder: Path, **variables: str) -> str:
         for name in CLEARED:
             os.environ.pop(name, None)
         os.environ |= variables
-        return int(app(["report", str(folder)]))
+        return int(app(["report", "--details", str(folder)]))
 
     with Child(work, folder.parent / "said") as child:
         code, stdout, stderr = child.wait()
@@ -91,7 +91,9 @@ def test_numbers_keep_their_point_under_a_comma_locale(folder: Path) -> None:
     assert done.stdout == "1234.50 1.50\n"
 
 
-@pytest.mark.parametrize("arguments", [("report",), ("export", "--format", "samples-csv")])
+@pytest.mark.parametrize(
+    "arguments", [("report",), ("report", "--details"), ("show",), ("export", "--format", "samples-csv")]
+)
 def test_a_closed_pipe_is_no_error(folder: Path, arguments: tuple[str, ...]) -> None:
     """As in `fastvlm-bench report | head -1`: the reader leaves before everything is written."""
     reader, writer = os.pipe()

@@ -1,18 +1,15 @@
 """Every official format, tiny but exact: what becomes a sample, and what is refused with file, place and layout."""
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from suites.conftest import coco_name, picture, vqa_answers, vqa_questions, write
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.suites.annotations import Document
-from fastvlm_bench.suites.readers import coco_id, mmmu
+from fastvlm_bench.suites.readers import coco_id
 from fastvlm_bench.suites.suite import Suite, check_images, load_suite
 
 SHORT = "Answer the question using a single word or phrase."
@@ -223,58 +220,6 @@ def test_coco_ids_from_both_forms_of_name() -> None:
     assert coco_id("COCO_val2014_000000000042.jpg") == coco_id("val2017/000000000042.jpg") == "42"
     with pytest.raises(ValueError):
         coco_id("photo.jpg")
-
-
-def png() -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(out, "PNG")
-    return out.getvalue()
-
-
-def mmmu_row(**other: Any) -> dict[str, Any]:
-    row = {"id": "validation_Art_1", "question": "<image 1> What?", "options": "['it\\'s', \"B's\"]", "answer": "B",
-           "question_type": "multiple-choice", "image_1": {"bytes": png(), "path": None}}  # fmt: skip
-    return {**row, **dict.fromkeys([f"image_{n}" for n in range(2, 8)]), **other}
-
-
-def test_mmmu_options_are_a_python_literal(tmp_path: Path) -> None:
-    document = Document(Path("a.parquet"), None, mmmu.LAYOUT)
-    rows = [mmmu_row(), mmmu_row(id="v2", options="[]", answer="['x', 'y']"),
-            mmmu_row(id="v3", image_2={"bytes": png()}), mmmu_row(id="v4", options="[]", answer="24/7")]  # fmt: skip
-    entries = mmmu.entries_of(document, rows, tmp_path, {})
-    assert [entry.sample_id for entry in entries] == ["validation_Art_1", "v2", "v4"]  # v3 has two images
-    assert entries[0].question == "<image 1> What?\nA. it's\nB. B's"
-    assert entries[0].references == ("B", "A. it's", "B. B's") and "letter" in entries[0].fields["instruction"]
-    assert entries[1].references == ("x", "y") and "phrase" in entries[1].fields["instruction"]
-    assert entries[2].references == ("24/7",)
-    assert (tmp_path / entries[0].image_name).read_bytes() == png()
-    for bad in ("__import__('os').getcwd()", "[1, 2]", "{", "['a' for x in y]"):
-        with pytest.raises(UsageError, match="options is .*, not a Python list of texts"):
-            mmmu.entries_of(document, [mmmu_row(options=bad)], tmp_path, {})
-    with pytest.raises(UsageError, match="answer is 'C', but there are 2 options"):
-        mmmu.entries_of(document, [mmmu_row(answer="C")], tmp_path, {})
-    with pytest.raises(UsageError, match="a duplicate id"):
-        mmmu.entries_of(document, [mmmu_row(), mmmu_row()], tmp_path, {})
-
-
-def test_mmmu_without_pyarrow_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    (tmp_path / "Art").mkdir()
-    (tmp_path / "Art" / "validation-00000-of-00001.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UsageError, match=r"need pyarrow: pip install 'fastvlm-bench\[parquet\]'"):
-        load_suite("mmmu", data=tmp_path)
-
-
-def test_mmmu_from_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "Art").mkdir()
-    path = tmp_path / "Art" / "validation-00000-of-00001.parquet"
-    parquet.write_table(pyarrow.Table.from_pylist([mmmu_row()]), path)
-    suite = load_suite("mmmu", data=tmp_path)
-    check_images(suite)
-    assert suite.samples[0].prompt.endswith(f"B. B's\n\n{mmmu.LETTER}")
 
 
 def put(*path: str | int, value: Any) -> Callable[[Any], None]:

@@ -12,11 +12,12 @@ import pytest
 
 from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.drafts.manifest import read_manifests
+from fastvlm_bench.drafts.speculation_profile import read_profile
 from fastvlm_bench.training import costs, fit
 from fastvlm_bench.training.display import Display, table
 from fastvlm_bench.training.outcome import CURVE_COLUMNS, draw_curve, push
 from fastvlm_bench.training.settings import TrainSettings
-from fastvlm_bench.training.validation import Validated
+from fastvlm_bench.training.validation import GAMMA, Validated
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,19 @@ def test_card_and_manifest(made: Path, checkpoint: Path) -> None:
         for suite, alpha in manifest.validation.items():
             assert f"| {suite} | {alpha:.3f} |" in card
         assert manifest.draft_vocabulary > 0 and manifest.data["recipe"]["exit_layer"] == manifest.exit_layer
+
+
+def test_profile_beside_the_draft_has_the_rates_of_validation(made: Path) -> None:
+    (folder, *others) = read_manifests(made)
+    found = read_profile(folder)
+    assert len(others) == 1 and all(read_profile(other) for other in others)
+    assert found is not None and found["speculative_tokens"] == GAMMA and found["data"]
+    tested, rejected = found["tested_by_position"], found["rejected_by_position"]
+    assert tested[0] > 0 and list(tested) == sorted(tested, reverse=True)
+    for rate, of, lost in zip(found["conditional_acceptance_rates"], tested, rejected, strict=True):
+        assert rate == pytest.approx((of - lost) / of, abs=1e-4)
+    assert found["acceptance_length"] == pytest.approx(found["tokens"] / found["rounds"], abs=1e-4)
+    assert sum(found["tested_by_position"]) - sum(rejected) <= found["tokens"]
 
 
 def test_curve(made: Path) -> None:

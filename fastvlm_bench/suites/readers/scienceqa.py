@@ -1,7 +1,8 @@
 """ScienceQA: the questions of `subset` that have an image. References are the right letter, then all choices."""
 
 from fastvlm_bench.suites.annotations import Entry, texts_of
-from fastvlm_bench.suites.readers import LETTERS, Source, lettered
+from fastvlm_bench.suites.choices import asked, chosen
+from fastvlm_bench.suites.readers import Source
 
 NEEDS = ("annotations", "id_splits", "subset")
 LAYOUT = "ScienceQA's layout is {ID: {question, choices: [TEXT], answer: NUMBER, hint, image}}"
@@ -22,14 +23,10 @@ def read(source: Source) -> list[Entry]:
         image = document.text(row, "image", place)
         choices = [{"choice": choice} for choice in document.get(row, "choices", list, place)]
         texts = texts_of(document, choices, "choice", f"{place}.choices")
-        answer = document.get(row, "answer", int, place)
-        if not 0 <= answer < len(texts) <= len(LETTERS):
-            raise document.fault(f"{place}.answer", f"is {answer}, but there are {len(texts)} choices")
+        references = chosen(document, document.get(row, "answer", int, place), texts, f"{place}.answer")
         hint = document.get(row, "hint", str, place) if row.get("hint") else ""
-        parts = [f"Context: {hint}"] if hint else []
-        question = "\n".join([*parts, document.text(row, "question", place), *lettered(texts)])
+        question = asked(document.text(row, "question", place), texts, hint)
         name = f"{problem_id}/{image}"
-        references = (LETTERS[answer], *lettered(texts))
         entries.append(
             Entry(problem_id, problem_id, name, references, place, question, group=str(row.get("subject", "")))
         )

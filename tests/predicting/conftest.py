@@ -1,0 +1,5 @@
+"""The command line in this process, as in the tests of `cli`."""
+
+from cli.conftest import call, refused
+
+__all__ = ["call", "refused"]

@@ -1,0 +1,145 @@
+"""The report on one screen: what fits, what is dropped first, the one sentence, each warning once."""
+
+import io
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fastvlm_bench.analysis.notices import Notice
+from fastvlm_bench.analysis.statistics import Estimate
+from fastvlm_bench.analysis.summary import Row, summarise
+from fastvlm_bench.records.record import Run, read_run
+from fastvlm_bench.report.layout import Cells
+from fastvlm_bench.report.one_screen import DROPPED, best, fitting, merged, print_screen, short_labels
+
+from .test_schema import COMMITTED
+
+TWELVE = ("standard", "fastvlm", "fastvlm:head=attention", "fastvlm:head=twig", "fastvlm:head=attention,exit_layer=2",
+          *(f"fastvlm:head=mlp,exit_layer={n},gamma=4" for n in (2, 4, 8)), "layerskip:exit_layer=1,gamma=4",
+          "layerskip:exit_layer=8,gamma=4", "early-exit", "hf-generate")  # fmt: skip
+
+
+def printed(run: Run, width: int, **options: Any) -> str:
+    stream = io.StringIO()
+    print_screen(run, Console(width=width, file=stream, _environ={}, **options))
+    return stream.getvalue()
+
+
+def lines_of(run: Run, width: int) -> list[str]:
+    return printed(run, width).splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_twelve_methods_fit_one_screen(fake: SimpleNamespace, width: int) -> None:
+    lines = lines_of(fake.run(labels=TWELVE), width)
+    assert len(lines) <= 40 and max(map(len, lines)) <= width
+    assert sum("[" in line and "–" in line for line in lines) == len(TWELVE) - 1, "every method has its interval"
+
+
+@pytest.mark.parametrize(
+    "folder", [f for f in COMMITTED if len(read_run(f).meta["methods"]) == 12], ids=lambda f: f.name
+)
+def test_committed_runs_fit_one_screen(folder: Any) -> None:
+    run = read_run(folder)
+    for width in (80, 120):
+        assert len(lines_of(run, width)) <= 40
+        assert max(len(line) for line in lines_of(run, width) if not line.startswith("records: ")) <= width
+
+
+def test_columns_are_dropped_in_the_stated_order(fake: SimpleNamespace) -> None:
+    rows = summarise(fake.run(labels=("standard", "fastvlm", "early-exit")))
+    label, before, gone = Cells("method", tuple(row.method for row in rows), "left"), None, list[str]()
+    for width in range(200, 20, -1):
+        names = list(fitting(label, rows, width))
+        gone += [name for name in before or () if name not in names]
+        before = names
+    assert gone == [name for name in DROPPED if name in gone] and before == ["decode"]
+    assert {"memory", "τ", "α", "TPOT", "TTFT", "quality", "same", "end-to-end"} == set(gone)
+
+
+def test_the_numbers_are_those_of_the_rows(fake: SimpleNamespace) -> None:
+    row = summarise(run := fake.run())[1]
+    text = " ".join(printed(run, 120).split())
+    value, low, high = (f"{n:.2f}" for n in vars(row.speedup.decode_speedup_geomean).values() if isinstance(n, float))
+    assert f"fastvlm {value} [{low}–{high}]" in text
+    assert f"{row.sameness.identical}/{row.counts.samples_paired} " in text and f"{row.acceptance.tau:.2f}" in text
+    assert text.count("VALID") == 1 and "records: run" in text and "report --details" in text
+
+
+def test_settings_of_the_checkpoint_are_said_where_they_matter(fake: SimpleNamespace) -> None:
+    usual = {"in_force": {"do_sample": False, "num_beams": 1, "eos_token_id": [2]}, "overridden": {}}
+    other = {**usual, "overridden": {"do_sample": True}}
+    assert "generation:" not in printed(fake.run(meta={"generation": usual}), 100)
+    assert "not as the checkpoint asks: do_sample true" in printed(fake.run(meta={"generation": other}), 100)
+
+
+def test_no_colour_and_ascii(fake: SimpleNamespace) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
+    print_screen(fake.run(), Console(width=80, file=stream, _environ={"NO_COLOR": "1"}))
+    text = raw.getvalue().decode("ascii")
+    assert "\x1b" not in text and "?" not in text and max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in printed(fake.run(), 100)
+    assert "\x1b" in printed(fake.run(), 100, force_terminal=True, color_system="standard")
+
+
+@pytest.mark.parametrize("change", ["failed", "nothing"])
+def test_a_run_without_any_measurement(fake: SimpleNamespace, change: str) -> None:
+    run = fake.run(suites=[fake.suite(n=3)], change=fake.failed if change == "failed" else lambda line: None)
+    text = printed(run, 80)
+    assert not re.search(r"\b(nan|inf|None)\b", text) and "INVALID" in text
+
+
+def test_failed_samples_and_suites_without_metrics_are_shown(fake: SimpleNamespace) -> None:
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        bad = line["method"] == "fastvlm" and line["sample_id"] in ("001", "002")
+        return dict(fake.failed(line)) if bad else line
+
+    text = printed(fake.run(suites=[fake.suite(metrics=[])], change=change), 80)
+    assert "failed" in text and "CIDEr" not in text
+    assert re.search(r"^fastvlm .* 38/38 +2/40 ", text, flags=re.M)
+
+
+def row_with(row: Row, speed: float, **sameness: Any) -> Row:
+    estimate = Estimate(speed, speed - 0.1, speed + 0.1, 200)
+    return replace(row, speedup=replace(row.speedup, decode_speedup_geomean=estimate),
+                   sameness=replace(row.sameness, **sameness))  # fmt: skip
+
+
+def test_the_sentence_is_of_the_fastest_that_kept_the_targets_tokens(fake: SimpleNamespace) -> None:
+    run = fake.run(labels=("standard", "fastvlm", "fastvlm:gamma=4", "early-exit"))
+    standard, first, second, lossy = summarise(run)
+    lossy = row_with(lossy, 9.0)
+    assert "decodes 3.00×" in best(run, [standard, row_with(first, 2.0), row_with(second, 3.0), lossy])
+    for fault in ("violations", "unsteady"):
+        rows = [standard, row_with(first, 2.0), row_with(second, 3.0, **{fault: 1}), lossy]
+        assert "decodes 2.00×" in best(run, rows)
+        assert best(run, [standard, rows[2], lossy]) == "No method that is called lossless kept the target's tokens."
+    assert best(run, [standard, lossy]) == ""
+
+
+def test_the_control_arm_is_no_method_to_recommend(fake: SimpleNamespace) -> None:
+    control = fake.method("control", options={"gamma": 6})
+    run = fake.run(methods=[fake.method("standard"), control, fake.method("fastvlm")])
+    standard, arm, drafting = summarise(run)
+    assert best(run, [standard, row_with(arm, 3.0), row_with(drafting, 2.0)]).startswith("fastvlm(")
+
+
+def test_each_kind_of_warning_is_printed_once() -> None:
+    slow = [Notice("SlowerThanReference", f"coco, layerskip:exit_layer={n}: 0.9x as fast; try γ") for n in range(6)]
+    assert merged([slow[0], Notice("EmbeddedData", "coco: embedded"), slow[1]]) == [
+        "SlowerThanReference: coco, layerskip:exit_layer=0: 0.9x as fast; try γ (and 1 more)",
+        "EmbeddedData: coco: embedded",
+    ]
+    assert merged(slow) == [f"SlowerThanReference: {slow[0].message} (and 5 more)"]
+
+
+def test_short_labels() -> None:
+    assert short_labels(TWELVE)[4:6] == ["fastvlm attention exit 2", "fastvlm mlp exit 2 γ4"]
+    assert short_labels(["draft-model:model=/a/b/small/,gamma=3", "swift:x=1"]) == ["draft-model small γ3", "swift x=1"]
+    alike = ["fastvlm:draft=a/one", "fastvlm:draft=b/one"]
+    assert short_labels(alike) == alike
