@@ -1,6 +1,5 @@
 """The commands that read results: those of earlier runs, and those that other tools have written."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -169,15 +168,10 @@ def export(
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
     """Write runs as CSV (one row a suite and method), per-sample CSV, LaTeX (booktabs), Markdown, JSON or the Hub's YAML."""
-    from fastvlm_bench.report.export import export_runs, save
+    from fastvlm_bench.report.export import deliver, export_runs
 
-    text = export_runs(
-        _runs(runs, results), to, columns.split(",") if columns else None, dataset=dataset, method=method
-    )
-    if out is None:
-        sys.stdout.write(text)
-    else:
-        save(out, text)
+    names = [name.strip() for name in columns.split(",") if name.strip()] if columns else None
+    deliver(lambda: export_runs(_runs(runs, results), to, names, dataset=dataset, method=method), out)
 
 
 def audit(
@@ -191,7 +185,7 @@ def audit(
     from fastvlm_bench.analysis.audit import audit as compare_files
     from fastvlm_bench.errors import UsageError
     from fastvlm_bench.report.audit import exported, print_audit
-    from fastvlm_bench.report.export import save
+    from fastvlm_bench.report.export import deliver
 
     if json and to not in ("table", "json"):
         raise UsageError(f"--json and --format {to} exclude each other; leave one out")
@@ -201,10 +195,8 @@ def audit(
     found = compare_files(files, reference)
     if form == "table":
         print_audit(found)
-    elif out is None:
-        sys.stdout.write(exported(found, form))
     else:
-        save(out, exported(found, form))
+        deliver(lambda: exported(found, form), out)
 
 
 def _runs(folders: list[Path] | None, results: Path) -> list[Any]:

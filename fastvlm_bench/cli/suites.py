@@ -71,8 +71,9 @@ def sheet(
     from fastvlm_bench.suites.contact_sheet import draw_sheet, one_an_image
     from fastvlm_bench.suites.suite import load_suite
 
-    draw_sheet([one_an_image(load_suite(name, split=split, data=data, limit=limit * 10), limit) for name in names], out)
-    typer.echo(f"{out}: {out.stat().st_size} bytes")
+    suites = [one_an_image(load_suite(name, split=split, data=data, limit=limit * 10), limit) for name in names]
+    size = draw_sheet(suites, out)
+    typer.echo(f"{out}: {size} bytes", err=str(out) == "-")
 
 
 @suites_app.command(cls=Command)

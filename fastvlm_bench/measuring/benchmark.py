@@ -23,7 +23,7 @@ from fastvlm_bench.measuring.signals import INTERRUPTED, TERMINATED, catch_signa
 from fastvlm_bench.method_spec import METHODS, REFERENCE
 from fastvlm_bench.records import document_frequencies
 from fastvlm_bench.records.record import Run, RunWriter, read_meta, read_run
-from fastvlm_bench.records.storage import check_target_file, now
+from fastvlm_bench.records.storage import BOTH_PRINTED, STANDARD_OUTPUT, check_target_file, is_special, now
 from fastvlm_bench.report.export import rows_csv, run_json, run_markdown, save
 from fastvlm_bench.report.one_screen import print_screen
 from fastvlm_bench.report.sample_export import samples_csv
@@ -48,6 +48,10 @@ def run_benchmark(
     for path, option in ((csv, "--csv"), (predictions, "--predictions-out")):
         if path is not None:
             check_target_file(path, option)
+    if predictions is not None and (predictions == STANDARD_OUTPUT or is_special(predictions)):
+        raise UsageError(f"--predictions-out {predictions} names the beginning of several files; name one in a folder")
+    if csv == STANDARD_OUTPUT and as_json:
+        raise UsageError(BOTH_PRINTED)
     if answers and (as_json or quiet):
         raise UsageError(f"--show prints answers among the progress, which {'--json' if as_json else '--quiet'} leaves "
                          "out; leave one of them out, or use the command show afterwards")  # fmt: skip
@@ -194,6 +198,8 @@ def _show(run: Run, csv: Path | None, as_json: bool, details: bool) -> None:
     rows = summarise(run)
     if as_json:
         print(run_json(run, rows))
+    elif csv == STANDARD_OUTPUT:
+        pass
     elif details:
         print_report(run, rows=rows)
         print(f"\nrecords: {run.folder}")
@@ -201,4 +207,5 @@ def _show(run: Run, csv: Path | None, as_json: bool, details: bool) -> None:
         print_screen(run, rows=rows)
     if csv is not None:
         save(csv, rows_csv(rows))
-        save(csv.with_name(f"{csv.stem}-samples.csv"), samples_csv(run))
+        if csv != STANDARD_OUTPUT and not is_special(csv):
+            save(csv.with_name(f"{csv.stem}-samples.csv"), samples_csv(run))

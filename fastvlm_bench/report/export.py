@@ -1,7 +1,8 @@
 """Rows as CSV, LaTeX, Markdown and JSON. All have their columns from one list, `report.columns.SOURCES`."""
 
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from fastvlm_bench.analysis.verdict import judge
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.records.document_frequencies import FREQUENCIES, cider_df
 from fastvlm_bench.records.record import Run
-from fastvlm_bench.records.storage import finite, write_atomically
+from fastvlm_bench.records.storage import check_target_file, finite, write_output
 from fastvlm_bench.report.columns import columns, row_dict
 from fastvlm_bench.report.csv_text import cell_text, to_csv
 from fastvlm_bench.report.eval_results import eval_results
@@ -27,11 +28,20 @@ TABLE_COLUMNS = (
 
 
 def save(path: Path, text: str) -> None:
-    """Write text as UTF-8, atomically and with its line feeds as they are. WriteFailed if that fails.
+    """Write text as UTF-8, as `write_output` does, with its line feeds as they are. WriteFailed if that fails.
 
     A lone surrogate becomes a question mark.
     """
-    write_atomically(Path(path), text.encode("utf-8", "replace"))
+    write_output(Path(path), text.encode("utf-8", "replace"))
+
+
+def deliver(make: Callable[[], str], out: Path | None) -> None:
+    """Print a text or write it to the file of --out, which is looked at before the text is made. UsageError for it."""
+    if out is None:
+        sys.stdout.write(make())
+    else:
+        check_target_file(out, "--out")
+        save(out, make())
 
 
 # ------------------------------------------------------------------------------------------ CSV and JSON

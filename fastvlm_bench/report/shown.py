@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.records.record import Run
-from fastvlm_bench.records.storage import check_target_file, write_atomically
+from fastvlm_bench.records.storage import check_target_file, write_output
 from fastvlm_bench.report.answers import print_answer, print_legend, shown_kinds
 from fastvlm_bench.report.layout import say
 from fastvlm_bench.report.one_screen import short_labels
@@ -131,4 +131,4 @@ def save_picture(run: Run, path: Path, **shown: Any) -> None:
     print_shown(run, console=console, hint=False, **shown)
     svg = console.export_svg(title="fastvlm-bench show", unique_id="show")
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.S)  # else it fetches its font from the network
-    write_atomically(path, svg.encode("utf-8"))
+    write_output(path, svg.encode("utf-8"))
