@@ -108,10 +108,15 @@ def image_folders(root: Path, split: Split) -> list[Path]:
     return [folder / name for name in alternatives(split.images) for folder in (root, root / "images")]
 
 
+def cache_folder(name: str) -> Path:
+    """The folder in which this package keeps what can be made again."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fastvlm-bench" / name
+
+
 def image_cache() -> Path:
     """The folder for images that are unpacked from other files. Each is named by the hash of its content."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "fastvlm-bench" / "images"
+    return cache_folder("images")
 
 
 def places_of(root: Path, split: Split, entries: Sequence[Entry]) -> list[str]:
