@@ -135,12 +135,15 @@ def _fetch_all(downloads: list[Any], remotes: list[Any], data: Path, splits: lis
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    from fastvlm_bench.suites.prepare import fetch, fetch_members, first_images, splits_of_images
+    from fastvlm_bench.suites.prepare import fetch, fetch_members, first_images, splits_of_images, whole_archive
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
     pairs = [(splits_of_images(d, splits), d, remote) for d, remote in zip(downloads, remotes, strict=True)]
     pairs.sort(key=lambda pair: bool(pair[0]))
+    for own, download, remote in pairs:
+        if own and limit is not None and (told := whole_archive(download, remote)):
+            typer.echo(told)
     with Progress(*columns, console=Console(stderr=True)) as bar:
 
         def step(file: str, have: int, total: int | None) -> None:
