@@ -106,11 +106,14 @@ def prepare(
     from fastvlm_bench.errors import UsageError
     from fastvlm_bench.suites.definition import read_definition
     from fastvlm_bench.suites.files import layout
+    from fastvlm_bench.suites.hub_data import is_hub
     from fastvlm_bench.suites.prepare import in_words, planned, sizes
 
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is {limit}; it must be at least 1, or left out for all images")
     suite = read_definition(name)
+    if is_hub(data):
+        raise UsageError(f"nothing to prepare: run --data {data} fetches what it needs; give a folder to prepare one")
     real = [s for s in suite.splits.values() if not s.root and split in (None, s.name)]
     downloads = planned(name, data, split)
     remotes = list(sizes(downloads))

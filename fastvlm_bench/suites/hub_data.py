@@ -17,6 +17,8 @@ from fastvlm_bench.records.storage import write_atomically
 from fastvlm_bench.suites.files import cache_folder
 
 PREFIX = "hf:"
+SPELLING = re.compile(r"(?i:hf):/*(?:datasets/)?([\w.-]+/[\w.-]+(?:@\S+)?)/?")
+"""What people also write: hf://datasets/OWNER/NAME, as fsspec has it, and HF:OWNER/NAME."""
 HUB_TIMEOUT_S = 10.0
 KINDS = ("*.parquet", "*.arrow")
 DEPTH = 3
@@ -36,8 +38,8 @@ class Files(Protocol):
 
 
 def is_hub(data: str | Path) -> bool:
-    """Whether --data names a repository of the hub."""
-    return str(data).startswith(PREFIX)
+    """Whether --data names a repository of the hub, be it in another spelling, which `HubData` then refuses."""
+    return str(data).lower().startswith(PREFIX)
 
 
 class Folder:
@@ -79,7 +81,11 @@ class HubData:
         self.offline, self.limited = offline, limited
         self._paths: dict[str, Path] = {}
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repository) or text.endswith("@"):
-            raise UsageError(f"--data {data}: give a data set of the hub as hf:OWNER/NAME or hf:OWNER/NAME@REVISION")
+            meant = SPELLING.fullmatch(str(data))
+            hint = f"; did you mean hf:{meant[1]}?" if meant else ""
+            raise UsageError(
+                f"--data {data}: give a data set of the hub as hf:OWNER/NAME or hf:OWNER/NAME@REVISION{hint}"
+            )
 
     @property
     def label(self) -> str:
