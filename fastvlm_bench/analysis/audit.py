@@ -81,9 +81,12 @@ def _compared(base: ResultsFile, other: ResultsFile, reference: str, name: str) 
         some = ", ".join(list(theirs)[:2]), ", ".join(list(ours)[:2])
         raise UsageError(f"{base.path} ({some[0]}, …) and {other.path} ({some[1]}, …) share no sample: "
                          "give results of the same data set")  # fmt: skip
-    if odd := [key for key in shared if _other_prompt(theirs[key].prompt, ours[key].prompt)]:
-        raise UsageError(f"{base.path} and {other.path}: sample {odd[0]} has another prompt in each ({len(odd)} of "
-                         f"{len(shared)} have): order or data differ; give runs over the same requests")  # fmt: skip
+    unlike = {key: kinds for key in shared if (kinds := _unlike(theirs[key].prompt, ours[key].prompt))}
+    if unlike:
+        first, (kind, *_) = next(iter(unlike.items()))
+        raise UsageError(f"{base.path} and {other.path}: sample {first} has another prompt in each, as its {kind} "
+                         f"tells ({len(unlike)} of {len(shared)} have): order or data differ; give runs over the same "
+                         "requests")  # fmt: skip
     pairs = [(theirs[key], ours[key]) for key in shared if not (theirs[key].failed or ours[key].failed)]
     if not pairs:
         raise UsageError(f"{other.path}: no sample is answered both here and in {base.path}")
@@ -97,9 +100,9 @@ def _compared(base: ResultsFile, other: ResultsFile, reference: str, name: str) 
     return Method(whole, tuple(rows) if len(rows) > 1 else (), tuple(notices(base, other, pairs, whole)), example)
 
 
-def _other_prompt(theirs: Mapping[str, str], ours: Mapping[str, str]) -> bool:
-    """Whether something that tells the prompt is known of both and differs."""
-    return any(ours.get(kind, value) != value for kind, value in theirs.items())
+def _unlike(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
+    """The kinds of what tells the prompt that are known of both and differ."""
+    return [kind for kind, value in theirs.items() if ours.get(kind, value) != value]
 
 
 def where_they_part(reference: str, method: str, around: int = 40) -> tuple[str, str]:

@@ -53,6 +53,9 @@ def _files(base: ResultsFile, other: ResultsFile, pairs: Sequence[Pair], row: Au
     if [key for key in other.answers if key in kept] != shared:
         yield Notice("OtherOrder", "the samples stand in another order than in the reference's file; warm-up and heat "
                      "then fall on other samples")  # fmt: skip
+    if base.contents.placed and (bare := sum(not a.prompt.keys() & b.prompt.keys() for a, b in pairs)):
+        yield Notice("PairedByPlace", f"{bare} pairs are of the same place in both files, and nothing tells that their "
+                     "prompts are the same: make sure that both runs asked the same in the same order")  # fmt: skip
     if failed := sum(bool(a.failed) for file in (base, other) for a in file.answers.values()):
         yield Notice("FailedSamples", f"{failed} answers are errors; they are left out in both files")
     if base.contents.concurrency != other.contents.concurrency:

@@ -33,8 +33,9 @@ class Answer:
     """What a method returned for one sample, turn by turn.
 
     seconds, tokens, rounds: a number each turn; () where the tool did not record it. rounds are passes of the target.
-    told: the acceptance length that the tool wrote, a turn. group: the topic, or "". prompt: what identifies the
-    prompt, by kind (a hash, a length); kinds that two answers share must agree. failed: why there is no answer, or "".
+    told: the acceptance length that the tool wrote, a turn. group: the topic, or "". prompt: what tells the prompt from
+    others, by kind (a hash, a length, a topic); kinds that two answers share must agree. failed: why there is no
+    answer, or "".
     """
 
     sample_id: str
@@ -156,10 +157,12 @@ def _tools() -> str:
     return ", ".join(reader.TOOL for reader in readers())
 
 
-def number(document: Document, value: Any, place: str, whole: bool = False) -> float:
-    """A number as tools count and time: finite and not below 0, and without a fraction if `whole`. Else a fault."""
+def number(document: Document, value: Any, place: str, whole: bool = False, most: float = LARGEST) -> float:
+    """A number as tools count and time: finite, from 0 to `most`, and without a fraction if `whole`. Else a fault."""
     if problem := _no_number(value, whole):
         raise document.fault(place, problem)
+    if value > most:
+        raise document.fault(place, f"is {json.dumps(value)[:30]}, not a number from 0 to {most:g}")
     return float(value)
 
 

@@ -46,6 +46,7 @@ def _answer(document: Document, sample_id: str, row: Any, choice: Any, place: st
         sample_id, tuple(turns), numbers(document, choice, "wall_time", count, place),
         tuple(map(int, numbers(document, choice, "new_tokens", count, place, whole=True))), tuple(map(int, rounds)),
         _told(choice.get("acceptance_length"), count), str(row.get("topic") or row.get("category") or ""),
+        prompt={kind: str(row[kind]) for kind in ("topic", "category") if row.get(kind)},
         failed="the tool recorded an error" if ERROR in turns else "",
         recorded_at=float(when) if is_number(when) else None,
     )  # fmt: skip

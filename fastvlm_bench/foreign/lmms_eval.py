@@ -8,8 +8,8 @@ from fastvlm_bench.suites.annotations import Document
 TOOL = "lmms-eval (--log_samples)"
 LAYOUT = "each line is {doc_id, target, resps: [[TEXT]], filtered_resps: [TEXT], doc_hash, prompt_hash}"
 
-HASHES = ("prompt_hash", "doc_hash")
-"""What tells a prompt, and what a row of the data set; one is never compared with the other."""
+TELLING = ("prompt_hash", "doc_hash", "target")
+"""What tells a prompt, what a row of the data set, and its reference; one is never compared with another."""
 
 
 def knows(row: Any) -> bool:
@@ -26,7 +26,7 @@ def read(document: Document, rows: Rows) -> Contents:
         if text is None:
             raise document.fault(f"{place}.resps", "holds no text")
         doc = row.get("doc") if isinstance(row.get("doc"), dict) else {}
-        prompt = {kind: str(row[kind]) for kind in HASHES if row.get(kind)}
+        prompt = {kind: str(row[kind]) for kind in TELLING if row.get(kind)}
         answers.append(Answer(sample_id, (text,), tokens=_tokens(document, row.get("token_counts"), place),
                               group=str(doc.get("category") or ""), prompt=prompt))  # fmt: skip
     notes = ["lmms-eval records no seconds of a sample: texts are compared, not speed"]

@@ -6,7 +6,7 @@ Requests have no ids: the place in the lists is the id, and the prompt's length 
 import math
 from typing import Any
 
-from fastvlm_bench.foreign import Answer, Contents, Rows, number
+from fastvlm_bench.foreign import LARGEST, Answer, Contents, Rows, number
 from fastvlm_bench.suites.annotations import Document
 
 TOOL = "vLLM (bench serve)"
@@ -37,16 +37,18 @@ def read(document: Document, rows: Rows) -> Contents:
     if bound != 1:
         many = "no bound on the number of requests" if bound is None else f"{bound} requests"
         notes.append(f"{many} in flight: its seconds are those of a loaded server, not of one request alone")
-    rate = _told(document, row, "spec_decode_acceptance_rate", place)
+    rate = _told(document, row, "spec_decode_acceptance_rate", place, most=100)
     return Contents(
         answers, str(row.get("model_id") or ""), _alpha(document, row, place), None if rate is None else rate / 100,
         _told(document, row, "spec_decode_acceptance_length", place), bound, placed=True, notes=tuple(notes),
     )  # fmt: skip
 
 
-def _told(document: Document, row: Any, key: str, place: str, whole: bool = False) -> float | None:
+def _told(
+    document: Document, row: Any, key: str, place: str, whole: bool = False, most: float = LARGEST
+) -> float | None:
     """The number at `key`; None where it is absent or null."""
-    return None if row.get(key) is None else number(document, row[key], f"{place}.{key}", whole)
+    return None if row.get(key) is None else number(document, row[key], f"{place}.{key}", whole, most)
 
 
 def _answer(document: Document, row: Any, index: int, place: str) -> Answer:
@@ -70,5 +72,5 @@ def _alpha(document: Document, row: Any, place: str) -> float | None:
     if not row.get(key):
         return None
     given = document.get(row, key, list, place)
-    rates = [number(document, rate, f"{place}.{key}[{index}]") for index, rate in enumerate(given)]
+    rates = [number(document, rate, f"{place}.{key}[{index}]", most=1) for index, rate in enumerate(given)]
     return math.fsum(rates) / (1 + math.fsum(rates[:-1]))

@@ -42,6 +42,12 @@ def is_hub(data: str | Path) -> bool:
     return str(data).lower().startswith(PREFIX)
 
 
+def spelled(data: str | Path) -> str:
+    """--data as this package spells it where another spelling is known, else unchanged."""
+    meant = SPELLING.fullmatch(str(data))
+    return f"{PREFIX}{meant[1]}" if meant else str(data)
+
+
 class Folder:
     """The files below a folder. `names` lists tables only, since there may be many images."""
 
@@ -81,8 +87,8 @@ class HubData:
         self.offline, self.limited = offline, limited
         self._paths: dict[str, Path] = {}
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repository) or text.endswith("@"):
-            meant = SPELLING.fullmatch(str(data))
-            hint = f"; did you mean hf:{meant[1]}?" if meant else ""
+            meant = spelled(data)
+            hint = f"; did you mean {meant}?" if meant != str(data) else ""
             raise UsageError(
                 f"--data {data}: give a data set of the hub as hf:OWNER/NAME or hf:OWNER/NAME@REVISION{hint}"
             )

@@ -17,7 +17,16 @@ from urllib.request import Request, urlopen
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suites.definition import Download, Split, read_definition
 from fastvlm_bench.suites.files import alternatives, read_entries
-from fastvlm_bench.suites.remote_zip import DAMAGED, Remote, open_remote, packed_bytes, probe, readable
+from fastvlm_bench.suites.remote_zip import (
+    DAMAGED,
+    Remote,
+    begins_at,
+    length_of,
+    open_remote,
+    packed_bytes,
+    probe,
+    readable,
+)
 
 CHUNK = 1 << 20
 TIMEOUT_S = 30
@@ -163,8 +172,11 @@ def _transfer(url: str, part: Path, progress: Progress) -> None:
         with urlopen(Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
             if answer.status != 206:
                 have = 0
-            length = answer.headers.get("Content-Length")
-            total = have + int(length) if length is not None else None
+            elif not begins_at(answer, have):
+                raise UsageError(f"{url}: the server gave another part than the rest that was asked for; remove {part} "
+                                 "and give the command again")  # fmt: skip
+            length = length_of(answer)
+            total = have + length if length is not None else None
             if mark := answer.headers.get("ETag") or answer.headers.get("Last-Modified"):
                 tag.write_text(mark)
             with open(part, "ab" if have else "wb") as file:

@@ -6,6 +6,7 @@ A zip's directory is at its end; with it, each member is a range of the file. A 
 
 import contextlib
 import io
+import re
 import struct
 import zipfile
 import zlib
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from lzma import LZMAError
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -44,13 +46,44 @@ def probe(url: str) -> Remote:
     """Ask for the size of a file without fetching it."""
     try:
         with urlopen(Request(url, method="HEAD"), timeout=PROBE_TIMEOUT_S) as answer:
-            length = answer.headers.get("Content-Length")
-            size = int(length) if length is not None and length.isdigit() else None
+            size = length_of(answer)
             return Remote(size, size is not None and answer.headers.get("Accept-Ranges", "").lower() == "bytes")
     except (HTTPError, ValueError):
         return Remote()
     except (OSError, HTTPException):  # URLError is an OSError: no connection, or no answer in time
         return Remote(answered=False)
+
+
+def probe_part(url: str, known: Remote) -> Remote:
+    """Ask for the first byte where `probe` found no ranges: some servers refuse HEAD, or say nothing of ranges in it.
+
+    known: what `probe` found. The whole file is not read where the server sends that instead.
+    """
+    if known.ranges:
+        return known
+    try:
+        with urlopen(Request(url, headers={"Range": "bytes=0-0"}), timeout=TIMEOUT_S) as answer:
+            if answer.status != 206:
+                return Remote(length_of(answer) or known.size)
+            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            size = int(total) if total.isdecimal() and total.isascii() else known.size
+            return Remote(size, size is not None)
+    except (HTTPError, ValueError):
+        return Remote(known.size)
+    except (OSError, HTTPException):
+        return known
+
+
+def length_of(answer: Any) -> int | None:
+    """The bytes that an answer has by its own word; None where it does not say, or says no number."""
+    length = answer.headers.get("Content-Length") or ""
+    return int(length) if length.isdecimal() and length.isascii() else None
+
+
+def begins_at(answer: Any, at: int) -> bool:
+    """Whether a part (HTTP 206) begins at this byte, if it says where it begins."""
+    told = answer.headers.get("Content-Range")
+    return told is None or re.match(rf"bytes\s+{at}-", told, re.IGNORECASE) is not None
 
 
 class RangeFile(io.RawIOBase):
@@ -84,6 +117,9 @@ class RangeFile(io.RawIOBase):
             with urlopen(Request(self.url, headers={"Range": wanted}), timeout=TIMEOUT_S) as answer:
                 if answer.status != 206:
                     raise UsageError(f"{self.url}: the server stopped giving parts of the file; try again later")
+                if not begins_at(answer, self.at):
+                    raise UsageError(f"{self.url}: the server gave another part than the one that was asked for; get "
+                                     "the file by hand")  # fmt: skip
                 content = answer.read(count + 1)
         except (URLError, OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error

@@ -167,7 +167,7 @@ def _image(files: Files, split: Split | None, document: Document, value: Any, pl
     checked_name(name, f"{document.path}: {place}")
     for candidate in image_places(name, split):
         if (path := files.path(candidate)) is not None:
-            root = Path(str(path).removesuffix(f"/{candidate}"))
+            root = path.parents[len(Path(candidate).parts) - 1]  # by parts, since a path drops "./" and "//"
             check_inside(path, name, f"{document.path}: {place}", root, split)
             return path
     raise document.fault(place, f"has no bytes, only the path '{name}', and no such file lies in {files.label}")

@@ -55,8 +55,19 @@ def test_what_is_no_number_is_refused_wherever_one_is_expected(
             continue
         assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, (value, result.stderr)
         assert name in result.stderr and "number" in result.stderr, (value, result.stderr)
-    for value in [0, 10, 10.0, *([] if whole else FRACTIONS)]:
+    for value in [0, 1, 1.0, *([] if whole else FRACTIONS[1:])]:
         assert read_results(lines(tmp_path / "good.jsonl", [make(value)])).answers
+
+
+@pytest.mark.parametrize(("key", "most"), [
+    ("spec_decode_acceptance_rate", 100), ("spec_decode_per_position_acceptance_rates", 1),
+])  # fmt: skip
+def test_a_share_above_the_whole_is_refused(tmp_path: Path, key: str, most: int) -> None:
+    for value, good in ((most, True), (most * 1.01, False)):
+        given = [0.5, value] if key.endswith("s") else value
+        file = lines(tmp_path / "vllm.json", [serve(**{key: given})])
+        result = call(file, lines(tmp_path / "other.json", [serve()]))
+        assert (result.exit_code == 0) == good and (f"not a number from 0 to {most}" in result.stderr) != good
 
 
 @pytest.mark.parametrize("value", [*NO_NUMBERS, [None], [[]], ["x"], [[1, "x"]], [[NAN]]])
@@ -159,6 +170,29 @@ def test_hashes_of_one_kind_alone_are_compared(
     files = [lines(tmp_path / name, [lmms(**own)]) for name, own in (("a.jsonl", first), ("b.jsonl", second))]
     result = call(*files)
     assert (result.exit_code == 0) == same and ("another prompt" in result.stderr) != same
+
+
+@pytest.mark.parametrize("kind", ["topic", "category", "target"])
+def test_equal_ids_of_other_data_are_refused(tmp_path: Path, kind: str) -> None:
+    """As 0, 1, 2 are ids in many data sets."""
+    for values, good in (("xx", True), ("xy", False), (("x", None), True)):
+        rows = [lmms(target=value) if kind == "target" else {**line(), "topic": "t", kind: value} for value in values]
+        files = [lines(tmp_path / name, [row]) for name, row in zip(("a.jsonl", "b.jsonl"), rows, strict=True)]
+        result = call(*files)
+        assert (result.exit_code == 0) == good and (
+            f"another prompt in each, as its {kind} tells" in result.stderr
+        ) != good
+
+
+def test_places_that_nothing_confirms_are_told(tmp_path: Path, base: Path) -> None:
+    def files(*rows: dict[str, Any]) -> list[Path]:
+        return [lines(tmp_path / f"{index}.jsonl", [row]) for index, row in enumerate(rows)]
+
+    bare = {k: v for k, v in serve().items() if k != "input_lens"}
+    assert "2 pairs" in named(*files(bare, bare))["PairedByPlace"]
+    assert "1 pairs" in named(*files(lmms(target=""), lmms()))["PairedByPlace"]
+    for told in (serve(), lmms(), line()):
+        assert "PairedByPlace" not in named(*files(told, told))
 
 
 def test_ids_that_are_places_are_never_those_of_another_tool(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from suites.test_remote_zip import IMAGE, IMAGES, Ranged, call, fill, noise, ser
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suites.definition import Download
-from fastvlm_bench.suites.prepare import fetch, fetch_members, planned, sizes
-from fastvlm_bench.suites.remote_zip import probe
+from fastvlm_bench.suites.prepare import fetch, fetch_members, in_words, planned, sizes, whole_archive
+from fastvlm_bench.suites.remote_zip import Remote, probe
 
 __all__ = ["call", "server"]  # fixtures
 
@@ -150,13 +150,63 @@ def test_only_a_server_that_does_not_answer_is_not_asked_again(server: Ranged, s
     assert second.ranges == (not muted) and ("/images.zip" in server.asked) == (not muted)
 
 
-@pytest.mark.parametrize(("status", "words"), [(405, "gives no parts"), (0, "did not say whether it gives parts")])
+@pytest.mark.parametrize("status", [403, 404, 405, 500, 0, None])
 def test_a_whole_archive_is_told_before_it_is_fetched(
-    server: Ranged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Any], status: int, words: str
+    server: Ranged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Any], status: int | None
 ) -> None:
     fill(server)
-    server.heads["/images.zip"] = status
+    server.ranges = False
+    refuse(server, status, "/images.zip")
     data = suite(tmp_path, server.url, monkeypatch)
     result = call("mine", "--data", data, "--limit", 3)
     assert result.exit_code == 0 and len(there(data)) == IMAGES
-    assert f"images.zip: the server {words}: the whole archive (size unknown) is fetched" in result.stdout
+    size = in_words(len(server.files["/images.zip"]))
+    assert f"images.zip: the server gives no parts: the whole archive ({size}) is fetched" in result.stdout
+
+
+def test_a_server_that_tells_nothing_is_said_so() -> None:
+    words = "did not say whether it gives parts: the whole archive (size unknown) is fetched"
+    assert words in whole_archive(Download("http://a/b.zip", "b"), Remote(answered=False))
+
+
+def refuse(server: Ranged, status: int | None, *paths: str) -> None:
+    """HEAD has this status, 0 for no answer; None: as it should be."""
+    if status is not None:
+        server.heads |= dict.fromkeys(paths, status)
+
+
+@pytest.mark.parametrize("status", [403, 404, 405, 500, 0])
+@pytest.mark.parametrize("paths", [["/images.zip"], ["/questions.zip"], ["/images.zip", "/questions.zip"]])
+def test_a_head_without_answer_makes_no_whole_archive_of_a_few_images(
+    server: Ranged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Any], status: int,
+    paths: list[str],
+) -> None:  # fmt: skip
+    """Nor does one that a file before it on the same server did not get."""
+    fill(server)
+    refuse(server, status, *paths)
+    data = suite(tmp_path, server.url, monkeypatch)
+    result = call("mine", "--data", data, "--limit", 3)
+    assert result.exit_code == 0 and len(there(data)) == 3 and "whole archive" not in result.stdout
+    assert server.sent < sum(map(len, server.files.values())) / 3
+
+
+def test_a_part_from_elsewhere_is_refused(server: Ranged, tmp_path: Path) -> None:
+    fill(server)
+    item = Download(f"{server.url}/images.zip", "images")
+    remote, server.shift = probe(item.url), 1
+    with pytest.raises(UsageError, match="images.zip: the server gave another part"):
+        fetch_members(item, tmp_path, silent, remote, ["n1.jpg"])
+    (tmp_path / "images.zip.part").write_bytes(server.files["/images.zip"][:1000])
+    (tmp_path / "images.zip.part.etag").write_text('"x"')
+    with pytest.raises(UsageError, match="images.zip: the server gave another part .* remove .*images.zip.part"):
+        fetch(item, tmp_path, silent)
+
+
+@pytest.mark.parametrize("length", ["x", "-1", "1.5", "²"])
+def test_a_length_that_is_no_number_counts_as_none(server: Ranged, tmp_path: Path, length: str) -> None:
+    server.files["/a.json"], server.length = b"some text", length
+    item = Download(f"{server.url}/a.json", "a.json")
+    (remote,) = sizes([item])
+    assert (remote.size, remote.answered) == (None, True)
+    fetch(item, tmp_path, silent)
+    assert (tmp_path / "a.json").read_bytes() == b"some text"

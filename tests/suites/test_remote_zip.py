@@ -1,5 +1,6 @@
 """`suites prepare` against a server that gives ranges: the wanted members of an archive, not the archive."""
 
+import contextlib
 import io
 import json
 import random
@@ -26,6 +27,7 @@ class Ranged:
     """Files by path. sent: the bytes of all answers to GET. ranges: parts are given. damaged: they are garbage.
 
     heads: path -> status of HEAD, 0 for no answer. asked: the paths of HEAD. more: bytes that each part has too many.
+    shift: by so many bytes a part claims to lie elsewhere. length: what each answer says of its length, if not "".
     budget: after so many bytes of answers the server dies; None is never.
     """
 
@@ -37,6 +39,8 @@ class Ranged:
         self.heads: dict[str, int] = {}
         self.asked: list[str] = []
         self.more = 0
+        self.shift = 0
+        self.length = ""
         self.budget: int | None = None
         self.url = ""
 
@@ -51,7 +55,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranged]:
                 self.send_error(404)
                 return
             wanted = self.headers.get("Range") if state.ranges else None
-            first, last = (int(n) for n in wanted.removeprefix("bytes=").split("-")) if wanted else (0, len(whole) - 1)
+            start, _, end = (wanted or "bytes=0-").removeprefix("bytes=").partition("-")
+            first, last = int(start), int(end or len(whole) - 1)
             content = whole[first : last + 1]
             if state.damaged and first:
                 content = bytes(len(content))
@@ -61,13 +66,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranged]:
                 self.close_connection = True
                 return
             self.send_response(206 if wanted else 200)
-            self.send_header("Content-Length", str(len(content)))
+            if wanted:
+                self.send_header("Content-Range", f"bytes {first + state.shift}-{last}/{len(whole)}")
+            self.send_header("Content-Length", state.length or str(len(content)))
             if state.ranges:
                 self.send_header("Accept-Ranges", "bytes")
             self.end_headers()
             if self.command == "GET":
                 state.sent += len(content)
-                self.wfile.write(content)
+                with contextlib.suppress(ConnectionError):  # it was only asked for its first byte
+                    self.wfile.write(content)
 
         def do_HEAD(self) -> None:
             state.asked.append(self.path)
