@@ -201,9 +201,10 @@ class HubData:
             raise UsageError(f"{self.label}: {name} is missing; it is not in the hub's cache and cannot be fetched: "
                              "check the network, leave --offline out, or use --limit to stay with the first samples; "
                              "what came is kept") from None  # fmt: skip
-        except OSError as error:
-            raise UsageError(f"{self.label}: {name} cannot be fetched ({str(error).splitlines()[0]}); what came is "
-                             "kept, give the command again") from None  # fmt: skip
+        except Exception as error:  # those of the HTTP client are no OSError, and a name that leads out is a ValueError
+            reason = " ".join(str(error).split()[:40]) or type(error).__name__
+            raise UsageError(f"{self.label}: {name} cannot be fetched ({reason}); what came is kept, give the command "
+                             "again") from None  # fmt: skip
         commit = Path(str(path).removesuffix(f"/{name}")).name
         if commit != (self._listing.commit or commit):
             raise UsageError(f"{self.label}: {name} came from another commit, {commit}: the data set "

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import huggingface_hub.constants
 import pytest
 from suites.as_tables import write_table
@@ -127,3 +128,21 @@ def test_files_of_another_commit_than_the_listing_are_refused(subjects: Hub, rev
     subjects.commit = COMMIT[::-1]
     with pytest.raises(UsageError, match=f"came from another commit, {subjects.commit}: the data set changed"):
         load("mmmu", f"{MMMU}{revision}")
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (OSError(), "OSError"), (OSError(28, "No space left on device"), "No space left"), (RuntimeError("a\nb"), "a b"),
+    (ValueError("Invalid pointer path"), "Invalid pointer path"), (type("ReadError", (Exception,), {})(), "ReadError"),
+])  # fmt: skip
+def test_whatever_ends_a_download_is_one_line(
+    subjects: Hub, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    """The exceptions of HTTP clients have no common base, and may have no text."""
+
+    def fail(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(UsageError, match=rf"parquet cannot be fetched \(.*{words}.*\); what came is kept") as told:
+        load("mmmu", MMMU)
+    assert "\n" not in str(told.value)
