@@ -184,12 +184,13 @@ def audit(
     """Audit results of MMSpec, Spec-Bench, EAGLE, vLLM or lmms-eval: paired speed-ups, same answers, warnings."""
     from fastvlm_bench.analysis.audit import audit as compare_files
     from fastvlm_bench.errors import UsageError
-    from fastvlm_bench.report.audit import exported, print_audit
+    from fastvlm_bench.report.audit import check_format, exported, print_audit
     from fastvlm_bench.report.export import deliver
 
     if json and to not in ("table", "json"):
         raise UsageError(f"--json and --format {to} exclude each other; leave one out")
     form = "json" if json else to
+    check_format(form)
     if form == "table" and out is not None:
         raise UsageError("--out is for csv, latex, markdown and json; the table goes to the terminal")
     found = compare_files(files, reference)

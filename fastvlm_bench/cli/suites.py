@@ -107,11 +107,16 @@ def prepare(
     from fastvlm_bench.errors import UsageError
     from fastvlm_bench.suites.definition import read_definition
     from fastvlm_bench.suites.files import layout
+    from fastvlm_bench.suites.hub_data import is_hub, spelled
     from fastvlm_bench.suites.prepare import in_words, planned, sizes
 
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is {limit}; it must be at least 1, or left out for all images")
     suite = read_definition(name)
+    if is_hub(data):
+        raise UsageError(
+            f"nothing to prepare: run --data {spelled(data)} fetches what it needs; give a folder to prepare one"
+        )
     real = [s for s in suite.splits.values() if not s.root and split in (None, s.name)]
     downloads = planned(name, data, split)
     remotes = list(sizes(downloads))
@@ -136,11 +141,19 @@ def _fetch_all(downloads: list[Any], remotes: list[Any], data: Path, splits: lis
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    from fastvlm_bench.suites.prepare import fetch, fetch_members, first_images, splits_of_images
+    from fastvlm_bench.suites.prepare import fetch, fetch_members, first_images, splits_of_images, whole_archive
+    from fastvlm_bench.suites.remote_zip import probe_part
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
-    pairs = [(splits_of_images(d, splits), d, remote) for d, remote in zip(downloads, remotes, strict=True)]
+    pairs = []
+    for download, remote in zip(downloads, remotes, strict=True):
+        own = splits_of_images(download, splits)
+        if own and limit is not None or download.members:
+            remote = probe_part(download.url, remote)
+            if told := whole_archive(download, remote):
+                typer.echo(told)
+        pairs.append((own, download, remote))
     pairs.sort(key=lambda pair: bool(pair[0]))
     with Progress(*columns, console=Console(stderr=True)) as bar:
 

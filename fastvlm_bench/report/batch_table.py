@@ -10,6 +10,7 @@ from fastvlm_bench.analysis.batch_sizes import SizeRow, find_runs, size_rows
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.report.csv_text import to_csv
+from fastvlm_bench.report.export import deliver
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio
 

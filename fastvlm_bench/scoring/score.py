@@ -85,8 +85,10 @@ def score_file(
     files = [annotation_files] if isinstance(annotation_files, Path) else list(annotation_files)
     definition = read_definition(suite)
     folder = len(files) == 1 and (files[0].is_dir() or is_hub(files[0]))
+    notes: list[str] = []
     if (table := table_references(definition, files, split)) is not None:
-        split, entries = table
+        split, entries, note = table
+        notes += [note] if note else []
     else:
         if folder:
             split, files = _files_in(definition, files[0], split)
@@ -95,7 +97,6 @@ def score_file(
     if not (definition.metrics or added):
         raise UsageError(f"suite '{suite}' has no metrics here: it is generated and saved, not scored")
     source = ", ".join(map(str, files))
-    notes: list[str] = []
     texts = results_formats.read(
         prediction_file,
         definition.results,

@@ -108,10 +108,15 @@ def image_folders(root: Path, split: Split) -> list[Path]:
     return [folder / name for name in alternatives(split.images) for folder in (root, root / "images")]
 
 
+def cache_folder(name: str) -> Path:
+    """The folder in which this package keeps what can be made again."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fastvlm-bench" / name
+
+
 def image_cache() -> Path:
     """The folder for images that are unpacked from other files. Each is named by the hash of its content."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "fastvlm-bench" / "images"
+    return cache_folder("images")
 
 
 def places_of(root: Path, split: Split, entries: Sequence[Entry]) -> list[str]:
@@ -148,8 +153,7 @@ def find_images(
     folder = next((path for path in folders if path.is_dir()), None)
     if folder is None:
         raise UsageError(f"images of {where} not found: looked for {' and '.join(map(str, folders))}")
-    cached = [root.parent.parent / "blobs"] if root.parent.name == "snapshots" else []  # the hub's cache links to them
-    allowed = tuple(os.path.realpath(path) for path in (folder, root, *cached))
+    allowed = _homes(root, [folder])
     paths: dict[str, Path] = {}
     sizes: dict[str, int] = {}
     missing: dict[str, str] = {}
@@ -160,9 +164,8 @@ def find_images(
         paths[name] = path = folder / checked_name(name, place)
         try:
             link = stat.S_ISLNK(os.lstat(path).st_mode)
-            if (link or os.sep in name) and not _within(path, allowed):
-                raise UsageError(f"{place} has image '{name}', a link that leads out of {root}; "
-                                 "copy the image there")  # fmt: skip
+            if link or os.sep in name:
+                _check_link(path, allowed, name, place, root)
             status = os.stat(path)
         except OSError:
             status = None
@@ -189,9 +192,25 @@ def checked_name(name: str, place: str) -> str:
     return name
 
 
-def _within(path: Path, allowed: tuple[str, ...]) -> bool:
+def check_inside(path: Path, name: str, place: str, root: Path, split: Split | None) -> None:
+    """UsageError for an image that is a link out of the data folder `root` and the image folders of the split.
+
+    name: the image's, in its annotation; place: where that stands, for messages.
+    """
+    folders = [*(image_folders(root, split) if split is not None else ()), root / "images"]
+    _check_link(path, _homes(root, folders), name, place, root)
+
+
+def _homes(root: Path, folders: Sequence[Path]) -> tuple[str, ...]:
+    """The folders in which an image may lie in truth: these, which may be links themselves, and the data folder."""
+    cached = [root.parent.parent / "blobs"] if root.parent.name == "snapshots" else []  # the hub's cache links to them
+    return tuple(os.path.realpath(path) for path in (*folders, root, *cached))
+
+
+def _check_link(path: Path, allowed: tuple[str, ...], name: str, place: str, root: Path) -> None:
     real = Path(os.path.realpath(path))
-    return any(real.is_relative_to(folder) for folder in allowed)
+    if not any(real.is_relative_to(folder) for folder in allowed):
+        raise UsageError(f"{place} has image '{name}', a link that leads out of {root}; copy the image there")
 
 
 def some(names: list[str]) -> str:

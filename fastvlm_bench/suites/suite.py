@@ -130,7 +130,7 @@ def load_suite(
                          f"take it; use {name}-gen, whose references are answers")  # fmt: skip
     chosen_set, template = definition.choose_prompt(prompt_set, prompt)
     folder = data if data is not None else os.environ.get(DATA_VARIABLE) or None
-    place = choose_split(definition, split, folder, offline)
+    place = choose_split(definition, split, folder, offline, limit is not None)
     chosen, files = place.split, place.files
     if chosen.root:
         if data is not None:
@@ -141,7 +141,7 @@ def load_suite(
                          f"or {DATA_VARIABLE}; DIR holds {layout(chosen)}")  # fmt: skip
     else:
         source = files.label if files else str(folder)
-    digest, note = hashlib.sha256(), chosen.note
+    digest, notes = hashlib.sha256(), [chosen.note, files.note if files else ""]
     if files is not None and place.is_table:
         table = read_table(files, chosen, limit)
         whole, entries, images, root = table.whole, table.entries, table.images, Path(source)
@@ -149,7 +149,7 @@ def load_suite(
         for line in content_lines(entries):
             digest.update(line)
         if table.partly and "cider_d" in definition.metrics:
-            note = f"{note}; {PARTLY}" if note else PARTLY
+            notes.append(PARTLY)
     else:
         if isinstance(files, HubData):
             root = official_files(files, chosen, limit)
@@ -174,7 +174,7 @@ def load_suite(
     return Suite(
         name, definition.version, definition.kind, chosen.name, source, template, definition.max_new_tokens,
         scored, chosen.licence or definition.licence, chosen.citation or definition.citation,
-        digest.hexdigest(), samples, note, chosen_set, chosen_variants,
+        digest.hexdigest(), samples, "; ".join(filter(None, notes)), chosen_set, chosen_variants,
         tuple((e.group, e.references) for e in whole) if weighs else (), len(whole), definition.results,
         tuple(odd_breaks(places, entries)) if tokenised(scored) else (),
     )  # fmt: skip
