@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fastvlm_bench.errors import BenchError
+from fastvlm_bench.visible import visible
 
 HELP = ("-h", "--help")
 NARROWEST, WIDEST = 40, 120
@@ -70,7 +71,7 @@ class Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except BenchError as error:
-            typer.echo(f"fastvlm-bench: {error}", err=True)
+            typer.echo(f"fastvlm-bench: {visible(str(error))}", err=True)
             raise typer.Exit(error.exit_code) from None
 
 

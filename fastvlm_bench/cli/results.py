@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from fastvlm_bench.cli.options import RESULTS, Details, Metric, Trackers
+from fastvlm_bench.visible import note, visible
 
 # fmt: off
 RunFolders = Annotated[list[Path] | None, typer.Argument(help="Run folders; left out: the newest under results/.")]
@@ -24,6 +25,7 @@ def score(
     margin: Annotated[float | None, typer.Option(metavar="POINTS", help="Points of 100 that count as no difference to --reference; default 0.5.")] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="The suite's split; default: told by the files.")] = None,
     allow_missing: Annotated[bool, typer.Option(help="Count a sample without prediction as an empty text.")] = False,
+    subset: Annotated[bool, typer.Option("--subset", help="Score only the samples that have a prediction, and say how many.")] = False,
     variant: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="METRIC=VARIANT, as vqa_accuracy=official; repeatable.")] = None,
     metric: Metric = None,
     java: Annotated[bool, typer.Option("--java", help="METEOR and SPICE, too; needs Java and the extra coco-java.")] = False,
@@ -33,10 +35,10 @@ def score(
     from fastvlm_bench.metrics import parse_variants
     from fastvlm_bench.scoring.score import as_json, score_file, table
 
-    found = score_file(suite, annotations, predictions, allow_missing=allow_missing, split=split, java=java,
+    found = score_file(suite, annotations, predictions, allow_missing=allow_missing, split=split, java=java, subset=subset,
                        variants=parse_variants(variant or []), reference_file=reference, margin=margin, more=metric or [])  # fmt: skip
-    for note in found.notes:
-        typer.echo(f"fastvlm-bench: note: {note}", err=True)
+    for text in found.notes:
+        note(text)
     if json:
         typer.echo(as_json(found))
         return
@@ -164,6 +166,7 @@ def export(
     out: OutFile = None,
     dataset: Annotated[str | None, typer.Option(metavar="ID", help="For eval-results: the benchmark's data set on the Hub, OWNER/NAME or OWNER/NAME@REVISION.")] = None,
     method: Annotated[str | None, typer.Option(metavar="LABEL", help="For eval-results: the method; default: the first beside the reference.")] = None,
+    excel_safe: Annotated[bool, typer.Option("--excel-safe", help="For csv and samples-csv: no text is run as a formula where a spreadsheet opens the file.")] = False,
     columns: Annotated[str | None, typer.Option(metavar="NAMES", help="For latex and markdown: column names, separated by commas.")] = None,
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
@@ -171,7 +174,9 @@ def export(
     from fastvlm_bench.report.export import deliver, export_runs
 
     names = [name.strip() for name in columns.split(",") if name.strip()] if columns else None
-    deliver(lambda: export_runs(_runs(runs, results), to, names, dataset=dataset, method=method), out)
+    deliver(
+        lambda: export_runs(_runs(runs, results), to, names, dataset=dataset, method=method, excel_safe=excel_safe), out
+    )
 
 
 def audit(
@@ -215,4 +220,4 @@ def print_rows(rows: list[tuple[str, str]]) -> None:
     """Names and texts in two columns."""
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
-        typer.echo(f"{name:<{max(width, 18)}} {text}")
+        typer.echo(visible(f"{name:<{max(width, 18)}} {text}"))

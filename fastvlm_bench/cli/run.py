@@ -17,6 +17,7 @@ from fastvlm_bench.cli.options import (
     Device,
     DeviceMap,
     Dtype,
+    MaxImagePixels,
     Metric,
     Model,
     Offline,
@@ -85,6 +86,7 @@ def run(
     show: Annotated[bool, typer.Option("--show/--no-show", help="Print each answer token by token when it is measured, outside the clock.", rich_help_panel=OUTPUT)] = False,
     details: Details = False,
     trackers: Trackers = None,
+    max_image_pixels: MaxImagePixels = None,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:  # fmt: skip

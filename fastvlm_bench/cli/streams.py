@@ -82,5 +82,5 @@ def make_patient() -> Patient:
     """Let both streams outlive their readers, from here on. Returns standard output's."""
     open_missing()
     output = Patient(sys.stdout)
-    sys.stdout, sys.stderr = output, Patient(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = output, Patient(sys.stderr)
     return output

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from fastvlm_bench.cli.help import Command, Group
+from fastvlm_bench.cli.options import MaxImagePixels
+from fastvlm_bench.visible import visible
 
 suites_app = typer.Typer(cls=Group, help="List the suites; show one, check its files, or fetch them.")
 Name = Annotated[str, typer.Argument(help="A suite.")]
@@ -27,7 +29,7 @@ def listing(context: typer.Context) -> None:
         from fastvlm_bench.suites.suite import describe_suites
 
         for suite in describe_suites():
-            typer.echo(listed(suite))
+            typer.echo(visible(listed(suite)))
 
 
 @suites_app.command(cls=Command)
@@ -44,19 +46,19 @@ def show(
 
     suite = read_definition(name)
     for paragraph in described(suite):
-        typer.echo(paragraph)
+        typer.echo(visible(paragraph))
     if data is not None or any(split.root for split in suite.splits.values()):
         chosen = split if data is not None else suite.default_split
         loaded = load_suite(name, split=chosen, data=data, limit=1, ranking=True)
         sample = loaded.samples[0]
-        typer.echo(f"\nsample {sample.sample_id} of the {loaded.split} split: {sample.image_path}")
-        typer.echo(sample.prompt)
+        typer.echo(visible(f"\nsample {sample.sample_id} of the {loaded.split} split: {sample.image_path}"))
+        typer.echo(visible(sample.prompt))
         if model is not None:
             from fastvlm_bench.models.prompt_text import prompt_text
 
             typer.echo(f"\nas {model} reads it:\n{prompt_text(model, sample.prompt)!r}\n")
         for line in answers(sample):
-            typer.echo(f"  {line}")
+            typer.echo(visible(f"  {line}"))
 
 
 @suites_app.command(cls=Command)
@@ -66,6 +68,7 @@ def sheet(
     data: Annotated[Path | None, typer.Option(metavar="PATH", help="The folder with the files, or hf:OWNER/NAME; default: the embedded splits.")] = None,
     split: OneSplit = None,
     limit: Annotated[int, typer.Option(metavar="N", help="Samples of each suite.")] = 4,
+    max_image_pixels: MaxImagePixels = None,
 ) -> None:  # fmt: skip
     """Draw some samples of suites as one picture: images, questions, references."""
     from fastvlm_bench.suites.contact_sheet import draw_sheet, one_an_image
@@ -77,17 +80,17 @@ def sheet(
 
 
 @suites_app.command(cls=Command)
-def check(name: Name, data: Data, split: OneSplit = None) -> None:
+def check(name: Name, data: Data, split: OneSplit = None, max_image_pixels: MaxImagePixels = None) -> None:
     """Read a suite's files and decode every image; list each problem once. Exit code 2 if there is any."""
     from fastvlm_bench.suites.check import check_data
 
     findings = check_data(name, data, split)
     for line in findings.checked:
-        typer.echo(line)
+        typer.echo(visible(line))
     for line in findings.warnings:
-        typer.echo(f"warning: {line}")
+        typer.echo(visible(f"warning: {line}"))
     for line in findings.problems:
-        typer.echo(f"problem: {line}")
+        typer.echo(visible(f"problem: {line}"))
     if findings.problems:
         count = f"{len(findings.problems)} problem{'s' if len(findings.problems) > 1 else ''}"
         typer.echo(f"fastvlm-bench: {count} with the files of '{name}' in {data}", err=True)

@@ -1,6 +1,5 @@
 """The checks that need no model, which therefore come first: names, files, images, drafts, exits, changed data."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from fastvlm_bench.models.draft_model_files import check_draft_model
 from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
 from fastvlm_bench.suites.definition import read_definition
 from fastvlm_bench.suites.suite import Suite, check_images, images_sha256, load_suite
+from fastvlm_bench.visible import note
 
 
 def check(config: RunConfig) -> list[Suite]:
@@ -43,7 +43,7 @@ def check(config: RunConfig) -> list[Suite]:
             assert draft is None or isinstance(draft, str)
             choose_skip_set(drafts_of(config), model=config.model, draft=draft, layers=layers)
         for doubt in check_before_loading(spec.name, spec.options, config.model, config.offline):
-            print(f"fastvlm-bench: note: {doubt}", file=sys.stderr)
+            note(str(doubt))
     suites = load_suites(config)
     for suite in suites:
         for metric in suite.metrics:

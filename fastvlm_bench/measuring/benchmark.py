@@ -30,6 +30,7 @@ from fastvlm_bench.report.sample_export import samples_csv
 from fastvlm_bench.report.terminal import print_report
 from fastvlm_bench.scoring.score import write_predictions
 from fastvlm_bench.suites.suite import Suite, images_sha256
+from fastvlm_bench.visible import note
 
 
 def run_benchmark(
@@ -57,7 +58,7 @@ def run_benchmark(
                          "out; leave one of them out, or use the command show afterwards")  # fmt: skip
     suites = check(config)
     for oddity in (text for suite in suites for text in suite.oddities):
-        print(f"fastvlm-bench: note: {oddity}", file=sys.stderr)
+        note(oddity)
     if resume and config.refine:
         raise UsageError("--resume cannot go on with --refine: what the drafts had learned is not in the records; "
                          "start a new run")  # fmt: skip

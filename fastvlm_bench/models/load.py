@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from fastvlm_bench.models.names import TINY, check_model_name, default_drafts, l
 from fastvlm_bench.models.processor import load_processor
 from fastvlm_bench.models.prompting import render, text_options
 from fastvlm_bench.models.whole import load_weights, reads_text_alone
+from fastvlm_bench.visible import note
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PHASE_1 = "phase1.json"
@@ -163,8 +163,8 @@ def load_target(
         set_weights_sha256(model, digest)
     model.eval()
     settled = settle(model, processor, name, drafts=drafts)
-    for note in settled.notes:
-        print(f"fastvlm-bench: note: {note}", file=sys.stderr)
+    for told in settled.notes:
+        note(told)
     commit = None if here else cached_commit(source, revision)
     return Target(name, model, processor, place, default_drafts(name), commit, unused, trust_remote_code, offline,
                   settled.asked, settled.criteria)  # fmt: skip

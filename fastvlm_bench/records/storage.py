@@ -79,7 +79,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 def write_output(path: Path, data: bytes) -> None:
     """Write a file that the user named. WriteFailed if that fails.
 
-    A plain file is replaced as a whole, also where a link leads to it. What is no plain file is written through: a pipe,
+    A plain file is replaced as a whole, also where a link leads to it. What is none is written through: a pipe,
     a terminal, /dev/null, and "-" is the standard output. Replaced by a file, a device would be lost to all programs.
     """
     try:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -144,7 +145,8 @@ def find_images(
 ) -> tuple[dict[str, Path], dict[str, int]]:
     """(image name -> path, image name -> size in bytes) of the entries' images.
 
-    UsageError for a name that leads out of the folder, and for missing files. absent: a list that gets the paths of
+    UsageError for a name that leads out of the folder, and for missing files. Links are followed wherever they lead:
+    whoever laid them meant it, and every snapshot of the hub is made of them. absent: a list that gets the paths of
     missing files; they are then no error. where: the suite and split, for messages.
     """
     places = places_of(root, split, entries)
@@ -153,7 +155,6 @@ def find_images(
     folder = next((path for path in folders if path.is_dir()), None)
     if folder is None:
         raise UsageError(f"images of {where} not found: looked for {' and '.join(map(str, folders))}")
-    allowed = _homes(root, [folder])
     paths: dict[str, Path] = {}
     sizes: dict[str, int] = {}
     missing: dict[str, str] = {}
@@ -161,11 +162,10 @@ def find_images(
         name = entry.image_name
         if name in paths:
             continue
-        paths[name] = path = folder / checked_name(name, place)
+        own = split.format == FILE_FORMAT and os.path.isabs(name)  # one's own file may say where anything lies
+        path = Path(name) if own else spelled(folder / checked_name(name, place))
+        paths[name] = path
         try:
-            link = stat.S_ISLNK(os.lstat(path).st_mode)
-            if link or os.sep in name:
-                _check_link(path, allowed, name, place, root)
             status = os.stat(path)
         except OSError:
             status = None
@@ -192,25 +192,15 @@ def checked_name(name: str, place: str) -> str:
     return name
 
 
-def check_inside(path: Path, name: str, place: str, root: Path, split: Split | None) -> None:
-    """UsageError for an image that is a link out of the data folder `root` and the image folders of the split.
+def spelled(path: Path) -> Path:
+    """The path, or, if nothing lies there, the one whose last part has its accents composed or apart and exists.
 
-    name: the image's, in its annotation; place: where that stands, for messages.
+    macOS and some archives write "é" as two characters where JSON has one, or the other way round.
     """
-    folders = [*(image_folders(root, split) if split is not None else ()), root / "images"]
-    _check_link(path, _homes(root, folders), name, place, root)
-
-
-def _homes(root: Path, folders: Sequence[Path]) -> tuple[str, ...]:
-    """The folders in which an image may lie in truth: these, which may be links themselves, and the data folder."""
-    cached = [root.parent.parent / "blobs"] if root.parent.name == "snapshots" else []  # the hub's cache links to them
-    return tuple(os.path.realpath(path) for path in (*folders, root, *cached))
-
-
-def _check_link(path: Path, allowed: tuple[str, ...], name: str, place: str, root: Path) -> None:
-    real = Path(os.path.realpath(path))
-    if not any(real.is_relative_to(folder) for folder in allowed):
-        raise UsageError(f"{place} has image '{name}', a link that leads out of {root}; copy the image there")
+    if path.name.isascii() or os.path.lexists(path):
+        return path
+    forms = (path.with_name(unicodedata.normalize(form, path.name)) for form in ("NFC", "NFD"))
+    return next((form for form in forms if os.path.lexists(form)), path)
 
 
 def some(names: list[str]) -> str:

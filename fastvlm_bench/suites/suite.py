@@ -7,7 +7,6 @@ Images are opened here, too, so that every method sees the same pixels. Pillow i
 import hashlib
 import os
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from fastvlm_bench.suites.definition import (
 )
 from fastvlm_bench.suites.files import data_root, find_images, layout, odd_breaks, places_of, read_entries, some
 from fastvlm_bench.suites.hub_data import HubData
+from fastvlm_bench.suites.image_files import decode_image
 from fastvlm_bench.suites.readers import PLACEHOLDERS
 from fastvlm_bench.suites.tables import content_lines, read_table
 from fastvlm_bench.suites.where import choose_split, official_files
@@ -202,10 +202,10 @@ def open_image(sample: Sample) -> "Image":
     """The sample's image as RGB, fully decoded. UsageError, with the reason, if it cannot be.
 
     As in lmms-eval, EXIF rotation is not applied, transparency is dropped, an animation is its first frame, and 16-bit
-    greys are clipped, not scaled. Images above Pillow's limit (about 89 million pixels) are refused.
+    greys are clipped, not scaled.
     """
     try:
-        return _decode(sample.image_path)
+        return decode_image(sample.image_path)
     except UsageError as error:
         where = f" ({sample.place})" if sample.place else ""
         raise UsageError(
@@ -224,7 +224,7 @@ def check_images(suite: Suite) -> None:
     first: Sample | None = None
     for path in list(images)[::-1]:
         try:
-            _decode(path)
+            decode_image(path)
         except UsageError as error:
             first = first or images[path]
             twins = sum(other.name == path.name for other in images) > 1  # ScienceQA's are all called image.png
@@ -245,24 +245,3 @@ def images_sha256(suite: Suite) -> str:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.name}\0{content}\n".encode())
     return digest.hexdigest()
-
-
-def _decode(path: Path) -> "Image":
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return image.convert("RGB")  # decodes to the end of the file
-    except UnidentifiedImageError:
-        with open(path, "rb") as file:
-            start = file.read(15)
-        reason = f"not an image, it starts with {start!r}" if start else "an empty file"
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        reason = "too many pixels, perhaps a decompression bomb"
-    except FileNotFoundError:
-        reason = "the file is gone"
-    except Exception as error:  # decoders fail in many ways: OSError, SyntaxError, ValueError, struct.error, zlib.error
-        reason = f"damaged, {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-    raise UsageError(reason)
