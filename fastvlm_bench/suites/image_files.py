@@ -6,6 +6,7 @@ data set that somebody else made, neither is wanted.
 
 import os
 import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from fastvlm_bench.errors import UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""As Pillow names them. MPO, a kind of JPEG, comes with it."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
 """Names under which such files are looked for in a folder; what lies in a file is told by its content."""
 MOST_PIXELS = "FASTVLM_BENCH_MAX_IMAGE_PIXELS"
@@ -45,12 +47,21 @@ def images_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+@lru_cache
+def _kinds() -> tuple[str, ...]:
+    """Those of IMAGE_FORMATS that this Pillow was built with."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(kind for kind in IMAGE_FORMATS if kind in Image.OPEN)
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height in pixels, of which the header alone is read; (0, 0) for what is no image."""
     from PIL import Image
 
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
+        with Image.open(path, formats=_kinds()) as image:
             return image.size
     except (OSError, ValueError, Image.DecompressionBombError):
         return 0, 0
@@ -67,12 +78,12 @@ def decode_image(path: Path) -> "Image":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow refuses twice its limit
-            with Image.open(path, formats=IMAGE_FORMATS) as image:
+            with Image.open(path, formats=_kinds()) as image:
                 return image.convert("RGB")  # decodes to the end of the file
     except UnidentifiedImageError:
         with open(path, "rb") as file:
             start = file.read(15)
-        kinds = f"not an image that is read here ({', '.join(IMAGE_FORMATS)})"
+        kinds = f"not an image of a kind that is read ({', '.join(_kinds())})"
         reason = f"{kinds}; it starts with {start!r}" if start else "an empty file"
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         reason = (f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, perhaps a decompression bomb; if not, "
