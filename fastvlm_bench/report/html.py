@@ -23,9 +23,10 @@ from fastvlm_bench.report.figure_data import Series, letters, series_of, suite_n
 from fastvlm_bench.report.figures import FIGURES, inline_svg, places_of, render
 from fastvlm_bench.report.html_browser import Browser, browser_of
 from fastvlm_bench.report.html_table import Column, table_columns
-from fastvlm_bench.report.one_screen import best, left_out
+from fastvlm_bench.report.one_screen import left_out
 from fastvlm_bench.report.picture_style import MARKERS, colour, marker, styled
-from fastvlm_bench.report.terminal import conclusion, headline, suite_headline
+from fastvlm_bench.report.sentences import best, conclusion
+from fastvlm_bench.report.terminal import headline, suite_headline
 
 OPTION = "--html"
 PAGE = Path(__file__).with_name("page")

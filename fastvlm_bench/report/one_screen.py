@@ -15,11 +15,11 @@ from fastvlm_bench.analysis.quality import Quality
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import Verdict, greedy, judge
-from fastvlm_bench.method_spec import CONTROL
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.layout import NOTHING, Cells, draw_tight, say, tight_width
 from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, score
-from fastvlm_bench.report.terminal import conclusion, failed_cell, headline, quality_cell, suite_headline
+from fastvlm_bench.report.sentences import best
+from fastvlm_bench.report.terminal import failed_cell, headline, quality_cell, suite_headline
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -171,26 +171,6 @@ def _short(label: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------ sentences
-
-
-def best(run: Run, rows: Sequence[Row]) -> str:
-    """The sentence of the fastest lossless method; "" if none was measured beside the reference.
-
-    A method whose tokens the target would not have chosen, or could not be judged, does not count, whatever it claims.
-    """
-    lossless = [row for row in rows if row.method != row.reference and row.settings.lossless
-                and run.method(row.method)["name"] != CONTROL]  # fmt: skip
-    lossless = [row for row in lossless if row.acceptance.alpha is not None] or lossless  # those that draft, if any do
-    kept = [row for row in lossless if not row.sameness.violations and not row.sameness.unsteady]
-    if not kept:
-        return "No method that is called lossless kept the target's tokens." if lossless else ""
-    first = max(kept, key=_speedup)
-    return (f"Fastest of {len(kept)} lossless methods: " if len(kept) > 1 else "") + conclusion(run, first)
-
-
-def _speedup(row: Row) -> float:
-    estimate = row.speedup.decode_speedup_geomean or row.speedup.e2e_speedup_geomean
-    return 0.0 if estimate is None else estimate.value
 
 
 def left_out(run: Run) -> list[str]:
