@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastvlm_bench.analysis.speedup import DECODE, E2E
 from fastvlm_bench.report.figure_data import Data
 from fastvlm_bench.report.layout import break_label
 from fastvlm_bench.report.numbers import MIB
@@ -22,6 +23,7 @@ MOST_GROUPED = 4
 POINTS = "points-"
 """Begins the id of a method's points in an SVG, followed by its place, so that a page knows which sample each is."""
 LABEL_WIDTH = 20
+SPEEDUPS = {DECODE: "decode speed-up", E2E: "end-to-end speed-up"}
 MEMORY_KINDS = {"allocated": "tensors on the device", "rss": "resident memory", "parts": "weights, cache, activations"}
 
 
@@ -31,6 +33,20 @@ def by_series(data: Data) -> dict[str, Data]:
     for row in data:
         found.setdefault(row["series"], []).append(row)
     return found
+
+
+def _key(data: Sequence[Mapping[str, Any]]) -> str:
+    """The column of the speed-up by which a figure compares."""
+    return f"{data[0]['speedup_of']}_speedup"
+
+
+def _speedup(data: Data) -> str:
+    return SPEEDUPS[data[0]["speedup_of"]]
+
+
+def _units(data: Data) -> str:
+    """What the points are: "sample", "batch", or of several runs "sample or batch"."""
+    return " or ".join(sorted({row["observation"] for row in data}, reverse=True))
 
 
 def _points(axis: Any, name: str, x: Sequence[float], y: Sequence[float], places: Places, **more: Any) -> None:
@@ -45,19 +61,20 @@ def _one(axis: Any, vertical: bool = False) -> None:
 
 
 def speedup_by_length(axis: Any, data: Data, places: Places) -> None:
-    drawn = len(data)
+    drawn, key = len(data), _key(data)
     for name, rows in by_series(data).items():
-        own = [row for row in rows if row["decode_speedup"] is not None]
-        _points(axis, name, [row["tokens"] for row in own], [row["decode_speedup"] for row in own], places, alpha=0.6,
+        own = [row for row in rows if row[key] is not None]
+        _points(axis, name, [row["tokens"] for row in own], [row[key] for row in own], places, alpha=0.6,
                 rasterized=drawn > MANY_POINTS)  # fmt: skip
     _one(axis)
-    axis.set(xlabel="new tokens of the answer", ylabel="decode speed-up of a sample, ×")
+    units = _units(data)
+    axis.set(xlabel=f"new tokens of {'the answer' if units == 'sample' else f'a {units}'}",
+             ylabel=f"{_speedup(data)} of a {units}, ×")  # fmt: skip
 
 
 def speedup_distribution(axis: Any, data: Data, places: Places) -> None:
     grouped = by_series(data)
-    decoded = any(row["decode_speedup"] is not None for row in data)
-    key = "decode_speedup" if decoded else "e2e_speedup"
+    key = _key(data)
     for place, (name, rows) in enumerate(grouped.items()):
         values = [row[key] for row in rows if row[key] is not None]
         ink = colour(places[name])
@@ -73,7 +90,7 @@ def speedup_distribution(axis: Any, data: Data, places: Places) -> None:
                           markeredgecolor="white", markeredgewidth=0.6, zorder=5)  # fmt: skip
     _one(axis, vertical=True)
     _categories(axis, list(grouped))
-    axis.set(xlabel="decode speed-up of a sample, ×" if decoded else "end-to-end speed-up of a sample, ×")
+    axis.set(xlabel=f"{_speedup(data)} of a {_units(data)}, ×")
 
 
 def acceptance_by_position(axis: Any, data: Data, places: Places) -> None:
@@ -101,7 +118,7 @@ def accepted_per_round(axis: Any, data: Data, places: Places) -> None:
 
 
 def speedup_quality(axis: Any, data: Data, places: Places) -> None:
-    own = [row for row in data if row["quality_delta"] is not None and row["decode_speedup"] is not None]
+    own = [row for row in data if row["quality_delta"] is not None and row[_key(data)] is not None]
     reach = 0.5
     for row in own:
         low, high = row["quality_delta_low"], row["quality_delta_high"]
@@ -109,20 +126,21 @@ def speedup_quality(axis: Any, data: Data, places: Places) -> None:
         reach = max(reach, *(1.15 * abs(value) for value in (row["quality_delta"], low, high) if value is not None))
     axis.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
     _one(axis)
-    axis.set(xlim=(-reach, reach), xlabel=f"Δ {data[0]['metric_title']}", ylabel="decode speed-up, ×")
+    axis.set(xlim=(-reach, reach), xlabel=f"Δ {data[0]['metric_title']}", ylabel=f"{_speedup(data)}, ×")
 
 
 def speedup_memory(axis: Any, data: Data, places: Places) -> None:
-    own = [row for row in data if row["peak_delta_bytes"] is not None and row["decode_speedup"] is not None]
+    key = _key(data)
+    own = [row for row in data if row["peak_delta_bytes"] is not None and row[key] is not None]
     for row in own:
         _with_bars(axis, row, row["peak_delta_bytes"] / MIB, None, None, places)
     front: list[tuple[float, float]] = []
-    for more, speed in sorted((row["peak_delta_bytes"] / MIB, -row["decode_speedup"]) for row in own):
+    for more, speed in sorted((row["peak_delta_bytes"] / MIB, -row[key]) for row in own):
         if not front or -speed > front[-1][1]:
             front.append((more, -speed))
     axis.step([x for x, _ in front], [y for _, y in front], where="post", color=GRID, linewidth=1.2, zorder=1)
     _one(axis)
-    axis.set(xlabel=f"Δ peak, MiB ({MEMORY_KINDS[data[0]['memory_kind']]})", ylabel="decode speed-up, ×")
+    axis.set(xlabel=f"Δ peak, MiB ({MEMORY_KINDS[data[0]['memory_kind']]})", ylabel=f"{_speedup(data)}, ×")
     axis.margins(x=0.1)
 
 
@@ -130,8 +148,9 @@ def _with_bars(
     axis: Any, row: Mapping[str, Any], x: float, low: float | None, high: float | None, places: Places
 ) -> None:
     """One method as a point, with the intervals that it has."""
-    place, y = places[row["series"]], row["decode_speedup"]
-    ends = row["decode_speedup_low"], row["decode_speedup_high"]
+    key = _key([row])
+    place, y = places[row["series"]], row[key]
+    ends = row[f"{key}_low"], row[f"{key}_high"]
     axis.errorbar(
         [x], [y], xerr=None if low is None or high is None else [[max(x - low, 0)], [max(high - x, 0)]],
         yerr=None if None in ends else [[y - ends[0]], [ends[1] - y]], fmt=marker(place), color=colour(place),

@@ -6,13 +6,15 @@ A series is a method of a run on one suite. Units are suffixes; None is what was
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.acceptance import by_position
 from fastvlm_bench.analysis.arms import Arm, arms, pairs
+from fastvlm_bench.analysis.batches import observation
 from fastvlm_bench.analysis.phases import PHASES
-from fastvlm_bench.analysis.speedup import SampleRatio, sample_ratios
+from fastvlm_bench.analysis.speedup import DECODE, SampleRatio, common, sample_ratios
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row
 from fastvlm_bench.records.record import Run
@@ -27,6 +29,7 @@ class Series:
     """One method of one run on a suite. name: its short label, after the run's letter where several have this suite.
 
     place: its place among the colours, 0 for the reference. ratios: of each sample (or batch) to the reference's.
+    speedup_of: by which speed-up all series of this suite are compared, `DECODE` or `E2E`.
     """
 
     name: str
@@ -36,10 +39,27 @@ class Series:
     arm: Arm
     place: int
     ratios: tuple[SampleRatio, ...]
+    speedup_of: str
 
     @property
     def is_reference(self) -> bool:
         return self.row.method == self.row.reference
+
+    @property
+    def unit(self) -> str:
+        """What a ratio is of: a "sample", or a "batch" where several were decoded together."""
+        return "batch" if self.row.settings.batch_size > 1 else "sample"
+
+    def speedup(self, ratio: SampleRatio) -> float | None:
+        """The ratio by which all series are compared; None for an answer that has no such phase."""
+        return ratio.decode if self.speedup_of == DECODE else ratio.e2e
+
+    @cached_property
+    def by_sample(self) -> dict[str, float]:
+        """The speed-up of each sample, or of the batch that it was decoded in, where there is one."""
+        known = {ratio.sample_id: self.speedup(ratio) for ratio in self.ratios}
+        found = {name: known.get(observation(sample)) for name, sample in self.arm.measured.items()}
+        return {name: ratio for name, ratio in found.items() if ratio is not None}
 
 
 def letters(runs: Sequence[Run]) -> list[str]:
@@ -57,6 +77,7 @@ def suite_names(runs: Sequence[Run]) -> list[str]:
 def series_of(runs: Sequence[Run], rows: Sequence[Sequence[Row]], suite: str) -> list[Series]:
     """The series of a suite over all runs that have it. rows: those of each run, from `summarise`."""
     found: list[Series] = []
+    by = common(row.speedup for own in rows for row in own if row.suite == suite)
     several = sum(suite in suite_names([run]) for run in runs) > 1
     for letter, run, own in zip(letters(runs), runs, rows, strict=True):
         here = [arm for arm in arms(run) if arm.suite["name"] == suite]
@@ -68,7 +89,7 @@ def series_of(runs: Sequence[Run], rows: Sequence[Sequence[Row]], suite: str) ->
             mine = [] if reference is None or reference is arm else pairs(arm, reference)
             ratios = tuple(sample_ratios(mine, row.settings.sampled))
             name = f"{letter}: {label}" if several else label
-            found.append(Series(name, letter, run, row, arm, 0 if first else len(found), ratios))
+            found.append(Series(name, letter, run, row, arm, 0 if first else len(found), ratios, by))
     return found
 
 
@@ -82,22 +103,32 @@ def _estimate(name: str, estimate: Estimate | None) -> dict[str, Any]:
 
 
 def speedup_by_length(series: Sequence[Series]) -> Data:
-    """A row for each sample: the length of its answer and its speed-up. One-token answers have no decoding."""
-    return [
-        {**_names(one), "sample_id": ratio.sample_id, "tokens": ratio.tokens, "decode_speedup": ratio.decode,
+    """A row for each sample or batch: the length of its answer and its speed-up. One token has no decoding."""
+    return _drawable([
+        {**_names(one), **_of(one, ratio), "tokens": ratio.tokens, "decode_speedup": ratio.decode,
          "e2e_speedup": ratio.e2e}
         for one in series for ratio in one.ratios
-    ]  # fmt: skip
+    ])  # fmt: skip
 
 
 def speedup_distribution(series: Sequence[Series]) -> Data:
-    """A row for each sample: its speed-ups, beside the geometric mean of its method with the 95 % interval."""
-    return [
-        {**_names(one), "sample_id": ratio.sample_id, "decode_speedup": ratio.decode, "e2e_speedup": ratio.e2e,
+    """A row for each sample or batch: its speed-ups, beside the geometric mean of its method with its interval."""
+    return _drawable([
+        {**_names(one), **_of(one, ratio), "decode_speedup": ratio.decode, "e2e_speedup": ratio.e2e,
          **_estimate("decode_speedup_geomean", one.row.speedup.decode_speedup_geomean),
          **_estimate("e2e_speedup_geomean", one.row.speedup.e2e_speedup_geomean)}
         for one in series for ratio in one.ratios
-    ]  # fmt: skip
+    ])  # fmt: skip
+
+
+def _of(one: Series, ratio: SampleRatio) -> dict[str, Any]:
+    return {"observation": one.unit, "sample_id": ratio.sample_id, "speedup_of": one.speedup_of}
+
+
+def _drawable(data: Data, *columns: str) -> Data:
+    """The data if any row has these columns and the speed-up by which it is drawn; else []."""
+    there = (all(row[name] is not None for name in (*columns, f"{row['speedup_of']}_speedup")) for row in data)
+    return data if any(there) else []
 
 
 def acceptance_by_position(series: Sequence[Series]) -> Data:
@@ -142,14 +173,15 @@ def speedup_quality(series: Sequence[Series]) -> Data:
                 **{name: None if value is None else value * kind.scale for name, value in shown.items()},
                 **_speed(one),
             })  # fmt: skip
-    return found
+    return _drawable(found, "quality_delta")
 
 
 def _speed(one: Series) -> dict[str, Any]:
-    if one.is_reference:
-        return {"decode_speedup": 1.0, "decode_speedup_low": None, "decode_speedup_high": None}
-    own = one.row.speedup
-    return _estimate("decode_speedup", own.decode_speedup_geomean or own.e2e_speedup_geomean)
+    """Both speed-ups with their intervals, and by which one the figure compares."""
+    one_s = Estimate(1.0, None, None, 0) if one.is_reference else None
+    kinds = {name: one_s or getattr(one.row.speedup, f"{name}_geomean") for name in ("decode_speedup", "e2e_speedup")}
+    return {"speedup_of": one.speedup_of} | _estimate("decode_speedup", kinds["decode_speedup"]) | _estimate(
+        "e2e_speedup", kinds["e2e_speedup"])  # fmt: skip
 
 
 def speedup_memory(series: Sequence[Series]) -> Data:
@@ -171,7 +203,7 @@ def speedup_memory(series: Sequence[Series]) -> Data:
             "peak_delta_bytes": None if peak is None or base is None else peak - base,
             "extra_weights_bytes": one.row.memory.extra_bytes, **_speed(one),
         })  # fmt: skip
-    return found if any(row["peak_delta_bytes"] is not None for row in found) else []
+    return _drawable(found, "peak_delta_bytes")
 
 
 def _peak(one: Series, kind: str) -> int | None:

@@ -22,10 +22,10 @@ TAG, STYLE = re.compile(r"<[^>]*>"), re.compile(r' style="([^"]*)"')
 
 @dataclass(frozen=True)
 class FigureKind:
-    """A figure. reading: how to read it, in one sentence. bars: its height follows the number of methods.
+    """A figure. reading: how to read it, in one sentence, in which {unit} is a sample or a batch.
 
-    panels: the column whose values stand in axes of their own, "" for one. legend: it needs one for its methods
-    or parts; with bars the methods stand on the axis.
+    bars: its height follows the number of methods. panels: the column whose values stand in axes of their own, "" for
+    one. legend: it needs one for its methods or parts; with bars the methods stand on the axis.
     """
 
     name: str
@@ -40,10 +40,10 @@ class FigureKind:
 
 FIGURES = (
     FigureKind("speedup-by-length", "Speed-up by answer length",
-               "Each point is a sample. Above the dashed line the method was faster than the reference.",
+               "Each point is a {unit}. Above the dashed line the method was faster than the reference.",
                figure_data.speedup_by_length, drawing.speedup_by_length),
-    FigureKind("speedup-distribution", "Distribution of the samples' speed-ups",
-               "Box: quartiles; whiskers: 5th and 95th percentile; diamond: the geometric mean with its interval.",
+    FigureKind("speedup-distribution", "Distribution of the speed-ups",
+               "Of each {unit}. Box: quartiles; whiskers: 5th and 95th percentile; diamond: geometric mean, interval.",
                figure_data.speedup_distribution, drawing.speedup_distribution, bars=True, legend=False),
     FigureKind("acceptance-by-position", "Acceptance by place in the draft",
                "Of the drafts that were tested at this place, the share that the target accepted.",
@@ -67,6 +67,11 @@ FIGURES = (
                bars=True, legend=False),
 )  # fmt: skip
 """In the order of the page."""
+
+
+def reading_of(kind: FigureKind, series: Sequence[Series]) -> str:
+    """How to read a figure of these series."""
+    return kind.reading.format(unit=" or ".join(dict.fromkeys(one.unit for one in series)))
 
 
 def places_of(series: Sequence[Series]) -> dict[str, int]:

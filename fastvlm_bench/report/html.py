@@ -20,8 +20,8 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.export import save
 from fastvlm_bench.report.figure_data import Series, letters, series_of, suite_names
-from fastvlm_bench.report.figures import FIGURES, inline_svg, places_of, render
-from fastvlm_bench.report.html_browser import Browser, browser_of
+from fastvlm_bench.report.figures import FIGURES, inline_svg, places_of, reading_of, render
+from fastvlm_bench.report.html_browser import Browser, browser_of, points
 from fastvlm_bench.report.html_table import Column, table_columns
 from fastvlm_bench.report.one_screen import left_out
 from fastvlm_bench.report.picture_style import MARKERS, colour, marker, styled
@@ -34,16 +34,15 @@ PAGE = Path(__file__).with_name("page")
 
 @dataclass(frozen=True)
 class PictureView:
-    """A figure on the page. svg: trusted text of matplotlib's; everything else is escaped."""
+    """A figure on the page. svg: trusted text of matplotlib's; everything else is escaped.
+
+    pressed: whether its points are samples that can be opened.
+    """
 
     title: str
     reading: str
     svg: str
-
-    @property
-    def pressed(self) -> bool:
-        """Whether its points are samples that can be opened."""
-        return "data-points=" in self.svg and "<image" not in self.svg
+    pressed: bool
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,8 @@ def _suite_view(name: str, number: int, series: Sequence[Series]) -> SuiteView:
         if data:
             figure = render(kind, data, places_of(series), legend=False)
             svg = inline_svg(figure, f"s{number}-{kind.name}", kind.title)
-            pictures.append(PictureView(kind.title, kind.reading, svg))
+            pressed = "data-points=" in svg and any(points(series))
+            pictures.append(PictureView(kind.title, reading_of(kind, series), svg, pressed))
         else:
             absent.append(kind.title)
     heads = dict.fromkeys(suite_headline(one.row) for one in series)

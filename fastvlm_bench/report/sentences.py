@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastvlm_bench.analysis.sameness import Sameness
-from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES
+from fastvlm_bench.analysis.speedup import E2E, FEWEST_SAMPLES, common
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row
 from fastvlm_bench.analysis.verdict import greedy
@@ -29,11 +29,12 @@ def best(run: Run, rows: Sequence[Row]) -> str:
     if not kept:
         known = "is known to have kept" if unknown else "kept"
         return f"No method that is called lossless {known} the target's tokens." if asked else ""
-    first = max(kept, key=_speedup)
-    return _rank(len(kept), len(lost), len(unknown), bool(drafting)) + conclusion(run, first)
+    by = common(row.speedup for row in kept)
+    first = max(kept, key=lambda row: _speedup(row, by))
+    return _rank(len(kept), len(lost), len(unknown), bool(drafting), by) + conclusion(run, first)
 
 
-def _rank(kept: int, lost: int, unknown: int, drafting: bool) -> str:
+def _rank(kept: int, lost: int, unknown: int, drafting: bool, by: str) -> str:
     """Among how many lossless methods it is the fastest, and how many more there are; "" where it is the only one."""
     one = f"lossless method{' that drafts' if drafting else ''}"
     many = f"lossless methods{' that draft' if drafting else ''}"
@@ -42,11 +43,13 @@ def _rank(kept: int, lost: int, unknown: int, drafting: bool) -> str:
     if kept == 1 and not more:
         return ""
     told = f" ({', '.join(more)})" if more else ""
-    return f"Fastest of {kept} {many}{told}: " if kept > 1 else f"The one {one} with the target's tokens{told}: "
+    if kept == 1:
+        return f"The one {one} with the target's tokens{told}: "
+    return f"Fastest{' end to end' if by == E2E else ''} of {kept} {many}{told}: "
 
 
-def _speedup(row: Row) -> float:
-    estimate = row.speedup.decode_speedup_geomean or row.speedup.e2e_speedup_geomean
+def _speedup(row: Row, by: str) -> float:
+    estimate: Estimate | None = getattr(row.speedup, f"{by}_speedup_geomean")
     return 0.0 if estimate is None else estimate.value
 
 

@@ -98,7 +98,8 @@ def test_names_of_methods_are_no_formulas_and_suites_no_paths(fake: SimpleNamesp
     assert made and all(path.parent == tmp_path / "in" for path in made)
 
 
-EXPLAINED = ("sample_id", "decode_speedup", "e2e_speedup", "e2e_speedup_geomean", "metric_title", "higher_is_better",
+EXPLAINED = ("sample_id", "decode_speedup", "e2e_speedup", "e2e_speedup_geomean", "speedup_of", "observation",
+             "metric_title", "higher_is_better",
              "quality", "peak_bytes", "extra_weights_bytes", "phases_by", "part", "memory_kind")  # fmt: skip
 """Columns of a figure's data that bear the name of one that is explained elsewhere, or say themselves what they are."""
 BLIND = {

@@ -119,10 +119,10 @@ function fill(wanted) {
   open(place < 0 ? 0 : place);
 }
 
-function facts(answer) {
+function facts(answer, number) {
   const told = make("div", "facts");
   const add = (text, name) => told.append(make("span", name, text));
-  if (answer.ratio !== null) add(times(answer.ratio));
+  if (answer.ratio !== null) add(`${suite().series[number].ratio} ${times(answer.ratio)}`);
   add(`${answer.tokens} tokens`);
   add(`first token ${answer.ttft_ms} ms, then ${answer.decode_ms} ms`);
   if (answer.same !== null) add(answer.same ? "same tokens" : "differs" + (answer.judged ? ` (${answer.judged})` : ""), answer.same ? "yes" : "no");
@@ -169,7 +169,7 @@ function open(place) {
     card.append(make("h3", "", suite().series[number].name));
     if (answer.error) card.append(make("p", "no", answer.error));
     else {
-      card.append(facts(answer));
+      card.append(facts(answer, number));
       const told = answer.rounds.length && answer.rounds[0][3] !== null;
       if (!told) card.append(answerText(answer, sample));
       if (answer.rounds.length) card.append(answerRounds(answer, sample));
