@@ -49,10 +49,14 @@ def _units(data: Data) -> str:
     return " or ".join(sorted({row["observation"] for row in data}, reverse=True))
 
 
-def _points(axis: Any, name: str, x: Sequence[float], y: Sequence[float], places: Places, **more: Any) -> None:
-    place = places[name]
-    axis.scatter(x, y, s=14, marker=marker(place), c=colour(place), linewidths=0, label=name, gid=f"{POINTS}{place}",
-                 **more)  # fmt: skip
+def name_of(row: Mapping[str, Any]) -> str:
+    """The name of a row's series in a picture, with the number of its samples where some are missing."""
+    own, planned = row["samples"], row["samples_planned"]
+    return str(row["series"]) + ("" if own == planned else f" (n = {own}/{planned})")
+
+
+def _names(grouped: Mapping[str, Data]) -> list[str]:
+    return [name_of(rows[0]) for rows in grouped.values()]
 
 
 def _one(axis: Any, vertical: bool = False) -> None:
@@ -64,8 +68,10 @@ def speedup_by_length(axis: Any, data: Data, places: Places) -> None:
     drawn, key = len(data), _key(data)
     for name, rows in by_series(data).items():
         own = [row for row in rows if row[key] is not None]
-        _points(axis, name, [row["tokens"] for row in own], [row[key] for row in own], places, alpha=0.6,
-                rasterized=drawn > MANY_POINTS)  # fmt: skip
+        place = places[name]
+        axis.scatter([row["tokens"] for row in own], [row[key] for row in own], s=14, marker=marker(place),
+                     c=colour(place), linewidths=0, label=name_of(rows[0]), gid=f"{POINTS}{place}", alpha=0.6,
+                     rasterized=drawn > MANY_POINTS)  # fmt: skip
     _one(axis)
     units = _units(data)
     axis.set(xlabel=f"new tokens of {'the answer' if units == 'sample' else f'a {units}'}",
@@ -89,7 +95,7 @@ def speedup_distribution(axis: Any, data: Data, places: Places) -> None:
             axis.errorbar([value], [place], xerr=reach, fmt="D", color=ink, markersize=5, capsize=3, elinewidth=2,
                           markeredgecolor="white", markeredgewidth=0.6, zorder=5)  # fmt: skip
     _one(axis, vertical=True)
-    _categories(axis, list(grouped))
+    _categories(axis, _names(grouped))
     axis.set(xlabel=f"{_speedup(data)} of a {_units(data)}, ×")
 
 
@@ -97,7 +103,7 @@ def acceptance_by_position(axis: Any, data: Data, places: Places) -> None:
     for name, rows in by_series(data).items():
         place = places[name]
         axis.plot([row["position"] for row in rows], [row["accepted_share"] * 100 for row in rows], color=colour(place),
-                  marker=marker(place), label=name)  # fmt: skip
+                  marker=marker(place), label=name_of(rows[0]))  # fmt: skip
     _whole_numbers(axis)
     axis.set(xlabel="place in the draft", ylabel="accepted of tested, %", ylim=(0, 103))
 
@@ -109,9 +115,9 @@ def accepted_per_round(axis: Any, data: Data, places: Places) -> None:
         x, y = [row["accepted"] for row in rows], [row["rounds_share"] * 100 for row in rows]
         if len(grouped) <= MOST_GROUPED:
             shifted = [value + (index - (len(grouped) - 1) / 2) * width for value in x]
-            axis.bar(shifted, y, width * 0.92, color=colour(place), label=name)
+            axis.bar(shifted, y, width * 0.92, color=colour(place), label=name_of(rows[0]))
         else:
-            axis.plot(x, y, color=colour(place), marker=marker(place), label=name)
+            axis.plot(x, y, color=colour(place), marker=marker(place), label=name_of(rows[0]))
     _whole_numbers(axis)
     axis.set(xlabel="drafted tokens accepted in a round", ylabel="rounds, %")
     axis.set_ylim(bottom=0)
@@ -154,7 +160,7 @@ def _with_bars(
     axis.errorbar(
         [x], [y], xerr=None if low is None or high is None else [[max(x - low, 0)], [max(high - x, 0)]],
         yerr=None if None in ends else [[y - ends[0]], [ends[1] - y]], fmt=marker(place), color=colour(place),
-        markersize=5.5, capsize=2, elinewidth=0.8, label=row["series"], zorder=3,
+        markersize=5.5, capsize=2, elinewidth=0.8, label=name_of(row), zorder=3,
     )  # fmt: skip
 
 
@@ -171,11 +177,10 @@ def memory_peak(axis: Any, data: Data, places: Places) -> None:
 
 
 def energy(axis: Any, data: Data, places: Places) -> None:
-    names = [row["series"] for row in data]
     for place, row in enumerate(data):
         axis.barh([place], [row["joules_per_token"]], 0.6, color=colour(places[row["series"]]))
         axis.text(row["joules_per_token"], place, f" {row['joules_per_token']:.3g}", va="center", fontsize=7)
-    _categories(axis, names)
+    _categories(axis, _names(by_series(data)))
     axis.margins(x=0.12)
     axis.set(xlabel="joules per token")
 
@@ -193,7 +198,7 @@ def _stacked(
         ends = [end + size for end, size in zip(ends, sizes, strict=True)]
     for place, end in enumerate(ends):
         axis.text(end, place, f" {end:.3g}" if end < 100 else f" {end:.0f}", va="center", fontsize=7)
-    _categories(axis, list(grouped))
+    _categories(axis, _names(grouped))
     axis.margins(x=0.12)
 
 
@@ -212,8 +217,8 @@ def _broken(name: str) -> str:
 
 def label_lines(data: Data) -> int:
     """The lines of all names on the axis of such a figure, each taking at least two and as many as the longest."""
-    names = by_series(data)
-    return len(names) * max(2, *(_broken(name).count("\n") + 1 for name in names), 2)
+    names = _names(by_series(data))
+    return len(names) * max([2, *(_broken(name).count("\n") + 1 for name in names)])
 
 
 def _whole_numbers(axis: Any) -> None:

@@ -13,7 +13,7 @@ from fastvlm_bench import metrics
 from fastvlm_bench.analysis.acceptance import by_position
 from fastvlm_bench.analysis.arms import Arm, arms, pairs
 from fastvlm_bench.analysis.batches import observation
-from fastvlm_bench.analysis.phases import PHASES
+from fastvlm_bench.analysis.phases import phase_shares
 from fastvlm_bench.analysis.speedup import DECODE, SampleRatio, common, sample_ratios
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row
@@ -93,8 +93,12 @@ def series_of(runs: Sequence[Run], rows: Sequence[Sequence[Row]], suite: str) ->
     return found
 
 
-def _names(one: Series) -> dict[str, Any]:
-    return {"run_id": one.row.run_id, "suite": one.row.suite, "method": one.row.method, "series": one.name}
+def _names(one: Series, samples: int | None = None) -> dict[str, Any]:
+    """The columns that every figure has. samples: those that its numbers are of; by default all that were measured."""
+    row, counts = one.row, one.row.counts
+    return {"run_id": row.run_id, "suite": row.suite, "method": row.method, "series": one.name,
+            "samples": counts.samples_ok if samples is None else samples,
+            "samples_planned": counts.samples}  # fmt: skip
 
 
 def _estimate(name: str, estimate: Estimate | None) -> dict[str, Any]:
@@ -105,7 +109,7 @@ def _estimate(name: str, estimate: Estimate | None) -> dict[str, Any]:
 def speedup_by_length(series: Sequence[Series]) -> Data:
     """A row for each sample or batch: the length of its answer and its speed-up. One token has no decoding."""
     return _drawable([
-        {**_names(one), **_of(one, ratio), "tokens": ratio.tokens, "decode_speedup": ratio.decode,
+        {**_paired(one), **_of(one, ratio), "tokens": ratio.tokens, "decode_speedup": ratio.decode,
          "e2e_speedup": ratio.e2e}
         for one in series for ratio in one.ratios
     ])  # fmt: skip
@@ -114,11 +118,16 @@ def speedup_by_length(series: Sequence[Series]) -> Data:
 def speedup_distribution(series: Sequence[Series]) -> Data:
     """A row for each sample or batch: its speed-ups, beside the geometric mean of its method with its interval."""
     return _drawable([
-        {**_names(one), **_of(one, ratio), "decode_speedup": ratio.decode, "e2e_speedup": ratio.e2e,
+        {**_paired(one), **_of(one, ratio), "decode_speedup": ratio.decode, "e2e_speedup": ratio.e2e,
          **_estimate("decode_speedup_geomean", one.row.speedup.decode_speedup_geomean),
          **_estimate("e2e_speedup_geomean", one.row.speedup.e2e_speedup_geomean)}
         for one in series for ratio in one.ratios
     ])  # fmt: skip
+
+
+def _paired(one: Series) -> dict[str, Any]:
+    """The names where a figure compares with the reference: of the samples that both have answered."""
+    return _names(one, None if one.is_reference else one.row.counts.samples_paired)
 
 
 def _of(one: Series, ratio: SampleRatio) -> dict[str, Any]:
@@ -168,7 +177,7 @@ def speedup_quality(series: Sequence[Series]) -> Data:
             if one.is_reference and quality.value is not None:
                 shown["quality_delta"] = 0.0
             found.append({
-                **_names(one), "metric": quality.metric, "metric_title": kind.header.replace("\n", ", "),
+                **_paired(one), "metric": quality.metric, "metric_title": kind.header.replace("\n", ", "),
                 "higher_is_better": kind.higher_is_better,
                 **{name: None if value is None else value * kind.scale for name, value in shown.items()},
                 **_speed(one),
@@ -215,16 +224,20 @@ def _peak(one: Series, kind: str) -> int | None:
 
 
 def phases(series: Sequence[Series]) -> Data:
-    """A row for each phase of a method: its share of a request, and its seconds in a request of the mean length."""
+    """A row for each phase of a method: its share of a request, and its seconds in a mean request.
+
+    All are of the samples that every method has answered, since means over others would compare other answers.
+    """
+    known = [one for one in series if one.arm.measured]
+    common = set.intersection(*(set(one.arm.measured) for one in known)) if known else set()
     found = []
-    for one in series:
-        samples = one.arm.measured.values()
-        mean_s = sum(sample.e2e_s for sample in samples) / len(samples) if samples else 0.0
-        for name in PHASES if samples else ():
-            share = getattr(one.row.phases, f"phase_{name}")
-            found.append({**_names(one), "phase": name, "share": share,
-                          "mean_s": None if share is None else share * mean_s,
-                          "phases_by": one.row.phases.phases_by})  # fmt: skip
+    for one in known if common else ():
+        samples = [sample for name, sample in one.arm.measured.items() if name in common]
+        mean_s = sum(sample.e2e_s for sample in samples) / len(samples)
+        shares, told_by = phase_shares([line for sample in samples for line in sample.lines])
+        found += [{**_names(one, len(common)), "phase": name, "share": share,
+                   "mean_s": None if share is None else share * mean_s, "phases_by": told_by}
+                  for name, share in shares.items()]  # fmt: skip
     return found
 
 
@@ -233,7 +246,8 @@ def memory_peak(series: Sequence[Series]) -> Data:
     found = []
     for one in series:
         parts: Mapping[str, Any] = memory_parts(one.run, one.row.suite).get(one.row.method) or {}
-        found += [{**_names(one), "memory_kind": parts["kind"], "part": part, "part_bytes": parts.get(f"{part}_bytes"),
+        found += [{**_names(one), "samples": 1, "samples_planned": 1, "memory_kind": parts["kind"],
+                   "part": part, "part_bytes": parts.get(f"{part}_bytes"),
                    "peak_bytes": parts.get("peak_bytes")} for part in PARTS if parts]  # fmt: skip
     return found
 

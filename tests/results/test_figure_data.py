@@ -85,6 +85,32 @@ def test_no_methods_decoding_is_ranked_against_anothers_whole_request(fake: Simp
     assert said.startswith("Fastest end to end of 2 lossless methods") and ": hf-generate answers" in said
 
 
+# ------------------------------------------------------------------------------------------ failed samples
+
+
+def test_failed_samples_are_missing_in_sight_and_means_are_over_common_ones(fake: SimpleNamespace) -> None:
+    """One method fails on the longest samples: it would else seem to be the faster one in the mean."""
+    lost = ("000", "001", "002")
+
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        if line["sample_id"] not in lost:
+            return line
+        return dict(fake.failed(line)) if line["method"] == "fastvlm" else {**line, "ttft_s": 100 * line["ttft_s"]}
+
+    series = of(fake.run(suites=[fake.suite(n=8)], labels=LABELS, change=change))
+    for kind in FIGURES:
+        told = {row["method"]: (row["samples"], row["samples_planned"]) for row in kind.data(series)}
+        assert told.get("fastvlm", (5, 8)) == (5, 8), kind.name
+        if kind.data(series):
+            assert ("fastvlm (n = 5/8)" in texts(kind.name, series).replace("\n", " ")) == ("fastvlm" in told)
+    parts = data_of("phases", series)
+    assert {row["samples"] for row in parts} == {5}
+    means = {name: sum(row["mean_s"] for row in parts if row["method"] == name) for name in LABELS}
+    for one in series:
+        kept = [sample.e2e_s for name, sample in one.arm.measured.items() if name not in lost]
+        assert means[one.row.method] == pytest.approx(sum(kept) / len(kept))
+
+
 # ------------------------------------------------------------------------------------------ batches
 
 

@@ -98,6 +98,7 @@ def test_names_of_methods_are_no_formulas_and_suites_no_paths(fake: SimpleNamesp
     assert made and all(path.parent == tmp_path / "in" for path in made)
 
 
+SHARED = ("run_id", "suite", "method", "series", "samples", "samples_planned")
 EXPLAINED = ("sample_id", "decode_speedup", "e2e_speedup", "e2e_speedup_geomean", "speedup_of", "observation",
              "metric_title", "higher_is_better",
              "quality", "peak_bytes", "extra_weights_bytes", "phases_by", "part", "memory_kind")  # fmt: skip
@@ -120,13 +121,14 @@ def test_colours_stay_apart_for_colour_blind_readers(matrix: tuple[tuple[float, 
 
 def test_every_figure_and_column_is_explained(fake: SimpleNamespace) -> None:
     page = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text(encoding="utf-8").split("## Figures")[1]
+    assert all(f"`{name}`" in page.split("| figure |")[0] for name in SHARED)
     table = dict(re.findall(r"^\| `([\w-]+)` \| (.*) \|$", page.split("## Columns")[0], flags=re.M))
     assert list(table) == [kind.name for kind in FIGURES]
     run = fake.run(suites=[fake.suite(n=6)])
     for kind in FIGURES:
         for column in (kind.data(series(run)) or [{}])[0]:
             stem = re.sub(r"_(low|high)$", "", column)
-            known = stem in ("run_id", "suite", "method", "series") or f"`{stem}" in table[kind.name]
+            known = stem in SHARED or f"`{stem}" in table[kind.name]
             assert known or stem in EXPLAINED, f"{kind.name}: {column}"
 
 
