@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fastvlm_bench import metrics
-from fastvlm_bench.analysis.comparison import ComparedRow, Comparison
-from fastvlm_bench.report.labels import differences, labels
+from fastvlm_bench.analysis.comparison import ComparedRow, Comparison, compare
+from fastvlm_bench.records.record import Run
+from fastvlm_bench.report.labels import differences, labels, letters
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.report.numbers import number, ratio
 from fastvlm_bench.report.terminal import quality_cell
@@ -19,7 +20,7 @@ def print_comparison(comparison: Comparison, console: "Console | None" = None) -
     from rich.console import Console
 
     console = Console() if console is None else console
-    names = [chr(ord("A") + index) if index < 26 else f"run {index}" for index in range(len(comparison.runs))]
+    names = letters(len(comparison.runs))
     for name, run, differs in zip(names, comparison.runs, _of_runs(comparison), strict=True):
         say(console, f"{name} = {run.run_id}" + (f": {differs}" if differs else ""))
     if comparison.forced:
@@ -81,3 +82,11 @@ def _columns(rows: Sequence[ComparedRow]) -> list[Cells]:
             )
         )
     return own
+
+
+def differing(runs: Sequence[Run]) -> tuple[str, ...]:
+    """What forbids or hampers to compare these runs, a sentence each; () for a single run."""
+    if len(runs) < 2:
+        return ()
+    found = compare(runs, force=True, of_suites=True)
+    return (*(f"Not comparable: {text}" for text in found.forced), *found.notes)

@@ -19,6 +19,7 @@ from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.breakdown import PARTS, memory_parts
+from fastvlm_bench.report.labels import letters
 from fastvlm_bench.report.one_screen import short_labels
 
 Data = list[dict[str, Any]]
@@ -62,11 +63,9 @@ class Series:
         return {name: ratio for name, ratio in found.items() if ratio is not None}
 
 
-def letters(runs: Sequence[Run]) -> list[str]:
-    """A short name for each run: A, B, …, then "run 26"; of a single run "", which needs none."""
-    if len(runs) == 1:
-        return [""]
-    return [chr(ord("A") + index) if index < 26 else f"run {index}" for index in range(len(runs))]
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """A letter for each run; of a single run "", which needs none."""
+    return letters(len(runs)) if len(runs) > 1 else [""]
 
 
 def suite_names(runs: Sequence[Run]) -> list[str]:
@@ -79,7 +78,7 @@ def series_of(runs: Sequence[Run], rows: Sequence[Sequence[Row]], suite: str) ->
     found: list[Series] = []
     by = common(row.speedup for own in rows for row in own if row.suite == suite)
     several = sum(suite in suite_names([run]) for run in runs) > 1
-    for letter, run, own in zip(letters(runs), runs, rows, strict=True):
+    for letter, run, own in zip(run_names(runs), runs, rows, strict=True):
         here = [arm for arm in arms(run) if arm.suite["name"] == suite]
         reference = next((arm for arm in here if arm.method["label"] == run.meta["reference"]), None)
         short = short_labels([arm.method["label"] for arm in here])

@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastvlm_bench.analysis.comparison import compare
 from fastvlm_bench.analysis.generation import generation_line
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import Verdict, judge
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run
+from fastvlm_bench.records.storage import check_target_file
+from fastvlm_bench.report.compare import differing
 from fastvlm_bench.report.export import save
-from fastvlm_bench.report.figure_data import Series, letters, series_of, suite_names
+from fastvlm_bench.report.figure_data import Series, run_names, series_of, suite_names
 from fastvlm_bench.report.figures import FIGURES, inline_svg, places_of, reading_of, render
 from fastvlm_bench.report.html_browser import Browser, browser_of, points
 from fastvlm_bench.report.html_table import Column, table_columns
@@ -81,9 +82,7 @@ def write_html(runs: Sequence[Run], path: Path, rows: Sequence[Sequence[Row]] | 
 
     UsageError without Jinja2 or matplotlib, and for a file that cannot be written.
     """
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"{OPTION} {path}: {'that' if path.is_dir() else path.parent} is "
-                         f"{'a folder; name a file in it' if path.is_dir() else 'not a folder; make it'}")  # fmt: skip
+    check_target_file(path, OPTION)
     text = html_of(runs, rows)
     save(path, text)
     return path.stat().st_size
@@ -96,7 +95,7 @@ def html_of(runs: Sequence[Run], rows: Sequence[Sequence[Row]] | None = None) ->
     except ImportError:
         raise UsageError(f"{OPTION} needs Jinja2: pip install 'fastvlm-bench[html]'") from None
     rows = [summarise(run) for run in runs] if rows is None else rows
-    told = [_run_view(letter, run, own) for letter, run, own in zip(letters(runs), runs, rows, strict=True)]
+    told = [_run_view(letter, run, own) for letter, run, own in zip(run_names(runs), runs, rows, strict=True)]
     names = suite_names(runs)
     with styled(OPTION):
         suites = [_suite_view(name, number, series_of(runs, rows, name)) for number, name in enumerate(names)]
@@ -108,7 +107,7 @@ def html_of(runs: Sequence[Run], rows: Sequence[Sequence[Row]] | None = None) ->
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(
         title=" and ".join(dict.fromkeys(run.meta["model"]["id"] for run in runs)) + ": " + ", ".join(names),
-        runs=told, suites=suites, differing=_differing(runs), browser=browser, data=embedded_json(browser),
+        runs=told, suites=suites, differing=differing(runs), browser=browser, data=embedded_json(browser),
         script=script, sheet=sheet, script_sha256=digest,
     )  # fmt: skip
 
@@ -156,11 +155,3 @@ def _suite_view(name: str, number: int, series: Sequence[Series]) -> SuiteView:
     legend = tuple((one.name, MARKERS[marker(one.place)], colour(one.place)[1:]) for one in series)
     return SuiteView(name, tuple(heads), tuple(series), tuple(table_columns(series)), tuple(pictures), tuple(absent),
                      legend)  # fmt: skip
-
-
-def _differing(runs: Sequence[Run]) -> tuple[str, ...]:
-    """What forbids or hampers to compare these runs, a sentence each; () for a single run."""
-    if len(runs) < 2:
-        return ()
-    found = compare(runs, force=True, of_suites=True)
-    return (*(f"Not comparable: {text}" for text in found.forced), *found.notes)

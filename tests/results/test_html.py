@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 from hostile_texts import HOSTILE, LABELS, hostile
 from typer.testing import CliRunner
@@ -103,6 +104,18 @@ def test_images_are_shown_where_they_are_and_unchanged(fake: SimpleNamespace) ->
     assert places == [None] * 3 and "not the ones that were measured" in reason
     places, reason = told(name="no-such-caption")
     assert places == [None] * 3 and "no-such-caption" in reason
+
+
+@pytest.mark.usefixtures("hub_may_be_asked")
+def test_no_report_asks_the_network(fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Any] = []
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *told, **_: asked.append(told))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *told, **_: asked.append(told))
+    entry = fake.suite("textvqa", n=2, split="val", source="hf:owner/set")
+    run = fake.run(suites=[entry], meta={"config": {"data": "hf:owner/set"}})
+    told = html_browser.browser_of([_series(run)]).suites[0]["images"]
+    assert asked == [] and "is not in the hub's cache" in told
 
 
 def test_rounds_are_coloured_with_and_without_the_text_of_tokens(fake: SimpleNamespace) -> None:

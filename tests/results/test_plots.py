@@ -14,7 +14,7 @@ from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.cli.app import app
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run, read_run
-from fastvlm_bench.report import figure_data, picture_style
+from fastvlm_bench.report import figure_data, picture_style, plots
 from fastvlm_bench.report.figures import FIGURES
 from fastvlm_bench.report.plots import write_plots
 
@@ -147,3 +147,14 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="--plots"):
         write_plots([read_run(GOLDEN)], tmp_path / "file" / "in", "pdf")
+
+
+def test_figures_of_runs_that_are_not_comparable_say_so(
+    fake: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "FIGURES", ())
+    first = fake.run()
+    write_plots([first, fake.run(meta={"run_id": "other", "model": {"dtype": "bfloat16"}})], tmp_path)
+    assert "warning: Not comparable: " in (told := capsys.readouterr().err) and "float32 / bfloat16" in told
+    write_plots([first], tmp_path)
+    assert capsys.readouterr().err == ""
