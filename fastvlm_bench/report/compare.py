@@ -62,7 +62,12 @@ def _columns(rows: Sequence[ComparedRow]) -> list[Cells]:
         return Cells(header, tuple(cell(row) for row in rows))
 
     def metric(index: int) -> Callable[[ComparedRow], str]:
-        return lambda r: quality_cell(r.quality[index]) if index < len(r.quality) else NOTHING
+        def cell(r: ComparedRow) -> str:
+            if index >= len(r.quality):
+                return NOTHING
+            return quality_cell(r.quality[index], r.compared, r.row.counts.samples)
+
+        return cell
 
     paired = any(row.against for row in rows)
     own = [

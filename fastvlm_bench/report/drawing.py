@@ -50,9 +50,11 @@ def _units(data: Data) -> str:
 
 
 def name_of(row: Mapping[str, Any]) -> str:
-    """The name of a row's series in a picture, with the number of its samples where some are missing."""
+    """The name of a row's series in a picture: with "lossy", and with the number of samples where some failed."""
     own, planned = row["samples"], row["samples_planned"]
-    return str(row["series"]) + ("" if own == planned else f" (n = {own}/{planned})")
+    told = [] if row["lossless"] else ["lossy"]
+    told += [] if own == planned else [f"n = {own}/{planned}"]
+    return str(row["series"]) + (f" ({', '.join(told)})" if told else "")
 
 
 def _names(grouped: Mapping[str, Data]) -> list[str]:

@@ -47,6 +47,16 @@ class Series:
         return self.row.method == self.row.reference
 
     @property
+    def lossless(self) -> bool:
+        """Whether the method is lossless and no output shows otherwise."""
+        return self.row.settings.lossless and not self.row.sameness.violations
+
+    @property
+    def marked(self) -> str:
+        """Its name, which says where it is lossy."""
+        return self.name if self.lossless else f"{self.name} (lossy)"
+
+    @property
     def unit(self) -> str:
         """What a ratio is of: a "sample", or a "batch" where several were decoded together."""
         return "batch" if self.row.settings.batch_size > 1 else "sample"
@@ -96,7 +106,7 @@ def _names(one: Series, samples: int | None = None) -> dict[str, Any]:
     """The columns that every figure has. samples: those that its numbers are of; by default all that were measured."""
     row, counts = one.row, one.row.counts
     return {"run_id": row.run_id, "suite": row.suite, "method": row.method, "series": one.name,
-            "samples": counts.samples_ok if samples is None else samples,
+            "lossless": one.lossless, "samples": counts.samples_ok if samples is None else samples,
             "samples_planned": counts.samples}  # fmt: skip
 
 

@@ -152,6 +152,6 @@ def _suite_view(name: str, number: int, series: Sequence[Series]) -> SuiteView:
         else:
             absent.append(kind.title)
     heads = dict.fromkeys(suite_headline(one.row) for one in series)
-    legend = tuple((one.name, MARKERS[marker(one.place)], colour(one.place)[1:]) for one in series)
+    legend = tuple((one.marked, MARKERS[marker(one.place)], colour(one.place)[1:]) for one in series)
     return SuiteView(name, tuple(heads), tuple(series), tuple(table_columns(series)), tuple(pictures), tuple(absent),
                      legend)  # fmt: skip

@@ -58,7 +58,7 @@ def _suite(
             })  # fmt: skip
     return {
         "name": entry["name"], "series": [
-            {"name": one.name, "reference": one.is_reference,
+            {"name": one.marked, "reference": one.is_reference,
              "ratio": SPEEDUPS[one.speedup_of] + (" of its batch" if one.unit == "batch" else "")}
             for one in series
         ],

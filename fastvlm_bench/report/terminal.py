@@ -140,17 +140,23 @@ def sampling(settings: Settings) -> str:
 # ------------------------------------------------------------------------------------------ tables
 
 
-def quality_cell(quality: Quality) -> str:
-    """A metric on its tables' scale; in brackets its difference to the reference, with the interval's wider half."""
+def quality_cell(
+    quality: Quality, paired: int, samples: int, *, interval: bool = True, identical: str = IDENTICAL
+) -> str:
+    """A metric on its tables' scale; in brackets its difference to the reference, with the interval's wider half.
+
+    paired: of how many of all samples the difference is; the cell says so where these are fewer, since the values that
+    the table shows are then of other samples. identical: the word where no text differs.
+    """
     value, delta = score(quality.metric, quality.value), quality.delta
     if delta is None:
         return value
+    told = score(quality.metric, delta.value, True)
     if quality.verdict == IDENTICAL:
-        return f"{value} (identical)"
-    half = ""
-    if delta.low is not None and delta.high is not None:
-        half = f" ±{score(quality.metric, max(delta.high - delta.value, delta.value - delta.low))}"
-    return f"{value} ({score(quality.metric, delta.value, True)}{half})"
+        told = identical
+    elif interval and delta.low is not None and delta.high is not None:
+        told += f" ±{score(quality.metric, max(delta.high - delta.value, delta.value - delta.low))}"
+    return f"{value} ({told}" + (f", n = {paired})" if paired < samples else ")")
 
 
 def _labels(rows: Sequence[Row]) -> Cells:
@@ -198,7 +204,7 @@ def quality_columns(rows: Sequence[Row]) -> list[Cells]:
     """The metrics of the suite with their differences to the reference, and the memory."""
 
     def metric(index: int) -> Callable[[Row], str]:
-        return lambda row: quality_cell(row.quality[index])
+        return lambda row: quality_cell(row.quality[index], row.counts.samples_paired, row.counts.samples)
 
     columns = [
         _column(f"{metrics.kind_of(quality.metric).header} (Δ)", rows, metric(index))

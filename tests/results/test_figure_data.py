@@ -85,6 +85,23 @@ def test_no_methods_decoding_is_ranked_against_anothers_whole_request(fake: Simp
     assert said.startswith("Fastest end to end of 2 lossless methods") and ": hf-generate answers" in said
 
 
+@pytest.mark.parametrize("kind", FIGURES, ids=lambda kind: kind.name)
+def test_a_lossy_method_is_called_so_in_every_picture(kind: Any, fake: SimpleNamespace) -> None:
+    """By what it is, or by what one of its outputs shows."""
+
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        return line | ({"losslessness": {"outcome": "violation"}, "token_ids": [9, *line["token_ids"][1:]]}
+                       if (line["method"], line["sample_id"]) == ("fastvlm:gamma=4", "003") else {})  # fmt: skip
+
+    series = of(fake.run(suites=[fake.suite(n=8)], labels=LABELS, change=change))
+    told = {row["method"]: row["lossless"] for row in kind.data(series)}
+    assert told == {name: name in ("standard", "fastvlm") for name in told}
+    if told:
+        shown = texts(kind.name, series)
+        assert shown.count("(lossy)") == list(told.values()).count(False)
+    assert [one.marked.endswith(" (lossy)") for one in series] == [False, False, True, True]
+
+
 # ------------------------------------------------------------------------------------------ failed samples
 
 

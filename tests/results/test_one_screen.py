@@ -11,8 +11,10 @@ from rich.console import Console
 from fastvlm_bench.analysis.notices import Notice
 from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.records.record import Run, read_run
+from fastvlm_bench.report.html import html_of
 from fastvlm_bench.report.layout import Cells
 from fastvlm_bench.report.one_screen import DROPPED, fitting, merged, print_screen, short_labels
+from fastvlm_bench.report.terminal import print_report
 
 from .test_schema import COMMITTED
 
@@ -100,6 +102,23 @@ def test_failed_samples_and_suites_without_metrics_are_shown(fake: SimpleNamespa
     text = printed(fake.run(suites=[fake.suite(metrics=[])], change=change), 80)
     assert "failed" in text and "CIDEr" not in text
     assert re.search(r"^fastvlm .* 38/38 +2/40 ", text, flags=re.M)
+
+
+@pytest.mark.parametrize("texts", ["the same", "others"])
+@pytest.mark.parametrize("fails", ["standard", "fastvlm", ""])
+def test_a_difference_of_fewer_samples_says_so(fake: SimpleNamespace, fails: str, texts: str) -> None:
+    """Its value is of other samples than the reference's, so that "=" beside another value would be a riddle."""
+
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        if line["method"] == fails and line["sample_id"] in ("001", "002"):
+            return dict(fake.failed(line))
+        return {**line, "text": "a car"} if (texts, line["method"]) == ("others", "fastvlm") else line
+
+    run = fake.run(suites=[fake.suite(metrics=["rouge_l"])], change=change)
+    console = Console(width=160, file=io.StringIO(), _environ={})
+    print_report(run, console)
+    for text in (printed(run, 160), printed(run, 100), console.file.getvalue(), html_of([run])):  # type: ignore[attr-defined]
+        assert re.search(r"[=l\d], n = 38\)", text) if fails else ", n = " not in text
 
 
 def test_each_kind_of_warning_is_printed_once() -> None:

@@ -98,7 +98,7 @@ def test_names_of_methods_are_no_formulas_and_suites_no_paths(fake: SimpleNamesp
     assert made and all(path.parent == tmp_path / "in" for path in made)
 
 
-SHARED = ("run_id", "suite", "method", "series", "samples", "samples_planned")
+SHARED = ("run_id", "suite", "method", "series", "lossless", "samples", "samples_planned")
 EXPLAINED = ("sample_id", "decode_speedup", "e2e_speedup", "e2e_speedup_geomean", "speedup_of", "observation",
              "metric_title", "higher_is_better",
              "quality", "peak_bytes", "extra_weights_bytes", "phases_by", "part", "memory_kind")  # fmt: skip
