@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fastvlm_bench import metrics
-from fastvlm_bench.analysis.comparison import ComparedRow, Comparison, compare
+from fastvlm_bench.analysis.comparison import ComparedRow, Comparison, differing
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.labels import differences, labels, letters
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
@@ -89,9 +89,9 @@ def _columns(rows: Sequence[ComparedRow]) -> list[Cells]:
     return own
 
 
-def differing(runs: Sequence[Run]) -> tuple[str, ...]:
+def obstacles(runs: Sequence[Run]) -> tuple[str, ...]:
     """What forbids or hampers to compare these runs, a sentence each; () for a single run."""
     if len(runs) < 2:
         return ()
-    found = compare(runs, force=True, of_suites=True)
-    return (*(f"Not comparable: {text}" for text in found.forced), *found.notes)
+    forbidden, notes = differing(runs, of_suites=True)
+    return (*(f"Not comparable: {text}" for text in forbidden), *notes)

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from fastvlm_bench import metrics
-from fastvlm_bench.analysis.acceptance import by_position
+from fastvlm_bench.analysis.acceptance import counts_by_position
 from fastvlm_bench.analysis.arms import Arm, arms, pairs
 from fastvlm_bench.analysis.batches import observation
 from fastvlm_bench.analysis.phases import phase_shares
@@ -151,15 +151,11 @@ def _drawable(data: Data, *columns: str) -> Data:
 
 def acceptance_by_position(series: Sequence[Series]) -> Data:
     """A row for each place in the draft: how many drafts were tested there, and the share of them that stood."""
-    found = []
-    for one in series:
-        tested: Counter[int] = Counter()
-        for line in one.arm.lines():
-            for round_ in line["rounds"]:
-                tested.update(range(1, round_[1] + 1))
-        found += [{**_names(one), "position": position, "tested": tested[position], "accepted_share": share}
-                  for position, share in enumerate(by_position(one.arm.lines()), start=1)]  # fmt: skip
-    return found
+    return [
+        {**_names(one), "position": position, "tested": tested, "accepted_share": accepted / tested}
+        for one in series
+        for position, (tested, accepted) in enumerate(counts_by_position(one.arm.lines()), start=1)
+    ]
 
 
 def accepted_per_round(series: Sequence[Series]) -> Data:

@@ -18,7 +18,7 @@ from fastvlm_bench.analysis.verdict import Verdict, judge
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import check_target_file
-from fastvlm_bench.report.compare import differing
+from fastvlm_bench.report.compare import obstacles
 from fastvlm_bench.report.export import save
 from fastvlm_bench.report.figure_data import Series, run_names, series_of, suite_names
 from fastvlm_bench.report.figures import FIGURES, inline_svg, places_of, reading_of, render
@@ -107,7 +107,7 @@ def html_of(runs: Sequence[Run], rows: Sequence[Sequence[Row]] | None = None) ->
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(
         title=" and ".join(dict.fromkeys(run.meta["model"]["id"] for run in runs)) + ": " + ", ".join(names),
-        runs=told, suites=suites, differing=differing(runs), browser=browser, data=embedded_json(browser),
+        runs=told, suites=suites, differing=obstacles(runs), browser=browser, data=embedded_json(browser),
         script=script, sheet=sheet, script_sha256=digest,
     )  # fmt: skip
 

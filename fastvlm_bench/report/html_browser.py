@@ -58,7 +58,7 @@ def _suite(
             })  # fmt: skip
     return {
         "name": entry["name"], "series": [
-            {"name": one.marked, "reference": one.is_reference,
+            {"name": one.marked, "reference": one.is_reference, "against": _place(_reference(one, series), series),
              "ratio": SPEEDUPS[one.speedup_of] + (" of its batch" if one.unit == "batch" else "")}
             for one in series
         ],
@@ -106,6 +106,10 @@ def _different(one: Series, series: Sequence[Series]) -> list[str]:
 
 def _reference(one: Series, series: Sequence[Series]) -> Series | None:
     return next((other for other in series if other.run is one.run and other.is_reference), None)
+
+
+def _place(one: Series | None, series: Sequence[Series]) -> int | None:
+    return next((place for place, other in enumerate(series) if other is one), None)
 
 
 def answer(

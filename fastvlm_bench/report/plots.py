@@ -9,7 +9,7 @@ from pathlib import Path
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.records.record import Run
-from fastvlm_bench.report.compare import differing
+from fastvlm_bench.report.compare import obstacles
 from fastvlm_bench.report.csv_text import to_csv
 from fastvlm_bench.report.export import save
 from fastvlm_bench.report.figure_data import series_of, suite_names
@@ -42,7 +42,7 @@ def write_plots(
     check_plots(folder, form)
     rows = [summarise(run) for run in runs] if rows is None else rows
     made: list[Path] = []
-    for text in differing(runs):
+    for text in obstacles(runs):
         print(f"fastvlm-bench: warning: {text}", file=sys.stderr)
     with styled(OPTION):
         for suite in suite_names(runs):
