@@ -32,9 +32,12 @@ def score(
     json: Json = False,
 ) -> None:  # fmt: skip
     """Score a results file, [{"image_id", "caption"}], [{"question_id", "answer"}] or the suite's own format."""
+    from fastvlm_bench.errors import UsageError
     from fastvlm_bench.metrics import parse_variants
     from fastvlm_bench.scoring.score import as_json, score_file, table
 
+    if margin is not None and reference is None:
+        raise UsageError("--margin judges the difference to --reference: name other predictions, or leave it out")
     found = score_file(suite, annotations, predictions, allow_missing=allow_missing, split=split, java=java, subset=subset,
                        variants=parse_variants(variant or []), reference_file=reference, margin=margin, more=metric or [])  # fmt: skip
     for text in found.notes:
@@ -74,11 +77,12 @@ def compare(
     from fastvlm_bench.analysis.comparison import compare as compare_runs
     from fastvlm_bench.analysis.verdict import judge
     from fastvlm_bench.analysis.verdict import require_valid as all_valid
-    from fastvlm_bench.records.record import read_run
+    from fastvlm_bench.errors import UsageError
     from fastvlm_bench.report.compare import print_comparison
 
-    named = [read_run(folder) for folder in runs or []]
-    found = compare_runs(named, force=force) if named else compare_newest(results)
+    if force and not runs:
+        raise UsageError("--force is for runs that are named; without names, those that can be compared are compared")
+    found = compare_runs(_runs(runs, results), force=force) if runs else compare_newest(results)
     print_comparison(found)
     if require_valid:
         all_valid([(run, judge(run)) for run in found.runs])
@@ -92,7 +96,7 @@ def report(
     memory_picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw what each peak of memory is made of: FILE.png, .svg or .pdf.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one self-contained page of all these runs, and print nothing.")] = None,
     plots: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the figures for a paper and their data, and print nothing.")] = None,
-    to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="Of --plots: pdf, png or svg.")] = "pdf",
+    to: Annotated[str | None, typer.Option("--format", "-f", metavar="FORMAT", help="Of --plots: pdf, png or svg; default: pdf.")] = None,
     trackers: Trackers = None,
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
@@ -100,14 +104,29 @@ def report(
     from fastvlm_bench.analysis.summary import summarise
     from fastvlm_bench.analysis.verdict import judge
     from fastvlm_bench.analysis.verdict import require_valid as all_valid
+    from fastvlm_bench.errors import UsageError
+    from fastvlm_bench.records.storage import check_target_file
     from fastvlm_bench.report.memory_picture import draw_memory
     from fastvlm_bench.report.one_screen import print_screen
+    from fastvlm_bench.report.plots import check_plots, write_plots
     from fastvlm_bench.report.terminal import print_report
     from fastvlm_bench.report.trackers import check_trackers, report_to
 
+    if to is not None and plots is None:
+        raise UsageError(f"--format {to} is for --plots; leave it out, or name a folder with --plots; tables as CSV, "
+                         "LaTeX, Markdown or JSON are written by fastvlm-bench export")  # fmt: skip
+    if details and (html or plots):
+        raise UsageError(f"--details prints every table, and {'--html' if html else '--plots'} prints none; leave one "
+                         "of them out")  # fmt: skip
+    if html is not None:
+        check_target_file(html, "--html")
+    if plots is not None:
+        check_plots(plots, to or "pdf")
     check_trackers(trackers or [])
     judged, printing = [], print_report if details else print_screen
     read = _runs(runs, results)
+    if memory_picture is not None and len(read) > 1:
+        raise UsageError(f"--memory-picture is of one run, not of {len(read)}: name its folder")
     told = [summarise(found, margin) for found in read]
     for found, rows in zip(read, told, strict=True):
         judged.append((found, judge(found, rows)))
@@ -121,11 +140,9 @@ def report(
     if html is not None:
         from fastvlm_bench.report.html import write_html
 
-        typer.echo(f"{html}: {write_html(read, html, told) / 1e6:.1f} MB")
+        typer.echo(f"{html}: {write_html(read, html, told) / 1e6:.1f} MB", err=str(html) == "-")
     if plots is not None:
-        from fastvlm_bench.report.plots import write_plots
-
-        typer.echo(f"{len(write_plots(read, plots, to, told))} files in {plots}")
+        typer.echo(f"{len(write_plots(read, plots, to or 'pdf', told))} files in {plots}")
     if require_valid:
         all_valid(judged)
 
@@ -209,6 +226,9 @@ def _runs(folders: list[Path] | None, results: Path) -> list[Any]:
     from fastvlm_bench.errors import UsageError
     from fastvlm_bench.records.record import list_runs, read_run
 
+    if folders and results != RESULTS:
+        raise UsageError(f"--results {results} is where runs are looked for that are not named; leave it out, or leave "
+                         f"out {folders[0]}")  # fmt: skip
     if not folders:
         folders = list_runs(results)[:1]
     if not folders:

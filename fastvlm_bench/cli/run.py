@@ -92,6 +92,7 @@ def run(
 ) -> None:  # fmt: skip
     """Decode each sample with each method in turn and report speed, acceptance, memory and quality."""
     from fastvlm_bench.config import RunConfig
+    from fastvlm_bench.errors import UsageError
     from fastvlm_bench.measuring.batch_sweep import parse_sizes, run_sizes
     from fastvlm_bench.report.trackers import check_trackers, senders
 
@@ -117,5 +118,9 @@ def run(
     shown: dict[str, Any] = {"csv": csv, "predictions": predictions_out, "as_json": json, "quiet": quiet,
                              "answers": show, "after": senders(trackers or [])}  # fmt: skip
     if len(sizes) > 1:
+        if details:
+            raise UsageError(
+                "--details needs one batch size; report --details prints the tables of each run afterwards"
+            )
         raise typer.Exit(run_sizes(asked, sizes, resume=resume, **shown))
     raise typer.Exit(run_benchmark(asked, resume=resume, details=details, **shown))

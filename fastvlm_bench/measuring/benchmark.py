@@ -56,6 +56,8 @@ def run_benchmark(
     if answers and (as_json or quiet):
         raise UsageError(f"--show prints answers among the progress, which {'--json' if as_json else '--quiet'} leaves "
                          "out; leave one of them out, or use the command show afterwards")  # fmt: skip
+    if details and as_json:
+        raise UsageError("--details prints every table, and --json prints none; leave one of them out")
     suites = check(config)
     for oddity in (text for suite in suites for text in suite.oddities):
         note(oddity)

@@ -169,6 +169,10 @@ def export_runs(
     names: the columns of a LaTeX or Markdown table. dataset, method: as in `eval_results`. excel_safe: as in `to_csv`.
     UsageError for an unknown format or column, and for what belongs to another format.
     """
+    known_forms = (*FORMATS, OF_ONE_RUN)
+    if form not in known_forms:
+        choice = f"{did_you_mean(form, known_forms)}; choose one of: {', '.join(known_forms)}"
+        raise UsageError(f"unknown format '{form}'{choice}")
     if (dataset or method) and form != OF_ONE_RUN:
         raise UsageError(f"--dataset and --method are for eval-results; {form} has every method")
     if excel_safe and form not in ("csv", "samples-csv"):
@@ -179,10 +183,6 @@ def export_runs(
             raise UsageError(f"unknown column '{name}'{did_you_mean(name, known)}; docs/measuring.md lists them")
     if names and form not in ("latex", "markdown"):
         raise UsageError(f"--columns is for latex and markdown; {form} always has every column")
-    known_forms = (*FORMATS, OF_ONE_RUN)
-    if form not in known_forms:
-        choice = f"{did_you_mean(form, known_forms)}; choose one of: {', '.join(known_forms)}"
-        raise UsageError(f"unknown format '{form}'{choice}")
     if form == OF_ONE_RUN:
         if len(runs) > 1:
             raise UsageError(f"eval-results is of one run, not of {len(runs)}: name its folder")
