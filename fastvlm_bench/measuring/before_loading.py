@@ -56,6 +56,10 @@ def load_suites(config: RunConfig) -> list[Suite]:
     """The suites of a run. A chosen metric variant goes to all suites with that metric; UsageError if none has it."""
     wanted = parse_variants(config.variants)
     added = [METRICS.known(text) for text in config.metrics]
+    for name in config.suites:
+        if config.max_quality_drop is not None and not (added or read_definition(name).metrics):
+            raise UsageError(f"--max-quality-drop has no effect: suite {name} has no metric; add one by --metric NAME, "
+                             "or leave it out")  # fmt: skip
     own = {name: {m: v for m, v in wanted.items() if m in (*read_definition(name).metrics, *added)}
            for name in config.suites}  # fmt: skip
     for metric in wanted:

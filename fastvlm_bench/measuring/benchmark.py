@@ -109,18 +109,18 @@ def run_benchmark(
         print(f"fastvlm-bench: go on after that sample with --resume {run.folder}", file=sys.stderr)
     if failure is not None:
         raise failure
+    foreign = {spec.label for spec in config.specs if METHODS[spec.name].foreign}
+    failed = sum(line["error"] is not None and line["method"] not in foreign for line in run.lines)
+    if failed:  # said before anything that is required ends the run with a line of its own
+        print(f"fastvlm-bench: {failed} measurements failed, see the table and {run.folder / 'samples.jsonl'}",
+              file=sys.stderr)  # fmt: skip
     if config.require_lossless:
         require_lossless(run)
     if config.require_valid and outcome == "success":
         require_valid([(run, judge(run))])
     if outcome == "success":
         floors.require([run], config.floors)
-    foreign = {spec.label for spec in config.specs if METHODS[spec.name].foreign}
-    if failed := sum(line["error"] is not None and line["method"] not in foreign for line in run.lines):
-        print(f"fastvlm-bench: {failed} measurements failed, see the table and {run.folder / 'samples.jsonl'}",
-              file=sys.stderr)  # fmt: skip
-        return code or FAILED_SAMPLES
-    return code
+    return code or (FAILED_SAMPLES if failed else 0)
 
 
 def require_lossless(run: Run) -> None:
