@@ -11,6 +11,7 @@ from typing import Any
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.machine.limits import available_bytes
 
 TRIES = 5
 READ_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
@@ -140,12 +141,11 @@ def cpu_cache(folder: Path) -> int | None:
 
 
 def _free(place: str) -> int:
-    import psutil
     import torch
 
     if place.startswith("cuda"):
         return int(torch.cuda.mem_get_info(place)[0])
-    return int(psutil.virtual_memory().available)
+    return available_bytes()
 
 
 def _memory(place: str) -> int:

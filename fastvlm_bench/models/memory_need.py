@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.machine.limits import available_bytes
 from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.whole import reads_text_alone
 
@@ -16,10 +16,10 @@ GIB = 1 << 30
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free bytes on `device`. Apple's GPU shares the machine's memory."""
+    """Free bytes on `device`, within the container's limit. Apple's GPU shares the machine's memory."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return available_bytes()
 
 
 def weight_bytes(config: Any, dtype: Any, quantize: str | None, trust_remote_code: bool = False) -> int | None:
