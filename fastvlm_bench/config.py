@@ -9,7 +9,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from fastvlm_bench.analysis.batches import check_batches
 from fastvlm_bench.analysis.floors import Floors
 from fastvlm_bench.analysis.stopping import check_stopping
 from fastvlm_bench.errors import UsageError, did_you_mean
-from fastvlm_bench.method_spec import ALL, MAX_GAMMA, METHODS, REFERENCE, MethodSpec, all_methods
+from fastvlm_bench.method_spec import ALL, CONTROL, MAX_GAMMA, METHODS, REFERENCE, MethodSpec, all_methods
 from fastvlm_bench.metrics import METRICS, parse_variants
 from fastvlm_bench.models.names import SHORT_DTYPES, long_dtype
 from fastvlm_bench.sampling import check_sampling, generation
@@ -36,6 +36,20 @@ NOT_MEASURED = ("out", "resume", "json", "require_lossless", "require_valid", "m
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
          "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
+
+
+def _compared(name: str) -> bool:
+    return name not in (REFERENCE, CONTROL)
+
+
+ASKED_OF: tuple[tuple[str, str, Callable[[str], bool]], ...] = (
+    ("gamma", "takes it", lambda name: "gamma" in METHODS[name].options),
+    ("exit_layer", "takes it", lambda name: "exit_layer" in METHODS[name].options),
+    ("min_decode_speedup", "is compared with the reference", _compared),
+    ("min_alpha", "drafts", lambda name: _compared(name) and METHODS[name].drafts),
+    ("max_quality_drop", "is compared with the reference", _compared),
+)
+"""Fields of RunConfig that say nothing unless one of the methods is of a kind: the field, the kind, who is of it."""
 
 
 @dataclass(frozen=True)
@@ -159,9 +173,9 @@ class RunConfig:
         named = [text for text in self.methods if text != ALL]
         texts = [*(name for name in all_methods() if name not in named), *named] if ALL in self.methods else named
         specs = [MethodSpec.parse(text, gamma=self.gamma, exit_layer=self.exit_layer) for text in texts]
-        for name in ("gamma", "exit_layer"):
-            if getattr(self, name) is not None and not any(name in METHODS[spec.name].options for spec in specs):
-                raise UsageError(f"--{name.replace('_', '-')} has no effect: none of the methods takes it "
+        for name, does, asked in ASKED_OF:
+            if getattr(self, name) is not None and not any(asked(spec.name) for spec in specs):
+                raise UsageError(f"--{name.replace('_', '-')} has no effect: none of the methods {does} "
                                  f"({', '.join(spec.label for spec in specs)}); add one, or leave it out")  # fmt: skip
         seen: dict[str, str] = {}
         for spec in specs:

@@ -91,6 +91,12 @@ class MethodKind:
         return tuple(AT_THE_END if self.options.get("draft") == AT_THE_END_DRAFT else HEAD_LAYERS)
 
     @property
+    def drafts(self) -> bool:
+        """Whether it drafts tokens that the target tests, so that it has an α: it has an option gamma, or is another
+        library's loop, each of which drafts."""
+        return "gamma" in self.options or self.foreign
+
+    @property
     def foreign(self) -> bool:
         """Whether it is another library's loop, whose faults are its own and do not touch the other numbers."""
         return self.group == "transformers"

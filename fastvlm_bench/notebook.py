@@ -111,7 +111,7 @@ class ComparedRuns:
         """Write one page of all these runs, and return its path. Needs the extra `html`."""
         from fastvlm_bench.report.html import write_html
 
-        write_html([run.record for run in self.runs], Path(path))
+        write_html([run.record for run in self.runs], Path(path), [run._summary for run in self.runs])
         return Path(path)
 
 

@@ -9,6 +9,12 @@ HOSTILE = (
     "${7*7} {{7*7}}"
 )
 
+LABELS = (
+    'x style="}*{zoom}"', 'y <g id="points-0"', "z url(#p) 1.23456", 'w::xlink:href="#b"', "v:: #0072b2",
+    "-->]]>?><style>",
+)  # fmt: skip
+"""Labels of methods that look like what a figure's own markup has. None is so long that it is broken apart."""
+
 
 def hostile(fake: SimpleNamespace) -> Run:
     """Such texts in the data set, the model's name, the methods' labels, the environment and the record itself."""
@@ -16,7 +22,8 @@ def hostile(fake: SimpleNamespace) -> Run:
     for place, sample in enumerate(suite["samples"]):
         sample |= {"sample_id": f"{place}{HOSTILE}", "prompt": HOSTILE, "group": HOSTILE}
         sample["references"] = [HOSTILE, "a dog"]
-    methods = [fake.method("standard"), {**fake.method("fastvlm"), "label": f"fastvlm:{HOSTILE}"}]
+    methods = [fake.method("standard"), *({**fake.method("fastvlm"), "label": label}
+                                          for label in (f"fastvlm:{HOSTILE}", *LABELS))]  # fmt: skip
     return fake.run(  # type: ignore[no-any-return]
         suites=[suite], methods=methods, change=lambda line: {**line, "text": HOSTILE},
         meta={"model": {"id": HOSTILE}, "environment": {"cpu": HOSTILE}, "run_id": HOSTILE},

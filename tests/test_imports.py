@@ -14,14 +14,14 @@ ROOMS = (
     "__main__", "cli", "notebook", "ablation", "embedded", "measuring", "training", "config", "scoring", "checks",
     "predicting", "report", "decoding", "analysis", "drafters", "engine", "method_spec", "foreign", "suites", "records",
     "drafts", "metrics",
-    "world", "models", "machine", "sampling", "declared", "errors",
+    "world", "models", "machine", "sampling", "declared", "errors", "visible",
 )  # fmt: skip
 """From the top down: rooms, and the modules that lie beside them. Each may import what is below it, or itself."""
 OLD_PATHS = ("suite", "cli.__main__", "models.tiny.train", "models.tiny.evaluate", "models.tiny.render_suites")
 """Modules that only hand on what has moved. Nothing of the package imports them."""
 LIGHT_ROOMS = ("analysis", "report", "foreign", "suites", "records", "metrics", "scoring")
 LIGHT = (
-    "notebook", "config", "method_spec", "declared", "errors",
+    "notebook", "config", "method_spec", "declared", "errors", "visible",
     "sampling", "cli.app", "cli.config_file", "drafts.manifest", "models.names",
     "drafts.formats", "drafts.fitting",
     "drafts.speculation_profile", "predicting.asked", "predicting.devices",

@@ -67,6 +67,11 @@ def without_stop(meta: Mapping[str, Any], arm: Arm) -> tuple[float | None, float
 
 def by_position(lines: Iterable[Mapping[str, Any]]) -> tuple[float, ...]:
     """For each draft position i, the share of the tested drafts that were accepted: #(accepted > i) / #(tested > i)."""
+    return tuple(accepted / tested for tested, accepted in counts_by_position(lines))
+
+
+def counts_by_position(lines: Iterable[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """For each draft position how many drafts were tested there, at least one, and how many of them accepted."""
     tested: list[int] = []
     accepted: list[int] = []
     for line in lines:
@@ -77,4 +82,4 @@ def by_position(lines: Iterable[Mapping[str, Any]]) -> tuple[float, ...]:
             for i in range(tested_now):
                 tested[i] += 1
                 accepted[i] += i < accepted_now
-    return tuple(a / t for a, t in zip(accepted, tested, strict=True))
+    return list(zip(tested, accepted, strict=True))

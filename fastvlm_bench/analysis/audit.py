@@ -1,7 +1,8 @@
 """Compares results files of other tools, sample by sample, with the statistics of our own runs."""
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +44,12 @@ class Audit:
 def audit(files: Sequence[Path], reference: Path | None = None) -> Audit:
     """Compare results files with the reference: `reference`, else the one that is named so, else the first.
 
-    UsageError for files that cannot be read, for one file alone, and for two that share no sample.
+    UsageError for files that cannot be read, for one file alone or named twice, and for two that share no sample.
     """
-    others = [path for path in dict.fromkeys(files) if path != reference]
+    real = {path: os.path.realpath(path) for path in (*files, *([reference] if reference else []))}
+    if twice := [path for index, path in enumerate(files) if real[path] in [real[other] for other in files[:index]]]:
+        raise UsageError(f"{twice[0]} is named twice: audit compares different files; name each once")
+    others = [path for path in files if reference is None or real[path] != real[reference]]
     chosen = "as given"
     if reference is None:
         named = [path for path in others if PLAIN.search(path.name)]
@@ -67,15 +71,22 @@ def _names(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def _compared(base: ResultsFile, other: ResultsFile, reference: str, name: str) -> Method:
+    if base.tool != other.tool and (base.contents.placed or other.contents.placed):
+        placed = base if base.contents.placed else other
+        raise UsageError(f"{base.path} is of {base.tool}, {other.path} of {other.tool}: ids of {placed.tool} are "
+                         "places in a list, so equal ids are not equal samples; compare files of one tool")  # fmt: skip
     theirs, ours = base.answers, other.answers
     shared = [key for key in theirs if key in ours]
     if not shared:
         some = ", ".join(list(theirs)[:2]), ", ".join(list(ours)[:2])
         raise UsageError(f"{base.path} ({some[0]}, …) and {other.path} ({some[1]}, …) share no sample: "
                          "give results of the same data set")  # fmt: skip
-    if odd := [key for key in shared if theirs[key].prompt and ours[key].prompt not in ("", theirs[key].prompt)]:
-        raise UsageError(f"{base.path} and {other.path}: sample {odd[0]} has another prompt in each ({len(odd)} of "
-                         f"{len(shared)} have): order or data differ; give runs over the same requests")  # fmt: skip
+    unlike = {key: kinds for key in shared if (kinds := _unlike(theirs[key].prompt, ours[key].prompt))}
+    if unlike:
+        first, (kind, *_) = next(iter(unlike.items()))
+        raise UsageError(f"{base.path} and {other.path}: sample {first} has another prompt in each, as its {kind} "
+                         f"tells ({len(unlike)} of {len(shared)} have): order or data differ; give runs over the same "
+                         "requests")  # fmt: skip
     pairs = [(theirs[key], ours[key]) for key in shared if not (theirs[key].failed or ours[key].failed)]
     if not pairs:
         raise UsageError(f"{other.path}: no sample is answered both here and in {base.path}")
@@ -87,6 +98,11 @@ def _compared(base: ResultsFile, other: ResultsFile, reference: str, name: str) 
     if parted is not None:
         example = (parted[0].sample_id, *where_they_part(parted[0].texts[0], parted[1].texts[0]))
     return Method(whole, tuple(rows) if len(rows) > 1 else (), tuple(notices(base, other, pairs, whole)), example)
+
+
+def _unlike(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
+    """The kinds of what tells the prompt that are known of both and differ."""
+    return [kind for kind, value in theirs.items() if ours.get(kind, value) != value]
 
 
 def where_they_part(reference: str, method: str, around: int = 40) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from fastvlm_bench.analysis.audit_rows import Audited, Pair
+from fastvlm_bench.analysis.audit_rows import Audited, Pair, counted_pairs, timed_pairs
 from fastvlm_bench.analysis.notices import Notice
 from fastvlm_bench.foreign import Answer, ResultsFile
 
@@ -53,10 +53,11 @@ def _files(base: ResultsFile, other: ResultsFile, pairs: Sequence[Pair], row: Au
     if [key for key in other.answers if key in kept] != shared:
         yield Notice("OtherOrder", "the samples stand in another order than in the reference's file; warm-up and heat "
                      "then fall on other samples")  # fmt: skip
+    if base.contents.placed and (bare := sum(not a.prompt.keys() & b.prompt.keys() for a, b in pairs)):
+        yield Notice("PairedByPlace", f"{bare} pairs are of the same place in both files, and nothing tells that their "
+                     "prompts are the same: make sure that both runs asked the same in the same order")  # fmt: skip
     if failed := sum(bool(a.failed) for file in (base, other) for a in file.answers.values()):
         yield Notice("FailedSamples", f"{failed} answers are errors; they are left out in both files")
-    if base.tool != other.tool:
-        yield Notice("OtherTool", f"the reference is of another tool ({base.tool}): other clocks and other loops")
     if base.contents.concurrency != other.contents.concurrency:
         yield Notice("OtherLoad", f"requests in flight differ: {base.contents.concurrency} in the reference, "
                      f"{other.contents.concurrency} here (None: no bound)")  # fmt: skip
@@ -64,18 +65,28 @@ def _files(base: ResultsFile, other: ResultsFile, pairs: Sequence[Pair], row: Au
     if all(times) and (gap := max(min(times[1]) - max(times[0]), min(times[0]) - max(times[1]))) > DAY_S:
         yield Notice("RecordedApart", f"recorded {gap / DAY_S:.1f} days apart: what changed on the machine in between "
                      "is in the ratio; methods that take turns on each sample exclude that")  # fmt: skip
-    if untimed := sum(min((*a.seconds, *b.seconds), default=1) <= 0 or len(a.texts) != len(b.texts) for a, b in pairs):
-        yield Notice("NotTimed", f"{untimed} pairs have no positive seconds, or unequal turns; no ratio counts them")
+    untimed = len(pairs) - len(timed_pairs(pairs))
+    if untimed and any(a.seconds and b.seconds for a, b in pairs):
+        yield Notice("NotTimed", f"{untimed} pairs have no positive seconds in both files, or unequal turns; no ratio "
+                     "counts them")  # fmt: skip
+    counted = len(counted_pairs(pairs))
+    if 0 < counted < len(pairs):
+        yield Notice("NotCounted", f"{len(pairs) - counted} pairs have no tokens in both files; the length ratio and "
+                     f"what is per token is of the other {counted}")  # fmt: skip
+    rounds = sum(bool(b.tokens and b.rounds) for _, b in pairs)
+    if 0 < rounds < len(pairs):
+        yield Notice("RoundsMissing", f"{len(pairs) - rounds} answers have no tokens or no rounds; τ is of the other "
+                     f"{rounds}")  # fmt: skip
 
 
 def _lengths(pairs: Sequence[Pair], row: Audited) -> Iterable[Notice]:
-    ratio, characters = row.length_ratio, row.text_length_ratio
-    if ratio is not None and abs(ratio - 1) > LENGTH or characters is not None and abs(characters - 1) > LENGTH:
-        shown = ratio if ratio is not None else characters
-        assert shown is not None
-        work = "less work, which is not speed" if shown < 1 else "more work"
+    measures = (("tokens", row.length_ratio), ("characters", row.text_length_ratio))
+    apart = [(name, ratio) for name, ratio in measures if ratio is not None and abs(ratio - 1) > LENGTH]
+    if apart:
+        name, ratio = apart[0]
+        work = "less work, which is not speed" if ratio < 1 else "more work"
         per = "" if row.speedup_per_token is None else f"; per token the ratio of totals is {row.speedup_per_token:.2f}"
-        yield Notice("OtherLengths", f"answers have {shown:.3f} times the reference's tokens: {work}{per}")
+        yield Notice("OtherLengths", f"answers have {ratio:.3f} times the reference's {name}: {work}{per}")
     same = [(a, b) for a, b in pairs if a.texts == b.texts and a.tokens and b.tokens]
     if odd := [(a, b) for a, b in same if a.tokens != b.tokens]:
         more = sum(sum(b.tokens) - sum(a.tokens) for a, b in odd)
@@ -93,7 +104,7 @@ def _means(row: Audited) -> Iterable[Notice]:
         return
     if max(macro.value, micro.value) > (1 + MEANS_APART) * min(macro.value, micro.value):
         long = "long" if micro.value > macro.value else "short"
-        printed = "" if rates is None else f"; Spec-Bench's mean of tokens per second would print {rates:.2f}"
+        printed = "" if rates is None else f"; that of mean tokens per second is {rates:.2f}"
         yield Notice("MeansDiffer", f"a request gains {macro.value:.2f} (geometric mean of ratios), the whole job "
                      f"{micro.value:.2f} (ratio of totals): {long} answers gain more; say which one is "
                      f"meant{printed}")  # fmt: skip

@@ -18,8 +18,9 @@ class Audited:
     samples: paired and answered in both. same_text: every turn has the same text; same_first_turn: the first one has,
     which alone is asked in the same context. Ratios are reference / method, above 1 is faster; None where a file lacks
     seconds or tokens. speedup_per_token: of the seconds per token over all samples. speedup_of_rates: of the mean of
-    tokens per second over samples, which is what Spec-Bench prints. length_ratio: method's tokens / reference's;
-    text_length_ratio: of characters. tau: tokens / rounds; alpha, draft_acceptance_rate: as the tool tells them.
+    tokens per second over samples, with the counts in the files. length_ratio: method's tokens / reference's, of the
+    pairs for which both files have them; text_length_ratio: of characters. tau: tokens / rounds; alpha,
+    draft_acceptance_rate: as the tool tells them.
     """
 
     file: str
@@ -45,7 +46,7 @@ def row_of(name: str, other: ResultsFile, topic: str, pairs: Sequence[Pair], mis
     """The numbers of a file over some pairs. missing: samples of the reference that it lacks."""
     timed = timed_pairs(pairs)
     reference, method = [math.fsum(a.seconds) for a, _ in timed], [math.fsum(b.seconds) for _, b in timed]
-    counted = [(a, b) for a, b in timed if sum(a.tokens) and sum(b.tokens)]
+    counted = counted_pairs(timed)
     a_rate, b_rate = (
         divide(math.fsum(math.fsum(p[i].seconds) for p in counted), sum(sum(p[i].tokens) for p in counted))
         for i in (0, 1)
@@ -58,7 +59,7 @@ def row_of(name: str, other: ResultsFile, topic: str, pairs: Sequence[Pair], mis
         sum(a.texts == b.texts for a, b in pairs), sum(a.texts[0] == b.texts[0] for a, b in pairs),
         geometric_mean_ratio(reference, method), ratio_of_totals(reference, method),
         None if a_rate is None else divide(a_rate, b_rate), divide(means[1], means[0]),
-        _length_ratio(pairs, lambda answer: sum(answer.tokens)),
+        _length_ratio(counted_pairs(pairs), lambda answer: sum(answer.tokens)),
         _length_ratio(pairs, lambda answer: sum(map(len, answer.texts))),
         told.alpha if not topic else None, told.draft_acceptance_rate if not topic else None,
         divide(sum(sum(t) for t, _ in rounds), sum(sum(r) for _, r in rounds)) if rounds
@@ -72,7 +73,10 @@ def timed_pairs(pairs: Sequence[Pair]) -> list[Pair]:
             and a.seconds and b.seconds]  # fmt: skip
 
 
+def counted_pairs(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs whose tokens both files tell."""
+    return [(a, b) for a, b in pairs if a.tokens and b.tokens]
+
+
 def _length_ratio(pairs: Sequence[Pair], length: Callable[[Answer], int]) -> float | None:
-    known = [(length(a), length(b)) for a, b in pairs]
-    known = [(a, b) for a, b in known if a]
-    return divide(sum(b for _, b in known), sum(a for a, _ in known)) if any(b for _, b in known) else None
+    return divide(sum(length(b) for _, b in pairs), sum(length(a) for a, _ in pairs))

@@ -34,6 +34,12 @@ def batch_of(line: Mapping[str, Any]) -> int | None:
     return None if batch is None else int(batch["id"])
 
 
+def observation(sample: Measured) -> str:
+    """What the sample's seconds were measured of: its own id, or "batch 3"."""
+    number = batch_of(sample.lines[0])
+    return sample.sample_id if number is None else f"batch {number}"
+
+
 def speaks(line: Mapping[str, Any]) -> bool:
     """Whether the line stands for a whole observation: a sample decoded alone, or row 0 of a batch for all its rows."""
     return "batch" not in line or line["batch"]["row"] == 0
@@ -70,7 +76,7 @@ def _together(samples: Sequence[Measured]) -> Measured:
         for rows in zip(*(sample.lines for sample in samples), strict=True)
     )  # fmt: skip
     first = samples[0]
-    return Measured(f"batch {batch_of(first.lines[0])}", first.image_id, (), lines, **medians(lines))
+    return Measured(observation(first), first.image_id, (), lines, **medians(lines))
 
 
 def latencies(arm: Arm) -> list[Measured]:

@@ -109,15 +109,10 @@ def compare(
     """
     if len(runs) < 2:
         raise UsageError(f"compare needs two runs, not {len(runs)}; name their folders")
-    first, *others = runs
-    found = [f"{first.run_id} and {other.run_id} ({'; '.join(fields)})"
-             for other in others if (fields := differences(identity(first), identity(other), of_suites))]  # fmt: skip
+    first = runs[0]
+    found, notes = differing(runs, of_suites)
     if found and not force:
         raise IncompatibleRuns(f"these runs cannot be compared: {'; '.join(found)}; --force shows them all the same")
-    notes = [f"{first.run_id} and {other.run_id} differ in {field}"
-             for other in others for field in differences(_versions(first), _versions(other))]  # fmt: skip
-    notes += generation_notes(runs)
-    notes += [f"{run.run_id} is {run.meta['status']}, not finished" for run in runs if run.meta["status"] != "success"]
     base = arms(first)
     rows: list[ComparedRow] = []
     for index, run in enumerate(runs):
@@ -132,6 +127,18 @@ def compare(
     names = list(dict.fromkeys(row.row.settings.method_name for row in rows))
     rows.sort(key=lambda row: (suites.index(row.row.suite), names.index(row.row.settings.method_name)))
     return Comparison(tuple(runs), tuple(rows), tuple(found), tuple(notes), of_suites, tuple(left_out))
+
+
+def differing(runs: Sequence[Run], of_suites: bool = False) -> tuple[list[str], list[str]]:
+    """What forbids to compare these runs with the first one, and what else is to be known of them, a sentence each."""
+    first, *others = runs
+    found = [f"{first.run_id} and {other.run_id} ({'; '.join(fields)})"
+             for other in others if (fields := differences(identity(first), identity(other), of_suites))]  # fmt: skip
+    notes = [f"{first.run_id} and {other.run_id} differ in {field}"
+             for other in others for field in differences(_versions(first), _versions(other))]  # fmt: skip
+    notes += generation_notes(runs)
+    notes += [f"{run.run_id} is {run.meta['status']}, not finished" for run in runs if run.meta["status"] != "success"]
+    return found, notes
 
 
 def _versions(run: Run) -> dict[str, Any]:

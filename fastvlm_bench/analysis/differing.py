@@ -72,14 +72,19 @@ def _counts(row: Row) -> str:
     if same.near_ties is None and same.violations is None:
         return ""
     unsteady = f"{same.unsteady} unsteady, " if same.unsteady else ""
-    return f", {same.near_ties or 0} near-ties, {unsteady}{same.violations or 0} violations"
+    unchecked = f", {same.unchecked} unchecked" if same.unchecked else ""
+    return f", {same.near_ties or 0} near-ties, {unsteady}{same.violations or 0} violations{unchecked}"
 
 
 def _cause(row: Row) -> str:
+    causes = []
     if row.sameness.violations:
-        return "a violation is a token that the target would not have chosen, a fault of the method: report it"
-    if row.sameness.near_ties is not None:
-        return "the others could not be judged, see `losslessness` in samples.jsonl; run again with more free memory"
+        causes += ["a violation is a token that the target would not have chosen, a fault of the method: report it"]
+    if row.sameness.unchecked or (row.sameness.near_ties is not None and not causes):
+        causes += ["the others could not be judged, see `losslessness` in samples.jsonl; run again with more free "
+                   "memory"]  # fmt: skip
+    if causes:
+        return "; ".join(causes)
     if row.settings.dtype == "float32":
         return "in float32 that is a fault of the method: report it"
     return (

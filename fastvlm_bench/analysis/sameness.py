@@ -1,7 +1,7 @@
 """The group `sameness` of a row: whether an arm gives the reference's tokens, and how the others were judged."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastvlm_bench.analysis.arms import Pair
 from fastvlm_bench.analysis.statistics import rule_of_three
@@ -15,7 +15,8 @@ class Sameness:
     different outputs, by the number of images; known only where every pair is identical. diverged: "sample@index of the
     first different token" of the other pairs. near_ties: pairs that differ by rounding alone. unsteady: pairs in which
     the plain target itself chooses otherwise when it reads several tokens at once. violations: pairs with a token that
-    the target would not have chosen. All three are None if none was judged (lossy methods, records of 0.1).
+    the target would not have chosen. unchecked: pairs that could not be judged, for want of memory, say. All four are
+    None if none was judged (lossy methods, records of 0.1).
     near_tie_margin: of all near-ties the largest gap, as a share of the largest that rounding explains.
     """
 
@@ -26,6 +27,12 @@ class Sameness:
     near_tie_margin: float | None = None
     unsteady: int | None = None
     violations: int | None = None
+    unchecked: int | None = None
+
+    @property
+    def unjudged(self) -> int:
+        """Number of outputs of which nobody knows whether the target would have chosen them."""
+        return len(self.diverged) if self.unchecked is None else self.unchecked
 
 
 def sameness_of(paired: Sequence[Pair] | None, sampled: bool) -> Sameness:
@@ -35,18 +42,17 @@ def sameness_of(paired: Sequence[Pair] | None, sampled: bool) -> Sameness:
     """
     if paired is None:
         return Sameness()
-    near_ties, unsteady, violations = (_outcomes(paired, name) for name in ("near-tie", "unsteady", "violation"))
+    judged = Sameness(near_ties=_outcomes(paired, "near-tie"), unsteady=_outcomes(paired, "unsteady"),
+                      violations=_outcomes(paired, "violation"), unchecked=_outcomes(paired, "unchecked"))  # fmt: skip
     if sampled:
-        return Sameness(near_ties=near_ties, unsteady=unsteady, violations=violations)
+        return judged
     differing = [(ours, ours.divergence(theirs)) for ours, theirs in paired if not ours.same_tokens(theirs)]
-    return Sameness(
+    return replace(
+        judged,
         identical=len(paired) - len(differing),
         different_rate_upper=None if differing else rule_of_three(len({ours.image_id for ours, _ in paired})),
         diverged=tuple(f"{ours.sample_id}@{index}" for ours, index in differing),
-        near_ties=near_ties,
         near_tie_margin=_margin(paired),
-        unsteady=unsteady,
-        violations=violations,
     )
 
 

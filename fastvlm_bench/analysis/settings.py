@@ -59,6 +59,13 @@ class Settings:
         return kind is not None and kind.foreign
 
     @property
+    def drafts(self) -> bool:
+        """Whether it is a method that drafts, also where it tested no draft; of a method whose file is not here, its
+        option says so."""
+        kind = METHODS.get(self.method_name)
+        return self.gamma is not None if kind is None else kind.drafts
+
+    @property
     def compared(self) -> bool:
         """Whether anybody asks if it is faster or better. Words for `control` would cost the other methods theirs."""
         return self.method_name != CONTROL

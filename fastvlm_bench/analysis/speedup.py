@@ -1,7 +1,7 @@
 """The group `speedup` of a row: the reference's seconds divided by an arm's, with intervals and a word for each."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from fastvlm_bench.analysis.arms import Measured, Pair
@@ -97,6 +97,18 @@ class Speedup:
         """The `word` of the end-to-end speed-up; None where there is no speed-up."""
         estimate = self.e2e_speedup_geomean
         return word(estimate, self.e2e_speedup_holm_p, self.e2e_speedup_same_holm_p) if estimate else None
+
+
+DECODE, E2E = "decode", "e2e"
+
+
+def common(speedups: Iterable[Speedup]) -> str:
+    """The speed-up by which these can stand side by side: `DECODE`, or `E2E` if one has no other.
+
+    A method whose answers all have one token decodes nothing; its end-to-end ratio is no decode ratio of another.
+    """
+    known = [each for each in speedups if each.e2e_speedup_geomean is not None]
+    return E2E if any(each.decode_speedup_geomean is None for each in known) else DECODE
 
 
 def speedup_of(paired: Sequence[Pair] | None, sampled: bool) -> Speedup:

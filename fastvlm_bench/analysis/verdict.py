@@ -70,7 +70,7 @@ def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None
     rows = summarise(run) if rows is None else rows
     own = arms(run)
     status = status or str(run.meta["status"])
-    against = [tuple(_row_reasons(run, row, status)) for row in rows]
+    against = [tuple(row_reasons(run, row, status)) for row in rows]
     foreign = [_foreign(run, row, found) for row, found in zip(rows, against, strict=True)
                if found and row.settings.foreign]  # fmt: skip
     of_rows = (
@@ -78,9 +78,7 @@ def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None
         if not (found and row.settings.foreign)
     )  # fmt: skip
     warnings = [*_run_warnings(run), *of_rows, *foreign, *order_effects(run, own), *drift_notices(run, own)]
-    reasons = (*_reasons(run, own, status), *(
-        reason for row, found in zip(rows, against, strict=True) if not row.settings.foreign for reason in found
-    ))  # fmt: skip
+    reasons = invalid_reasons(run, rows, own, status)
     return Verdict("INVALID" if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
 
 
@@ -192,6 +190,13 @@ def _reference_warnings(row: Row) -> Iterable[Notice]:
 # ------------------------------------------------------------------------------------------ INVALID
 
 
+def invalid_reasons(run: Run, rows: Sequence[Row], own: Sequence[Arm], status: str) -> tuple[str, ...]:
+    """Why the run is INVALID; () where it is VALID. rows, own: of `summarise` and `arms`."""
+    return (*_reasons(run, own, status), *(
+        reason for row in rows if not row.settings.foreign for reason in row_reasons(run, row, status)
+    ))  # fmt: skip
+
+
 def _reasons(run: Run, own: Sequence[Arm], status: str) -> Iterable[str]:
     """What is wrong with the run as a whole, or with any of its lines."""
     if status != "success":
@@ -208,7 +213,7 @@ def _reasons(run: Run, own: Sequence[Arm], status: str) -> Iterable[str]:
         yield f"the counts do not add up ({some(broken)})"
 
 
-def _row_reasons(run: Run, row: Row, status: str) -> Iterable[str]:
+def row_reasons(run: Run, row: Row, status: str) -> Iterable[str]:
     """What is wrong with one row: another library's own loop answers for it by a warning, every other by INVALID."""
     where, counts = f"{row.suite}, {row.method}", row.counts
     if counts.samples_failed:

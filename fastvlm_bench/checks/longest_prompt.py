@@ -1,13 +1,12 @@
 """Finds a suite's longest prompt, for which a model must have positions and memory."""
 
-from pathlib import Path
+import math
 from typing import Any
-
-from PIL import Image
 
 from fastvlm_bench.checks.self_check import one_line
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.load import Target
+from fastvlm_bench.suites.image_files import image_size
 from fastvlm_bench.suites.suite import Sample, Suite, open_image
 
 
@@ -21,7 +20,7 @@ def longest_prompt(target: Target, suite: Suite, limit: int) -> tuple[dict[str, 
     """
     texts = [len(target.render(sample.prompt)) for sample in suite.samples]
     order = sorted(range(len(texts)), key=texts.__getitem__)
-    pixels = {path: _pixels(path) for path in {sample.image_path for sample in suite.samples}}
+    pixels = {path: math.prod(image_size(path)) for path in {sample.image_path for sample in suite.samples}}
     largest = max(order, key=lambda i: pixels[suite.samples[i].image_path])
     tried = []
     for place in dict.fromkeys((order[-1], largest, order[0])):
@@ -67,11 +66,3 @@ def positions(model: Any) -> int | None:
         return None
     found = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return found if isinstance(found, int) and found > 0 else None
-
-
-def _pixels(path: Path) -> int:
-    try:
-        with Image.open(path) as image:  # the header alone is read
-            return image.width * image.height
-    except (OSError, ValueError, Image.DecompressionBombError):  # reported when the sample is read
-        return 0

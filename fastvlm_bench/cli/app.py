@@ -11,8 +11,10 @@ from fastvlm_bench.cli.help import HELP, Command, Group
 from fastvlm_bench.cli.predict import predict
 from fastvlm_bench.cli.run import run
 from fastvlm_bench.cli.skip_search import skip_search
+from fastvlm_bench.cli.streams import make_patient
 from fastvlm_bench.cli.suites import suites_app
 from fastvlm_bench.cli.train import ablate, train
+from fastvlm_bench.errors import WriteFailed
 
 PROGRAM = "fastvlm-bench"
 """Its name however it was started: as the console script, or as `python -m fastvlm_bench`."""
@@ -58,8 +60,16 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """The console script."""
+    output = make_patient()
     try:
         app(prog_name=PROGRAM)
+    except SystemExit as ended:
+        output.flush()
+        if not ended.code and (refused := output.refused):
+            typer.echo(f"fastvlm-bench: cannot write the standard output: {refused.strerror}; free space, or send it "
+                       "elsewhere", err=True)  # fmt: skip
+            raise SystemExit(WriteFailed.exit_code) from None
+        raise
     finally:
         # The exit code is known. A Ctrl-C while the interpreter shuts down would replace it by that of a killed process.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

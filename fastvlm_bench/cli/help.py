@@ -4,8 +4,8 @@ than reading.
 An option shows its short name, its first long name and what it takes; other names follow its description as "also …".
 """
 
-import contextlib
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -17,20 +17,28 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fastvlm_bench.errors import BenchError
+from fastvlm_bench.visible import visible
 
 HELP = ("-h", "--help")
 NARROWEST, WIDEST = 40, 120
 LEFT = 26
 """Columns for an option's names and what it takes; a longer one has its description start on the next line."""
 PLAIN = str.maketrans("╭╮╰╯─│…", "++++-|.")
+_TILDE = re.compile(r"(?:^|(?<==))~[^/=,:\s]*(?=/|$)")
 Row = tuple[str, str]
 
 
 class Command(TyperCommand):
-    """A command whose help is in panels."""
+    """A command whose help is in panels, and whose paths may begin with `~` wherever they stand."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write(page(self, ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Options as they were given, with `~` as the home folder: a shell leaves it alone in --out=~/x."""
+        rest = list(super().parse_args(ctx, args))
+        ctx.params.update({name: at_home(value) for name, value in ctx.params.items()})
+        return rest
 
 
 class Group(TyperGroup):
@@ -45,8 +53,7 @@ class Group(TyperGroup):
         if (alone or args[-1:] in ([name] for name in HELP)) and not ctx.resilient_parsing:
             command, context = self._named(ctx, args[:-1])
             if command is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    typer.echo(command.get_help(context))
+                typer.echo(command.get_help(context))
                 raise typer.Exit(2 if alone else 0)
         return list(super().parse_args(ctx, args))
 
@@ -64,15 +71,17 @@ class Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except BenchError as error:
-            typer.echo(f"fastvlm-bench: {error}", err=True)
+            typer.echo(f"fastvlm-bench: {visible(str(error))}", err=True)
             raise typer.Exit(error.exit_code) from None
-        except BrokenPipeError:  # `fastvlm-bench … | head`
-            sys.stderr.close()
-            raise typer.Exit(0) from None
-        except SystemExit as stop:  # rich meets the closed pipe first, and makes 1 of it
-            if isinstance(stop.__context__, BrokenPipeError):
-                raise typer.Exit(0) from None
-            raise
+
+
+def at_home(value: Any) -> Any:
+    """An option's value with the home folder in place of a `~/` or `~USER/` that begins it or follows a "="."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(at_home, value))
+    if not isinstance(value, str | Path):
+        return value
+    return type(value)(_TILDE.sub(lambda found: os.path.expanduser(found[0]), str(value)))
 
 
 def page(command: Any, ctx: Any) -> str:

@@ -20,6 +20,14 @@ def _configure(context: typer.Context, value: Path | None) -> Path | None:
     return value
 
 
+def _allow_pixels(most: int | None) -> int | None:
+    if most is None:
+        return None
+    from fastvlm_bench.suites.image_files import allow_pixels
+
+    return allow_pixels(most)
+
+
 # fmt: off
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", callback=_configure, is_eager=True, help="A TOML, YAML or JSON file whose keys are options, or an earlier run's folder; the command line wins over it. See docs/options.md.")]
 Model = Annotated[str, typer.Option(metavar="MODEL", help="`tiny` (embedded), `smol`, a hub id, ID@REVISION, or a checkpoint folder.", rich_help_panel=MODEL)]
@@ -33,6 +41,7 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code/--no-trust-r
 Offline = Annotated[bool, typer.Option("--offline/--no-offline", help="Never ask the hub: only what is in the cache.", rich_help_panel=MODEL)]
 Metric = Annotated[list[str] | None, typer.Option("--metric", metavar="METRIC", help="A further metric, by its name (see `metrics`) or the path of a file; repeatable.", rich_help_panel=MEASUREMENT)]
 Trackers = Annotated[list[str] | None, typer.Option("--report-to", metavar="NAME", help="Also send the numbers to wandb or mlflow; repeatable. See docs/options.md.", rich_help_panel=OUTPUT)]
+MaxImagePixels = Annotated[int | None, typer.Option("--max-image-pixels", metavar="N", callback=_allow_pixels, help="Read images of up to so many pixels; default: Pillow's limit, about 89 million.", rich_help_panel=WHAT)]
 Quiet = Annotated[bool, typer.Option("--quiet/--no-quiet", "-q", help="No progress: only results, warnings and errors.", rich_help_panel=OUTPUT)]
 Details = Annotated[bool, typer.Option("--details/--no-details", help="Print every table, not one screen.", rich_help_panel=OUTPUT)]
 # fmt: on

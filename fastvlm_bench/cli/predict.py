@@ -38,13 +38,13 @@ def predict(
     from fastvlm_bench.predicting.devices import find_device
     from fastvlm_bench.predicting.surface import MOST_GAMMA
 
-    named = long_dtype(dtype) if dtype and dtype != "auto" else None
+    named = long_dtype(dtype) if dtype is not None and dtype != "auto" else None
     check_loading(device="auto", dtype=named, quantize=quantize)
     asked = Asked(
         model=chosen_model(context, model, revision),
-        exits=whole_numbers("--exit-layer", exit_layer) if exit_layer else (), head=head, draft=draft,
-        alphas=shares("--alpha", alpha or ALPHAS), gammas=whole_numbers("--gamma", gamma or GAMMAS, MOST_GAMMA),
-        batches=whole_numbers("--batch-size", batch_size or BATCHES),
+        exits=whole_numbers("--exit-layer", exit_layer) if exit_layer is not None else (), head=head, draft=draft,
+        alphas=shares("--alpha", ALPHAS if alpha is None else alpha), gammas=whole_numbers("--gamma", GAMMAS if gamma is None else gamma, MOST_GAMMA),
+        batches=whole_numbers("--batch-size", BATCHES if batch_size is None else batch_size),
         contexts=whole_numbers("--context", context_length), dtype=named, quantize=quantize,
         trust_remote_code=trust_remote_code, offline=offline,
     )  # fmt: skip

@@ -1,12 +1,12 @@
 """The commands that read results: those of earlier runs, and those that other tools have written."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fastvlm_bench.cli.options import RESULTS, Details, Metric, Trackers
+from fastvlm_bench.visible import note, visible
 
 # fmt: off
 RunFolders = Annotated[list[Path] | None, typer.Argument(help="Run folders; left out: the newest under results/.")]
@@ -25,19 +25,23 @@ def score(
     margin: Annotated[float | None, typer.Option(metavar="POINTS", help="Points of 100 that count as no difference to --reference; default 0.5.")] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="The suite's split; default: told by the files.")] = None,
     allow_missing: Annotated[bool, typer.Option(help="Count a sample without prediction as an empty text.")] = False,
+    subset: Annotated[bool, typer.Option("--subset", help="Score only the samples that have a prediction, and say how many.")] = False,
     variant: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="METRIC=VARIANT, as vqa_accuracy=official; repeatable.")] = None,
     metric: Metric = None,
     java: Annotated[bool, typer.Option("--java", help="METEOR and SPICE, too; needs Java and the extra coco-java.")] = False,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Score a results file, [{"image_id", "caption"}], [{"question_id", "answer"}] or the suite's own format."""
+    from fastvlm_bench.errors import UsageError
     from fastvlm_bench.metrics import parse_variants
     from fastvlm_bench.scoring.score import as_json, score_file, table
 
-    found = score_file(suite, annotations, predictions, allow_missing=allow_missing, split=split, java=java,
+    if margin is not None and reference is None:
+        raise UsageError("--margin judges the difference to --reference: name other predictions, or leave it out")
+    found = score_file(suite, annotations, predictions, allow_missing=allow_missing, split=split, java=java, subset=subset,
                        variants=parse_variants(variant or []), reference_file=reference, margin=margin, more=metric or [])  # fmt: skip
-    for note in found.notes:
-        typer.echo(f"fastvlm-bench: note: {note}", err=True)
+    for text in found.notes:
+        note(text)
     if json:
         typer.echo(as_json(found))
         return
@@ -73,11 +77,12 @@ def compare(
     from fastvlm_bench.analysis.comparison import compare as compare_runs
     from fastvlm_bench.analysis.verdict import judge
     from fastvlm_bench.analysis.verdict import require_valid as all_valid
-    from fastvlm_bench.records.record import read_run
+    from fastvlm_bench.errors import UsageError
     from fastvlm_bench.report.compare import print_comparison
 
-    named = [read_run(folder) for folder in runs or []]
-    found = compare_runs(named, force=force) if named else compare_newest(results)
+    if force and not runs:
+        raise UsageError("--force is for runs that are named; without names, those that can be compared are compared")
+    found = compare_runs(_runs(runs, results), force=force) if runs else compare_newest(results)
     print_comparison(found)
     if require_valid:
         all_valid([(run, judge(run)) for run in found.runs])
@@ -91,7 +96,7 @@ def report(
     memory_picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw what each peak of memory is made of: FILE.png, .svg or .pdf.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one self-contained page of all these runs, and print nothing.")] = None,
     plots: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the figures for a paper and their data, and print nothing.")] = None,
-    to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="Of --plots: pdf, png or svg.")] = "pdf",
+    to: Annotated[str | None, typer.Option("--format", "-f", metavar="FORMAT", help="Of --plots: pdf, png or svg; default: pdf.")] = None,
     trackers: Trackers = None,
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
@@ -99,14 +104,29 @@ def report(
     from fastvlm_bench.analysis.summary import summarise
     from fastvlm_bench.analysis.verdict import judge
     from fastvlm_bench.analysis.verdict import require_valid as all_valid
+    from fastvlm_bench.errors import UsageError
+    from fastvlm_bench.records.storage import check_target_file
     from fastvlm_bench.report.memory_picture import draw_memory
     from fastvlm_bench.report.one_screen import print_screen
+    from fastvlm_bench.report.plots import check_plots, write_plots
     from fastvlm_bench.report.terminal import print_report
     from fastvlm_bench.report.trackers import check_trackers, report_to
 
+    if to is not None and plots is None:
+        raise UsageError(f"--format {to} is for --plots; leave it out, or name a folder with --plots; tables as CSV, "
+                         "LaTeX, Markdown or JSON are written by fastvlm-bench export")  # fmt: skip
+    if details and (html or plots):
+        raise UsageError(f"--details prints every table, and {'--html' if html else '--plots'} prints none; leave one "
+                         "of them out")  # fmt: skip
+    if html is not None:
+        check_target_file(html, "--html")
+    if plots is not None:
+        check_plots(plots, to or "pdf")
     check_trackers(trackers or [])
     judged, printing = [], print_report if details else print_screen
     read = _runs(runs, results)
+    if memory_picture is not None and len(read) > 1:
+        raise UsageError(f"--memory-picture is of one run, not of {len(read)}: name its folder")
     told = [summarise(found, margin) for found in read]
     for found, rows in zip(read, told, strict=True):
         judged.append((found, judge(found, rows)))
@@ -120,11 +140,9 @@ def report(
     if html is not None:
         from fastvlm_bench.report.html import write_html
 
-        typer.echo(f"{html}: {write_html(read, html, told) / 1e6:.1f} MB")
+        typer.echo(f"{html}: {write_html(read, html, told) / 1e6:.1f} MB", err=str(html) == "-")
     if plots is not None:
-        from fastvlm_bench.report.plots import write_plots
-
-        typer.echo(f"{len(write_plots(read, plots, to, told))} files in {plots}")
+        typer.echo(f"{len(write_plots(read, plots, to or 'pdf', told))} files in {plots}")
     if require_valid:
         all_valid(judged)
 
@@ -165,19 +183,17 @@ def export(
     out: OutFile = None,
     dataset: Annotated[str | None, typer.Option(metavar="ID", help="For eval-results: the benchmark's data set on the Hub, OWNER/NAME or OWNER/NAME@REVISION.")] = None,
     method: Annotated[str | None, typer.Option(metavar="LABEL", help="For eval-results: the method; default: the first beside the reference.")] = None,
+    excel_safe: Annotated[bool, typer.Option("--excel-safe", help="For csv and samples-csv: no text is run as a formula where a spreadsheet opens the file.")] = False,
     columns: Annotated[str | None, typer.Option(metavar="NAMES", help="For latex and markdown: column names, separated by commas.")] = None,
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
     """Write runs as CSV (one row a suite and method), per-sample CSV, LaTeX (booktabs), Markdown, JSON or the Hub's YAML."""
-    from fastvlm_bench.report.export import export_runs, save
+    from fastvlm_bench.report.export import deliver, export_runs
 
-    text = export_runs(
-        _runs(runs, results), to, columns.split(",") if columns else None, dataset=dataset, method=method
+    names = [name.strip() for name in columns.split(",") if name.strip()] if columns else None
+    deliver(
+        lambda: export_runs(_runs(runs, results), to, names, dataset=dataset, method=method, excel_safe=excel_safe), out
     )
-    if out is None:
-        sys.stdout.write(text)
-    else:
-        save(out, text)
 
 
 def audit(
@@ -190,27 +206,29 @@ def audit(
     """Audit results of MMSpec, Spec-Bench, EAGLE, vLLM or lmms-eval: paired speed-ups, same answers, warnings."""
     from fastvlm_bench.analysis.audit import audit as compare_files
     from fastvlm_bench.errors import UsageError
-    from fastvlm_bench.report.audit import exported, print_audit
-    from fastvlm_bench.report.export import save
+    from fastvlm_bench.report.audit import check_format, exported, print_audit
+    from fastvlm_bench.report.export import deliver
 
     if json and to not in ("table", "json"):
         raise UsageError(f"--json and --format {to} exclude each other; leave one out")
     form = "json" if json else to
+    check_format(form)
     if form == "table" and out is not None:
         raise UsageError("--out is for csv, latex, markdown and json; the table goes to the terminal")
     found = compare_files(files, reference)
     if form == "table":
         print_audit(found)
-    elif out is None:
-        sys.stdout.write(exported(found, form))
     else:
-        save(out, exported(found, form))
+        deliver(lambda: exported(found, form), out)
 
 
 def _runs(folders: list[Path] | None, results: Path) -> list[Any]:
     from fastvlm_bench.errors import UsageError
     from fastvlm_bench.records.record import list_runs, read_run
 
+    if folders and results != RESULTS:
+        raise UsageError(f"--results {results} is where runs are looked for that are not named; leave it out, or leave "
+                         f"out {folders[0]}")  # fmt: skip
     if not folders:
         folders = list_runs(results)[:1]
     if not folders:
@@ -222,4 +240,4 @@ def print_rows(rows: list[tuple[str, str]]) -> None:
     """Names and texts in two columns."""
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
-        typer.echo(f"{name:<{max(width, 18)}} {text}")
+        typer.echo(visible(f"{name:<{max(width, 18)}} {text}"))

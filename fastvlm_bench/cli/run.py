@@ -17,6 +17,7 @@ from fastvlm_bench.cli.options import (
     Device,
     DeviceMap,
     Dtype,
+    MaxImagePixels,
     Metric,
     Model,
     Offline,
@@ -70,8 +71,8 @@ def run(
     energy: Annotated[float | None, typer.Option(metavar="SECONDS", help="Then measure energy, too, in blocks of so many seconds of each method, 5 for example.", rich_help_panel=MEASUREMENT)] = None,
     require_lossless: Annotated[bool, typer.Option(help="Exit with 5 if an output has a token that the target would not have chosen.", rich_help_panel=MEASUREMENT)] = False,
     require_valid: Annotated[bool, typer.Option(help="Exit with 8 if the run is INVALID.", rich_help_panel=MEASUREMENT)] = False,
-    min_decode_speedup: Annotated[float | None, typer.Option(metavar="X", help="Exit with 8 unless every method's decode speed-up stays above X, by its 95 % interval.", rich_help_panel=MEASUREMENT)] = None,
-    min_alpha: Annotated[float | None, typer.Option(metavar="X", help="Exit with 8 unless every drafting method's α stays above X, likewise.", rich_help_panel=MEASUREMENT)] = None,
+    min_decode_speedup: Annotated[float | None, typer.Option(metavar="X", help="Exit with 8 unless every method's decode speed-up is at least X, by its 95 % interval.", rich_help_panel=MEASUREMENT)] = None,
+    min_alpha: Annotated[float | None, typer.Option(metavar="X", help="Exit with 8 unless every drafting method's α is at least X, likewise.", rich_help_panel=MEASUREMENT)] = None,
     max_quality_drop: Annotated[float | None, typer.Option(metavar="POINTS", help="Exit with 8 unless no metric drops by more, in points of 100, likewise.", rich_help_panel=MEASUREMENT)] = None,
     margin: Annotated[float, typer.Option(metavar="POINTS", help="Points of 100 that count as no difference in quality: equivalent within ±margin.", rich_help_panel=MEASUREMENT)] = 0.5,
     variant: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="METRIC=VARIANT, as vqa_accuracy=official; repeatable.", rich_help_panel=MEASUREMENT)] = None,
@@ -85,11 +86,13 @@ def run(
     show: Annotated[bool, typer.Option("--show/--no-show", help="Print each answer token by token when it is measured, outside the clock.", rich_help_panel=OUTPUT)] = False,
     details: Details = False,
     trackers: Trackers = None,
+    max_image_pixels: MaxImagePixels = None,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:  # fmt: skip
     """Decode each sample with each method in turn and report speed, acceptance, memory and quality."""
     from fastvlm_bench.config import RunConfig
+    from fastvlm_bench.errors import UsageError
     from fastvlm_bench.measuring.batch_sweep import parse_sizes, run_sizes
     from fastvlm_bench.report.trackers import check_trackers, senders
 
@@ -115,5 +118,9 @@ def run(
     shown: dict[str, Any] = {"csv": csv, "predictions": predictions_out, "as_json": json, "quiet": quiet,
                              "answers": show, "after": senders(trackers or [])}  # fmt: skip
     if len(sizes) > 1:
+        if details:
+            raise UsageError(
+                "--details needs one batch size; report --details prints the tables of each run afterwards"
+            )
         raise typer.Exit(run_sizes(asked, sizes, resume=resume, **shown))
     raise typer.Exit(run_benchmark(asked, resume=resume, details=details, **shown))

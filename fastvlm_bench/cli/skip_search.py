@@ -12,6 +12,7 @@ from fastvlm_bench.cli.options import (
     Device,
     DeviceMap,
     Dtype,
+    MaxImagePixels,
     Model,
     Offline,
     Quantize,
@@ -64,6 +65,7 @@ def skip_search(
     offline: Offline = False,
     out: Annotated[Path, typer.Option("--out", "--output", "-o", metavar="DIR", help="Folder for the set; the same command goes on with it.", rich_help_panel=OUTPUT)],
     restart: Restart = False,
+    max_image_pixels: MaxImagePixels = None,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:  # fmt: skip

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from fastvlm_bench.cli.help import Command, Group
+from fastvlm_bench.cli.options import MaxImagePixels
+from fastvlm_bench.visible import visible
 
 suites_app = typer.Typer(cls=Group, help="List the suites; show one, check its files, or fetch them.")
 Name = Annotated[str, typer.Argument(help="A suite.")]
@@ -27,7 +29,7 @@ def listing(context: typer.Context) -> None:
         from fastvlm_bench.suites.suite import describe_suites
 
         for suite in describe_suites():
-            typer.echo(listed(suite))
+            typer.echo(visible(listed(suite)))
 
 
 @suites_app.command(cls=Command)
@@ -44,19 +46,19 @@ def show(
 
     suite = read_definition(name)
     for paragraph in described(suite):
-        typer.echo(paragraph)
+        typer.echo(visible(paragraph))
     if data is not None or any(split.root for split in suite.splits.values()):
         chosen = split if data is not None else suite.default_split
         loaded = load_suite(name, split=chosen, data=data, limit=1, ranking=True)
         sample = loaded.samples[0]
-        typer.echo(f"\nsample {sample.sample_id} of the {loaded.split} split: {sample.image_path}")
-        typer.echo(sample.prompt)
+        typer.echo(visible(f"\nsample {sample.sample_id} of the {loaded.split} split: {sample.image_path}"))
+        typer.echo(visible(sample.prompt))
         if model is not None:
             from fastvlm_bench.models.prompt_text import prompt_text
 
             typer.echo(f"\nas {model} reads it:\n{prompt_text(model, sample.prompt)!r}\n")
         for line in answers(sample):
-            typer.echo(f"  {line}")
+            typer.echo(visible(f"  {line}"))
 
 
 @suites_app.command(cls=Command)
@@ -66,27 +68,29 @@ def sheet(
     data: Annotated[Path | None, typer.Option(metavar="PATH", help="The folder with the files, or hf:OWNER/NAME; default: the embedded splits.")] = None,
     split: OneSplit = None,
     limit: Annotated[int, typer.Option(metavar="N", help="Samples of each suite.")] = 4,
+    max_image_pixels: MaxImagePixels = None,
 ) -> None:  # fmt: skip
     """Draw some samples of suites as one picture: images, questions, references."""
     from fastvlm_bench.suites.contact_sheet import draw_sheet, one_an_image
     from fastvlm_bench.suites.suite import load_suite
 
-    draw_sheet([one_an_image(load_suite(name, split=split, data=data, limit=limit * 10), limit) for name in names], out)
-    typer.echo(f"{out}: {out.stat().st_size} bytes")
+    suites = [one_an_image(load_suite(name, split=split, data=data, limit=limit * 10), limit) for name in names]
+    size = draw_sheet(suites, out)
+    typer.echo(f"{out}: {size} bytes", err=str(out) == "-")
 
 
 @suites_app.command(cls=Command)
-def check(name: Name, data: Data, split: OneSplit = None) -> None:
+def check(name: Name, data: Data, split: OneSplit = None, max_image_pixels: MaxImagePixels = None) -> None:
     """Read a suite's files and decode every image; list each problem once. Exit code 2 if there is any."""
     from fastvlm_bench.suites.check import check_data
 
     findings = check_data(name, data, split)
     for line in findings.checked:
-        typer.echo(line)
+        typer.echo(visible(line))
     for line in findings.warnings:
-        typer.echo(f"warning: {line}")
+        typer.echo(visible(f"warning: {line}"))
     for line in findings.problems:
-        typer.echo(f"problem: {line}")
+        typer.echo(visible(f"problem: {line}"))
     if findings.problems:
         count = f"{len(findings.problems)} problem{'s' if len(findings.problems) > 1 else ''}"
         typer.echo(f"fastvlm-bench: {count} with the files of '{name}' in {data}", err=True)
@@ -106,11 +110,16 @@ def prepare(
     from fastvlm_bench.errors import UsageError
     from fastvlm_bench.suites.definition import read_definition
     from fastvlm_bench.suites.files import layout
+    from fastvlm_bench.suites.hub_data import is_hub, spelled
     from fastvlm_bench.suites.prepare import in_words, planned, sizes
 
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is {limit}; it must be at least 1, or left out for all images")
     suite = read_definition(name)
+    if is_hub(data):
+        raise UsageError(
+            f"nothing to prepare: run --data {spelled(data)} fetches what it needs; give a folder to prepare one"
+        )
     real = [s for s in suite.splits.values() if not s.root and split in (None, s.name)]
     downloads = planned(name, data, split)
     remotes = list(sizes(downloads))
@@ -135,11 +144,19 @@ def _fetch_all(downloads: list[Any], remotes: list[Any], data: Path, splits: lis
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    from fastvlm_bench.suites.prepare import fetch, fetch_members, first_images, splits_of_images
+    from fastvlm_bench.suites.prepare import fetch, fetch_members, first_images, splits_of_images, whole_archive
+    from fastvlm_bench.suites.remote_zip import probe_part
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
-    pairs = [(splits_of_images(d, splits), d, remote) for d, remote in zip(downloads, remotes, strict=True)]
+    pairs = []
+    for download, remote in zip(downloads, remotes, strict=True):
+        own = splits_of_images(download, splits)
+        if own and limit is not None or download.members:
+            remote = probe_part(download.url, remote)
+            if told := whole_archive(download, remote):
+                typer.echo(told)
+        pairs.append((own, download, remote))
     pairs.sort(key=lambda pair: bool(pair[0]))
     with Progress(*columns, console=Console(stderr=True)) as bar:
 

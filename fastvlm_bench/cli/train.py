@@ -13,6 +13,7 @@ from fastvlm_bench.cli.options import (
     Device,
     DeviceMap,
     Dtype,
+    MaxImagePixels,
     Model,
     Offline,
     Quantize,
@@ -84,6 +85,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", "--output", "-o", metavar="DIR", help="Folder for the draft; the same command goes on with it.", rich_help_panel=OUTPUT)],
     push: Annotated[str | None, typer.Option(metavar="REPO", help="Upload the finished draft to this hub repository.", rich_help_panel=OUTPUT)] = None,
     restart: Restart = False,
+    max_image_pixels: MaxImagePixels = None,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:  # fmt: skip
@@ -143,6 +145,7 @@ def ablate(
     limit: Annotated[int | None, typer.Option(metavar="N", help="Samples measured of each suite.", rich_help_panel=MEASUREMENT)] = None,
     out: Annotated[Path, typer.Option("--out", "--output", "-o", metavar="DIR", help="Folder for drafts, run and table; the same command goes on with it.", rich_help_panel=OUTPUT)],
     also: Annotated[list[Path] | None, typer.Option(metavar="DIR", help="A run folder whose drafts join the table, repeatable.", rich_help_panel=OUTPUT)] = None,
+    max_image_pixels: MaxImagePixels = None,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:  # fmt: skip

@@ -13,8 +13,9 @@ object is of that tool; and `read(document, rows)`, which gives `Contents`.
 import importlib
 import json
 import pkgutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -23,6 +24,8 @@ from fastvlm_bench.suites.annotations import Document, read_bytes
 
 Rows = Sequence[tuple[str, Any]]
 """(place, object) of every line, for messages."""
+LARGEST = 1e15
+"""No sample takes as many seconds or tokens; up to it sums of floats hold whole numbers exactly."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,9 @@ class Answer:
     """What a method returned for one sample, turn by turn.
 
     seconds, tokens, rounds: a number each turn; () where the tool did not record it. rounds are passes of the target.
-    told: the acceptance length that the tool wrote, a turn. group: the topic, or "". prompt: what identifies the
-    prompt, where ids are only places in a file. failed: why there is no answer, or "".
+    told: the acceptance length that the tool wrote, a turn. group: the topic, or "". prompt: what tells the prompt from
+    others, by kind (a hash, a length, a topic); kinds that two answers share must agree. failed: why there is no
+    answer, or "".
     """
 
     sample_id: str
@@ -41,7 +45,7 @@ class Answer:
     rounds: tuple[int, ...] = ()
     told: tuple[float, ...] = ()
     group: str = ""
-    prompt: str = ""
+    prompt: Mapping[str, str] = field(default_factory=dict, hash=False)
     failed: str = ""
     recorded_at: float | None = None
 
@@ -50,8 +54,8 @@ class Answer:
 class Contents:
     """What a reader found. alpha, draft_acceptance_rate, tau: as the tool tells them for the whole file, else None.
 
-    concurrency: requests in flight, None where the tool has no such thing or sets no bound. notes: what a reader of the
-    numbers must know.
+    concurrency: requests in flight, None where the tool has no such thing or sets no bound. placed: ids are places in
+    a list, which mean nothing to another tool. notes: what a reader of the numbers must know.
     """
 
     answers: tuple[Answer, ...]
@@ -60,6 +64,7 @@ class Contents:
     draft_acceptance_rate: float | None = None
     tau: float | None = None
     concurrency: int | None = None
+    placed: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -73,7 +78,7 @@ class ResultsFile:
     torn: bool = False
     repeated: int = 0
 
-    @property
+    @cached_property
     def answers(self) -> dict[str, Answer]:
         return {answer.sample_id: answer for answer in self.contents.answers}
 
@@ -101,12 +106,15 @@ def read_results(path: Path) -> ResultsFile:
     """
     if not Path(path).is_file():
         state = "is a folder" if Path(path).is_dir() else "does not exist"
-        raise UsageError(f"results file {path} {state}; give a file that {_tools()} wrote")
+        raise UsageError(f"results file {path} {state}; give the path of a file")
     raw = read_bytes(path, "give a results file")
     rows, torn = _rows(path, raw)
     reader = next((reader for reader in readers() if reader.knows(rows[0][1])), None)
     if reader is None:
         first = rows[0][1]
+        if not first and isinstance(first, dict | list):
+            kind = "object" if isinstance(first, dict) else "list"
+            raise UsageError(f"{path}: an empty {kind}, so it holds no results; known are {_tools()}")
         keys = f"it begins with {', '.join(list(map(str, first))[:8])}" if isinstance(first, dict) else "no object"
         raise UsageError(f"{path}: results of an unknown tool ({keys}); known are {_tools()}")
     contents = reader.read(Document(path, None, reader.LAYOUT), rows)
@@ -125,7 +133,9 @@ def _rows(path: Path, raw: bytes) -> tuple[list[tuple[str, Any]], bool]:
     if text.lstrip().startswith(("{", "[")):
         try:
             whole = json.loads(text)
-            return [("the file", row) for row in (whole if isinstance(whole, list) and whole else [whole])], False
+            if isinstance(whole, list) and whole:
+                return [(f"[{index}]", row) for index, row in enumerate(whole)], False
+            return [("the file", whole)], False
         except (ValueError, RecursionError):
             pass
     lines = [(f"line {n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -147,11 +157,34 @@ def _tools() -> str:
     return ", ".join(reader.TOOL for reader in readers())
 
 
-def numbers(document: Document, row: Any, key: str, turns: int, place: str) -> tuple[float, ...]:
+def number(document: Document, value: Any, place: str, whole: bool = False, most: float = LARGEST) -> float:
+    """A number as tools count and time: finite, from 0 to `most`, and without a fraction if `whole`. Else a fault."""
+    if problem := _no_number(value, whole):
+        raise document.fault(place, problem)
+    if value > most:
+        raise document.fault(place, f"is {json.dumps(value)[:30]}, not a number from 0 to {most:g}")
+    return float(value)
+
+
+def numbers(document: Document, row: Any, key: str, turns: int, place: str, whole: bool = False) -> tuple[float, ...]:
     """The numbers at `key`, one for each turn; () where the key is absent or null. Faults raise the document's."""
     if row.get(key) is None:
         return ()
     given = document.get(row, key, list, place)
-    if len(given) != turns or any(isinstance(v, bool) or not isinstance(v, int | float) for v in given):
-        raise document.fault(f"{place}.{key}", f"must be {turns} number{'s' * (turns > 1)}, one for each turn")
-    return tuple(given)
+    odd = next((f", but [{i}] {problem}" for i, v in enumerate(given) if (problem := _no_number(v, whole))), "")
+    if len(given) != turns or odd:
+        raise document.fault(f"{place}.{key}", f"must be {turns} number{'s' * (turns > 1)}, one for each turn{odd}")
+    return tuple(map(float, given))
+
+
+def is_number(value: Any) -> bool:
+    """Whether `number` takes it."""
+    return not _no_number(value, False)
+
+
+def _no_number(value: Any, whole: bool) -> str:
+    """What keeps a value from being a number of its kind, or ""."""
+    right = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST  # no NaN is
+    if right and not (whole and value != int(value)):
+        return ""
+    return f"is {json.dumps(value)[:30]}, not a {'whole ' if whole else ''}number of at least 0"

@@ -6,7 +6,7 @@ The three count rounds otherwise: `idxs` is the index of the last round, `decodi
 from statistics import fmean
 from typing import Any
 
-from fastvlm_bench.foreign import Answer, Contents, Rows, numbers
+from fastvlm_bench.foreign import Answer, Contents, Rows, is_number, numbers
 from fastvlm_bench.suites.annotations import Document
 
 TOOL = "Spec-Bench, MMSpec and EAGLE (answers)"
@@ -38,16 +38,17 @@ def _answer(document: Document, sample_id: str, row: Any, choice: Any, place: st
     if not turns or not all(isinstance(text, str) for text in turns):
         raise document.fault(f"{place}.turns", "must be a list of texts, one for each turn")
     count = len(turns)
-    rounds = numbers(document, choice, "decoding_steps", count, place)
+    rounds = numbers(document, choice, "decoding_steps", count, place, whole=True)
     if not rounds:
-        rounds = tuple(index + 1 for index in numbers(document, choice, "idxs", count, place))
+        rounds = tuple(index + 1 for index in numbers(document, choice, "idxs", count, place, whole=True))
     when = row.get("tstamp")
     return Answer(
         sample_id, tuple(turns), numbers(document, choice, "wall_time", count, place),
-        tuple(map(int, numbers(document, choice, "new_tokens", count, place))), tuple(map(int, rounds)),
+        tuple(map(int, numbers(document, choice, "new_tokens", count, place, whole=True))), tuple(map(int, rounds)),
         _told(choice.get("acceptance_length"), count), str(row.get("topic") or row.get("category") or ""),
+        prompt={kind: str(row[kind]) for kind in ("topic", "category") if row.get(kind)},
         failed="the tool recorded an error" if ERROR in turns else "",
-        recorded_at=float(when) if isinstance(when, int | float) else None,
+        recorded_at=float(when) if is_number(when) else None,
     )  # fmt: skip
 
 
@@ -55,5 +56,7 @@ def _told(given: Any, turns: int) -> tuple[float, ...]:
     """The acceptance length of each turn: a number, or the mean of a list of rounds; () for any other form."""
     if not isinstance(given, list) or len(given) != turns:
         return ()
-    means = [fmean(item) if isinstance(item, list) and item else item for item in given]
-    return tuple(means) if all(isinstance(mean, int | float) for mean in means) else ()
+    turn_by_turn = [item if isinstance(item, list) else [item] for item in given]
+    if not all(items and all(map(is_number, items)) for items in turn_by_turn):
+        return ()
+    return tuple(map(fmean, turn_by_turn))

@@ -186,7 +186,7 @@ def container(root: Path = Path("/")) -> str:
 def quota_cpus(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
     """The CPU quota in CPUs: the smallest of the process's cgroups (v2 `cpu.max`, v1 `cpu.cfs_quota_us`)."""
     found = []
-    for folder in _cpu_groups(root, own):
+    for folder in cgroup_folders("cpu", root, own):
         if (folder / "cpu.max").is_file():
             quota, period = (folder / "cpu.max").read_text().split()
         elif (folder / "cpu.cfs_quota_us").is_file():
@@ -201,7 +201,7 @@ def quota_cpus(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self
 
 def throttled_periods(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
     """How often the cgroup has been halted by its quota so far. If it grows during a run, the times are spoilt."""
-    for folder in _cpu_groups(root, own):
+    for folder in cgroup_folders("cpu", root, own):
         if (folder / "cpu.stat").is_file():
             counts = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
             if "nr_throttled" in counts:
@@ -209,13 +209,13 @@ def throttled_periods(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/pr
     return _absent("no cgroup counts it")
 
 
-def _cpu_groups(root: Path, own: Path) -> Iterator[Path]:
-    """The folders of the process's CPU cgroups, from its own up to the root."""
+def cgroup_folders(controller: str, root: Path, own: Path) -> Iterator[Path]:
+    """The folders of the process's cgroups of a controller ("cpu", "memory"), from its own up to the root."""
     for line in own.read_text().splitlines() if own.is_file() else []:
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        for base in [root / controllers, root / "cpu"] if controllers else [root]:
+        for base in [root / controllers, root / controller] if controllers else [root]:
             if base.is_dir():
                 group = base / path.lstrip("/")
                 yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(base))

@@ -17,7 +17,7 @@ from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, UsageError
 from fastvlm_bench.measuring.before_loading import check
 from fastvlm_bench.measuring.benchmark import run_benchmark
 from fastvlm_bench.records.record import RUN_FILE, Run, read_meta, read_run
-from fastvlm_bench.records.storage import check_target_file
+from fastvlm_bench.records.storage import BOTH_PRINTED, STANDARD_OUTPUT, check_target_file
 from fastvlm_bench.report.batch_table import print_sizes, sizes_csv, sizes_json
 from fastvlm_bench.report.export import save
 
@@ -47,6 +47,8 @@ def run_sizes(
         raise UsageError("--predictions-out needs one batch size; answers are the same at every size")
     if csv is not None:
         check_target_file(csv, "--csv")
+    if csv == STANDARD_OUTPUT and as_json:
+        raise UsageError(BOTH_PRINTED)
     check(replace(config, batch_size=max(sizes)))
     if resume is not None and not resume.is_dir():
         raise UsageError(f"--resume {resume} is not a folder; give the one that holds the sweep's runs")
@@ -83,7 +85,7 @@ def run_sizes(
         rows = size_rows(sorted(runs, key=batch_size))
         if as_json:
             print(sizes_json(rows), end="")
-        else:
+        elif csv != STANDARD_OUTPUT:
             print_sizes(rows)
             print(f"\nrecords: {folder}")
         if csv is not None:
@@ -92,9 +94,10 @@ def run_sizes(
         print(f"fastvlm-bench: go on with the other sizes with --resume {folder}", file=sys.stderr)
     if failure is not None:
         raise failure
-    if config.require_valid:
-        require_valid([(run, judge(run)) for run in runs])
-    floors.require(runs, config.floors)
+    if code in (0, FAILED_SAMPLES):  # of a sweep that ended early nothing is required: its own code says so
+        if config.require_valid:
+            require_valid([(run, judge(run)) for run in runs])
+        floors.require(runs, config.floors, sweep=folder)
     return code or (FAILED_SAMPLES if failed else 0)
 
 

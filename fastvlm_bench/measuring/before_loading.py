@@ -1,6 +1,5 @@
 """The checks that need no model, which therefore come first: names, files, images, drafts, exits, changed data."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from fastvlm_bench.models.draft_model_files import check_draft_model
 from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
 from fastvlm_bench.suites.definition import read_definition
 from fastvlm_bench.suites.suite import Suite, check_images, images_sha256, load_suite
+from fastvlm_bench.visible import note
 
 
 def check(config: RunConfig) -> list[Suite]:
@@ -43,7 +43,7 @@ def check(config: RunConfig) -> list[Suite]:
             assert draft is None or isinstance(draft, str)
             choose_skip_set(drafts_of(config), model=config.model, draft=draft, layers=layers)
         for doubt in check_before_loading(spec.name, spec.options, config.model, config.offline):
-            print(f"fastvlm-bench: note: {doubt}", file=sys.stderr)
+            note(str(doubt))
     suites = load_suites(config)
     for suite in suites:
         for metric in suite.metrics:
@@ -56,6 +56,10 @@ def load_suites(config: RunConfig) -> list[Suite]:
     """The suites of a run. A chosen metric variant goes to all suites with that metric; UsageError if none has it."""
     wanted = parse_variants(config.variants)
     added = [METRICS.known(text) for text in config.metrics]
+    for name in config.suites:
+        if config.max_quality_drop is not None and not (added or read_definition(name).metrics):
+            raise UsageError(f"--max-quality-drop has no effect: suite {name} has no metric; add one by --metric NAME, "
+                             "or leave it out")  # fmt: skip
     own = {name: {m: v for m, v in wanted.items() if m in (*read_definition(name).metrics, *added)}
            for name in config.suites}  # fmt: skip
     for metric in wanted:

@@ -23,13 +23,14 @@ from fastvlm_bench.measuring.signals import INTERRUPTED, TERMINATED, catch_signa
 from fastvlm_bench.method_spec import METHODS, REFERENCE
 from fastvlm_bench.records import document_frequencies
 from fastvlm_bench.records.record import Run, RunWriter, read_meta, read_run
-from fastvlm_bench.records.storage import check_target_file, now
+from fastvlm_bench.records.storage import BOTH_PRINTED, STANDARD_OUTPUT, check_target_file, is_special, now
 from fastvlm_bench.report.export import rows_csv, run_json, run_markdown, save
 from fastvlm_bench.report.one_screen import print_screen
 from fastvlm_bench.report.sample_export import samples_csv
 from fastvlm_bench.report.terminal import print_report
 from fastvlm_bench.scoring.score import write_predictions
 from fastvlm_bench.suites.suite import Suite, images_sha256
+from fastvlm_bench.visible import note
 
 
 def run_benchmark(
@@ -48,12 +49,18 @@ def run_benchmark(
     for path, option in ((csv, "--csv"), (predictions, "--predictions-out")):
         if path is not None:
             check_target_file(path, option)
+    if predictions is not None and (predictions == STANDARD_OUTPUT or is_special(predictions)):
+        raise UsageError(f"--predictions-out {predictions} names the beginning of several files; name one in a folder")
+    if csv == STANDARD_OUTPUT and as_json:
+        raise UsageError(BOTH_PRINTED)
     if answers and (as_json or quiet):
         raise UsageError(f"--show prints answers among the progress, which {'--json' if as_json else '--quiet'} leaves "
                          "out; leave one of them out, or use the command show afterwards")  # fmt: skip
+    if details and as_json:
+        raise UsageError("--details prints every table, and --json prints none; leave one of them out")
     suites = check(config)
     for oddity in (text for suite in suites for text in suite.oddities):
-        print(f"fastvlm-bench: note: {oddity}", file=sys.stderr)
+        note(oddity)
     if resume and config.refine:
         raise UsageError("--resume cannot go on with --refine: what the drafts had learned is not in the records; "
                          "start a new run")  # fmt: skip
@@ -102,18 +109,18 @@ def run_benchmark(
         print(f"fastvlm-bench: go on after that sample with --resume {run.folder}", file=sys.stderr)
     if failure is not None:
         raise failure
+    foreign = {spec.label for spec in config.specs if METHODS[spec.name].foreign}
+    failed = sum(line["error"] is not None and line["method"] not in foreign for line in run.lines)
+    if failed:  # said before anything that is required ends the run with a line of its own
+        print(f"fastvlm-bench: {failed} measurements failed, see the table and {run.folder / 'samples.jsonl'}",
+              file=sys.stderr)  # fmt: skip
     if config.require_lossless:
         require_lossless(run)
     if config.require_valid and outcome == "success":
         require_valid([(run, judge(run))])
     if outcome == "success":
         floors.require([run], config.floors)
-    foreign = {spec.label for spec in config.specs if METHODS[spec.name].foreign}
-    if failed := sum(line["error"] is not None and line["method"] not in foreign for line in run.lines):
-        print(f"fastvlm-bench: {failed} measurements failed, see the table and {run.folder / 'samples.jsonl'}",
-              file=sys.stderr)  # fmt: skip
-        return code or FAILED_SAMPLES
-    return code
+    return code or (FAILED_SAMPLES if failed else 0)
 
 
 def require_lossless(run: Run) -> None:
@@ -194,6 +201,8 @@ def _show(run: Run, csv: Path | None, as_json: bool, details: bool) -> None:
     rows = summarise(run)
     if as_json:
         print(run_json(run, rows))
+    elif csv == STANDARD_OUTPUT:
+        pass
     elif details:
         print_report(run, rows=rows)
         print(f"\nrecords: {run.folder}")
@@ -201,4 +210,5 @@ def _show(run: Run, csv: Path | None, as_json: bool, details: bool) -> None:
         print_screen(run, rows=rows)
     if csv is not None:
         save(csv, rows_csv(rows))
-        save(csv.with_name(f"{csv.stem}-samples.csv"), samples_csv(run))
+        if csv != STANDARD_OUTPUT and not is_special(csv):
+            save(csv.with_name(f"{csv.stem}-samples.csv"), samples_csv(run))

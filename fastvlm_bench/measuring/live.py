@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fastvlm_bench.report.answers import print_answer, print_legend
+from fastvlm_bench.visible import visible
 
 
 class Live:
@@ -38,7 +39,7 @@ class Live:
 
     def say(self, text: str) -> None:
         """Print one line above the bars."""
-        self.progress.console.print(text, style="dim", highlight=False)
+        self.progress.console.print(visible(text), style="dim", highlight=False, markup=False)
 
     def show(self, group: Any) -> None:
         """Advance the suite's bar and its estimate, the geometric mean of the decode speed-ups of all groups so far.

@@ -3,7 +3,6 @@
 torch is imported inside functions, so that the checks that need no model (`before_loading.check`) come before it.
 """
 
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from fastvlm_bench.errors import Absent, DeviceLost, UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.machine.energy import open_meter
 from fastvlm_bench.machine.environment import describe_environment
+from fastvlm_bench.machine.limits import thread_counts, thread_limit
 from fastvlm_bench.measuring.before_loading import drafts_of
 from fastvlm_bench.measuring.control_arm import measured_specs
 from fastvlm_bench.measuring.live import Live
@@ -66,8 +66,7 @@ def measure_suites(
             threads = config.threads or writer.meta["environment"].get("threads")
             if threads is None:
                 live.say("looking for the thread count at which standard decoding is fastest")
-                cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-                threads = runner.fastest_threads(suites[0], sorted({1, *(2**i for i in range(1, 7) if 2**i <= cores)}))
+                threads = runner.fastest_threads(suites[0], thread_counts(thread_limit()))
             torch.set_num_threads(threads)
         writer.update(
             model={**target.describe(), "preflight": facts},

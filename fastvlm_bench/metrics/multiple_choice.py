@@ -10,9 +10,9 @@ The variants are parsers of an answer to a question with options:
 * "scienceqa" (LLaVA `eval_science_qa.py`): the answer is "B", or starts with "B. ", or contains "The answer is B" just
   once. Here white space around it is stripped first, and "B.", "(B)" and a sentence that ends after the letter are
   accepted; otherwise one would measure typography.
+* "scienceqa-official": the same without that leniency; "B." and "B\\n" are then unparsed.
 * "mmstar" (MMStar's own `exact_match`, as lmms-eval has it): after lower case and stripping, the answer begins with the
   letter, "(letter", "option letter" or "the answer is letter". So "Apple" counts as A. The options are not needed.
-* "scienceqa-official": the same without that leniency; "B." and "B\\n" are then unparsed.
 
 The official MMMU code draws an option at random where it can parse none, so that two equal texts score differently.
 Here such an answer is always wrong, and `parts` counts it. Answers to open questions are parsed by MMMU's rules, into

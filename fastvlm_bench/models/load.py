@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
@@ -26,6 +24,7 @@ from fastvlm_bench.models.processor import load_processor
 from fastvlm_bench.models.prompting import render, text_options
 from fastvlm_bench.models.source import source_of
 from fastvlm_bench.models.whole import load_weights, reads_text_alone
+from fastvlm_bench.visible import note
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PHASE_1 = "phase1.json"
@@ -138,14 +137,17 @@ def load_target(
             raise UsageError(f"model '{name}' is not in the cache, and {forbidden} forbids asking the hub: leave that "
                              "out, set HF_HOME to where the cache is, or give a checkpoint folder")  # fmt: skip
         shared = {"local_files_only": local, "revision": revision, "trust_remote_code": trust_remote_code}
+        reading = "its processor or tokenizer"
         try:
             check_file(source, revision, name)
             with quiet(downloads=not local):
                 processor = None if text_alone else load_processor(source, **shared)
+                reading = "its config.json"
                 config = AutoConfig.from_pretrained(source, **shared)
                 text_alone = text_alone and reads_text_alone(config)
                 if processor is None:
                     processor = (AutoTokenizer.from_pretrained if text_alone else load_processor)(source, **shared)
+                reading = "its weights"
                 if name != "tiny" and not device_map:
                     check_room(config, name, wanted, quantize, place, trust_remote_code)
                 stored, digest = getattr(config, "dtype", None), None
@@ -153,9 +155,10 @@ def load_target(
                     digest = weights_sha256(load_weights(name, source, text_alone, dtype=stored, **shared)[0])
                 placed = _placement(place, device_map, attn, quantize)
                 model, unused = load_weights(name, source, text_alone, dtype=wanted, **shared, **placed)
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError, TypeError,
-                SafetensorError) as error:  # fmt: skip
-            raise UsageError(f"model '{name}' cannot be loaded: {_reason(error, forbidden)}") from None
+        except UsageError:
+            raise
+        except Exception as error:  # a damaged file makes other libraries raise whatever they have
+            raise UsageError(f"model '{name}' cannot be loaded: {_reason(error, reading, here, forbidden)}") from None
     if device_map or quantize:
         place = model.get_input_embeddings().weight.device
     else:
@@ -164,8 +167,8 @@ def load_target(
         set_weights_sha256(model, digest)
     model.eval()
     settled = settle(model, processor, name, drafts=drafts)
-    for note in settled.notes:
-        print(f"fastvlm-bench: note: {note}", file=sys.stderr)
+    for told in settled.notes:
+        note(told)
     commit = None if here else cached_commit(source, revision)
     return Target(name, model, processor, place, default_drafts(name), commit, unused, trust_remote_code, offline,
                   settled.asked, settled.criteria)  # fmt: skip
@@ -196,10 +199,11 @@ def _placement(place: torch.device, device_map: str | None, attn: str | None, qu
     return options
 
 
-def _reason(error: Exception, forbidden: str | None) -> str:
+def _reason(error: Exception, reading: str, here: bool, forbidden: str | None) -> str:
     """Why loading failed and what would work, in one line: a known cause, else the error's first line.
 
-    forbidden: what forbids asking the hub, as the user wrote it.
+    reading: what of the checkpoint was being read. here: it is a folder of the user. forbidden: what forbids asking the
+    hub, as the user wrote it.
     """
     text = str(error)
     if "trust_remote_code" in text:
@@ -211,7 +215,9 @@ def _reason(error: Exception, forbidden: str | None) -> str:
     if match := re.search(r"pip install ([\w-]+)", text):
         return f"it needs the package {match[1]}: pip install {match[1]}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    first = lines[0][:200] if lines else type(error).__name__
+    first = " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:200] if lines else type(error).__name__
+    if here and not isinstance(error, OSError):
+        return f"{reading} cannot be used ({type(error).__name__}: {first}); take its files again from where they came"
     return (
         f"{first}; " + (f"leave out {forbidden}, or " if forbidden else "") + "check the id, the folder and the network"
     )

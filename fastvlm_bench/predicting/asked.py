@@ -37,7 +37,8 @@ class Asked:
 def whole_numbers(option: str, text: str, most: int = MOST) -> tuple[int, ...]:
     """Whole numbers from 1, separated by commas. UsageError for anything else, and for one that is named twice."""
     pieces = [piece.strip() for piece in text.split(",")]
-    if not all(piece.isascii() and piece.isdigit() and 1 <= int(piece) <= most for piece in pieces):
+    short = all(piece.isascii() and piece.isdigit() and len(piece) <= len(str(MOST)) for piece in pieces)
+    if not short or not all(1 <= int(piece) <= most for piece in pieces):
         raise UsageError(f"{option} is '{text}'; give whole numbers, 1 .. {most}, separated by commas")
     return _once(option, text, tuple(int(piece) for piece in pieces))
 

@@ -97,9 +97,10 @@ class Drafting:
 
     @cached_property
     def draft(self) -> Cost:
-        """One token through the early layers, the head and the LM head."""
-        own = [*self.load.structure.layers[: self.exit_layer], *([self.head] if self.head else [])]
-        return self.load.layers(own, 1) + self.load.ending(1, self.vocabulary)
+        """One token through the early layers, the head and the LM head. A head is never packed."""
+        early = self.load.layers(self.load.structure.layers[: self.exit_layer], 1)
+        whole = replace(self.load, weight_bits=8 * self.load.element_bytes)
+        return early + (whole.layers([self.head], 1) if self.head else Cost()) + self.load.ending(1, self.vocabulary)
 
     def verify(self, gamma: int) -> Cost:
         """The layers after the exit and the LM head over γ + 1 positions."""

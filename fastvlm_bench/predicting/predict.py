@@ -32,7 +32,7 @@ def predict(asked: Asked, device: Device) -> Found:
     rates = read_profile(asked.draft) if asked.draft is not None else None
     if asked.draft is not None and manifest is None and rates is None:
         read_manifest(asked.draft)  # says what is missing
-    head = manifest.head if manifest else asked.head or RAW
+    head = manifest.head if manifest else RAW if asked.head is None else asked.head
     if manifest is not None:
         _check_alone(asked, manifest)
     check_head(head)
@@ -137,7 +137,7 @@ def _check_alone(asked: Asked, manifest: Manifest) -> None:
         raise UsageError(f"draft {folder} has {manifest.head} heads, which run no early layers; predict prices "
                          "drafts at an exit")  # fmt: skip
     for option, given, mine in (("--exit-layer", asked.exits, (manifest.exit_layer,)),
-                                ("--head", asked.head and (asked.head,), (manifest.head,))):  # fmt: skip
+                                ("--head", asked.head is not None and (asked.head,), (manifest.head,))):  # fmt: skip
         if given and tuple(given) != mine:
             raise UsageError(f"{option} {','.join(map(str, given))} contradicts draft {folder} ({manifest.head}, exit "
                              f"{manifest.exit_layer}); leave it out")  # fmt: skip

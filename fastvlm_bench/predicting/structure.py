@@ -17,7 +17,7 @@ from fastvlm_bench.drafts.heads import HEADS, new_head
 from fastvlm_bench.drafts.manifest import AT_THE_END, first_line
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.models.layers import decoder_layers, output_embeddings, owner
-from fastvlm_bench.models.memory_need import without_weights
+from fastvlm_bench.models.memory_need import packed_parameters, without_weights
 
 RAW = "none"
 TOP_K = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_top_k")
@@ -70,7 +70,8 @@ class Layer:
 @dataclass(frozen=True)
 class Structure:
     """A model. beside: parameters of the text model that each pass reads beside its layers and the LM head. output: of
-    the LM head. parameters: of the whole model, the vision encoder included."""
+    the LM head. parameters: of the whole model, the vision encoder included. packed: those of them that 4bit and 8bit
+    pack."""
 
     name: str
     layers: Sequence[Layer]
@@ -79,6 +80,7 @@ class Structure:
     vocabulary: int
     width: int
     parameters: int
+    packed: int
 
 
 def count(config: Any, name: str, *, trust_remote_code: bool = False) -> tuple[Structure, Any]:
@@ -112,6 +114,7 @@ def count(config: Any, name: str, *, trust_remote_code: bool = False) -> tuple[S
         vocabulary=int(output.weight.shape[0]),
         width=int(output.weight.shape[1]),
         parameters=_size(model.parameters()),
+        packed=packed_parameters(model),
     ), model
 
 
@@ -157,7 +160,7 @@ def _layers(found: Iterable[Any], text: Any, caches: Sequence[Any], name: str) -
             grown = large[index] - small[index]
             state = small[index] - 2 * grown
             cached = caches[1].layers[index]
-            width = _head_width(cached)
+            width = _attended_width(cached, text)
             window = getattr(cached, "sliding_window", None)
             made.append(Layer(weights, grown, grown, state, window if grown else None, 2 * heads * width))
         else:  # it attends to what an earlier layer of its kind has cached
@@ -192,10 +195,19 @@ def _elements(cached: Any) -> int:
     return sum(tensor.numel() for tensor in _tensors(vars(cached)) if tensor.ndim > 1)
 
 
-def _head_width(cached: Any) -> int:
-    """Widths of a key and a value together: what a query costs at a position, halved; 0 where nothing is attended."""
+def _attended_width(cached: Any, text: Any) -> int:
+    """What a query of a head costs at a position, halved: the widths of a key and a value together; 0 where nothing is
+    attended.
+
+    Latent attention (MLA) caches the latent in the place of the key and the rotary part in that of the value. A query
+    is multiplied with both, and its scores once more with the latent, which is the value.
+    """
     keys, values = getattr(cached, "keys", None), getattr(cached, "values", None)
-    return 0 if keys is None or values is None or keys.ndim < 2 else int(keys.shape[-1] + values.shape[-1])
+    if keys is None or values is None or keys.ndim < 2:
+        return 0
+    latent = int(getattr(text, "kv_lora_rank", 0) or 0)
+    again = latent if latent == keys.shape[-1] and keys.shape[1] == 1 else 0
+    return int(keys.shape[-1] + values.shape[-1]) + again
 
 
 def _looked_up(module: nn.Module) -> set[int]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from fastvlm_bench.models.memory_need import held_bytes
 from fastvlm_bench.predicting.passes import Drafting, Load
 from fastvlm_bench.predicting.structure import Layer
 
@@ -107,8 +108,7 @@ def memory(drafting: Drafting) -> Memory:
     """What weights, KV and draft take."""
     load = drafting.load
     whole, element = load.structure, load.element_bytes
-    layered = sum(layer.weights.shared + layer.weights.routed for layer in whole.layers)
-    weights = layered * load.weight_bits / 8 + (whole.parameters - layered) * element
+    weights = held_bytes(whole.parameters, whole.packed, element, load.weight_bits)
     kv = kv_bytes(load, whole.layers)
     head = drafting.head
     draft = (head.weights.shared + head.weights.routed) * element if head else 0.0

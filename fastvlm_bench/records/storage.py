@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,6 +19,9 @@ from typing import Any
 from fastvlm_bench.errors import UsageError, WriteFailed
 
 LOCK_FILE = ".lock"
+STANDARD_OUTPUT = Path("-")
+"""What a user names to have a file printed."""
+BOTH_PRINTED = "--json and --csv - both go to the standard output; give --csv a file"
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
 """Names of the temporary files of `write_atomically`, by process id. A user's own hidden files must not match."""
 _SEAL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
@@ -55,23 +59,59 @@ def unseal(raw: bytes) -> dict[str, Any]:
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file as a whole: temporary file in the same folder, fsync, rename, fsync of the folder.
 
-    WriteFailed if that fails. The old file then stands as it was.
+    WriteFailed if that fails. The old file then stands as it was. A link that somebody laid under the temporary file's
+    name is removed, not followed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise WriteFailed(f"cannot write {path}: {error.strerror}; free space or make it writable") from error
+        raise _failed(path, error) from error
     sync_folder(path.parent)
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file that the user named. WriteFailed if that fails.
+
+    A plain file is replaced as a whole, also where a link leads to it. What is none is written through: a pipe,
+    a terminal, /dev/null, and "-" is the standard output. Replaced by a file, a device would be lost to all programs.
+    """
+    try:
+        if path == STANDARD_OUTPUT:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+        elif is_special(path):
+            with open(path, "wb", buffering=0) as stream:
+                left = memoryview(data)
+                while left:
+                    left = left[stream.write(left) :]
+        else:
+            write_atomically(path.resolve(), data)
+    except OSError as error:
+        raise _failed(path, error) from error
+
+
+def is_special(path: Path) -> bool:
+    """Whether it exists and is neither a plain file nor a folder: a device, a pipe, or a link to one."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _failed(path: Path, error: OSError) -> WriteFailed:
+    name = "the standard output" if path == STANDARD_OUTPUT else path
+    return WriteFailed(f"cannot write {name}: {error.strerror}; free space or make it writable")
 
 
 def check_target_file(path: Path, option: str) -> None:
     """UsageError, before anything is measured, if the file that `option` names could not be written afterwards."""
+    if path == STANDARD_OUTPUT:
+        return
     if path.is_dir():
         raise UsageError(f"{option} {path} is a folder; name a file in it")
     if not path.parent.is_dir():

@@ -4,6 +4,7 @@ May import the rooms below `checks`, and never brings torch.
 
 one_screen.py      the report of a run on one screen of a terminal
 terminal.py        the whole report of a run on a terminal
+sentences.py       what is said of methods in sentences
 answers.py         an answer token by token, round by round
 shown.py           which answers `show` prints, and the same as a picture
 quality_tables.py  the tables of quality in that report

@@ -79,11 +79,16 @@ FORMATS: dict[str, Callable[[Audit], str]] = {
 }
 
 
-def exported(audit: Audit, form: str) -> str:
-    """An audit in one of `FORMATS`; UsageError for another."""
-    if form not in FORMATS:
+def check_format(form: str) -> None:
+    """UsageError unless it is "table" or one of `FORMATS`."""
+    if form != "table" and form not in FORMATS:
         known = ("table", *FORMATS)
         raise UsageError(f"unknown format '{form}'{did_you_mean(form, known)}; choose one of: {', '.join(known)}")
+
+
+def exported(audit: Audit, form: str) -> str:
+    """An audit in one of `FORMATS`; UsageError for another."""
+    check_format(form)
     return FORMATS[form](audit)
 
 
@@ -102,8 +107,8 @@ def print_audit(audit: Audit, console: "Console | None" = None) -> None:
         _print_method(console, method)
     console.print()
     say(console, "×: reference's seconds / this file's on the same samples, above 1 is faster; 95 % intervals over "
-        "samples. geometric mean: what a request gains; totals: what the whole job gains; of rates: mean of tokens/s "
-        "over samples, as Spec-Bench prints it. docs/measuring.md has the formulas", "dim")  # fmt: skip
+        "samples. geometric mean: what a request gains; totals: what the whole job gains; of rates: ratio of mean "
+        "tokens/s over samples, with the files' own counts. docs/measuring.md has the formulas", "dim")  # fmt: skip
 
 
 def _print_method(console: "Console", method: Method) -> None:

@@ -1,7 +1,6 @@
 """The table of a suite's methods over batch sizes, from one run per size: it shows where speculation's gain ends."""
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from fastvlm_bench.analysis.batch_sizes import SizeRow, find_runs, size_rows
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.report.csv_text import to_csv
-from fastvlm_bench.report.export import save
+from fastvlm_bench.report.export import deliver
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio
 
@@ -59,10 +58,8 @@ def print_table(folders: Sequence[Path], form: str, out: Path | None) -> None:
     rows = size_rows(find_runs(folders))
     if form == "table":
         print_sizes(rows)
-    elif out is None:
-        sys.stdout.write(FORMATS[form](rows))
     else:
-        save(out, FORMATS[form](rows))
+        deliver(lambda: FORMATS[form](rows), out)
 
 
 def print_sizes(rows: Sequence[SizeRow], console: "Console | None" = None) -> None:

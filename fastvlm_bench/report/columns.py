@@ -25,7 +25,7 @@ SOURCES = (
     "counts.samples_one_token", "counts.repeats", "settings.batch_size",
     "quality",
     "sameness.identical", "sameness.different_rate_upper", "sameness.diverged", "sameness.near_ties",
-    "sameness.near_tie_margin", "sameness.unsteady", "sameness.violations",
+    "sameness.near_tie_margin", "sameness.unsteady", "sameness.violations", "sameness.unchecked",
     "times.ttft_s", "times.tpot_s", "times.decode_s", "times.e2e_s", "times.new_tokens_median",
     "times.decode_tokens_per_s", "times.e2e_tokens_per_s", "times.requests_per_s",
     "speedup.decode_speedup_geomean", "speedup.decode_speedup_verdict",

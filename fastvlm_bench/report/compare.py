@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fastvlm_bench import metrics
-from fastvlm_bench.analysis.comparison import ComparedRow, Comparison
-from fastvlm_bench.report.labels import differences, labels
+from fastvlm_bench.analysis.comparison import ComparedRow, Comparison, differing
+from fastvlm_bench.records.record import Run
+from fastvlm_bench.report.labels import differences, labels, letters
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.report.numbers import number, ratio
 from fastvlm_bench.report.terminal import quality_cell
@@ -19,7 +20,7 @@ def print_comparison(comparison: Comparison, console: "Console | None" = None) -
     from rich.console import Console
 
     console = Console() if console is None else console
-    names = [chr(ord("A") + index) if index < 26 else f"run {index}" for index in range(len(comparison.runs))]
+    names = letters(len(comparison.runs))
     for name, run, differs in zip(names, comparison.runs, _of_runs(comparison), strict=True):
         say(console, f"{name} = {run.run_id}" + (f": {differs}" if differs else ""))
     if comparison.forced:
@@ -61,7 +62,12 @@ def _columns(rows: Sequence[ComparedRow]) -> list[Cells]:
         return Cells(header, tuple(cell(row) for row in rows))
 
     def metric(index: int) -> Callable[[ComparedRow], str]:
-        return lambda r: quality_cell(r.quality[index]) if index < len(r.quality) else NOTHING
+        def cell(r: ComparedRow) -> str:
+            if index >= len(r.quality):
+                return NOTHING
+            return quality_cell(r.quality[index], r.compared, r.row.counts.samples)
+
+        return cell
 
     paired = any(row.against for row in rows)
     own = [
@@ -81,3 +87,11 @@ def _columns(rows: Sequence[ComparedRow]) -> list[Cells]:
             )
         )
     return own
+
+
+def obstacles(runs: Sequence[Run]) -> tuple[str, ...]:
+    """What forbids or hampers to compare these runs, a sentence each; () for a single run."""
+    if len(runs) < 2:
+        return ()
+    forbidden, notes = differing(runs, of_suites=True)
+    return (*(f"Not comparable: {text}" for text in forbidden), *notes)

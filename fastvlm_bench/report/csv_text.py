@@ -15,14 +15,20 @@ def cell_text(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """RFC 4180, with line feeds.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What begins a formula in a spreadsheet."""
+
+
+def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]], excel_safe: bool = False) -> str:
+    """RFC 4180, with line feeds. excel_safe: a text that a spreadsheet would run as a formula gets a "'" before it.
 
     Neither the csv module nor pandas, which writes with it: before Python 3.13 it leaves a carriage return unquoted.
     """
 
     def cell(value: Any) -> str:
         text = cell_text(value)
+        if excel_safe and isinstance(value, str) and text.startswith(FORMULA):
+            text = f"'{text}"
         return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
 
     return "".join(",".join(map(cell, row)) + "\n" for row in [header, *rows])

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastvlm_bench.analysis.speedup import DECODE, E2E
 from fastvlm_bench.report.figure_data import Data
 from fastvlm_bench.report.layout import break_label
 from fastvlm_bench.report.numbers import MIB
@@ -22,6 +23,7 @@ MOST_GROUPED = 4
 POINTS = "points-"
 """Begins the id of a method's points in an SVG, followed by its place, so that a page knows which sample each is."""
 LABEL_WIDTH = 20
+SPEEDUPS = {DECODE: "decode speed-up", E2E: "end-to-end speed-up"}
 MEMORY_KINDS = {"allocated": "tensors on the device", "rss": "resident memory", "parts": "weights, cache, activations"}
 
 
@@ -33,10 +35,30 @@ def by_series(data: Data) -> dict[str, Data]:
     return found
 
 
-def _points(axis: Any, name: str, x: Sequence[float], y: Sequence[float], places: Places, **more: Any) -> None:
-    place = places[name]
-    axis.scatter(x, y, s=14, marker=marker(place), c=colour(place), linewidths=0, label=name, gid=f"{POINTS}{place}",
-                 **more)  # fmt: skip
+def _key(data: Sequence[Mapping[str, Any]]) -> str:
+    """The column of the speed-up by which a figure compares."""
+    return f"{data[0]['speedup_of']}_speedup"
+
+
+def _speedup(data: Data) -> str:
+    return SPEEDUPS[data[0]["speedup_of"]]
+
+
+def _units(data: Data) -> str:
+    """What the points are: "sample", "batch", or of several runs "sample or batch"."""
+    return " or ".join(sorted({row["observation"] for row in data}, reverse=True))
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """The name of a row's series in a picture: with "lossy", and with the number of samples where some failed."""
+    own, planned = row["samples"], row["samples_planned"]
+    told = [] if row["lossless"] else ["lossy"]
+    told += [] if own == planned else [f"n = {own}/{planned}"]
+    return str(row["series"]) + (f" ({', '.join(told)})" if told else "")
+
+
+def _names(grouped: Mapping[str, Data]) -> list[str]:
+    return [name_of(rows[0]) for rows in grouped.values()]
 
 
 def _one(axis: Any, vertical: bool = False) -> None:
@@ -45,19 +67,22 @@ def _one(axis: Any, vertical: bool = False) -> None:
 
 
 def speedup_by_length(axis: Any, data: Data, places: Places) -> None:
-    drawn = len(data)
+    drawn, key = len(data), _key(data)
     for name, rows in by_series(data).items():
-        own = [row for row in rows if row["decode_speedup"] is not None]
-        _points(axis, name, [row["tokens"] for row in own], [row["decode_speedup"] for row in own], places, alpha=0.6,
-                rasterized=drawn > MANY_POINTS)  # fmt: skip
+        own = [row for row in rows if row[key] is not None]
+        place = places[name]
+        axis.scatter([row["tokens"] for row in own], [row[key] for row in own], s=14, marker=marker(place),
+                     c=colour(place), linewidths=0, label=name_of(rows[0]), gid=f"{POINTS}{place}", alpha=0.6,
+                     rasterized=drawn > MANY_POINTS)  # fmt: skip
     _one(axis)
-    axis.set(xlabel="new tokens of the answer", ylabel="decode speed-up of a sample, ×")
+    units = _units(data)
+    axis.set(xlabel=f"new tokens of {'the answer' if units == 'sample' else f'a {units}'}",
+             ylabel=f"{_speedup(data)} of a {units}, ×")  # fmt: skip
 
 
 def speedup_distribution(axis: Any, data: Data, places: Places) -> None:
     grouped = by_series(data)
-    decoded = any(row["decode_speedup"] is not None for row in data)
-    key = "decode_speedup" if decoded else "e2e_speedup"
+    key = _key(data)
     for place, (name, rows) in enumerate(grouped.items()):
         values = [row[key] for row in rows if row[key] is not None]
         ink = colour(places[name])
@@ -72,15 +97,15 @@ def speedup_distribution(axis: Any, data: Data, places: Places) -> None:
             axis.errorbar([value], [place], xerr=reach, fmt="D", color=ink, markersize=5, capsize=3, elinewidth=2,
                           markeredgecolor="white", markeredgewidth=0.6, zorder=5)  # fmt: skip
     _one(axis, vertical=True)
-    _categories(axis, list(grouped))
-    axis.set(xlabel="decode speed-up of a sample, ×" if decoded else "end-to-end speed-up of a sample, ×")
+    _categories(axis, _names(grouped))
+    axis.set(xlabel=f"{_speedup(data)} of a {_units(data)}, ×")
 
 
 def acceptance_by_position(axis: Any, data: Data, places: Places) -> None:
     for name, rows in by_series(data).items():
         place = places[name]
         axis.plot([row["position"] for row in rows], [row["accepted_share"] * 100 for row in rows], color=colour(place),
-                  marker=marker(place), label=name)  # fmt: skip
+                  marker=marker(place), label=name_of(rows[0]))  # fmt: skip
     _whole_numbers(axis)
     axis.set(xlabel="place in the draft", ylabel="accepted of tested, %", ylim=(0, 103))
 
@@ -92,16 +117,16 @@ def accepted_per_round(axis: Any, data: Data, places: Places) -> None:
         x, y = [row["accepted"] for row in rows], [row["rounds_share"] * 100 for row in rows]
         if len(grouped) <= MOST_GROUPED:
             shifted = [value + (index - (len(grouped) - 1) / 2) * width for value in x]
-            axis.bar(shifted, y, width * 0.92, color=colour(place), label=name)
+            axis.bar(shifted, y, width * 0.92, color=colour(place), label=name_of(rows[0]))
         else:
-            axis.plot(x, y, color=colour(place), marker=marker(place), label=name)
+            axis.plot(x, y, color=colour(place), marker=marker(place), label=name_of(rows[0]))
     _whole_numbers(axis)
     axis.set(xlabel="drafted tokens accepted in a round", ylabel="rounds, %")
     axis.set_ylim(bottom=0)
 
 
 def speedup_quality(axis: Any, data: Data, places: Places) -> None:
-    own = [row for row in data if row["quality_delta"] is not None and row["decode_speedup"] is not None]
+    own = [row for row in data if row["quality_delta"] is not None and row[_key(data)] is not None]
     reach = 0.5
     for row in own:
         low, high = row["quality_delta_low"], row["quality_delta_high"]
@@ -109,20 +134,21 @@ def speedup_quality(axis: Any, data: Data, places: Places) -> None:
         reach = max(reach, *(1.15 * abs(value) for value in (row["quality_delta"], low, high) if value is not None))
     axis.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
     _one(axis)
-    axis.set(xlim=(-reach, reach), xlabel=f"Δ {data[0]['metric_title']}", ylabel="decode speed-up, ×")
+    axis.set(xlim=(-reach, reach), xlabel=f"Δ {data[0]['metric_title']}", ylabel=f"{_speedup(data)}, ×")
 
 
 def speedup_memory(axis: Any, data: Data, places: Places) -> None:
-    own = [row for row in data if row["peak_delta_bytes"] is not None and row["decode_speedup"] is not None]
+    key = _key(data)
+    own = [row for row in data if row["peak_delta_bytes"] is not None and row[key] is not None]
     for row in own:
         _with_bars(axis, row, row["peak_delta_bytes"] / MIB, None, None, places)
     front: list[tuple[float, float]] = []
-    for more, speed in sorted((row["peak_delta_bytes"] / MIB, -row["decode_speedup"]) for row in own):
+    for more, speed in sorted((row["peak_delta_bytes"] / MIB, -row[key]) for row in own):
         if not front or -speed > front[-1][1]:
             front.append((more, -speed))
     axis.step([x for x, _ in front], [y for _, y in front], where="post", color=GRID, linewidth=1.2, zorder=1)
     _one(axis)
-    axis.set(xlabel=f"Δ peak, MiB ({MEMORY_KINDS[data[0]['memory_kind']]})", ylabel="decode speed-up, ×")
+    axis.set(xlabel=f"Δ peak, MiB ({MEMORY_KINDS[data[0]['memory_kind']]})", ylabel=f"{_speedup(data)}, ×")
     axis.margins(x=0.1)
 
 
@@ -130,12 +156,13 @@ def _with_bars(
     axis: Any, row: Mapping[str, Any], x: float, low: float | None, high: float | None, places: Places
 ) -> None:
     """One method as a point, with the intervals that it has."""
-    place, y = places[row["series"]], row["decode_speedup"]
-    ends = row["decode_speedup_low"], row["decode_speedup_high"]
+    key = _key([row])
+    place, y = places[row["series"]], row[key]
+    ends = row[f"{key}_low"], row[f"{key}_high"]
     axis.errorbar(
         [x], [y], xerr=None if low is None or high is None else [[max(x - low, 0)], [max(high - x, 0)]],
         yerr=None if None in ends else [[y - ends[0]], [ends[1] - y]], fmt=marker(place), color=colour(place),
-        markersize=5.5, capsize=2, elinewidth=0.8, label=row["series"], zorder=3,
+        markersize=5.5, capsize=2, elinewidth=0.8, label=name_of(row), zorder=3,
     )  # fmt: skip
 
 
@@ -152,11 +179,10 @@ def memory_peak(axis: Any, data: Data, places: Places) -> None:
 
 
 def energy(axis: Any, data: Data, places: Places) -> None:
-    names = [row["series"] for row in data]
     for place, row in enumerate(data):
         axis.barh([place], [row["joules_per_token"]], 0.6, color=colour(places[row["series"]]))
         axis.text(row["joules_per_token"], place, f" {row['joules_per_token']:.3g}", va="center", fontsize=7)
-    _categories(axis, names)
+    _categories(axis, _names(by_series(data)))
     axis.margins(x=0.12)
     axis.set(xlabel="joules per token")
 
@@ -174,7 +200,7 @@ def _stacked(
         ends = [end + size for end, size in zip(ends, sizes, strict=True)]
     for place, end in enumerate(ends):
         axis.text(end, place, f" {end:.3g}" if end < 100 else f" {end:.0f}", va="center", fontsize=7)
-    _categories(axis, list(grouped))
+    _categories(axis, _names(grouped))
     axis.margins(x=0.12)
 
 
@@ -193,8 +219,8 @@ def _broken(name: str) -> str:
 
 def label_lines(data: Data) -> int:
     """The lines of all names on the axis of such a figure, each taking at least two and as many as the longest."""
-    names = by_series(data)
-    return len(names) * max(2, *(_broken(name).count("\n") + 1 for name in names), 2)
+    names = _names(by_series(data))
+    return len(names) * max([2, *(_broken(name).count("\n") + 1 for name in names)])
 
 
 def _whole_numbers(axis: Any) -> None:

@@ -1,7 +1,8 @@
 """Rows as CSV, LaTeX, Markdown and JSON. All have their columns from one list, `report.columns.SOURCES`."""
 
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from fastvlm_bench.analysis.verdict import judge
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.records.document_frequencies import FREQUENCIES, cider_df
 from fastvlm_bench.records.record import Run
-from fastvlm_bench.records.storage import finite, write_atomically
+from fastvlm_bench.records.storage import check_target_file, finite, write_output
 from fastvlm_bench.report.columns import columns, row_dict
 from fastvlm_bench.report.csv_text import cell_text, to_csv
 from fastvlm_bench.report.eval_results import eval_results
 from fastvlm_bench.report.labels import labels
 from fastvlm_bench.report.sample_export import samples_csv
+from fastvlm_bench.visible import visible
 
 TABLE_COLUMNS = (
     "model", "suite", "split", "method", "samples_ok", "decode_speedup_geomean", "e2e_speedup_geomean", "identical",
@@ -27,20 +29,31 @@ TABLE_COLUMNS = (
 
 
 def save(path: Path, text: str) -> None:
-    """Write text as UTF-8, atomically and with its line feeds as they are. WriteFailed if that fails.
+    """Write text as UTF-8, as `write_output` does, with its line feeds as they are. WriteFailed if that fails.
 
     A lone surrogate becomes a question mark.
     """
-    write_atomically(Path(path), text.encode("utf-8", "replace"))
+    write_output(Path(path), text.encode("utf-8", "replace"))
+
+
+def deliver(make: Callable[[], str], out: Path | None) -> None:
+    """Print a text or write it to the file of --out, which is looked at before the text is made. UsageError for it."""
+    if out is None:
+        sys.stdout.write(make())
+    else:
+        check_target_file(out, "--out")
+        save(out, make())
 
 
 # ------------------------------------------------------------------------------------------ CSV and JSON
 
 
-def rows_csv(rows: Sequence[Row]) -> str:
+def rows_csv(rows: Sequence[Row], excel_safe: bool = False) -> str:
     """One line per suite x method; empty means not measured. For pandas: `dtype=str, keep_default_na=False`."""
     names = columns()
-    return to_csv([column.name for column in names], ([column.read(row) for column in names] for row in rows))
+    return to_csv(
+        [column.name for column in names], ([column.read(row) for column in names] for row in rows), excel_safe
+    )
 
 
 def run_json(run: Run, rows: Sequence[Row] | None = None) -> str:
@@ -94,7 +107,7 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     escapes = str.maketrans({"\\": "\\\\", "|": "\\|", "\n": " ", "_": "\\_", "*": "\\*", "<": "&lt;"})
 
     def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.translate(escapes) for cell in cells) + " |"
+        return "| " + " | ".join(visible(cell).translate(escapes) for cell in cells) + " |"
 
     return (
         "\n".join(["| " + " | ".join(header) + " |", "|" + " --- |" * len(header), *(line(cells) for cells in body)])
@@ -116,7 +129,7 @@ def rows_latex(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
 def latex_table(header: Sequence[str], body: Sequence[Sequence[str]], words: Sequence[str]) -> str:
     """A booktabs tabular, everything escaped. words: the columns that are aligned left."""
     spec = "".join("l" if name in words else "r" for name in header)
-    lines = [" & ".join(cell.translate(LATEX) for cell in cells) + r" \\" for cells in [header, *body]]
+    lines = [" & ".join(visible(cell).translate(LATEX) for cell in cells) + r" \\" for cells in [header, *body]]
     top = ["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{spec}}}", r"\toprule", lines[0], r"\midrule"]
     return "\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -149,36 +162,38 @@ OF_ONE_RUN = "eval-results"
 
 def export_runs(
     runs: Sequence[Run], form: str, names: Sequence[str] | None = None, *, dataset: str | None = None,
-    method: str | None = None,
+    method: str | None = None, excel_safe: bool = False,
 ) -> str:  # fmt: skip
     """Runs in one of `FORMATS`: one table of all of them, or as JSON one object, and an array of several.
 
-    names: the columns of a LaTeX or Markdown table. dataset, method: as in `eval_results`. UsageError for an unknown
-    format or column, and for what belongs to another format.
+    names: the columns of a LaTeX or Markdown table. dataset, method: as in `eval_results`. excel_safe: as in `to_csv`.
+    UsageError for an unknown format or column, and for what belongs to another format.
     """
+    known_forms = (*FORMATS, OF_ONE_RUN)
+    if form not in known_forms:
+        choice = f"{did_you_mean(form, known_forms)}; choose one of: {', '.join(known_forms)}"
+        raise UsageError(f"unknown format '{form}'{choice}")
     if (dataset or method) and form != OF_ONE_RUN:
         raise UsageError(f"--dataset and --method are for eval-results; {form} has every method")
+    if excel_safe and form not in ("csv", "samples-csv"):
+        raise UsageError(f"--excel-safe is for csv and samples-csv; no spreadsheet opens {form}")
     known = [column.name for column in columns()]
     for name in names or ():
         if name not in known:
             raise UsageError(f"unknown column '{name}'{did_you_mean(name, known)}; docs/measuring.md lists them")
     if names and form not in ("latex", "markdown"):
         raise UsageError(f"--columns is for latex and markdown; {form} always has every column")
-    known_forms = (*FORMATS, OF_ONE_RUN)
-    if form not in known_forms:
-        choice = f"{did_you_mean(form, known_forms)}; choose one of: {', '.join(known_forms)}"
-        raise UsageError(f"unknown format '{form}'{choice}")
     if form == OF_ONE_RUN:
         if len(runs) > 1:
             raise UsageError(f"eval-results is of one run, not of {len(runs)}: name its folder")
         return eval_results(runs[0], summarise(runs[0]), dataset, method)
     if form == "samples-csv":
-        first, *others = (samples_csv(run) for run in runs)
+        first, *others = (samples_csv(run, excel_safe) for run in runs)
         return first + "".join(text[text.index("\n") + 1 :] for text in others)
     if form == "json":
         objects = [run_json(run) for run in runs]
         return objects[0] if len(objects) == 1 else "[\n" + ",\n".join(text.rstrip() for text in objects) + "\n]\n"
     rows = [row for run in runs for row in summarise(run)]
     if form == "csv":
-        return rows_csv(rows)
+        return rows_csv(rows, excel_safe)
     return rows_latex(rows, names) if form == "latex" else rows_markdown(rows, names)

@@ -6,17 +6,20 @@ A series is a method of a run on one suite. Units are suffixes; None is what was
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from fastvlm_bench import metrics
-from fastvlm_bench.analysis.acceptance import by_position
+from fastvlm_bench.analysis.acceptance import counts_by_position
 from fastvlm_bench.analysis.arms import Arm, arms, pairs
-from fastvlm_bench.analysis.phases import PHASES
-from fastvlm_bench.analysis.speedup import SampleRatio, sample_ratios
+from fastvlm_bench.analysis.batches import observation
+from fastvlm_bench.analysis.phases import phase_shares
+from fastvlm_bench.analysis.speedup import DECODE, SampleRatio, common, sample_ratios
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.breakdown import PARTS, memory_parts
+from fastvlm_bench.report.labels import letters
 from fastvlm_bench.report.one_screen import short_labels
 
 Data = list[dict[str, Any]]
@@ -27,6 +30,7 @@ class Series:
     """One method of one run on a suite. name: its short label, after the run's letter where several have this suite.
 
     place: its place among the colours, 0 for the reference. ratios: of each sample (or batch) to the reference's.
+    speedup_of: by which speed-up all series of this suite are compared, `DECODE` or `E2E`.
     """
 
     name: str
@@ -36,17 +40,42 @@ class Series:
     arm: Arm
     place: int
     ratios: tuple[SampleRatio, ...]
+    speedup_of: str
 
     @property
     def is_reference(self) -> bool:
         return self.row.method == self.row.reference
 
+    @property
+    def lossless(self) -> bool:
+        """Whether the method is lossless and no output shows otherwise."""
+        return self.row.settings.lossless and not self.row.sameness.violations
 
-def letters(runs: Sequence[Run]) -> list[str]:
-    """A short name for each run: A, B, …, then "run 26"; of a single run "", which needs none."""
-    if len(runs) == 1:
-        return [""]
-    return [chr(ord("A") + index) if index < 26 else f"run {index}" for index in range(len(runs))]
+    @property
+    def marked(self) -> str:
+        """Its name, which says where it is lossy."""
+        return self.name if self.lossless else f"{self.name} (lossy)"
+
+    @property
+    def unit(self) -> str:
+        """What a ratio is of: a "sample", or a "batch" where several were decoded together."""
+        return "batch" if self.row.settings.batch_size > 1 else "sample"
+
+    def speedup(self, ratio: SampleRatio) -> float | None:
+        """The ratio by which all series are compared; None for an answer that has no such phase."""
+        return ratio.decode if self.speedup_of == DECODE else ratio.e2e
+
+    @cached_property
+    def by_sample(self) -> dict[str, float]:
+        """The speed-up of each sample, or of the batch that it was decoded in, where there is one."""
+        known = {ratio.sample_id: self.speedup(ratio) for ratio in self.ratios}
+        found = {name: known.get(observation(sample)) for name, sample in self.arm.measured.items()}
+        return {name: ratio for name, ratio in found.items() if ratio is not None}
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """A letter for each run; of a single run "", which needs none."""
+    return letters(len(runs)) if len(runs) > 1 else [""]
 
 
 def suite_names(runs: Sequence[Run]) -> list[str]:
@@ -57,8 +86,9 @@ def suite_names(runs: Sequence[Run]) -> list[str]:
 def series_of(runs: Sequence[Run], rows: Sequence[Sequence[Row]], suite: str) -> list[Series]:
     """The series of a suite over all runs that have it. rows: those of each run, from `summarise`."""
     found: list[Series] = []
+    by = common(row.speedup for own in rows for row in own if row.suite == suite)
     several = sum(suite in suite_names([run]) for run in runs) > 1
-    for letter, run, own in zip(letters(runs), runs, rows, strict=True):
+    for letter, run, own in zip(run_names(runs), runs, rows, strict=True):
         here = [arm for arm in arms(run) if arm.suite["name"] == suite]
         reference = next((arm for arm in here if arm.method["label"] == run.meta["reference"]), None)
         short = short_labels([arm.method["label"] for arm in here])
@@ -68,12 +98,16 @@ def series_of(runs: Sequence[Run], rows: Sequence[Sequence[Row]], suite: str) ->
             mine = [] if reference is None or reference is arm else pairs(arm, reference)
             ratios = tuple(sample_ratios(mine, row.settings.sampled))
             name = f"{letter}: {label}" if several else label
-            found.append(Series(name, letter, run, row, arm, 0 if first else len(found), ratios))
+            found.append(Series(name, letter, run, row, arm, 0 if first else len(found), ratios, by))
     return found
 
 
-def _names(one: Series) -> dict[str, Any]:
-    return {"run_id": one.row.run_id, "suite": one.row.suite, "method": one.row.method, "series": one.name}
+def _names(one: Series, samples: int | None = None) -> dict[str, Any]:
+    """The columns that every figure has. samples: those that its numbers are of; by default all that were measured."""
+    row, counts = one.row, one.row.counts
+    return {"run_id": row.run_id, "suite": row.suite, "method": row.method, "series": one.name,
+            "lossless": one.lossless, "samples": counts.samples_ok if samples is None else samples,
+            "samples_planned": counts.samples}  # fmt: skip
 
 
 def _estimate(name: str, estimate: Estimate | None) -> dict[str, Any]:
@@ -82,35 +116,46 @@ def _estimate(name: str, estimate: Estimate | None) -> dict[str, Any]:
 
 
 def speedup_by_length(series: Sequence[Series]) -> Data:
-    """A row for each sample: the length of its answer and its speed-up. One-token answers have no decoding."""
-    return [
-        {**_names(one), "sample_id": ratio.sample_id, "tokens": ratio.tokens, "decode_speedup": ratio.decode,
+    """A row for each sample or batch: the length of its answer and its speed-up. One token has no decoding."""
+    return _drawable([
+        {**_paired(one), **_of(one, ratio), "tokens": ratio.tokens, "decode_speedup": ratio.decode,
          "e2e_speedup": ratio.e2e}
         for one in series for ratio in one.ratios
-    ]  # fmt: skip
+    ])  # fmt: skip
 
 
 def speedup_distribution(series: Sequence[Series]) -> Data:
-    """A row for each sample: its speed-ups, beside the geometric mean of its method with the 95 % interval."""
-    return [
-        {**_names(one), "sample_id": ratio.sample_id, "decode_speedup": ratio.decode, "e2e_speedup": ratio.e2e,
+    """A row for each sample or batch: its speed-ups, beside the geometric mean of its method with its interval."""
+    return _drawable([
+        {**_paired(one), **_of(one, ratio), "decode_speedup": ratio.decode, "e2e_speedup": ratio.e2e,
          **_estimate("decode_speedup_geomean", one.row.speedup.decode_speedup_geomean),
          **_estimate("e2e_speedup_geomean", one.row.speedup.e2e_speedup_geomean)}
         for one in series for ratio in one.ratios
-    ]  # fmt: skip
+    ])  # fmt: skip
+
+
+def _paired(one: Series) -> dict[str, Any]:
+    """The names where a figure compares with the reference: of the samples that both have answered."""
+    return _names(one, None if one.is_reference else one.row.counts.samples_paired)
+
+
+def _of(one: Series, ratio: SampleRatio) -> dict[str, Any]:
+    return {"observation": one.unit, "sample_id": ratio.sample_id, "speedup_of": one.speedup_of}
+
+
+def _drawable(data: Data, *columns: str) -> Data:
+    """The data if any row has these columns and the speed-up by which it is drawn; else []."""
+    there = (all(row[name] is not None for name in (*columns, f"{row['speedup_of']}_speedup")) for row in data)
+    return data if any(there) else []
 
 
 def acceptance_by_position(series: Sequence[Series]) -> Data:
     """A row for each place in the draft: how many drafts were tested there, and the share of them that stood."""
-    found = []
-    for one in series:
-        tested: Counter[int] = Counter()
-        for line in one.arm.lines():
-            for round_ in line["rounds"]:
-                tested.update(range(1, round_[1] + 1))
-        found += [{**_names(one), "position": position, "tested": tested[position], "accepted_share": share}
-                  for position, share in enumerate(by_position(one.arm.lines()), start=1)]  # fmt: skip
-    return found
+    return [
+        {**_names(one), "position": position, "tested": tested, "accepted_share": accepted / tested}
+        for one in series
+        for position, (tested, accepted) in enumerate(counts_by_position(one.arm.lines()), start=1)
+    ]
 
 
 def accepted_per_round(series: Sequence[Series]) -> Data:
@@ -137,19 +182,20 @@ def speedup_quality(series: Sequence[Series]) -> Data:
             if one.is_reference and quality.value is not None:
                 shown["quality_delta"] = 0.0
             found.append({
-                **_names(one), "metric": quality.metric, "metric_title": kind.header.replace("\n", ", "),
+                **_paired(one), "metric": quality.metric, "metric_title": kind.header.replace("\n", ", "),
                 "higher_is_better": kind.higher_is_better,
                 **{name: None if value is None else value * kind.scale for name, value in shown.items()},
                 **_speed(one),
             })  # fmt: skip
-    return found
+    return _drawable(found, "quality_delta")
 
 
 def _speed(one: Series) -> dict[str, Any]:
-    if one.is_reference:
-        return {"decode_speedup": 1.0, "decode_speedup_low": None, "decode_speedup_high": None}
-    own = one.row.speedup
-    return _estimate("decode_speedup", own.decode_speedup_geomean or own.e2e_speedup_geomean)
+    """Both speed-ups with their intervals, and by which one the figure compares."""
+    one_s = Estimate(1.0, None, None, 0) if one.is_reference else None
+    kinds = {name: one_s or getattr(one.row.speedup, f"{name}_geomean") for name in ("decode_speedup", "e2e_speedup")}
+    return {"speedup_of": one.speedup_of} | _estimate("decode_speedup", kinds["decode_speedup"]) | _estimate(
+        "e2e_speedup", kinds["e2e_speedup"])  # fmt: skip
 
 
 def speedup_memory(series: Sequence[Series]) -> Data:
@@ -171,7 +217,7 @@ def speedup_memory(series: Sequence[Series]) -> Data:
             "peak_delta_bytes": None if peak is None or base is None else peak - base,
             "extra_weights_bytes": one.row.memory.extra_bytes, **_speed(one),
         })  # fmt: skip
-    return found if any(row["peak_delta_bytes"] is not None for row in found) else []
+    return _drawable(found, "peak_delta_bytes")
 
 
 def _peak(one: Series, kind: str) -> int | None:
@@ -183,16 +229,20 @@ def _peak(one: Series, kind: str) -> int | None:
 
 
 def phases(series: Sequence[Series]) -> Data:
-    """A row for each phase of a method: its share of a request, and its seconds in a request of the mean length."""
+    """A row for each phase of a method: its share of a request, and its seconds in a mean request.
+
+    All are of the samples that every method has answered, since means over others would compare other answers.
+    """
+    known = [one for one in series if one.arm.measured]
+    common = set.intersection(*(set(one.arm.measured) for one in known)) if known else set()
     found = []
-    for one in series:
-        samples = one.arm.measured.values()
-        mean_s = sum(sample.e2e_s for sample in samples) / len(samples) if samples else 0.0
-        for name in PHASES if samples else ():
-            share = getattr(one.row.phases, f"phase_{name}")
-            found.append({**_names(one), "phase": name, "share": share,
-                          "mean_s": None if share is None else share * mean_s,
-                          "phases_by": one.row.phases.phases_by})  # fmt: skip
+    for one in known if common else ():
+        samples = [sample for name, sample in one.arm.measured.items() if name in common]
+        mean_s = sum(sample.e2e_s for sample in samples) / len(samples)
+        shares, told_by = phase_shares([line for sample in samples for line in sample.lines])
+        found += [{**_names(one, len(common)), "phase": name, "share": share,
+                   "mean_s": None if share is None else share * mean_s, "phases_by": told_by}
+                  for name, share in shares.items()]  # fmt: skip
     return found
 
 
@@ -201,7 +251,8 @@ def memory_peak(series: Sequence[Series]) -> Data:
     found = []
     for one in series:
         parts: Mapping[str, Any] = memory_parts(one.run, one.row.suite).get(one.row.method) or {}
-        found += [{**_names(one), "memory_kind": parts["kind"], "part": part, "part_bytes": parts.get(f"{part}_bytes"),
+        found += [{**_names(one), "samples": 1, "samples_planned": 1, "memory_kind": parts["kind"],
+                   "part": part, "part_bytes": parts.get(f"{part}_bytes"),
                    "peak_bytes": parts.get("peak_bytes")} for part in PARTS if parts]  # fmt: skip
     return found
 

@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 
 HEIGHT, LINE, AROUND_BARS = 2.5, 0.125, 0.6
 """Inches: of axes with two scales; of a line of the name at a bar, and of what stands around the bars."""
+TAG, STYLE = re.compile(r"<[^>]*>"), re.compile(r' style="([^"]*)"')
+"""A tag of matplotlib's SVG, which writes < and > of texts and of values as entities; an attribute in it."""
 
 
 @dataclass(frozen=True)
 class FigureKind:
-    """A figure. reading: how to read it, in one sentence. bars: its height follows the number of methods.
+    """A figure. reading: how to read it, in one sentence, in which {unit} is a sample or a batch.
 
-    panels: the column whose values stand in axes of their own, "" for one. legend: it needs one for its methods
-    or parts; with bars the methods stand on the axis.
+    bars: its height follows the number of methods. panels: the column whose values stand in axes of their own, "" for
+    one. legend: it needs one for its methods or parts; with bars the methods stand on the axis.
     """
 
     name: str
@@ -38,10 +40,10 @@ class FigureKind:
 
 FIGURES = (
     FigureKind("speedup-by-length", "Speed-up by answer length",
-               "Each point is a sample. Above the dashed line the method was faster than the reference.",
+               "Each point is a {unit}. Above the dashed line the method was faster than the reference.",
                figure_data.speedup_by_length, drawing.speedup_by_length),
-    FigureKind("speedup-distribution", "Distribution of the samples' speed-ups",
-               "Box: quartiles; whiskers: 5th and 95th percentile; diamond: the geometric mean with its interval.",
+    FigureKind("speedup-distribution", "Distribution of the speed-ups",
+               "Of each {unit}. Box: quartiles; whiskers: 5th and 95th percentile; diamond: geometric mean, interval.",
                figure_data.speedup_distribution, drawing.speedup_distribution, bars=True, legend=False),
     FigureKind("acceptance-by-position", "Acceptance by place in the draft",
                "Of the drafts that were tested at this place, the share that the target accepted.",
@@ -65,6 +67,11 @@ FIGURES = (
                bars=True, legend=False),
 )  # fmt: skip
 """In the order of the page."""
+
+
+def reading_of(kind: FigureKind, series: Sequence[Series]) -> str:
+    """How to read a figure of these series."""
+    return kind.reading.format(unit=" or ".join(dict.fromkeys(one.unit for one in series)))
 
 
 def places_of(series: Sequence[Series]) -> dict[str, int]:
@@ -111,19 +118,26 @@ def inline_svg(figure: "Figure", name: str, title: str) -> str:
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<\?.*?\?>", "", text, flags=re.S)
-    text = re.sub(rf'<g id="{drawing.POINTS}(\d+)"', r'<g data-points="\1"', text)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # nothing refers to the other groups
-    text = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"font: (?:normal |italic )?([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)
-    for shade in (*COLOURS, INK, GRID, *drawing.PHASE_COLOURS.values()):
-        text = text.replace(f": {shade}", f": var(--c{shade[1:]}, {shade})")
+    text = re.sub(r"<metadata>.*?</metadata>|<\?.*?\?>|<!--.*?-->", "", text, flags=re.S)
+    # Only tags are rewritten: what stands between them are labels of methods, which may look like attributes.
+    text = TAG.sub(lambda tag: _for_page(tag[0], name), text)
     # A point repeats its style, and a page has thousands of points: each style gets a class.
-    styles = dict.fromkeys(re.findall(r' style="([^"]*)"', text))
+    styles = dict.fromkeys(style for tag in TAG.findall(text) for style in STYLE.findall(tag))
     classes = {style: f"{name}-{index}" for index, style in enumerate(styles)}
-    text = re.sub(r' style="([^"]*)"', lambda match: f' class="{classes[match[1]]}"', text)
+    text = TAG.sub(lambda tag: STYLE.sub(lambda style: f' class="{classes[style[1]]}"', tag[0]), text)
     sheet = "".join(f".{known}{{{style}}}" for style, known in classes.items())
-    text = re.sub(r"<style[^>]*>.*?</style>", f"<style>{sheet}</style>", text, count=1, flags=re.S)
+    text = re.sub(r"<style[^>]*>.*?</style>", lambda _: f"<style>{sheet}</style>", text, count=1, flags=re.S)
     text = re.sub(r"\s*\n\s*", " ", text)
     return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg role="img" aria-label="{title}" \1>', text, count=1)
+
+
+def _for_page(tag: str, name: str) -> str:
+    """A tag of matplotlib's with ids that are the figure's own, colours that are variables, and shorter numbers."""
+    tag = re.sub(rf'<g id="{drawing.POINTS}(\d+)"', r'<g data-points="\1"', tag)
+    tag = re.sub(r'<g id="[^"]*"', "<g", tag)  # nothing refers to the other groups
+    tag = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", tag)
+    tag = re.sub(r"font: (?:normal |italic )?([\d.]+)px [^;\"]*", r"font-size: \1px", tag)
+    tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
+    for shade in (*COLOURS, INK, GRID, *drawing.PHASE_COLOURS.values()):
+        tag = tag.replace(f": {shade}", f": var(--c{shade[1:]}, {shade})")
+    return tag

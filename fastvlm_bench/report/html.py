@@ -12,20 +12,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastvlm_bench.analysis.comparison import compare
 from fastvlm_bench.analysis.generation import generation_line
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import Verdict, judge
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run
+from fastvlm_bench.records.storage import check_target_file
+from fastvlm_bench.report.compare import obstacles
 from fastvlm_bench.report.export import save
-from fastvlm_bench.report.figure_data import Series, letters, series_of, suite_names
-from fastvlm_bench.report.figures import FIGURES, inline_svg, places_of, render
-from fastvlm_bench.report.html_browser import Browser, browser_of
+from fastvlm_bench.report.figure_data import Series, run_names, series_of, suite_names
+from fastvlm_bench.report.figures import FIGURES, inline_svg, places_of, reading_of, render
+from fastvlm_bench.report.html_browser import Browser, browser_of, points
 from fastvlm_bench.report.html_table import Column, table_columns
-from fastvlm_bench.report.one_screen import best, left_out
+from fastvlm_bench.report.one_screen import left_out
 from fastvlm_bench.report.picture_style import MARKERS, colour, marker, styled
-from fastvlm_bench.report.terminal import conclusion, headline, suite_headline
+from fastvlm_bench.report.sentences import best, conclusion
+from fastvlm_bench.report.terminal import headline, suite_headline
 
 OPTION = "--html"
 PAGE = Path(__file__).with_name("page")
@@ -33,16 +35,15 @@ PAGE = Path(__file__).with_name("page")
 
 @dataclass(frozen=True)
 class PictureView:
-    """A figure on the page. svg: trusted text of matplotlib's; everything else is escaped."""
+    """A figure on the page. svg: trusted text of matplotlib's; everything else is escaped.
+
+    pressed: whether its points are samples that can be opened.
+    """
 
     title: str
     reading: str
     svg: str
-
-    @property
-    def pressed(self) -> bool:
-        """Whether its points are samples that can be opened."""
-        return "data-points=" in self.svg and "<image" not in self.svg
+    pressed: bool
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,10 @@ def write_html(runs: Sequence[Run], path: Path, rows: Sequence[Sequence[Row]] | 
 
     UsageError without Jinja2 or matplotlib, and for a file that cannot be written.
     """
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"{OPTION} {path}: {'that' if path.is_dir() else path.parent} is "
-                         f"{'a folder; name a file in it' if path.is_dir() else 'not a folder; make it'}")  # fmt: skip
+    check_target_file(path, OPTION)
     text = html_of(runs, rows)
     save(path, text)
-    return path.stat().st_size
+    return len(text.encode("utf-8", "replace"))
 
 
 def html_of(runs: Sequence[Run], rows: Sequence[Sequence[Row]] | None = None) -> str:
@@ -96,7 +95,7 @@ def html_of(runs: Sequence[Run], rows: Sequence[Sequence[Row]] | None = None) ->
     except ImportError:
         raise UsageError(f"{OPTION} needs Jinja2: pip install 'fastvlm-bench[html]'") from None
     rows = [summarise(run) for run in runs] if rows is None else rows
-    told = [_run_view(letter, run, own) for letter, run, own in zip(letters(runs), runs, rows, strict=True)]
+    told = [_run_view(letter, run, own) for letter, run, own in zip(run_names(runs), runs, rows, strict=True)]
     names = suite_names(runs)
     with styled(OPTION):
         suites = [_suite_view(name, number, series_of(runs, rows, name)) for number, name in enumerate(names)]
@@ -108,7 +107,7 @@ def html_of(runs: Sequence[Run], rows: Sequence[Sequence[Row]] | None = None) ->
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(
         title=" and ".join(dict.fromkeys(run.meta["model"]["id"] for run in runs)) + ": " + ", ".join(names),
-        runs=told, suites=suites, differing=_differing(runs), browser=browser, data=embedded_json(browser),
+        runs=told, suites=suites, differing=obstacles(runs), browser=browser, data=embedded_json(browser),
         script=script, sheet=sheet, script_sha256=digest,
     )  # fmt: skip
 
@@ -148,18 +147,11 @@ def _suite_view(name: str, number: int, series: Sequence[Series]) -> SuiteView:
         if data:
             figure = render(kind, data, places_of(series), legend=False)
             svg = inline_svg(figure, f"s{number}-{kind.name}", kind.title)
-            pictures.append(PictureView(kind.title, kind.reading, svg))
+            pressed = "data-points=" in svg and any(points(series))
+            pictures.append(PictureView(kind.title, reading_of(kind, series), svg, pressed))
         else:
             absent.append(kind.title)
     heads = dict.fromkeys(suite_headline(one.row) for one in series)
-    legend = tuple((one.name, MARKERS[marker(one.place)], colour(one.place)[1:]) for one in series)
+    legend = tuple((one.marked, MARKERS[marker(one.place)], colour(one.place)[1:]) for one in series)
     return SuiteView(name, tuple(heads), tuple(series), tuple(table_columns(series)), tuple(pictures), tuple(absent),
                      legend)  # fmt: skip
-
-
-def _differing(runs: Sequence[Run]) -> tuple[str, ...]:
-    """What forbids or hampers to compare these runs, a sentence each; () for a single run."""
-    if len(runs) < 2:
-        return ()
-    found = compare(runs, force=True, of_suites=True)
-    return (*(f"Not comparable: {text}" for text in found.forced), *found.notes)

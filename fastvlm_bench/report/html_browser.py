@@ -6,7 +6,7 @@ from typing import Any
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.emitted import emitted_rounds, running_speedup
-from fastvlm_bench.report.drawing import MANY_POINTS
+from fastvlm_bench.report.drawing import MANY_POINTS, SPEEDUPS
 from fastvlm_bench.report.figure_data import Series
 from fastvlm_bench.report.sample_export import scores_by_line
 from fastvlm_bench.report.thumbnails import Thumbnails, thumbnails_of
@@ -57,14 +57,22 @@ def _suite(
                 "answers": [answer(series, place, name, scores) for place in range(len(series))],
             })  # fmt: skip
     return {
-        "name": entry["name"], "series": [{"name": one.name, "reference": one.is_reference} for one in series],
+        "name": entry["name"], "series": [
+            {"name": one.marked, "reference": one.is_reference, "against": _place(_reference(one, series), series),
+             "ratio": SPEEDUPS[one.speedup_of] + (" of its batch" if one.unit == "batch" else "")}
+            for one in series
+        ],
         "samples": samples, "all": len(every), "images": shown.reason, "points": points(series),
     }  # fmt: skip
 
 
 def points(series: Sequence[Series]) -> list[list[str]]:
-    """For each series the sample of each point in the figure of speed-ups by length; [] where points are one image."""
-    found = [[ratio.sample_id for ratio in one.ratios if ratio.decode is not None] for one in series]
+    """For each series the sample of each point in the figure of speed-ups by length; [] where points are one image.
+
+    A point that is a whole batch opens no sample.
+    """
+    found = [[ratio.sample_id for ratio in one.ratios if one.speedup(ratio) is not None and one.unit == "sample"]
+             for one in series]  # fmt: skip
     return [] if sum(len(one.ratios) for one in series) > MANY_POINTS else found
 
 
@@ -78,10 +86,14 @@ def choose(series: Sequence[Series], most: int) -> list[str]:
     if len(every) <= most:
         return every
     told = [name for one in series for name in [*one.arm.failed, *_different(one, series)]]
-    slow = [ratio.sample_id for one in series for ratio in
-            sorted(one.ratios, key=lambda own: own.decode or own.e2e)[:SLOWEST]]  # fmt: skip
+    slow = [name for one in series for name in _slowest(one)]
     known = set(every)
     return [name for name in dict.fromkeys([*told[: most // 2], *slow, *every]) if name in known][:most]
+
+
+def _slowest(one: Series) -> list[str]:
+    """The samples with the lowest speed-up, or those of the slowest batches."""
+    return sorted(one.by_sample, key=one.by_sample.__getitem__)[:SLOWEST]
 
 
 def _different(one: Series, series: Sequence[Series]) -> list[str]:
@@ -94,6 +106,10 @@ def _different(one: Series, series: Sequence[Series]) -> list[str]:
 
 def _reference(one: Series, series: Sequence[Series]) -> Series | None:
     return next((other for other in series if other.run is one.run and other.is_reference), None)
+
+
+def _place(one: Series | None, series: Sequence[Series]) -> int | None:
+    return next((place for place, other in enumerate(series) if other is one), None)
 
 
 def answer(
@@ -111,7 +127,6 @@ def answer(
         return {"error": lines[0]["error"]} if lines else None
     line, reference = own.lines[0], _reference(one, series)
     theirs = None if reference in (None, one) else reference.arm.measured.get(sample_id)
-    ratio = next((ratio for ratio in one.ratios if ratio.sample_id == sample_id), None)
     drafts = any(round_[0] for round_ in line["rounds"])
     rounds = rounds_of(line, None if theirs is None else theirs.lines[0]) if drafts else []
     told = bool(rounds) and all(texts is not None for *_, texts in rounds)
@@ -119,7 +134,7 @@ def answer(
         "text": None if told else line["text"], "stop": line["stop"], "tokens": len(line["token_ids"]),
         "same": None if theirs is None or one.row.settings.sampled else
                 line["token_ids"] == theirs.lines[0]["token_ids"],
-        "ratio": _short(None if ratio is None else ratio.decode or ratio.e2e),
+        "ratio": _short(one.by_sample.get(sample_id)),
         "ttft_ms": _short(own.ttft_s * 1000), "decode_ms": _short(own.decode_s * 1000),
         "scores": {metrics.kind_of(name).label: _short(value * metrics.kind_of(name).scale)
                    for metric, value in scores[id(one.run)].get(line["seq"], {}).items()

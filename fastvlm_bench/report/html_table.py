@@ -88,8 +88,9 @@ def _quality(rows: Sequence[Row], place: int) -> Column:
     metric = rows[0].quality[place].metric
     kind = metrics.kind_of(metric)
     own = [next((quality for quality in row.quality if quality.metric == metric), None) for row in rows]
-    cells = tuple(Cell(NOTHING, None) if quality is None else Cell(quality_cell(quality), quality.value)
-                  for quality in own)  # fmt: skip
+    cells = tuple(Cell(NOTHING, None) if quality is None else
+                  Cell(quality_cell(quality, row.counts.samples_paired, row.counts.samples), quality.value)
+                  for quality, row in zip(own, rows, strict=True))  # fmt: skip
     return Column(f"{kind.label} (Δ)", "↑" if kind.higher_is_better else "↓",
                   f"{kind.description}; {kind.unit}; in brackets the difference to the reference", cells)  # fmt: skip
 

@@ -84,3 +84,15 @@ def _text(value: Any) -> str:
     if value is None:
         return "unknown"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def letters(count: int) -> list[str]:
+    """Short names of so many runs, as of the columns of a spreadsheet: A, B, …, Z, AA, AB, …"""
+    found = []
+    for index in range(count):
+        name, left = "", index + 1
+        while left:
+            left, place = divmod(left - 1, 26)
+            name = chr(ord("A") + place) + name
+        found.append(name)
+    return found

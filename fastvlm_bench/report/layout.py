@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fastvlm_bench.visible import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -43,7 +45,8 @@ def say(console: "Console", text: str, style: str = "") -> None:
 
 
 def fit(text: str, console: "Console") -> str:
-    """The text, in ASCII where the console knows nothing else."""
+    """The text without orders to the terminal, and in ASCII where the console knows nothing else."""
+    text = visible(text)
     if not plain(console):
         return text
     return text.translate(ASCII).encode("ascii", "replace").decode("ascii")

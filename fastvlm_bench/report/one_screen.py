@@ -8,18 +8,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fastvlm_bench import metrics
-from fastvlm_bench.analysis.differences import IDENTICAL
 from fastvlm_bench.analysis.generation import unusual_generation
 from fastvlm_bench.analysis.notices import Notice
 from fastvlm_bench.analysis.quality import Quality
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import Verdict, greedy, judge
-from fastvlm_bench.method_spec import CONTROL
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.layout import NOTHING, Cells, draw_tight, say, tight_width
-from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, score
-from fastvlm_bench.report.terminal import conclusion, failed_cell, headline, quality_cell, suite_headline
+from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio
+from fastvlm_bench.report.sentences import best
+from fastvlm_bench.report.terminal import failed_cell, headline, quality_cell, suite_headline
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -113,7 +112,8 @@ def _columns(rows: Sequence[Row], interval: bool) -> dict[str, Cells]:
     if quality is not None:
         name, _, scale = metrics.kind_of(rows[0].quality[quality].metric).header.partition("\n")
         found["quality"] = column(f"{name}\n{scale} (Δ)".replace("\n ", "\n"),
-                                  lambda r: _quality(r.quality[quality], interval))  # fmt: skip
+                                  lambda r: quality_cell(r.quality[quality], r.counts.samples_paired, r.counts.samples,
+                                                         interval=interval, identical="="))  # fmt: skip
     return found | {
         "requests": column("req.\n/s ↑", lambda r: number(r.times.requests_per_s, 2)
                            if r.settings.batch_size > 1 else ""),
@@ -134,13 +134,6 @@ def headline_metric(quality: Sequence[Quality]) -> int | None:
 def _ratio(estimate: Estimate | None) -> str:
     """A ratio with its interval, in few characters: "2.44 [2.37–2.51]"."""
     return ratio(estimate).replace("×", "").replace(", ", "–")
-
-
-def _quality(quality: Quality, interval: bool) -> str:
-    if quality.verdict == IDENTICAL:
-        return f"{score(quality.metric, quality.value)} (=)"
-    cell = quality_cell(quality)
-    return cell if interval or " ±" not in cell else f"{cell.partition(' ±')[0]})"
 
 
 def _memory(row: Row, kind: str) -> str:
@@ -171,26 +164,6 @@ def _short(label: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------ sentences
-
-
-def best(run: Run, rows: Sequence[Row]) -> str:
-    """The sentence of the fastest lossless method; "" if none was measured beside the reference.
-
-    A method whose tokens the target would not have chosen, or could not be judged, does not count, whatever it claims.
-    """
-    lossless = [row for row in rows if row.method != row.reference and row.settings.lossless
-                and run.method(row.method)["name"] != CONTROL]  # fmt: skip
-    lossless = [row for row in lossless if row.acceptance.alpha is not None] or lossless  # those that draft, if any do
-    kept = [row for row in lossless if not row.sameness.violations and not row.sameness.unsteady]
-    if not kept:
-        return "No method that is called lossless kept the target's tokens." if lossless else ""
-    first = max(kept, key=_speedup)
-    return (f"Fastest of {len(kept)} lossless methods: " if len(kept) > 1 else "") + conclusion(run, first)
-
-
-def _speedup(row: Row) -> float:
-    estimate = row.speedup.decode_speedup_geomean or row.speedup.e2e_speedup_geomean
-    return 0.0 if estimate is None else estimate.value
 
 
 def left_out(run: Run) -> list[str]:

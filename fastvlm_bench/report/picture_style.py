@@ -4,11 +4,13 @@ Needs matplotlib (extra `plots`), which is imported when a picture is drawn.
 """
 
 import contextlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.records.storage import check_target_file, write_output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,9 +76,12 @@ def blank(width: float, height: float) -> "Figure":
 
 
 def save_picture(figure: "Figure", path: Path, option: str) -> None:
-    """Write a figure in the format of its suffix, the same bytes each time. UsageError if it cannot be written."""
+    """Write a figure in the format of its suffix, the same bytes each time. UsageError where the file cannot be.
+
+    WriteFailed if the disk refuses it.
+    """
+    check_target_file(path, option)
     undated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(path.suffix, {})
-    try:
-        figure.savefig(path, metadata=undated)
-    except OSError as error:
-        raise UsageError(f"{option} {path}: {error.strerror}; choose another file") from None
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix.removeprefix("."), metadata=undated)
+    write_output(path, drawn.getvalue())

@@ -2,12 +2,14 @@
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.records.record import Run
+from fastvlm_bench.report.compare import obstacles
 from fastvlm_bench.report.csv_text import to_csv
 from fastvlm_bench.report.export import save
 from fastvlm_bench.report.figure_data import series_of, suite_names
@@ -34,11 +36,14 @@ def write_plots(
 ) -> list[Path]:
     """Draw the figures of each suite, all runs together, as SUITE-FIGURE-WIDTH.FORM, with SUITE-FIGURE.csv beside them.
 
-    A figure whose data was not measured is left out. rows: those of each run, where they are known. Returns the files.
+    A figure whose data was not measured is left out. What forbids or hampers to compare the runs is told on standard
+    error. rows: those of each run, where they are known. Returns the files.
     """
     check_plots(folder, form)
     rows = [summarise(run) for run in runs] if rows is None else rows
     made: list[Path] = []
+    for text in obstacles(runs):
+        print(f"fastvlm-bench: warning: {text}", file=sys.stderr)
     with styled(OPTION):
         for suite in suite_names(runs):
             series, stem = series_of(runs, rows, suite), re.sub(r"[^\w.-]+", "-", suite)

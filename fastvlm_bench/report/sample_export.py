@@ -27,10 +27,10 @@ def sample_columns() -> list[str]:
     return [*SAMPLE_COLUMNS, *(f"score_{metric}" for metric in metrics.names())]
 
 
-def samples_csv(run: Run) -> str:
-    """One line a suite x sample x method x repeat, with the score of each text."""
+def samples_csv(run: Run, excel_safe: bool = False) -> str:
+    """One line a suite x sample x method x repeat, with the score of each text. excel_safe: as in `to_csv`."""
     header = sample_columns()
-    return to_csv(header, ([values.get(name) for name in header] for values in sample_values(run)))
+    return to_csv(header, ([values.get(name) for name in header] for values in sample_values(run)), excel_safe)
 
 
 def sample_values(run: Run) -> Iterable[dict[str, Any]]:

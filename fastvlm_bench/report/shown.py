@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.records.record import Run
-from fastvlm_bench.records.storage import check_target_file, write_atomically
+from fastvlm_bench.records.storage import check_target_file, write_output
 from fastvlm_bench.report.answers import print_answer, print_legend, shown_kinds
 from fastvlm_bench.report.layout import say
 from fastvlm_bench.report.one_screen import short_labels
@@ -77,10 +77,10 @@ def chosen(
     if not run.lines:
         raise UsageError(f"{run.folder} has no lines: nothing was measured; go on with run --resume {run.folder}")
     names = list(dict.fromkeys(line["suite"] for line in run.lines))
-    suite = _known(suite, names, "suite") if suite else None
+    suite = known(suite, names, "suite") if suite else None
     lines = [line for line in run.lines if suite is None or line["suite"] == suite]
     ids = list(dict.fromkeys(line["sample_id"] for line in lines))
-    wanted = [_known(sample, ids, "sample") for sample in samples]
+    wanted = [known(sample, ids, "sample") for sample in samples]
     if not wanted:
         lines = [line for line in lines if line["suite"] == lines[0]["suite"]]
         wanted = ids[:1]
@@ -103,12 +103,13 @@ def _labels(run: Run, methods: Sequence[str], lines: Sequence[Mapping[str, Any]]
         return labels
     short = dict(zip(short_labels(labels), labels, strict=True))
     if methods:
-        return [short.get(name) or _known(name, labels, "method") for name in methods]
+        return [short.get(name) or known(name, labels, "method") for name in methods]
     drafting = {line["method"] for line in lines if any(round_[0] for round_ in line["rounds"])}
     return [label for label in labels if label in drafting][:1] or labels
 
 
-def _known(name: str, names: Sequence[str], kind: str) -> str:
+def known(name: str, names: Sequence[str], kind: str) -> str:
+    """The name; UsageError, with what there is, if the run has no such suite, sample or method."""
     if name in names:
         return name
     more = f" … {names[-1]}" if len(names) > FEW else ""
@@ -131,4 +132,4 @@ def save_picture(run: Run, path: Path, **shown: Any) -> None:
     print_shown(run, console=console, hint=False, **shown)
     svg = console.export_svg(title="fastvlm-bench show", unique_id="show")
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.S)  # else it fetches its font from the network
-    write_atomically(path, svg.encode("utf-8"))
+    write_output(path, svg.encode("utf-8"))

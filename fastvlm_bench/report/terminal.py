@@ -1,7 +1,7 @@
 """What the terminal says about a run: tables, one sentence per method, warnings, and VALID or INVALID."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.counts import Counts
@@ -9,10 +9,7 @@ from fastvlm_bench.analysis.differences import IDENTICAL
 from fastvlm_bench.analysis.generation import generation_line
 from fastvlm_bench.analysis.groups import group_rows
 from fastvlm_bench.analysis.quality import Quality
-from fastvlm_bench.analysis.sameness import Sameness
 from fastvlm_bench.analysis.settings import Settings
-from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES
-from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import Verdict, greedy, judge
 from fastvlm_bench.records.record import Run
@@ -27,6 +24,7 @@ from fastvlm_bench.report.breakdown import (
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, score, share
 from fastvlm_bench.report.quality_tables import print_quality
+from fastvlm_bench.report.sentences import conclusion, others
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,9 +53,9 @@ def print_report(
         for row in own:
             if sentence := conclusion(run, row):
                 say(console, sentence)
-        others = [row for row in own if row.method != row.reference]
+        compared = [row for row in own if row.method != row.reference]
         drafting = [row for row in own if row.acceptance.alpha is not None]
-        for shown, columns in ((others, estimate_columns), (drafting, draft_columns), (own, time_columns)):
+        for shown, columns in ((compared, estimate_columns), (drafting, draft_columns), (own, time_columns)):
             if shown:
                 console.print()
                 draw(console, _labels(shown), columns(shown))
@@ -142,17 +140,23 @@ def sampling(settings: Settings) -> str:
 # ------------------------------------------------------------------------------------------ tables
 
 
-def quality_cell(quality: Quality) -> str:
-    """A metric on its tables' scale; in brackets its difference to the reference, with the interval's wider half."""
+def quality_cell(
+    quality: Quality, paired: int, samples: int, *, interval: bool = True, identical: str = IDENTICAL
+) -> str:
+    """A metric on its tables' scale; in brackets its difference to the reference, with the interval's wider half.
+
+    paired: of how many of all samples the difference is; the cell says so where these are fewer, since the values that
+    the table shows are then of other samples. identical: the word where no text differs.
+    """
     value, delta = score(quality.metric, quality.value), quality.delta
     if delta is None:
         return value
+    told = score(quality.metric, delta.value, True)
     if quality.verdict == IDENTICAL:
-        return f"{value} (identical)"
-    half = ""
-    if delta.low is not None and delta.high is not None:
-        half = f" ±{score(quality.metric, max(delta.high - delta.value, delta.value - delta.low))}"
-    return f"{value} ({score(quality.metric, delta.value, True)}{half})"
+        told = identical
+    elif interval and delta.low is not None and delta.high is not None:
+        told += f" ±{score(quality.metric, max(delta.high - delta.value, delta.value - delta.low))}"
+    return f"{value} ({told}" + (f", n = {paired})" if paired < samples else ")")
 
 
 def _labels(rows: Sequence[Row]) -> Cells:
@@ -173,14 +177,7 @@ def _same(row: Row) -> str:
     if row.settings.sampled and row.settings.lossless and row.method != row.reference:
         return "sampled"
     identical = row.sameness.identical
-    return NOTHING if identical is None else f"{identical}/{row.counts.samples_paired}{_others(row.sameness)}"
-
-
-def _others(sameness: Sameness) -> str:
-    """How the outputs that are not identical were judged: ", 2 near-ties, 1 violation", or ""."""
-    words = ((sameness.near_ties, "near-tie", "near-ties"), (sameness.unsteady, "unsteady", "unsteady"),
-             (sameness.violations, "violation", "violations"))  # fmt: skip
-    return "".join(f", {count} {one if count == 1 else many}" for count, one, many in words if count)
+    return NOTHING if identical is None else f"{identical}/{row.counts.samples_paired}{others(row.sameness)}"
 
 
 def failed_cell(counts: Counts) -> str:
@@ -207,7 +204,7 @@ def quality_columns(rows: Sequence[Row]) -> list[Cells]:
     """The metrics of the suite with their differences to the reference, and the memory."""
 
     def metric(index: int) -> Callable[[Row], str]:
-        return lambda row: quality_cell(row.quality[index])
+        return lambda row: quality_cell(row.quality[index], row.counts.samples_paired, row.counts.samples)
 
     columns = [
         _column(f"{metrics.kind_of(quality.metric).header} (Δ)", rows, metric(index))
@@ -249,52 +246,3 @@ def draft_columns(rows: Sequence[Row]) -> list[Cells]:
                 lambda r: " ".join(f"{a * 100:.0f}" for a in r.acceptance.acceptance_by_position)),
         _column("head\nMiB", rows, lambda r: mebibytes(r.memory.extra_bytes) if r.memory.extra_bytes else NOTHING),
     ]  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------ sentences
-
-
-def describe(method: Mapping[str, Any]) -> str:
-    """A method's name with the options that decide its speed: "fastvlm(γ=6, exit 2, attention head)"."""
-    options = method.get("options") or {}
-    parts = [f"γ={options['gamma']}"] if options.get("gamma") is not None else []
-    parts += [f"topk {options['topk']}"] if options.get("topk", 1) > 1 else []
-    parts += [f"exit {options['exit_layer']}"] if options.get("exit_layer") else []
-    parts += [f"{options['head']} head"] if options.get("head") else []
-    return f"{method['name']}({', '.join(parts)})" if parts else str(method["name"])
-
-
-def conclusion(run: Run, row: Row) -> str:
-    """One sentence about a lossless method against the reference; "" for the reference and for lossy methods."""
-    if row.method == row.reference or not row.settings.lossless:
-        return ""
-    name, speedup = describe(run.method(row.method)), row.speedup
-    estimate, found, doing = speedup.decode_speedup_geomean, speedup.decode_speedup_verdict, "decodes"
-    if estimate is None:
-        estimate, found, doing = speedup.e2e_speedup_geomean, speedup.e2e_speedup_verdict, "answers"
-    if estimate is None or found is None:
-        return f"{name}: nothing was measured together with {row.reference}."
-    value, _, interval = ratio(estimate).partition(" ")
-    interval = f" {interval}" if interval else ""
-    phrase = {
-        "FASTER": f"{doing} {value} faster than {row.reference}{interval}",
-        "SLOWER": f"{doing} {value} as fast as {row.reference}{interval}: it is slower",
-        "SAME": f"{doing} as fast as {row.reference}, {value}{interval}",
-        "AMBIGUOUS": f"{doing} {value} as fast as {row.reference}{interval}: {_doubt(estimate)}",
-    }[found]
-    if speedup.speedup_between is not None:
-        phrase += f", between {len(speedup.speedup_by_invocation)} processes {ratio(speedup.speedup_between)}"
-    if doing == "decodes" and speedup.e2e_speedup_geomean is not None:
-        phrase += f", end to end {ratio(speedup.e2e_speedup_geomean)}"
-    same = ", per token, drawn by a rule that keeps the target's distribution"
-    if greedy(run.meta):
-        same = f", identical on {row.sameness.identical} of {row.counts.samples_paired}{_others(row.sameness)}"
-    return f"{name} {phrase}{same}."
-
-
-def _doubt(estimate: Estimate) -> str:
-    """Why nothing can be said of a speed-up that is AMBIGUOUS."""
-    low, high = estimate.low, estimate.high
-    if low is not None and high is not None and not low <= 1 <= high and estimate.independent >= FEWEST_SAMPLES:
-        return "not shown, as among several methods and suites one differs so much by chance"
-    return "too few samples or too much noise to tell"

@@ -1,4 +1,7 @@
-"""Small pictures of a run's samples for a page, read from the suite where its files are, if they are unchanged."""
+"""Small pictures of a run's samples for a page, read from the suite where its files are, if they are unchanged.
+
+A report asks no network: of a data set of the Hub, only what is on this machine is shown.
+"""
 
 import base64
 import io
@@ -55,7 +58,7 @@ def _suite_of(run: Run, suite: Mapping[str, Any]) -> Suite:
     config = run.meta["config"]
     embedded = str(suite.get("source", "")).startswith("embedded")
     return load_suite(suite["name"], split=suite["split"], data=None if embedded else config.get("data"),
-                      limit=config.get("limit"), ranking=True)  # fmt: skip
+                      limit=config.get("limit"), offline=True, ranking=True)  # fmt: skip
 
 
 def _data_uri(image: Any) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastvlm_bench.analysis.summary import Row, summarise
+from fastvlm_bench.analysis.verdict import judge
 from fastvlm_bench.errors import UsageError, WriteFailed, did_you_mean
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import finite, flatten
@@ -77,12 +78,12 @@ def numbers(rows: Sequence[Row]) -> dict[str, float]:
     return found
 
 
-def settings(run: Run) -> dict[str, Any]:
-    """What was asked for and on what machine, as run.json has it."""
+def settings(run: Run, rows: Sequence[Row]) -> dict[str, Any]:
+    """What was asked for and on what machine, as run.json has it, and the verdict of these records."""
     meta = run.meta
     known = {"config": meta["config"], "model": meta["model"], "environment": meta.get("environment") or {},
              "methods": [method["label"] for method in meta["methods"]], "reference": meta["reference"],
-             "verdict": (meta.get("verdict") or {}).get("status")}  # fmt: skip
+             "verdict": judge(run, rows).status}  # fmt: skip
     return dict(finite(known))
 
 
@@ -91,8 +92,9 @@ def _wandb(run: Run, rows: Sequence[Row]) -> None:
 
     own = [column.name for column in columns()]
     told = [name for name in sample_columns() if name != "token_ids"]
-    tracked = wandb.init(project=os.environ.get("WANDB_PROJECT") or PROJECT, name=run.run_id, config=settings(run),
-                         job_type="benchmark", settings=wandb.Settings(console="off"))  # fmt: skip
+    tracked = wandb.init(project=os.environ.get("WANDB_PROJECT") or PROJECT, name=run.run_id,
+                         config=settings(run, rows), job_type="benchmark",
+                         settings=wandb.Settings(console="off"))  # fmt: skip
     try:
         tracked.summary.update(numbers(rows))
         tracked.log({
@@ -120,7 +122,7 @@ def _mlflow(run: Run, rows: Sequence[Row]) -> None:
     mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT)
     with mlflow.start_run(run_name=run.run_id):
         parameters = {re.sub(r"[^\w./ -]+", "-", name): str(value)[:LONGEST]
-                      for name, value in flatten(settings(run)).items()}  # fmt: skip
+                      for name, value in flatten(settings(run, rows)).items()}  # fmt: skip
         mlflow.log_params(parameters)
         mlflow.log_metrics(numbers(rows))
         for name, text in (("rows.csv", rows_csv(rows)), ("samples.csv", samples_csv(run)),

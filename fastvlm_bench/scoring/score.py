@@ -72,7 +72,7 @@ class Scores:
 def score_file(
     suite: str, annotation_files: Path | Sequence[Path], prediction_file: Path, *, allow_missing: bool = False,
     variants: Mapping[str, str] | None = None, split: str | None = None, java: bool = False,
-    reference_file: Path | None = None, margin: float | None = None, more: Sequence[str] = (),
+    reference_file: Path | None = None, margin: float | None = None, more: Sequence[str] = (), subset: bool = False,
 ) -> Scores:  # fmt: skip
     """Score a results file with the suite's metrics. UsageError for whatever is wrong with one of the files.
 
@@ -80,13 +80,16 @@ def score_file(
     prediction counts as an empty text instead of being an error. variants: metric -> variant, for metrics that have
     any. split: one split of the suite; None finds the one that fits the files. java: also METEOR and SPICE of captions.
     reference_file: other predictions, to which the paired differences are given; margin: in points of 100, for judging
-    them. more: further metrics, each by its name or the path of its file.
+    them. more: further metrics, each by its name or the path of its file. subset: samples without a prediction are left
+    out; CIDEr-D still weighs words by all samples of the annotation files.
     """
     files = [annotation_files] if isinstance(annotation_files, Path) else list(annotation_files)
     definition = read_definition(suite)
     folder = len(files) == 1 and (files[0].is_dir() or is_hub(files[0]))
+    notes: list[str] = []
     if (table := table_references(definition, files, split)) is not None:
-        split, entries = table
+        split, entries, note = table
+        notes += [note] if note else []
     else:
         if folder:
             split, files = _files_in(definition, files[0], split)
@@ -95,15 +98,22 @@ def score_file(
     if not (definition.metrics or added):
         raise UsageError(f"suite '{suite}' has no metrics here: it is generated and saved, not scored")
     source = ", ".join(map(str, files))
-    notes: list[str] = []
-    texts = results_formats.read(
-        prediction_file,
-        definition.results,
-        entries,
-        source,
-        allow_missing,
-        notes if metrics.tokenised(definition.metrics) else None,
-    )
+    if subset and allow_missing:
+        raise UsageError("--subset and --allow-missing exclude each other: a missing text is left out, or it is empty")
+    samples = [{"references": entry.references, "group": entry.group} for entry in entries]
+    odd = notes if metrics.tokenised(definition.metrics) else None
+    if subset:
+        whole, form = len(entries), definition.results
+        there = results_formats.read_some(prediction_file, form, entries, source, odd)
+        beside = results_formats.read_some(reference_file, form, entries, source) if reference_file else there
+        entries = [entry for entry in entries if entry.sample_id in there and entry.sample_id in beside]
+        if not entries:
+            raise UsageError(f"{prediction_file}: no sample of the {whole} of {source} has a prediction"
+                             + (f" both there and in {reference_file}" if reference_file else ""))  # fmt: skip
+        texts, others = ([found[entry.sample_id] for entry in entries] for found in (there, beside))
+        notes.append(f"{len(entries)} of the {whole} samples of {source} have a prediction; scores are of these alone")
+    else:
+        texts = results_formats.read(prediction_file, definition.results, entries, source, allow_missing, odd)
     java_named = java_metrics() if definition.kind == "caption" else ()
     named = list(dict.fromkeys([*definition.metrics, *java_named, *added]))
     chosen = metrics.choose_variants([*definition.metrics, *added], {**definition.variants, **(variants or {})})
@@ -112,7 +122,6 @@ def score_file(
             raise UsageError(f"--variant is for `run`: {prediction_file} holds ranks that are made already")
         chosen = {}
     references = [entry.references for entry in entries]
-    samples = [{"references": entry.references, "group": entry.group} for entry in entries]
     described = {"samples": samples, "variants": chosen}
     values: dict[str, float | None] = {}
     reasons: dict[str, str] = {}
@@ -135,12 +144,13 @@ def score_file(
                 reasons[f"{name}[{group}]"] = f"nothing to say of {len(own)} sample{'s' if len(own) > 1 else ''}"
     deltas: tuple[Quality, ...] = ()
     if reference_file is not None:
-        other = results_formats.read(reference_file, definition.results, entries, source, allow_missing)
+        if not subset:
+            others = results_formats.read(reference_file, definition.results, entries, source, allow_missing)
         images, bound = [entry.image_id for entry in entries], quality.margin_of({}, margin)
         deltas = tuple(
             Quality(name, values[name],
-                    **vars(quality.difference(name, described, texts, other, references, images, bound)),
-                    flips=quality.flips(name, described, texts, other, references, images))
+                    **vars(quality.difference(name, described, texts, others, references, images, bound)),
+                    flips=quality.flips(name, described, texts, others, references, images))
             for name in named if values[name] is not None
         )  # fmt: skip
     return Scores(suite, len(entries), values, reasons, chosen, deltas, tuple(notes),

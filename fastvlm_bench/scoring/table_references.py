@@ -13,11 +13,13 @@ from fastvlm_bench.suites.tables import table_texts
 from fastvlm_bench.suites.where import choose_split
 
 
-def table_references(definition: Definition, paths: Sequence[Path], name: str | None) -> tuple[str, list[Entry]] | None:
-    """(split, samples) where `paths` is a folder or a repository (hf:OWNER/NAME) with a table, or files of one.
+def table_references(
+    definition: Definition, paths: Sequence[Path], name: str | None
+) -> tuple[str, list[Entry], str] | None:
+    """(split, samples, note) of a folder or a repository (hf:OWNER/NAME) with a table, or of files of one.
 
-    None where it holds official files. Images are not read: where a table does not tell an image's id, each sample
-    counts as an image of its own.
+    note: as in `Files`. None where it holds official files. Images are not read: where a table does not tell an image's
+    id, each sample counts as an image of its own.
     """
     first = paths[0]
     alone = all(split.format == TABLE_FORMAT for split in definition.splits.values())
@@ -30,7 +32,7 @@ def table_references(definition: Definition, paths: Sequence[Path], name: str | 
             return None  # `score` says what it looked for: fewer files than a run needs
         if place.files is None or not place.is_table:
             return None
-        return place.split.name, _own(table_texts(place.files, place.split))
+        return place.split.name, _own(table_texts(place.files, place.split)), place.files.note
     if not all(path.suffix in (".parquet", ".arrow") for path in paths):
         if alone:
             raise UsageError(f"{first}: suite '{definition.name}' is read from parquet: give its files or folder")
@@ -47,7 +49,7 @@ def table_references(definition: Definition, paths: Sequence[Path], name: str | 
             failure = error
             continue
         if rows:
-            return split.name, _own([row.entry for row in rows])
+            return split.name, _own([row.entry for row in rows]), ""
     raise failure
 
 

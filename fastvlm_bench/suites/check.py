@@ -60,6 +60,7 @@ def _check_table(definition: Definition, files: Files, split: Split, findings: F
     except UsageError as error:
         findings.problems[str(error)] = None
         return
+    findings.warnings += [files.note] if files.note else []
     _count(definition, split, len(table.whole), findings)
     decoded, names = 0, set()
     for entry in table.entries:

@@ -27,7 +27,7 @@ def literal(document: Document, text: str, place: str) -> list[str]:
     """A list of texts in Python's notation. JSON would refuse its single quotes, and `eval` would run what it holds."""
     try:
         found = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         found = None
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
         raise document.fault(place, f"is {text[:40]!r}, not a Python list of texts")

@@ -1,5 +1,6 @@
 """The picture of `suites sheet`: some samples of each suite, each image with its question and what counts as right."""
 
+import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.records.storage import check_target_file, write_output
 from fastvlm_bench.suites.suite import Sample, Suite, open_image
 
 if TYPE_CHECKING:
@@ -28,13 +30,16 @@ def one_an_image(suite: Suite, most: int) -> Suite:
     return replace(suite, samples=samples[:most])
 
 
-def draw_sheet(suites: Sequence[Suite], out: Path) -> None:
-    """Draw the samples of the suites into one PNG. UsageError for an unreadable image or a file that cannot be written.
+def draw_sheet(suites: Sequence[Suite], out: Path) -> int:
+    """Draw the samples of the suites into one PNG. Returns its bytes. UsageError for an unreadable image.
+
+    UsageError, too, for a path that cannot be a file; WriteFailed if the disk refuses it.
 
     Each sample shows its image, its question (captions have none), and as many references as fit.
     """
     from PIL import Image, ImageDraw
 
+    check_target_file(out, "--out")
     heights = [LINE + 2 * MARGIN + CELL[1] * -(-len(suite.samples) // COLUMNS) for suite in suites]
     sheet = Image.new("RGB", (CELL[0] * COLUMNS, sum(heights)), "white")
     draw, font, top = ImageDraw.Draw(sheet), _font(), 0
@@ -48,10 +53,10 @@ def draw_sheet(suites: Sequence[Suite], out: Path) -> None:
             for number, (text, colour) in enumerate(_texts(suite, sample)):
                 draw.text((x + PICTURE + MARGIN, y + number * LINE), text, fill=colour, font=font)
         top += height
-    try:
-        sheet.quantize(256, kmeans=1).save(out, "PNG", optimize=True)  # few colours: a third of the size
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot write {out}: {error}; choose another --out") from None
+    drawn = io.BytesIO()
+    sheet.quantize(256, kmeans=1).save(drawn, "PNG", optimize=True)  # few colours: a third of the size
+    write_output(out, drawn.getvalue())
+    return len(drawn.getvalue())
 
 
 def _font() -> Any:

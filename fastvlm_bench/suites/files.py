@@ -2,6 +2,7 @@
 
 import os
 import stat
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -108,10 +109,15 @@ def image_folders(root: Path, split: Split) -> list[Path]:
     return [folder / name for name in alternatives(split.images) for folder in (root, root / "images")]
 
 
+def cache_folder(name: str) -> Path:
+    """The folder in which this package keeps what can be made again."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fastvlm-bench" / name
+
+
 def image_cache() -> Path:
     """The folder for images that are unpacked from other files. Each is named by the hash of its content."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "fastvlm-bench" / "images"
+    return cache_folder("images")
 
 
 def places_of(root: Path, split: Split, entries: Sequence[Entry]) -> list[str]:
@@ -139,7 +145,8 @@ def find_images(
 ) -> tuple[dict[str, Path], dict[str, int]]:
     """(image name -> path, image name -> size in bytes) of the entries' images.
 
-    UsageError for a name that leads out of the folder, and for missing files. absent: a list that gets the paths of
+    UsageError for a name that leads out of the folder, and for missing files. Links are followed wherever they lead:
+    whoever laid them meant it, and every snapshot of the hub is made of them. absent: a list that gets the paths of
     missing files; they are then no error. where: the suite and split, for messages.
     """
     places = places_of(root, split, entries)
@@ -148,8 +155,6 @@ def find_images(
     folder = next((path for path in folders if path.is_dir()), None)
     if folder is None:
         raise UsageError(f"images of {where} not found: looked for {' and '.join(map(str, folders))}")
-    cached = [root.parent.parent / "blobs"] if root.parent.name == "snapshots" else []  # the hub's cache links to them
-    allowed = tuple(os.path.realpath(path) for path in (folder, root, *cached))
     paths: dict[str, Path] = {}
     sizes: dict[str, int] = {}
     missing: dict[str, str] = {}
@@ -157,12 +162,10 @@ def find_images(
         name = entry.image_name
         if name in paths:
             continue
-        paths[name] = path = folder / checked_name(name, place)
+        own = split.format == FILE_FORMAT and os.path.isabs(name)  # one's own file may say where anything lies
+        path = Path(name) if own else spelled(folder / checked_name(name, place))
+        paths[name] = path
         try:
-            link = stat.S_ISLNK(os.lstat(path).st_mode)
-            if (link or os.sep in name) and not _within(path, allowed):
-                raise UsageError(f"{place} has image '{name}', a link that leads out of {root}; "
-                                 "copy the image there")  # fmt: skip
             status = os.stat(path)
         except OSError:
             status = None
@@ -189,9 +192,15 @@ def checked_name(name: str, place: str) -> str:
     return name
 
 
-def _within(path: Path, allowed: tuple[str, ...]) -> bool:
-    real = Path(os.path.realpath(path))
-    return any(real.is_relative_to(folder) for folder in allowed)
+def spelled(path: Path) -> Path:
+    """The path, or, if nothing lies there, the one whose last part has its accents composed or apart and exists.
+
+    macOS and some archives write "é" as two characters where JSON has one, or the other way round.
+    """
+    if path.name.isascii() or os.path.lexists(path):
+        return path
+    forms = (path.with_name(unicodedata.normalize(form, path.name)) for form in ("NFC", "NFD"))
+    return next((form for form in forms if os.path.lexists(form)), path)
 
 
 def some(names: list[str]) -> str:

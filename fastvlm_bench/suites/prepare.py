@@ -17,7 +17,16 @@ from urllib.request import Request, urlopen
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suites.definition import Download, Split, read_definition
 from fastvlm_bench.suites.files import alternatives, read_entries
-from fastvlm_bench.suites.remote_zip import Remote, open_remote, packed_bytes, probe
+from fastvlm_bench.suites.remote_zip import (
+    DAMAGED,
+    Remote,
+    begins_at,
+    length_of,
+    open_remote,
+    packed_bytes,
+    probe,
+    readable,
+)
 
 CHUNK = 1 << 20
 TIMEOUT_S = 30
@@ -26,7 +35,7 @@ Progress = Callable[[str, int, int | None], None]
 
 
 FIRST_IMAGES = ".first-images-only"
-"""A file in a folder of images that `--limit` left incomplete. A later `prepare` without it fetches the rest."""
+"""A file in a folder that `--limit`, or an end midway, left incomplete: a later `prepare` fetches the rest."""
 PART_WORTH_IT = 0.5
 """Members are fetched one by one where they are less than this share of the archive."""
 
@@ -80,16 +89,28 @@ def fetch_members(download: Download, data: Path, progress: Progress, remote: Re
         if not wanted or packed_bytes(wanted) > PART_WORTH_IT * remote.size:
             return False
         total = got + packed_bytes(wanted)
-        try:
+        mark = data / download.makes / FIRST_IMAGES
+        if makes_folder := _makes_folder(download, wanted):  # until all members are there, the folder is no whole one
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.write_text("not complete: made by suites prepare --limit, or while it fetches\n")
+        with readable(download.url, "a member came damaged", "give the command again"):
             _extract(download, archive, wanted, data / download.to, download.url)
-        except zipfile.BadZipFile as error:
-            raise UsageError(f"{download.url}: a member came damaged ({error}); give the command again") from None
-    if names:
-        (data / download.makes).mkdir(parents=True, exist_ok=True)
-        (data / download.makes / FIRST_IMAGES).write_text("made by suites prepare --limit\n")
+        if makes_folder and not names:
+            mark.unlink()
     if not (data / download.makes).exists():
         raise UsageError(f"{download.url}: holds no {download.makes}; get it by hand and put it into {data}")
     return True
+
+
+def _makes_folder(download: Download, members: Collection[zipfile.ZipInfo]) -> bool:
+    """Whether members come to lie below the place that a download makes, which is then a folder."""
+    made = PurePosixPath(download.makes)
+    return any(made in (PurePosixPath(download.to) / _own_name(download, member)).parents for member in members)
+
+
+def _own_name(download: Download, member: zipfile.ZipInfo) -> str:
+    """A member's name below `Download.to`."""
+    return member.filename.removeprefix(f"{download.strip}/") if download.strip else member.filename
 
 
 def _matches(download: Download, name: str, ends: Collection[str]) -> bool:
@@ -151,8 +172,11 @@ def _transfer(url: str, part: Path, progress: Progress) -> None:
         with urlopen(Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
             if answer.status != 206:
                 have = 0
-            length = answer.headers.get("Content-Length")
-            total = have + int(length) if length is not None else None
+            elif not begins_at(answer, have):
+                raise UsageError(f"{url}: the server gave another part than the rest that was asked for; remove {part} "
+                                 "and give the command again")  # fmt: skip
+            length = length_of(answer)
+            total = have + length if length is not None else None
             if mark := answer.headers.get("ETag") or answer.headers.get("Last-Modified"):
                 tag.write_text(mark)
             with open(part, "ab" if have else "wb") as file:
@@ -187,34 +211,53 @@ def _verify(download: Download, part: Path) -> None:
 
 def _unpack(download: Download, archive: Path, folder: Path) -> None:
     """Unpack the files that are not there in full. Each appears under its name only when it is whole."""
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            own = [member for member in packed.infolist() if _matches(download, member.filename, ())]
-            _extract(download, packed, own, folder, str(archive))
-    except (zipfile.BadZipFile, OSError) as error:
-        if isinstance(error, zipfile.BadZipFile):
+    with readable(archive, "cannot be unpacked", "it was removed, give the command again"):
+        try:
+            with zipfile.ZipFile(archive) as packed:
+                own = [member for member in packed.infolist() if _matches(download, member.filename, ())]
+                _extract(download, packed, own, folder, str(archive))
+        except DAMAGED:
             archive.unlink()
-        raise UsageError(f"{archive}: cannot be unpacked ({error}); give the command again") from None
+            raise
+        except OSError as error:
+            raise UsageError(f"{archive}: cannot be read ({error.strerror or error}); give the command again") from None
 
 
 def _extract(
     download: Download, packed: zipfile.ZipFile, members: Collection[zipfile.ZipInfo], folder: Path, source: str
 ) -> None:
-    """Write members below a folder. source: the archive, for messages. UsageError for a name that leads out."""
+    """Write members below a folder. source: the archive, for messages.
+
+    UsageError for a name that leads out, and for a file that cannot be written; `readable` is for the rest.
+    """
     for member in members:
         if member.is_dir():
             continue
-        name = member.filename.removeprefix(f"{download.strip}/") if download.strip else member.filename
+        name = _own_name(download, member)
         target = folder / name
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
             raise UsageError(f"{source}: holds '{member.filename}', which leads out of {folder}; remove it")
         if target.is_file() and target.stat().st_size == member.file_size:
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
         half = target.with_name(f"{target.name}.half")
-        with packed.open(member) as content, open(half, "wb") as file:
-            shutil.copyfileobj(content, file, CHUNK)
-        half.replace(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with packed.open(member) as content, open(half, "wb") as file:
+                shutil.copyfileobj(content, file, CHUNK)
+            half.replace(target)
+        except OSError as error:
+            if error.errno is None:  # bz2's way to say that data are damaged
+                raise zipfile.BadZipFile(str(error)) from None
+            raise UsageError(f"{target}: cannot be unpacked from {source} ({error.strerror or error}); give the "
+                             "command again") from None  # fmt: skip
+
+
+def whole_archive(download: Download, remote: Remote) -> str:
+    """What to say before a whole archive is fetched although single members would do; "" where they can be had."""
+    if remote.ranges:
+        return ""
+    why = "the server gives no parts" if remote.answered else "the server did not say whether it gives parts"
+    return f"{download.url}: {why}: the whole archive ({in_words(remote.size)}) is fetched"
 
 
 def in_words(size: int | None) -> str:
@@ -228,11 +271,11 @@ def in_words(size: int | None) -> str:
 
 
 def sizes(downloads: Collection[Download]) -> Iterator[Remote]:
-    """What the servers say of each download. A server that did not answer once is not asked again."""
+    """What the servers say of each download. A server that did not answer at all is not asked again."""
     silent: set[str] = set()
     for download in downloads:
         host = urlsplit(download.url).netloc
-        remote = Remote() if host in silent else probe(download.url)
-        if remote.size is None:
+        remote = Remote(answered=False) if host in silent else probe(download.url)
+        if not remote.answered:
             silent.add(host)
         yield remote

@@ -105,8 +105,27 @@ def read(
 ) -> list[str]:
     """The texts of a results file, in the order of `entries`. UsageError for missing, extra and duplicate ids.
 
-    name: the format. source: the annotation files, for messages. allow_missing: a missing text is "" instead of an
-    error. notes: a list that gets a line for each text that would mislead the official tokenizer.
+    name, source, notes: as in `read_some`. allow_missing: a missing text is "" instead of an error.
+    """
+    form, texts = FORMATS[name], read_some(path, name, entries, source, notes)
+    missing = [entry.sample_id for entry in entries if entry.sample_id not in texts]
+    if missing and not allow_missing:
+        some = ", ".join(missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")
+        raise UsageError(
+            f"{path}: {len(missing)} of the {len(entries)} samples of {source} have no prediction "
+            f"({form.id_key or 'id'} {some}); add them, leave them out with --subset, "
+            "or count them as empty with --allow-missing"
+        )
+    return [texts.get(entry.sample_id, "") for entry in entries]
+
+
+def read_some(
+    path: Path, name: str, entries: Sequence[Entry], source: str, notes: list[str] | None = None
+) -> dict[str, str]:
+    """Sample id -> text, of the samples that a results file has. UsageError for extra and duplicate ids.
+
+    name: the format. source: the annotation files, for messages. notes: a list that gets a line for each text that
+    would mislead the official tokenizer.
     """
     form = FORMATS[name]
     document = Document(path, _parse(path, form), f"the results format is {form.layout}")
@@ -115,7 +134,7 @@ def read(
     if name == "pope" and isinstance(document.content, list):
         ordered = _in_order(document, entries, source)
         if ordered is not None:
-            return ordered
+            return {entry.sample_id: text for entry, text in zip(entries, ordered, strict=True)}
     found = _READ[form.shape if name != "visdial" else name](document, form)
     known = {entry.sample_id for entry in entries}
     texts: dict[str, str] = {}
@@ -130,14 +149,7 @@ def read(
             key = f".{form.text_key}" if form.text_key else ""
             notes.append(f"{path}: {places[identity]}{key} (id {identity}) holds {odd}; it is scored as a space, while "
                          "coco-caption's tokenizer would move every later caption to another image")  # fmt: skip
-    missing = [entry.sample_id for entry in entries if entry.sample_id not in texts]
-    if missing and not allow_missing:
-        some = ", ".join(missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")
-        raise UsageError(
-            f"{path}: {len(missing)} of the {len(entries)} samples of {source} have no prediction "
-            f"({form.id_key or 'id'} {some}); add them, or count them as empty with --allow-missing"
-        )
-    return [texts.get(entry.sample_id, "") for entry in entries]
+    return texts
 
 
 def _parse(path: Path, form: Format) -> Any:

@@ -7,7 +7,6 @@ Images are opened here, too, so that every method sees the same pixels. Pillow i
 import hashlib
 import os
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from fastvlm_bench.suites.definition import (
 )
 from fastvlm_bench.suites.files import data_root, find_images, layout, odd_breaks, places_of, read_entries, some
 from fastvlm_bench.suites.hub_data import HubData
+from fastvlm_bench.suites.image_files import decode_image
 from fastvlm_bench.suites.readers import PLACEHOLDERS
 from fastvlm_bench.suites.tables import content_lines, read_table
 from fastvlm_bench.suites.where import choose_split, official_files
@@ -130,7 +130,7 @@ def load_suite(
                          f"take it; use {name}-gen, whose references are answers")  # fmt: skip
     chosen_set, template = definition.choose_prompt(prompt_set, prompt)
     folder = data if data is not None else os.environ.get(DATA_VARIABLE) or None
-    place = choose_split(definition, split, folder, offline)
+    place = choose_split(definition, split, folder, offline, limit is not None)
     chosen, files = place.split, place.files
     if chosen.root:
         if data is not None:
@@ -141,7 +141,7 @@ def load_suite(
                          f"or {DATA_VARIABLE}; DIR holds {layout(chosen)}")  # fmt: skip
     else:
         source = files.label if files else str(folder)
-    digest, note = hashlib.sha256(), chosen.note
+    digest, notes = hashlib.sha256(), [chosen.note, files.note if files else ""]
     if files is not None and place.is_table:
         table = read_table(files, chosen, limit)
         whole, entries, images, root = table.whole, table.entries, table.images, Path(source)
@@ -149,7 +149,7 @@ def load_suite(
         for line in content_lines(entries):
             digest.update(line)
         if table.partly and "cider_d" in definition.metrics:
-            note = f"{note}; {PARTLY}" if note else PARTLY
+            notes.append(PARTLY)
     else:
         if isinstance(files, HubData):
             root = official_files(files, chosen, limit)
@@ -176,7 +176,7 @@ def load_suite(
     return Suite(
         name, definition.version, definition.kind, chosen.name, source, template, definition.max_new_tokens,
         scored, chosen.licence or definition.licence, chosen.citation or definition.citation,
-        digest.hexdigest(), samples, note, chosen_set, chosen_variants,
+        digest.hexdigest(), samples, "; ".join(filter(None, notes)), chosen_set, chosen_variants,
         tuple((e.group, e.references) for e in whole) if weighs else (), len(whole), definition.results,
         tuple(odd_breaks(places, entries)) if tokenised(scored) else (),
     )  # fmt: skip
@@ -204,10 +204,10 @@ def open_image(sample: Sample) -> "Image":
     """The sample's image as RGB, fully decoded. UsageError, with the reason, if it cannot be.
 
     As in lmms-eval, EXIF rotation is not applied, transparency is dropped, an animation is its first frame, and 16-bit
-    greys are clipped, not scaled. Images above Pillow's limit (about 89 million pixels) are refused.
+    greys are clipped, not scaled.
     """
     try:
-        return _decode(sample.image_path)
+        return decode_image(sample.image_path)
     except UsageError as error:
         where = f" ({sample.place})" if sample.place else ""
         raise UsageError(
@@ -226,7 +226,7 @@ def check_images(suite: Suite) -> None:
     first: Sample | None = None
     for path in list(images)[::-1]:
         try:
-            _decode(path)
+            decode_image(path)
         except UsageError as error:
             first = first or images[path]
             twins = sum(other.name == path.name for other in images) > 1  # ScienceQA's are all called image.png
@@ -247,24 +247,3 @@ def images_sha256(suite: Suite) -> str:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.name}\0{content}\n".encode())
     return digest.hexdigest()
-
-
-def _decode(path: Path) -> "Image":
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return image.convert("RGB")  # decodes to the end of the file
-    except UnidentifiedImageError:
-        with open(path, "rb") as file:
-            start = file.read(15)
-        reason = f"not an image, it starts with {start!r}" if start else "an empty file"
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        reason = "too many pixels, perhaps a decompression bomb"
-    except FileNotFoundError:
-        reason = "the file is gone"
-    except Exception as error:  # decoders fail in many ways: OSError, SyntaxError, ValueError, struct.error, zlib.error
-        reason = f"damaged, {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-    raise UsageError(reason)

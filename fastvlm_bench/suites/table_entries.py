@@ -1,5 +1,6 @@
 """Turns the rows of a table into entries, as the suite file declares: the same ids and texts as official files."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -107,24 +108,26 @@ def _columns(table: Table) -> list[str]:
 
 
 def _filled(document: Document, templates: Sequence[str], row: Mapping[str, Any], place: str) -> str:
-    """The first template with the row's values in it; "" without one, and for a group whose column is null."""
-    if not templates:
-        return ""
-    text = templates[0]
-    for match in FIELD.finditer(text):
+    """The first template with the row's values in it; "" without one, and for a group whose column is null.
+
+    In one pass, so that braces in the data are left alone.
+    """
+
+    def shown(match: re.Match[str]) -> str:
         value = row[match[1]]
         if match[2]:
             value = value.get(match[2]) if isinstance(value, dict) else None
         if value is not None and not isinstance(value, str | int):
             raise document.fault(f"{place}.{match[1]}", f"is {str(value)[:30]!r}, not a text or a whole number")
-        shown = "" if value is None else str(value)
-        if match[3] and shown:
-            try:
-                shown = CONVERTERS[match[3]](shown)
-            except ValueError:
-                raise document.fault(f"{place}.{match[1]}", f"is {shown[:40]!r}, which has no '{match[3]}'") from None
-        text = text.replace(match[0], shown, 1)
-    return text
+        text = "" if value is None else str(value)
+        if not (match[3] and text):
+            return text
+        try:
+            return CONVERTERS[match[3]](text)
+        except ValueError:
+            raise document.fault(f"{place}.{match[1]}", f"is {text[:40]!r}, which has no '{match[3]}'") from None
+
+    return FIELD.sub(shown, templates[0]) if templates else ""
 
 
 def _references(document: Document, table: Table, row: Mapping[str, Any], place: str) -> tuple[str, ...]:

@@ -91,13 +91,22 @@ def _configs(files: Files) -> Iterator[tuple[str, str, str]]:
     path = files.path("README.md")
     text = path.read_text(encoding="utf-8", errors="replace") if path is not None else ""
     match = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    try:
-        card = yaml.safe_load(match[1]) if match else {}
-    except yaml.YAMLError:
+    try:  # as texts alone: the safe loader raises ValueError for a date that is none, and a split may be called 2014
+        card = yaml.load(match[1], yaml.BaseLoader) if match else {}
+    except (yaml.YAMLError, RecursionError):
         return
-    for entry in (card.get("configs") if isinstance(card, dict) else None) or ():
-        data = entry.get("data_files") if isinstance(entry, dict) else None
-        for item in data if isinstance(data, list) else ():
-            paths = item.get("path") if isinstance(item, dict) else None
-            for pattern in [paths] if isinstance(paths, str) else paths or ():
-                yield str(entry.get("config_name", "default")), str(item.get("split", "train")), str(pattern)
+    for entry in _listed(card.get("configs") if isinstance(card, dict) else None):
+        if not isinstance(entry, dict):
+            continue
+        data = entry.get("data_files")
+        # a text, or a list of texts, is the hub's short form for the split "train"
+        for item in [data] if isinstance(data, str) else _listed(data):
+            split, paths = (item.get("split", "train"), item.get("path")) if isinstance(item, dict) else ("train", item)
+            for pattern in [paths] if isinstance(paths, str) else _listed(paths):
+                if isinstance(pattern, str):
+                    yield str(entry.get("config_name", "default")), str(split), pattern
+
+
+def _listed(given: Any) -> list[Any]:
+    """The list that a card has at this place; [] for anything else."""
+    return given if isinstance(given, list) else []

@@ -5,13 +5,13 @@ there are enough samples.
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.errors import UsageError
+from fastvlm_bench.errors import UsageError, WriteFailed
+from fastvlm_bench.records.storage import write_atomically
 from fastvlm_bench.suites.annotations import Document, Entry
 from fastvlm_bench.suites.definition import Split
 from fastvlm_bench.suites.files import checked_name, image_cache, image_places, table_layout
@@ -179,11 +179,11 @@ def _kept(content: bytes) -> Path:
     if not path.is_file():
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            part = cache / f"{path.name}.{os.getpid()}"
-            part.write_bytes(content)
-            part.replace(path)
-        except OSError as error:
-            raise UsageError(f"cannot unpack images to {cache}: {error.strerror}; set XDG_CACHE_HOME") from None
+            write_atomically(path, content)
+        except (OSError, WriteFailed) as error:
+            cause = error.__cause__ or error
+            reason = getattr(cause, "strerror", None) or cause
+            raise UsageError(f"cannot unpack images to {cache}: {reason}; set XDG_CACHE_HOME") from None
     return path
 
 

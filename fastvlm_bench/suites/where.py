@@ -29,8 +29,10 @@ class Place:
     is_table: bool
 
 
-def choose_split(definition: Definition, name: str | None, data: str | Path | None, offline: bool = False) -> Place:
-    """The split, and where it lies.
+def choose_split(
+    definition: Definition, name: str | None, data: str | Path | None, offline: bool = False, limited: bool = False
+) -> Place:
+    """The split, and where it lies. offline, limited: as in `HubData`.
 
     name: None is the default split, or with `data` the first whose files are there; of several that one repository or
     folder could be, the one whose repository has its name.
@@ -38,14 +40,14 @@ def choose_split(definition: Definition, name: str | None, data: str | Path | No
     if data is None or (name is not None and definition.split(name).root):
         return Place(definition.split(name or definition.default_split), None, False)
     if name is not None:
-        return _place_of(definition.split(name), data, offline)
+        return _place_of(definition.split(name), data, offline, limited)
     real = [split for split in definition.splits.values() if not split.root]
     found = [split for split in real if is_official(data, split)]
     if found:
         root = data_root(data, real)
         with_images = [split for split in found if any(path.is_dir() for path in image_folders(root, split))]
         return Place(_of_its_size(root, with_images or found), None, False)
-    files = HubData(data, offline) if is_hub(data) else Folder(data_root(data, real), str(data))
+    files = HubData(data, offline, limited) if is_hub(data) else Folder(data_root(data, real), str(data))
     tables = [split for split in real if has_table(files, split)]
     tables.sort(key=lambda split: _same_name(split, str(data)), reverse=True)  # stable: the suite's order otherwise
     if tables := [split for split in tables if len(tables) == 1 or fits(files, split)]:
@@ -72,10 +74,10 @@ def _of_its_size(root: Path, splits: list[Split]) -> Split:
     return next((split for split in same if split.samples == count), first)
 
 
-def _place_of(split: Split, data: str | Path, offline: bool = False) -> Place:
+def _place_of(split: Split, data: str | Path, offline: bool, limited: bool) -> Place:
     """Where a split lies that the user has named."""
     if is_hub(data):
-        hub = HubData(data, offline)
+        hub = HubData(data, offline, limited)
         return Place(split, hub, split.table is not None and (has_table(hub, split) or not _official_names(hub, split)))
     root = data_root(data, [split])
     if split.table is None or root.is_file():

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fastvlm_bench.training.validation import Validated
+from fastvlm_bench.visible import visible
 
 POSITIONS = (1, 2, 4, 8)
 
@@ -53,7 +54,7 @@ class Display:
         if self.brief and self.shown is not None:
             self.console.print(self.shown)
             self.shown = None
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def bar(self, label: str, total: int) -> Callable[[int], None]:
         """Add a bar. The returned function moves it: call it with how much is done."""

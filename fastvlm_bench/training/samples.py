@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suites.definition import read_definition
+from fastvlm_bench.suites.image_files import IMAGE_SUFFIXES, images_below
 from fastvlm_bench.suites.suite import Sample, load_suite, open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 TRAIN = "train"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ def folder_samples(images: Path, prompts: Path) -> list[TrainingSample]:
     if not images.is_dir():
         raise UsageError(f"--images {images} is not a folder; give one that holds images")
     try:
-        lines = [line.strip() for line in prompts.read_text(encoding="utf-8").split("\n") if line.strip()]
+        lines = [line.strip() for line in prompts.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"--prompts {prompts} cannot be read ({error}); give a UTF-8 text, one prompt a line"
         ) from None
-    found = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = images_below(images)
     if not found or not lines:
         what = f"no image ({', '.join(IMAGE_SUFFIXES)}) under {images}" if not found else f"no prompt in {prompts}"
         raise UsageError(f"{what}; there is nothing to train on")

@@ -86,9 +86,11 @@ def test_roofline_is_what_predict_reads(
 ) -> None:
     monkeypatch.setitem(roofline.READ_BYTES, "cpu", 1 << 26)
     monkeypatch.setitem(roofline.SIDE, "cpu", 128)
+    monkeypatch.setattr(roofline, "_cache", lambda place: 1 << 22)
     result = call("doctor", "--roofline", "--threads", "1", "--json")
     found = json.loads(result.stdout)["roofline"]
     assert found["threads"] == 1 and set(found["flops_per_s"]) == {"float32", "bfloat16", "float16"}
+    assert (found["read_bytes"], found["cache_bytes"]) == (1 << 26, 1 << 22)
     assert 1e8 < found["bandwidth_bytes_per_s"] < 1e13 and found["memory_bytes"] > 1 << 28
     (tmp_path / "machine.json").write_text(result.stdout)
     device = find_device(f"measured:{tmp_path / 'machine.json'}")

@@ -1,15 +1,19 @@
 """What is counted without weights is what small instances have: parameters, cache, FLOPs, experts, windows."""
 
+import re
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from families.builders import FAMILIES
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers, output_embeddings, owner
+from fastvlm_bench.models.memory_need import packed_parameters, weight_bytes
 from fastvlm_bench.predicting.devices import DEVICES
 from fastvlm_bench.predicting.passes import Load
 from fastvlm_bench.predicting.structure import Structure, Weights, count, count_head
@@ -85,6 +89,55 @@ def test_what_cannot_be_known_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(UsageError, match=f"'{name}'.*cannot be known without weights.*run") as refused:
         built(name)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen3_5_moe"])
+def test_what_is_packed_is_what_an_instance_has_in_products(name: str) -> None:
+    """Linear layers but the LM head, the image encoder's too, and the tensors of experts: each once."""
+    model, found = built(name)
+    linear = {id(module.weight): module.weight.numel() for module in model.modules()
+              if isinstance(module, nn.Linear) and module.weight is not output_embeddings(model).weight}  # fmt: skip
+    experts = sum(layer.weights.routed for layer in found.layers)
+    assert found.packed == sum(linear.values()) + experts
+    modules = model.named_modules()
+    assert any(re.search("vision|visual", name) and isinstance(module, nn.Linear) for name, module in modules)
+    weights = weight_bytes(model.config, torch.bfloat16, "4bit")
+    assert weights == int(found.packed * 4.5 / 8 + (found.parameters - found.packed) * 2), "one rule for both commands"
+
+
+def test_a_module_that_is_used_twice_is_packed_once() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            block, self.head = nn.Linear(4, 4), nn.Linear(4, 9)
+            self.first, self.second = block, nn.Sequential(block, nn.LayerNorm(4))
+
+        def get_output_embeddings(self) -> nn.Module:
+            return self.head
+
+    assert packed_parameters(Twice()) == 16
+
+
+def test_latent_attention_costs_what_its_products_cost() -> None:
+    """The cache's own tensors as serving engines multiply them: queries with both, then scores with the latent."""
+    text = transformers.DeepseekV3Config(
+        vocab_size=128, hidden_size=64, intermediate_size=64, moe_intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=4, n_routed_experts=4, num_experts_per_tok=2, n_group=1,
+        topk_group=1, first_k_dense_replace=1, kv_lora_rank=24, q_lora_rank=16, qk_rope_head_dim=8,
+        qk_nope_head_dim=12, v_head_dim=12,
+    )  # fmt: skip
+    vision = transformers.CLIPVisionConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+                                           num_attention_heads=2, image_size=28, patch_size=14)  # fmt: skip
+    found, _ = count(transformers.LlavaConfig(vision_config=vision, text_config=text), "latent")
+    heads, latent, rotary = 4, 24, 8
+    query, turned = torch.ones(heads, latent), torch.ones(heads, rotary)
+    cached, placed = torch.ones(CONTEXT, latent), torch.ones(CONTEXT, rotary)
+    with FlopCounterMode(display=False) as counter:
+        scores = query @ cached.T + turned @ placed.T
+        _ = scores @ cached
+    for layer in found.layers:
+        assert (layer.kv, layer.read) == (latent + rotary, latent + rotary)
+        assert layer.attention * CONTEXT == counter.get_total_flops()
 
 
 def test_each_position_reads_its_own_experts() -> None:

@@ -11,7 +11,7 @@ from fastvlm_bench.predicting.structure import Layer, Structure, Weights
 from fastvlm_bench.predicting.surface import Acceptance, Surface, gain_ends, memory
 
 LAYER = Layer(Weights(1000), kv=10, read=10, state=0, window=None, attention=40)
-MODEL = Structure("model", [LAYER] * 8, beside=0, output=2000, vocabulary=100, width=20, parameters=12000)
+MODEL = Structure("model", [LAYER] * 8, beside=0, output=2000, vocabulary=100, width=20, parameters=12000, packed=8000)
 SLOW_MEMORY = Device("slow", 1e3, {"bfloat16": 1e9}, 30000, "")
 
 
@@ -41,6 +41,14 @@ def test_windows_packing_and_reduced_vocabularies() -> None:
     assert load(structure=windowed).standard().bytes == load(context=20).standard().bytes
     assert load(weight_bits=4).standard().bytes == load().standard().bytes - 8 * 1000 * 1.5
     assert Drafting(load(), 2, vocabulary=25).draft.bytes == Drafting(load(), 2).draft.bytes - 3000
+
+
+def test_a_head_is_not_packed() -> None:
+    """`--quantize` packs the model that is loaded; a draft's own weights stay as they were trained."""
+    packed = load(weight_bits=4.5)
+    with_head, bare = Drafting(packed, 2, LAYER), Drafting(packed, 2)
+    assert with_head.draft.bytes - bare.draft.bytes == pytest.approx(1000 * 2 + 10 * 51 * 2)
+    assert memory(with_head).draft == 1000 * 2
 
 
 def test_expected_tokens_are_those_of_a_loop() -> None:
@@ -78,6 +86,14 @@ def test_the_gain_ends_where_products_bind() -> None:
     assert Surface(drafting.sized(end - 1)).best(Acceptance(0.8)).speedup > 1
     assert gain_ends(drafting, Acceptance(0.8), end - 1) is None
     assert gain_ends(drafting, Acceptance(0.0)) == 1
+
+
+def test_packed_memory_counts_each_parameter_once() -> None:
+    """Layers that share their weights read them eight times a pass and hold them once."""
+    shared = replace(MODEL, parameters=5000, packed=1000)
+    held = memory(Drafting(load(structure=shared, weight_bits=4.5), 2))
+    assert held.weights == 1000 * 4.5 / 8 + 4000 * 2
+    assert memory(Drafting(load(structure=shared), 2)).weights == 5000 * 2
 
 
 def test_memory_is_weights_and_kv() -> None:

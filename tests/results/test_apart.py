@@ -50,7 +50,8 @@ def test_run_measures_them(tmp_path: Path) -> None:
 
 
 def test_several_processes_are_named(fake: SimpleNamespace) -> None:
-    from fastvlm_bench.report.terminal import conclusion, scope_of_intervals
+    from fastvlm_bench.report.sentences import conclusion
+    from fastvlm_bench.report.terminal import scope_of_intervals
 
     def change(line: dict[str, object]) -> dict[str, object]:
         return {**line, "invocation": line["repeat"]}

@@ -179,11 +179,11 @@ def test_vllm_serve(tmp_path: Path) -> None:
 def test_lmms_eval_compares_texts_without_seconds(tmp_path: Path) -> None:
     rows = [{"doc_id": i, "target": "x", "resps": [["Yes "]], "filtered_resps": ["Yes"], "prompt_hash": f"h{i}",
              "token_counts": [{"output_tokens": 1}]} for i in range(2)]  # fmt: skip
-    other = [{**rows[0], "filtered_resps": ["No"]}, rows[1]]
+    other = [{**rows[0], "resps": [["Not"]]}, rows[1]]
     found = audit([lines(tmp_path / "a.jsonl", rows), lines(tmp_path / "b.jsonl", other)]).methods[0]
     assert (found.whole.same_text, found.whole.speedup_geomean, found.whole.length_ratio) == (1, None, 1.0)
     assert any("no seconds" in notice.message for notice in found.warnings)
-    assert found.example == ("0", "Yes", "No")
+    assert found.example == ("0", "Yes", "Not")
 
 
 def no_details() -> Any:

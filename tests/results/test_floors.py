@@ -57,7 +57,7 @@ def test_one_line_and_exit_code_8(run: Run) -> None:
         require([run], Floors(decode_speedup=99.0, alpha=1.0))
     text = str(missed.value)
     assert missed.value.exit_code == 8 and "\n" not in text and str(RUN) in text
-    assert "does not stay above --min-decode-speedup 99" in text
+    assert "is not shown to be at least --min-decode-speedup 99" in text
     require([run], Floors())
 
 

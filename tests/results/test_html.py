@@ -7,8 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
-from hostile_texts import HOSTILE, hostile
+from hostile_texts import HOSTILE, LABELS, hostile
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
@@ -16,6 +17,7 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run, read_run
 from fastvlm_bench.report import html_browser
 from fastvlm_bench.report.html import html_of, write_html
+from fastvlm_bench.report.one_screen import short_labels
 from fastvlm_bench.report.plots import write_plots
 
 ROOT = Path(__file__).parents[2]
@@ -30,10 +32,24 @@ class Tags(HTMLParser):
         self.names: list[str] = []
         self.fetched: list[str] = []
         self.handlers: list[str] = []
+        self.inside = ""
+        self.labels: set[str] = set()
+        self.sheets: list[str] = []
         self.feed(text)
+
+    def handle_data(self, data: str) -> None:
+        """Texts of figures, and style sheets."""
+        if self.inside in ("text", "tspan"):
+            self.labels.add(data)
+        if self.inside == "style":
+            self.sheets.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.names.append(tag)
+        self.inside = tag
         for name, value in attrs:
             outside = not (value or "").startswith(("#", "data:"))
             if name in ("src", "href", "srcset", "action", "data", "xlink:href") and outside:
@@ -54,6 +70,15 @@ def test_hostile_texts_stay_text(fake: SimpleNamespace) -> None:
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert re.search(r"script-src 'sha256-[\w+/=]{44}'$", policy)
+
+
+def test_labels_that_look_like_markup_stay_labels_in_figures(fake: SimpleNamespace) -> None:
+    """Letter by letter as they are, and no rule of a style sheet is a label's."""
+    found = Tags(html_of([hostile(fake)]))
+    assert set(short_labels(LABELS)) <= found.labels
+    figures = found.sheets[1:]  # the first is the page's own
+    assert figures and not [label for label in LABELS for sheet in figures if label in sheet or "zoom" in sheet]
+    assert all(re.fullmatch(r"(\.s\d[\w-]*\{[^{}]*\})*", sheet) for sheet in figures)
 
 
 def test_several_runs_stand_side_by_side_and_what_differs_is_said(fake: SimpleNamespace) -> None:
@@ -79,6 +104,18 @@ def test_images_are_shown_where_they_are_and_unchanged(fake: SimpleNamespace) ->
     assert places == [None] * 3 and "not the ones that were measured" in reason
     places, reason = told(name="no-such-caption")
     assert places == [None] * 3 and "no-such-caption" in reason
+
+
+@pytest.mark.usefixtures("hub_may_be_asked")
+def test_no_report_asks_the_network(fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Any] = []
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *told, **_: asked.append(told))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *told, **_: asked.append(told))
+    entry = fake.suite("textvqa", n=2, split="val", source="hf:owner/set")
+    run = fake.run(suites=[entry], meta={"config": {"data": "hf:owner/set"}})
+    told = html_browser.browser_of([_series(run)]).suites[0]["images"]
+    assert asked == [] and "is not in the hub's cache" in told
 
 
 def test_rounds_are_coloured_with_and_without_the_text_of_tokens(fake: SimpleNamespace) -> None:

@@ -1,5 +1,6 @@
 """The page of `report --html` in a real browser: no complaint, no request; tables sort, samples open."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,9 +144,9 @@ def test_filters_show_what_differs_and_the_worst_first(page: Page, fake: SimpleN
         return list(page.run(LISTED))
 
     methods = "[...document.querySelectorAll('.answer h3')].map(e => e.textContent)"
-    assert page.run(methods) == ["standard", "fastvlm", "early-exit"]
+    assert page.run(methods) == ["standard", "fastvlm", "early-exit (lossy)"]
     page.run("controls.method.value = 2; controls.method.dispatchEvent(new Event('change')); only.click()")
-    assert page.run(methods) == ["standard", "early-exit"]
+    assert page.run(methods) == ["standard", "early-exit (lossy)"]
     page.run("controls.method.value = 1; controls.method.dispatchEvent(new Event('change'))")
     assert page.run(methods) == ["standard", "fastvlm"]
     assert choose("filter", "differs") == ["005"]
@@ -159,4 +160,43 @@ def test_filters_show_what_differs_and_the_worst_first(page: Page, fake: SimpleN
     assert page.run("controls.method.value") == "2"
     page.run("controls.method.value = 1")
     assert choose("order", "worst")[0] == "003" and choose("order", "best")[-2:] == ["003", "002"]
+    assert complaints(page, path) == []
+
+
+def test_what_differs_is_marked_from_its_own_runs_reference_on(
+    page: Page, fake: SimpleNamespace, tmp_path: Path
+) -> None:
+    """Of several runs, which may answer otherwise as a whole; the opened method stands beside its own reference."""
+
+    def change(line: dict[str, Any], whole: str) -> dict[str, Any]:
+        if line["method"] == "early-exit":
+            return {**line, "token_ids": [7, 7, 2], "text": f"{whole} upside down"}
+        return {**line, "text": f"{whole} on its side"}
+
+    labels, path = ("standard", "early-exit"), tmp_path / "report.html"
+    runs = [fake.run(suites=[fake.suite(n=2)], labels=labels, change=lambda line, whole=whole: change(line, whole),
+                     meta={"run_id": whole}) for whole in ("a cat", "some dog")]  # fmt: skip
+    write_html(runs, path)
+    shown(page, path)
+    assert page.run("[...document.querySelectorAll('.answer mark')].map(e => e.textContent)") == ["upside down"] * 2
+    page.run("controls.method.value = 3; controls.method.dispatchEvent(new Event('change')); only.click()")
+    cards = "[...document.querySelectorAll('.answer h3')].map(e => e.textContent)"
+    assert page.run(cards) == ["B: standard", "B: early-exit (lossy)"] and complaints(page, path) == []
+
+
+def test_texts_of_some_rounds_alone_are_boxes_and_no_error(page: Page, fake: SimpleNamespace, tmp_path: Path) -> None:
+    """A record that knows the texts of the first tokens only, for whatever reason."""
+    path = tmp_path / "report.html"
+    run = fake.run(suites=[fake.suite(n=2)])
+    write_html([run], path)
+    line = next(line for line in run.lines if line["method"] == "fastvlm")
+    page_text = path.read_text(encoding="utf-8")
+    first = json.loads(page_text.split('id="data">')[1].split("</script>")[0])["suites"][0]["samples"][0]["answers"][1]
+    known = json.dumps(first["rounds"], separators=(",", ":"))
+    first["rounds"][0][3] = ["one"]
+    path.write_text(page_text.replace(known, json.dumps(first["rounds"], separators=(",", ":")), 1), encoding="utf-8")
+    shown(page, path)
+    assert page.run("document.querySelectorAll('.answer.chosen .box').length") == len(line["token_ids"]) + sum(
+        tested - accepted for _, tested, accepted, *_ in line["rounds"])  # fmt: skip
+    assert line["text"] in page.run("document.querySelector('.answer.chosen').textContent")
     assert complaints(page, path) == []

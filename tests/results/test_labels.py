@@ -14,7 +14,7 @@ from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.compare import print_comparison
 from fastvlm_bench.report.export import export_runs, rows_markdown
-from fastvlm_bench.report.labels import labels
+from fastvlm_bench.report.labels import labels, letters
 
 DRAFT = {"exit_layer": 2, "head": "attention", "name": "eagle-a", "sha256": "1f" * 32}
 
@@ -89,3 +89,9 @@ def test_drafts_of_older_records_are_told_apart_by_their_manifests(fake: SimpleN
     assert draft_id(old) != draft_id(other) and draft_id(old) == draft_id(dict(reversed(old.items())))
     rows = [summarise(one(fake, draft=draft))[1] for draft in (old, other)]
     assert rows[0].settings.draft is None and len(set(labels(rows))) == 2
+
+
+def test_runs_have_letters_however_many() -> None:
+    names = letters(26 + 26 * 26 + 1)
+    assert names[:2] + names[25:28] + names[-2:] == ["A", "B", "Z", "AA", "AB", "ZZ", "AAA"]
+    assert len(set(names)) == len(names)

@@ -18,7 +18,7 @@ from fastvlm_bench.analysis.quality import Quality, adjust
 from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio, ratio_of_totals
 from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.metrics import bleu4
-from fastvlm_bench.report.terminal import conclusion
+from fastvlm_bench.report.sentences import conclusion
 
 
 def due(runs: int, level: float = 0.05) -> float:

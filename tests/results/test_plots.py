@@ -14,7 +14,7 @@ from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.cli.app import app
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run, read_run
-from fastvlm_bench.report import figure_data, picture_style
+from fastvlm_bench.report import figure_data, picture_style, plots
 from fastvlm_bench.report.figures import FIGURES
 from fastvlm_bench.report.plots import write_plots
 
@@ -98,7 +98,9 @@ def test_names_of_methods_are_no_formulas_and_suites_no_paths(fake: SimpleNamesp
     assert made and all(path.parent == tmp_path / "in" for path in made)
 
 
-EXPLAINED = ("sample_id", "decode_speedup", "e2e_speedup", "e2e_speedup_geomean", "metric_title", "higher_is_better",
+SHARED = ("run_id", "suite", "method", "series", "lossless", "samples", "samples_planned")
+EXPLAINED = ("sample_id", "decode_speedup", "e2e_speedup", "e2e_speedup_geomean", "speedup_of", "observation",
+             "metric_title", "higher_is_better",
              "quality", "peak_bytes", "extra_weights_bytes", "phases_by", "part", "memory_kind")  # fmt: skip
 """Columns of a figure's data that bear the name of one that is explained elsewhere, or say themselves what they are."""
 BLIND = {
@@ -119,13 +121,14 @@ def test_colours_stay_apart_for_colour_blind_readers(matrix: tuple[tuple[float, 
 
 def test_every_figure_and_column_is_explained(fake: SimpleNamespace) -> None:
     page = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text(encoding="utf-8").split("## Figures")[1]
+    assert all(f"`{name}`" in page.split("| figure |")[0] for name in SHARED)
     table = dict(re.findall(r"^\| `([\w-]+)` \| (.*) \|$", page.split("## Columns")[0], flags=re.M))
     assert list(table) == [kind.name for kind in FIGURES]
     run = fake.run(suites=[fake.suite(n=6)])
     for kind in FIGURES:
         for column in (kind.data(series(run)) or [{}])[0]:
             stem = re.sub(r"_(low|high)$", "", column)
-            known = stem in ("run_id", "suite", "method", "series") or f"`{stem}" in table[kind.name]
+            known = stem in SHARED or f"`{stem}" in table[kind.name]
             assert known or stem in EXPLAINED, f"{kind.name}: {column}"
 
 
@@ -144,3 +147,14 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="--plots"):
         write_plots([read_run(GOLDEN)], tmp_path / "file" / "in", "pdf")
+
+
+def test_figures_of_runs_that_are_not_comparable_say_so(
+    fake: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "FIGURES", ())
+    first = fake.run()
+    write_plots([first, fake.run(meta={"run_id": "other", "model": {"dtype": "bfloat16"}})], tmp_path)
+    assert "warning: Not comparable: " in (told := capsys.readouterr().err) and "float32 / bfloat16" in told
+    write_plots([first], tmp_path)
+    assert capsys.readouterr().err == ""

@@ -16,7 +16,8 @@ from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.layout import Cells, break_label, draw
 from fastvlm_bench.report.memory_picture import draw_memory
 from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, share
-from fastvlm_bench.report.terminal import conclusion, describe, print_report
+from fastvlm_bench.report.sentences import conclusion, describe
+from fastvlm_bench.report.terminal import print_report
 
 LONG = "fastvlm:gamma=6,exit_layer=2,head=attention,stop_below=0.25"
 

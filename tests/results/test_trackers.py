@@ -161,6 +161,38 @@ def test_the_hub_reads_the_yaml(fake: SimpleNamespace) -> None:
     assert "speedup" not in text
 
 
+def test_both_have_the_verdict_of_the_records_and_the_failed_samples(
+    fake: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not the one that was stored, which may be older than a rule, or than what was added to the records."""
+
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        bad = (line["method"], line["sample_id"]) == ("fastvlm", "001")
+        return dict(fake.failed(line)) if bad else line
+
+    stored = {"verdict": {"status": "VALID", "reasons": []}}
+    for run, status in ((fake.run(change=change, meta=stored), "INVALID"), (fake.run(), "VALID")):
+        rows = summarise(run)
+        entries = parse_eval_result_entries(yaml.safe_load(eval_results(run, rows, "owner/set")))
+        assert all(str(entry.notes).endswith(f", {status}") for entry in entries)
+        assert all(("n=39 (1 of 40 failed)" in str(entry.notes)) == (status == "INVALID") for entry in entries)
+        assert ("INVALID: coco-caption, fastvlm: 1 of 40" in capsys.readouterr().err) == (status == "INVALID")
+        assert trackers.settings(run, rows)["verdict"] == status
+
+
+@pytest.mark.parametrize("dataset", ["/", "a/", "/b", "a/b/c", "a b/c", "a/b@", "a/b\n", "a", "a/b@ x", "../x"])
+def test_what_is_no_id_is_no_data_set(dataset: str, fake: SimpleNamespace) -> None:
+    run = fake.run(suites=[fake.suite(n=2)])
+    with pytest.raises(UsageError, match="--dataset OWNER/NAME"):
+        eval_results(run, summarise(run), dataset)
+
+
+def test_where_nothing_was_measured_there_is_nothing_to_publish(fake: SimpleNamespace) -> None:
+    run = fake.run(change=fake.failed)
+    with pytest.raises(UsageError, match="nothing was measured"):
+        eval_results(run, summarise(run), "owner/set")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -14,13 +14,18 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """Data sets by id: name -> bytes. gated: ids that need a login. fetched: the files that were asked for."""
+    """Data sets by id: name -> bytes. gated: ids that need a login. fetched: the files that were asked for.
+
+    broken: the status with which listings are refused, or None. commit: of the files; a listing is always of COMMIT.
+    """
 
     def __init__(self) -> None:
         self.sets: dict[str, dict[str, bytes]] = {}
         self.gated: set[str] = set()
         self.fetched: list[str] = []
         self.asked = 0
+        self.broken: int | None = None
+        self.commit = COMMIT
 
     def add(self, name: str, root: Path) -> None:
         self.sets[name] = {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
@@ -31,6 +36,8 @@ class Hub:
         parts = unquote(urlsplit(path).path).strip("/").split("/")
         api = parts[:2] == ["api", "datasets"]
         name = "/".join(parts[2:4] if api else parts[1:3])
+        if api and self.broken is not None:
+            return self.broken, {}, b"{}"
         if name not in self.sets:
             return 401, {"X-Error-Code": "RepoNotFound"}, b"{}"
         if name in self.gated:
@@ -59,7 +66,7 @@ class Hub:
         if file not in self.sets[name]:
             return 404, {"X-Error-Code": "EntryNotFound"}, b"{}"
         content = self.sets[name][file]
-        return 200, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}, content
+        return 200, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": self.commit}, content
 
 
 @pytest.fixture
@@ -88,4 +95,5 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         yield state

@@ -54,7 +54,8 @@ def test_the_shipped_suites() -> None:
         assert (suite.default_split == "embedded") == bool(embedded)
         assert (suite.metrics == ()) == (suite.name in UNSCORED)
         for download in suite.downloads:
-            assert download.url.startswith(("https://", "http://images.cocodataset.org/"))
+            assert download.url.startswith("https://")
+            assert download.md5 or "cocodataset" not in download.url, "its archives have published checksums"
 
 
 def test_visdial_gen_is_never_given_the_names_of_the_ranking() -> None:

@@ -1,5 +1,6 @@
 """`suites prepare` against a server that gives ranges: the wanted members of an archive, not the archive."""
 
+import contextlib
 import io
 import json
 import random
@@ -23,13 +24,24 @@ IMAGES, IMAGE = 40, 60_000
 
 
 class Ranged:
-    """Files by path. sent: the bytes of all answers to GET. ranges: parts are given. damaged: they are garbage."""
+    """Files by path. sent: the bytes of all answers to GET. ranges: parts are given. damaged: they are garbage.
+
+    heads: path -> status of HEAD, 0 for no answer. asked: the paths of HEAD. more: bytes that each part has too many.
+    shift: by so many bytes a part claims to lie elsewhere. length: what each answer says of its length, if not "".
+    budget: after so many bytes of answers the server dies; None is never.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.sent = 0
         self.ranges = True
         self.damaged = False
+        self.heads: dict[str, int] = {}
+        self.asked: list[str] = []
+        self.more = 0
+        self.shift = 0
+        self.length = ""
+        self.budget: int | None = None
         self.url = ""
 
 
@@ -43,20 +55,36 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranged]:
                 self.send_error(404)
                 return
             wanted = self.headers.get("Range") if state.ranges else None
-            first, last = (int(n) for n in wanted.removeprefix("bytes=").split("-")) if wanted else (0, len(whole) - 1)
+            start, _, end = (wanted or "bytes=0-").removeprefix("bytes=").partition("-")
+            first, last = int(start), int(end or len(whole) - 1)
             content = whole[first : last + 1]
             if state.damaged and first:
                 content = bytes(len(content))
+            if wanted:
+                content += bytes(state.more)
+            if state.budget is not None and state.sent > state.budget:
+                self.close_connection = True
+                return
             self.send_response(206 if wanted else 200)
-            self.send_header("Content-Length", str(len(content)))
+            if wanted:
+                self.send_header("Content-Range", f"bytes {first + state.shift}-{last}/{len(whole)}")
+            self.send_header("Content-Length", state.length or str(len(content)))
             if state.ranges:
                 self.send_header("Accept-Ranges", "bytes")
             self.end_headers()
             if self.command == "GET":
                 state.sent += len(content)
-                self.wfile.write(content)
+                with contextlib.suppress(ConnectionError):  # it was only asked for its first byte
+                    self.wfile.write(content)
 
-        do_HEAD = do_GET
+        def do_HEAD(self) -> None:
+            state.asked.append(self.path)
+            if (status := state.heads.get(self.path)) is None:
+                self.do_GET()
+            elif status:
+                self.send_error(status)
+            else:
+                self.close_connection = True
 
     with serving(Handler, monkeypatch) as state.url:
         yield state
@@ -163,7 +191,10 @@ def test_a_server_without_ranges_gives_the_archive(
     fill(server)
     server.ranges = False
     data = suite(tmp_path, server.url, monkeypatch)
-    assert call("mine", "--data", data, "--limit", 3).exit_code == 0
+    result = call("mine", "--data", data, "--limit", 3)
+    assert result.exit_code == 0
+    size = in_words(len(server.files["/images.zip"]))
+    assert f"images.zip: the server gives no parts: the whole archive ({size}) is fetched" in result.stdout
     assert len(there(data)) == IMAGES and planned("mine", data) == []
 
 

@@ -128,7 +128,7 @@ def test_mmmu_options_are_a_python_literal(tmp_path: Path) -> None:
     assert first.prompt.startswith("<image 1> What?\nA. it's\nB. B's\n\nAnswer with the option's letter")
     assert first.references == ("B", "A. it's", "B. B's") and first.image_path.read_bytes() == png()
     assert second.references == ("x", "y") and "phrase" in second.prompt and fourth.references == ("24/7",)
-    for bad in ("__import__('os').getcwd()", "[1, 2]", "{", "['a' for x in y]"):
+    for bad in ("__import__('os').getcwd()", "[1, 2]", "{", "['a' for x in y]", "{[1]: 2}", "[{[]}]", "-'a'"):
         with pytest.raises(UsageError, match="row 0.options is .*, not a Python list of texts"):
             mmmu(tmp_path, mmmu_row(options=bad))
     with pytest.raises(UsageError, match="answer is 'C', but there are 2 choices"):

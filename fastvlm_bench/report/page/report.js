@@ -119,10 +119,10 @@ function fill(wanted) {
   open(place < 0 ? 0 : place);
 }
 
-function facts(answer) {
+function facts(answer, number) {
   const told = make("div", "facts");
   const add = (text, name) => told.append(make("span", name, text));
-  if (answer.ratio !== null) add(times(answer.ratio));
+  if (answer.ratio !== null) add(`${suite().series[number].ratio} ${times(answer.ratio)}`);
   add(`${answer.tokens} tokens`);
   add(`first token ${answer.ttft_ms} ms, then ${answer.decode_ms} ms`);
   if (answer.same !== null) add(answer.same ? "same tokens" : "differs" + (answer.judged ? ` (${answer.judged})` : ""), answer.same ? "yes" : "no");
@@ -159,8 +159,7 @@ function open(place) {
   if (counts.size) words.append(make("p", "quiet", "references"), list);
   about.append(words);
   detail.append(about);
-  const reference = suite().series.findIndex((one) => one.reference);
-  const first = [...new Set([reference, chosen()])].filter((number) => number >= 0);
+  const first = [...new Set([suite().series[chosen()].against, chosen()])].filter((number) => number !== null);
   const others = only.checked ? [] : sample.answers.map((_, number) => number).filter((number) => !first.includes(number));
   for (const number of [...first, ...others]) {
     const answer = sample.answers[number];
@@ -169,10 +168,11 @@ function open(place) {
     card.append(make("h3", "", suite().series[number].name));
     if (answer.error) card.append(make("p", "no", answer.error));
     else {
-      card.append(facts(answer));
-      const told = answer.rounds.length && answer.rounds[0][3] !== null;
-      if (!told) card.append(answerText(answer, sample));
-      if (answer.rounds.length) card.append(answerRounds(answer, sample));
+      card.append(facts(answer, number));
+      const told = answer.rounds.length && !untold(answer);
+      const same = leaves(answer, sample.answers[suite().series[number].against]);
+      if (!told) card.append(answerText(answer, same));
+      if (answer.rounds.length) card.append(answerRounds(answer, same));
     }
     detail.append(card);
   }
@@ -183,11 +183,12 @@ const NAMES = { p: "the target's own, from the prompt", o: "the target's own", a
 
 // Round by round: what was drafted and stood, what was rejected, and the target's own. Records before token_chars know
 // only the kinds: then they are boxes.
-function answerRounds(answer, sample) {
+const untold = (answer) => answer.rounds.some(([, , , texts]) => texts === null);
+
+function answerRounds(answer, same) {
   let before = 0;
-  const same = leaves(answer, sample);
   const text = make("p", "text");
-  const boxes = answer.rounds[0][3] === null;
+  const boxes = untold(answer);
   answer.rounds.forEach(([ms, speedup, kinds, texts], number) => {
     const round = make("span", "round");
     round.title = number ? `round ${number}: ${ms} ms` + (speedup === null ? "" : `, ${times(speedup)} so far`) : `first token: ${ms} ms`;
@@ -206,19 +207,17 @@ function answerRounds(answer, sample) {
   return text;
 }
 
-// The character at which an answer that differs leaves the reference's.
-function leaves(answer, sample) {
-  const first = sample.answers.find((other, number) => other && !other.error && suite().series[number].reference);
-  if (answer.same !== false || !first) return answer.text.length;
+// The character at which an answer that differs leaves that of its own run's reference.
+function leaves(answer, first) {
+  if (answer.same !== false || !first || first.error) return answer.text.length;
   let same = 0;
   while (same < answer.text.length && answer.text[same] === first.text[same]) same += 1;
   return same;
 }
 
 // It is marked from that word on.
-function answerText(answer, sample) {
+function answerText(answer, same) {
   const text = make("p", "text");
-  const same = leaves(answer, sample);
   if (same === answer.text.length) return make("p", "text", answer.text);
   const word = answer.text.lastIndexOf(" ", same) + 1;
   text.append(answer.text.slice(0, word), make("mark", "", answer.text.slice(word)));

@@ -1,0 +1,95 @@
+"""Opens an image file: of the kinds that data sets have, up to a number of pixels, to its last byte.
+
+Pillow also knows kinds that start programs (a file that begins with %!PS runs Ghostscript) or follow other files; of a
+data set that somebody else made, neither is wanted.
+"""
+
+import os
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastvlm_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""As Pillow names them. MPO, a kind of JPEG, comes with it."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
+"""Names under which such files are looked for in a folder; what lies in a file is told by its content."""
+MOST_PIXELS = "FASTVLM_BENCH_MAX_IMAGE_PIXELS"
+"""Set by --max-image-pixels, and inherited by every process of a run. Without it, Pillow's own limit holds."""
+
+
+def allow_pixels(most: int | None) -> int | None:
+    """Allow images of so many pixels, here and in the processes that this one starts. None changes nothing.
+
+    UsageError for a number below 1.
+    """
+    if most is not None:
+        if most < 1:
+            raise UsageError(f"--max-image-pixels is {most}; it must be at least 1")
+        os.environ[MOST_PIXELS] = str(most)
+    return most
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The files with an image's name in a folder and all below it, sorted; through links, but no folder twice."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(found)
+
+
+@lru_cache
+def _kinds() -> tuple[str, ...]:
+    """Those of IMAGE_FORMATS that this Pillow was built with."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(kind for kind in IMAGE_FORMATS if kind in Image.OPEN)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels, of which the header alone is read; (0, 0) for what is no image."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=_kinds()) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return 0, 0
+
+
+def decode_image(path: Path) -> "Image":
+    """The image as RGB, fully decoded. UsageError with the reason alone if it cannot be."""
+    from PIL import Image, UnidentifiedImageError
+
+    if given := os.environ.get(MOST_PIXELS):
+        if not given.isdecimal() or int(given) < 1:
+            raise UsageError(f"{MOST_PIXELS}={given} is no number of pixels")
+        Image.MAX_IMAGE_PIXELS = int(given)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow refuses twice its limit
+            with Image.open(path, formats=_kinds()) as image:
+                return image.convert("RGB")  # decodes to the end of the file
+    except UnidentifiedImageError:
+        with open(path, "rb") as file:
+            start = file.read(15)
+        kinds = f"not an image of a kind that is read ({', '.join(_kinds())})"
+        reason = f"{kinds}; it starts with {start!r}" if start else "an empty file"
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        reason = (f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, perhaps a decompression bomb; if not, "
+                  "--max-image-pixels N allows them")  # fmt: skip
+    except FileNotFoundError:
+        reason = "the file is gone"
+    except Exception as error:  # decoders fail in many ways: OSError, SyntaxError, ValueError, struct.error, zlib.error
+        reason = f"damaged, {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    raise UsageError(reason)
