@@ -47,11 +47,14 @@ def check_options(name: str, kind: type[Method]) -> None:
                          "parameter of that name")  # fmt: skip
 
 
-def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -> Built:
+def build(
+    spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock, loaded: dict[Path, Draft] | None = None
+) -> Built:
     """Build one method on a loaded target. UsageError where no draft fits, or the exit layer is out of range.
 
     drafts: a draft folder or a folder of draft folders; None where there is none. The parameters of a method's
-    constructor are named like its options; it may also take `draft`, `clock` and `target`.
+    constructor are named like its options; it may also take `draft`, `clock` and `target`. loaded: the drafts of
+    methods built before, which are shared, and to which this one's is added; None loads it anew.
     """
     options: dict[str, Any] = dict(spec.options)
     kind, draft, named, count = method_class(spec.name), None, dict[str, str](), len(target.layers)
@@ -60,7 +63,10 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
     if METHODS[spec.name].trained:
         wish = {key: options.get(key) for key in ("head", "exit_layer", "draft")}
         folder = choose_draft(drafts, model=target.id, kinds=METHODS[spec.name].heads, **wish)
-        draft = Draft.load(folder, target.model)
+        draft = loaded.get(folder) if loaded is not None else None
+        draft = draft or Draft.load(folder, target.model)
+        if loaded is not None:
+            loaded[folder] = draft
         named = {"name": folder.resolve().name, "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
         assert draft.manifest is not None
         options["head"] = draft.manifest.head

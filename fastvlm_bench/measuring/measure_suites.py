@@ -6,6 +6,7 @@ torch is imported inside functions, so that the checks that need no model (`befo
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.analysis.batches import batch_of
@@ -33,11 +34,15 @@ def measure_suites(
     from fastvlm_bench.checks.self_check import said
     from fastvlm_bench.machine.conditions import RECORDED, watch
     from fastvlm_bench.measuring.apart import acceptance_without_stop, memory_parts, pass_costs
+    from fastvlm_bench.measuring.promising import promising
     from fastvlm_bench.measuring.runner import Group, Runner
     from fastvlm_bench.models.generation_settings import generation_settings
     from fastvlm_bench.models.load import load_target
 
     torch.manual_seed(config.seed)
+    swept = (
+        "sweep" in writer.meta
+    )  # many cells: what one of them can tell, or a cell without a stop, is not measured for all
     with live:
         live.say(f"loading {config.model}")
         began = time.perf_counter()
@@ -69,6 +74,14 @@ def measure_suites(
                 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
                 threads = runner.fastest_threads(suites[0], sorted({1, *(2**i for i in range(1, 7) if 2**i <= cores)}))
             torch.set_num_threads(threads)
+        if config.predict_first and not any("spec" in method for method in writer.meta["methods"]):
+            live.say("predicting every cell from the costs of its passes and a few drafted answers")
+            kept, out, predicted = promising(runner, suites)
+            writer.update(sweep={**writer.meta["sweep"], "predicted": predicted})
+            live.say(
+                f"predicted: {len(kept) - 1} of {len(methods) - 1} cells may be the fastest; the others are left out"
+            )
+            runner.methods, methods, left_out = kept, kept, left_out + out
         writer.update(
             model={**target.describe(), "preflight": facts},
             generation=generation_settings(target.asked, config.generation),
@@ -98,14 +111,18 @@ def measure_suites(
                         continue
                     live.say(f"{suite.name}: warming up")
                     known = any(part["suite"] == suite.name for part in writer.meta.get("memory", []))
-                    if not known and config.batch_size == 1:  # a memory peak is split for single samples only
+                    if (
+                        not (known or swept) and config.batch_size == 1
+                    ):  # a memory peak is split for single samples only
                         writer.update(memory=[*writer.meta.get("memory", []), *memory_parts(runner, suite)])
                     if not any(entry["suite"] == suite.name for entry in writer.meta.get("costs", [])):
-                        live.say(f"{suite.name}: pricing single passes, and drafting without a stop in doubt")
+                        also = "" if swept else ", and drafting without a stop in doubt"
+                        live.say(f"{suite.name}: pricing single passes{also}")
                         writer.update(
                             costs=[*writer.meta.get("costs", []), *pass_costs(runner, suite)],
                             without_stop=[
-                                *writer.meta.get("without_stop", []), *acceptance_without_stop(runner, suite)
+                                *writer.meta.get("without_stop", []),
+                                *([] if swept else acceptance_without_stop(runner, suite)),
                             ],
                         )  # fmt: skip
                     runner.warm_up(suite, config.warmup)  # last, so that every method comes to the samples alike
@@ -137,9 +154,10 @@ def _built(
     from fastvlm_bench.decoding.build import build
 
     methods, left_out = [], []
+    loaded: dict[Path, Any] | None = None if config.refine else {}  # a draft that learns belongs to one method
     for spec in specs:
         try:
-            built = build(spec, target, drafts_of(config), clock)
+            built = build(spec, target, drafts_of(config), clock, loaded)
             if config.batch_size > 1 and not built.method.takes_batches:
                 raise UsageError(f"{spec.label} decodes one sequence at a time; use --batch-size 1")
         except UsageError as error:

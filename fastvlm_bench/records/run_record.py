@@ -213,12 +213,31 @@ class Energy(TypedDict):
     reason: NotRequired[Annotated[str, "why it was not measured"]]
 
 
+class Predicted(TypedDict):
+    """The speed-up that the costs of single passes and a few drafted answers promise of one cell."""
+
+    method: Annotated[str, "label of the cell"]
+    decode_speedup: Annotated[Amount, "predicted decode speed-up, the mean over the suites"]
+
+
 class Refined(TypedDict):
     """What drafts learned between samples with --refine."""
 
     updates: Annotated[dict[str, Count], "method: updates of its draft"]
     seconds: Annotated[Amount, "seconds of learning, outside the clock"]
     lr: Annotated[float, "learning rate"]
+
+
+class Swept(TypedDict):
+    """What `sweep` was asked for; its cells are the methods."""
+
+    head: Annotated[list[str], "kinds of imitation heads; raw is the exit without one"]
+    exit_layer: Annotated[list[Positive], "layers run while drafting"]
+    gamma: Annotated[list[Positive], "most tokens drafted per round"]
+    stop_below: Annotated[list[Amount], "probabilities below which drafting stops; 0 is never"]
+    predicted: NotRequired[
+        Annotated[list[Predicted], "with --predict-first: of each cell, before anything was measured"]
+    ]
 
 
 class RunRecord(TypedDict):
@@ -235,7 +254,12 @@ class RunRecord(TypedDict):
     suites: Annotated[list[SuiteRecord], "in the order in which they are measured"]
     model: Annotated[ModelRecord, "the target"]
     methods: Annotated[list[MethodRecord], "the reference first"]
-    left_out: NotRequired[Annotated[list[LeftOut], "methods that `all` stood for and that do not fit the model"]]
+    left_out: NotRequired[
+        Annotated[
+            list[LeftOut], "methods that `all` stood for and that do not fit; cells that --predict-first left out"
+        ]
+    ]
+    sweep: NotRequired[Annotated[Swept, "in a run by the command sweep"]]
     reference: Annotated[str, "label of the method that the others are compared with"]
     order: NotRequired[
         Annotated[Literal["williams"], "design of the order of methods on each sample; without it they rotated by one"]
