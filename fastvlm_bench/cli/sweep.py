@@ -134,4 +134,4 @@ def refuse_measured(context: typer.Context, resume: Path) -> None:
                         and getattr(context.get_parameter_source(str(param.name)), "name", "") == "COMMANDLINE"]  # fmt: skip
     if typed:
         raise UsageError(f"--resume {resume} goes on with the sweep's own options; leave out "
-                         + ", ".join(max(param.opts, key=len) for param in typed))  # fmt: skip
+                         + ", ".join(next(opt for opt in param.opts if opt.startswith("--")) for param in typed))  # fmt: skip
