@@ -12,7 +12,7 @@ from fastvlm_bench.cli.predict import predict
 from fastvlm_bench.cli.run import run
 from fastvlm_bench.cli.skip_search import skip_search
 from fastvlm_bench.cli.suites import suites_app
-from fastvlm_bench.cli.sweep import sweep
+from fastvlm_bench.cli.sweep import sweep, tune
 from fastvlm_bench.cli.train import ablate, train
 
 PROGRAM = "fastvlm-bench"
@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 
 for panel, commands in (
-    (MEASURE, (run, sweep, train, skip_search, ablate)),
+    (MEASURE, (run, sweep, tune, train, skip_search, ablate)),
     (
         READ,
         (

@@ -122,6 +122,68 @@ def sweep(
                              plots=plots, form=to, after=senders(trackers or [])))  # fmt: skip
 
 
+def tune(
+    context: typer.Context,
+    suite: Annotated[str, typer.Option("--suite", "-s", metavar="NAME", help="The suite; see `suites`.", rich_help_panel=WHAT)] = "describe",
+    split: Split = None,
+    data: Data = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Of data without a training split, set aside samples of the first N.", rich_help_panel=WHAT)] = None,
+    prompt_set: PromptSet = None,
+    prompt: Prompt = None,
+    budget: Annotated[float, typer.Option(metavar="MINUTES", help="Minutes for all of it, loading too.", rich_help_panel=MEASUREMENT)] = 10.0,
+    exit_layer: Annotated[str | None, typer.Option(metavar="NS", help="As in `sweep`.", rich_help_panel=GRID)] = None,
+    head: Annotated[list[str] | None, typer.Option(metavar="HEAD", help="As in `sweep`.", rich_help_panel=GRID)] = None,
+    gamma: Annotated[str, typer.Option("--gamma", "--num-speculative-tokens", metavar="NS", help="As in `sweep`.", rich_help_panel=GRID)] = "2,4,6,8,12,16",
+    stop: Annotated[str, typer.Option("--stop", "--stop-below", metavar="XS", help="As in `sweep`.", rich_help_panel=GRID)] = "0,0.3,0.5,0.7",
+    draft: DraftFolder = None,
+    model: Model = "tiny",
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+    attn: Attn = None,
+    quantize: Quantize = None,
+    trust_remote_code: TrustRemoteCode = False,
+    offline: Offline = False,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    out: Out = RESULTS,
+    quiet: Quiet = False,
+    config: Config = None,
+) -> None:  # fmt: skip
+    """Find the fastest options of `fastvlm` within some minutes, and write them into the draft as advice for `run`."""
+    from fastvlm_bench.config import RunConfig
+    from fastvlm_bench.errors import UsageError
+    from fastvlm_bench.measuring.before_loading import drafts_of
+    from fastvlm_bench.models.names import check_model_name
+    from fastvlm_bench.sweeping.grid import make_grid
+    from fastvlm_bench.sweeping.sweep import swept
+
+    if not 0 < budget <= MOST_MINUTES:
+        raise UsageError(f"--budget is {budget:g}; it must be minutes above 0, at most {MOST_MINUTES}")
+    asked = RunConfig(
+        suites=(suite,), model=chosen_model(context, model, revision), draft=draft, split=split,
+        data=str(data) if data else None, limit=limit, max_new_tokens=max_new_tokens, prompt_set=prompt_set,
+        prompt=prompt, seed=seed, device=device, dtype=dtype, device_map=device_map, attn=attn, quantize=quantize,
+        trust_remote_code=trust_remote_code, offline=offline, threads=threads, out=str(out), temperature=temperature,
+        top_p=top_p, top_k=top_k, budget=budget * 60,
+    )  # fmt: skip
+    check_model_name(asked.model)
+    grid = make_grid(model=asked.model, drafts=drafts_of(asked), suite=suite, exit_layer=exit_layer, head=head or [],
+                     gamma=gamma, stop=stop)  # fmt: skip
+    asked = swept(asked, grid)
+    from fastvlm_bench.sweeping.tune import tune as measure
+
+    if quiet:
+        hush()
+    raise typer.Exit(measure(asked, budget, quiet=quiet))
+
+
+MOST_MINUTES = 24 * 60
 SAID_ANEW = ("resume", "csv", "plots", "to", "json", "details", "trackers", "quiet", "config")
 """Options that a resumed sweep takes from the command line; all others are its own."""
 

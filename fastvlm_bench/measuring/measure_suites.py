@@ -32,6 +32,7 @@ def measure_suites(
 
     from fastvlm_bench.checks.preflight import in_lines, preflight
     from fastvlm_bench.checks.self_check import said
+    from fastvlm_bench.decoding.advice import whence
     from fastvlm_bench.machine.conditions import RECORDED, watch
     from fastvlm_bench.measuring.apart import acceptance_without_stop, memory_parts, pass_costs
     from fastvlm_bench.measuring.promising import promising
@@ -56,6 +57,13 @@ def measure_suites(
         methods, left_out = _built(config, specs, target, clock)
         for each in left_out:
             live.say(f"left out: {each['label']}: {each['reason']}")
+        begun = {method["label"]: method["advised"] for method in writer.meta["methods"] if "advised" in method}
+        for built in methods:
+            if advice := built.described.get("advised"):
+                manifest = built.method.draft.manifest
+                live.say(whence(built.label, built.described["draft"]["name"], manifest, advice))
+            elif built.label in begun:  # of a resumed run, whose options stay as they were
+                built.described["advised"] = begun[built.label]
         facts = preflight(target, suites, config.max_new_tokens, config.batch_size)
         for line in in_lines(facts, target.device):
             live.say(f"preflight: {line}")
