@@ -59,7 +59,7 @@ class Tuning:
             else:
                 torch.set_num_threads(config.threads)
         self.reference, self.cells = methods[0], {built.label: built for built in methods[1:]}
-        self.samples, self.measured = cycle(suite.samples), 0
+        self.samples, self.measured, self.image_id = cycle(suite.samples), 0, ""
 
     @property
     def left_s(self) -> float:
@@ -68,6 +68,8 @@ class Tuning:
 
     def candidates(self) -> dict[str, float]:
         """Label -> predicted speed-up of the cells that enter the race, the best first. UsageError if none can."""
+        if self.left_s <= 0:
+            raise self._too_small(0.0)
         own: list[Any] = [(built, built.method) for built in self.cells.values()]
         predicted = predicted_speedups(self.runner, self.suite, own)
         best = max(predicted.values(), default=0.0)
@@ -79,12 +81,17 @@ class Tuning:
         seconds = [one_s / value for value in near.values()]
         count = affordable(one_s, seconds, self.left_s)
         if not count:
-            spent = self.config.budget or 0.0
-            needed = (spent - self.left_s + 1.2 * least_seconds(one_s, seconds[:1])) / 60
-            raise UsageError(f"--budget {spent / 60:g} is too small: loading, pricing and the shortest race take about "
-                             f"{needed:.1f} minutes here; give at least --budget {math.ceil(needed)}")  # fmt: skip
+            raise self._too_small(1.2 * least_seconds(one_s, seconds[:1]))
         self.say(f"predicted: {len(near)} of {len(self.cells)} cells may be the fastest; {count} of them are measured")
         return dict(list(near.items())[:count])
+
+    def _too_small(self, more_s: float) -> UsageError:
+        """more_s: the seconds that are needed beside those that are spent."""
+        budget_s = self.config.budget or 0.0
+        needed = (budget_s - self.left_s + more_s) / 60
+        return UsageError(f"--budget {budget_s / 60:g} is too small: to load the model and price its passes"
+                          + (" and the shortest race" if more_s else "") + f" takes {needed:.1f} minutes here; give at "
+                          f"least --budget {math.ceil(needed + 0.5)}")  # fmt: skip
 
     def _seconds(self, built: Built) -> float:
         """Seconds of one whole request on the suite's last sample, with a margin for what is around it."""
@@ -92,7 +99,7 @@ class Tuning:
         return 1.1 * (trace.ttft_s + trace.decode_s)
 
     def race(self, names: Sequence[str]) -> Race:
-        """Halve the candidates until one is left. Each rung has an equal part of the time, the confirmation one, too."""
+        """Halve the candidates until one is left. Each rung has an equal part of the time, and so has what follows."""
         race, whole = Race(list(names)), rungs(len(names))
         for rung in range(whole):
             until, done = time.perf_counter() + self.left_s / (whole - rung + 1), 0
@@ -106,15 +113,16 @@ class Tuning:
 
     def confirm(self, name: str) -> Estimate | None:
         """The winner's speed-up on fresh samples, until the budget ends."""
-        logs: list[float] = []
+        logs, images = list[float](), list[str]()
         while len(logs) < CONFIRMING or self.left_s > 0:
             found = self.sample([name])
             if name not in found:
                 return None
             logs.append(found[name])
+            images.append(self.image_id)
             if self.measured >= 20 * len(self.suite.samples):
                 break
-        return geometric_mean_ratio([math.exp(log) for log in logs], [1.0] * len(logs))
+        return geometric_mean_ratio([math.exp(log) for log in logs], [1.0] * len(logs), images)
 
     def sample(self, names: Sequence[str]) -> dict[str, float]:
         """Decode the next sample with the reference and these cells, in a balanced order: log speed-up of each.
@@ -122,6 +130,7 @@ class Tuning:
         Answers of one token have no decoding; there the whole request counts.
         """
         prepared = self.runner.prepare([next(self.samples)])
+        self.image_id = prepared.samples[0].image_id
         turn = [self.reference, *(self.cells[name] for name in names)]
         took: dict[str, float] = {}
         for place in williams.order(len(turn), self.measured, self.config.seed, self.suite.name, len(turn)):
@@ -145,7 +154,12 @@ def tune(config: RunConfig, minutes: float, *, quiet: bool, command: Sequence[st
     """
     (suite,) = check(config)
     console, began = Console(stderr=True, quiet=quiet), now()
-    asked = {"data": config.data, "offline": config.offline, "prompt_set": config.prompt_set, "prompt": config.prompt}
+    asked: dict[str, object] = {
+        "data": config.data,
+        "offline": config.offline,
+        "prompt_set": config.prompt_set,
+        "prompt": config.prompt,
+    }
     with tempfile.TemporaryDirectory() as images:
         own, what = tuning_suite(suite, model=config.model, folder=Path(images), asked=asked)
         console.print(f"tuning on {what}", style="dim", highlight=False)
@@ -156,16 +170,15 @@ def tune(config: RunConfig, minutes: float, *, quiet: bool, command: Sequence[st
         found = tuning.confirm(winner)
     built = tuning.cells[winner]
     options = {key: built.described["options"][key] for key in ("gamma", "stop_below")}
-    beats = found is not None and found.low is not None and found.low > 1 and found.n >= FEWEST_SAMPLES
+    beats = found is not None and found.low is not None and found.low > 1 and found.independent >= FEWEST_SAMPLES
     tuned = {"suite": suite.name, "split": suite.split, "samples": what, "measured": tuning.measured,
-             "minutes": minutes, "device": str(tuning.runner.target.device), "dtype": str(tuning.runner.target.model.dtype),
+             "minutes": minutes, "device": str(tuning.runner.target.device),
+             "dtype": str(tuning.runner.target.model.dtype).removeprefix("torch."),
              "at": now(), "speedup_low": found.low if found else None, "speedup_high": found.high if found else None,
              "beats_standard": beats}  # fmt: skip
     advice = {**options, "speedup": round(found.value, 3) if found else 0.0}
-    folder = (
-        Path(config.out)
-        / f"{began[:19].replace(':', '').replace('-', '').replace('T', '-')}-tune-{secrets.token_hex(2)}"
-    )
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    folder = Path(config.out) / f"{stamp}-{Path(config.model).name}-{suite.name}-tune-{secrets.token_hex(2)}"
     draft = built.described.get("draft") or {}
     place, why = written(drafts_of(config), draft.get("name"), advice, tuned)
     folder.mkdir(parents=True, exist_ok=True)

@@ -37,10 +37,10 @@ def tuning_suite(suite: Suite, *, model: str, folder: Path, asked: dict[str, obj
     count = min(COUNT, len(suite.samples) // 4)
     if count < FEWEST:
         raise UsageError(f"suite {suite.name}, split {suite.split}, has {len(suite.samples)} samples; tuning sets a "
-                         f"quarter of them aside and needs {FEWEST}; give more samples or a larger --limit")  # fmt: skip
+                         f"quarter aside, at least {FEWEST}; give more samples or a larger --limit")  # fmt: skip
     left = len(suite.samples) - count
-    return _with(suite, suite.samples[-count:]), (f"the last {count} of {len(suite.samples)} samples of split "
-                                                  f"{suite.split}; report with --limit {left}")  # fmt: skip
+    what = f"the last {count} of {len(suite.samples)} samples of split {suite.split}; report with --limit {left}"
+    return _with(suite, suite.samples[-count:]), what
 
 
 def _with(suite: Suite, samples: Sequence[Sample]) -> Suite:
