@@ -34,8 +34,7 @@ NOT_MEASURED = ("out", "resume", "json", "require_lossless", "require_valid", "m
                 "offline")  # fmt: skip
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
-         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control",
-         "predict_first")  # fmt: skip
+         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 
 
@@ -52,8 +51,7 @@ class RunConfig:
     decoded at a time; 1 is the honest setting for latency. temperature: None or
     0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases: tell the
     phases of each generation apart by hooks, and by events on a device. refine: drafts learn between samples. control:
-    in half precision, measure `control` beside the methods. predict_first: of a sweep's cells, measure those that a
-    prediction holds possible winners. margin: the difference in points of 100 that counts as
+    in half precision, measure `control` beside the methods. margin: the difference in points of 100 that counts as
     none. variants: "METRIC=VARIANT" each. min_decode_speedup, min_alpha, max_quality_drop: as in `Floors`.
     java: METEOR and SPICE of captions, too. metrics: further metrics of every
     suite, each by its name or the path of its file.
@@ -87,7 +85,6 @@ class RunConfig:
     batch_size: int = 1
     refine: bool = False
     control: bool = True
-    predict_first: bool = False
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None

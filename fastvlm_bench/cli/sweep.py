@@ -110,7 +110,6 @@ def sweep(
             prompt_set=prompt_set, prompt=prompt, seed=seed, device=device, dtype=dtype, device_map=device_map, attn=attn,
             quantize=quantize, trust_remote_code=trust_remote_code, offline=offline, threads=threads, out=str(out),
             require_lossless=require_lossless, temperature=temperature, top_p=top_p, top_k=top_k,
-            predict_first=predict_first,
         )  # fmt: skip
         check_model_name(asked.model)
         grid = make_grid(model=asked.model, drafts=drafts_of(asked), suite=suites[0], exit_layer=exit_layer,
@@ -119,7 +118,7 @@ def sweep(
     if quiet:
         hush()
     raise typer.Exit(measure(asked, grid, resume=resume, csv=csv, as_json=json, quiet=quiet, details=details,
-                             plots=plots, form=to, after=senders(trackers or [])))  # fmt: skip
+                             plots=plots, form=to, predict_first=predict_first, after=senders(trackers or [])))  # fmt: skip
 
 
 def tune(

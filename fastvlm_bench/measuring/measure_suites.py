@@ -82,7 +82,9 @@ def measure_suites(
                 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
                 threads = runner.fastest_threads(suites[0], sorted({1, *(2**i for i in range(1, 7) if 2**i <= cores)}))
             torch.set_num_threads(threads)
-        if config.predict_first and not any("spec" in method for method in writer.meta["methods"]):
+        if writer.meta.get("sweep", {}).get("predict_first") and not any(
+            "spec" in method for method in writer.meta["methods"]
+        ):
             live.say("predicting every cell from the costs of its passes and a few drafted answers")
             kept, out, predicted = promising(runner, suites)
             writer.update(sweep={**writer.meta["sweep"], "predicted": predicted})

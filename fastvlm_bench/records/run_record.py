@@ -236,6 +236,7 @@ class Swept(TypedDict):
     exit_layer: Annotated[list[Positive], "layers run while drafting"]
     gamma: Annotated[list[Positive], "most tokens drafted per round"]
     stop_below: Annotated[list[Amount], "probabilities below which drafting stops; 0 is never"]
+    predict_first: NotRequired[Annotated[bool, "whether cells were left out by a prediction"]]
     predicted: NotRequired[
         Annotated[list[Predicted], "with --predict-first: of each cell, before anything was measured"]
     ]

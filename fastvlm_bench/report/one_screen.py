@@ -20,7 +20,7 @@ from fastvlm_bench.method_spec import CONTROL
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.layout import NOTHING, Cells, draw_tight, say, tight_width
 from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, score
-from fastvlm_bench.report.sweep import copy_line, predicted_out, print_grids, sentences
+from fastvlm_bench.report.sweep import copy_line, fewer, predicted_out, print_grids, sentences
 from fastvlm_bench.report.terminal import conclusion, failed_cell, headline, quality_cell, suite_headline
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def print_screen(
     if verdict.status == "VALID":
         say(console, "VALID", "bold green")
     else:
-        say(console, "INVALID: " + "; ".join(verdict.reasons), "bold red")
+        reasons = fewer(verdict.reasons) if swept else verdict.reasons
+        say(console, "INVALID: " + "; ".join(reasons), "bold red")
     say(console, "every table: report --details; answers token by token: show", "dim")
     console.print(f"records: {run.folder}", markup=False, highlight=False, emoji=False, soft_wrap=True)
 

@@ -1,6 +1,7 @@
 """What is printed of a sweep: grids, the best cell, those that cannot be told from it, the line to copy; its CSV."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench.analysis.best_cell import (
@@ -11,6 +12,7 @@ from fastvlm_bench.analysis.best_cell import (
     best_cells,
     estimate_of,
 )
+from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES
 from fastvlm_bench.analysis.statistics import CONFIDENCE, Estimate
 from fastvlm_bench.analysis.summary import Row
 from fastvlm_bench.records.record import Run
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MARKS = {BEST: " *", CANNOT_TELL: " ="}
-MOST_NAMED = 6
-"""Most cells that a sentence names."""
+WIDEST = 10
+"""From this half-width on, an interval says nothing worth its digits."""
+MOST_NAMED, MOST_REASONS = 6, 3
+"""Most cells that a sentence names, and most reasons."""
 LEGEND = ("decode speed-up over standard ± its 95 % interval's wider half, and α; * is the best, = cannot be told "
           "from it")  # fmt: skip
 
@@ -64,9 +68,10 @@ def _shown(cell: Cell | None, measure: str) -> str:
 def _with_reach(estimate: Estimate | None) -> str:
     if estimate is None:
         return NOTHING
-    if estimate.low is None or estimate.high is None:
+    if estimate.low is None or estimate.high is None or estimate.independent < FEWEST_SAMPLES:
         return f"{estimate.value:.2f}"
-    return f"{estimate.value:.2f} ±{max(estimate.high - estimate.value, estimate.value - estimate.low):.2f}"
+    reach = max(estimate.high - estimate.value, estimate.value - estimate.low)
+    return f"{estimate.value:.2f} ±{reach:.2f}" if reach < WIDEST else f"{estimate.value:.2f} ±{WIDEST}+"
 
 
 def sentences(found: BestCell) -> list[str]:
@@ -75,9 +80,12 @@ def sentences(found: BestCell) -> list[str]:
         return ["No cell kept the target's tokens on a measured sample, so none is the best."]
     best, reference = found.best, found.best.row.reference
     doing = "decodes" if found.measure == "decode" else "answers"
-    level = f"; its interval holds although it was chosen among {found.ranked}" if found.ranked > 1 else ""
-    told = [f"Best of {found.ranked} cells: {cell_name(best)} {doing} {ratio(found.interval)} as fast as {reference}"
-            f"{level}."]  # fmt: skip
+    interval, level = found.interval, ""
+    if interval is not None and interval.independent < FEWEST_SAMPLES:
+        interval, level = replace(interval, low=None, high=None), f"; {interval.independent} images give no interval"
+    elif found.ranked > 1:
+        level = f"; its interval holds although it was chosen among {found.ranked}"
+    told = [f"Best of {found.ranked} cells: {cell_name(best)} {doing} {ratio(interval)} as fast as {reference}{level}."]
     alike = [cell_name(cell) for cell in found.alike]
     if alike:
         more = f" and {len(alike) - MOST_NAMED} more" if len(alike) > MOST_NAMED else ""
@@ -108,6 +116,12 @@ def predicted_out(run: Run) -> list[str]:
     return [f"Left out by prediction, {len(out)} cells (run.json says the predicted speed-up of each): "
             + ", ".join(each["label"].partition(":")[2] for each in out[:MOST_NAMED])
             + (f" and {len(out) - MOST_NAMED} more" if len(out) > MOST_NAMED else "")]  # fmt: skip
+
+
+def fewer(reasons: Sequence[str]) -> list[str]:
+    """The reasons of an INVALID sweep, of which most are said of every cell: the first ones, and how many more."""
+    more = [f"and {len(reasons) - MOST_REASONS} more, as report --details says"] if len(reasons) > MOST_REASONS else []
+    return [*reasons[:MOST_REASONS], *more]
 
 
 # ------------------------------------------------------------------------------------------ CSV and JSON

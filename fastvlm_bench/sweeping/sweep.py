@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import UsageError
@@ -30,12 +31,14 @@ def recorded(folder: Path) -> RunConfig:
 
 def sweep(
     config: RunConfig, grid: Grid | None, *, resume: Path | None, csv: Path | None, as_json: bool, quiet: bool,
-    details: bool, plots: Path | None, form: str, after: Sequence[Callable[[Run], None]] = (),
+    details: bool, plots: Path | None, form: str, predict_first: bool = False,
+    after: Sequence[Callable[[Run], None]] = (),
 ) -> int:  # fmt: skip
     """Measure the grid, or go on with a sweep, and print its tables. Returns the exit code.
 
     config: as `swept` makes it, or as `recorded` finds it; grid: None for the latter. plots: a folder that gets the
-    heat maps, in the format `form`.
+    heat maps, in the format `form`. predict_first: measure only the cells that a prediction holds possible winners; a
+    resumed sweep goes on with those that it began with.
     """
     if plots is not None:
         check_plots(plots, form)
@@ -45,6 +48,8 @@ def sweep(
             made = write_plots([run], plots, form)
             print(f"{len(made)} files in {plots}", file=sys.stderr)
 
-    marked = {} if grid is None else grid.as_dict()
+    marked: dict[str, Any] = (
+        {} if grid is None else {**grid.as_dict(), **({"predict_first": True} if predict_first else {})}
+    )
     return run_benchmark(config, resume=resume, csv=csv, as_json=as_json, quiet=quiet, details=details,
                          sweep=marked, after=(*after, draw))  # fmt: skip
