@@ -15,6 +15,8 @@ ALL = "all"
 CONTROL = "control"
 """The method that shows what rounding does to the target. Nobody asks whether it is faster or better."""
 MAX_GAMMA = 64
+ADVISED = ("gamma", "stop_below")
+"""The options that a draft's manifest may advise; such advice takes the place of the default."""
 Value = int | float | str
 
 

@@ -4,9 +4,7 @@ from pathlib import Path
 
 from fastvlm_bench.drafts.manifest import MANIFEST, Manifest
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.method_spec import METHODS, MethodSpec, Value
-
-ADVISED = ("gamma", "stop_below")
+from fastvlm_bench.method_spec import ADVISED, METHODS, MethodSpec, Value
 
 
 def advised(spec: MethodSpec, manifest: Manifest, folder: Path) -> dict[str, Value]:

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastvlm_bench.config import RunConfig
-from fastvlm_bench.decoding.advice import ADVISED
-from fastvlm_bench.method_spec import CONTROL, METHODS, MethodSpec
+from fastvlm_bench.method_spec import ADVISED, CONTROL, METHODS, MethodSpec
 
 HALF = ("bfloat16", "float16")
 

@@ -163,7 +163,8 @@ def _built(
     """The methods, built on the target; and those that `all` stood for and that do not fit, with the reason."""
     from fastvlm_bench.decoding.build import build
 
-    methods, left_out = [], []
+    methods: list[Any] = []
+    left_out: list[dict[str, str]] = []
     loaded: dict[Path, Any] | None = None if config.refine else {}  # a draft that learns belongs to one method
     for spec in specs:
         try:
@@ -175,6 +176,10 @@ def _built(
                 raise
             left_out.append({"label": spec.label, "reason": str(error)})
         else:
+            same = next((other for other in methods if other.described["spec"] == built.described["spec"]), None)
+            if same is not None:
+                raise UsageError(f"methods '{same.label}' and '{built.label}' are the same by the advice of the draft "
+                                 f"({built.described['spec']}); name it once")  # fmt: skip
             methods.append(built)
     return methods, left_out
 

@@ -70,6 +70,9 @@ def test_run_takes_the_advice_and_says_so(draft: Path, call: Call, tmp_path: Pat
     assert (plain["options"]["gamma"], plain["options"]["stop_below"]) == (3, 0.25)
     assert plain["advised"] == {"gamma": 3, "stop_below": 0.25} and "gamma=3" in plain["spec"]
     assert typed["options"]["gamma"] == 2 and typed["advised"] == {"stop_below": 0.25}
+    twice = call("run", "--suite", "describe", "--limit", "1", *SHORT, "--draft", draft, "-m", "fastvlm", "-m",
+                 "fastvlm:gamma=3", "--out", tmp_path / "twice")  # fmt: skip
+    assert twice.exit_code == 2 and "'fastvlm' and 'fastvlm:gamma=3' are the same by the advice" in twice.stderr
     # The run goes on as it began, whatever the manifest says by then.
     advise(draft, gamma=9, stop_below=0.9)
     config = json.loads((folder / "run.json").read_text())["config"]
@@ -118,8 +121,8 @@ def test_other_suites_set_their_last_samples_aside(tmp_path: Path) -> None:
 
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Decoding is real, seconds are not: γ 6 is the fastest, and each look at the clock is half a second later."""
-    seconds = count(step=0.5)
+    """Decoding is real, seconds are not: γ 6 is the fastest, and each look at the clock is three seconds later."""
+    seconds = count(step=3.0)
     monkeypatch.setattr(tuning.time, "perf_counter", lambda: next(seconds))
     monkeypatch.setattr(tuning_samples, "COUNT", 9)
     real = tuning.Runner.decode
