@@ -121,8 +121,8 @@ def test_other_suites_set_their_last_samples_aside(tmp_path: Path) -> None:
 
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Decoding is real, seconds are not: γ 6 is the fastest, and each look at the clock is three seconds later."""
-    seconds = count(step=3.0)
+    """Decoding is real, seconds are not: γ 6 is the fastest, and each look at the clock is six seconds later."""
+    seconds = count(step=6.0)
     monkeypatch.setattr(tuning.time, "perf_counter", lambda: next(seconds))
     monkeypatch.setattr(tuning_samples, "COUNT", 9)
     real = tuning.Runner.decode
@@ -138,6 +138,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
+@pytest.mark.slow
 def test_tuning_writes_what_run_takes(steady: None, draft: Path, call: Call, tmp_path: Path) -> None:
     result = call("tune", "--draft", draft.parent, "--gamma", "2,6", "--stop", "0", "--budget", "1", *SHORT, "--out",
                   tmp_path / "out")  # fmt: skip
@@ -157,7 +158,9 @@ def test_tuning_writes_what_run_takes(steady: None, draft: Path, call: Call, tmp
     ("arguments", "says"),
     [
         (["--budget", "0"], ["--budget is 0", "minutes above 0"]),
-        (["--budget", "0.0001"], ["--budget 0.0001 is too small", "give at least --budget 1"]),
+        pytest.param(
+            ["--budget", "0.0001"], ["--budget 0.0001 is too small", "give at least --budget 1"], marks=pytest.mark.slow
+        ),
         (["--gamma", "9:3"], ["--gamma", "empty"]),
         (["--exit-layer", "30"], ["1 .. 23"]),
         (["--suite", "describ"], ["unknown suite"]),
