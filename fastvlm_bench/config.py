@@ -18,7 +18,7 @@ from fastvlm_bench.analysis.batches import check_batches
 from fastvlm_bench.analysis.floors import Floors
 from fastvlm_bench.analysis.stopping import check_stopping
 from fastvlm_bench.errors import UsageError, did_you_mean
-from fastvlm_bench.method_spec import ALL, CONTROL, MAX_GAMMA, METHODS, REFERENCE, MethodSpec, all_methods
+from fastvlm_bench.method_spec import ADVISED, ALL, CONTROL, MAX_GAMMA, METHODS, REFERENCE, MethodSpec, all_methods
 from fastvlm_bench.metrics import METRICS, parse_variants
 from fastvlm_bench.models.names import SHORT_DTYPES, long_dtype
 from fastvlm_bench.sampling import check_sampling, generation
@@ -179,9 +179,11 @@ class RunConfig:
                                  f"({', '.join(spec.label for spec in specs)}); add one, or leave it out")  # fmt: skip
         seen: dict[str, str] = {}
         for spec in specs:
-            if str(spec) in seen:
-                raise UsageError(f"methods '{seen[str(spec)]}' and '{spec.label}' are the same ({spec}); name it once")
-            seen[str(spec)] = spec.label
+            # A draft's advice is not known yet: what was typed may differ from it, even where it equals the default.
+            typed = str(sorted(spec.typed & set(ADVISED))) if METHODS[spec.name].trained else ""
+            if (key := f"{spec} {typed}") in seen:
+                raise UsageError(f"methods '{seen[key]}' and '{spec.label}' are the same ({spec}); name it once")
+            seen[key] = spec.label
         reference = MethodSpec.parse(REFERENCE)
         return [reference, *(spec for spec in specs if spec.name != REFERENCE)]
 

@@ -13,6 +13,7 @@ from fastvlm_bench.cli.run import run
 from fastvlm_bench.cli.skip_search import skip_search
 from fastvlm_bench.cli.streams import make_patient
 from fastvlm_bench.cli.suites import suites_app
+from fastvlm_bench.cli.sweep import sweep, tune
 from fastvlm_bench.cli.train import ablate, train
 from fastvlm_bench.errors import WriteFailed
 
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 
 for panel, commands in (
-    (MEASURE, (run, train, skip_search, ablate)),
+    (MEASURE, (run, sweep, tune, train, skip_search, ablate)),
     (
         READ,
         (

@@ -33,7 +33,8 @@ class Manifest:
     exit_layer: after which of the target's layers the head stands; after the last one for the kinds of `AT_THE_END`.
     head_options: the head's own, such as its depth. draft_vocabulary: how many token ids it may draft, 0 for all.
     validation: α by suite, measured on held-out samples when it was trained. advice: the γ and stop_below with the
-    best predicted speed-up on the machine that trained it, and that prediction.
+    best predicted speed-up on the machine that trained it, and that prediction; `tune` replaces them by what it
+    measured, and `tuned` says on what. `run` takes γ and stop_below from it where the user did not type them.
     """
 
     exit_layer: int
@@ -51,6 +52,7 @@ class Manifest:
     head_options: dict[str, int] = field(default_factory=dict)
     draft_vocabulary: int = 0
     advice: dict[str, float] = field(default_factory=dict)
+    tuned: dict[str, Any] = field(default_factory=dict)
     format_version: int = 1
 
     @property

@@ -3,13 +3,14 @@
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from fastvlm_bench.analysis import floors
+from fastvlm_bench.analysis.best_cell import is_sweep
 from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.analysis.verdict import judge, require_valid
 from fastvlm_bench.config import RunConfig
@@ -27,6 +28,7 @@ from fastvlm_bench.records.storage import BOTH_PRINTED, STANDARD_OUTPUT, check_t
 from fastvlm_bench.report.export import rows_csv, run_json, run_markdown, save
 from fastvlm_bench.report.one_screen import print_screen
 from fastvlm_bench.report.sample_export import samples_csv
+from fastvlm_bench.report.sweep import sweep_csv
 from fastvlm_bench.report.terminal import print_report
 from fastvlm_bench.scoring.score import write_predictions
 from fastvlm_bench.suites.suite import Suite, images_sha256
@@ -36,15 +38,16 @@ from fastvlm_bench.visible import note
 def run_benchmark(
     config: RunConfig, *, resume: Path | None, csv: Path | None, predictions: Path | None = None, as_json: bool,
     show: bool = True, quiet: bool = False, details: bool = False, answers: bool = False,
-    after: Sequence[Callable[[Run], None]] = (), command: Sequence[str] = (),
+    after: Sequence[Callable[[Run], None]] = (), command: Sequence[str] = (), sweep: Mapping[str, Any] | None = None,
 ) -> int:  # fmt: skip
     """Run what `config` says and, if `show`, print the report. Returns the exit code.
 
     resume: the folder of a run to go on with. csv, predictions: files to write. quiet: no progress, which otherwise
     goes to standard error. details: print every table, not one screen. answers: print each answer token by token as
     soon as it is measured, to standard error. after: what is called with the recorded run, whether or not it ended
-    well. command: how the run was asked for, to be recorded; () is the command line. Every line that was measured is
-    kept, also where the run is interrupted or raises a BenchError.
+    well. command: how the run was asked for, to be recorded; () is the command line. sweep: the grid whose cells the
+    methods are, to be recorded. Every line that was measured is kept, also where the run is interrupted or raises a
+    BenchError.
     """
     for path, option in ((csv, "--csv"), (predictions, "--predictions-out")):
         if path is not None:
@@ -68,10 +71,10 @@ def run_benchmark(
         check_same_data(read_meta(resume), suites)
     writer = RunWriter.resume(resume, config.sha256(), config.to_dict()) if resume else None
     catch_signals()
-    live = Live(Console(stderr=True, quiet=as_json or quiet), REFERENCE, answers)
+    live = Live(Console(stderr=True, quiet=as_json or quiet), REFERENCE, answers, swept=sweep is not None)
     outcome, code, failure = "success", 0, None
     try:
-        writer = writer or _create(config, suites, command)
+        writer = writer or _create(config, suites, command, sweep)
         if config.invocations > 1:
             writer, code = invoke_all(writer, config, as_json or quiet, answers)
             if code in (INTERRUPTED, TERMINATED):
@@ -136,12 +139,14 @@ def require_lossless(run: Run) -> None:
         )
 
 
-def _create(config: RunConfig, suites: Sequence[Suite], command: Sequence[str]) -> RunWriter:
+def _create(
+    config: RunConfig, suites: Sequence[Suite], command: Sequence[str], sweep: Mapping[str, Any] | None
+) -> RunWriter:
     """Make the run's folder and record what is known before the model is loaded."""
     names = "+".join(suite.name for suite in suites)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     model = Path(config.model).name
-    run_id = f"{stamp}-{model}-{names}-{secrets.token_hex(2)}"
+    run_id = f"{stamp}-{model}-{names}{'-sweep' if sweep is not None else ''}-{secrets.token_hex(2)}"
     return RunWriter.create(Path(config.out) / run_id, {
         "run_id": run_id, "status": "started", "command": list(command) or ["fastvlm-bench", *sys.argv[1:]],
         "config": config.to_dict(),
@@ -149,6 +154,7 @@ def _create(config: RunConfig, suites: Sequence[Suite], command: Sequence[str]) 
         "model": {"id": config.model}, "methods": [{"label": spec.label} for spec in config.specs],
         "reference": REFERENCE, "order": williams.NAME, "environment": {}, "started_at": now(), "completed_at": None,
         "totals": {}, "warnings": [], "verdict": None, "error": None,
+        **({"sweep": dict(sweep)} if sweep is not None else {}),
     })  # fmt: skip
 
 
@@ -209,6 +215,6 @@ def _show(run: Run, csv: Path | None, as_json: bool, details: bool) -> None:
     else:
         print_screen(run, rows=rows)
     if csv is not None:
-        save(csv, rows_csv(rows))
+        save(csv, sweep_csv(run, rows) if is_sweep(run) else rows_csv(rows))
         if csv != STANDARD_OUTPUT and not is_special(csv):
             save(csv.with_name(f"{csv.stem}-samples.csv"), samples_csv(run))

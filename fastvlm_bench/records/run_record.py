@@ -72,6 +72,7 @@ class MethodRecord(TypedDict):
     spec: NotRequired[Annotated[str, "as it could be typed"]]
     lossless: NotRequired[Annotated[bool, "whether its greedy output is the target's own"]]
     options: NotRequired[Annotated[dict[str, Any], "its options, with those that the draft settles"]]
+    advised: NotRequired[Annotated[dict[str, Any], "those of the options that the draft's manifest advised"]]
     draft: NotRequired[Annotated[dict[str, Any] | None, "manifest of the draft, with its name and its weights' sha256"]]
     file_sha256: NotRequired[Annotated[Sha256, "of its file, for a method from outside the package"]]
     extra_bytes: NotRequired[Annotated[Bytes, "bytes that it needs beside the target"]]
@@ -213,12 +214,32 @@ class Energy(TypedDict):
     reason: NotRequired[Annotated[str, "why it was not measured"]]
 
 
+class Predicted(TypedDict):
+    """The speed-up that the costs of single passes and a few drafted answers promise of one cell."""
+
+    method: Annotated[str, "label of the cell"]
+    decode_speedup: Annotated[Amount, "predicted decode speed-up, the mean over the suites"]
+
+
 class Refined(TypedDict):
     """What drafts learned between samples with --refine."""
 
     updates: Annotated[dict[str, Count], "method: updates of its draft"]
     seconds: Annotated[Amount, "seconds of learning, outside the clock"]
     lr: Annotated[float, "learning rate"]
+
+
+class Swept(TypedDict):
+    """What `sweep` was asked for; its cells are the methods."""
+
+    head: Annotated[list[str], "kinds of imitation heads; raw is the exit without one"]
+    exit_layer: Annotated[list[Positive], "layers run while drafting"]
+    gamma: Annotated[list[Positive], "most tokens drafted per round"]
+    stop_below: Annotated[list[Amount], "probabilities below which drafting stops; 0 is never"]
+    predict_first: NotRequired[Annotated[bool, "whether cells were left out by a prediction"]]
+    predicted: NotRequired[
+        Annotated[list[Predicted], "with --predict-first: of each cell, before anything was measured"]
+    ]
 
 
 class RunRecord(TypedDict):
@@ -235,7 +256,12 @@ class RunRecord(TypedDict):
     suites: Annotated[list[SuiteRecord], "in the order in which they are measured"]
     model: Annotated[ModelRecord, "the target"]
     methods: Annotated[list[MethodRecord], "the reference first"]
-    left_out: NotRequired[Annotated[list[LeftOut], "methods that `all` stood for and that do not fit the model"]]
+    left_out: NotRequired[
+        Annotated[
+            list[LeftOut], "methods that `all` stood for and that do not fit; cells that --predict-first left out"
+        ]
+    ]
+    sweep: NotRequired[Annotated[Swept, "in a run by the command sweep"]]
     reference: Annotated[str, "label of the method that the others are compared with"]
     order: NotRequired[
         Annotated[Literal["williams"], "design of the order of methods on each sample; without it they rotated by one"]

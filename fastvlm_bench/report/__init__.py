@@ -11,6 +11,7 @@ quality_tables.py  the tables of quality in that report
 breakdown.py       the tables of phases, energy and the parts of memory in that report
 compare.py         the tables of `compare`
 batch_table.py     the table over batch sizes
+sweep.py           of a sweep: its grids, the best cell, what cannot be told from it
 audit.py           tables and exports of `audit`
 layout.py          tables that fit a terminal of any width
 labels.py          names of rows that say in what rows of the same method differ

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench import metrics
+from fastvlm_bench.analysis.best_cell import is_sweep
 from fastvlm_bench.analysis.generation import generation_line
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import judge
@@ -19,6 +20,7 @@ from fastvlm_bench.report.csv_text import cell_text, to_csv
 from fastvlm_bench.report.eval_results import eval_results
 from fastvlm_bench.report.labels import labels
 from fastvlm_bench.report.sample_export import samples_csv
+from fastvlm_bench.report.sweep import sweep_json
 from fastvlm_bench.visible import visible
 
 TABLE_COLUMNS = (
@@ -68,6 +70,8 @@ def run_json(run: Run, rows: Sequence[Row] | None = None) -> str:
     ]  # fmt: skip
     meta |= {"warnings": [notice.as_dict() for notice in verdict.warnings], "verdict": verdict.as_dict()}
     document = {**meta, "rows": [row_dict(row) for row in rows]}
+    if is_sweep(run):
+        document["swept"] = sweep_json(run, rows)
     return json.dumps(finite(document), allow_nan=False, indent=1) + "\n"
 
 
