@@ -15,7 +15,7 @@ from fastvlm_bench.analysis.verdict import judge, require_valid
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, DeviceLost, LosslessViolation, Terminated, UsageError
 from fastvlm_bench.measuring import williams
-from fastvlm_bench.measuring.before_loading import check, check_same_data
+from fastvlm_bench.measuring.before_loading import check, check_same_data, described_suite
 from fastvlm_bench.measuring.invocation import invoke_all
 from fastvlm_bench.measuring.live import Live
 from fastvlm_bench.measuring.measure_suites import measure_suites
@@ -29,7 +29,7 @@ from fastvlm_bench.report.one_screen import print_screen
 from fastvlm_bench.report.sample_export import samples_csv
 from fastvlm_bench.report.terminal import print_report
 from fastvlm_bench.scoring.score import write_predictions
-from fastvlm_bench.suites.suite import Suite, images_sha256
+from fastvlm_bench.suites.suite import Suite
 
 
 def run_benchmark(
@@ -58,7 +58,7 @@ def run_benchmark(
         raise UsageError("--resume cannot go on with --refine: what the drafts had learned is not in the records; "
                          "start a new run")  # fmt: skip
     if resume:
-        check_same_data(read_meta(resume), suites)
+        check_same_data(read_meta(resume), suites, config)
     writer = RunWriter.resume(resume, config.sha256(), config.to_dict()) if resume else None
     catch_signals()
     live = Live(Console(stderr=True, quiet=as_json or quiet), REFERENCE, answers)
@@ -138,24 +138,11 @@ def _create(config: RunConfig, suites: Sequence[Suite], command: Sequence[str]) 
     return RunWriter.create(Path(config.out) / run_id, {
         "run_id": run_id, "status": "started", "command": list(command) or ["fastvlm-bench", *sys.argv[1:]],
         "config": config.to_dict(),
-        "config_sha256": config.sha256(), "suites": [_described(suite, config) for suite in suites],
+        "config_sha256": config.sha256(), "suites": [described_suite(suite, config) for suite in suites],
         "model": {"id": config.model}, "methods": [{"label": spec.label} for spec in config.specs],
         "reference": REFERENCE, "order": williams.NAME, "environment": {}, "started_at": now(), "completed_at": None,
         "totals": {}, "warnings": [], "verdict": None, "error": None,
     })  # fmt: skip
-
-
-def _described(suite: Suite, config: RunConfig) -> dict[str, Any]:
-    samples = [
-        {"sample_id": s.sample_id, "image_id": s.image_id, "prompt": s.prompt, "references": list(s.references),
-         **({"group": s.group} if s.group else {}),
-         **({"question": s.question} if s.question and s.question != s.prompt else {})}
-        for s in suite.samples
-    ]  # fmt: skip
-    fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents", "oddities")}
-    limit = config.max_new_tokens or suite.max_new_tokens
-    return {**fields, "metrics": list(suite.metrics), "max_new_tokens": limit, "images_sha256": images_sha256(suite),
-            "samples": samples}  # fmt: skip
 
 
 def _finish(writer: RunWriter, outcome: str, error: str | None, suites: Sequence[Suite]) -> Run:

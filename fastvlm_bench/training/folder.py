@@ -16,7 +16,7 @@ import torch
 
 from fastvlm_bench.drafts.manifest import first_line
 from fastvlm_bench.errors import BenchError, UsageError, WriteFailed
-from fastvlm_bench.records.storage import LOCK_FILE, lock_folder, now, write_atomically
+from fastvlm_bench.records.storage import LOCK_FILE, lock_folder, now, remove_temporaries, write_atomically
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.settings import TrainSettings
 
@@ -41,6 +41,7 @@ class TrainingFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(self.path)
+            remove_temporaries(self.path)
         except OSError as error:
             raise UsageError(f"cannot write to {self.path}: {error.strerror}; choose another --out") from None
         try:
