@@ -1,6 +1,7 @@
 """Compares runs, sample by sample. Everything but the method must be the same in all of them."""
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.errors import IncompatibleRuns, UsageError
 from fastvlm_bench.records.record import Run
+from fastvlm_bench.records.storage import flatten
 
 SUITE_IDENTITY = ("version", "split", "sha256", "prompt", "max_new_tokens")
 MODEL_IDENTITY = ("weights_sha256", "dtype", "device", "attention")
@@ -71,18 +73,28 @@ def identity(run: Run) -> dict[str, Any]:
         if digest := suite.get("images_sha256"):  # records of 0.1 lack it
             fields[f"{suite['name']} images"] = digest
         ids = [sample["sample_id"] for sample in suite["samples"]]
-        digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:8]
-        fields[f"{suite['name']} samples"] = f"{len(ids)} (sha256 {digest})"
+        fields[f"{suite['name']} samples"] = f"{len(ids)} (sha256 {_digest(ids)})"
+        for text in ("prompt", "rendered"):  # as the data fill the template; as the model reads it
+            texts = [sample.get(text) for sample in suite["samples"]]
+            if all(each is not None for each in texts):
+                fields[f"{suite['name']} {text} texts"] = f"sha256 {_digest(texts)}"
     for name in MODEL_IDENTITY:
         fields[f"model {name}"] = meta["model"].get(name)
     if digest := meta["model"].get("processor_sha256"):  # records of 0.1 lack it
         fields["model processor_sha256"] = digest
+    for part in ("config", "processor"):  # older records lack them
+        fields |= flatten(meta["model"][part], f"model {part}") if part in meta["model"] else {}
     fields |= {name: environment.get(name) for name in HARDWARE}
     fields |= {f"config {name}": meta["config"].get(name) or None for name in CONFIG_IDENTITY}
     fields["batch size"] = batch_size(run)
     if (settings := in_force(run)) is not None:  # older records lack it
         fields["generation settings"] = settings
     return fields
+
+
+def _digest(texts: Sequence[Any]) -> str:
+    """Of texts that may hold anything, line breaks and lone surrogates too."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
 
 
 def differences(first: Mapping[str, Any], other: Mapping[str, Any], of_suites: bool = False) -> list[str]:
