@@ -14,6 +14,7 @@ from fastvlm_bench.analysis.quality import Quality, adjust, compare_quality, mar
 from fastvlm_bench.analysis.speedup import speedups
 from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio
 from fastvlm_bench.analysis.summary import Row, summarise
+from fastvlm_bench.analysis.verdict import Verdict, judge, stamped
 from fastvlm_bench.errors import IncompatibleRuns, UsageError
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import flatten
@@ -51,7 +52,7 @@ class Comparison:
     """Rows by suite, then method, then run. `forced` lists the identity fields that differ: [] unless forced.
 
     of_suites: the runs are of different suites, so that samples have no partners. left_out: a sentence for each reason
-    why runs that were found are not shown.
+    why runs that were found are not shown. verdicts: one a run; an INVALID run is shown, and marked.
     """
 
     runs: tuple[Run, ...]
@@ -60,6 +61,7 @@ class Comparison:
     notes: tuple[str, ...]
     of_suites: bool = False
     left_out: tuple[str, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
 
 
 def identity(run: Run) -> dict[str, Any]:
@@ -130,10 +132,11 @@ def compare(
              for other in others for field in differences(_versions(first), _versions(other))]  # fmt: skip
     notes += generation_notes(runs)
     notes += [f"{run.run_id} is {run.meta['status']}, not finished" for run in runs if run.meta["status"] != "success"]
-    base = arms(first)
+    base, summaries = arms(first), [summarise(run) for run in runs]
+    verdicts = [judge(run, own) for run, own in zip(runs, summaries, strict=True)]
     rows: list[ComparedRow] = []
     for index, run in enumerate(runs):
-        for row, arm in zip(summarise(run), arms(run), strict=True):
+        for row, arm in zip(stamped(summaries[index], verdicts[index]), arms(run), strict=True):
             against = _counterpart(arm, base) if index else None
             rows.append(_compared(index, row, arm, against, margin_of(first.meta["config"])))
     qualities = adjust([row.quality for row in rows])
@@ -143,7 +146,7 @@ def compare(
     rows = [row for row in rows if row.row.suite in suites]
     names = list(dict.fromkeys(row.row.settings.method_name for row in rows))
     rows.sort(key=lambda row: (suites.index(row.row.suite), names.index(row.row.settings.method_name)))
-    return Comparison(tuple(runs), tuple(rows), tuple(found), tuple(notes), of_suites, tuple(left_out))
+    return Comparison(tuple(runs), tuple(rows), tuple(found), tuple(notes), of_suites, tuple(left_out), tuple(verdicts))
 
 
 def _versions(run: Run) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Judges what a run's numbers may be used for: all warnings, and VALID or INVALID with the reasons."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastvlm_bench.analysis.arms import Arm, arms
@@ -33,6 +33,8 @@ WARNINGS = (
     "ForeignLoop",
 )  # fmt: skip
 """The names of all warnings. docs/measuring.md explains each of them."""
+INVALID = "INVALID"
+"""The status of a run whose numbers must not be published."""
 SHORT_TOKENS, FEW_SAMPLES = 8, 20
 NOISY, VERY_NOISY = 0.10, 0.25
 
@@ -81,7 +83,19 @@ def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None
     reasons = (*_reasons(run, own, status), *(
         reason for row, found in zip(rows, against, strict=True) if not row.settings.foreign for reason in found
     ))  # fmt: skip
-    return Verdict("INVALID" if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
+    return Verdict(INVALID if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
+
+
+def judged_rows(run: Run, margin: float | None = None) -> tuple[list[Row], Verdict]:
+    """The rows of `summarise`, each with the status of the verdict, and the verdict: for what leaves the tool."""
+    rows = summarise(run, margin)
+    verdict = judge(run, rows)
+    return stamped(rows, verdict), verdict
+
+
+def stamped(rows: Iterable[Row], verdict: Verdict) -> list[Row]:
+    """The rows with the status of the verdict on their run."""
+    return [replace(row, status=verdict.status) for row in rows]
 
 
 def alpha_of(run: Run, method: str, share: tuple[float, float]) -> str:

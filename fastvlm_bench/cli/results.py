@@ -71,7 +71,6 @@ def compare(
     """Put runs side by side, with paired intervals; refuses runs that are not comparable."""
     from fastvlm_bench.analysis.comparable import compare_newest
     from fastvlm_bench.analysis.comparison import compare as compare_runs
-    from fastvlm_bench.analysis.verdict import judge
     from fastvlm_bench.analysis.verdict import require_valid as all_valid
     from fastvlm_bench.records.record import read_run
     from fastvlm_bench.report.compare import print_comparison
@@ -80,7 +79,7 @@ def compare(
     found = compare_runs(named, force=force) if named else compare_newest(results)
     print_comparison(found)
     if require_valid:
-        all_valid([(run, judge(run)) for run in found.runs])
+        all_valid(zip(found.runs, found.verdicts, strict=True))
 
 
 def report(
@@ -96,8 +95,7 @@ def report(
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
     """Print what a run found, from its records alone: one screen, or every table with --details."""
-    from fastvlm_bench.analysis.summary import summarise
-    from fastvlm_bench.analysis.verdict import judge
+    from fastvlm_bench.analysis.verdict import judged_rows
     from fastvlm_bench.analysis.verdict import require_valid as all_valid
     from fastvlm_bench.report.memory_picture import draw_memory
     from fastvlm_bench.report.one_screen import print_screen
@@ -107,9 +105,11 @@ def report(
     check_trackers(trackers or [])
     judged, printing = [], print_report if details else print_screen
     read = _runs(runs, results)
-    told = [summarise(found, margin) for found in read]
-    for found, rows in zip(read, told, strict=True):
-        judged.append((found, judge(found, rows)))
+    told = []
+    for found in read:
+        rows, verdict = judged_rows(found, margin)
+        told.append(rows)
+        judged.append((found, verdict))
         if html is None and plots is None:
             printing(found, rows=rows, verdict=judged[-1][1])
         if memory_picture is not None:

@@ -10,8 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from fastvlm_bench.analysis import floors
-from fastvlm_bench.analysis.summary import summarise
-from fastvlm_bench.analysis.verdict import judge, require_valid
+from fastvlm_bench.analysis.verdict import judge, judged_rows, require_valid
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, DeviceLost, LosslessViolation, Terminated, UsageError
 from fastvlm_bench.measuring import williams
@@ -178,7 +177,7 @@ def written_texts(run: Run, name: str) -> list[str]:
 
 
 def _show(run: Run, csv: Path | None, as_json: bool, details: bool) -> None:
-    rows = summarise(run)
+    rows, _ = judged_rows(run)
     if as_json:
         print(run_json(run, rows))
     elif details:

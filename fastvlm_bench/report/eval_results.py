@@ -45,7 +45,7 @@ def eval_results(run: Run, rows: Sequence[Row], dataset: str | None, method: str
 
 def _notes(run: Run, row: Row) -> str:
     own = row.settings
-    status = (run.meta.get("verdict") or {}).get("status") or "not judged"
+    status = row.status or (run.meta.get("verdict") or {}).get("status") or "not judged"
     return (f"{row.method} against {row.reference}, {row.suite} {own.suite_version} split {own.split} ({own.source}), "
             f"n={row.counts.samples_ok}, {own.dtype} on {own.hardware or own.device}, fastvlm-bench {own.tool or '?'}, "
             f"run {run.run_id}, {status}")  # fmt: skip
