@@ -95,6 +95,8 @@ def described_suite(suite: Suite, config: RunConfig) -> dict[str, Any]:
 
 def check_same_data(meta: Mapping[str, Any], suites: Sequence[Suite], config: RunConfig) -> None:
     """UsageError if a suite has changed since the run was begun that is to be resumed: data, prompts or limits."""
+    if config.sha256() != meta.get("config_sha256"):
+        return  # another limit, say: `RunWriter.resume` refuses it by the option's name
     recorded = {suite["name"]: suite for suite in meta["suites"]}
     for suite in suites:
         before = recorded.get(suite.name)  # None for another list of suites, which `RunWriter.resume` refuses
@@ -106,6 +108,6 @@ def check_same_data(meta: Mapping[str, Any], suites: Sequence[Suite], config: Ru
             what = "annotations or names" if before["sha256"] != suite.sha256 else "images"
             raise UsageError(f"the {what} of {suite.name} have changed since {meta['run_id']} was begun; put them "
                              "back, or start a new run")  # fmt: skip
-        if config.sha256() == meta.get("config_sha256") and (changed := changed_suite(before, now)):
+        if changed := changed_suite(before, now):
             raise UsageError(f"{suite.name} has changed since {meta['run_id']} was begun ({'; '.join(changed)}); put "
                              "it back as it was, or start a new run")  # fmt: skip

@@ -4,6 +4,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,21 @@ from rich.console import Console
 from fastvlm_bench.analysis import floors
 from fastvlm_bench.analysis.verdict import judge, judged_rows, require_valid
 from fastvlm_bench.config import RunConfig
-from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, DeviceLost, LosslessViolation, Terminated, UsageError
+from fastvlm_bench.errors import (
+    FAILED_SAMPLES,
+    BenchError,
+    DeviceLost,
+    LosslessViolation,
+    Terminated,
+    UsageError,
+    WriteFailed,
+)
 from fastvlm_bench.measuring import williams
 from fastvlm_bench.measuring.before_loading import check, check_same_data, described_suite
 from fastvlm_bench.measuring.invocation import invoke_all
 from fastvlm_bench.measuring.live import Live
 from fastvlm_bench.measuring.measure_suites import measure_suites
-from fastvlm_bench.measuring.signals import INTERRUPTED, TERMINATED, catch_signals
+from fastvlm_bench.measuring.signals import INTERRUPTED, TERMINATED, catch_signals, code_of, deaf
 from fastvlm_bench.method_spec import METHODS, REFERENCE
 from fastvlm_bench.records import document_frequencies
 from fastvlm_bench.records.record import Run, RunWriter, read_meta, read_run
@@ -29,6 +38,8 @@ from fastvlm_bench.report.sample_export import samples_csv
 from fastvlm_bench.report.terminal import print_report
 from fastvlm_bench.scoring.score import write_predictions
 from fastvlm_bench.suites.suite import Suite
+
+SUMMARY = "summary.md"
 
 
 def run_benchmark(
@@ -58,11 +69,16 @@ def run_benchmark(
                          "start a new run")  # fmt: skip
     if resume:
         check_same_data(read_meta(resume), suites, config)
-    writer = RunWriter.resume(resume, config.sha256(), config.to_dict()) if resume else None
+    tell = _Telling(config, csv, predictions, as_json, show, details, after)
+    if resume and (done := finished(resume, config)) is not None:
+        print(f"fastvlm-bench: note: {resume} is finished: nothing is left to measure", file=sys.stderr)
+        tell.results(done)
+        return tell.code(done, "success", 0)
     catch_signals()
-    live = Live(Console(stderr=True, quiet=as_json or quiet), REFERENCE, answers)
-    outcome, code, failure = "success", 0, None
+    writer, outcome, code, failure = None, "success", 0, None
     try:
+        writer = RunWriter.resume(resume, config.sha256(), config.measured()) if resume else None
+        live = Live(Console(stderr=True, quiet=as_json or quiet), REFERENCE, answers)
         writer = writer or _create(config, suites, command)
         if config.invocations > 1:
             writer, code = invoke_all(writer, config, as_json or quiet, answers)
@@ -73,7 +89,7 @@ def run_benchmark(
         else:
             measure_suites(config, suites, writer, live)
     except (KeyboardInterrupt, Terminated) as stop:
-        outcome, code = "interrupted", TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+        outcome, code = "interrupted", code_of(stop)
     except BenchError as error:
         outcome, code, failure = "error", error.exit_code, error
         if writer is None:
@@ -86,33 +102,98 @@ def run_benchmark(
         if failure is not None:
             raise failure
         return code
-    run = _finish(writer, outcome, None if failure is None else str(failure), suites)
-    if run.lines:
-        if show:
-            _show(run, csv, as_json, details)
-        if predictions is not None:
-            write_predictions(run, predictions)
-        for each in after:
-            each(run)
-    if outcome == "interrupted":
-        done = len({(line["suite"], line["sample_id"], line["repeat"]) for line in run.lines})
-        print(f"fastvlm-bench: interrupted; {done} samples are kept; go on with --resume {run.folder}", file=sys.stderr)
+    try:
+        run, failure = _ended(writer, outcome, failure, suites)
+        if run.lines:
+            tell.results(run)
+    except (KeyboardInterrupt, Terminated) as stop:  # while it scores, or reports
+        with deaf():
+            writer.finish_unjudged()
+            _how_to_go_on("interrupted", writer.folder)
+        return code_of(stop)
+    if outcome == "interrupted" or isinstance(failure, WriteFailed):
+        _how_to_go_on("interrupted" if failure is None else "stopped", run.folder, run)
     if isinstance(failure, DeviceLost) and show:  # a sweep, which does not show, says itself how to go on
         print(f"fastvlm-bench: go on after that sample with --resume {run.folder}", file=sys.stderr)
     if failure is not None:
         raise failure
-    if config.require_lossless:
-        require_lossless(run)
-    if config.require_valid and outcome == "success":
-        require_valid([(run, judge(run))])
-    if outcome == "success":
-        floors.require([run], config.floors)
-    foreign = {spec.label for spec in config.specs if METHODS[spec.name].foreign}
-    if failed := sum(line["error"] is not None and line["method"] not in foreign for line in run.lines):
-        print(f"fastvlm-bench: {failed} measurements failed, see the table and {run.folder / 'samples.jsonl'}",
-              file=sys.stderr)  # fmt: skip
-        return code or FAILED_SAMPLES
-    return code
+    return tell.code(run, outcome, code)
+
+
+@dataclass(frozen=True)
+class _Telling:
+    """What is said and written of a run that has ended, and the exit code that its results ask for."""
+
+    config: RunConfig
+    csv: Path | None
+    predictions: Path | None
+    as_json: bool
+    show: bool
+    details: bool
+    after: Sequence[Callable[[Run], None]]
+
+    def results(self, run: Run) -> None:
+        if self.show:
+            _show(run, self.csv, self.as_json, self.details)
+        if self.predictions is not None:
+            write_predictions(run, self.predictions)
+        for each in self.after:
+            each(run)
+
+    def code(self, run: Run, outcome: str, code: int) -> int:
+        """The exit code; a BenchError where the run misses what was required of it."""
+        config = self.config
+        if config.require_lossless:
+            require_lossless(run)
+        if config.require_valid and outcome == "success":
+            require_valid([(run, judge(run))])
+        if outcome == "success":
+            floors.require([run], config.floors)
+        foreign = {spec.label for spec in config.specs if METHODS[spec.name].foreign}
+        if failed := sum(line["error"] is not None and line["method"] not in foreign for line in run.lines):
+            print(f"fastvlm-bench: {failed} measurements failed, see the table and {run.folder / 'samples.jsonl'}",
+                  file=sys.stderr)  # fmt: skip
+            return code or FAILED_SAMPLES
+        return code
+
+
+def finished(folder: Path, config: RunConfig) -> Run | None:
+    """The run in a folder where nothing of it is left to measure: to open it again could only harm it. Else None."""
+    meta = read_meta(folder)
+    if meta["status"] != "success" or meta.get("config_sha256") != config.sha256():
+        return None
+    run = read_run(folder)
+    there = {(line["suite"], line["sample_id"], line["method"], line["repeat"]) for line in run.lines}
+    wanted = {(suite["name"], sample["sample_id"], method["label"], repeat)
+              for suite in meta["suites"] if suite["name"] not in (meta.get("stopped") or {})
+              for sample in suite["samples"] for method in meta["methods"]
+              for repeat in range(config.repeats * config.invocations)}  # fmt: skip
+    if not wanted <= there:
+        return None
+    if not (folder / SUMMARY).exists():
+        save(folder / SUMMARY, run_markdown(run))
+    return run
+
+
+def _ended(
+    writer: RunWriter, outcome: str, failure: BenchError | None, suites: Sequence[Suite]
+) -> tuple[Run, BenchError | None]:  # fmt: skip
+    """The run as it was finished. Where the disk takes no more, the run as it is, and the first failure."""
+    try:
+        return _finish(writer, outcome, None if failure is None else str(failure), suites), failure
+    except WriteFailed as full:
+        writer.close()
+        try:
+            return read_run(writer.folder), failure or full
+        except BenchError:  # nothing can be read there, either
+            raise failure or full from None
+
+
+def _how_to_go_on(what: str, folder: Path, run: Run | None = None) -> None:
+    lines = [] if run is None else run.lines
+    done = len({(line["suite"], line["sample_id"], line["repeat"]) for line in lines})
+    kept = "what was measured is kept" if run is None else f"{done} samples are kept"
+    print(f"fastvlm-bench: {what}; {kept}; go on with --resume {folder}", file=sys.stderr)
 
 
 def require_lossless(run: Run) -> None:
@@ -146,6 +227,7 @@ def _create(config: RunConfig, suites: Sequence[Suite], command: Sequence[str]) 
 
 def _finish(writer: RunWriter, outcome: str, error: str | None, suites: Sequence[Suite]) -> Run:
     """Judge what was recorded, write the final run.json and summary.md, and return the run as read from its files."""
+    writer.restore()
     run = read_run(writer.folder)
     limited = {suite.name: suite.documents for suite in suites if suite.documents}
     if run.lines and limited:
@@ -165,7 +247,7 @@ def _finish(writer: RunWriter, outcome: str, error: str | None, suites: Sequence
     writer.finish(outcome, **fields)
     run = read_run(writer.folder)
     if run.lines:
-        save(run.folder / "summary.md", run_markdown(run))
+        save(run.folder / SUMMARY, run_markdown(run))
     return run
 
 

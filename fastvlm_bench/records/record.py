@@ -36,6 +36,9 @@ TORN_FILE = "samples.jsonl.torn"
 Key = tuple[str, str, int]
 """(suite, sample_id, repeat): names a group of lines that are measured together, one per method."""
 
+_BEGUN: dict[str, Any] = {"status": "started", "completed_at": None, "error": None, "totals": {}, "verdict": None}
+"""What a resumed run does not keep: it will be judged anew."""
+
 
 class RunWriter:
     """Writes one run folder, which it locks for itself. completed: the groups in which every method has a line.
@@ -80,10 +83,11 @@ class RunWriter:
         folder = Path(folder)
         meta = read_meta(folder)
         if meta.get("config_sha256") != config_sha256:
-            changed = differences(meta["config"], config) if config is not None else []
+            old = {name: value for name, value in meta["config"].items() if name in (config or ())}
+            changed = differences(old, config) if config is not None else []
             detail = "; ".join(changed) or f"config_sha256: {meta.get('config_sha256')} -> {config_sha256}"
             raise UsageError(
-                f"{folder} was made with another configuration ({detail}); resume with the same one, or start anew"
+                f"{folder} was made with another configuration ({detail}); leave those options out, or start anew"
             )
         path, file = folder / SAMPLES_FILE, -1
         if not path.exists() and sealed_lines(meta):
@@ -101,7 +105,7 @@ class RunWriter:
                         os.fsync(aside.fileno())
                     torn_file.truncate(whole)
                     os.fsync(torn_file.fileno())
-            return cls(folder, {**meta, "status": "started", "completed_at": None, "error": None}, lock, file, lines)
+            return cls(folder, {**meta, **_BEGUN}, lock, file, lines)
         except BaseException:
             if file >= 0:
                 os.close(file)
@@ -123,25 +127,27 @@ class RunWriter:
 
     def _save(self) -> None:
         """Replace `run.json`, sealed. WriteFailed if that fails."""
-        self._restore()
+        self.restore()
         try:
             document = sealed(self.meta, self.folder)
         except OSError as error:
             raise WriteFailed(f"cannot read {self.folder / SAMPLES_FILE}: {error.strerror}") from error
         write_atomically(self.folder / RUN_FILE, encode_document(document))
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
         """Where the folder or its samples file was removed while it is measured, make it again with all its lines.
 
         WriteFailed if that fails, or if another file has taken its place.
         """
         path = self.folder / SAMPLES_FILE
+        if self._lock < 0:
+            return
         try:
             if os.path.samestat(os.stat(path), os.fstat(self._file)):
                 return
             raise WriteFailed(f"{path} was replaced by another file while it was measured; resume from that one with "
                               f"--resume {self.folder}")  # fmt: skip
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass
         data = os.pread(self._file, os.fstat(self._file).st_size, 0)
         try:
@@ -165,7 +171,7 @@ class RunWriter:
         WriteFailed if that fails. What was written of the line is then removed.
         """
         data = seal({"v": SCHEMA_VERSION, "seq": self._seq, **{k: v for k, v in line.items() if k not in ("v", "seq")}})
-        self._restore()
+        self.restore()
         start = os.fstat(self._file).st_size
         try:
             rest = memoryview(data)
@@ -189,6 +195,11 @@ class RunWriter:
         finally:
             self.close()
 
+    def finish_unjudged(self) -> None:
+        """Close an interrupted run that nobody has judged, unless it is closed already."""
+        if self._lock >= 0:
+            self.finish("interrupted")
+
     def discard(self) -> bool:
         """Remove a run that has measured nothing. If it has any line, do nothing and return False."""
         if self._seq:
@@ -205,7 +216,8 @@ class RunWriter:
         if self._lock < 0:
             return
         os.close(self._file)
-        (self.folder / LOCK_FILE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be gone, or a file may stand in its place
+            (self.folder / LOCK_FILE).unlink()
         os.close(self._lock)
         self._lock = -1
 
