@@ -58,9 +58,13 @@ class TrainingFolder:
             self._lock = -1
 
     def _prepare(self, settings: TrainSettings) -> None:
-        begun = any((self.path / name).is_file() for name in (STATE, ANSWERS, BACKBONE_STATE))
+        # Anything that a training makes may be all that is there: a finished phase 1 has removed its own state.
         # Settings without any of these are left over from a training that was refused before it began.
-        if (self.path / SETTINGS).is_file() and begun and not settings.restart:
+        begun = any((self.path / name).exists() for name in (*MADE, BACKBONE))
+        if begun and not settings.restart:
+            if not (self.path / SETTINGS).is_file():
+                raise UsageError(f"{self.path} holds a training without its {SETTINGS}; restore that, choose another "
+                                 "--out, or start it over with --restart")  # fmt: skip
             self._compare(settings)
             return
         for name in MADE:
