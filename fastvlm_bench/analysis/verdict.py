@@ -27,7 +27,8 @@ from fastvlm_bench.records.record import Run
 WARNINGS = (
     "ShortOutputs", "Diverged", "NearTies", "UnsteadyTarget", "SlowerThanReference", "UntrainedDraft",
     "TooFewSamples", "NoisyMachine", "Throttled",
-    "NotIsolated", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
+    "NotIsolated", "Stalled", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples",
+    "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
     "ScoringFailed", "FasterThanPredicted", "SlowerThanPredicted", "SecondsDoNotAddUp", "SlowReference",
     "ForeignLoop",
@@ -139,7 +140,7 @@ def _run_warnings(run: Run) -> Iterable[Notice]:
             f"of the samples, {late} on the last; its numbers belong to no fixed draft",
         )
     for recorded in run.meta.get("warnings") or []:
-        if recorded["name"] in ("Throttled", "NotIsolated"):  # seen while it ran; the lines do not show it
+        if recorded["name"] in ("Throttled", "NotIsolated", "Stalled"):  # seen while it ran; the lines do not show it
             yield Notice(recorded["name"], recorded["message"])
 
 
