@@ -215,6 +215,10 @@ class RunConfig:
         """All fields as JSON has them."""
         return {f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v for f in fields(self)}
 
+    def measured(self) -> dict[str, Any]:
+        """The fields that define the measurement, as JSON has them."""
+        return {name: value for name, value in self.to_dict().items() if name not in NOT_MEASURED}
+
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "RunConfig":
         """The configuration of a stored run. UsageError for fields that this version does not know."""
@@ -227,8 +231,7 @@ class RunConfig:
     def sha256(self) -> str:
         """Of the fields that define the measurement: a run may be resumed only with the same."""
         new = {f.name: f.default for f in fields(self) if f.name in LATER}
-        measured = {name: value for name, value in self.to_dict().items()
-                    if name not in NOT_MEASURED and not (name in new and value == new[name])}  # fmt: skip
+        measured = {name: value for name, value in self.measured().items() if not (name in new and value == new[name])}
         return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 
 

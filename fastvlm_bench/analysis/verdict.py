@@ -1,7 +1,7 @@
 """Judges what a run's numbers may be used for: all warnings, and VALID or INVALID with the reasons."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastvlm_bench.analysis.arms import Arm, arms
@@ -27,12 +27,15 @@ from fastvlm_bench.records.record import Run
 WARNINGS = (
     "ShortOutputs", "Diverged", "NearTies", "UnsteadyTarget", "SlowerThanReference", "UntrainedDraft",
     "TooFewSamples", "NoisyMachine", "Throttled",
-    "NotIsolated", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
+    "NotIsolated", "Stalled", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples",
+    "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
     "ScoringFailed", "FasterThanPredicted", "SlowerThanPredicted", "SecondsDoNotAddUp", "SlowReference",
     "ForeignLoop",
 )  # fmt: skip
 """The names of all warnings. docs/measuring.md explains each of them."""
+INVALID = "INVALID"
+"""The status of a run whose numbers must not be published."""
 SHORT_TOKENS, FEW_SAMPLES = 8, 20
 NOISY, VERY_NOISY = 0.10, 0.25
 
@@ -79,7 +82,19 @@ def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None
     )  # fmt: skip
     warnings = [*_run_warnings(run), *of_rows, *foreign, *order_effects(run, own), *drift_notices(run, own)]
     reasons = invalid_reasons(run, rows, own, status)
-    return Verdict("INVALID" if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
+    return Verdict(INVALID if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
+
+
+def judged_rows(run: Run, margin: float | None = None) -> tuple[list[Row], Verdict]:
+    """The rows of `summarise`, each with the status of the verdict, and the verdict: for what leaves the tool."""
+    rows = summarise(run, margin)
+    verdict = judge(run, rows)
+    return stamped(rows, verdict), verdict
+
+
+def stamped(rows: Iterable[Row], verdict: Verdict) -> list[Row]:
+    """The rows with the status of the verdict on their run."""
+    return [replace(row, status=verdict.status) for row in rows]
 
 
 def alpha_of(run: Run, method: str, share: tuple[float, float]) -> str:
@@ -123,7 +138,7 @@ def _run_warnings(run: Run) -> Iterable[Notice]:
             f"of the samples, {late} on the last; its numbers belong to no fixed draft",
         )
     for recorded in run.meta.get("warnings") or []:
-        if recorded["name"] in ("Throttled", "NotIsolated"):  # seen while it ran; the lines do not show it
+        if recorded["name"] in ("Throttled", "NotIsolated", "Stalled"):  # seen while it ran; the lines do not show it
             yield Notice(recorded["name"], recorded["message"])
 
 

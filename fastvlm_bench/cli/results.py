@@ -75,7 +75,6 @@ def compare(
     """Put runs side by side, with paired intervals; refuses runs that are not comparable."""
     from fastvlm_bench.analysis.comparable import compare_newest
     from fastvlm_bench.analysis.comparison import compare as compare_runs
-    from fastvlm_bench.analysis.verdict import judge
     from fastvlm_bench.analysis.verdict import require_valid as all_valid
     from fastvlm_bench.errors import UsageError
     from fastvlm_bench.report.compare import print_comparison
@@ -85,7 +84,7 @@ def compare(
     found = compare_runs(_runs(runs, results), force=force) if runs else compare_newest(results)
     print_comparison(found)
     if require_valid:
-        all_valid([(run, judge(run)) for run in found.runs])
+        all_valid(zip(found.runs, found.verdicts, strict=True))
 
 
 def report(
@@ -101,8 +100,7 @@ def report(
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
     """Print what a run found, from its records alone: one screen, or every table with --details."""
-    from fastvlm_bench.analysis.summary import summarise
-    from fastvlm_bench.analysis.verdict import judge
+    from fastvlm_bench.analysis.verdict import judged_rows
     from fastvlm_bench.analysis.verdict import require_valid as all_valid
     from fastvlm_bench.errors import UsageError
     from fastvlm_bench.records.storage import check_target_file
@@ -127,9 +125,11 @@ def report(
     read = _runs(runs, results)
     if memory_picture is not None and len(read) > 1:
         raise UsageError(f"--memory-picture is of one run, not of {len(read)}: name its folder")
-    told = [summarise(found, margin) for found in read]
-    for found, rows in zip(read, told, strict=True):
-        judged.append((found, judge(found, rows)))
+    told = []
+    for found in read:
+        rows, verdict = judged_rows(found, margin)
+        told.append(rows)
+        judged.append((found, verdict))
         if html is None and plots is None:
             printing(found, rows=rows, verdict=judged[-1][1])
         if memory_picture is not None:

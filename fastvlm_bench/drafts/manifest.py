@@ -1,13 +1,14 @@
 """Draft folders and their manifests: what a draft is, and which one a user means. Without torch."""
 
+import hashlib
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.errors import UsageError
+from fastvlm_bench.errors import CorruptRecord, UsageError
 
 MANIFEST = "manifest.json"
 HEAD_LAYERS = {"linear": 0, "mlp": 0, "gated-mlp": 0, "attention": 1, "twig": 2, "eagle": 1}
@@ -34,7 +35,8 @@ class Manifest:
     head_options: the head's own, such as its depth. draft_vocabulary: how many token ids it may draft, 0 for all.
     validation: α by suite, measured on held-out samples when it was trained. advice: the γ and stop_below with the
     best predicted speed-up on the machine that trained it, and that prediction; `tune` replaces them by what it
-    measured, and `tuned` says on what. `run` takes γ and stop_below from it where the user did not type them.
+    measured, and `tuned` says on what. `run` takes γ and stop_below from it where the user did not type them. checksum:
+    of the other fields and of the weights' file; "" in drafts of older versions.
     """
 
     exit_layer: int
@@ -54,6 +56,7 @@ class Manifest:
     advice: dict[str, float] = field(default_factory=dict)
     tuned: dict[str, Any] = field(default_factory=dict)
     format_version: int = 1
+    checksum: str = ""
 
     @property
     def at_the_end(self) -> bool:
@@ -82,6 +85,22 @@ def read_manifest(folder: Path) -> Manifest:
     if not manifest.at_the_end and not 1 <= manifest.exit_layer < layers:
         raise UsageError(f"{path}: exit layer {manifest.exit_layer} is not within 1 .. {layers - 1}")
     return manifest
+
+
+def checksum(fields: Mapping[str, Any], weights: bytes) -> str:
+    """SHA-256 of a manifest's fields, the checksum left out, and of the bytes of the weights' file."""
+    own = {name: value for name, value in fields.items() if name != "checksum"}
+    text = json.dumps(own, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(text + b"\n" + hashlib.sha256(weights).hexdigest().encode()).hexdigest()
+
+
+def check_unaltered(folder: Path, weights: str) -> None:
+    """CorruptRecord where a draft's manifest or its weights' file is not as it was saved. Nothing for older drafts."""
+    fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    told = fields.get("checksum")
+    if told and told != checksum(fields, (folder / weights).read_bytes()):
+        raise CorruptRecord(f"{folder}: {MANIFEST} and {weights} were altered after the draft was saved: they do not "
+                            "fit its checksum; restore them from a copy, or train the draft again")  # fmt: skip
 
 
 def read_manifests(root: Path) -> dict[Path, Manifest]:

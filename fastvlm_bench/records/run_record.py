@@ -61,6 +61,12 @@ class ModelRecord(_Class):
     parameters: NotRequired[Annotated[Count, "number of parameters"]]
     weights_bytes: NotRequired[Annotated[Bytes, "bytes of the weights"]]
     preflight: NotRequired[Annotated[dict[str, Any], "what was found before the first sample"]]
+    config: NotRequired[
+        Annotated[dict[str, Any], "every field of its configuration that may decide an output or a time"]
+    ]
+    processor: NotRequired[
+        Annotated[dict[str, Any], "settings of each part of its processor; of tokenizer and template the SHA-256"]
+    ]
     phase_1: NotRequired[Annotated[dict[str, Any], "how it was fine-tuned, for a model that was fine-tuned here"]]
 
 
@@ -242,6 +248,22 @@ class Swept(TypedDict):
     ]
 
 
+class SealedFile(TypedDict):
+    """A file of the run folder when `run.json` was written."""
+
+    bytes: Annotated[Bytes, "its length; of samples.jsonl that of its whole lines"]
+    lines: NotRequired[Annotated[Count, "of samples.jsonl its lines, repeated ones too"]]
+    sha256: Annotated[Sha256, "of these bytes"]
+
+
+class Seal(TypedDict):
+    """Digests by which a reader sees that something was altered. It is no signature."""
+
+    sha256: Annotated[Sha256, "of all of run.json but this entry, as JSON with sorted keys and without spaces"]
+    fields: Annotated[dict[str, str], "part of run.json: its CRC-32, to name what was altered"]
+    files: Annotated[dict[str, SealedFile], "by name: samples.jsonl and document_frequencies.json"]
+
+
 class RunRecord(TypedDict):
     """A run: what was asked for, of what, where, and how it ended. Times are UTC."""
 
@@ -282,3 +304,5 @@ class RunRecord(TypedDict):
     stopped: NotRequired[Annotated[dict[str, Stopped], "by suite, with --until-width or --budget"]]
     energy: NotRequired[Annotated[dict[str, Energy], "by suite, with --energy"]]
     refined: NotRequired[Annotated[Refined, "with --refine"]]
+    sealed: NotRequired[Annotated[Literal[True], "there is a seal; older records have none"]]
+    seal: NotRequired[Annotated[Seal, "digests of all of it, and of the files beside it"]]

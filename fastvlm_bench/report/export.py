@@ -10,7 +10,7 @@ from fastvlm_bench import metrics
 from fastvlm_bench.analysis.best_cell import is_sweep
 from fastvlm_bench.analysis.generation import generation_line
 from fastvlm_bench.analysis.summary import Row, summarise
-from fastvlm_bench.analysis.verdict import judge
+from fastvlm_bench.analysis.verdict import INVALID, judge, judged_rows, stamped
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.records.document_frequencies import FREQUENCIES, cider_df
 from fastvlm_bench.records.record import Run
@@ -62,6 +62,7 @@ def run_json(run: Run, rows: Sequence[Row] | None = None) -> str:
     """What `--json` prints: the run without its samples, its rows, warnings and verdict."""
     rows = summarise(run) if rows is None else rows
     verdict = judge(run, rows)
+    rows = stamped(rows, verdict)
     meta = {name: value for name, value in run.meta.items() if name != "suites"}
     meta["suites"] = [
         {**{name: value for name, value in suite.items() if name not in ("samples", FREQUENCIES)},
@@ -98,7 +99,12 @@ def _page(rows: Sequence[Row], names: Sequence[str] | None) -> tuple[list[str], 
                 return f"{value:.2f} [{low:.2f}, {high:.2f}]"
         return f"{value:.4g}" if isinstance(value, float) else cell_text(value)
 
-    return kept, [[cell(name, row, cells[name][i]) for name in kept] for i, row in enumerate(rows)]
+    body = [[cell(name, row, cells[name][i]) for name in kept] for i, row in enumerate(rows)]
+    place = kept.index("method") if "method" in kept else 0
+    for row, line in zip(rows, body, strict=True):
+        if row.status == INVALID:  # in every table, whatever its columns are
+            line[place] = f"{line[place]} (INVALID)".strip()
+    return kept, body
 
 
 def rows_markdown(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
@@ -142,6 +148,7 @@ def run_markdown(run: Run, rows: Sequence[Row] | None = None) -> str:
     """`summary.md` of a run: the table, the warnings and the verdict."""
     rows = summarise(run) if rows is None else rows
     verdict = judge(run, rows)
+    rows = stamped(rows, verdict)
     reasons = "".join(f"\n- {reason}" for reason in verdict.reasons)
     warnings = "".join(f"\n- **{notice.name}** {notice.message}" for notice in verdict.warnings)
     model = run.meta["model"]
@@ -190,14 +197,19 @@ def export_runs(
     if form == OF_ONE_RUN:
         if len(runs) > 1:
             raise UsageError(f"eval-results is of one run, not of {len(runs)}: name its folder")
-        return eval_results(runs[0], summarise(runs[0]), dataset, method)
+        return eval_results(runs[0], judged_rows(runs[0])[0], dataset, method)
     if form == "samples-csv":
         first, *others = (samples_csv(run, excel_safe) for run in runs)
         return first + "".join(text[text.index("\n") + 1 :] for text in others)
     if form == "json":
         objects = [run_json(run) for run in runs]
         return objects[0] if len(objects) == 1 else "[\n" + ",\n".join(text.rstrip() for text in objects) + "\n]\n"
-    rows = [row for run in runs for row in summarise(run)]
+    judged = [judged_rows(run) for run in runs]
+    rows = [row for own, _ in judged for row in own]
     if form == "csv":
         return rows_csv(rows, excel_safe)
-    return rows_latex(rows, names) if form == "latex" else rows_markdown(rows, names)
+    why = [f"INVALID, do not publish: {run.run_id}: {'; '.join(verdict.reasons)}"
+           for run, (_, verdict) in zip(runs, judged, strict=True) if verdict.status == INVALID]  # fmt: skip
+    if form == "latex":
+        return rows_latex(rows, names) + "".join(f"% {' '.join(text.split())}\n" for text in why)
+    return rows_markdown(rows, names) + "".join(f"\n{' '.join(text.split())}\n" for text in why)

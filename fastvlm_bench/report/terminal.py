@@ -126,8 +126,15 @@ def suite_headline(row: Row) -> str:
         f"at most {settings.max_new_tokens} tokens")  # fmt: skip
     return (
         f"{row.suite} {settings.suite_version} · split {settings.split} · {settings.source} · "
-        f"n = {counts.samples}{batches}{repeats} · {length} · reference {row.reference}{sampling(settings)}"
+        f"n = {measured([row])}{batches}{repeats} · {length} · reference {row.reference}{sampling(settings)}"
     )
+
+
+def measured(rows: Sequence[Row]) -> str:
+    """How many samples were measured: "200"; "100 of 200" where not all were; "100–200 of 200" of unequal rows."""
+    counts, planned = {row.counts.samples_ok for row in rows}, max(row.counts.samples for row in rows)
+    told = "–".join(map(str, sorted({min(counts), max(counts)})))
+    return told if counts == {planned} else f"{told} of {planned}"
 
 
 def sampling(settings: Settings) -> str:

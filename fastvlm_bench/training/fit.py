@@ -131,7 +131,8 @@ class Training:
         found = validate(trainer, held, costs_of(trainer, held[0]))
         for note in trainer.notes:
             self.display.say(note)
-        chosen = max(places, key=lambda p: found[f"exit{p}"].speedup)
+        # Each process has measured for itself, and may prefer another exit.
+        chosen: int = parallel.from_leader(max(places, key=lambda p: found[f"exit{p}"].speedup))
         said = ", ".join(f"{p}: α {found[f'exit{p}'].alpha:.2f}, {found[f'exit{p}'].speedup:.2f}x" for p in places)
         self.display.say(f"exit layer {chosen} of {layers} promises most after {updates} updates ({said})")
         self.folder.save(STATE, {"chosen": chosen})
