@@ -6,11 +6,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from fastvlm_bench.errors import CorruptRecord, UsageError
 
 MANIFEST = "manifest.json"
+OPEN = ("checksum", "default", "advice", "tuned")
+"""Fields that users and `tune` set after the draft was saved: its checksum leaves them out."""
 HEAD_LAYERS = {"linear": 0, "mlp": 0, "gated-mlp": 0, "attention": 1, "twig": 2, "eagle": 1}
 """Imitation head -> how many layers of the target's kind it has unless its options say otherwise."""
 AT_THE_END = {"medusa": 5}
@@ -36,7 +38,7 @@ class Manifest:
     validation: α by suite, measured on held-out samples when it was trained. advice: the γ and stop_below with the
     best predicted speed-up on the machine that trained it, and that prediction; `tune` replaces them by what it
     measured, and `tuned` says on what. `run` takes γ and stop_below from it where the user did not type them. checksum:
-    of the other fields and of the weights' file; "" in drafts of older versions.
+    of the weights' file and of the fields that are not `OPEN`; "" in drafts of older versions.
     """
 
     exit_layer: int
@@ -76,6 +78,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise UsageError(f"no draft at {folder}: {MANIFEST} is missing; give a folder that training wrote")
     try:
         manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        _check_types(manifest)
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"{path}: not a draft's manifest ({first_line(error)}); train the draft again") from None
     layers = manifest.target_layers
@@ -87,9 +90,26 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def _check_types(manifest: Manifest) -> None:
+    """TypeError for a field whose value, or the values in it, are not of its type."""
+    for name, kind in get_type_hints(Manifest).items():
+        value = getattr(manifest, name)
+        of_values = get_args(kind)[1:]
+        if not _is(value, get_origin(kind) or kind) or not all(_is(v, k) for k in of_values for v in value.values()):
+            raise TypeError(f"{name} is {str(value)[:40]!r}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kind is Any:
+        return True
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
 def checksum(fields: Mapping[str, Any], weights: bytes) -> str:
-    """SHA-256 of a manifest's fields, the checksum left out, and of the bytes of the weights' file."""
-    own = {name: value for name, value in fields.items() if name != "checksum"}
+    """SHA-256 of a manifest's fields but those of `OPEN`, and of the bytes of the weights' file."""
+    own = {name: value for name, value in fields.items() if name not in OPEN}
     text = json.dumps(own, sort_keys=True, separators=(",", ":")).encode()
     return hashlib.sha256(text + b"\n" + hashlib.sha256(weights).hexdigest().encode()).hexdigest()
 
