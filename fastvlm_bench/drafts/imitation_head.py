@@ -63,6 +63,17 @@ class Draft:
         fields["checksum"] = checksum(fields, (folder / WEIGHTS).read_bytes())
         (folder / MANIFEST).write_text(json.dumps(fields, indent=2) + "\n")
 
+    def check_shape(self, model: Any) -> None:
+        """UsageError where a draft that was loaded for one model is used with another that it does not fit."""
+        if self.manifest is None:
+            return
+        for name, found in (("target_layers", len(decoder_layers(model))),
+                            ("target_width", output_embeddings(model).in_features),
+                            ("target_vocabulary", output_embeddings(model).out_features)):  # fmt: skip
+            if getattr(self.manifest, name) != found:
+                raise UsageError(f"this draft was loaded for a model with {getattr(self.manifest, name)} as its "
+                                 f"{name.removeprefix('target_')}, not {found}; load one for this model")  # fmt: skip
+
     @classmethod
     def load(cls, folder: Path, model: Any) -> "Draft":
         """Read a draft folder for `model`; UsageError if it was made for another target or is damaged.

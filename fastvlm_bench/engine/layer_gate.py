@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.recurrent_state import make_restorable, undoable
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers, replaced
 from fastvlm_bench.models.t5 import handing_on, shares_position_bias
 
@@ -210,14 +211,22 @@ def like_cache(cache: Any, exit_layer: int, default: Any) -> Any:
     """An empty cache for the head, with the kinds of layer (full, sliding, cross-attending) that follow the exit.
 
     cache: the target's. Its layers from the exit on are copied before the prompt reaches them, so the copies are empty.
-    default: returned where the cache has no layers, or has already seen a prompt.
+    default: returned where the cache has no layers, or has already seen a part of the prompt, as it has. UsageError
+    where the cache has seen what the head has not.
     """
     if hasattr(cache, "self_attention_cache"):
         own, cross = (
             like_cache(part, exit_layer, default) for part in (cache.self_attention_cache, cache.cross_attention_cache)
         )
         return type(cache)(own, cross)
-    if not getattr(cache, "layers", None) or _has_seen(cache.layers[exit_layer]):
+    layers = getattr(cache, "layers", ())  # a DynamicCache made without a configuration gets them as they are needed
+    if len(layers) <= exit_layer:
+        return default
+    if _has_seen(layers[exit_layer]):
+        if not any(map(_has_seen, getattr(default, "layers", ()))):
+            raise UsageError("past_key_values hold tokens that the draft's head, which has a cache of its own, has "
+                             "not seen: leave them out, so that all is read again, or take a head without a cache, "
+                             "such as mlp")  # fmt: skip
         return default
     own = copy.copy(cache)
     own.layers = copy.deepcopy(cache.layers[exit_layer:])
