@@ -6,6 +6,7 @@ record.py                run.json and samples.jsonl: the only writer and reader
 run_record.py            run.json, field by field
 sample_line.py           a line of samples.jsonl, field by field
 schema.py                JSON schemas of both
+run_folders.py           the run folders that a user means who names folders
 storage.py               sealed lines, files replaced as a whole, locks
 identities.py            checks that the numbers within one line agree
 trace.py                 what a method reports: counts and seconds
