@@ -10,7 +10,7 @@ from fastvlm_bench.records.record import RUN_FILE, list_runs
 def run_folders(named: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """The run folders that are named or lie in a named folder, and the named folders without any run.
 
-    A run folder stands for itself as often as it is named. What is found in a folder comes once; the runs within a folder come in the order of their
+    A run folder stands for itself as often as it is named. What is found in a folder comes once, in the order of the
     names. Of several named folders, some may have no run, as those of pictures beside runs. UsageError for a folder
     that is not there, and where none has a run.
     """
