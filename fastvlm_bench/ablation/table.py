@@ -8,6 +8,7 @@ from typing import Any
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.records.record import Run
+from fastvlm_bench.report.numbers import interval
 
 COLUMNS = (
     "suite", "target", "draft", "exit", "head", "losses", "refined", "parameters", "held_out_alpha", "alpha", "tau",
@@ -86,12 +87,12 @@ def ablation_markdown(rows: Sequence[dict[str, Any]]) -> str:
     ]  # fmt: skip
     lines = [heads, ["---"] * len(heads)]
     for row in rows:
-        interval = "" if row["decode_low"] is None else f" [{row['decode_low']:.2f}, {row['decode_high']:.2f}]"
+        value, low, high = (row[name] for name in ("decode_speedup_geomean", "decode_low", "decode_high"))
         lines.append([
             *([row["suite"]] if several else []), row["target"], row["draft"], str(row["exit"]), row["head"],
             row["losses"], row["refined"], f"{row['parameters']:,}", _number(row["held_out_alpha"], 3),
             _number(row["alpha"], 3), _number(row["tau"], 2), _number(row["predicted_speedup"], 2),
-            f"{row['decode_speedup_geomean']:.2f}{interval}", _number(row["e2e_speedup_geomean"], 2),
+            f"{value:.2f}" if low is None else interval(value, low, high), _number(row["e2e_speedup_geomean"], 2),
             "" if row["identical"] is None else f"{row['identical']}/{row['samples']}",
             *([row["quality_change"]] if tuned else []),
         ])  # fmt: skip

@@ -25,8 +25,8 @@ from fastvlm_bench.records.identities import check_line
 from fastvlm_bench.records.record import Run
 
 WARNINGS = (
-    "ShortOutputs", "Diverged", "NearTies", "UnsteadyTarget", "SlowerThanReference", "UntrainedDraft", "UselessDrafts", "AllAccepted",
-    "TooFewSamples", "NoisyMachine", "Throttled",
+    "ShortOutputs", "Diverged", "NearTies", "UnsteadyTarget", "SlowerThanReference", "UntrainedDraft",
+    "UselessDrafts", "AllAccepted", "TooFewSamples", "NoisyMachine", "Throttled",
     "NotIsolated", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
     "ScoringFailed", "FasterThanPredicted", "SlowerThanPredicted", "SecondsDoNotAddUp", "SlowReference",

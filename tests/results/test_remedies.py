@@ -39,9 +39,7 @@ SITUATIONS: dict[str, tuple[float, Any, int | None]] = {
 """Name -> α, what is done to the lines of the method, and the length of all answers."""
 
 
-def warned(
-    fake: SimpleNamespace, name: str, situation: str, options: dict[str, Any], *, n: int = 40, **meta: Any
-) -> list[Notice]:
+def warned(fake: SimpleNamespace, name: str, situation: str, options: dict[str, Any], *, n: int = 40) -> list[Notice]:
     """All warnings of a run of one method. options: those of them that the method has are recorded."""
     alpha, change, tokens = SITUATIONS[situation]
     kind = METHODS[name]
@@ -53,8 +51,8 @@ def warned(
         return change(line) if change and line["method"] == name else line
 
     costs = [{"suite": "coco-caption", "method": name, "standard_s": 0.01, "draft_s": 0.0015, "verify_s": [0.0095] * 9}]
-    run = fake.run(suites=[fake.suite(n=n, split="val", source="coco", metrics=[])], alpha=alpha, tokens=tokens,
-                   methods=[fake.method(REFERENCE), described], change=edited, meta={"costs": costs, **meta})  # fmt: skip
+    methods, suite = [fake.method(REFERENCE), described], fake.suite(n=n, split="val", source="coco", metrics=[])
+    run = fake.run(suites=[suite], alpha=alpha, tokens=tokens, methods=methods, change=edited, meta={"costs": costs})
     return list(judge(run).warnings)
 
 
@@ -82,12 +80,14 @@ def test_advice_is_of_options_that_the_method_has_and_each_cause_has_one_warning
 
 
 @pytest.mark.parametrize(("name", "situation", "called", "said"), [
-    ("fastvlm", "guessing", "UntrainedDraft", "α is 0.01"), ("layerskip", "guessing", "UselessDrafts", "a higher exit_"),
+    ("fastvlm", "guessing", "UntrainedDraft", "α is 0.01"),
+    ("layerskip", "guessing", "UselessDrafts", "a higher exit_layer="),
     ("fastvlm", "unused", "UntrainedDraft", "never used; try a lower stop_below="),
     ("prompt-lookup", "unused", "UselessDrafts", "it drafted nothing"),
     ("fastvlm", "wasted", "SlowerThanReference", WASTED), ("fastvlm", "unpaid", "SlowerThanReference", UNPAID),
     ("fastvlm", "overhead", "SlowerThanReference", LOOP), ("fastvlm", "short", "SlowerThanReference", SHORT),
-    ("swift", "unpaid", "SlowerThanReference", "a smaller gamma="), ("fastvlm", "all accepted", "AllAccepted", "all of"),
+    ("swift", "unpaid", "SlowerThanReference", "a smaller gamma="),
+    ("fastvlm", "all accepted", "AllAccepted", "all of"),
 ])  # fmt: skip
 def test_each_situation_has_its_warning(
     fake: SimpleNamespace, name: str, situation: str, called: str, said: str
