@@ -17,7 +17,7 @@ from fastvlm_bench.method_spec import METHODS
 LOW_ALPHA, WASTEFUL_ALPHA = 0.05, 0.5
 ENOUGH_TESTED = 300
 """From so many tested drafts on, an α of exactly 1 says with 95 % that the true one is above 0.99 (rule of three)."""
-LOOP = "its passes alone are faster, so the loop around the model loses it"
+LOOP = "its passes alone are faster, so the loop around the model loses it, or the machine changed"
 WASTED = "most drafting is wasted"
 UNPAID = "drafting and verifying cost more than they save"
 SHORT = "the answers are too short for drafts to pay"

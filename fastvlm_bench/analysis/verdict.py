@@ -16,7 +16,7 @@ from fastvlm_bench.analysis.notices import (
     spread_notices,
     stop_notices,
 )
-from fastvlm_bench.analysis.remedies import LOOP, draft_notices, slower, slower_notices, slowness
+from fastvlm_bench.analysis.remedies import draft_notices, slower, slower_notices
 from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.errors import InvalidRun
@@ -181,8 +181,7 @@ def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row], warned: _Warned
                          "stand, and `report` computes it again from the records")  # fmt: skip
     if not settings.compared:  # it decodes everything twice, so its speed is no surprise
         return
-    short = row.suite in warned.short
-    told = {"SlowerThanPredicted"} if slower(row.speedup) and slowness(row, arm, short).cause == LOOP else set()
+    told = {"SlowerThanPredicted"} if slower(row.speedup) else set()
     told |= {"FasterThanPredicted"} if row.suite in warned.suspect else set()
     yield from (notice for notice in prediction_notices(row, where) if notice.name not in told)
 
