@@ -244,7 +244,9 @@ def check_loading(*, device: str, **chosen: str | None) -> None:
             word = name.replace("_", "-")
             raise UsageError(f"unknown {word} '{value}': one of {', '.join(allowed)}{did_you_mean(value, allowed)}")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", device):
-        raise UsageError(f"unknown device '{device}': one of {', '.join(DEVICES)}{did_you_mean(device, DEVICES)}")
+        is_gpu = device.lower().startswith(("gpu", "nvidia"))
+        meant = "; did you mean 'cuda'?" if is_gpu else did_you_mean(device, DEVICES)
+        raise UsageError(f"unknown device '{device}': one of {', '.join(DEVICES)}{meant}")
 
 
 def check_writable(folder: Path) -> None:

@@ -33,7 +33,7 @@ from fastvlm_bench.cli.options import (
 
 def run(
     context: typer.Context,
-    suite: Annotated[list[str] | None, typer.Option("--suite", "-s", metavar="NAME", help="A suite, repeatable; see `suites`.", rich_help_panel=WHAT)] = None,
+    suite: Annotated[list[str] | None, typer.Option("--suite", "-s", metavar="NAME", help="A suite, by its name (see `suites`) or the path of a file, NAME.toml; repeatable.", rich_help_panel=WHAT)] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="The suite's split; default: embedded, or what --data holds.", rich_help_panel=WHAT)] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the real data set, in its official layout or as parquet; or hf:OWNER/NAME[@REVISION] of the hub.", rich_help_panel=WHAT)] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first so many samples of each suite.", rich_help_panel=WHAT)] = None,

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -168,13 +168,14 @@ def draft_folder(text: str, offline: bool = False, files: Sequence[str] = DRAFT_
 
 def choose_draft(
     root: Path | None, *, head: str | None, exit_layer: int | None, model: str, draft: str | None = None,
-    kinds: Collection[str] = tuple(HEAD_LAYERS),
+    kinds: Collection[str] = tuple(HEAD_LAYERS), tell: Callable[[str], None] | None = None,
 ) -> Path:  # fmt: skip
     """The draft folder with the wanted head and exit layer; UsageError, which lists what is there, if there is none.
 
-    Of several that fit, the default draft is taken, else the one with the highest predicted speed-up. root: a draft
-    folder, or a folder of draft folders. draft: the name of one of those. model: what the user typed, for messages.
-    kinds: the heads that the method takes; drafts of other kinds are passed over.
+    Of several that fit, the default draft is taken, else the one with the highest predicted speed-up: as training has
+    predicted it from measured costs, where all say that. tell: is told if several call themselves the default. root: a
+    draft folder, or a folder of draft folders. draft: the name of one of those. model: what the user typed, for
+    messages. kinds: the heads that the method takes; drafts of other kinds are passed over.
     """
     if root is None:
         raise UsageError(f"model '{model}' comes without a draft: give one with --draft FOLDER")
@@ -198,7 +199,14 @@ def choose_draft(
         wishes = (("draft", draft), ("head", head), ("exit_layer", exit_layer))
         wish = ",".join(f"{k}={v}" for k, v in wishes if v is not None)
         raise UsageError(f"no draft with {wish} under {root}; there is {there}")
-    return max(fitting, key=lambda f: (fitting[f].default, predicted_speedup(fitting[f])))
+    advised = {f: m.advice.get("speedup") for f, m in fitting.items()}
+    promise = {f: predicted_speedup(m) if None in advised.values() else advised[f] or 0.0 for f, m in fitting.items()}
+    chosen = max(fitting, key=lambda f: (fitting[f].default, promise[f]))
+    others = [f.name for f, m in fitting.items() if m.default and f != chosen]
+    if tell is not None and fitting[chosen].default and others:
+        tell(f"{', '.join([chosen.name, *others])} under {root} all call themselves the default draft; "
+             f"{chosen.name} is taken, of which most is predicted; name one by draft=")  # fmt: skip
+    return chosen
 
 
 def predicted_speedup(draft: Manifest, gamma: int = 6) -> float:

@@ -10,7 +10,7 @@ from fastvlm_bench.drafts.manifest import choose_draft, draft_folder
 from fastvlm_bench.drafts.skip_set import choose_skip_set
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.method_spec import METHODS
-from fastvlm_bench.metrics import METRICS, parse_variants
+from fastvlm_bench.metrics import METRICS, java_scorers, parse_variants
 from fastvlm_bench.metrics import load as load_metric
 from fastvlm_bench.models.draft_model_files import check_draft_model
 from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
@@ -37,7 +37,7 @@ def check(config: RunConfig) -> list[Suite]:
         if isinstance(second := spec.options.get("model"), str):
             check_draft_model(spec.name, second, config.model)
         if METHODS[spec.name].trained:
-            choose_draft(drafts_of(config), model=config.model, kinds=METHODS[spec.name].heads,
+            choose_draft(drafts_of(config), model=config.model, kinds=METHODS[spec.name].heads, tell=note,
                          **_wish(spec.options))  # fmt: skip
         if METHODS[spec.name].skips:
             draft = spec.options.get("draft")
@@ -45,6 +45,12 @@ def check(config: RunConfig) -> list[Suite]:
             choose_skip_set(drafts_of(config), model=config.model, draft=draft, layers=layers)
         for doubt in check_before_loading(spec.name, spec.options, config.model, config.offline):
             note(str(doubt))
+    if config.java:
+        if missing := java_scorers.check():
+            note(missing)
+        if not any("cider_d" in read_definition(name).metrics for name in config.suites):
+            raise UsageError("--java has no effect: METEOR and SPICE are of captions, and none of "
+                             f"{', '.join(config.suites)} asks for them; leave it out")  # fmt: skip
     suites = load_suites(config)
     for suite in suites:
         for metric in suite.metrics:

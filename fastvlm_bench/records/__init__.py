@@ -9,6 +9,7 @@ mixing.py                what a run must not mix, and `compare` must not put sid
 run_record.py            run.json, field by field
 sample_line.py           a line of samples.jsonl, field by field
 schema.py                JSON schemas of both
+run_folders.py           the run folders that a user means who names folders
 storage.py               sealed lines, files replaced as a whole, locks
 identities.py            checks that the numbers within one line agree
 trace.py                 what a method reports: counts and seconds

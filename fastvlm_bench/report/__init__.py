@@ -21,6 +21,7 @@ export.py          CSV, LaTeX, Markdown and JSON, one row per suite and method
 eval_results.py    scores as the YAML that a model's repository on the Hub shows
 trackers.py        `--report-to`: Weights & Biases, MLflow
 sample_export.py   every sample as CSV
+page_columns.py    how a column of the CSV looks on a page: words, MiB, milliseconds, points
 csv_text.py        how a value is written in CSV
 frames.py          rows and samples as pandas data frames
 memory_picture.py  the parts of memory as a picture

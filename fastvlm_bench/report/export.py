@@ -16,9 +16,11 @@ from fastvlm_bench.records.document_frequencies import FREQUENCIES, cider_df
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import check_target_file, finite, write_output
 from fastvlm_bench.report.columns import columns, row_dict
-from fastvlm_bench.report.csv_text import cell_text, to_csv
+from fastvlm_bench.report.csv_text import to_csv
 from fastvlm_bench.report.eval_results import eval_results
 from fastvlm_bench.report.labels import labels
+from fastvlm_bench.report.numbers import interval
+from fastvlm_bench.report.page_columns import header, shown
 from fastvlm_bench.report.sample_export import samples_csv
 from fastvlm_bench.report.sweep import sweep_json
 from fastvlm_bench.visible import visible
@@ -80,7 +82,7 @@ def run_json(run: Run, rows: Sequence[Row] | None = None) -> str:
 
 
 def _page(rows: Sequence[Row], names: Sequence[str] | None) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of a table for a page, with the columns of these names (KeyError for an unknown one).
+    """Headers in words and cells of a table for a page, with the columns of these names (KeyError for an unknown one).
 
     None is `TABLE_COLUMNS` and the metrics, without the columns that are empty in every row.
     """
@@ -96,15 +98,15 @@ def _page(rows: Sequence[Row], names: Sequence[str] | None) -> tuple[list[str], 
         if by_name[name].interval:
             low, high = (by_name[name + suffix].read(row) for suffix in ("_low", "_high"))
             if low is not None and high is not None:
-                return f"{value:.2f} [{low:.2f}, {high:.2f}]"
-        return f"{value:.4g}" if isinstance(value, float) else cell_text(value)
+                return interval(value, low, high)
+        return shown(name)(value)
 
     body = [[cell(name, row, cells[name][i]) for name in kept] for i, row in enumerate(rows)]
     place = kept.index("method") if "method" in kept else 0
     for row, line in zip(rows, body, strict=True):
         if row.status == INVALID:  # in every table, whatever its columns are
             line[place] = f"{line[place]} (INVALID)".strip()
-    return kept, body
+    return [header(name) for name in kept], body
 
 
 def rows_markdown(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
@@ -127,6 +129,7 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "α": r"$\alpha$", "τ": r"$\tau$", "γ": r"$\gamma$", "Δ": r"$\Delta$", "×": r"$\times$", "–": "--",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "\n": " ",
 })  # fmt: skip
 
@@ -154,7 +157,7 @@ def run_markdown(run: Run, rows: Sequence[Row] | None = None) -> str:
     model = run.meta["model"]
     return (
         f"# {run.run_id}\n\n{model['id']}, {model['dtype']}, {model['device']}; reference {run.meta['reference']}. "
-        f"{_generation(run)}Seconds and bytes; speed-ups are geometric means of reference / method with 95 % "
+        f"{_generation(run)}Speed-ups are geometric means of reference / method with 95 % "
         f"intervals; docs/measuring.md explains the columns.\n\n{rows_markdown(rows)}"
         + (f"\n## Warnings\n{warnings}\n" if warnings else "")
         + f"\n## {verdict.status}\n{reasons}\n"

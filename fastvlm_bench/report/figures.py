@@ -105,17 +105,17 @@ def render(kind: FigureKind, data: Data, places: Places, width: str = "one-colum
         kind.draw(axis, [row for row in data if not kind.panels or row[kind.panels] == name], places)
     if kind.legend and (legend or kind.bars):
         handles, labels = next(iter(figure.axes)).get_legend_handles_labels()
-        columns = _columns(labels, width)
+        columns = legend_columns(labels, WIDTHS[width])
         figure.set_size_inches(WIDTHS[width], figure.get_size_inches()[1] + 0.16 * -(-len(labels) // columns))
         figure.legend(handles, labels, loc="outside upper center", ncols=columns, handletextpad=0.4,
                       columnspacing=1.2, borderaxespad=0.2)  # fmt: skip
     return figure
 
 
-def _columns(labels: Sequence[str], width: str) -> int:
-    """As many columns of a legend as its longest label lets fit."""
+def legend_columns(labels: Sequence[str], width_in: float) -> int:
+    """As many columns of a legend as its longest label lets fit into so many inches."""
     longest = max(map(len, labels), default=1)
-    return max(1, min(len(labels), int(WIDTHS[width] / (0.062 * longest + 0.4))))
+    return max(1, min(len(labels), int(width_in / (0.062 * longest + 0.4))))
 
 
 def inline_svg(figure: "Figure", name: str, title: str) -> str:

@@ -138,7 +138,8 @@ def _columns(rows: Sequence[Row], interval: bool) -> dict[str, Cells]:
         "TPOT": column("TPOT\nms ↓", lambda r: milliseconds(r.times.tpot_s.median)),
         "α": column("α ↑\n", lambda r: number(r.acceptance.alpha)),
         "τ": column("τ ↑\n", lambda r: number(r.acceptance.tau) if r.acceptance.alpha is not None else NOTHING),
-        "memory": column(f"{'tensors' if kind == 'allocated' else 'RSS'} peak\nMiB (Δ) ↓", lambda r: _memory(r, kind)),
+        "memory": column("tensors peak\nMiB (Δ) ↓" if kind == "allocated" else "RSS peak\nMiB ↓",
+                         lambda r: _memory(r, kind)),
     }  # fmt: skip
 
 
@@ -154,8 +155,11 @@ def _ratio(estimate: Estimate | None) -> str:
 
 
 def _memory(row: Row, kind: str) -> str:
-    peak, delta = (getattr(row.memory, f"peak_{kind}{part}_bytes") for part in ("", "_delta"))
-    return mebibytes(peak) + ("" if delta is None else f" ({mebibytes(delta, True)})")
+    """The peak. Only tensors have a difference: methods share a process, whose resident peak is that of all of them."""
+    if kind == "rss":
+        return mebibytes(row.memory.peak_rss_bytes)
+    delta = row.memory.peak_allocated_delta_bytes
+    return mebibytes(row.memory.peak_allocated_bytes) + ("" if delta is None else f" ({mebibytes(delta, True)})")
 
 
 def _same(row: Row) -> str:

@@ -208,7 +208,10 @@ def speed_columns(rows: Sequence[Row]) -> list[Cells]:
 
 
 def quality_columns(rows: Sequence[Row]) -> list[Cells]:
-    """The metrics of the suite with their differences to the reference, and the memory."""
+    """The metrics of the suite with their differences to the reference, and the memory.
+
+    Resident memory has no difference: methods share a process, whose peak is the same for all of them.
+    """
 
     def metric(index: int) -> Callable[[Row], str]:
         return lambda row: quality_cell(row.quality[index], row.counts.samples_paired, row.counts.samples)
@@ -222,8 +225,9 @@ def quality_columns(rows: Sequence[Row]) -> list[Cells]:
     return [
         *columns,
         _column(f"peak {name}\nMiB ↓", rows, lambda r: mebibytes(getattr(r.memory, f"peak_{kind}_bytes"))),
-        _column("Δ peak\nMiB", rows, lambda r: mebibytes(getattr(r.memory, f"peak_{kind}_delta_bytes"), True)),
-    ]
+        *([_column("Δ peak\nMiB", rows, lambda r: mebibytes(r.memory.peak_allocated_delta_bytes, True))]
+          if kind == "allocated" else []),
+    ]  # fmt: skip
 
 
 def estimate_columns(rows: Sequence[Row]) -> list[Cells]:

@@ -94,6 +94,8 @@ class Training:
         updates = Updates(s, trainer, self.folder, self.display, (base, fresh, held), chosen)
         updates.go_on_from(stored)
         updates.run(interrupts)
+        self.display.say(f"updates done; the best of each draft ({len(trainer.students)}) is checked once more on "
+                         f"{len(held)} held-out texts, at costs measured now, and then saved")  # fmt: skip
         save_drafts(s, self.target, trainer, updates.kept(), story(s, base), self.display)
 
     def _finetune(self) -> None:

@@ -144,4 +144,4 @@ def test_bad_uses(refused: Callable[..., str], ran: Any, tmp_path: Path) -> None
     assert "--phases is for single samples" in refused("run", "--batch-size", "2", "--phases")
     assert "--refine is for single samples" in refused("run", "--batch-size", "2", "--refine")
     assert "unknown format 'cvs'; did you mean 'csv'" in refused("batches", run.folder, "--format", "cvs")
-    assert "is not a run folder" in refused("batches", tmp_path)
+    assert "no run in" in refused("batches", tmp_path)
