@@ -67,7 +67,18 @@ def test_the_cases_name_every_field() -> None:
     fields = {field.name for field in dataclasses.fields(RunConfig)}
     assert fields - {"out", "resume", "json"} == {*UNUSUAL, *OTHERS, *ALONE}
     command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
-    shown = {"resume", "csv", "predictions_out", "json", "show", "details", "trackers", "quiet", "config"}
+    shown = {
+        "resume",
+        "csv",
+        "predictions_out",
+        "json",
+        "show",
+        "details",
+        "trackers",
+        "quiet",
+        "config",
+        "max_image_pixels",
+    }
     assert {FIELDS.get(param.name, param.name) for param in command.params} - shown <= fields
 
 
@@ -75,7 +86,7 @@ def test_the_cases_name_every_field() -> None:
     ("typed", "field", "value"),
     [
         (("--limit", 3), "limit", 3), (("-s", "coco-caption"), "suites", ["coco-caption"]),
-        (("-m", "early-exit:exit_layer=1"), "methods", ["standard", "early-exit:exit_layer=1"]),
+        (("-m", "layerskip:exit_layer=1"), "methods", ["standard", "layerskip:exit_layer=1"]),
         (("--batch-size", 4), "batch_size", 4), (("--control",), "control", True),
         (("--metric", "bleu4"), "metrics", ["bleu4"]), (("--model", "tiny"), "model", "tiny"),
         (("--out", "elsewhere"), "out", "elsewhere"),
