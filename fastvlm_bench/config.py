@@ -18,7 +18,7 @@ from fastvlm_bench.analysis.batches import check_batches
 from fastvlm_bench.analysis.floors import Floors
 from fastvlm_bench.analysis.stopping import check_stopping
 from fastvlm_bench.errors import UsageError, did_you_mean
-from fastvlm_bench.method_spec import ALL, CONTROL, MAX_GAMMA, METHODS, REFERENCE, MethodSpec, all_methods
+from fastvlm_bench.method_spec import ADVISED, ALL, CONTROL, MAX_GAMMA, METHODS, REFERENCE, MethodSpec, all_methods
 from fastvlm_bench.metrics import METRICS, parse_variants
 from fastvlm_bench.models.names import SHORT_DTYPES, long_dtype
 from fastvlm_bench.sampling import check_sampling, generation
@@ -179,9 +179,11 @@ class RunConfig:
                                  f"({', '.join(spec.label for spec in specs)}); add one, or leave it out")  # fmt: skip
         seen: dict[str, str] = {}
         for spec in specs:
-            if str(spec) in seen:
-                raise UsageError(f"methods '{seen[str(spec)]}' and '{spec.label}' are the same ({spec}); name it once")
-            seen[str(spec)] = spec.label
+            # A draft's advice is not known yet: what was typed may differ from it, even where it equals the default.
+            typed = str(sorted(spec.typed & set(ADVISED))) if METHODS[spec.name].trained else ""
+            if (key := f"{spec} {typed}") in seen:
+                raise UsageError(f"methods '{seen[key]}' and '{spec.label}' are the same ({spec}); name it once")
+            seen[key] = spec.label
         reference = MethodSpec.parse(REFERENCE)
         return [reference, *(spec for spec in specs if spec.name != REFERENCE)]
 
@@ -213,6 +215,10 @@ class RunConfig:
         """All fields as JSON has them."""
         return {f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v for f in fields(self)}
 
+    def measured(self) -> dict[str, Any]:
+        """The fields that define the measurement, as JSON has them."""
+        return {name: value for name, value in self.to_dict().items() if name not in NOT_MEASURED}
+
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "RunConfig":
         """The configuration of a stored run. UsageError for fields that this version does not know."""
@@ -225,8 +231,7 @@ class RunConfig:
     def sha256(self) -> str:
         """Of the fields that define the measurement: a run may be resumed only with the same."""
         new = {f.name: f.default for f in fields(self) if f.name in LATER}
-        measured = {name: value for name, value in self.to_dict().items()
-                    if name not in NOT_MEASURED and not (name in new and value == new[name])}  # fmt: skip
+        measured = {name: value for name, value in self.measured().items() if not (name in new and value == new[name])}
         return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 
 
@@ -239,7 +244,9 @@ def check_loading(*, device: str, **chosen: str | None) -> None:
             word = name.replace("_", "-")
             raise UsageError(f"unknown {word} '{value}': one of {', '.join(allowed)}{did_you_mean(value, allowed)}")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", device):
-        raise UsageError(f"unknown device '{device}': one of {', '.join(DEVICES)}{did_you_mean(device, DEVICES)}")
+        is_gpu = device.lower().startswith(("gpu", "nvidia"))
+        meant = "; did you mean 'cuda'?" if is_gpu else did_you_mean(device, DEVICES)
+        raise UsageError(f"unknown device '{device}': one of {', '.join(DEVICES)}{meant}")
 
 
 def check_writable(folder: Path) -> None:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastvlm_bench.declared import Declarations
 from fastvlm_bench.drafts.manifest import AT_THE_END, HEAD_LAYERS
@@ -15,6 +15,8 @@ ALL = "all"
 CONTROL = "control"
 """The method that shows what rounding does to the target. Nobody asks whether it is faster or better."""
 MAX_GAMMA = 64
+ADVISED = ("gamma", "stop_below")
+"""The options that a draft's manifest may advise; such advice takes the place of the default."""
 Value = int | float | str
 
 
@@ -168,12 +170,16 @@ def all_methods() -> list[str]:
 class MethodSpec:
     """A method with its options. `label` is what the user typed; `options` holds every option that has a value.
 
+    typed: the options that the user gave, in the label or by --gamma and --exit-layer. No draft's advice overrules
+    them.
+
     `str(spec)` is the canonical form, with defaults spelt out: it is the same for two specs that decode alike.
     """
 
     name: str
     options: Mapping[str, Value] = field(hash=False)
     label: str
+    typed: frozenset[str] = field(default=frozenset(), compare=False)
 
     @classmethod
     def parse(cls, text: str, *, gamma: int | None = None, exit_layer: int | None = None) -> "MethodSpec":
@@ -199,7 +205,12 @@ class MethodSpec:
             for value in [named.get(key, option.default if shared.get(key) is None else shared[key])]
             if value is not None
         }  # fmt: skip
-        return cls(name, options, label)
+        return cls(name, options, label, frozenset(named) | {key for key in known if shared.get(key) is not None})
+
+    def fixed(self, options: Mapping[str, Value]) -> "MethodSpec":
+        """The same method with these values of options that it takes, as if they had been typed."""
+        own = {key: value for key, value in options.items() if key in METHODS[self.name].options}
+        return replace(self, options={**self.options, **own}, typed=self.typed | own.keys())
 
     @property
     def lossless(self) -> bool:

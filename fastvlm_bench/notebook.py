@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastvlm_bench.analysis import comparison
-from fastvlm_bench.analysis.summary import Row, summarise
-from fastvlm_bench.analysis.verdict import Verdict, judge
+from fastvlm_bench.analysis.summary import Row
+from fastvlm_bench.analysis.verdict import Verdict, judged_rows
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.records.record import Run, read_run
@@ -41,8 +41,12 @@ class LoadedRun:
         return self.record.folder
 
     @cached_property
+    def _judged(self) -> tuple[list[Row], Verdict]:
+        return judged_rows(self.record)
+
+    @property
     def _summary(self) -> list[Row]:
-        return summarise(self.record)
+        return self._judged[0]
 
     @cached_property
     def rows(self) -> "DataFrame":
@@ -59,10 +63,10 @@ class LoadedRun:
         """A line for each round of each sample: what was drafted, tested, accepted and emitted, and in what time."""
         return frames.rounds_frame(self.record)
 
-    @cached_property
+    @property
     def verdict(self) -> Verdict:
         """VALID or INVALID with the reasons, and the warnings."""
-        return judge(self.record, self._summary)
+        return self._judged[1]
 
     def report(self, details: bool = False) -> None:
         """Print what `fastvlm-bench report` prints: one screen, or every table."""

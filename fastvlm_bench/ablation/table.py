@@ -8,10 +8,12 @@ from typing import Any
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.records.record import Run
+from fastvlm_bench.report.numbers import interval
 
 COLUMNS = (
     "suite", "target", "draft", "exit", "head", "losses", "refined", "parameters", "held_out_alpha", "alpha", "tau",
-    "predicted_speedup", "decode_speedup_geomean", "decode_low", "decode_high", "e2e_speedup_geomean", "identical",
+    "predicted_speedup", "predicted_gamma", "predicted_stop_below", "gamma", "stop_below",
+    "decode_speedup_geomean", "decode_low", "decode_high", "e2e_speedup_geomean", "identical",
     "samples", "quality_change",
 )  # fmt: skip
 
@@ -19,7 +21,8 @@ COLUMNS = (
 def ablation_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row for each draft and suite: runs in the order given, methods in the order of their run.
 
-    predicted_speedup was computed when the draft was trained, from held-out text and the costs on that machine.
+    predicted_speedup was computed when the draft was trained, from held-out text and the costs on that machine, for
+    predicted_gamma and predicted_stop_below, the best of a grid; gamma and stop_below are those that were measured.
     decode_speedup_geomean is measured, with its 95 % interval, against standard decoding of the same target.
     quality_change: what phase 1 did to the target's scores, for drafts of a fine-tuned backbone.
     """
@@ -37,7 +40,7 @@ def ablation_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _row(row: Row, method: dict[str, Any], tuned: dict[str, Any] | None) -> dict[str, Any]:
     draft = method.get("draft") or {}
     data = draft.get("data", {})
-    recipe = data.get("recipe", {})
+    recipe, advice = data.get("recipe", {}), draft.get("advice", {})
     speedup = row.speedup.decode_speedup_geomean or Estimate(float("nan"), None, None, 0)
     e2e = row.speedup.e2e_speedup_geomean
     head = draft.get("head", "none (raw exit)")
@@ -53,7 +56,9 @@ def _row(row: Row, method: dict[str, Any], tuned: dict[str, Any] | None) -> dict
         "parameters": draft.get("head_parameters", 0),
         "held_out_alpha": sum(validation) / len(validation) if validation else None,
         "alpha": row.acceptance.alpha, "tau": row.acceptance.tau,
-        "predicted_speedup": draft.get("advice", {}).get("speedup"),
+        "predicted_speedup": advice.get("speedup"), "predicted_gamma": advice.get("gamma"),
+        "predicted_stop_below": advice.get("stop_below"), "gamma": row.settings.gamma,
+        "stop_below": row.settings.stop_below,
         "decode_speedup_geomean": speedup.value, "decode_low": speedup.low, "decode_high": speedup.high,
         "e2e_speedup_geomean": e2e.value if e2e else None,
         "identical": row.sameness.identical, "samples": row.counts.samples_paired,
@@ -86,16 +91,23 @@ def ablation_markdown(rows: Sequence[dict[str, Any]]) -> str:
     ]  # fmt: skip
     lines = [heads, ["---"] * len(heads)]
     for row in rows:
-        interval = "" if row["decode_low"] is None else f" [{row['decode_low']:.2f}, {row['decode_high']:.2f}]"
+        value, low, high = (row[name] for name in ("decode_speedup_geomean", "decode_low", "decode_high"))
         lines.append([
             *([row["suite"]] if several else []), row["target"], row["draft"], str(row["exit"]), row["head"],
             row["losses"], row["refined"], f"{row['parameters']:,}", _number(row["held_out_alpha"], 3),
-            _number(row["alpha"], 3), _number(row["tau"], 2), _number(row["predicted_speedup"], 2),
-            f"{row['decode_speedup_geomean']:.2f}{interval}", _number(row["e2e_speedup_geomean"], 2),
+            _number(row["alpha"], 3), _number(row["tau"], 2), _predicted(row),
+            f"{value:.2f}" if low is None else interval(value, low, high), _number(row["e2e_speedup_geomean"], 2),
             "" if row["identical"] is None else f"{row['identical']}/{row['samples']}",
             *([row["quality_change"]] if tuned else []),
         ])  # fmt: skip
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _predicted(row: dict[str, Any]) -> str:
+    """The predicted speed-up; with the setting that it is for where another one was measured."""
+    told, own = [(row[f"{kind}gamma"], row[f"{kind}stop_below"]) for kind in ("predicted_", "")]
+    said = _number(row["predicted_speedup"], 2)
+    return said if not said or told == own else f"{said} (at γ {told[0]}, stop {told[1]:g})"
 
 
 def _number(value: float | None, digits: int) -> str:

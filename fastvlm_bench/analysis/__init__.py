@@ -35,6 +35,7 @@ floors.py       the bounds that a run must keep, for scripts
 verdict.py      all warnings; VALID or INVALID
 comparison.py   what `compare` computes
 comparable.py   which runs it shows when none is named
+best_cell.py    of a sweep: the fastest cell, and which cannot be told from it
 batch_sizes.py  runs at several batch sizes as rows
 audit.py        what `audit` computes: results files of other tools
 audit_rows.py   its numbers

@@ -11,7 +11,8 @@ from fastvlm_bench.analysis.speedup import adjusted, word
 from fastvlm_bench.analysis.statistics import Estimate, middle
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.errors import IncompatibleRuns, UsageError
-from fastvlm_bench.records.record import RUN_FILE, Run, read_run
+from fastvlm_bench.records.record import Run, read_run
+from fastvlm_bench.records.run_folders import run_folders
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,7 @@ class SizeRow:
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
     """Read the runs in these folders. Each is a run folder, or holds run folders. UsageError if there is no run."""
-    found: list[Path] = []
-    for folder in folders:
-        inner = sorted(path.parent for path in Path(folder).glob(f"*/{RUN_FILE}"))
-        found += inner if inner and not (folder / RUN_FILE).exists() else [folder]
-    if not found:
-        raise UsageError("name the run folders to put side by side, or a folder that holds them")
-    return [read_run(folder) for folder in found]
+    return [read_run(folder) for folder in run_folders(folders)[0]]
 
 
 def size_rows(runs: Sequence[Run]) -> list[SizeRow]:

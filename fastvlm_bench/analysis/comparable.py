@@ -40,20 +40,21 @@ class _Candidate:
         return differences(self.identity, other.identity, of_suites)
 
 
-def compare_newest(results_dir: Path) -> Comparison:
-    """What `compare` shows without arguments. UsageError where no two runs below the folder fit."""
-    found = find_comparable(results_dir)
+def compare_newest(results_dir: Path, folders: Sequence[Path] | None = None) -> Comparison:
+    """What `compare` shows of a folder of runs. UsageError where no two fit. folders: as in `find_comparable`."""
+    found = find_comparable(results_dir, folders)
     return compare(found.runs, of_suites=found.of_suites, left_out=found.left_out)
 
 
-def find_comparable(results_dir: Path) -> Comparable:
+def find_comparable(results_dir: Path, folders: Sequence[Path] | None = None) -> Comparable:
     """The newest runs below a folder that are comparable; where there are none, the newest that differ only in suites.
 
     A run that cannot be read, or has no sample, is left out. So is a sweep over batch sizes: `batches` shows those.
-    UsageError, with the reason and the remedy, if nothing remains that could stand side by side.
+    folders: the run folders, if they are not all that lie below `results_dir`. UsageError, with the reason and the
+    remedy, if nothing remains that could stand side by side.
     """
     results_dir = Path(results_dir)
-    candidates, left_out = _read(results_dir)
+    candidates, left_out = _read(results_dir, list_runs(results_dir) if folders is None else folders)
     candidates, sweeps = _without_sweeps(candidates, results_dir)
     left_out |= sweeps
     while True:
@@ -75,11 +76,11 @@ def find_comparable(results_dir: Path) -> Comparable:
     return Comparable(tuple(runs), of_suites, _sentences(left_out))
 
 
-def _read(results_dir: Path) -> tuple[list[_Candidate], dict[str, str]]:
-    """The runs below the folder, newest first, and name -> reason for those whose run.json is damaged."""
+def _read(results_dir: Path, folders: Sequence[Path]) -> tuple[list[_Candidate], dict[str, str]]:
+    """The runs of these folders, newest first, and name -> reason for those whose run.json is damaged."""
     found: list[_Candidate] = []
     damaged: dict[str, str] = {}
-    for folder in list_runs(results_dir):
+    for folder in folders:
         try:
             run = Run(folder, read_meta(folder), [])
             found.append(_Candidate(run, identity(run)))
@@ -87,7 +88,7 @@ def _read(results_dir: Path) -> tuple[list[_Candidate], dict[str, str]]:
             damaged[_name(folder, results_dir)] = str(error)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             damaged[_name(folder, results_dir)] = f"its run.json is damaged ({type(error).__name__}: {error})"
-    return found, damaged
+    return sorted(found, key=lambda c: str(c.run.meta.get("started_at") or ""), reverse=True), damaged
 
 
 def _with_samples(folder: Path) -> Run:
@@ -142,7 +143,7 @@ def _sentences(left_out: dict[str, str]) -> tuple[str, ...]:
 
 
 def _name(folder: Path, results_dir: Path) -> str:
-    return str(folder.relative_to(results_dir))
+    return str(folder.relative_to(results_dir) if folder.is_relative_to(results_dir) else folder)
 
 
 def _nothing(results_dir: Path, runs: Sequence[_Candidate], left_out: dict[str, str]) -> str:
@@ -155,7 +156,11 @@ def _nothing(results_dir: Path, runs: Sequence[_Candidate], left_out: dict[str, 
     if len(runs) == 1:
         return (f"{results_dir} has only one run to compare, {newest.run_id}{others}; make another with "
                 f"`fastvlm-bench run`, or see this one with `fastvlm-bench report {newest.folder}`")  # fmt: skip
-    fields = _some("; ", runs[0].differs(runs[1], of_suites=True))
+    differing = runs[0].differs(runs[1], of_suites=True)
+    fields = _some("; ", differing)
+    if all(field.startswith("batch size") for field in differing):
+        return (f"the runs in {results_dir} differ in their batch sizes, which `fastvlm-bench batches {results_dir}` "
+                f"puts side by side{others}; for a comparison name two runs of one batch size")  # fmt: skip
     return (f"no two of the {len(runs)} runs in {results_dir} are comparable: the newest, {newest.run_id}, and "
             f"{runs[1].run.run_id} differ in {fields}{others}; run again with the options of one of them, or name two "
             "folders and give --force")  # fmt: skip

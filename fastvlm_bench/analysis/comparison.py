@@ -1,6 +1,7 @@
 """Compares runs, sample by sample. Everything but the method must be the same in all of them."""
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +14,10 @@ from fastvlm_bench.analysis.quality import Quality, adjust, compare_quality, mar
 from fastvlm_bench.analysis.speedup import speedups
 from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio
 from fastvlm_bench.analysis.summary import Row, summarise
+from fastvlm_bench.analysis.verdict import Verdict, judge, stamped
 from fastvlm_bench.errors import IncompatibleRuns, UsageError
 from fastvlm_bench.records.record import Run
+from fastvlm_bench.records.storage import flatten
 
 SUITE_IDENTITY = ("version", "split", "sha256", "prompt", "max_new_tokens")
 MODEL_IDENTITY = ("weights_sha256", "dtype", "device", "attention")
@@ -49,7 +52,7 @@ class Comparison:
     """Rows by suite, then method, then run. `forced` lists the identity fields that differ: [] unless forced.
 
     of_suites: the runs are of different suites, so that samples have no partners. left_out: a sentence for each reason
-    why runs that were found are not shown.
+    why runs that were found are not shown. verdicts: one a run; an INVALID run is shown, and marked.
     """
 
     runs: tuple[Run, ...]
@@ -58,6 +61,7 @@ class Comparison:
     notes: tuple[str, ...]
     of_suites: bool = False
     left_out: tuple[str, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
 
 
 def identity(run: Run) -> dict[str, Any]:
@@ -71,18 +75,28 @@ def identity(run: Run) -> dict[str, Any]:
         if digest := suite.get("images_sha256"):  # records of 0.1 lack it
             fields[f"{suite['name']} images"] = digest
         ids = [sample["sample_id"] for sample in suite["samples"]]
-        digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:8]
-        fields[f"{suite['name']} samples"] = f"{len(ids)} (sha256 {digest})"
+        fields[f"{suite['name']} samples"] = f"{len(ids)} (sha256 {_digest(ids)})"
+        for text in ("prompt", "rendered"):  # as the data fill the template; as the model reads it
+            texts = [sample.get(text) for sample in suite["samples"]]
+            if all(each is not None for each in texts):
+                fields[f"{suite['name']} {text} texts"] = f"sha256 {_digest(texts)}"
     for name in MODEL_IDENTITY:
         fields[f"model {name}"] = meta["model"].get(name)
     if digest := meta["model"].get("processor_sha256"):  # records of 0.1 lack it
         fields["model processor_sha256"] = digest
+    for part in ("config", "processor"):  # older records lack them
+        fields |= flatten(meta["model"][part], f"model {part}") if part in meta["model"] else {}
     fields |= {name: environment.get(name) for name in HARDWARE}
     fields |= {f"config {name}": meta["config"].get(name) or None for name in CONFIG_IDENTITY}
     fields["batch size"] = batch_size(run)
     if (settings := in_force(run)) is not None:  # older records lack it
         fields["generation settings"] = settings
     return fields
+
+
+def _digest(texts: Sequence[Any]) -> str:
+    """Of texts that may hold anything, line breaks and lone surrogates too."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
 
 
 def differences(first: Mapping[str, Any], other: Mapping[str, Any], of_suites: bool = False) -> list[str]:
@@ -113,10 +127,11 @@ def compare(
     found, notes = differing(runs, of_suites)
     if found and not force:
         raise IncompatibleRuns(f"these runs cannot be compared: {'; '.join(found)}; --force shows them all the same")
-    base = arms(first)
+    base, summaries = arms(first), [summarise(run) for run in runs]
+    verdicts = [judge(run, own) for run, own in zip(runs, summaries, strict=True)]
     rows: list[ComparedRow] = []
     for index, run in enumerate(runs):
-        for row, arm in zip(summarise(run), arms(run), strict=True):
+        for row, arm in zip(stamped(summaries[index], verdicts[index]), arms(run), strict=True):
             against = _counterpart(arm, base) if index else None
             rows.append(_compared(index, row, arm, against, margin_of(first.meta["config"])))
     qualities = adjust([row.quality for row in rows])
@@ -126,7 +141,7 @@ def compare(
     rows = [row for row in rows if row.row.suite in suites]
     names = list(dict.fromkeys(row.row.settings.method_name for row in rows))
     rows.sort(key=lambda row: (suites.index(row.row.suite), names.index(row.row.settings.method_name)))
-    return Comparison(tuple(runs), tuple(rows), tuple(found), tuple(notes), of_suites, tuple(left_out))
+    return Comparison(tuple(runs), tuple(rows), tuple(found), tuple(notes), of_suites, tuple(left_out), tuple(verdicts))
 
 
 def differing(runs: Sequence[Run], of_suites: bool = False) -> tuple[list[str], list[str]]:

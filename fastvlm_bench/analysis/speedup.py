@@ -158,14 +158,14 @@ def speedups(
         theirs_s = [seconds(theirs, per_token) for _, theirs in own]
         return estimator(theirs_s, [seconds(ours, per_token) for ours, _ in own], [ours.image_id for ours, _ in own])
 
-    return combined(decoding, _decode_s), combined(paired, _e2e_s)
+    return combined(decoding, decode_seconds), combined(paired, e2e_seconds)
 
 
-def _decode_s(of: Measured, per_token: bool) -> float:
+def decode_seconds(of: Measured, per_token: bool) -> float:
     return of.decode_s / (of.tokens - 1) if per_token else of.decode_s
 
 
-def _e2e_s(of: Measured, per_token: bool) -> float:
+def e2e_seconds(of: Measured, per_token: bool) -> float:
     return of.e2e_s / of.tokens if per_token else of.e2e_s
 
 
@@ -188,8 +188,10 @@ def sample_ratios(paired: Sequence[Pair], per_token: bool = False) -> list[Sampl
         SampleRatio(
             ours.sample_id,
             ours.tokens,
-            _decode_s(theirs, per_token) / _decode_s(ours, per_token) if ours.decodes and theirs.decodes else None,
-            _e2e_s(theirs, per_token) / _e2e_s(ours, per_token),
+            decode_seconds(theirs, per_token) / decode_seconds(ours, per_token)
+            if ours.decodes and theirs.decodes
+            else None,
+            e2e_seconds(theirs, per_token) / e2e_seconds(ours, per_token),
         )
         for ours, theirs in by_batch(paired)
         if ours.e2e_s > 0

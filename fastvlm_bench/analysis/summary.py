@@ -26,7 +26,8 @@ class Row:
     and ratios, and None is what was not measured or is undefined. docs/measuring.md gives the formulas, and
     report/columns.py lists the fields as columns of the CSV.
 
-    method, reference: labels as typed. quality: an entry for each metric of the suite.
+    method, reference: labels as typed. quality: an entry for each metric of the suite. status: VALID or INVALID, of the
+    whole run; "" where it was not judged (`verdict.judged_rows` does that).
     """
 
     run_id: str
@@ -45,6 +46,7 @@ class Row:
     phases: Phases
     memory: Memory
     energy: Energy
+    status: str = ""
 
 
 def summarise(run: Run, margin: float | None = None) -> list[Row]:

@@ -1,7 +1,7 @@
 """Judges what a run's numbers may be used for: all warnings, and VALID or INVALID with the reasons."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastvlm_bench.analysis.arms import Arm, arms
@@ -16,8 +16,8 @@ from fastvlm_bench.analysis.notices import (
     spread_notices,
     stop_notices,
 )
-from fastvlm_bench.analysis.remedies import slowness_cause, untrained
-from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES, SLOWER, Speedup
+from fastvlm_bench.analysis.remedies import draft_notices, slower, slower_notices
+from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.errors import InvalidRun
 from fastvlm_bench.records.document_frequencies import cider_df
@@ -26,13 +26,16 @@ from fastvlm_bench.records.record import Run
 
 WARNINGS = (
     "ShortOutputs", "Diverged", "NearTies", "UnsteadyTarget", "SlowerThanReference", "UntrainedDraft",
-    "TooFewSamples", "NoisyMachine", "Throttled",
-    "NotIsolated", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples", "Outliers",
+    "UselessDrafts", "AllAccepted", "TooFewSamples", "NoisyMachine", "Throttled",
+    "NotIsolated", "Stalled", "DirtyTree", "EmbeddedData", "Refined", "SubsetCider", "OrderEffect", "FailedSamples",
+    "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
     "ScoringFailed", "FasterThanPredicted", "SlowerThanPredicted", "SecondsDoNotAddUp", "SlowReference",
     "ForeignLoop",
 )  # fmt: skip
 """The names of all warnings. docs/measuring.md explains each of them."""
+INVALID = "INVALID"
+"""The status of a run whose numbers must not be published."""
 SHORT_TOKENS, FEW_SAMPLES = 8, 20
 NOISY, VERY_NOISY = 0.10, 0.25
 
@@ -71,15 +74,28 @@ def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None
     own = arms(run)
     status = status or str(run.meta["status"])
     against = [tuple(row_reasons(run, row, status)) for row in rows]
+    judged = [(row, arm) for row, arm, found in zip(rows, own, against, strict=True)
+              if not (found and row.settings.foreign)]  # fmt: skip
+    warned = _Warned(run, judged)
     foreign = [_foreign(run, row, found) for row, found in zip(rows, against, strict=True)
                if found and row.settings.foreign]  # fmt: skip
-    of_rows = (
-        notice for row, arm, found in zip(rows, own, against, strict=True) for notice in _warnings(run, row, arm, rows)
-        if not (found and row.settings.foreign)
-    )  # fmt: skip
-    warnings = [*_run_warnings(run), *of_rows, *foreign, *order_effects(run, own), *drift_notices(run, own)]
+    of_rows = [notice for row, arm in judged for notice in _warnings(run, row, arm, rows, warned)]
+    slow = slower_notices(judged, warned.drafts, warned.short)
+    warnings = [*_run_warnings(run), *of_rows, *slow, *foreign, *order_effects(run, own), *drift_notices(run, own)]
     reasons = invalid_reasons(run, rows, own, status)
-    return Verdict("INVALID" if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
+    return Verdict(INVALID if reasons else "VALID", reasons, tuple(dict.fromkeys(warnings)))
+
+
+def judged_rows(run: Run, margin: float | None = None) -> tuple[list[Row], Verdict]:
+    """The rows of `summarise`, each with the status of the verdict, and the verdict: for what leaves the tool."""
+    rows = summarise(run, margin)
+    verdict = judge(run, rows)
+    return stamped(rows, verdict), verdict
+
+
+def stamped(rows: Iterable[Row], verdict: Verdict) -> list[Row]:
+    """The rows with the status of the verdict on their run."""
+    return [replace(row, status=verdict.status) for row in rows]
 
 
 def alpha_of(run: Run, method: str, share: tuple[float, float]) -> str:
@@ -123,11 +139,37 @@ def _run_warnings(run: Run) -> Iterable[Notice]:
             f"of the samples, {late} on the last; its numbers belong to no fixed draft",
         )
     for recorded in run.meta.get("warnings") or []:
-        if recorded["name"] in ("Throttled", "NotIsolated"):  # seen while it ran; the lines do not show it
+        if recorded["name"] in ("Throttled", "NotIsolated", "Stalled"):  # seen while it ran; the lines do not show it
             yield Notice(recorded["name"], recorded["message"])
 
 
-def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row]) -> Iterable[Notice]:
+class _Warned:
+    """What is said of a run that explains other findings, which then are not told: one warning for each cause.
+
+    short: the suites of short answers. drafts: (suite, method) -> the warnings of its drafts. slow_reference: likewise
+    the warnings of a reference that is slow by itself; suspect: the suites of such rows.
+    """
+
+    def __init__(self, run: Run, judged: Sequence[tuple[Row, Arm]]) -> None:
+        layers = run.meta["model"].get("layers")
+        self.short = {row.suite for row, _ in judged if row.method == row.reference and _is_short(row)}
+        self.drafts: dict[tuple[str, str], tuple[Notice, ...]] = {}
+        self.slow_reference: dict[tuple[str, str], tuple[Notice, ...]] = {}
+        for row, arm in judged:
+            place, where = (row.suite, row.method), f"{row.suite}, {row.method}"
+            if row.method != row.reference:
+                if found := tuple(draft_notices(row, arm, where, layers, row.suite in self.short)):
+                    self.drafts[place] = found
+                if found := tuple(slow_reference(row, arm, where)):
+                    self.slow_reference[place] = found
+        self.suspect = {suite for suite, _ in self.slow_reference}
+
+
+def _is_short(row: Row) -> bool:
+    return row.times.new_tokens_median is not None and row.times.new_tokens_median < SHORT_TOKENS
+
+
+def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row], warned: _Warned) -> Iterable[Notice]:
     where, settings, counts = f"{row.suite}, {row.method}", row.settings, row.counts
     if row.method == row.reference:
         yield from stop_notices(run, row)
@@ -145,19 +187,18 @@ def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row]) -> Iterable[Not
         yield Notice("TooFewSamples", f"{row.suite}: {batches} batches of {settings.batch_size}; an interval "
                      f"needs {FEW_SAMPLES} to be worth reading; raise --limit, or lower --batch-size")  # fmt: skip
     yield from differing_notices(row, rows)
-    yield from untrained(row, arm, where)
+    yield from warned.drafts.get((row.suite, row.method), ())
     yield from spread_notices(row, where)
-    yield from slow_reference(row, arm, where)
+    yield from warned.slow_reference.get((row.suite, row.method), ())
     for quality in row.quality:
         if quality.failure:
             yield Notice("ScoringFailed", f"{where}: {quality.metric} could not be computed ({quality.failure}); times "
                          "stand, and `report` computes it again from the records")  # fmt: skip
     if not settings.compared:  # it decodes everything twice, so its speed is no surprise
         return
-    yield from prediction_notices(row, where)
-    if slower := _slower(row.speedup):
-        yield Notice("SlowerThanReference", f"{where}: {slower} as fast as {row.reference}; "
-                     f"{slowness_cause(row)}")  # fmt: skip
+    told = {"SlowerThanPredicted"} if slower(row.speedup) else set()
+    told |= {"FasterThanPredicted"} if row.suite in warned.suspect else set()
+    yield from (notice for notice in prediction_notices(row, where) if notice.name not in told)
 
 
 def _batches(row: Row) -> int | None:
@@ -166,18 +207,9 @@ def _batches(row: Row) -> int | None:
     return estimate.n if row.settings.batch_size > 1 and estimate is not None else None
 
 
-def _slower(speedup: Speedup) -> str:
-    """What is slower than the reference, and how much: "decoding is 0.85x"; "" where nothing is."""
-    judged = (("decoding", speedup.decode_speedup_geomean, speedup.decode_speedup_verdict),
-              ("end to end", speedup.e2e_speedup_geomean, speedup.e2e_speedup_verdict))  # fmt: skip
-    found = (f"{phase} is {estimate.value:.2f}x" for phase, estimate, verdict in judged
-             if estimate is not None and verdict == SLOWER)  # fmt: skip
-    return next(found, "")
-
-
 def _reference_warnings(row: Row) -> Iterable[Notice]:
     tokens, spread = row.times.new_tokens_median, row.times.tpot_spread
-    if tokens is not None and tokens < SHORT_TOKENS:
+    if _is_short(row):
         yield Notice("ShortOutputs", f"{row.suite}: the median answer has {tokens:g} tokens, so prefill "
                      "decides and drafting cannot show; choose a suite with longer answers")  # fmt: skip
     if spread is not None and spread > NOISY:

@@ -1,6 +1,7 @@
 """The application: its commands in the order of its help, the options before any command, and the console script."""
 
 import signal
+import sys
 from typing import Annotated
 
 import typer
@@ -13,8 +14,9 @@ from fastvlm_bench.cli.run import run
 from fastvlm_bench.cli.skip_search import skip_search
 from fastvlm_bench.cli.streams import make_patient
 from fastvlm_bench.cli.suites import suites_app
+from fastvlm_bench.cli.sweep import sweep, tune
 from fastvlm_bench.cli.train import ablate, train
-from fastvlm_bench.errors import WriteFailed
+from fastvlm_bench.errors import Terminated, WriteFailed
 
 PROGRAM = "fastvlm-bench"
 """Its name however it was started: as the console script, or as `python -m fastvlm_bench`."""
@@ -30,7 +32,7 @@ app = typer.Typer(
 )
 
 for panel, commands in (
-    (MEASURE, (run, train, skip_search, ablate)),
+    (MEASURE, (run, sweep, tune, train, skip_search, ablate)),
     (
         READ,
         (
@@ -70,9 +72,12 @@ def main() -> None:
                        "elsewhere", err=True)  # fmt: skip
             raise SystemExit(WriteFailed.exit_code) from None
         raise
+    except Terminated:  # after the run itself has ended
+        sys.exit(128 + signal.SIGTERM)
     finally:
-        # The exit code is known. A Ctrl-C while the interpreter shuts down would replace it by that of a killed process.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # The exit code is known. A signal while the interpreter shuts down would replace it by that of a killed process.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

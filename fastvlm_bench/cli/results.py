@@ -9,7 +9,7 @@ from fastvlm_bench.cli.options import RESULTS, Details, Metric, Trackers
 from fastvlm_bench.visible import note, visible
 
 # fmt: off
-RunFolders = Annotated[list[Path] | None, typer.Argument(help="Run folders; left out: the newest under results/.")]
+RunFolders = Annotated[list[Path] | None, typer.Argument(help="Run folders, or folders of them; left out: the newest under results/.")]
 Results = Annotated[Path, typer.Option(metavar="DIR", help="Where to look for runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 RequireValid = Annotated[bool, typer.Option("--require-valid", help="Exit with 8 if a run is INVALID.")]
@@ -72,20 +72,29 @@ def compare(
     require_valid: RequireValid = False,
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
-    """Put runs side by side, with paired intervals; refuses runs that are not comparable."""
+    """Put runs side by side, with paired intervals; refuses runs that are not comparable.
+
+    Of a folder of runs, the newest that can be compared are shown, and the others named.
+    """
     from fastvlm_bench.analysis.comparable import compare_newest
     from fastvlm_bench.analysis.comparison import compare as compare_runs
-    from fastvlm_bench.analysis.verdict import judge
     from fastvlm_bench.analysis.verdict import require_valid as all_valid
     from fastvlm_bench.errors import UsageError
+    from fastvlm_bench.records.record import RUN_FILE
     from fastvlm_bench.report.compare import print_comparison
 
     if force and not runs:
         raise UsageError("--force is for runs that are named; without names, those that can be compared are compared")
-    found = compare_runs(_runs(runs, results), force=force) if runs else compare_newest(results)
+    if not runs:
+        found = compare_newest(results)
+    elif force or all((folder / RUN_FILE).exists() or not folder.is_dir() for folder in runs):
+        found = compare_runs(_runs(runs, results), force=force)
+    else:
+        _ask_for_no_results(runs, results)
+        found = compare_newest(runs[0] if len(runs) == 1 else Path(), _named(runs))
     print_comparison(found)
     if require_valid:
-        all_valid([(run, judge(run)) for run in found.runs])
+        all_valid(zip(found.runs, found.verdicts, strict=True))
 
 
 def report(
@@ -101,8 +110,7 @@ def report(
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
     """Print what a run found, from its records alone: one screen, or every table with --details."""
-    from fastvlm_bench.analysis.summary import summarise
-    from fastvlm_bench.analysis.verdict import judge
+    from fastvlm_bench.analysis.verdict import judged_rows
     from fastvlm_bench.analysis.verdict import require_valid as all_valid
     from fastvlm_bench.errors import UsageError
     from fastvlm_bench.records.storage import check_target_file
@@ -127,9 +135,11 @@ def report(
     read = _runs(runs, results)
     if memory_picture is not None and len(read) > 1:
         raise UsageError(f"--memory-picture is of one run, not of {len(read)}: name its folder")
-    told = [summarise(found, margin) for found in read]
-    for found, rows in zip(read, told, strict=True):
-        judged.append((found, judge(found, rows)))
+    told = []
+    for found in read:
+        rows, verdict = judged_rows(found, margin)
+        told.append(rows)
+        judged.append((found, verdict))
         if html is None and plots is None:
             printing(found, rows=rows, verdict=judged[-1][1])
         if memory_picture is not None:
@@ -156,9 +166,12 @@ def show(
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
     """Show answers token by token: what was drafted and accepted, what was rejected, what the target said instead."""
+    from fastvlm_bench.errors import UsageError
     from fastvlm_bench.report.shown import print_shown, save_picture
 
-    (found,) = _runs([run] if run else None, results)
+    found, *others = _runs([run] if run else None, results)
+    if others:
+        raise UsageError(f"{run} holds {1 + len(others)} runs, and show is of one: name its folder")
     asked: dict[str, Any] = {"suite": suite, "samples": sample or (), "methods": method or ()}
     if svg is not None:
         save_picture(found, svg, **asked)
@@ -226,14 +239,32 @@ def _runs(folders: list[Path] | None, results: Path) -> list[Any]:
     from fastvlm_bench.errors import UsageError
     from fastvlm_bench.records.record import list_runs, read_run
 
-    if folders and results != RESULTS:
+    if folders:
+        _ask_for_no_results(folders, results)
+        found = _named(folders)
+    else:
+        found = list_runs(results)[:1]
+    if not found:
+        raise UsageError(f"no run under {results}; make one with fastvlm-bench run, or name a run folder")
+    return [read_run(folder) for folder in found]
+
+
+def _ask_for_no_results(folders: list[Path], results: Path) -> None:
+    from fastvlm_bench.errors import UsageError
+
+    if results != RESULTS:
         raise UsageError(f"--results {results} is where runs are looked for that are not named; leave it out, or leave "
                          f"out {folders[0]}")  # fmt: skip
-    if not folders:
-        folders = list_runs(results)[:1]
-    if not folders:
-        raise UsageError(f"no run under {results}; make one with fastvlm-bench run, or name a run folder")
-    return [read_run(folder) for folder in folders]
+
+
+def _named(folders: list[Path]) -> list[Path]:
+    """The run folders that are meant; a note tells which of the folders hold none."""
+    from fastvlm_bench.records.run_folders import run_folders
+
+    found, empty = run_folders(folders)
+    if empty:
+        note(f"no run in {', '.join(map(str, empty))}")
+    return found
 
 
 def print_rows(rows: list[tuple[str, str]]) -> None:

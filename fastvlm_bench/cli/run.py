@@ -33,7 +33,7 @@ from fastvlm_bench.cli.options import (
 
 def run(
     context: typer.Context,
-    suite: Annotated[list[str] | None, typer.Option("--suite", "-s", metavar="NAME", help="A suite, repeatable; see `suites`.", rich_help_panel=WHAT)] = None,
+    suite: Annotated[list[str] | None, typer.Option("--suite", "-s", metavar="NAME", help="A suite, by its name (see `suites`) or the path of a file, NAME.toml; repeatable.", rich_help_panel=WHAT)] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="The suite's split; default: embedded, or what --data holds.", rich_help_panel=WHAT)] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the real data set, in its official layout or as parquet; or hf:OWNER/NAME[@REVISION] of the hub.", rich_help_panel=WHAT)] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first so many samples of each suite.", rich_help_panel=WHAT)] = None,
@@ -79,7 +79,7 @@ def run(
     metric: Metric = None,
     java: Annotated[bool, typer.Option("--java/--no-java", help="METEOR and SPICE of captions, too; needs Java and the extra coco-java.", rich_help_panel=MEASUREMENT)] = False,
     out: Annotated[Path, typer.Option("--out", "--output", "-o", metavar="DIR", help="Folder that gets the run's folder.", rich_help_panel=OUTPUT)] = RESULTS,
-    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with an interrupted run's folder.", rich_help_panel=OUTPUT)] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with an interrupted run's folder; options that are not given are those of that run.", rich_help_panel=OUTPUT)] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table as CSV, and FILE-samples.csv beside it.", rich_help_panel=OUTPUT)] = None,
     predictions_out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write FILE-suite-method.json in the official results format.", rich_help_panel=OUTPUT)] = None,
     json: Annotated[bool, typer.Option("--json/--no-json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)] = False,
@@ -91,6 +91,7 @@ def run(
     config: Config = None,
 ) -> None:  # fmt: skip
     """Decode each sample with each method in turn and report speed, acceptance, memory and quality."""
+    from fastvlm_bench.cli.resuming import as_recorded
     from fastvlm_bench.config import RunConfig
     from fastvlm_bench.errors import UsageError
     from fastvlm_bench.measuring.batch_sweep import parse_sizes, run_sizes
@@ -100,7 +101,7 @@ def run(
     check_trackers(trackers or [])
     chosen: dict[str, Any] = {"suites": tuple(suite)} if suite else {}
     chosen |= {"methods": tuple(method)} if method else {}
-    asked = RunConfig(
+    options: dict[str, Any] = dict(
         **chosen, model=chosen_model(context, model, revision), draft=draft, gamma=gamma, exit_layer=exit_layer,
         split=split, data=str(data) if data else None, limit=limit, repeats=repeats, warmup=warmup,
         max_new_tokens=max_new_tokens, prompt_set=prompt_set, prompt=prompt,
@@ -111,6 +112,7 @@ def run(
         temperature=temperature, top_p=top_p, top_k=top_k, ignore_eos=ignore_eos, phases=phases,
         invocations=invocations, until_width=until_width, budget=budget, energy=energy, batch_size=sizes[0],
     )  # fmt: skip
+    asked = RunConfig.from_dict(as_recorded(context, options, resume))
     from fastvlm_bench.measuring.benchmark import run_benchmark
 
     if quiet:

@@ -70,13 +70,14 @@ def skip_search(
     config: Config = None,
 ) -> None:  # fmt: skip
     """Find which of a model's attentions and MLPs to skip while it drafts, for `run -m draft-verify:draft=DIR`."""
+    from fastvlm_bench.suites.definition import known_suite
     from fastvlm_bench.training.skip_settings import SkipSettings
 
     paths: dict[str, Any] = {
         key: None if path is None else str(path) for key, path in (("data", data), ("images", images), ("prompts", prompts))
     }  # fmt: skip
     settings = SkipSettings(
-        out=str(out), model=chosen_model(context, model, revision), suites=tuple(suite or ()), **paths, split=split,
+        out=str(out), model=chosen_model(context, model, revision), suites=tuple(map(known_suite, suite or ())), **paths, split=split,
         prompt_set=prompt_set, prompt=prompt, samples=samples, held_out=held_out, max_new_tokens=max_new_tokens,
         evaluations=evaluations, budget=budget, seed=seed, device=device, dtype=dtype, device_map=device_map, attn=attn,
         quantize=quantize, trust_remote_code=trust_remote_code, offline=offline, threads=threads, restart=restart,

@@ -90,11 +90,12 @@ def train(
     config: Config = None,
 ) -> None:  # fmt: skip
     """Train an imitation head for a model's own early layers; the model itself stays as it is."""
+    from fastvlm_bench.suites.definition import known_suite
     from fastvlm_bench.training.settings import TrainSettings
 
     chosen: dict[str, Any] = {"heads": tuple(head)} if head else {}
     settings = TrainSettings(
-        out=str(out), model=chosen_model(context, model, revision), suites=tuple(suite or ()), data=_text(data),
+        out=str(out), model=chosen_model(context, model, revision), suites=tuple(map(known_suite, suite or ())), data=_text(data),
         split=split, images=_text(images), prompts=_text(prompts), prompt_set=prompt_set, prompt=prompt,
         exit_layers=tuple(exit_layer.split(",")),
         loss=loss, on_policy=on_policy, references=references, samples=samples, held_out=held_out,
@@ -152,9 +153,10 @@ def ablate(
     """Train many recipes on the same texts, measure them on the same samples, and write one table."""
     from fastvlm_bench.config import RunConfig
     from fastvlm_bench.drafts.manifest import decoded_by
+    from fastvlm_bench.suites.definition import known_suite
     from fastvlm_bench.training.settings import TrainSettings, whole_numbers
 
-    suites, model = tuple(suite or ("describe",)), chosen_model(context, model, revision)
+    suites, model = tuple(map(known_suite, suite or ("describe",))), chosen_model(context, model, revision)
     loading: dict[str, Any] = {
         "device": device, "dtype": dtype, "device_map": device_map, "attn": attn, "quantize": quantize,
         "trust_remote_code": trust_remote_code, "offline": offline,

@@ -19,5 +19,6 @@ eagle3.py       drafts with an EAGLE-3 head, which reads three states of the tar
 eagle.py        drafts with an EAGLE-1/2 head, which reads the last one
 mtp.py          drafts with the mtp layer in the target's own checkpoint
 hf_generate.py  the loop of transformers, to check that `standard` is no slower
+advice.py       γ and stop_below by a draft's advice, where the user typed none
 build.py        builds a method from its specification and finds its draft
 """

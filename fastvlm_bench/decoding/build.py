@@ -2,10 +2,11 @@
 
 import hashlib
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fastvlm_bench.decoding.advice import advised
 from fastvlm_bench.drafts.imitation_head import WEIGHTS, Draft
 from fastvlm_bench.drafts.manifest import choose_draft
 from fastvlm_bench.drafts.skip_set import choose_skip_set
@@ -47,25 +48,34 @@ def check_options(name: str, kind: type[Method]) -> None:
                          "parameter of that name")  # fmt: skip
 
 
-def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -> Built:
+def build(
+    spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock, loaded: dict[Path, Draft] | None = None
+) -> Built:
     """Build one method on a loaded target. UsageError where no draft fits, or the exit layer is out of range.
 
     drafts: a draft folder or a folder of draft folders; None where there is none. The parameters of a method's
-    constructor are named like its options; it may also take `draft`, `clock` and `target`.
+    constructor are named like its options; it may also take `draft`, `clock` and `target`. loaded: the drafts of
+    methods built before, which are shared, and to which this one's is added; None loads it anew.
     """
     options: dict[str, Any] = dict(spec.options)
+    advice: dict[str, Any] = {}
     kind, draft, named, count = method_class(spec.name), None, dict[str, str](), len(target.layers)
     skip_set: Path | None = None
     check_options(spec.name, kind)
     if METHODS[spec.name].trained:
         wish = {key: options.get(key) for key in ("head", "exit_layer", "draft")}
         folder = choose_draft(drafts, model=target.id, kinds=METHODS[spec.name].heads, **wish)
-        draft = Draft.load(folder, target.model)
+        draft = loaded.get(folder) if loaded is not None else None
+        draft = draft or Draft.load(folder, target.model)
+        if loaded is not None:
+            loaded[folder] = draft
         named = {"name": folder.resolve().name, "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
         assert draft.manifest is not None
         options["head"] = draft.manifest.head
         if not draft.manifest.at_the_end:
             options["exit_layer"] = draft.exit_layer
+        advice = advised(spec, draft.manifest, folder)
+        spec, options = replace(spec, options={**spec.options, **advice}), {**options, **advice}
     elif METHODS[spec.name].skips:
         skip_set = choose_skip_set(drafts, model=target.id, draft=options.get("draft"), layers=count)
         options["draft"] = str(skip_set)
@@ -84,6 +94,8 @@ def build(spec: MethodSpec, target: Target, drafts: Path | None, clock: Clock) -
         "options": options, "draft": {**vars(draft.manifest), **named} if draft and draft.manifest else method.drafter,
         "extra_bytes": draft.weight_bytes if draft else method.weight_bytes,
     }  # fmt: skip
+    if advice:
+        described["advised"] = advice
     if not METHODS.own(spec.name):  # no commit of this project names its code
         described["file_sha256"] = hashlib.sha256(METHODS.path(spec.name).read_bytes()).hexdigest()
     return Built(spec.label, method, METHODS[spec.name].lossless, options.get("exit_layer"), described)

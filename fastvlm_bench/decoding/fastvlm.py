@@ -12,6 +12,8 @@ token, except for near-ties in half precision; with sampling it has the target's
 stopped. A row is one sequence of a batch. Tokens are given as one list per row, and each row accepts its own drafts.
 """
 
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +40,19 @@ class FastVLM(Method):
 
     draft: a loaded draft, or a folder from which the first call loads it. gamma: γ, most tokens drafted per round.
     stop_below: drafting stops where the likeliest next token is less probable than this, so that no verification is
-    spent on a doubtful draft (0 = never, as in the paper; the command line's default is 0.5). ValueError for values
-    out of range.
+    spent on a doubtful draft (0 = never, as in the paper; the command line's default is 0.5). streamer: as in
+    `Method`. ValueError for values out of range.
     """
 
     def __init__(
-        self, draft: Draft | Path, *, gamma: int = 10, stop_below: float = 0.0, clock: Clock | None = None
-    ) -> None:
+        self, draft: Draft | Path, *, gamma: int = 10, stop_below: float = 0.0, streamer: Any = None,
+        clock: Clock | None = None,
+    ) -> None:  # fmt: skip
         if gamma < 1 or not 0.0 <= stop_below < 1.0:
             raise ValueError(f"gamma must be at least 1 and stop_below within 0 .. 1, not {gamma} and {stop_below}")
         super().__init__(clock=clock)
-        self.draft, self.gamma, self.stop_below = draft, gamma, stop_below
+        self.draft, self.gamma, self.stop_below, self.streamer = draft, gamma, stop_below, streamer
+        self._fits: Callable[[], Any] = lambda: None  # the model that the draft was last seen to fit
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, model: Any = None, **options: Any) -> "FastVLM":
@@ -63,6 +67,9 @@ class FastVLM(Method):
         if isinstance(self.draft, Path):
             self.draft = Draft.load(self.draft, model)
         draft: Draft = self.draft
+        if self._fits() is not model:
+            draft.check_shape(model)
+            self._fits = weakref.ref(model)
         return draft
 
     def begin(self, session: Session) -> None:

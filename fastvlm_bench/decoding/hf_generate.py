@@ -103,9 +103,12 @@ class HfGenerate(Method):
         ran = timed_loop(model, input_ids, prepared, self.clock)
         given = prepared["generation_config"].eos_token_id
         eos = [given] if isinstance(given, int) else list(given or [])
+        padding = getattr(prepared["generation_config"], "_pad_token_tensor", None)
+        filled = None if padding is None else set(padding.reshape(-1).tolist()).__contains__
         rows = list[Row]()
         for place, tokens in enumerate(ran.new):
-            end, stop = output_end(input_ids[place : place + 1], tokens, eos, most - input_ids.shape[1], criteria)
+            prompt, limit = input_ids[place : place + 1], most - input_ids.shape[1]
+            end, stop = output_end(prompt, tokens, eos, limit, criteria, filled)
             rows.append(Row(place, 0, tokens[:end], stop))
         decode_s = ran.ended - ran.first
         passes = max(len(row.tokens) for row in rows) - 1

@@ -182,6 +182,11 @@ def chosen_aux(head: HeadFormat, layers: int, text: str | None = None) -> tuple[
     return ids
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """The value where it is an object, else an empty one: loading tells what is wrong with the file."""
+    return value if isinstance(value, Mapping) else {}
+
+
 @dataclass(frozen=True)
 class TargetFormat:
     """What a head must fit, of a target's configuration. sections: as `HeadFormat.sections`."""
@@ -197,8 +202,8 @@ class TargetFormat:
     @classmethod
     def of(cls, name: str, config: Mapping[str, Any]) -> "TargetFormat":
         """config: a target's config.json, or the same as a dictionary."""
-        text = config.get("text_config") or config
-        rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+        text = _mapping(config.get("text_config")) or config
+        rope = {**_mapping(text.get("rope_scaling")), **_mapping(text.get("rope_parameters"))}
 
         def number(key: str) -> int | None:
             return text[key] if isinstance(text.get(key), int) else None

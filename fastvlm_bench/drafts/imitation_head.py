@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from fastvlm_bench.drafts.heads import ImitationHead, floating, new_head
-from fastvlm_bench.drafts.manifest import MANIFEST, Manifest, first_line, read_manifest
+from fastvlm_bench.drafts.manifest import MANIFEST, Manifest, check_unaltered, checksum, first_line, read_manifest
 from fastvlm_bench.drafts.reduced_vocabulary import ReducedOutput
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.fingerprint import weights_sha256
@@ -59,11 +59,27 @@ class Draft:
         if self.output is not None:
             weights[VOCABULARY] = self.output.ids.to("cpu").contiguous()
         save_file(weights, folder / WEIGHTS)
-        (folder / MANIFEST).write_text(json.dumps(asdict(self.manifest), indent=2) + "\n")
+        fields = asdict(self.manifest)
+        fields["checksum"] = checksum(fields, (folder / WEIGHTS).read_bytes())
+        (folder / MANIFEST).write_text(json.dumps(fields, indent=2) + "\n")
+
+    def check_shape(self, model: Any) -> None:
+        """UsageError where a draft that was loaded for one model is used with another that it does not fit."""
+        if self.manifest is None:
+            return
+        for name, found in (("target_layers", len(decoder_layers(model))),
+                            ("target_width", output_embeddings(model).in_features),
+                            ("target_vocabulary", output_embeddings(model).out_features)):  # fmt: skip
+            if getattr(self.manifest, name) != found:
+                raise UsageError(f"this draft was loaded for a model with {getattr(self.manifest, name)} as its "
+                                 f"{name.removeprefix('target_')}, not {found}; load one for this model")  # fmt: skip
 
     @classmethod
     def load(cls, folder: Path, model: Any) -> "Draft":
-        """Read a draft folder for `model`; UsageError if it was made for another target or is damaged."""
+        """Read a draft folder for `model`; UsageError if it was made for another target or is damaged.
+
+        CorruptRecord where its checksum says that it was altered.
+        """
         manifest = read_manifest(folder)
         check_fit(manifest, model, folder)
         layers = decoder_layers(model)
@@ -81,6 +97,7 @@ class Draft:
             raise UsageError(
                 f"{folder / WEIGHTS}: not this head's weights ({first_line(error)}); train it again"
             ) from None
+        check_unaltered(folder, WEIGHTS)
         output = None
         if vocabulary is not None:
             output = ReducedOutput(output_embeddings(model), vocabulary.to(like.device))

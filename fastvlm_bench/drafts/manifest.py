@@ -1,15 +1,18 @@
 """Draft folders and their manifests: what a draft is, and which one a user means. Without torch."""
 
+import hashlib
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
-from fastvlm_bench.errors import UsageError
+from fastvlm_bench.errors import CorruptRecord, UsageError
 
 MANIFEST = "manifest.json"
+OPEN = ("checksum", "default", "advice", "tuned")
+"""Fields that users and `tune` set after the draft was saved: its checksum leaves them out."""
 HEAD_LAYERS = {"linear": 0, "mlp": 0, "gated-mlp": 0, "attention": 1, "twig": 2, "eagle": 1}
 """Imitation head -> how many layers of the target's kind it has unless its options say otherwise."""
 AT_THE_END = {"medusa": 5}
@@ -33,7 +36,9 @@ class Manifest:
     exit_layer: after which of the target's layers the head stands; after the last one for the kinds of `AT_THE_END`.
     head_options: the head's own, such as its depth. draft_vocabulary: how many token ids it may draft, 0 for all.
     validation: α by suite, measured on held-out samples when it was trained. advice: the γ and stop_below with the
-    best predicted speed-up on the machine that trained it, and that prediction.
+    best predicted speed-up on the machine that trained it, and that prediction; `tune` replaces them by what it
+    measured, and `tuned` says on what. `run` takes γ and stop_below from it where the user did not type them. checksum:
+    of the weights' file and of the fields that are not `OPEN`; "" in drafts of older versions.
     """
 
     exit_layer: int
@@ -51,7 +56,9 @@ class Manifest:
     head_options: dict[str, int] = field(default_factory=dict)
     draft_vocabulary: int = 0
     advice: dict[str, float] = field(default_factory=dict)
+    tuned: dict[str, Any] = field(default_factory=dict)
     format_version: int = 1
+    checksum: str = ""
 
     @property
     def at_the_end(self) -> bool:
@@ -71,6 +78,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise UsageError(f"no draft at {folder}: {MANIFEST} is missing; give a folder that training wrote")
     try:
         manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        _check_types(manifest)
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"{path}: not a draft's manifest ({first_line(error)}); train the draft again") from None
     layers = manifest.target_layers
@@ -80,6 +88,39 @@ def read_manifest(folder: Path) -> Manifest:
     if not manifest.at_the_end and not 1 <= manifest.exit_layer < layers:
         raise UsageError(f"{path}: exit layer {manifest.exit_layer} is not within 1 .. {layers - 1}")
     return manifest
+
+
+def _check_types(manifest: Manifest) -> None:
+    """TypeError for a field whose value, or the values in it, are not of its type."""
+    for name, kind in get_type_hints(Manifest).items():
+        value = getattr(manifest, name)
+        of_values = get_args(kind)[1:]
+        if not _is(value, get_origin(kind) or kind) or not all(_is(v, k) for k in of_values for v in value.values()):
+            raise TypeError(f"{name} is {str(value)[:40]!r}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kind is Any:
+        return True
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def checksum(fields: Mapping[str, Any], weights: bytes) -> str:
+    """SHA-256 of a manifest's fields but those of `OPEN`, and of the bytes of the weights' file."""
+    own = {name: value for name, value in fields.items() if name not in OPEN}
+    text = json.dumps(own, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(text + b"\n" + hashlib.sha256(weights).hexdigest().encode()).hexdigest()
+
+
+def check_unaltered(folder: Path, weights: str) -> None:
+    """CorruptRecord where a draft's manifest or its weights' file is not as it was saved. Nothing for older drafts."""
+    fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    told = fields.get("checksum")
+    if told and told != checksum(fields, (folder / weights).read_bytes()):
+        raise CorruptRecord(f"{folder}: {MANIFEST} and {weights} were altered after the draft was saved: they do not "
+                            "fit its checksum; restore them from a copy, or train the draft again")  # fmt: skip
 
 
 def read_manifests(root: Path) -> dict[Path, Manifest]:
@@ -127,13 +168,14 @@ def draft_folder(text: str, offline: bool = False, files: Sequence[str] = DRAFT_
 
 def choose_draft(
     root: Path | None, *, head: str | None, exit_layer: int | None, model: str, draft: str | None = None,
-    kinds: Collection[str] = tuple(HEAD_LAYERS),
+    kinds: Collection[str] = tuple(HEAD_LAYERS), tell: Callable[[str], None] | None = None,
 ) -> Path:  # fmt: skip
     """The draft folder with the wanted head and exit layer; UsageError, which lists what is there, if there is none.
 
-    Of several that fit, the default draft is taken, else the one with the highest predicted speed-up. root: a draft
-    folder, or a folder of draft folders. draft: the name of one of those. model: what the user typed, for messages.
-    kinds: the heads that the method takes; drafts of other kinds are passed over.
+    Of several that fit, the default draft is taken, else the one with the highest predicted speed-up: as training has
+    predicted it from measured costs, where all say that. tell: is told if several call themselves the default. root: a
+    draft folder, or a folder of draft folders. draft: the name of one of those. model: what the user typed, for
+    messages. kinds: the heads that the method takes; drafts of other kinds are passed over.
     """
     if root is None:
         raise UsageError(f"model '{model}' comes without a draft: give one with --draft FOLDER")
@@ -157,7 +199,14 @@ def choose_draft(
         wishes = (("draft", draft), ("head", head), ("exit_layer", exit_layer))
         wish = ",".join(f"{k}={v}" for k, v in wishes if v is not None)
         raise UsageError(f"no draft with {wish} under {root}; there is {there}")
-    return max(fitting, key=lambda f: (fitting[f].default, predicted_speedup(fitting[f])))
+    advised = {f: m.advice.get("speedup") for f, m in fitting.items()}
+    promise = {f: predicted_speedup(m) if None in advised.values() else advised[f] or 0.0 for f, m in fitting.items()}
+    chosen = max(fitting, key=lambda f: (fitting[f].default, promise[f]))
+    others = [f.name for f, m in fitting.items() if m.default and f != chosen]
+    if tell is not None and fitting[chosen].default and others:
+        tell(f"{', '.join([chosen.name, *others])} under {root} all call themselves the default draft; "
+             f"{chosen.name} is taken, of which most is predicted; name one by draft=")  # fmt: skip
+    return chosen
 
 
 def predicted_speedup(draft: Manifest, gamma: int = 6) -> float:

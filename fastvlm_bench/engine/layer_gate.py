@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.engine.cache_view import text_cache
 from fastvlm_bench.engine.recurrent_state import make_restorable, undoable
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers, replaced
 from fastvlm_bench.models.t5 import handing_on, shares_position_bias
 
@@ -114,7 +116,9 @@ class LayerGate:
                 states = self.kept[0] if len(self.kept) == 1 else torch.cat(self.kept, dim=1)
             elif fills and head is not None:  # prefill: the head runs over the prompt once, to fill its KV
                 if self.head_cache is not None:
-                    self.head_cache = like_cache(kwargs.get("past_key_values"), self.exit_layer, self.head_cache)
+                    target_cache = kwargs.get("past_key_values")
+                    self.head_cache = like_cache(target_cache, self.exit_layer, self.head_cache)
+                    check_seen(target_cache, self.exit_layer, self.head_cache)
                 if head.recurs:  # it also needs the last layer's states, so `_remember` runs it
                     self._prompt = (states, args, self._with_own_cache(kwargs))
                 else:
@@ -210,20 +214,31 @@ def like_cache(cache: Any, exit_layer: int, default: Any) -> Any:
     """An empty cache for the head, with the kinds of layer (full, sliding, cross-attending) that follow the exit.
 
     cache: the target's. Its layers from the exit on are copied before the prompt reaches them, so the copies are empty.
-    default: returned where the cache has no layers, or has already seen a prompt.
+    default: returned where the cache has no layers, or has already seen a part of the prompt.
     """
     if hasattr(cache, "self_attention_cache"):
         own, cross = (
             like_cache(part, exit_layer, default) for part in (cache.self_attention_cache, cache.cross_attention_cache)
         )
         return type(cache)(own, cross)
-    if not getattr(cache, "layers", None) or _has_seen(cache.layers[exit_layer]):
+    layers = getattr(cache, "layers", ())  # a DynamicCache made without a configuration gets them as they are needed
+    if len(layers) <= exit_layer or _has_seen(layers[exit_layer]):
         return default
     own = copy.copy(cache)
     own.layers = copy.deepcopy(cache.layers[exit_layer:])
     own.activate_past_recording()
     make_restorable(own)
     return own
+
+
+def check_seen(cache: Any, exit_layer: int, head_cache: Any) -> None:
+    """UsageError where the target's cache holds tokens of an earlier turn, which the head's own cache lacks."""
+    seen = [_has_seen(layer) for layer in getattr(text_cache(cache), "layers", ())[exit_layer : exit_layer + 1]]
+    if any(seen) and not any(map(_has_seen, text_cache(head_cache).layers)):
+        raise UsageError(
+            "past_key_values hold tokens that the draft's head, which has a cache of its own, has not seen: leave them "
+            "out, so that all is read again, or take a head without a cache, such as mlp"
+        )
 
 
 def _has_seen(layer: Any) -> bool:

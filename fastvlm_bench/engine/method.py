@@ -25,7 +25,9 @@ class Method:
 
     A subclass implements `round`, once for a single sequence and for a batch, whose prompts are padded on the left.
     draft: the exit layer and head of a method that runs a part of the layers; it finds their gate in `session.gate`.
-    After each call `trace` holds what was counted and timed.
+    streamer: gets the tokens as they are emitted, several at a time where drafts stood; one of transformers' will do
+    (`TextStreamer`). `generate` hands its own streamer to no custom method. After each call `trace` holds what was
+    counted and timed.
     """
 
     sees = False  # whether `show` must be called before each generation
@@ -34,6 +36,7 @@ class Method:
     def __init__(self, draft: Draft | None = None, *, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
         self.draft: Any = draft
+        self.streamer: Any = None
         self.trace: Trace | None = None
         self.gate: LayerGate | None = None  # the gate of the latest call
 
@@ -89,14 +92,16 @@ class Method:
         """Call `generate` as a user does. decode: calls this method, and notes when; options: of `generate`."""
         model.generate(**options, custom_generate=decode)
 
-    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
+    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Any:
         """Decode: prefill, then rounds until every row has stopped.
 
         input_ids: (rows, T). prepared: what `generate` hands to every custom method. Returns the ids with the prompt,
-        (rows, T + most new tokens).
+        (rows, T + most new tokens), within transformers' output where `return_dict_in_generate` asks for it.
         """
         clock, began = self.clock, self.clock.synchronised()
         kind = Session if len(input_ids) == 1 else BatchSession
+        if self.streamer is not None:
+            prepared["streamer"] = self.streamer
         with self.around(model):
             session = kind(model, input_ids, self.gate, clock=clock, **prepared)
             first = session.prefill()
@@ -107,7 +112,7 @@ class Method:
                 settle(rows, self.round(session), clock.now() - started)
             ended = clock.synchronised()
         self.trace = traced(session.ended, began, first, ended)
-        return session.sequences
+        return session.returned
 
     @property
     def last(self) -> Generation | None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer, QuantizedLayer
+from transformers.generation.utils import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from fastvlm_bench.engine.cache_view import Kind, cache_view, kind, text_cache
@@ -23,6 +25,8 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.layers import vocabulary
 
+UNKEPT = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+"""Settings of `generate` that ask for something of each token's pass."""
 PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 """Fields of a model's configuration that hold the id of a token which stands for an image or a video."""
 
@@ -44,6 +48,9 @@ class Session(Choosing):
         model_kwargs.pop("synced_gpus", None)
         if generation_config.num_beams > 1:
             raise UsageError("beams are not supported: pass num_beams=1")
+        for asked in UNKEPT:
+            if getattr(generation_config, asked, None):
+                raise UsageError(f"{asked} is not supported: the passes of drafts would be among them; leave it out")
         if not self.takes_several and input_ids.shape[0] != 1:
             raise UsageError(f"batch size {input_ids.shape[0]}: this method decodes one sequence at a time")
         self.model, self.config, self.clock, self.streamer, self._gate = model, generation_config, clock, streamer, gate
@@ -56,6 +63,8 @@ class Session(Choosing):
         self.kwargs = model_kwargs
         if logits_processor:
             check_processors(logits_processor, input_ids, vocabulary(model))
+        if streamer is not None:
+            streamer.put(input_ids.cpu())
         self.processors = logits_processor  # temperature, top-k and top-p among them where `generate` samples
         self.samples = bool(generation_config.do_sample)
         self._drawn_from: list[Tensor] = []
@@ -106,6 +115,24 @@ class Session(Choosing):
     def sequences(self) -> Tensor:
         """What `generate` returns, (rows, prompt + new tokens)."""
         return self._ids[:, : self.length].clone()
+
+    @property
+    def returned(self) -> Any:
+        """What `generate` returns: the sequences, or transformers' output with them and the KV of all but the last.
+
+        The cache is left out where it cannot be cut back to these tokens: of several rows, and of layers with states.
+        """
+        if not self.config.return_dict_in_generate:
+            return self.sequences
+        layers = [] if self.takes_several else list(text_cache(self.cache).layers)
+        plain = bool(layers) and not self.fixed and all(type(layer) is DynamicLayer for layer in layers)
+        if plain:
+            for layer in layers:  # an EOS may end the output within a round
+                if beyond := layer.get_seq_length() - (self.length - 1):
+                    layer.crop(-beyond)
+        coded = self.model.config.is_encoder_decoder
+        output = GenerateEncoderDecoderOutput if coded else GenerateDecoderOnlyOutput
+        return output(sequences=self.sequences, past_key_values=self.cache if plain and not coded else None)
 
     @property
     def cache(self) -> Any:
@@ -237,6 +264,10 @@ class Session(Choosing):
     def record_past(self) -> None:
         """Let sliding windows, convolutions and recurrent states keep what they would drop, for later rollbacks."""
         self._records_past = True
+        for layer in text_cache(self.cache).layers:
+            if not hasattr(layer, "crop") or isinstance(layer, QuantizedLayer):
+                raise UsageError(f"rejected drafts cannot be taken out of a cache of {type(layer).__name__}s: leave "
+                                 "cache_implementation out, or decode with standard")  # fmt: skip
         if hasattr(self.cache, "activate_past_recording"):
             self.cache.activate_past_recording()
         for cache in (self.cache, self._gate.head_cache if self._gate is not None else None):

@@ -6,6 +6,7 @@ clock.py        seconds, synchronised with the device
 memory.py       the peak of memory of a span, and its parts
 energy.py       joules of blocks: by NVML, or by RAPL on a CPU
 conditions.py   what slowed the machine down while it measured
+stalls.py       measurements in which the process did not run
 nvml.py         one NVIDIA device
 environment.py  where a run was made
 limits.py       threads and memory as environment and container limit them

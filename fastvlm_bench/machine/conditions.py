@@ -7,20 +7,24 @@ the same flags: a speed-up is a ratio of two of them.
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from statistics import median
 from typing import Any, Protocol, Self
 
 from fastvlm_bench.errors import Absent
 from fastvlm_bench.machine import environment, nvml
+from fastvlm_bench.machine.stalls import Stalls
 
 INTERVAL_S = 0.150
+GAP_S = 2.0
+"""The thread that looks every 150 ms may come so much later before a measurement counts as stalled."""
 POWER_CAP_APART, CLOCKS_APART = 0.10, 0.02
 """How far methods may lie apart without a warning: in the share of looks under the power cap, in the median clock."""
 THROTTLED, NOT_ISOLATED = "throttled", "not_isolated"
 """Flags of a line in samples.jsonl: while its group was measured, the device was slowed, or another process came."""
-RECORDED = ("Throttled", "NotIsolated")
+RECORDED = ("Throttled", "NotIsolated", "Stalled")
 """Names of the warnings that only the running benchmark can find; a resumed run keeps those already in `run.json`."""
 
 
@@ -35,7 +39,7 @@ class Conditions(Protocol):
         """A context manager around one measurement."""
 
     def flags(self) -> list[str]:
-        """The flags of what was seen since the last call: THROTTLED, NOT_ISOLATED, or none."""
+        """The flags of what was seen since the last call: THROTTLED, NOT_ISOLATED, STALLED, or none."""
 
     def summary(self) -> dict[str, Any]:
         """What run.json keeps of the conditions."""
@@ -48,7 +52,7 @@ def watch(device: Any, library: Any = None) -> Conditions:
     """The watcher for the target's device; without NVML it watches the CPU. library: a fake `pynvml`, for tests."""
     kind, _, index = str(device).partition(":")
     if kind != "cuda":
-        return CpuConditions()
+        return CpuConditions(stalls=Stalls() if kind == "cpu" else None)
     try:
         import torch
 
@@ -66,12 +70,16 @@ def _or_none(probe: Callable[[], Any]) -> Any:
 
 
 class CpuConditions:
-    """Watches a CPU for halts by the cgroup's quota, and for a changed governor or number of threads."""
+    """Watches a CPU for halts by the cgroup's quota, and for a changed governor or number of threads.
+
+    stalls: finds measurements that did not run; None where the computing is done elsewhere.
+    """
 
     def __init__(
         self, halts: Callable[[], int] = environment.throttled_periods, state: Callable[[], Any] | None = None,
-        device_missing: str | None = None,
+        device_missing: str | None = None, stalls: Stalls | None = None,
     ) -> None:  # fmt: skip
+        self._stalls = stalls
         self._halts, self._state = halts, state or _cpu_state
         self._device_missing = device_missing
         self._by_method: dict[str, int] = {}
@@ -90,7 +98,8 @@ class CpuConditions:
     def span(self, method: str) -> Iterator[None]:
         before = _or_none(self._halts)
         try:
-            yield
+            with nullcontext() if self._stalls is None else self._stalls.span(method):
+                yield
         finally:
             after = _or_none(self._halts)
             if before is not None and after is not None and after > before:
@@ -100,12 +109,13 @@ class CpuConditions:
     def flags(self) -> list[str]:
         seen, self._flagged = self._flagged, False
         self._pairs += seen
-        return [THROTTLED] if seen else []
+        return ([THROTTLED] if seen else []) + (self._stalls.flags() if self._stalls else [])
 
     def summary(self) -> dict[str, Any]:
         return {
             "throttled_periods": [self._first, self._last], "throttled_by_method": self._by_method,
             "cpu_before": self._before, "cpu_after": self._after, "device_missing": self._device_missing,
+            "stalled": self._stalls.summary() if self._stalls else None,
         }  # fmt: skip
 
     def notices(self) -> list[dict[str, str]]:
@@ -118,7 +128,8 @@ class CpuConditions:
             if self._after.get(name) != before:
                 found.append(f"the {name} changed while it was measured, from {before} to {self._after.get(name)}; "
                              "run again with nothing else at work")  # fmt: skip
-        return [{"name": "Throttled", "message": text} for text in found]
+        told = [{"name": "Throttled", "message": text} for text in found]
+        return told + (self._stalls.notices() if self._stalls else [])
 
 
 def _cpu_state() -> dict[str, Any]:
@@ -140,6 +151,7 @@ class GpuConditions:
         self._thread = threading.Thread(target=self._run, name="nvml", daemon=True)
         self._foreign: set[int] = set()
         self._energy: list[float | None] = [None, None]
+        self._stalls = Stalls()
 
     def __enter__(self) -> Self:
         self._there = self.device.processes() or frozenset()
@@ -167,13 +179,18 @@ class GpuConditions:
     def flags(self) -> list[str]:
         self._look_for_others()
         with self._lock:
-            found, self._flags = sorted(self._flags), set()
+            found, self._flags = sorted(self._flags) + self._stalls.flags(), set()
         self._pairs += THROTTLED in found
         return found
 
     def _run(self) -> None:
+        last_s, last_method = time.monotonic(), self._method
         while not self._done.wait(self.interval_s):
+            gap_s, method = time.monotonic() - last_s - self.interval_s, last_method or self._method
+            if gap_s >= GAP_S and method is not None:
+                self._stalls.add(method, gap_s, gap_s)
             self._look()
+            last_s, last_method = time.monotonic(), self._method
 
     def _look(self) -> None:
         method = self._method
@@ -204,6 +221,7 @@ class GpuConditions:
         # device_energy_j is of the whole device, pauses between samples included: J/token is measured in energy.py.
         return {"methods": methods, "device_energy_j": used, "other_processes_at_start": self._others_at_start(),
                 "other_processes_later": len(self._foreign), "throttled_pairs": self._pairs,
+                "stalled": self._stalls.summary(),
                 "missing": missing}  # fmt: skip
 
     def _others_at_start(self) -> int:
@@ -236,7 +254,7 @@ class GpuConditions:
         if self._foreign:
             found.append(("NotIsolated", f"{len(self._foreign)} other processes came to the GPU while it was measured; "
                           "stop them and run again"))  # fmt: skip
-        return [{"name": name, "message": message} for name, message in found]
+        return [{"name": name, "message": message} for name, message in found] + self._stalls.notices()
 
 
 def _shares(shares: dict[str, float]) -> str:

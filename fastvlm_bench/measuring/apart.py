@@ -5,17 +5,19 @@ blocks.
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from itertools import cycle
 from typing import Any
 
+from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.engine.measure import seed_of
 from fastvlm_bench.machine.energy import Meter, blocks
 from fastvlm_bench.machine.failures import FAILURES
 from fastvlm_bench.machine.memory import PeakMemory, attribute, held_bytes
+from fastvlm_bench.measuring.bench import Prepared
 from fastvlm_bench.measuring.runner import Runner
 from fastvlm_bench.suites.suite import Suite
 from fastvlm_bench.training.costs import measure_costs
@@ -56,29 +58,43 @@ def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
 def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     """Time single passes of the target and of each method that drafts, in turn, on the suite's last sample.
 
-    They price the rounds that are measured later (`analysis/prediction.py`). Call it before the warm-up, which then
-    leaves no method warmer than the others; the first passes of each shape do not count. A method whose passes fail is
-    left out, as is everything where samples are decoded in batches.
+    They price the rounds that are measured later (`analysis/prediction.py`). Methods with the same draft share theirs.
+    Call it before the warm-up, which then leaves no method warmer than the others; the first passes of each shape do
+    not count. A method whose passes fail is left out, as is everything where samples are decoded in batches.
     """
     if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES:
         return []
     prepared, found, model = runner.prepare(suite.samples[-1:]), [], runner.target.model
-    for built in runner.methods:
-        method = built.method
-        if not isinstance(method, FastVLM):
-            continue
-        draft = method.draft_for(model)
-        try:
-            answer = runner.decode(runner.methods[0], suite, prepared).rows[0]
-            costs = measure_costs(
-                runner.target, prepared.inputs, answer.token_ids, draft, positions=method.gamma + 1, attempts=PROBES,
-                stops=method.stop_below > 0,
-            )  # fmt: skip
-        except FAILURES:  # it fails again, and is recorded, when the samples are measured
+    own = [(built, built.method) for built in runner.methods if isinstance(built.method, FastVLM)]
+    known: dict[tuple[Hashable, bool], PassCosts | None] = {}
+    for built, method in own:
+        key = passes_key(method, model), method.stop_below > 0
+        if key not in known:
+            same = [m for _, m in own if (passes_key(m, model), m.stop_below > 0) == key]
+            known[key] = costs_of_passes(runner, suite, prepared, method, max(m.gamma for m in same))
+        if (costs := known[key]) is None:  # it fails again, and is recorded, when the samples are measured
             continue
         found.append({"suite": suite.name, "method": built.label, "standard_s": costs.standard_s,
-                      "draft_s": costs.draft_s, "verify_s": list(costs.verify_s)})  # fmt: skip
+                      "draft_s": costs.draft_s, "verify_s": list(costs.verify_s[: method.gamma + 1])})  # fmt: skip
     return found
+
+
+def passes_key(method: FastVLM, model: Any) -> Hashable:
+    """What tells the passes of two methods apart: the exit and the head. γ only says how many there are."""
+    draft = method.draft_for(model)
+    return draft.exit_layer, None if draft.head is None else id(draft.head)
+
+
+def costs_of_passes(runner: Runner, suite: Suite, prepared: Prepared, method: FastVLM, gamma: int) -> PassCosts | None:
+    """Time single passes for verifications of up to γ + 1 positions; None where they fail."""
+    try:
+        answer = runner.decode(runner.methods[0], suite, prepared).rows[0]
+        return measure_costs(
+            runner.target, prepared.inputs, answer.token_ids, method.draft_for(runner.target.model),
+            positions=gamma + 1, attempts=PROBES, stops=method.stop_below > 0,
+        )  # fmt: skip
+    except FAILURES:
+        return None
 
 
 def acceptance_without_stop(runner: Runner, suite: Suite) -> list[dict[str, Any]]:

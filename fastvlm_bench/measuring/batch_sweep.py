@@ -55,7 +55,8 @@ def run_sizes(
     if resume is not None and (resume / RUN_FILE).exists():
         raise UsageError(f"--resume {resume} is a single run; with several batch sizes give the folder that holds them")
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    name = f"{stamp}-{Path(config.model).name}-{'+'.join(config.suites)}-batches-{secrets.token_hex(2)}"
+    suites = "+".join(Path(suite).stem for suite in config.suites)
+    name = f"{stamp}-{Path(config.model).name}-{suites}-batches-{secrets.token_hex(2)}"
     folder = resume or Path(config.out) / name
     there = {int(read_meta(path.parent)["config"].get("batch_size") or 1): path.parent
              for path in sorted(folder.glob(f"*/{RUN_FILE}"))}  # fmt: skip

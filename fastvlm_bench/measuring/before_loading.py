@@ -10,10 +10,11 @@ from fastvlm_bench.drafts.manifest import choose_draft, draft_folder
 from fastvlm_bench.drafts.skip_set import choose_skip_set
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.method_spec import METHODS
-from fastvlm_bench.metrics import METRICS, parse_variants
+from fastvlm_bench.metrics import METRICS, java_scorers, parse_variants
 from fastvlm_bench.metrics import load as load_metric
 from fastvlm_bench.models.draft_model_files import check_draft_model
 from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
+from fastvlm_bench.records.mixing import changed_suite
 from fastvlm_bench.suites.definition import read_definition
 from fastvlm_bench.suites.suite import Suite, check_images, images_sha256, load_suite
 from fastvlm_bench.visible import note
@@ -36,7 +37,7 @@ def check(config: RunConfig) -> list[Suite]:
         if isinstance(second := spec.options.get("model"), str):
             check_draft_model(spec.name, second, config.model)
         if METHODS[spec.name].trained:
-            choose_draft(drafts_of(config), model=config.model, kinds=METHODS[spec.name].heads,
+            choose_draft(drafts_of(config), model=config.model, kinds=METHODS[spec.name].heads, tell=note,
                          **_wish(spec.options))  # fmt: skip
         if METHODS[spec.name].skips:
             draft = spec.options.get("draft")
@@ -44,6 +45,12 @@ def check(config: RunConfig) -> list[Suite]:
             choose_skip_set(drafts_of(config), model=config.model, draft=draft, layers=layers)
         for doubt in check_before_loading(spec.name, spec.options, config.model, config.offline):
             note(str(doubt))
+    if config.java:
+        if missing := java_scorers.check():
+            note(missing)
+        if not any("cider_d" in read_definition(name).metrics for name in config.suites):
+            raise UsageError("--java has no effect: METEOR and SPICE are of captions, and none of "
+                             f"{', '.join(config.suites)} asks for them; leave it out")  # fmt: skip
     suites = load_suites(config)
     for suite in suites:
         for metric in suite.metrics:
@@ -82,13 +89,35 @@ def _wish(options: Any) -> dict[str, Any]:
     return {key: options.get(key) for key in ("head", "exit_layer", "draft")}
 
 
-def check_same_data(meta: Mapping[str, Any], suites: Sequence[Suite]) -> None:
-    """UsageError if annotations or images have changed since the run was begun that is to be resumed."""
+def described_suite(suite: Suite, config: RunConfig) -> dict[str, Any]:
+    """The entry of a suite in run.json."""
+    samples = [
+        {"sample_id": s.sample_id, "image_id": s.image_id, "prompt": s.prompt, "references": list(s.references),
+         **({"group": s.group} if s.group else {}),
+         **({"question": s.question} if s.question and s.question != s.prompt else {})}
+        for s in suite.samples
+    ]  # fmt: skip
+    fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents", "oddities")}
+    limit = config.max_new_tokens or suite.max_new_tokens
+    return {**fields, "metrics": list(suite.metrics), "max_new_tokens": limit, "images_sha256": images_sha256(suite),
+            "samples": samples}  # fmt: skip
+
+
+def check_same_data(meta: Mapping[str, Any], suites: Sequence[Suite], config: RunConfig) -> None:
+    """UsageError if a suite has changed since the run was begun that is to be resumed: data, prompts or limits."""
+    if config.sha256() != meta.get("config_sha256"):
+        return  # another limit, say: `RunWriter.resume` refuses it by the option's name
     recorded = {suite["name"]: suite for suite in meta["suites"]}
     for suite in suites:
         before = recorded.get(suite.name)  # None for another list of suites, which `RunWriter.resume` refuses
-        images = before and before.get("images_sha256")
-        if before and (before["sha256"] != suite.sha256 or (images and images != images_sha256(suite))):
+        if before is None:
+            continue
+        now = described_suite(suite, config)
+        images = before.get("images_sha256")
+        if before["sha256"] != now["sha256"] or (images and images != now["images_sha256"]):
             what = "annotations or names" if before["sha256"] != suite.sha256 else "images"
             raise UsageError(f"the {what} of {suite.name} have changed since {meta['run_id']} was begun; put them "
                              "back, or start a new run")  # fmt: skip
+        if changed := changed_suite(before, now):
+            raise UsageError(f"{suite.name} has changed since {meta['run_id']} was begun ({'; '.join(changed)}); put "
+                             "it back as it was, or start a new run")  # fmt: skip

@@ -81,7 +81,12 @@ class Bench:
         where a check fails.
         """
         inputs = self.inputs(suite.samples[0])
-        checked = [m for m in self.methods if m.exit_layer is not None and m.lossless]
+        checked, seen = [], set[int]()
+        for method in (m for m in self.methods if m.exit_layer is not None and m.lossless):
+            draft = getattr(method.method, "draft", None)
+            if draft is None or id(draft) not in seen:  # one draft may serve many methods, which differ in γ
+                seen.add(id(draft))
+                checked.append(method)
         found: dict[int, Checked] = {}
         plain = Plain(self.target.model, inputs)
         for built in sorted(checked, key=lambda m: m.exit_layer or 0):
@@ -92,8 +97,9 @@ class Bench:
             some = [self.inputs(sample) for sample in suite.samples[: max(self.size, 4)]]
             some.sort(key=lambda inputs: int(inputs["input_ids"].shape[1]))
             chosen = [some[0], some[-1], *some[1:-1]][: min(self.size, 3)]  # the shortest and the longest first
-            drafts = [m.method.draft_for(self.target.model) for m in self.methods if isinstance(m.method, FastVLM)]
-            self._check_batch(chosen, [None, *drafts])
+            drafts = {id(draft): draft for m in self.methods if isinstance(m.method, FastVLM)
+                      for draft in [m.method.draft_for(self.target.model)]}  # fmt: skip
+            self._check_batch(chosen, [None, *drafts.values()])
         return found
 
     def _check_batch(self, singles: Sequence[dict[str, Any]], drafts: Sequence[Draft | None] = (None,)) -> None:

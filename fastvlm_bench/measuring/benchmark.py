@@ -3,23 +3,32 @@
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from fastvlm_bench.analysis import floors
-from fastvlm_bench.analysis.summary import summarise
-from fastvlm_bench.analysis.verdict import judge, require_valid
+from fastvlm_bench.analysis.best_cell import is_sweep
+from fastvlm_bench.analysis.verdict import judge, judged_rows, require_valid
 from fastvlm_bench.config import RunConfig
-from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, DeviceLost, LosslessViolation, Terminated, UsageError
+from fastvlm_bench.errors import (
+    FAILED_SAMPLES,
+    BenchError,
+    DeviceLost,
+    LosslessViolation,
+    Terminated,
+    UsageError,
+    WriteFailed,
+)
 from fastvlm_bench.measuring import williams
-from fastvlm_bench.measuring.before_loading import check, check_same_data
+from fastvlm_bench.measuring.before_loading import check, check_same_data, described_suite
 from fastvlm_bench.measuring.invocation import invoke_all
 from fastvlm_bench.measuring.live import Live
 from fastvlm_bench.measuring.measure_suites import measure_suites
-from fastvlm_bench.measuring.signals import INTERRUPTED, TERMINATED, catch_signals
+from fastvlm_bench.measuring.signals import INTERRUPTED, TERMINATED, catch_signals, code_of, deaf
 from fastvlm_bench.method_spec import METHODS, REFERENCE
 from fastvlm_bench.records import document_frequencies
 from fastvlm_bench.records.record import Run, RunWriter, read_meta, read_run
@@ -27,24 +36,28 @@ from fastvlm_bench.records.storage import BOTH_PRINTED, STANDARD_OUTPUT, check_t
 from fastvlm_bench.report.export import rows_csv, run_json, run_markdown, save
 from fastvlm_bench.report.one_screen import print_screen
 from fastvlm_bench.report.sample_export import samples_csv
+from fastvlm_bench.report.sweep import sweep_csv
 from fastvlm_bench.report.terminal import print_report
 from fastvlm_bench.scoring.score import write_predictions
-from fastvlm_bench.suites.suite import Suite, images_sha256
+from fastvlm_bench.suites.suite import Suite
 from fastvlm_bench.visible import note
+
+SUMMARY = "summary.md"
 
 
 def run_benchmark(
     config: RunConfig, *, resume: Path | None, csv: Path | None, predictions: Path | None = None, as_json: bool,
     show: bool = True, quiet: bool = False, details: bool = False, answers: bool = False,
-    after: Sequence[Callable[[Run], None]] = (), command: Sequence[str] = (),
+    after: Sequence[Callable[[Run], None]] = (), command: Sequence[str] = (), sweep: Mapping[str, Any] | None = None,
 ) -> int:  # fmt: skip
     """Run what `config` says and, if `show`, print the report. Returns the exit code.
 
     resume: the folder of a run to go on with. csv, predictions: files to write. quiet: no progress, which otherwise
     goes to standard error. details: print every table, not one screen. answers: print each answer token by token as
     soon as it is measured, to standard error. after: what is called with the recorded run, whether or not it ended
-    well. command: how the run was asked for, to be recorded; () is the command line. Every line that was measured is
-    kept, also where the run is interrupted or raises a BenchError.
+    well. command: how the run was asked for, to be recorded; () is the command line. sweep: the grid whose cells the
+    methods are, to be recorded. Every line that was measured is kept, also where the run is interrupted or raises a
+    BenchError.
     """
     for path, option in ((csv, "--csv"), (predictions, "--predictions-out")):
         if path is not None:
@@ -65,13 +78,18 @@ def run_benchmark(
         raise UsageError("--resume cannot go on with --refine: what the drafts had learned is not in the records; "
                          "start a new run")  # fmt: skip
     if resume:
-        check_same_data(read_meta(resume), suites)
-    writer = RunWriter.resume(resume, config.sha256(), config.to_dict()) if resume else None
+        check_same_data(read_meta(resume), suites, config)
+    tell = _Telling(config, csv, predictions, as_json, show, details, after)
+    if resume and (done := finished(resume, config)) is not None:
+        print(f"fastvlm-bench: note: {resume} is finished: nothing is left to measure", file=sys.stderr)
+        tell.results(done)
+        return tell.code(done, "success", 0)
     catch_signals()
-    live = Live(Console(stderr=True, quiet=as_json or quiet), REFERENCE, answers)
-    outcome, code, failure = "success", 0, None
+    writer, outcome, code, failure = None, "success", 0, None
     try:
-        writer = writer or _create(config, suites, command)
+        writer = RunWriter.resume(resume, config.sha256(), config.measured()) if resume else None
+        live = Live(Console(stderr=True, quiet=as_json or quiet), REFERENCE, answers, swept=sweep is not None)
+        writer = writer or _create(config, suites, command, sweep)
         if config.invocations > 1:
             writer, code = invoke_all(writer, config, as_json or quiet, answers)
             if code in (INTERRUPTED, TERMINATED):
@@ -81,7 +99,7 @@ def run_benchmark(
         else:
             measure_suites(config, suites, writer, live)
     except (KeyboardInterrupt, Terminated) as stop:
-        outcome, code = "interrupted", TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+        outcome, code = "interrupted", code_of(stop)
     except BenchError as error:
         outcome, code, failure = "error", error.exit_code, error
         if writer is None:
@@ -94,33 +112,98 @@ def run_benchmark(
         if failure is not None:
             raise failure
         return code
-    run = _finish(writer, outcome, None if failure is None else str(failure), suites)
-    if run.lines:
-        if show:
-            _show(run, csv, as_json, details)
-        if predictions is not None:
-            write_predictions(run, predictions)
-        for each in after:
-            each(run)
-    if outcome == "interrupted":
-        done = len({(line["suite"], line["sample_id"], line["repeat"]) for line in run.lines})
-        print(f"fastvlm-bench: interrupted; {done} samples are kept; go on with --resume {run.folder}", file=sys.stderr)
+    try:
+        run, failure = _ended(writer, outcome, failure, suites)
+        if run.lines:
+            tell.results(run)
+    except (KeyboardInterrupt, Terminated) as stop:  # while it scores, or reports
+        with deaf():
+            writer.finish_unjudged()
+            _how_to_go_on("interrupted", writer.folder)
+        return code_of(stop)
+    if outcome == "interrupted" or isinstance(failure, WriteFailed):
+        _how_to_go_on("interrupted" if failure is None else "stopped", run.folder, run)
     if isinstance(failure, DeviceLost) and show:  # a sweep, which does not show, says itself how to go on
         print(f"fastvlm-bench: go on after that sample with --resume {run.folder}", file=sys.stderr)
     if failure is not None:
         raise failure
-    foreign = {spec.label for spec in config.specs if METHODS[spec.name].foreign}
-    failed = sum(line["error"] is not None and line["method"] not in foreign for line in run.lines)
-    if failed:  # said before anything that is required ends the run with a line of its own
-        print(f"fastvlm-bench: {failed} measurements failed, see the table and {run.folder / 'samples.jsonl'}",
-              file=sys.stderr)  # fmt: skip
-    if config.require_lossless:
-        require_lossless(run)
-    if config.require_valid and outcome == "success":
-        require_valid([(run, judge(run))])
-    if outcome == "success":
-        floors.require([run], config.floors)
-    return code or (FAILED_SAMPLES if failed else 0)
+    return tell.code(run, outcome, code)
+
+
+@dataclass(frozen=True)
+class _Telling:
+    """What is said and written of a run that has ended, and the exit code that its results ask for."""
+
+    config: RunConfig
+    csv: Path | None
+    predictions: Path | None
+    as_json: bool
+    show: bool
+    details: bool
+    after: Sequence[Callable[[Run], None]]
+
+    def results(self, run: Run) -> None:
+        if self.show:
+            _show(run, self.csv, self.as_json, self.details)
+        if self.predictions is not None:
+            write_predictions(run, self.predictions)
+        for each in self.after:
+            each(run)
+
+    def code(self, run: Run, outcome: str, code: int) -> int:
+        """The exit code; a BenchError where the run misses what was required of it."""
+        config = self.config
+        foreign = {spec.label for spec in config.specs if METHODS[spec.name].foreign}
+        failed = sum(line["error"] is not None and line["method"] not in foreign for line in run.lines)
+        if failed:  # said before anything that is required ends the run with a line of its own
+            print(f"fastvlm-bench: {failed} measurements failed, see the table and {run.folder / 'samples.jsonl'}",
+                  file=sys.stderr)  # fmt: skip
+        if config.require_lossless:
+            require_lossless(run)
+        if config.require_valid and outcome == "success":
+            require_valid([(run, judge(run))])
+        if outcome == "success":
+            floors.require([run], config.floors)
+        return code or (FAILED_SAMPLES if failed else 0)
+
+
+def finished(folder: Path, config: RunConfig) -> Run | None:
+    """The run in a folder where nothing of it is left to measure: to open it again could only harm it. Else None."""
+    meta = read_meta(folder)
+    if meta["status"] != "success" or meta.get("config_sha256") != config.sha256():
+        return None
+    run = read_run(folder)
+    there = {(line["suite"], line["sample_id"], line["method"], line["repeat"]) for line in run.lines}
+    wanted = {(suite["name"], sample["sample_id"], method["label"], repeat)
+              for suite in meta["suites"] if suite["name"] not in (meta.get("stopped") or {})
+              for sample in suite["samples"] for method in meta["methods"]
+              for repeat in range(config.repeats * config.invocations)}  # fmt: skip
+    if not wanted <= there:
+        return None
+    if not (folder / SUMMARY).exists():
+        save(folder / SUMMARY, run_markdown(run))
+    return run
+
+
+def _ended(
+    writer: RunWriter, outcome: str, failure: BenchError | None, suites: Sequence[Suite]
+) -> tuple[Run, BenchError | None]:  # fmt: skip
+    """The run as it was finished. Where the disk takes no more, the run as it is, and the first failure."""
+    try:
+        return _finish(writer, outcome, None if failure is None else str(failure), suites), failure
+    except WriteFailed as full:
+        writer.close()
+        try:
+            return read_run(writer.folder), failure or full
+        except BenchError:  # nothing can be read there, either
+            raise failure or full from None
+
+
+def _how_to_go_on(what: str, folder: Path, run: Run | None = None) -> None:
+    lines = [] if run is None else run.lines
+    done = len({(line["suite"], line["sample_id"], line["repeat"]) for line in lines})
+    kept = "what was measured is kept" if run is None else f"{done} samples are kept"
+    print(f"fastvlm-bench: {what}; {kept}; go on with --resume {folder}", file=sys.stderr)
 
 
 def require_lossless(run: Run) -> None:
@@ -136,37 +219,28 @@ def require_lossless(run: Run) -> None:
         )
 
 
-def _create(config: RunConfig, suites: Sequence[Suite], command: Sequence[str]) -> RunWriter:
+def _create(
+    config: RunConfig, suites: Sequence[Suite], command: Sequence[str], sweep: Mapping[str, Any] | None
+) -> RunWriter:
     """Make the run's folder and record what is known before the model is loaded."""
     names = "+".join(suite.name for suite in suites)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     model = Path(config.model).name
-    run_id = f"{stamp}-{model}-{names}-{secrets.token_hex(2)}"
+    run_id = f"{stamp}-{model}-{names}{'-sweep' if sweep is not None else ''}-{secrets.token_hex(2)}"
     return RunWriter.create(Path(config.out) / run_id, {
         "run_id": run_id, "status": "started", "command": list(command) or ["fastvlm-bench", *sys.argv[1:]],
         "config": config.to_dict(),
-        "config_sha256": config.sha256(), "suites": [_described(suite, config) for suite in suites],
+        "config_sha256": config.sha256(), "suites": [described_suite(suite, config) for suite in suites],
         "model": {"id": config.model}, "methods": [{"label": spec.label} for spec in config.specs],
         "reference": REFERENCE, "order": williams.NAME, "environment": {}, "started_at": now(), "completed_at": None,
         "totals": {}, "warnings": [], "verdict": None, "error": None,
+        **({"sweep": dict(sweep)} if sweep is not None else {}),
     })  # fmt: skip
-
-
-def _described(suite: Suite, config: RunConfig) -> dict[str, Any]:
-    samples = [
-        {"sample_id": s.sample_id, "image_id": s.image_id, "prompt": s.prompt, "references": list(s.references),
-         **({"group": s.group} if s.group else {}),
-         **({"question": s.question} if s.question and s.question != s.prompt else {})}
-        for s in suite.samples
-    ]  # fmt: skip
-    fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents", "oddities")}
-    limit = config.max_new_tokens or suite.max_new_tokens
-    return {**fields, "metrics": list(suite.metrics), "max_new_tokens": limit, "images_sha256": images_sha256(suite),
-            "samples": samples}  # fmt: skip
 
 
 def _finish(writer: RunWriter, outcome: str, error: str | None, suites: Sequence[Suite]) -> Run:
     """Judge what was recorded, write the final run.json and summary.md, and return the run as read from its files."""
+    writer.restore()
     run = read_run(writer.folder)
     limited = {suite.name: suite.documents for suite in suites if suite.documents}
     if run.lines and limited:
@@ -186,7 +260,7 @@ def _finish(writer: RunWriter, outcome: str, error: str | None, suites: Sequence
     writer.finish(outcome, **fields)
     run = read_run(writer.folder)
     if run.lines:
-        save(run.folder / "summary.md", run_markdown(run))
+        save(run.folder / SUMMARY, run_markdown(run))
     return run
 
 
@@ -198,7 +272,7 @@ def written_texts(run: Run, name: str) -> list[str]:
 
 
 def _show(run: Run, csv: Path | None, as_json: bool, details: bool) -> None:
-    rows = summarise(run)
+    rows, _ = judged_rows(run)
     if as_json:
         print(run_json(run, rows))
     elif csv == STANDARD_OUTPUT:
@@ -209,6 +283,6 @@ def _show(run: Run, csv: Path | None, as_json: bool, details: bool) -> None:
     else:
         print_screen(run, rows=rows)
     if csv is not None:
-        save(csv, rows_csv(rows))
+        save(csv, sweep_csv(run, rows) if is_sweep(run) else rows_csv(rows))
         if csv != STANDARD_OUTPUT and not is_special(csv):
             save(csv.with_name(f"{csv.stem}-samples.csv"), samples_csv(run))

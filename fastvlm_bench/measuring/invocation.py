@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastvlm_bench.errors import BenchError, Terminated
-from fastvlm_bench.measuring.signals import INTERRUPTED, TERMINATED, catch_signals
+from fastvlm_bench.measuring.signals import catch_signals, code_of, deaf
 
 if TYPE_CHECKING:
     from fastvlm_bench.config import RunConfig
@@ -25,9 +25,10 @@ def invoke(folder: Path, number: int, quiet: bool, answers: bool = False) -> int
     try:
         return child.wait()
     except (KeyboardInterrupt, Terminated) as stop:  # on Ctrl-C the child has got the signal, too
-        child.terminate()
-        child.wait()
-        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+        with deaf():
+            child.terminate()
+            child.wait()
+        return code_of(stop)
 
 
 def invoke_all(
@@ -61,7 +62,7 @@ def main(folder: Path, number: int, quiet: bool, answers: bool = False) -> int:
 
     config = RunConfig.from_dict(read_meta(folder)["config"])
     suites = check(config)
-    writer = RunWriter.resume(folder, config.sha256(), config.to_dict())
+    writer = RunWriter.resume(folder, config.sha256(), config.measured())
     catch_signals()
     try:
         own = range(number * config.repeats, (number + 1) * config.repeats)
@@ -71,10 +72,8 @@ def main(folder: Path, number: int, quiet: bool, answers: bool = False) -> int:
             live = Live(Console(stderr=True, quiet=quiet), REFERENCE, answers)
             live.say(f"invocation {number + 1} of {config.invocations}")
             measure_suites(config, suites, writer, live, number)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except Terminated:
-        return TERMINATED
+    except (KeyboardInterrupt, Terminated) as stop:
+        return code_of(stop)
     finally:
         writer.close()
     return 0

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fastvlm_bench.measuring.live_grid import GridProgress
 from fastvlm_bench.report.answers import print_answer, print_legend
 from fastvlm_bench.visible import visible
 
@@ -16,12 +17,13 @@ from fastvlm_bench.visible import visible
 class Live:
     """Shows one bar per suite. `show` is called after each `Group` that the runner has measured.
 
-    answers: print each answer of a method that drafts, too, token by token. It is outside the clock.
+    answers: print each answer of a method that drafts, too, token by token. It is outside the clock. swept: the methods
+    are many cells, whose estimates stand in a grid below the bar.
     """
 
-    def __init__(self, console: Console, reference: str, answers: bool = False) -> None:
+    def __init__(self, console: Console, reference: str, answers: bool = False, swept: bool = False) -> None:
         self.reference, self.answers, self._explained = reference, answers, False
-        self.progress = Progress(
+        self.progress = (GridProgress if swept else Progress)(
             TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(),
             TimeRemainingColumn(), TextColumn("{task.fields[estimate]}"), console=console, transient=True,
         )  # fmt: skip
@@ -58,6 +60,12 @@ class Live:
             for method, own in seconds.items():
                 if own > 0:
                     self._logs.setdefault((group.suite, method), []).append(math.log(base / own))
+        if isinstance(self.progress, GridProgress):
+            self.progress.logs = {
+                method: list(logs) for (suite, method), logs in self._logs.items() if suite == group.suite
+            }
+            self.progress.update(self._bars[group.suite], completed=group.done)
+            return
         shares = [
             f"{method} {math.exp(fmean(logs)):.2f}×" for (suite, method), logs in self._logs.items()
             if suite == group.suite

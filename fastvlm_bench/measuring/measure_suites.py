@@ -5,6 +5,7 @@ torch is imported inside functions, so that the checks that need no model (`befo
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.analysis.batches import batch_of
@@ -31,13 +32,18 @@ def measure_suites(
 
     from fastvlm_bench.checks.preflight import in_lines, preflight
     from fastvlm_bench.checks.self_check import said
+    from fastvlm_bench.decoding.advice import whence
     from fastvlm_bench.machine.conditions import RECORDED, watch
     from fastvlm_bench.measuring.apart import acceptance_without_stop, memory_parts, pass_costs
+    from fastvlm_bench.measuring.promising import promising
     from fastvlm_bench.measuring.runner import Group, Runner
     from fastvlm_bench.models.generation_settings import generation_settings
     from fastvlm_bench.models.load import load_target
 
     torch.manual_seed(config.seed)
+    swept = (
+        "sweep" in writer.meta
+    )  # many cells: what one of them can tell, or a cell without a stop, is not measured for all
     with live:
         live.say(f"loading {config.model}")
         began = time.perf_counter()
@@ -51,6 +57,13 @@ def measure_suites(
         methods, left_out = _built(config, specs, target, clock)
         for each in left_out:
             live.say(f"left out: {each['label']}: {each['reason']}")
+        begun = {method["label"]: method["advised"] for method in writer.meta["methods"] if "advised" in method}
+        for built in methods:
+            if advice := built.described.get("advised"):
+                manifest = built.method.draft.manifest
+                live.say(whence(built.label, built.described["draft"]["name"], manifest, advice))
+            elif built.label in begun:  # of a resumed run, whose options stay as they were
+                built.described["advised"] = begun[built.label]
         facts = preflight(target, suites, config.max_new_tokens, config.batch_size)
         for line in in_lines(facts, target.device):
             live.say(f"preflight: {line}")
@@ -68,6 +81,16 @@ def measure_suites(
                 live.say("looking for the thread count at which standard decoding is fastest")
                 threads = runner.fastest_threads(suites[0], thread_counts(thread_limit()))
             torch.set_num_threads(threads)
+        if writer.meta.get("sweep", {}).get("predict_first") and not any(
+            "spec" in method for method in writer.meta["methods"]
+        ):
+            live.say("predicting every cell from the costs of its passes and a few drafted answers")
+            kept, out, predicted = promising(runner, suites)
+            writer.update(sweep={**writer.meta["sweep"], "predicted": predicted})
+            live.say(
+                f"predicted: {len(kept) - 1} of {len(methods) - 1} cells may be the fastest; the others are left out"
+            )
+            runner.methods, methods, left_out = kept, kept, left_out + out
         writer.update(
             model={**target.describe(), "preflight": facts},
             generation=generation_settings(target.asked, config.generation),
@@ -97,14 +120,18 @@ def measure_suites(
                         continue
                     live.say(f"{suite.name}: warming up")
                     known = any(part["suite"] == suite.name for part in writer.meta.get("memory", []))
-                    if not known and config.batch_size == 1:  # a memory peak is split for single samples only
+                    if (
+                        not (known or swept) and config.batch_size == 1
+                    ):  # a memory peak is split for single samples only
                         writer.update(memory=[*writer.meta.get("memory", []), *memory_parts(runner, suite)])
                     if not any(entry["suite"] == suite.name for entry in writer.meta.get("costs", [])):
-                        live.say(f"{suite.name}: pricing single passes, and drafting without a stop in doubt")
+                        also = "" if swept else ", and drafting without a stop in doubt"
+                        live.say(f"{suite.name}: pricing single passes{also}")
                         writer.update(
                             costs=[*writer.meta.get("costs", []), *pass_costs(runner, suite)],
                             without_stop=[
-                                *writer.meta.get("without_stop", []), *acceptance_without_stop(runner, suite)
+                                *writer.meta.get("without_stop", []),
+                                *([] if swept else acceptance_without_stop(runner, suite)),
                             ],
                         )  # fmt: skip
                     runner.warm_up(suite, config.warmup)  # last, so that every method comes to the samples alike
@@ -135,10 +162,12 @@ def _built(
     """The methods, built on the target; and those that `all` stood for and that do not fit, with the reason."""
     from fastvlm_bench.decoding.build import build
 
-    methods, left_out = [], []
+    methods: list[Any] = []
+    left_out: list[dict[str, str]] = []
+    loaded: dict[Path, Any] | None = None if config.refine else {}  # a draft that learns belongs to one method
     for spec in specs:
         try:
-            built = build(spec, target, drafts_of(config), clock)
+            built = build(spec, target, drafts_of(config), clock, loaded)
             if config.batch_size > 1 and not built.method.takes_batches:
                 raise UsageError(f"{spec.label} decodes one sequence at a time; use --batch-size 1")
         except UsageError as error:
@@ -146,6 +175,10 @@ def _built(
                 raise
             left_out.append({"label": spec.label, "reason": str(error)})
         else:
+            same = next((other for other in methods if other.described["spec"] == built.described["spec"]), None)
+            if same is not None:
+                raise UsageError(f"methods '{same.label}' and '{built.label}' are the same by the advice of the draft "
+                                 f"({built.described['spec']}); name it once")  # fmt: skip
             methods.append(built)
     return methods, left_out
 

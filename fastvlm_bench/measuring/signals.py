@@ -1,8 +1,10 @@
 """How Ctrl-C and SIGTERM stop a process that measures, and the exit codes after them."""
 
 import contextlib
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +14,19 @@ INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after SIGINT and SIGTERM, by the convention of shells: 128 + the signal's number."""
 
 
+GRACE_S = 0.5
+"""Signals that follow another so soon are one wish: a service manager and a parent both send one, a hand twice.
+
+A later one ends what the first began: the scoring, the report.
+"""
+_KINDS = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
+
+
+def code_of(stop: BaseException) -> int:
+    """The exit code after the exception that a signal raised."""
+    return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+
+
 def catch_signals() -> None:
     """Let SIGTERM raise Terminated, and SIGINT raise KeyboardInterrupt even in a shell's background job (`&`).
 
@@ -19,13 +34,30 @@ def catch_signals() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
+    last_s = [-math.inf]
 
-    def terminate(*_: Any) -> None:
-        raise Terminated
+    def stop(number: int, _: Any) -> None:
+        now_s = time.monotonic()
+        if now_s - last_s[0] >= GRACE_S:
+            last_s[0] = now_s
+            raise _KINDS[signal.Signals(number)]
 
-    signal.signal(signal.SIGTERM, terminate)
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell's `&` sets it
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in _KINDS:
+        signal.signal(number, stop)
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[None]:
+    """Within it, SIGTERM and SIGINT do nothing: for the few moments in which records are closed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _KINDS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

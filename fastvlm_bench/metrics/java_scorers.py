@@ -38,6 +38,20 @@ def extra_folder() -> Path:
     return Path(places[0])
 
 
+def check() -> str:
+    """UsageError unless Java and the programs are there, so that `--java` is refused before anything is measured.
+
+    Returns what is missing for SPICE alone, or "".
+    """
+    try:
+        folder = extra_folder()
+        _java(folder / "meteor", "meteor-1.5.jar")
+    except UsageError as error:
+        raise UsageError(f"--java {error}; or leave --java out") from None
+    there = (folder / "spice" / "lib" / CORENLP).is_file()
+    return "" if there else f"SPICE will have no value: it needs Stanford CoreNLP 3.6.0 (384 MB): {FETCH_SPICE}"
+
+
 def _java(folder: Path, jar: str) -> list[str]:
     """The first words of a command that runs one of the programs. UsageError without Java or without the program."""
     java = shutil.which("java")

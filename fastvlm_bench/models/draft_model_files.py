@@ -24,8 +24,8 @@ def check_draft_model(method: str, source: str, target: str) -> None:
     if folder is None:
         return
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         raise UsageError(f"{method}:model={source}: its config.json cannot be read; save the model again") from None
     if not any((folder / name).is_file() for name in TOKENIZERS):
         raise UsageError(f"{method}:model={source}: the folder has no tokenizer; copy it from the model it belongs to")

@@ -61,3 +61,41 @@ def processor_sha256(processor: Any) -> str:
                 key: settings[key] for key in settings if key not in ("_name_or_path", "transformers_version")
             }
     return hashlib.sha256(json.dumps(pieces, sort_keys=True, default=str).encode()).hexdigest()
+
+
+_UNSAID = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "id2label", "label2id",
+           "architectures", "_commit_hash", "_attn_implementation", "_attn_implementation_autoset", "auto_map",
+           "processor_class", "image_processor_type", "video_processor_type", "feature_extractor_type")  # fmt: skip
+"""Fields of a configuration that decide no output, or are recorded elsewhere."""
+
+
+def config_fields(config: Any) -> dict[str, Any]:
+    """Every field of a model's configuration, parts included, that may decide an output or a time, as JSON has it."""
+    return dict(_said(config.to_dict()))
+
+
+def processor_fields(processor: Any) -> dict[str, Any]:
+    """The settings of a processor and of each of its parts, as JSON; of the tokenizer and the template the SHA-256."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
+    found: dict[str, Any] = {
+        "tokenizer_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "template_sha256": hashlib.sha256(json.dumps(template, sort_keys=True, default=str).encode()).hexdigest(),
+    }
+    for name in ("image_processor", "video_processor", "feature_extractor"):
+        if (part := getattr(processor, name, None)) is not None:
+            found[name] = _said(part.to_dict())
+    for name, value in vars(processor).items():  # its own: the size of a patch, how many places an image takes
+        if isinstance(value, int | float | str | bool) and name != "chat_template" and not name.startswith("_"):
+            found[name] = value
+    return found
+
+
+def _said(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _said(own) for key, own in value.items() if key not in _UNSAID}
+    if isinstance(value, list | tuple):
+        return [_said(own) for own in value]
+    return value if value is None or isinstance(value, int | float | str | bool) else str(value)

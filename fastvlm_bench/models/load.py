@@ -15,7 +15,14 @@ from transformers import AutoConfig, AutoTokenizer
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.checkpoint_settings import check_file, settle
-from fastvlm_bench.models.fingerprint import processor_sha256, rounds, set_weights_sha256, weights_sha256
+from fastvlm_bench.models.fingerprint import (
+    config_fields,
+    processor_fields,
+    processor_sha256,
+    rounds,
+    set_weights_sha256,
+    weights_sha256,
+)
 from fastvlm_bench.models.hub import asks_nothing, cached_commit, hub_answers, offline_by, quiet
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.memory_need import check_room
@@ -85,6 +92,7 @@ class Target:
             "quantized": getattr(self.model.config, "quantization_config", None) is not None,
             "class": type(self.model).__name__, "weights_sha256": weights_sha256(self.model),
             "processor_sha256": processor_sha256(self.processor),
+            "config": config_fields(self.model.config), "processor": processor_fields(self.processor),
             "dtype": str(parameters[0].dtype).removeprefix("torch."),
             "attention": getattr(self.model.config, "_attn_implementation", None), "device": str(self.device),
             "layers": len(self.layers), "parameters": sum(p.numel() for p in parameters),

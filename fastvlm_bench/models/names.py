@@ -90,7 +90,8 @@ def layer_count(name: str) -> int | None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    count = config.get("text_config", config).get("num_hidden_layers")
+    text = config.get("text_config", config) if isinstance(config, dict) else None
+    count = text.get("num_hidden_layers") if isinstance(text, dict) else None
     return count if isinstance(count, int) else None
 
 

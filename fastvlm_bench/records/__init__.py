@@ -2,10 +2,14 @@
 
 May import the rooms below `suites`, and never brings torch.
 
-record.py                run.json and samples.jsonl: the only writer and reader
+record.py                run.json and samples.jsonl: the only writer
+reading.py               their reader, which trusts nothing
+sealing.py               the seal of a run folder: digests that name what was altered
+mixing.py                what a run must not mix, and `compare` must not put side by side
 run_record.py            run.json, field by field
 sample_line.py           a line of samples.jsonl, field by field
 schema.py                JSON schemas of both
+run_folders.py           the run folders that a user means who names folders
 storage.py               sealed lines, files replaced as a whole, locks
 identities.py            checks that the numbers within one line agree
 trace.py                 what a method reports: counts and seconds

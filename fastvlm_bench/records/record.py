@@ -1,176 +1,61 @@
-"""Run folders: `run.json` and `samples.jsonl`. Their only writer, and a reader that trusts nothing it reads.
+"""Run folders: `run.json` and `samples.jsonl`. Their only writer; `reading` reads them.
 
 A crash loses at most the line being written: each line is one write on an append-only descriptor, then fsync, and
-carries a sequence number and a CRC-32. `run.json` is replaced as a whole. Failures are UsageError (a folder that cannot
-be used), CorruptRecord (a file that was changed after it was written) or WriteFailed (a full disk, say).
+carries a sequence number and a CRC-32. `run.json` is replaced as a whole, with a seal (`sealing`). Failures are
+UsageError (a folder that cannot be used), CorruptRecord (a file that was changed after it was written) or WriteFailed
+(a full disk, say).
 """
 
 import contextlib
-import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.errors import BenchError, CorruptRecord, UsageError, WriteFailed
-from fastvlm_bench.records.document_frequencies import attach
+from fastvlm_bench.errors import UsageError, WriteFailed
+from fastvlm_bench.records.mixing import mixed
+from fastvlm_bench.records.reading import RUN_FILE, SCHEMA_VERSION, Run, list_runs, read_lines, read_meta, read_run
+from fastvlm_bench.records.sealing import SAMPLES_FILE, check_files, sealed, sealed_lines
 from fastvlm_bench.records.storage import (
     LOCK_FILE,
     differences,
     encode_document,
+    lock_file,
     lock_folder,
     now,
+    remove_temporaries,
     seal,
     sync_folder,
-    unseal,
     write_atomically,
 )
 
-SCHEMA_VERSION = 1
-RUN_FILE, SAMPLES_FILE, TORN_FILE = "run.json", "samples.jsonl", "samples.jsonl.torn"
-MACHINE = ("model.weights_sha256", "model.processor_sha256", "model.dtype", "model.device", "model.attention",
-           "environment.cpu", "environment.gpu", "environment.threads")  # fmt: skip
-"""Fields of `run.json` that must not change between the invocations of one run; nor may a part of `generation`."""
+__all__ = ["RUN_FILE", "SAMPLES_FILE", "SCHEMA_VERSION", "Run", "RunWriter", "list_runs", "read_meta", "read_run"]
+
+TORN_FILE = "samples.jsonl.torn"
 Key = tuple[str, str, int]
 """(suite, sample_id, repeat): names a group of lines that are measured together, one per method."""
 
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder in memory.
-
-    meta: `run.json`. lines: the last line of each (suite, sample, method, repeat), in file order. torn: whether the
-    samples file ends in half a line.
-    """
-
-    folder: Path
-    meta: dict[str, Any]
-    lines: list[dict[str, Any]]
-    torn: bool = False
-
-    @property
-    def run_id(self) -> str:
-        return str(self.meta["run_id"])
-
-    def method(self, label: str) -> dict[str, Any]:
-        """The entry of `methods` with this label."""
-        return next(method for method in self.meta["methods"] if method["label"] == label)
-
-
-# ------------------------------------------------------------------------------------------ reading
-
-
-def read_meta(folder: Path) -> dict[str, Any]:
-    """`run.json` of a run folder.
-
-    UsageError if it is missing, unreadable or of an unknown schema. CorruptRecord if it is not JSON or lacks a key.
-    """
-    path = Path(folder) / RUN_FILE
-    try:
-        meta = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UsageError(f"{folder} is not a run folder: it has no {RUN_FILE}; give a folder under results/") from None
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise CorruptRecord(f"{path} is not JSON ({error}); restore it from a copy") from None
-    version = meta.get("schema_version") if isinstance(meta, dict) else None
-    if version != SCHEMA_VERSION:
-        raise UsageError(
-            f"{path} has schema_version {version!r}; this version reads {SCHEMA_VERSION}; "
-            "open it with the fastvlm-bench that wrote it, or upgrade"
-        )
-    missing = [key for key in ("run_id", "status", "config", "suites", "model", "methods", "reference")
-               if key not in meta]  # fmt: skip
-    if missing:
-        raise CorruptRecord(f"{path} lacks {', '.join(missing)}; restore it from a copy")
-    return dict(meta)
-
-
-def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """All whole lines of a samples file, and how many bytes they take. Any bytes after them are a torn last line."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UsageError(f"{path.parent} has no {SAMPLES_FILE}: nothing was measured; run it again") from None
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    lines: list[dict[str, Any]] = []
-    whole = 0
-    for number, raw in enumerate(data.splitlines(keepends=True), start=1):
-        if whole + len(raw) == len(data) and not raw.endswith(b"\n"):
-            break  # a line is one write, so one without a line feed is half written
-        try:
-            line = unseal(raw.removesuffix(b"\n"))
-        except ValueError as error:
-            raise CorruptRecord(f"{path}, line {number} is corrupt: {error}; restore it from a copy") from None
-        if line.get("v") != SCHEMA_VERSION:
-            raise UsageError(f"{path}, line {number} has v {line.get('v')!r}; this version reads {SCHEMA_VERSION}")
-        if line.get("seq") != number - 1:
-            raise CorruptRecord(
-                f"{path}, line {number} has seq {line.get('seq')!r} instead of {number - 1}: lines were removed, "
-                "added or moved; restore it from a copy"
-            )
-        lines.append(line)
-        whole += len(raw)
-    return lines, whole
-
-
-def read_run(folder: Path) -> Run:
-    """Read and check a run folder. A torn last line is left out; where a key has several lines, the last one counts.
-
-    UsageError: not a run folder, no samples file, unknown schema. CorruptRecord: a damaged file, or a line of a sample
-    or method that `run.json` does not list.
-    """
-    folder = Path(folder)
-    meta, path = read_meta(folder), folder / SAMPLES_FILE
-    lines, whole = _read_lines(path)
-    known = {(suite["name"], sample["sample_id"]) for suite in meta["suites"] for sample in suite["samples"]}
-    labels = {method["label"] for method in meta["methods"]}
-    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
-        key = (line.get("suite"), line.get("sample_id"), line.get("method"), line.get("repeat"))
-        if key[:2] not in known or key[2] not in labels:
-            raise CorruptRecord(f"{path}, line {number} is of {key[:3]}, which {RUN_FILE} does not know")
-        latest[key] = line
-    kept = sorted(latest.values(), key=lambda line: line["seq"])
-    attach(folder, meta["suites"])
-    return Run(folder, meta, kept, torn=whole < path.stat().st_size)
-
-
-def list_runs(results_dir: Path) -> list[Path]:
-    """The run folders in a results folder, newest first; those whose `run.json` cannot be read come last."""
-    if not Path(results_dir).is_dir():
-        return []
-
-    def started(folder: Path) -> tuple[str, str]:
-        try:
-            return str(read_meta(folder).get("started_at") or ""), folder.name
-        except BenchError:
-            return "", folder.name
-
-    # A sweep over batch sizes is a folder of runs, so its runs lie one level deeper.
-    folders = [path.parent for depth in ("*", "*/*") for path in Path(results_dir).glob(f"{depth}/{RUN_FILE}")]
-    return sorted(folders, key=started, reverse=True)
-
-
-# ------------------------------------------------------------------------------------------ writing
+_BEGUN: dict[str, Any] = {"status": "started", "completed_at": None, "error": None, "totals": {}, "verdict": None}
+"""What a resumed run does not keep: it will be judged anew."""
 
 
 class RunWriter:
-    """Writes one run folder, which it locks for itself. completed: the groups in which every method has a line."""
+    """Writes one run folder, which it locks for itself. completed: the groups in which every method has a line.
 
-    def __init__(self, folder: Path, meta: dict[str, Any], lock: int, lines: list[dict[str, Any]]) -> None:
-        self.folder, self.meta, self._lock = folder, meta, lock
+    The samples file is locked, too, so that nobody writes beside it when the lock file is removed.
+    """
+
+    def __init__(self, folder: Path, meta: dict[str, Any], lock: int, file: int, lines: list[dict[str, Any]]) -> None:
+        self.folder, self.meta, self._lock, self._file = folder, meta, lock, file
         self._seq = len(lines)
         wanted = {method["label"] for method in meta["methods"]}
         seen: dict[Key, set[str]] = {}
         for line in lines:
             seen.setdefault((line["suite"], line["sample_id"], line["repeat"]), set()).add(line["method"])
         self.completed: set[Key] = {key for key, labels in seen.items() if labels >= wanted}
-        write_atomically(folder / RUN_FILE, encode_document(meta))
-        self._file = os.open(folder / SAMPLES_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        remove_temporaries(folder)
+        self._save()
         sync_folder(folder)
 
     @classmethod
@@ -185,7 +70,7 @@ class RunWriter:
         if (folder / RUN_FILE).exists() or (folder / SAMPLES_FILE).exists():
             os.close(lock)
             raise UsageError(f"{folder} already holds a run; go on with --resume, or choose another --out")
-        return cls(folder, {"schema_version": SCHEMA_VERSION, **run}, lock, [])
+        return cls(folder, {"schema_version": SCHEMA_VERSION, **run}, lock, lock_file(folder / SAMPLES_FILE), [])
 
     @classmethod
     def resume(cls, folder: Path, config_sha256: str, config: Mapping[str, Any] | None = None) -> "RunWriter":
@@ -198,44 +83,87 @@ class RunWriter:
         folder = Path(folder)
         meta = read_meta(folder)
         if meta.get("config_sha256") != config_sha256:
-            changed = differences(meta["config"], config) if config is not None else []
+            old = {name: value for name, value in meta["config"].items() if name in (config or ())}
+            changed = differences(old, config) if config is not None else []
             detail = "; ".join(changed) or f"config_sha256: {meta.get('config_sha256')} -> {config_sha256}"
             raise UsageError(
-                f"{folder} was made with another configuration ({detail}); resume with the same one, or start anew"
+                f"{folder} was made with another configuration ({detail}); leave those options out, or start anew"
             )
+        path, file = folder / SAMPLES_FILE, -1
+        if not path.exists() and sealed_lines(meta):
+            check_files(folder, meta, 0)
         lock = lock_folder(folder)
         try:
-            path = folder / SAMPLES_FILE
-            path.touch()
-            lines, whole = _read_lines(path)
-            with open(path, "r+b") as file:
-                file.seek(whole)
-                if torn := file.read():
+            file = lock_file(path)
+            lines, whole = read_lines(path)
+            check_files(folder, meta, whole)
+            with open(path, "r+b") as torn_file:
+                torn_file.seek(whole)
+                if torn := torn_file.read():
                     with open(folder / TORN_FILE, "ab") as aside:
                         aside.write(torn)
                         os.fsync(aside.fileno())
-                    file.truncate(whole)
-                    os.fsync(file.fileno())
-            return cls(folder, {**meta, "status": "started", "completed_at": None, "error": None}, lock, lines)
+                    torn_file.truncate(whole)
+                    os.fsync(torn_file.fileno())
+            return cls(folder, {**meta, **_BEGUN}, lock, file, lines)
         except BaseException:
+            if file >= 0:
+                os.close(file)
+            (folder / LOCK_FILE).unlink(missing_ok=True)
             os.close(lock)
             raise
 
     def update(self, **fields: Any) -> None:
         """Replace fields of `run.json` by what is known only once the model is loaded.
 
-        In a resumed run that has lines, UsageError if a field of `MACHINE` or of `generation` changes: a run must not
-        mix two machines, two sets of weights or two ways of generating.
+        In a resumed run that has lines, UsageError if that changes anything that decides a token or a time (`mixed`):
+        a run must not mix two machines, two models, two drafts or two ways of generating.
         """
-        told = differences(self.meta, {**self.meta, **fields})
-        changed = [d for d in told if d.split(":")[0] in MACHINE]
-        ways = [d for d in told if d.startswith("generation.") and "generation" in self.meta]  # older records lack it
-        if self._seq and (changed or ways):
-            how, remedy = ("elsewhere", "there") if changed else ("with other generation settings", "with those")
-            detail = "; ".join([*changed, *ways])
-            raise UsageError(f"{self.folder} was measured {how} ({detail}); resume it {remedy}, or start anew")
+        if self._seq and (changed := mixed(self.meta, fields)):
+            how, remedy = _how(changed)
+            raise UsageError(f"{self.folder} was measured {how} ({'; '.join(changed)}); {remedy}, or start anew")
         self.meta = {**self.meta, **fields}
-        write_atomically(self.folder / RUN_FILE, encode_document(self.meta))
+        self._save()
+
+    def _save(self) -> None:
+        """Replace `run.json`, sealed. WriteFailed if that fails."""
+        self.restore()
+        try:
+            document = sealed(self.meta, self.folder)
+        except OSError as error:
+            raise WriteFailed(f"cannot read {self.folder / SAMPLES_FILE}: {error.strerror}") from error
+        write_atomically(self.folder / RUN_FILE, encode_document(document))
+
+    def restore(self) -> None:
+        """Where the folder or its samples file was removed while it is measured, make it again with all its lines.
+
+        WriteFailed if that fails, or if another file has taken its place.
+        """
+        path = self.folder / SAMPLES_FILE
+        if self._lock < 0:
+            return
+        try:
+            if os.path.samestat(os.stat(path), os.fstat(self._file)):
+                return
+            raise WriteFailed(f"{path} was replaced by another file while it was measured; resume from that one with "
+                              f"--resume {self.folder}")  # fmt: skip
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        data = os.pread(self._file, os.fstat(self._file).st_size, 0)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / LOCK_FILE).exists():
+                old, self._lock = self._lock, lock_folder(self.folder)
+                os.close(old)
+            write_atomically(path, data)
+            old, self._file = self._file, lock_file(path)
+            os.close(old)
+            write_atomically(self.folder / RUN_FILE, encode_document(sealed(self.meta, self.folder)))
+        except OSError as error:
+            raise WriteFailed(f"{path} was removed while it was measured, and cannot be made again: {error.strerror}; "
+                              f"{self._seq} lines are lost") from error  # fmt: skip
+        print(f"fastvlm-bench: note: {path} was removed while it was measured; it is there again, with its "
+              f"{self._seq} lines", file=sys.stderr)  # fmt: skip
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add one line to the samples file and fsync it; `v`, `seq` and `crc32` are filled in here.
@@ -243,6 +171,7 @@ class RunWriter:
         WriteFailed if that fails. What was written of the line is then removed.
         """
         data = seal({"v": SCHEMA_VERSION, "seq": self._seq, **{k: v for k, v in line.items() if k not in ("v", "seq")}})
+        self.restore()
         start = os.fstat(self._file).st_size
         try:
             rest = memoryview(data)
@@ -262,9 +191,14 @@ class RunWriter:
         """Write the final `run.json` ("success", "interrupted" or "error", and any other fields) and close."""
         self.meta = {**self.meta, "status": status, "completed_at": now(), **fields}
         try:
-            write_atomically(self.folder / RUN_FILE, encode_document(self.meta))
+            self._save()
         finally:
             self.close()
+
+    def finish_unjudged(self) -> None:
+        """Close an interrupted run that nobody has judged, unless it is closed already."""
+        if self._lock >= 0:
+            self.finish("interrupted")
 
     def discard(self) -> bool:
         """Remove a run that has measured nothing. If it has any line, do nothing and return False."""
@@ -282,7 +216,8 @@ class RunWriter:
         if self._lock < 0:
             return
         os.close(self._file)
-        (self.folder / LOCK_FILE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be gone, or a file may stand in its place
+            (self.folder / LOCK_FILE).unlink()
         os.close(self._lock)
         self._lock = -1
 
@@ -291,3 +226,13 @@ class RunWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _how(changed: Sequence[str]) -> tuple[str, str]:
+    """How a run was measured before, in words, and what would let it go on."""
+    if all(each.startswith("generation.") for each in changed):
+        return "with other generation settings", "resume it with those"
+    machine = ("environment.", "model.dtype", "model.device", "model.attention")
+    if all(each.startswith(machine) for each in changed):
+        return "elsewhere", "resume it there"
+    return "with something else", "put it back as it was and resume"

@@ -61,6 +61,12 @@ class ModelRecord(_Class):
     parameters: NotRequired[Annotated[Count, "number of parameters"]]
     weights_bytes: NotRequired[Annotated[Bytes, "bytes of the weights"]]
     preflight: NotRequired[Annotated[dict[str, Any], "what was found before the first sample"]]
+    config: NotRequired[
+        Annotated[dict[str, Any], "every field of its configuration that may decide an output or a time"]
+    ]
+    processor: NotRequired[
+        Annotated[dict[str, Any], "settings of each part of its processor; of tokenizer and template the SHA-256"]
+    ]
     phase_1: NotRequired[Annotated[dict[str, Any], "how it was fine-tuned, for a model that was fine-tuned here"]]
 
 
@@ -72,6 +78,7 @@ class MethodRecord(TypedDict):
     spec: NotRequired[Annotated[str, "as it could be typed"]]
     lossless: NotRequired[Annotated[bool, "whether its greedy output is the target's own"]]
     options: NotRequired[Annotated[dict[str, Any], "its options, with those that the draft settles"]]
+    advised: NotRequired[Annotated[dict[str, Any], "those of the options that the draft's manifest advised"]]
     draft: NotRequired[Annotated[dict[str, Any] | None, "manifest of the draft, with its name and its weights' sha256"]]
     file_sha256: NotRequired[Annotated[Sha256, "of its file, for a method from outside the package"]]
     extra_bytes: NotRequired[Annotated[Bytes, "bytes that it needs beside the target"]]
@@ -213,12 +220,48 @@ class Energy(TypedDict):
     reason: NotRequired[Annotated[str, "why it was not measured"]]
 
 
+class Predicted(TypedDict):
+    """The speed-up that the costs of single passes and a few drafted answers promise of one cell."""
+
+    method: Annotated[str, "label of the cell"]
+    decode_speedup: Annotated[Amount, "predicted decode speed-up, the mean over the suites"]
+
+
 class Refined(TypedDict):
     """What drafts learned between samples with --refine."""
 
     updates: Annotated[dict[str, Count], "method: updates of its draft"]
     seconds: Annotated[Amount, "seconds of learning, outside the clock"]
     lr: Annotated[float, "learning rate"]
+
+
+class Swept(TypedDict):
+    """What `sweep` was asked for; its cells are the methods."""
+
+    head: Annotated[list[str], "kinds of imitation heads; raw is the exit without one"]
+    exit_layer: Annotated[list[Positive], "layers run while drafting"]
+    gamma: Annotated[list[Positive], "most tokens drafted per round"]
+    stop_below: Annotated[list[Amount], "probabilities below which drafting stops; 0 is never"]
+    predict_first: NotRequired[Annotated[bool, "whether cells were left out by a prediction"]]
+    predicted: NotRequired[
+        Annotated[list[Predicted], "with --predict-first: of each cell, before anything was measured"]
+    ]
+
+
+class SealedFile(TypedDict):
+    """A file of the run folder when `run.json` was written."""
+
+    bytes: Annotated[Bytes, "its length; of samples.jsonl that of its whole lines"]
+    lines: NotRequired[Annotated[Count, "of samples.jsonl its lines, repeated ones too"]]
+    sha256: Annotated[Sha256, "of these bytes"]
+
+
+class Seal(TypedDict):
+    """Digests by which a reader sees that something was altered. It is no signature."""
+
+    sha256: Annotated[Sha256, "of all of run.json but this entry, as JSON with sorted keys and without spaces"]
+    fields: Annotated[dict[str, str], "part of run.json: its CRC-32, to name what was altered"]
+    files: Annotated[dict[str, SealedFile], "by name: samples.jsonl and document_frequencies.json"]
 
 
 class RunRecord(TypedDict):
@@ -235,7 +278,12 @@ class RunRecord(TypedDict):
     suites: Annotated[list[SuiteRecord], "in the order in which they are measured"]
     model: Annotated[ModelRecord, "the target"]
     methods: Annotated[list[MethodRecord], "the reference first"]
-    left_out: NotRequired[Annotated[list[LeftOut], "methods that `all` stood for and that do not fit the model"]]
+    left_out: NotRequired[
+        Annotated[
+            list[LeftOut], "methods that `all` stood for and that do not fit; cells that --predict-first left out"
+        ]
+    ]
+    sweep: NotRequired[Annotated[Swept, "in a run by the command sweep"]]
     reference: Annotated[str, "label of the method that the others are compared with"]
     order: NotRequired[
         Annotated[Literal["williams"], "design of the order of methods on each sample; without it they rotated by one"]
@@ -256,3 +304,5 @@ class RunRecord(TypedDict):
     stopped: NotRequired[Annotated[dict[str, Stopped], "by suite, with --until-width or --budget"]]
     energy: NotRequired[Annotated[dict[str, Energy], "by suite, with --energy"]]
     refined: NotRequired[Annotated[Refined, "with --refine"]]
+    sealed: NotRequired[Annotated[Literal[True], "there is a seal; older records have none"]]
+    seal: NotRequired[Annotated[Seal, "digests of all of it, and of the files beside it"]]

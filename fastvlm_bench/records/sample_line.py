@@ -118,7 +118,7 @@ class SampleLine(TypedDict):
     ranks: NotRequired[Annotated[Ranks, "in suites that rank given answers"]]
     losslessness: NotRequired[Annotated[Losslessness | None, "null for the reference and for lossy methods"]]
     flags: NotRequired[
-        Annotated[list[Literal["throttled", "not_isolated"]], "what was seen while the group was measured"]
+        Annotated[list[Literal["throttled", "not_isolated", "stalled"]], "what was seen while the group was measured"]
     ]
     error: Annotated[str | None, "null, or KIND: MESSAGE of a failed sample, of which nothing measured is kept"]
     crc32: Annotated[str, Limits(pattern="^[0-9a-f]{8}$"), "CRC-32 of the line's bytes without this last key"]

@@ -169,8 +169,7 @@ def differences(old: Any, new: Any) -> list[str]:
 def lock_folder(folder: Path) -> int:
     """Lock a folder for this process and return the descriptor of the lock file; closing it ends the lock.
 
-    UsageError, naming the process, if another one holds the lock. Temporary files are removed that an earlier writer
-    left when it was killed within `write_atomically`.
+    UsageError, naming the process, if another one holds the lock.
     """
     import fcntl  # POSIX only; reading results must work everywhere
 
@@ -188,12 +187,32 @@ def lock_folder(folder: Path) -> int:
             if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, b"%d\n" % os.getpid())
-                for left in folder.iterdir():  # the lock is ours, so no one is still writing these
-                    if not _TEMPORARY.fullmatch(left.name):
-                        continue
-                    if left.is_dir():
-                        shutil.rmtree(left, ignore_errors=True)
-                    else:
-                        left.unlink(missing_ok=True)
                 return descriptor
         os.close(descriptor)
+
+
+def lock_file(path: Path) -> int:
+    """Open a file to read and append, made if it is missing, and lock it for this process. Returns the descriptor.
+
+    It holds where the lock file of the folder has been removed. UsageError if another process has it.
+    """
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise UsageError(f"{path.parent} is being written by another process; wait for it or stop it") from None
+    return descriptor
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what an earlier writer left when it was killed within `write_atomically`: the folder must be locked."""
+    for left in folder.iterdir():
+        if not _TEMPORARY.fullmatch(left.name):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ quality_tables.py  the tables of quality in that report
 breakdown.py       the tables of phases, energy and the parts of memory in that report
 compare.py         the tables of `compare`
 batch_table.py     the table over batch sizes
+sweep.py           of a sweep: its grids, the best cell, what cannot be told from it
 audit.py           tables and exports of `audit`
 layout.py          tables that fit a terminal of any width
 labels.py          names of rows that say in what rows of the same method differ
@@ -20,6 +21,7 @@ export.py          CSV, LaTeX, Markdown and JSON, one row per suite and method
 eval_results.py    scores as the YAML that a model's repository on the Hub shows
 trackers.py        `--report-to`: Weights & Biases, MLflow
 sample_export.py   every sample as CSV
+page_columns.py    how a column of the CSV looks on a page: words, MiB, milliseconds, points
 csv_text.py        how a value is written in CSV
 frames.py          rows and samples as pandas data frames
 memory_picture.py  the parts of memory as a picture

@@ -13,7 +13,7 @@ from fastvlm_bench.records.storage import finite
 from fastvlm_bench.report.csv_text import cell_text, to_csv
 from fastvlm_bench.report.export import latex_table, markdown_table
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
-from fastvlm_bench.report.numbers import number, ratio
+from fastvlm_bench.report.numbers import interval, number, ratio
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,8 +62,9 @@ def audit_csv(audit: Audit) -> str:
 def _page(audit: Audit) -> tuple[list[str], list[list[str]]]:
     def cell(value: Any) -> str:
         if isinstance(value, Estimate):
-            interval = "" if value.low is None else f" [{value.low:.2f}, {value.high:.2f}]"
-            return f"{value.value:.3f}{interval}"
+            if value.low is None or value.high is None:
+                return f"{value.value:.3f}"
+            return interval(value.value, value.low, value.high, digits=3)
         return f"{value:.3f}" if isinstance(value, float) else cell_text(value)
 
     cells = {name: [cell(getattr(row, name)) for row in _rows(audit)] for name in PAGE}

@@ -35,7 +35,8 @@ def sizes_markdown(rows: Sequence[SizeRow]) -> str:
               "identical", "α", "τ", "wait, first token (s)", "wait, last token (s)")  # fmt: skip
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for r in rows:
-        cells = (r.suite, r.method.replace("_", "\\_"), str(r.batch_size), number(r.requests_per_s),
+        mark = "" if r.status == "VALID" else " (INVALID)"
+        cells = (r.suite, r.method.replace("_", "\\_") + mark, str(r.batch_size), number(r.requests_per_s),
                  number(r.tokens_per_s, 0), _speedup(r, "decode"), _speedup(r, "e2e"), _same(r), number(r.alpha),
                  _tau(r), number(r.wait_first_s, 3), number(r.wait_last_s, 3))  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")

@@ -116,6 +116,6 @@ def memory_columns(run: Run, rows: Sequence[Row]) -> list[Cells] | None:
         column("weights\nMiB", "weights_bytes"), column("draft\nhead", "head_bytes"),
         column("KV\ncache", "cache_bytes"), column("acti-\nvations", "activation_bytes"),
         column("all\nelse", "rest_bytes"), column(f"= peak\n{kind}", "peak_bytes"),
-        column("Δ peak\nMiB", "peak_bytes", less="reference"), column("allocator\nMiB", "reserved_bytes"),
+        column("Δ peak,\none sample", "peak_bytes", less="reference"), column("allocator\nMiB", "reserved_bytes"),
         column("device\nMiB", "device_used_bytes"),
     ]  # fmt: skip

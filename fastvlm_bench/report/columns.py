@@ -15,7 +15,7 @@ from fastvlm_bench.analysis.times import Spread
 from fastvlm_bench.report.csv_text import cell_text
 
 SOURCES = (
-    "run_id", "model", "suite", "settings.suite_version", "settings.split", "settings.source", "method",
+    "run_id", "status", "model", "suite", "settings.suite_version", "settings.split", "settings.source", "method",
     "settings.method_name", "settings.gamma", "settings.exit_layer", "settings.head", "settings.stop_below",
     "settings.draft", "settings.draft_id", "settings.options", "reference", "settings.lossless", "settings.dtype",
     "settings.device", "settings.hardware", "settings.attention", "settings.threads", "settings.tool",

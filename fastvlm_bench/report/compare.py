@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.comparison import ComparedRow, Comparison, differing
+from fastvlm_bench.analysis.differing import some
+from fastvlm_bench.analysis.summary import Row
+from fastvlm_bench.analysis.verdict import INVALID
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.labels import differences, labels, letters
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.report.numbers import number, ratio
-from fastvlm_bench.report.terminal import quality_cell
+from fastvlm_bench.report.terminal import measured, quality_cell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,8 +24,11 @@ def print_comparison(comparison: Comparison, console: "Console | None" = None) -
 
     console = Console() if console is None else console
     names = letters(len(comparison.runs))
-    for name, run, differs in zip(names, comparison.runs, _of_runs(comparison), strict=True):
+    runs = zip(names, comparison.runs, _of_runs(comparison), comparison.verdicts, strict=True)
+    for name, run, differs, verdict in runs:
         say(console, f"{name} = {run.run_id}" + (f": {differs}" if differs else ""))
+        if verdict.status == INVALID:
+            say(console, f"{name} is INVALID, do not publish its numbers: {some(verdict.reasons)}", "bold red")
     if comparison.forced:
         say(console, "FORCED: these runs are not comparable. " + "; ".join(comparison.forced), "bold red")
     if comparison.of_suites:
@@ -34,12 +40,14 @@ def print_comparison(comparison: Comparison, console: "Console | None" = None) -
         say(console, f"left out: {sentence}", "dim")
     for suite in dict.fromkeys(row.row.suite for row in comparison.rows):
         own = [row for row in comparison.rows if row.row.suite == suite]
-        settings, counts = own[0].row.settings, own[0].row.counts
+        settings = own[0].row.settings
         console.print()
-        say(console, f"{suite} {settings.suite_version} · split {settings.split} · n = {counts.samples}"
+        say(console, f"{suite} {settings.suite_version} · split {settings.split} · n = {measured([r.row for r in own])}"
             + (" · FORCED" if comparison.forced else ""), "bold")  # fmt: skip
         told = labels([r.row for r in own], of_run=False)
-        methods = Cells("run: method", tuple(f"{names[r.run]}: {m}" for r, m in zip(own, told, strict=True)), "left")
+        methods = Cells(
+            "run: method", tuple(f"{names[r.run]}: {m}{_mark(r.row)}" for r, m in zip(own, told, strict=True)), "left"
+        )
         draw(console, methods, _columns(own))
     console.print()
     if any(row.against for row in comparison.rows):
@@ -47,6 +55,10 @@ def print_comparison(comparison: Comparison, console: "Console | None" = None) -
             "95 % interval; it includes what changed in the machine between the runs", "dim")  # fmt: skip
     for note in comparison.notes:
         say(console, f"note: {note}", "yellow")
+
+
+def _mark(row: Row) -> str:
+    return f" ({INVALID})" if row.status == INVALID else ""
 
 
 def _of_runs(comparison: Comparison) -> list[str]:

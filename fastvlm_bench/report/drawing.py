@@ -227,3 +227,26 @@ def _whole_numbers(axis: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def heat_map(axis: Any, data: Data, places: Places) -> None:
+    """γ across, exits and heads down. The colours have one scale over all panels, `scale` of each row."""
+    gammas = sorted({row["gamma"] for row in data})
+    names = list(dict.fromkeys(row["place"] for row in data))
+    values = [[float("nan")] * len(gammas) for _ in names]
+    low, high = data[0]["scale_low"], data[0]["scale_high"]
+    size = min(7.0, 42 / len(gammas))
+    for row in data:
+        if row["shown"] is None:
+            continue
+        x, y = gammas.index(row["gamma"]), names.index(row["place"])
+        values[y][x] = row["shown"]
+        dark = row["shown"] < (low + high) / 2
+        axis.text(x, y, f"{row['shown']:.2f}{row['mark']}", ha="center", va="center", fontsize=size,
+                  color="white" if dark else INK, fontweight="bold" if row["mark"] == "*" else "normal")  # fmt: skip
+    axis.pcolormesh(range(len(gammas)), range(len(names)), values, cmap="cividis", vmin=low, vmax=high,
+                    shading="nearest", edgecolors="white", linewidth=0.6)  # fmt: skip
+    axis.set_xticks(range(len(gammas)), [str(gamma) for gamma in gammas])
+    _categories(axis, names)
+    axis.set(ylim=(len(names) - 0.5, -0.5), xlabel="γ, most tokens drafted per round", title=data[0]["panel"])
+    axis.grid(visible=False)

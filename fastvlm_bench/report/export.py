@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench import metrics
+from fastvlm_bench.analysis.best_cell import is_sweep
 from fastvlm_bench.analysis.generation import generation_line
 from fastvlm_bench.analysis.summary import Row, summarise
-from fastvlm_bench.analysis.verdict import judge
+from fastvlm_bench.analysis.verdict import INVALID, judge, judged_rows, stamped
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.records.document_frequencies import FREQUENCIES, cider_df
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import check_target_file, finite, write_output
 from fastvlm_bench.report.columns import columns, row_dict
-from fastvlm_bench.report.csv_text import cell_text, to_csv
+from fastvlm_bench.report.csv_text import to_csv
 from fastvlm_bench.report.eval_results import eval_results
 from fastvlm_bench.report.labels import labels
+from fastvlm_bench.report.numbers import interval
+from fastvlm_bench.report.page_columns import header, shown
 from fastvlm_bench.report.sample_export import samples_csv
+from fastvlm_bench.report.sweep import sweep_json
 from fastvlm_bench.visible import visible
 
 TABLE_COLUMNS = (
@@ -60,6 +64,7 @@ def run_json(run: Run, rows: Sequence[Row] | None = None) -> str:
     """What `--json` prints: the run without its samples, its rows, warnings and verdict."""
     rows = summarise(run) if rows is None else rows
     verdict = judge(run, rows)
+    rows = stamped(rows, verdict)
     meta = {name: value for name, value in run.meta.items() if name != "suites"}
     meta["suites"] = [
         {**{name: value for name, value in suite.items() if name not in ("samples", FREQUENCIES)},
@@ -68,6 +73,8 @@ def run_json(run: Run, rows: Sequence[Row] | None = None) -> str:
     ]  # fmt: skip
     meta |= {"warnings": [notice.as_dict() for notice in verdict.warnings], "verdict": verdict.as_dict()}
     document = {**meta, "rows": [row_dict(row) for row in rows]}
+    if is_sweep(run):
+        document["swept"] = sweep_json(run, rows)
     return json.dumps(finite(document), allow_nan=False, indent=1) + "\n"
 
 
@@ -75,7 +82,7 @@ def run_json(run: Run, rows: Sequence[Row] | None = None) -> str:
 
 
 def _page(rows: Sequence[Row], names: Sequence[str] | None) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of a table for a page, with the columns of these names (KeyError for an unknown one).
+    """Headers in words and cells of a table for a page, with the columns of these names (KeyError for an unknown one).
 
     None is `TABLE_COLUMNS` and the metrics, without the columns that are empty in every row.
     """
@@ -91,10 +98,15 @@ def _page(rows: Sequence[Row], names: Sequence[str] | None) -> tuple[list[str], 
         if by_name[name].interval:
             low, high = (by_name[name + suffix].read(row) for suffix in ("_low", "_high"))
             if low is not None and high is not None:
-                return f"{value:.2f} [{low:.2f}, {high:.2f}]"
-        return f"{value:.4g}" if isinstance(value, float) else cell_text(value)
+                return interval(value, low, high)
+        return shown(name)(value)
 
-    return kept, [[cell(name, row, cells[name][i]) for name in kept] for i, row in enumerate(rows)]
+    body = [[cell(name, row, cells[name][i]) for name in kept] for i, row in enumerate(rows)]
+    place = kept.index("method") if "method" in kept else 0
+    for row, line in zip(rows, body, strict=True):
+        if row.status == INVALID:  # in every table, whatever its columns are
+            line[place] = f"{line[place]} (INVALID)".strip()
+    return [header(name) for name in kept], body
 
 
 def rows_markdown(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
@@ -117,6 +129,7 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "α": r"$\alpha$", "τ": r"$\tau$", "γ": r"$\gamma$", "Δ": r"$\Delta$", "×": r"$\times$", "–": "--",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "\n": " ",
 })  # fmt: skip
 
@@ -138,12 +151,13 @@ def run_markdown(run: Run, rows: Sequence[Row] | None = None) -> str:
     """`summary.md` of a run: the table, the warnings and the verdict."""
     rows = summarise(run) if rows is None else rows
     verdict = judge(run, rows)
+    rows = stamped(rows, verdict)
     reasons = "".join(f"\n- {reason}" for reason in verdict.reasons)
     warnings = "".join(f"\n- **{notice.name}** {notice.message}" for notice in verdict.warnings)
     model = run.meta["model"]
     return (
         f"# {run.run_id}\n\n{model['id']}, {model['dtype']}, {model['device']}; reference {run.meta['reference']}. "
-        f"{_generation(run)}Seconds and bytes; speed-ups are geometric means of reference / method with 95 % "
+        f"{_generation(run)}Speed-ups are geometric means of reference / method with 95 % "
         f"intervals; docs/measuring.md explains the columns.\n\n{rows_markdown(rows)}"
         + (f"\n## Warnings\n{warnings}\n" if warnings else "")
         + f"\n## {verdict.status}\n{reasons}\n"
@@ -186,14 +200,19 @@ def export_runs(
     if form == OF_ONE_RUN:
         if len(runs) > 1:
             raise UsageError(f"eval-results is of one run, not of {len(runs)}: name its folder")
-        return eval_results(runs[0], summarise(runs[0]), dataset, method)
+        return eval_results(runs[0], judged_rows(runs[0])[0], dataset, method)
     if form == "samples-csv":
         first, *others = (samples_csv(run, excel_safe) for run in runs)
         return first + "".join(text[text.index("\n") + 1 :] for text in others)
     if form == "json":
         objects = [run_json(run) for run in runs]
         return objects[0] if len(objects) == 1 else "[\n" + ",\n".join(text.rstrip() for text in objects) + "\n]\n"
-    rows = [row for run in runs for row in summarise(run)]
+    judged = [judged_rows(run) for run in runs]
+    rows = [row for own, _ in judged for row in own]
     if form == "csv":
         return rows_csv(rows, excel_safe)
-    return rows_latex(rows, names) if form == "latex" else rows_markdown(rows, names)
+    why = [f"INVALID, do not publish: {run.run_id}: {'; '.join(verdict.reasons)}"
+           for run, (_, verdict) in zip(runs, judged, strict=True) if verdict.status == INVALID]  # fmt: skip
+    if form == "latex":
+        return rows_latex(rows, names) + "".join(f"% {' '.join(text.split())}\n" for text in why)
+    return rows_markdown(rows, names) + "".join(f"\n{' '.join(text.split())}\n" for text in why)

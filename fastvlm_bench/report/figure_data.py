@@ -13,6 +13,7 @@ from fastvlm_bench import metrics
 from fastvlm_bench.analysis.acceptance import counts_by_position
 from fastvlm_bench.analysis.arms import Arm, arms, pairs
 from fastvlm_bench.analysis.batches import observation
+from fastvlm_bench.analysis.best_cell import best_cells, estimate_of, is_sweep
 from fastvlm_bench.analysis.phases import phase_shares
 from fastvlm_bench.analysis.speedup import DECODE, SampleRatio, common, sample_ratios
 from fastvlm_bench.analysis.statistics import Estimate
@@ -21,6 +22,7 @@ from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.breakdown import PARTS, memory_parts
 from fastvlm_bench.report.labels import letters
 from fastvlm_bench.report.one_screen import short_labels
+from fastvlm_bench.report.sweep import MARKS, place_name, sweep_dict
 
 Data = list[dict[str, Any]]
 
@@ -261,3 +263,20 @@ def energy(series: Sequence[Series]) -> Data:
     """A row for each method whose energy was measured."""
     return [{**_names(one), "joules_per_token": one.row.energy.joules_per_token, "watts": one.row.energy.watts}
             for one in series if one.row.energy.joules_per_token is not None]  # fmt: skip
+
+
+def heat_map(series: Sequence[Series]) -> Data:
+    """A row for each cell of a sweep; panel: its threshold, a grid each. shown: the speed-up that ranks the cells."""
+    found = []
+    for run in {id(one.run): one.run for one in series if is_sweep(one.run)}.values():
+        own = [one for one in series if one.run is run]
+        (best,) = [each for each in best_cells(run, [one.row for one in own]) if each.suite == own[0].row.suite]
+        letter = f"{own[0].letter}: " if len({id(one.run) for one in series}) > 1 else ""
+        for cell in best.cells:
+            told = estimate_of(cell, best.measure)
+            stop = f"stop {cell.stop_below:g}" if cell.stop_below else "never stops"
+            found.append({"run_id": run.run_id, "panel": letter + stop, "place": place_name(cell),
+                          "shown": told.value if told else None, "mark": MARKS.get(cell.verdict, "").strip(),
+                          **sweep_dict(best.suite, cell)})  # fmt: skip
+    values = [row["shown"] for row in found if row["shown"] is not None]
+    return [{**row, "scale_low": min(values), "scale_high": max(values)} for row in found] if values else []

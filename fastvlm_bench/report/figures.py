@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fastvlm_bench.analysis.best_cell import is_sweep
 from fastvlm_bench.report import drawing, figure_data
 from fastvlm_bench.report.drawing import Places
 from fastvlm_bench.report.figure_data import Data, Series
@@ -25,7 +26,8 @@ class FigureKind:
     """A figure. reading: how to read it, in one sentence, in which {unit} is a sample or a batch.
 
     bars: its height follows the number of methods. panels: the column whose values stand in axes of their own, "" for
-    one. legend: it needs one for its methods or parts; with bars the methods stand on the axis.
+    one. legend: it needs one for its methods or parts; with bars the methods stand on the axis. swept: of sweeps, whose
+    cells are too many for the other figures.
     """
 
     name: str
@@ -36,6 +38,7 @@ class FigureKind:
     bars: bool = False
     panels: str = ""
     legend: bool = True
+    swept: bool = False
 
 
 FIGURES = (
@@ -65,6 +68,9 @@ FIGURES = (
                figure_data.memory_peak, drawing.memory_peak, bars=True),
     FigureKind("energy", "Energy", "Joules of the device per new token.", figure_data.energy, drawing.energy,
                bars=True, legend=False),
+    FigureKind("heat-map", "Speed-up of every cell of the sweep",
+               "Decode speed-up over standard decoding; * is the best cell, = cannot be told from it.",
+               figure_data.heat_map, drawing.heat_map, panels="panel", legend=False, swept=True),
 )  # fmt: skip
 """In the order of the page."""
 
@@ -72,6 +78,12 @@ FIGURES = (
 def reading_of(kind: FigureKind, series: Sequence[Series]) -> str:
     """How to read a figure of these series."""
     return kind.reading.format(unit=" or ".join(dict.fromkeys(one.unit for one in series)))
+
+
+def figures_of(series: Sequence[Series]) -> list[FigureKind]:
+    """The figures that say something of these series: for sweeps the heat map alone."""
+    kinds = {is_sweep(one.run) for one in series}
+    return [kind for kind in FIGURES if kind.swept in kinds]
 
 
 def places_of(series: Sequence[Series]) -> dict[str, int]:
@@ -93,17 +105,17 @@ def render(kind: FigureKind, data: Data, places: Places, width: str = "one-colum
         kind.draw(axis, [row for row in data if not kind.panels or row[kind.panels] == name], places)
     if kind.legend and (legend or kind.bars):
         handles, labels = next(iter(figure.axes)).get_legend_handles_labels()
-        columns = _columns(labels, width)
+        columns = legend_columns(labels, WIDTHS[width])
         figure.set_size_inches(WIDTHS[width], figure.get_size_inches()[1] + 0.16 * -(-len(labels) // columns))
         figure.legend(handles, labels, loc="outside upper center", ncols=columns, handletextpad=0.4,
                       columnspacing=1.2, borderaxespad=0.2)  # fmt: skip
     return figure
 
 
-def _columns(labels: Sequence[str], width: str) -> int:
-    """As many columns of a legend as its longest label lets fit."""
+def legend_columns(labels: Sequence[str], width_in: float) -> int:
+    """As many columns of a legend as its longest label lets fit into so many inches."""
     longest = max(map(len, labels), default=1)
-    return max(1, min(len(labels), int(WIDTHS[width] / (0.062 * longest + 0.4))))
+    return max(1, min(len(labels), int(width_in / (0.062 * longest + 0.4))))
 
 
 def inline_svg(figure: "Figure", name: str, title: str) -> str:

@@ -21,7 +21,7 @@ from fastvlm_bench.records.storage import check_target_file
 from fastvlm_bench.report.compare import obstacles
 from fastvlm_bench.report.export import save
 from fastvlm_bench.report.figure_data import Series, run_names, series_of, suite_names
-from fastvlm_bench.report.figures import FIGURES, inline_svg, places_of, reading_of, render
+from fastvlm_bench.report.figures import figures_of, inline_svg, places_of, reading_of, render
 from fastvlm_bench.report.html_browser import Browser, browser_of, points
 from fastvlm_bench.report.html_table import Column, table_columns
 from fastvlm_bench.report.one_screen import left_out
@@ -142,7 +142,7 @@ def pieces(label: str) -> list[str]:
 
 def _suite_view(name: str, number: int, series: Sequence[Series]) -> SuiteView:
     pictures, absent = [], []
-    for kind in FIGURES:
+    for kind in figures_of(series):
         data = kind.data(series)
         if data:
             figure = render(kind, data, places_of(series), legend=False)

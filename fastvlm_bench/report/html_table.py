@@ -98,8 +98,12 @@ def _quality(rows: Sequence[Row], place: int) -> Column:
 def _memory(rows: Sequence[Row]) -> Column:
     kind = "allocated" if any(row.memory.peak_allocated_bytes is not None for row in rows) else "rss"
     peaks = [getattr(row.memory, f"peak_{kind}_bytes") for row in rows]
-    deltas = [getattr(row.memory, f"peak_{kind}_delta_bytes") for row in rows]
+    if kind == "rss":  # methods share a process, whose peak is that of all of them
+        return Column("peak MiB", "↓", "largest peak, resident memory of the process",
+                      tuple(Cell(mebibytes(peak), peak) for peak in peaks))  # fmt: skip
+    deltas = [row.memory.peak_allocated_delta_bytes for row in rows]
     cells = tuple(Cell(mebibytes(peak) + (f" ({mebibytes(delta, True)})" if delta is not None else ""), peak)
                   for peak, delta in zip(peaks, deltas, strict=True))  # fmt: skip
-    what = "tensors on the device" if kind == "allocated" else "resident memory of the process"
-    return Column("peak MiB (Δ)", "↓", f"largest peak, {what}; in brackets the difference to the reference", cells)
+    return Column("peak MiB (Δ)", "↓",
+                  "largest peak, tensors on the device; in brackets the difference to the reference",
+                  cells)  # fmt: skip

@@ -7,7 +7,7 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report import drawing, figure_data
 from fastvlm_bench.report.breakdown import memory_parts
-from fastvlm_bench.report.figures import AROUND_BARS, LINE
+from fastvlm_bench.report.figures import AROUND_BARS, LINE, legend_columns
 from fastvlm_bench.report.picture_style import FORMATS, WIDTHS, blank, save_picture, styled
 
 OPTION = "--memory-picture"
@@ -27,11 +27,11 @@ def draw_memory(run: Run, path: Path) -> None:
     rows = [summarise(run)]
     data = {suite: figure_data.memory_peak(figure_data.series_of([run], rows, suite)) for suite in suites}
     with styled(OPTION):
-        bars = max(map(drawing.label_lines, data.values()))
-        figure = blank(WIDTHS["one-column"] * len(suites), AROUND_BARS + 0.3 + LINE * bars)
+        bars, width_in = max(map(drawing.label_lines, data.values())), WIDTHS["one-column"] * len(suites)
+        figure = blank(width_in, AROUND_BARS + 0.5 + LINE * bars)
         for axis, (suite, own) in zip(figure.subplots(1, len(suites), squeeze=False)[0], data.items(), strict=True):
             drawing.memory_peak(axis, own, {})
             axis.set_title(f"{suite} ({run.meta['model']['id']}, {run.meta['model']['dtype']})")
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        figure.legend(handles, labels, loc="outside upper center", ncols=legend_columns(labels, width_in))
         save_picture(figure, path, OPTION)

@@ -5,6 +5,7 @@ from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.report.layout import NOTHING
 
 MIB = 2**20
+MOST_DIGITS = 4
 
 
 def number(value: float | None, digits: int = 2, scale: float = 1.0) -> str:
@@ -28,8 +29,17 @@ def ratio(estimate: Estimate | None) -> str:
         return NOTHING
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.2f}×"
-    digits = 1 if estimate.high - estimate.low >= 1 else 2
-    return f"{estimate.value:.{digits}f}× [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+    return interval(estimate.value, estimate.low, estimate.high, "×", 1 if estimate.high - estimate.low >= 1 else 2)
+
+
+def interval(value: float, low: float, high: float, unit: str = "", digits: int = 2) -> str:
+    """A ratio and its interval, "0.93 [0.91, 0.96]", with so many digits that a bound beside 1 does not read as 1.
+
+    "Slower" with the interval [0.97, 1.00] would contradict itself where the bound is 0.998.
+    """
+    while digits < MOST_DIGITS and not low <= 1 <= high and 1 in (round(low, digits), round(high, digits)):
+        digits += 1
+    return f"{value:.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def mebibytes(value: int | None, signed: bool = False) -> str:

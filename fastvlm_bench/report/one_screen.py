@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fastvlm_bench import metrics
+from fastvlm_bench.analysis.best_cell import BestCell, best_cells, is_sweep
 from fastvlm_bench.analysis.generation import unusual_generation
 from fastvlm_bench.analysis.notices import Notice
 from fastvlm_bench.analysis.quality import Quality
@@ -18,6 +19,7 @@ from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.layout import NOTHING, Cells, draw_tight, say, tight_width
 from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio
 from fastvlm_bench.report.sentences import best
+from fastvlm_bench.report.sweep import copy_line, fewer, predicted_out, print_grids, sentences
 from fastvlm_bench.report.terminal import failed_cell, headline, quality_cell, suite_headline
 
 if TYPE_CHECKING:
@@ -49,11 +51,15 @@ def print_screen(
     say(console, headline(run).removeprefix(f"{run.run_id}: "), "bold")  # the folder's name is in the last line
     if line := unusual_generation(run):
         say(console, line, "dim")
+    swept = best_cells(run, rows) if is_sweep(run) else []
     for place, suite in enumerate(run.meta["suites"]):
         if place:
             console.print()
         own = [row for row in rows if row.suite == suite["name"]]
         say(console, suite_headline(own[0]))
+        if swept:
+            _print_swept(console, run, own, swept[place])
+            continue
         _draw(console, own)
         console.print()
         if sentence := best(run, own):
@@ -62,14 +68,25 @@ def print_screen(
     scope = "one process" if processes == 1 else f"{processes} processes"
     per = "" if greedy(run.meta) else ", per token"
     say(console, f"[ ] 95 % interval of these samples, {scope}{per}; Δ to the reference", "dim")
-    for text in [*left_out(run), *merged(verdict.warnings)]:
+    for text in [*(predicted_out(run) if swept else left_out(run)), *merged(verdict.warnings)]:
         say(console, text, "yellow")
     if verdict.status == "VALID":
         say(console, "VALID", "bold green")
     else:
-        say(console, "INVALID: " + "; ".join(verdict.reasons), "bold red")
+        reasons = fewer(verdict.reasons) if swept else verdict.reasons
+        say(console, "INVALID: " + "; ".join(reasons), "bold red")
     say(console, "every table: report --details; answers token by token: show", "dim")
     console.print(f"records: {run.folder}", markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def _print_swept(console: "Console", run: Run, rows: Sequence[Row], found: BestCell) -> None:
+    """Of a sweep: the grid in the place of a line for each method, and the best cell."""
+    print_grids(console, found)
+    console.print()
+    for place, sentence in enumerate(sentences(found)):
+        say(console, sentence, "" if place else "bold")
+    if line := copy_line(run, found):
+        console.print(line, style="bold", markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 # ------------------------------------------------------------------------------------------ the table
@@ -121,7 +138,8 @@ def _columns(rows: Sequence[Row], interval: bool) -> dict[str, Cells]:
         "TPOT": column("TPOT\nms ↓", lambda r: milliseconds(r.times.tpot_s.median)),
         "α": column("α ↑\n", lambda r: number(r.acceptance.alpha)),
         "τ": column("τ ↑\n", lambda r: number(r.acceptance.tau) if r.acceptance.alpha is not None else NOTHING),
-        "memory": column(f"{'tensors' if kind == 'allocated' else 'RSS'} peak\nMiB (Δ) ↓", lambda r: _memory(r, kind)),
+        "memory": column("tensors peak\nMiB (Δ) ↓" if kind == "allocated" else "RSS peak\nMiB ↓",
+                         lambda r: _memory(r, kind)),
     }  # fmt: skip
 
 
@@ -137,8 +155,11 @@ def _ratio(estimate: Estimate | None) -> str:
 
 
 def _memory(row: Row, kind: str) -> str:
-    peak, delta = (getattr(row.memory, f"peak_{kind}{part}_bytes") for part in ("", "_delta"))
-    return mebibytes(peak) + ("" if delta is None else f" ({mebibytes(delta, True)})")
+    """The peak. Only tensors have a difference: methods share a process, whose resident peak is that of all of them."""
+    if kind == "rss":
+        return mebibytes(row.memory.peak_rss_bytes)
+    delta = row.memory.peak_allocated_delta_bytes
+    return mebibytes(row.memory.peak_allocated_bytes) + ("" if delta is None else f" ({mebibytes(delta, True)})")
 
 
 def _same(row: Row) -> str:

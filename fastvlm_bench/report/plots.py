@@ -13,7 +13,7 @@ from fastvlm_bench.report.compare import obstacles
 from fastvlm_bench.report.csv_text import to_csv
 from fastvlm_bench.report.export import save
 from fastvlm_bench.report.figure_data import series_of, suite_names
-from fastvlm_bench.report.figures import FIGURES, places_of, render
+from fastvlm_bench.report.figures import figures_of, places_of, render
 from fastvlm_bench.report.picture_style import FORMATS, WIDTHS, save_picture, styled
 
 OPTION = "--plots"
@@ -47,7 +47,7 @@ def write_plots(
     with styled(OPTION):
         for suite in suite_names(runs):
             series, stem = series_of(runs, rows, suite), re.sub(r"[^\w.-]+", "-", suite)
-            for kind in FIGURES:
+            for kind in figures_of(series):
                 data = kind.data(series)
                 if not data:
                     continue

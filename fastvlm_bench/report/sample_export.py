@@ -7,11 +7,13 @@ from typing import Any
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.arms import arms, scored, sum_rounds
 from fastvlm_bench.analysis.quality import score
+from fastvlm_bench.analysis.verdict import judge
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.csv_text import to_csv
 
 SAMPLE_COLUMNS = (
-    "run_id", "model", "suite", "split", "sample_id", "image_id", "method", "repeat", "invocation", "order", "seed",
+    "run_id", "status", "model", "suite", "split", "sample_id", "image_id", "method", "repeat", "invocation", "order",
+    "seed",
     "stop", "tokens", "text", "token_ids", "identical", "losslessness",
     "losslessness_gap", "ttft_s", "vision_s", "prefill_s", "decode_s", "e2e_s", "rounds", "drafted",
     "tested", "accepted", "emitted", "draft_s", "verify_s", "peak_rss_bytes", "peak_allocated_bytes",
@@ -39,7 +41,7 @@ def sample_values(run: Run) -> Iterable[dict[str, Any]]:
              for suite in run.meta["suites"] for sample in suite["samples"]}  # fmt: skip
     reference = {(x["suite"], x["sample_id"], x["repeat"]): x["token_ids"]
                  for x in run.lines if x["method"] == run.meta["reference"]}  # fmt: skip
-    scores = scores_by_line(run)
+    scores, status = scores_by_line(run), judge(run).status
     for line in run.lines:
         suite, sample = known[line["suite"], line["sample_id"]]
         base, ids, done = reference.get((line["suite"], line["sample_id"], line["repeat"])), line["token_ids"], {}
@@ -55,7 +57,7 @@ def sample_values(run: Run) -> Iterable[dict[str, Any]]:
             **{f"batch_{key}": value for key, value in (line.get("batch") or {}).items()},
             **{f"phase_{name}": value for name, value in (line.get("phases") or {}).items()},
             **(line.get("memory") or {}), **done, **scores.get(line["seq"], {}),
-            "run_id": run.run_id, "model": run.meta["model"]["id"], "split": suite["split"],
+            "run_id": run.run_id, "status": status, "model": run.meta["model"]["id"], "split": suite["split"],
             "image_id": sample["image_id"],
         }  # fmt: skip
 

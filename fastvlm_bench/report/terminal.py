@@ -126,8 +126,15 @@ def suite_headline(row: Row) -> str:
         f"at most {settings.max_new_tokens} tokens")  # fmt: skip
     return (
         f"{row.suite} {settings.suite_version} · split {settings.split} · {settings.source} · "
-        f"n = {counts.samples}{batches}{repeats} · {length} · reference {row.reference}{sampling(settings)}"
+        f"n = {measured([row])}{batches}{repeats} · {length} · reference {row.reference}{sampling(settings)}"
     )
+
+
+def measured(rows: Sequence[Row]) -> str:
+    """How many samples were measured: "200"; "100 of 200" where not all were; "100–200 of 200" of unequal rows."""
+    counts, planned = {row.counts.samples_ok for row in rows}, max(row.counts.samples for row in rows)
+    told = "–".join(map(str, sorted({min(counts), max(counts)})))
+    return told if counts == {planned} else f"{told} of {planned}"
 
 
 def sampling(settings: Settings) -> str:
@@ -201,7 +208,10 @@ def speed_columns(rows: Sequence[Row]) -> list[Cells]:
 
 
 def quality_columns(rows: Sequence[Row]) -> list[Cells]:
-    """The metrics of the suite with their differences to the reference, and the memory."""
+    """The metrics of the suite with their differences to the reference, and the memory.
+
+    Resident memory has no difference: methods share a process, whose peak is the same for all of them.
+    """
 
     def metric(index: int) -> Callable[[Row], str]:
         return lambda row: quality_cell(row.quality[index], row.counts.samples_paired, row.counts.samples)
@@ -215,8 +225,9 @@ def quality_columns(rows: Sequence[Row]) -> list[Cells]:
     return [
         *columns,
         _column(f"peak {name}\nMiB ↓", rows, lambda r: mebibytes(getattr(r.memory, f"peak_{kind}_bytes"))),
-        _column("Δ peak\nMiB", rows, lambda r: mebibytes(getattr(r.memory, f"peak_{kind}_delta_bytes"), True)),
-    ]
+        *([_column("Δ peak\nMiB", rows, lambda r: mebibytes(r.memory.peak_allocated_delta_bytes, True))]
+          if kind == "allocated" else []),
+    ]  # fmt: skip
 
 
 def estimate_columns(rows: Sequence[Row]) -> list[Cells]:

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastvlm_bench.analysis.summary import Row, summarise
-from fastvlm_bench.analysis.verdict import judge
+from fastvlm_bench.analysis.summary import Row
+from fastvlm_bench.analysis.verdict import judge, judged_rows
 from fastvlm_bench.errors import UsageError, WriteFailed, did_you_mean
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import finite, flatten
@@ -41,7 +41,7 @@ def report_to(name: str, run: Run, rows: Sequence[Row] | None = None) -> None:
     """Send a run to a tracker. WriteFailed, in one line, for whatever goes wrong there: the records are kept anyhow."""
     check_trackers([name])
     try:
-        TRACKERS[name](run, summarise(run) if rows is None else rows)
+        TRACKERS[name](run, judged_rows(run)[0] if rows is None else rows)
     except Exception as error:  # whatever a library, its server or the network raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WriteFailed(f"--report-to {name}: {reason}; the records are kept: try again with fastvlm-bench report "

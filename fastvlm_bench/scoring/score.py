@@ -13,7 +13,7 @@ from fastvlm_bench.analysis import quality
 from fastvlm_bench.analysis.differences import IDENTICAL
 from fastvlm_bench.analysis.quality import Quality
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.metrics import NEEDS_JAVA, java_metrics, kind_of
+from fastvlm_bench.metrics import NEEDS_JAVA, java_metrics, java_scorers, kind_of
 from fastvlm_bench.metrics.ptb_tokenizer import VERSION
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import write_atomically
@@ -97,6 +97,8 @@ def score_file(
     added = [metrics.METRICS.known(text) for text in more]
     if not (definition.metrics or added):
         raise UsageError(f"suite '{suite}' has no metrics here: it is generated and saved, not scored")
+    if java and (missing := java_scorers.check()):
+        notes.append(missing)
     source = ", ".join(map(str, files))
     if subset and allow_missing:
         raise UsageError("--subset and --allow-missing exclude each other: a missing text is left out, or it is empty")

@@ -14,6 +14,8 @@ from fastvlm_bench.suites.results_formats import DEFAULT, FORMATS
 from fastvlm_bench.suites.table_definition import Table, parse_table
 
 SUITES_VARIABLE = "FASTVLM_BENCH_SUITES"
+_BY_PATH: dict[str, Path] = {}
+"""The suites that this process was given by the path of their file."""
 KINDS = ("caption", "vqa", "ranking")
 """What a suite asks for: captions, answers, or a ranking of given answers.
 
@@ -46,8 +48,8 @@ class Split:
     """One `[splits.<name>]` table.
 
     files: the annotation files' names by key, written as `FILE_KEYS` says. images: the image folder's name, perhaps
-    with alternatives between bars. samples: their official number, None where it is not known. root: the folder under
-    the suites folder that holds an embedded split; "" for real data, whose place the user gives. note: what a reader of
+    with alternatives between bars. samples: their official number, None where it is not known. root: the folder beside
+    the suite's file that holds an embedded split; "" for real data, whose place the user gives. note: what a reader of
     the numbers must know. licence, citation: "" where they are the suite's. table: how it is read from parquet files.
     """
 
@@ -89,8 +91,8 @@ class Definition:
     """A suite file. `splits` keeps the file's order. prompts: set -> template. manual: what must be fetched by hand.
 
     variants: metric -> variant, for metrics whose default the suite does not want. results: the official results
-    format, a name from `results_formats.FORMATS`. turns: 1 asks the first turn alone of samples that have several; 0
-    refuses such samples.
+    format, a name from `results_formats.FORMATS`. folder: of the file, below which embedded splits
+    lie. turns: 1 asks the first turn alone of samples that have several; 0 refuses such samples.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Definition:
     variants: Mapping[str, str] = field(default_factory=dict, hash=False)
     results: str = ""
     turns: int = 0
+    folder: Path = Path()
 
     @property
     def default_set(self) -> str:
@@ -149,29 +152,53 @@ class Definition:
 
 
 def suites_folder() -> Path:
-    """Where the suite files lie: FASTVLM_BENCH_SUITES, else the installed package's own, else the checkout's."""
-    if override := os.environ.get(SUITES_VARIABLE):
-        return Path(override).expanduser()
+    """Where the suites that come with the tool lie: in the installed package, else in the checkout."""
     package = Path(__file__).parents[1]
     # An installed package is asked first: a folder named `suites` beside it belongs to someone else.
     return package / "_suites" if (package / "_suites").is_dir() else package.parent / "suites"
 
 
 def suite_names() -> list[str]:
-    """The names of all suites, sorted. UsageError if there are none, which only a wrong override can cause."""
-    folder = suites_folder()
-    names = sorted(path.stem for path in folder.glob("*.toml"))
-    if not names:
-        raise UsageError(f"no suite files (*.toml) in {folder}; correct {SUITES_VARIABLE} or unset it")
-    return names
+    """The names of all suites, sorted. UsageError if the folder of the user's own holds none."""
+    return sorted(_suite_files())
+
+
+def known_suite(text: str) -> str:
+    """The name of the suite that a user means: by its name, or by the path of its file, which is known from then on.
+
+    UsageError, with the names of all suites, where there is none.
+    """
+    if text.endswith(".toml"):
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise UsageError(f"suite file {text} does not exist; give a file, or a name that `suites` lists")
+        _BY_PATH[path.stem] = path
+        return path.stem
+    if text not in (names := suite_names()):
+        raise UsageError(f"unknown suite '{text}': one of {', '.join(names)}, or the path of a file of your own, "
+                         f"NAME.toml{did_you_mean(text, names)}")  # fmt: skip
+    return text
+
+
+def _suite_files() -> dict[str, Path]:
+    """Name -> file: those that come with the tool, those of the user's folder, and those that were named by a path.
+
+    A later one takes the place of one of the same name.
+    """
+    found = {path.stem: path for path in suites_folder().glob("*.toml")}
+    if override := os.environ.get(SUITES_VARIABLE):
+        folder = Path(override).expanduser()
+        own = {path.stem: path for path in folder.glob("*.toml")}
+        if not own:
+            raise UsageError(f"no suite files (*.toml) in {folder}; correct {SUITES_VARIABLE} or unset it")
+        found |= own
+    return found | _BY_PATH
 
 
 def read_definition(name: str) -> Definition:
-    """The suite of this name; UsageError if there is none or its file is faulty."""
-    names = suite_names()
-    if name not in names:
-        raise UsageError(f"unknown suite '{name}': one of {', '.join(names)}{did_you_mean(name, names)}")
-    path = suites_folder() / f"{name}.toml"
+    """The suite of this name or in this file; UsageError if there is none or its file is faulty."""
+    name = known_suite(name)
+    path = _suite_files()[name]
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -204,7 +231,8 @@ def read_definition(name: str) -> Definition:
     splits = {key: _split(path, key, value) for key, value in table["splits"].items()}
     _check(path, table["default_split"] in splits, f"default_split must be one of {', '.join(splits)}")
     downloads = tuple(_download(path, index, item, splits) for index, item in enumerate(table.pop("downloads", [])))
-    return Definition(**{**table, "name": name, "metrics": tuple(metrics), "splits": splits, "downloads": downloads})
+    return Definition(**{**table, "name": name, "metrics": tuple(metrics), "splits": splits, "downloads": downloads,
+                         "folder": path.parent})  # fmt: skip
 
 
 def _prompt_problem(kind: str, text: str) -> str:

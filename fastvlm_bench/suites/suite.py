@@ -21,7 +21,6 @@ from fastvlm_bench.suites.definition import (
     describe_suites,
     read_definition,
     suite_names,
-    suites_folder,
 )
 from fastvlm_bench.suites.files import data_root, find_images, layout, odd_breaks, places_of, read_entries, some
 from fastvlm_bench.suites.hub_data import HubData
@@ -123,6 +122,7 @@ def load_suite(
     ranking: accept a suite that ranks given answers, which most callers could not handle.
     """
     definition = read_definition(name)
+    name = definition.name
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; it must be at least 1, or left out for all samples")
     if definition.kind == "ranking" and not ranking:
@@ -135,7 +135,7 @@ def load_suite(
     if chosen.root:
         if data is not None:
             raise UsageError(f"split '{chosen.name}' of suite '{name}' is embedded and reads no --data; leave one out")
-        root, source = suites_folder() / chosen.root, EMBEDDED_SOURCE
+        root, source = definition.folder / chosen.root, EMBEDDED_SOURCE
     elif folder is None:
         raise UsageError(f"split '{chosen.name}' of suite '{name}' is not embedded: say where it lies with --data DIR "
                          f"or {DATA_VARIABLE}; DIR holds {layout(chosen)}")  # fmt: skip

@@ -95,6 +95,8 @@ class Training:
         updates = Updates(s, trainer, self.folder, self.display, (base, fresh, held), chosen)
         updates.go_on_from(stored)
         updates.run(interrupts)
+        self.display.say(f"updates done; the best of each draft ({len(trainer.students)}) is checked once more on "
+                         f"{len(held)} held-out texts, at costs measured now, and then saved")  # fmt: skip
         save_drafts(s, self.target, trainer, updates.kept(), story(s, base), self.display)
 
     def _finetune(self) -> None:
@@ -132,7 +134,8 @@ class Training:
         found = validate(trainer, held, costs_of(trainer, held[0]))
         for note in trainer.notes:
             self.display.say(note)
-        chosen = max(places, key=lambda p: found[f"exit{p}"].speedup)
+        # Each process has measured for itself, and may prefer another exit.
+        chosen: int = parallel.from_leader(max(places, key=lambda p: found[f"exit{p}"].speedup))
         said = ", ".join(f"{p}: α {found[f'exit{p}'].alpha:.2f}, {found[f'exit{p}'].speedup:.2f}x" for p in places)
         self.display.say(f"exit layer {chosen} of {layers} promises most after {updates} updates ({said})")
         self.folder.save(STATE, {"chosen": chosen})

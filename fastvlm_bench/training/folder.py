@@ -16,7 +16,7 @@ import torch
 
 from fastvlm_bench.drafts.manifest import first_line
 from fastvlm_bench.errors import BenchError, UsageError, WriteFailed
-from fastvlm_bench.records.storage import LOCK_FILE, lock_folder, now, write_atomically
+from fastvlm_bench.records.storage import LOCK_FILE, lock_folder, now, remove_temporaries, write_atomically
 from fastvlm_bench.training import parallel
 from fastvlm_bench.training.settings import TrainSettings
 
@@ -41,6 +41,7 @@ class TrainingFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(self.path)
+            remove_temporaries(self.path)
         except OSError as error:
             raise UsageError(f"cannot write to {self.path}: {error.strerror}; choose another --out") from None
         try:
@@ -57,9 +58,13 @@ class TrainingFolder:
             self._lock = -1
 
     def _prepare(self, settings: TrainSettings) -> None:
-        begun = any((self.path / name).is_file() for name in (STATE, ANSWERS, BACKBONE_STATE))
+        # Anything that a training makes may be all that is there: a finished phase 1 has removed its own state.
         # Settings without any of these are left over from a training that was refused before it began.
-        if (self.path / SETTINGS).is_file() and begun and not settings.restart:
+        begun = any((self.path / name).exists() for name in (*MADE, BACKBONE))
+        if begun and not settings.restart:
+            if not (self.path / SETTINGS).is_file():
+                raise UsageError(f"{self.path} holds a training without its {SETTINGS}; restore that, choose another "
+                                 "--out, or start it over with --restart")  # fmt: skip
             self._compare(settings)
             return
         for name in MADE:

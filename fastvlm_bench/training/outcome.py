@@ -52,6 +52,9 @@ def save_drafts(
     own = best[favourite]["validated"]
     drawn = f" and {picture}" if picture else " (its picture needs: pip install 'fastvlm-bench[plots]')"
     display.conclude(f"saved {', '.join(map(str, made))}; curve in {root / 'curve.csv'}{drawn}")
+    if own["speedup"] <= 1:
+        display.conclude(f"no draft is predicted to be faster than standard decoding ({own['speedup']:.2f}x at best): "
+                         "train longer, on more samples, or with another head or exit")  # fmt: skip
     display.conclude(
         f"best: {favourite}, held-out α {own['alpha']:.3f}, predicted decode speed-up {own['speedup']:.2f}x at "
         f"γ {own['gamma']}, stop below {own['stop_below']:g}. Measure it:"

@@ -100,7 +100,8 @@ class Updates:
         if step % FRESH == 0:
             added = self.fresh[step : step + FRESH] or self.base[:FRESH]
             refining = [student.name for student in self.trainer.students if student.recipe.refine]
-            self.buffer.add(added, rejection_weights(self.trainer.check(added), refining))
+            rows = parallel.from_leader(rejection_weights(self.trainer.check(added), refining))
+            self.buffer.add(added, rows)  # all processes then draw the same texts
         replayed = self.buffer.draw(len(batch) // 2 or 1, s.seed + number)
         rest = batch[: len(batch) - len(replayed)]
         return [*(e for e, _ in replayed), *rest], [*(rows for _, rows in replayed), *({} for _ in rest)]
@@ -116,7 +117,8 @@ class Updates:
                     "done": trainer.done, "validated": own.as_dict(),
                     "head": {k: v.detach().clone() for k, v in student.head.state_dict().items()},
                 }  # fmt: skip
-        self.stale = 0 if better else self.stale + 1
+        # It decides when all stop. Each process has validated for itself, and two may differ by rounding.
+        self.stale = parallel.from_leader(0 if better else self.stale + 1)
         self.folder.log({
             "done": trainer.done, "elapsed_s": round(time.monotonic() - self.began, 1), "loss": dict(losses),
             "validated": {name: own.as_dict() for name, own in found.items()},

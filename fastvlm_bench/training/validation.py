@@ -65,7 +65,7 @@ def validate(trainer: HeadTrainer, held_out: Sequence[Example], costs: Mapping[s
                 {s: outlook.alpha for s, outlook in played[0.0].items()}, *_counted(both[0.0]),
             )  # fmt: skip
             continue
-        outlook, best = simulate(texts, GAMMA, 0.0), advise(texts, price)
+        outlook, best = simulate(texts, GAMMA, 0.0), advise(texts, price, must_draft=True)
         by_suite = {
             suite: simulate([t for t, own in zip(texts, suites, strict=True) if own == suite], GAMMA, 0.0).alpha
             for suite in dict.fromkeys(suites)

@@ -182,7 +182,7 @@ def test_model_folder_without_config(refused: Refused, tmp_path: Path) -> None:
 
 def test_reading_runs(refused: Refused, tmp_path: Path) -> None:
     assert "no run under" in refused("report", "--results", tmp_path)
-    assert "not a run folder" in refused("report", tmp_path)
+    assert "no run in" in refused("report", tmp_path)
     assert refused("compare", "--results", tmp_path)
     assert "not a run folder" in refused("run", "--resume", tmp_path, "--out", tmp_path)
 

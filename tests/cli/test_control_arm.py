@@ -1,15 +1,15 @@
 """In half precision `control` is measured beside the methods: in a run, a resumed one, and in tables."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cut_run import cut_run
 
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.measuring.control_arm import measured_specs
-from fastvlm_bench.records.record import SAMPLES_FILE, read_run
+from fastvlm_bench.records.record import read_run
 
 ASKED = ("run", "--limit", "3", "--threads", "1", "--max-new-tokens", "8", "--warmup", "0", "--dtype", "bf16")
 
@@ -57,10 +57,7 @@ def test_run_resume_and_compare(call: Callable[..., Any], tmp_path: Path) -> Non
         "identical", "near-tie",
     }  # fmt: skip
 
-    path, kept = folder / SAMPLES_FILE, 7  # the third sample lacks two of its three methods
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:kept]))
-    meta = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**meta, "status": "interrupted"}))
+    cut_run(folder, 7)  # the third sample lacks two of its three methods
     again = call(*ASKED, "-m", "fastvlm:gamma=4", "-o", tmp_path / "out", "--resume", folder)
     assert again.exit_code == 0, again.output
     resumed = read_run(folder)

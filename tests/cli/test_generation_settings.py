@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cut_run import cut_run
+
 from fastvlm_bench.models.names import TINY
 from fastvlm_bench.records.record import read_run
 
@@ -25,6 +27,7 @@ def test_settings_of_a_checkpoint(call: Callable[..., Any], refused: Callable[..
         "in_force": {"do_sample": False, "num_beams": 1, "eos_token_id": [2], "repetition_penalty": 1.2},
         "overridden": {"do_sample": True, "temperature": 0.6},
     }
+    cut_run(folder, 1)
     file.write_text(json.dumps({**own, "repetition_penalty": 1.3}))
     said = refused(*words, "--out", tmp_path / "out", "--resume", folder)
     assert "generation.in_force.repetition_penalty: 1.2 -> 1.3" in said and "or start anew" in said

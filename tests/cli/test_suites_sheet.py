@@ -28,7 +28,7 @@ def test_a_sheet_of_ones_own_data_with_hostile_texts(call: Callable[..., Any], t
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
-    (["sheet", "gqa", "--out", "/no/such/folder/x.png"], "cannot write /no/such/folder/x.png"),
+    (["sheet", "gqa", "--out", "/no/such/folder/x.png"], "/no/such/folder is not a folder; make it"),
     (["sheet", "gqa", "--limit", "0", "--out", "x.png"], "limit is 0"),
     (["sheet", "textvqa", "--out", "x.png"], "is not embedded: say where it lies"),
     (["show", "gqa", "--model", "/no/such/model"], "unknown model '/no/such/model'"),

@@ -50,10 +50,11 @@ def test_shared_options_reach_the_specs_but_not_the_labels() -> None:
 
 
 def test_the_same_method_twice_is_refused_however_it_is_written() -> None:
-    for methods, gamma in ((("fastvlm", "fastvlm"), None), (("fastvlm", "fastvlm:gamma=10"), None),
+    for methods, gamma in ((("fastvlm", "fastvlm"), None), (("layerskip", "layerskip:gamma=10"), None),
                            (("fastvlm", "fastvlm:gamma=3"), 3), (("standard", "standard"), None)):  # fmt: skip
         assert "are the same" in refusal(methods=methods, gamma=gamma)
     RunConfig(methods=("fastvlm", "fastvlm:gamma=6"), gamma=3)
+    RunConfig(methods=("fastvlm", "fastvlm:gamma=10"))  # its draft may advise another γ
 
 
 def test_a_shared_option_without_effect_is_refused() -> None:
@@ -78,7 +79,7 @@ def test_a_shared_option_without_effect_is_refused() -> None:
     ({"threads": 100_000}, "--threads is 100000"),
     ({"dtype": "fp8"}, "unknown dtype 'fp8': one of auto, float32, bfloat16, float16, fp32, bf16, fp16"),
     ({"dtype": "bfloat"}, "did you mean 'bfloat16'?"),
-    ({"device": "gpu"}, "unknown device 'gpu': one of auto, cpu, cuda, cuda:N, mps"),
+    ({"device": "gpu"}, "unknown device 'gpu': one of auto, cpu, cuda, cuda:N, mps; did you mean 'cuda'?"),
     ({"attn": "flash"}, "unknown attn 'flash': one of sdpa, eager, flash_attention_2"),
     ({"quantize": "4"}, "unknown quantize '4': one of 4bit, 8bit"),
     ({"device_map": "all"}, "unknown device-map 'all': one of auto"),

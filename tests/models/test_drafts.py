@@ -10,6 +10,7 @@ import pytest
 from fastvlm_bench.drafts.heads import HEADS
 from fastvlm_bench.drafts.manifest import MANIFEST, Manifest, choose_draft, predicted_speedup, read_manifests
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.names import TINY_DRAFTS
 
 
 def draft(root: Path, head: str, exit_layer: int, alpha: float, default: bool = False) -> Manifest:
@@ -64,3 +65,26 @@ def test_exit_layer_beyond_the_target(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match=r"exit layer 24 is not within 1 \.\. 23"):
         choose(tmp_path)
+
+
+def test_of_several_defaults_the_better_one_is_taken_and_named(tmp_path: Path) -> None:
+    """Two trainings in one folder leave two defaults."""
+    draft(tmp_path, "attention", 2, 0.6, default=True)
+    told: list[str] = []
+    chosen = choose_draft(tmp_path, head=None, exit_layer=None, model="m", tell=told.append)
+    assert chosen.name == "attention-exit2" and told == []
+    draft(tmp_path, "mlp", 2, 0.9, default=True)
+    assert choose_draft(tmp_path, head=None, exit_layer=None, model="m", tell=told.append).name == "mlp-exit2"
+    assert len(told) == 1 and "mlp-exit2, attention-exit2" in told[0] and "draft=" in told[0]
+
+
+def test_what_training_predicted_from_measured_costs_decides(tmp_path: Path) -> None:
+    for head, alpha, speedup in (("mlp", 0.9, 1.2), ("attention", 0.8, 1.9)):
+        made = draft(tmp_path, head, 2, alpha)
+        file = tmp_path / f"{head}-exit2" / MANIFEST
+        file.write_text(json.dumps({**asdict(made), "advice": {"gamma": 4, "stop_below": 0.5, "speedup": speedup}}))
+    assert choose(tmp_path) == "attention-exit2"
+
+
+def test_the_embedded_drafts_have_one_default() -> None:
+    assert [m.default for m in read_manifests(TINY_DRAFTS).values()].count(True) == 1

@@ -39,3 +39,16 @@ def test_csv_has_every_column_at_full_precision() -> None:
     read = list(csv.DictReader(io.StringIO(ablation_csv(rows))))
     assert list(read[0]) == list(COLUMNS) and len(read) == len(rows)
     assert [float(line["decode_speedup_geomean"]) for line in read] == [row["decode_speedup_geomean"] for row in rows]
+
+
+def test_a_prediction_for_another_setting_says_for_which() -> None:
+    """Predicted at γ 2 and measured at γ 10, the two do not stand side by side without a word."""
+    rows = ablation_rows(runs())
+    told = [row for row in rows if row["predicted_speedup"] is not None]
+    others = [row for row in told if row["predicted_gamma"] != row["gamma"]]
+    assert others
+    for row in others:
+        line = next(x for x in ablation_markdown(rows).splitlines() if f"| {row['draft']} |" in x)
+        assert f"{row['predicted_speedup']:.2f} (at γ {row['predicted_gamma']}, stop" in line
+    same = {**others[0], "gamma": others[0]["predicted_gamma"], "stop_below": others[0]["predicted_stop_below"]}
+    assert "(at γ" not in ablation_markdown([same])

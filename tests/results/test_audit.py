@@ -81,7 +81,7 @@ def test_the_exports_hold_the_same_numbers(tmp_path: Path, base: Path) -> None:
     assert all(float(row["speedup_geomean"]) == pytest.approx(2) for row in rows)
     latex = tmp_path / "audit.tex"
     assert call(base, other, "-f", "latex", "-o", latex).exit_code == 0
-    assert r"a\_b.jsonl" in latex.read_text() and "2.000 [2.00, 2.00]" in latex.read_text()
+    assert r"a\_b.jsonl" in latex.read_text() and "2.000 [2.000, 2.000]" in latex.read_text()
     assert call(base, other, "-f", "markdown").stdout.count("\n") == 2 + len(rows)
     shown = call(base, other).stdout
     assert "a_b.jsonl: the reference's first answer in 4 of 4 samples" in shown and "2.000× by totals" in shown

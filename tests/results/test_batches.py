@@ -165,7 +165,9 @@ def test_a_gain_that_was_never_there(fake: Any) -> None:
 
 def test_runs_of_other_samples_or_the_same_size_are_refused(fake: Any) -> None:
     one, two = batched(fake, 1), batched(fake, 2)
-    with pytest.raises(IncompatibleRuns, match="differ in coco-caption samples; a table over batch sizes"):
+    with pytest.raises(
+        IncompatibleRuns, match="differ in coco-caption samples, coco-caption prompt texts; a table over"
+    ):
         size_rows([one, batched(fake, 2, n=20)])
     with pytest.raises(UsageError, match="several runs have batch size 2; name one a size"):
         size_rows([two, two])

@@ -144,7 +144,7 @@ def test_latex_is_escaped_and_balanced(fake: SimpleNamespace) -> None:
     assert {len(re.split(r"(?<!\\)&", line)) for line in body} == {len(columns_[1])}
     assert r"\toprule" in text and r"\midrule" in text and r"\bottomrule" in text
     assert not re.search(r"(?<!\\)_", "".join(body))
-    assert r"quality\_bleu4" in body[0] and r"peak\_allocated\_bytes" not in body[0]
+    assert "BLEU-4 (0-100)" in body[0] and "peak tensors" not in body[0]
 
 
 def test_markdown_is_one_table_with_escaped_cells(fake: SimpleNamespace) -> None:

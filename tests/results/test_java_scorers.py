@@ -213,3 +213,20 @@ def test_the_official_scorer_confirms_the_vectors(files: list[str]) -> None:
     assert found.value == pytest.approx(VECTORS["captions"]["all_twelve"]["corpus"]["METEOR"], abs=1e-9)
     texts = [vector["text"] for vector in VECTORS["ptb_tokenizer"]]
     assert java_scorers.tokenize(texts) == tokenize_all(texts)
+
+
+@pytest.mark.parametrize("suite", ["coco-caption", "describe"])
+def test_java_is_asked_for_before_anything_is_measured(
+    suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without Java or its programs, `--java` would end in empty columns."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = CliRunner().invoke(app, ["run", "--suite", suite, "--java", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2 and "or leave --java out" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_java_without_captions_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(java_scorers, "check", lambda: "")
+    result = CliRunner().invoke(app, ["run", "--suite", "vqav2", "--java", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2 and "--java has no effect" in result.stderr

@@ -103,7 +103,9 @@ def run_with_csv(csv: str, tmp_path: Path, *more: str) -> Any:
 
 def test_the_table_of_a_run_may_go_to_the_standard_output_or_to_a_device(tmp_path: Path) -> None:
     printed = run_with_csv("-", tmp_path)
-    assert printed.exit_code == 0 and printed.stdout.startswith("run_id,model,") and printed.stdout.count("\n") == 2
+    assert (
+        printed.exit_code == 0 and printed.stdout.startswith("run_id,status,model,") and printed.stdout.count("\n") == 2
+    )
     assert run_with_csv("/dev/null", tmp_path).exit_code == 0
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode) and not Path("/dev/null-samples.csv").exists()
     both = run_with_csv("-", tmp_path, "--json")

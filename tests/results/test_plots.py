@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_figures_of_runs_that_are_not_comparable_say_so(
     fake: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plots, "FIGURES", ())
+    monkeypatch.setattr(plots, "figures_of", lambda series: [])
     first = fake.run()
     write_plots([first, fake.run(meta={"run_id": "other", "model": {"dtype": "bfloat16"}})], tmp_path)
     assert "warning: Not comparable: " in (told := capsys.readouterr().err) and "float32 / bfloat16" in told

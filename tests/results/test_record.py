@@ -102,7 +102,7 @@ def test_folders_that_are_no_runs(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="empty is not a run folder"):
         read_run(tmp_path / "empty")
     (folder / "samples.jsonl").unlink()
-    with pytest.raises(UsageError, match=r"has no samples\.jsonl"):
+    with pytest.raises(CorruptRecord, match=r"samples\.jsonl is gone, and run\.json sealed 8 lines"):
         read_run(folder)
 
 

@@ -16,6 +16,7 @@ from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.layout import Cells, break_label, draw
 from fastvlm_bench.report.memory_picture import draw_memory
 from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, share
+from fastvlm_bench.report.one_screen import print_screen
 from fastvlm_bench.report.sentences import conclusion, describe
 from fastvlm_bench.report.terminal import print_report
 
@@ -63,11 +64,25 @@ def test_fits_and_cuts_nothing(run: Run, width: int) -> None:
 
 def test_narrow_and_wide_show_the_same_columns(run: Run) -> None:
     headers = ("decode", "end-to-end", "same", "TTFT", "TPOT", "BLEU-4", "ROUGE-L", "CIDEr-D", "VQA acc.", "peak RSS",
-               "Δ peak", "α ↑", "τ ↑", "/drafted", "at position", "draft", "verify", "other", "predicted", "/predicted",
+               "α ↑", "τ ↑", "/drafted", "at position", "draft", "verify", "other", "predicted", "/predicted",
                "ceiling", "head", "vision", "prefill")  # fmt: skip
     for width in (80, 200):
         text = printed(run, width)
         assert [header for header in headers if header not in text] == []
+
+
+@pytest.mark.parametrize("kind", ["rss", "allocated"])
+def test_one_difference_of_memory_and_none_of_a_shared_process(fake: SimpleNamespace, kind: str) -> None:
+    """Resident memory's peak is that of all methods of a process, so its difference says nothing."""
+
+    def change(line: dict[str, Any]) -> dict[str, Any]:
+        return {**line, "memory": {**line["memory"], f"peak_{kind}_bytes": 2**29}}
+
+    run = fake.run(change=change)
+    screen = io.StringIO()
+    print_screen(run, Console(width=160, file=screen, _environ={}))
+    for text in (printed(run, 160), screen.getvalue()):
+        assert ("Δ peak" in text or "MiB (Δ)" in text) == (kind == "allocated"), text
 
 
 def test_titles_name_model_split_source_and_machine(run: Run) -> None:
@@ -189,7 +204,7 @@ def test_memory_is_taken_apart_and_drawn(fake: SimpleNamespace, tmp_path: Path) 
     pytest.importorskip("matplotlib")
     draw_memory(run, tmp_path / "memory.png")
     assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")
-    for name, message in (("memory.txt", "must end in .png"), ("no/memory.png", "choose another file")):
+    for name, message in (("memory.txt", "must end in .png"), ("no/memory.png", "choose another")):
         with pytest.raises(UsageError, match=message):
             draw_memory(run, tmp_path / name)
     with pytest.raises(UsageError, match="run it again"):

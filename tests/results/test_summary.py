@@ -219,8 +219,8 @@ def test_the_prediction_does_not_follow_the_seconds_of_the_samples(
     assert other.costs.predicted_decode_speedup == row.costs.predicted_decode_speedup
     assert not any("ThanPredicted" in notice.name for notice in judge(kept).warnings)
     faster = (factor > 1) == (method == "standard")
-    wanted = "FasterThanPredicted" if faster else "SlowerThanPredicted"
-    assert wanted in {notice.name for notice in judge(edited).warnings}
+    wanted = {"FasterThanPredicted"} if faster else {"SlowerThanPredicted", "SlowerThanReference"}  # one for the cause
+    assert len(wanted & {notice.name for notice in judge(edited).warnings}) == 1
 
 
 def test_whatever_was_predicted_a_doubled_reference_cannot_pass(fake: SimpleNamespace) -> None:

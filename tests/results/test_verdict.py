@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from fastvlm_bench.analysis.notices import Notice
-from fastvlm_bench.analysis.remedies import better_draft
 from fastvlm_bench.analysis.speedup import word
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import summarise
@@ -159,36 +158,6 @@ def test_slower_than_reference_names_its_cause(fake: SimpleNamespace, real: dict
         return {**line, "rounds": rounds, "decode_s": 1.05 * sum(r[4] + r[5] for r in rounds)}
 
     assert "cost more than they save" in message(judge(fake.run(suites=[real], change=costly)), "SlowerThanReference")
-
-
-def test_untrained_draft(fake: SimpleNamespace, real: dict[str, Any]) -> None:
-    assert "the draft guesses" in message(judge(fake.run(suites=[real], alpha=0.01)), "UntrainedDraft")
-    assert "the draft guesses" in message(judge(fake.run(suites=[real], alpha=0.0)), "UntrainedDraft")
-    assert "every tested draft was accepted" in message(judge(fake.run(suites=[real], alpha=1.0)), "UntrainedDraft")
-    assert "UntrainedDraft" not in names(judge(fake.run(suites=[real], alpha=0.3)))
-
-    def unused(line: dict[str, Any]) -> dict[str, Any]:
-        return {**line, "rounds": [[0, 0, 0, 1, 0.0, 0.01] for _ in line["token_ids"][1:]], "decode_s": 0.01 * 60}
-
-    assert "never used" in message(judge(fake.run(suites=[real], change=unused)), "UntrainedDraft")
-
-
-@pytest.mark.parametrize(("method", "says"), [
-    ({"options": {"head": "mlp", "exit_layer": 2}}, "train it for this target, or choose a higher exit_layer="),
-    ({"options": {"head": "medusa"}}, "train it for this target, or choose another draft"),
-    ({"options": {"exit_layer": 2}}, "choose a higher exit_layer="),
-    ({"options": {"model": "m"}}, "choose a larger model="), ({"options": {"skip": 0.5}}, "choose a smaller skip="),
-    ({"draft": {"mlp": [1]}}, "choose another set, by skip-search"),
-    ({"options": {"max_ngram": 3}}, "choose another draft"),
-    ({"draft": {"kind": "eagle3", "states": "2-12-21"}}, "count its states otherwise: try aux=1-11-20 or aux=3-13-22"),
-    ({"draft": {"kind": "eagle3", "states": "0-2-4"}}, "otherwise: try aux=1-3-5"),
-    ({"draft": {"kind": "eagle"}}, "the head may be another target's"),
-    ({"draft": {"kind": "mtp"}}, "the head may be another target's"),
-])  # fmt: skip
-def test_what_to_do_about_a_draft_that_guesses(method: Any, says: str) -> None:
-    """The tools number the states that a head reads differently, by one."""
-    said = better_draft(SimpleNamespace(method=method))  # type: ignore[arg-type]
-    assert said.startswith(says) or said.endswith(says)
 
 
 LOOP = "hf-prompt-lookup"

@@ -64,7 +64,8 @@ def test_visdial_gen_is_never_given_the_names_of_the_ranking() -> None:
 
 
 def test_a_suite_of_ones_own(folder: Path) -> None:
-    assert suite_names() == ["mine"]
+    assert "mine" in suite_names() and "coco-caption" in suite_names(), "its own beside the shipped ones"
+    assert read_definition("coco-caption").metrics, "a shipped suite is still there"
     assert read_definition("mine").split("test").image_name.format(image_id=7) == "000007.png"
 
 
@@ -121,3 +122,20 @@ def test_reading_a_suite_needs_no_heavy_import() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
                           cwd=Path(__file__).parents[2])  # fmt: skip
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_suite_file_is_named_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite_definition, "_BY_PATH", {})
+    file = tmp_path / "elsewhere.toml"
+    file.write_text(GOOD)
+    assert "elsewhere" not in suite_names()
+    found = read_definition(str(file))
+    assert (found.name, found.folder) == ("elsewhere", tmp_path)
+    assert read_definition("elsewhere") == found, "known by its name from then on"
+    with pytest.raises(UsageError, match=r"nowhere\.toml does not exist; give a file, or a name"):
+        read_definition(str(tmp_path / "nowhere.toml"))
+
+
+def test_a_suite_of_ones_own_takes_the_place_of_a_shipped_one(folder: Path) -> None:
+    (folder / "describe.toml").write_text(GOOD)
+    assert read_definition("describe").folder == folder

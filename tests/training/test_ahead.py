@@ -222,8 +222,10 @@ def test_folder_and_choice(both: Path, given: dict[str, Any]) -> None:
     target = load_target(given["model"], device="cpu")
     built = build(MethodSpec.parse("medusa:gamma=2"), target, both, Clock("cpu"))
     assert built.exit_layer is None and built.described["draft"]["name"] == "medusa"
+    advised = manifest.advice
     tree = build(MethodSpec.parse("medusa:topk=2"), target, both, Clock("cpu")).described["options"]
-    assert (tree["gamma"], tree["topk"], tree["nodes"], tree["stop_below"]) == (3, 2, 16, 0.0), "defaults are told"
+    assert (tree["topk"], tree["nodes"]) == (2, 16), "defaults are told"
+    assert (tree["gamma"], tree["stop_below"]) == (advised["gamma"], advised["stop_below"]), "advice of the draft, too"
     assert built.described["options"]["head"] == "medusa" and built.described["extra_bytes"] > 0
     assert build(MethodSpec.parse("fastvlm"), target, both, Clock("cpu")).exit_layer == 1
 

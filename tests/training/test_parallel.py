@@ -4,7 +4,10 @@ import contextlib
 import json
 import os
 import socket
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from safetensors.torch import load_file
 
 from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.cli.app import app
-from fastvlm_bench.training import costs
+from fastvlm_bench.training import costs, fit, updates
 
 
 def free_port() -> int:
@@ -22,8 +25,10 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def run(arguments: list[str], world: int, said: Path) -> list[tuple[int, str, str]]:
-    """(exit code, output, errors) of each of `world` processes that train together."""
+def run(
+    arguments: list[str], world: int, said: Path, prepare: Callable[[int], None] = lambda rank: None
+) -> list[tuple[int, str, str]]:
+    """(exit code, output, errors) of each of `world` processes that train together, after `prepare(rank)` in each."""
     port = str(free_port())
 
     def process(rank: int) -> Child:
@@ -33,6 +38,7 @@ def run(arguments: list[str], world: int, said: Path) -> list[tuple[int, str, st
         def work() -> int:
             os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **place}
             costs.measure_costs = lambda *_: PassCosts(1.0, 0.05, [1.0] * 11)  # type: ignore[assignment]
+            prepare(rank)
             return int(app(["train", *arguments]))
 
         return Child(work, said / str(rank))
@@ -92,3 +98,35 @@ def test_two_processes_are_one(checkpoint: Path, pictures: tuple[Path, Path], tm
         load_file(tmp_path / "two" / name / "head.safetensors")
     refused = run([*given, "--out", str(tmp_path / "two"), "--seed", "5"], 2, tmp_path / "said")
     assert [code for code, _, _ in refused] == [2, 2], "all refuse what the leader refuses"
+
+
+def prefers_its_own(rank: int) -> None:
+    """Each process finds another exit the best, and only the second one finds that nothing gets better any more."""
+    real, seen = fit.validate, [0.0]
+
+    def choosing(*given: Any) -> Any:
+        found = real(*given)
+        return {name: replace(own, speedup=9.0 if name == f"exit{rank + 1}" else 1.0) for name, own in found.items()}
+
+    def lasting(*given: Any) -> Any:
+        seen[0] += 1.0 if rank == 0 else -1.0
+        return {name: replace(own, speedup=seen[0]) for name, own in real(*given).items()}
+
+    fit.validate, updates.validate = choosing, lasting  # type: ignore[assignment]
+
+
+@pytest.mark.slow
+def test_the_leader_decides_the_exit_and_when_to_stop(
+    checkpoint: Path, pictures: tuple[Path, Path], tmp_path: Path
+) -> None:
+    given = [
+        "--model", str(checkpoint), "--images", str(pictures[0]), "--prompts", str(pictures[1]), "--exit-layer", "auto",
+        "--head", "linear", "--samples", "5", "--held-out", "2", "--max-new-tokens", "8", "--updates", "6", "--refine",
+        "0", "--batch", "2", "--micro", "2", "--device", "cpu", "--threads", "1", "--validate-every", "1", "--patience",
+        "2",
+    ]  # fmt: skip
+    said = run([*given, "--out", str(tmp_path / "out")], 2, tmp_path / "said", prefers_its_own)
+    assert [code for code, _, _ in said] == [0, 0], said
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [line["chosen"] for line in lines if "chosen" in line] == [1]
+    assert max(line.get("done", 0) for line in lines) == 6, "the leader saw every validation get better"

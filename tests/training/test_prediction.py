@@ -163,3 +163,14 @@ def test_costs_are_measured(target: Any, examples: Any, monkeypatch: pytest.Monk
     assert all(seconds > 0 for seconds in (costs.standard_s, costs.draft_s, *costs.verify_s))
     assert {name: id(layer.forward.__func__) for name, layer in enumerate(target.layers)} == before
     assert torch.is_grad_enabled()
+
+
+def test_advice_of_a_trained_draft_drafts_unless_it_never_can() -> None:
+    """A draft that does not pay is best where it never drafts; who trained it wants the best setting that drafts."""
+    unsure = [Checked([False] * 40, [0.4] * 40, False)]
+    costs = PassCosts(1.0, 0.1, [1.0] * 20)
+    for texts in (unsure, [Checked([True, False] * 20, [0.4, 0.2] * 20, True)]):
+        idle, made = advise(texts, costs), advise(texts, costs, must_draft=True)
+        found = simulate(texts, made.gamma, made.stop_below)
+        assert found.drafted >= found.rounds / 2 and made.speedup <= idle.speedup
+    assert simulate(unsure, idle.gamma, advise(unsure, costs).stop_below).drafted == 0, "or the test shows nothing"
