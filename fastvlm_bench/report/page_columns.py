@@ -22,6 +22,7 @@ WORDS = {
 """Columns whose header is not simply their name with spaces."""
 PIECES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "end-to-end", "speedup": "speed-up", "id": "ID", "p": "p"}
 SECONDS = ("_s", "_s_median", "_s_p5", "_s_p95", "_s_per_token", "_s_per_round")
+RATE = "_per_s"
 COUNTED = ("_changed", "_won", "_lost", "_p", "_verdict", "_reason", "_groups")
 """Ends of the columns of a metric that are not on the metric's scale."""
 
@@ -30,16 +31,24 @@ def header(name: str) -> str:
     """The words above a column, with its unit in brackets where it has one: "TTFT (ms)" for `ttft_s_median`."""
     if metric := metric_of(name):
         kind, rest = metrics.kind_of(metric), name.removeprefix(f"quality_{metric}").lstrip("_")
+        if part := part_of(name):
+            return f"{kind.label}: {part.label}" + (" (0-100)" if part.kind == "share" else "")
         delta = rest.startswith("delta")
         words = f"{'Δ ' if delta else ''}{kind.label} {_spaced(rest.removeprefix('delta').lstrip('_'))}".rstrip()
         return words if name.endswith(COUNTED) else f"{words} ({kind.unit})"
-    unit = " (MiB)" if name.endswith("_bytes") else " (ms)" if name.endswith(SECONDS) else ""
+    unit = " (MiB)" if name.endswith("_bytes") else " (ms)" if _in_seconds(name) else ""
     if name in WORDS:
         return WORDS[name] + unit
     plain = name.removesuffix("_bytes").removesuffix("_median")
     for end in ("_p5", "_p95"):
         plain = plain.replace(f"_s{end}", end)
+    if plain.endswith(RATE):
+        return f"{_spaced(plain.removesuffix(RATE))}/s"
     return _spaced(plain.removesuffix("_s") if unit == " (ms)" else plain) + unit
+
+
+def _in_seconds(name: str) -> bool:
+    return name.endswith(SECONDS) and not name.endswith(RATE)
 
 
 def _spaced(name: str) -> str:
@@ -52,16 +61,25 @@ def metric_of(name: str) -> str | None:
     return max(own, key=len, default=None)
 
 
+def part_of(name: str) -> metrics.Part | None:
+    """The further value of a metric that a column holds, if it holds one: `r@1` stands in the column `…_r_at_1`."""
+    metric = metric_of(name)
+    parts = metrics.kind_of(metric).parts if metric is not None else {}
+    return {f"quality_{metric}_{key.replace('@', '_at_')}": part for key, part in parts.items()}.get(name)
+
+
 def shown(name: str) -> Callable[[Any], str]:
     """How a value of this column is written, on the scale that its header names. None is an empty cell."""
     metric = metric_of(name)
+    if part := part_of(name):
+        return _number(lambda value: f"{value * 100:.1f}" if part.kind == "share" else f"{value:.4g}")
     if metric is not None and not name.endswith(COUNTED):
         scale = metrics.kind_of(metric).scale
         digits, sign = 1 if scale > 1 else 2, "+" if "_delta" in name else ""
         return _number(lambda value: f"{value * scale:{sign}.{digits}f}")
     if name.endswith("_bytes"):
         return _number(lambda value: f"{value / MIB:{'+' if '_delta' in name else ''}.1f}")
-    if name.endswith(SECONDS):
+    if _in_seconds(name):
         return _number(lambda value: f"{value * 1000:.3g}" if value < 1 else f"{value * 1000:.0f}")
     return lambda value: f"{value:.4g}" if isinstance(value, float) else cell_text(value)
 

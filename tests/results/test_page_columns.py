@@ -12,7 +12,7 @@ from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.report.columns import columns
 from fastvlm_bench.report.export import rows_latex, rows_markdown, run_markdown
 from fastvlm_bench.report.numbers import MIB, interval, ratio
-from fastvlm_bench.report.page_columns import header, shown
+from fastvlm_bench.report.page_columns import header, metric_of, part_of, shown
 
 NAMES = [column.name for column in columns()]
 
@@ -26,6 +26,25 @@ def test_every_column_has_a_header_in_words_of_its_own() -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("_bytes")])
 def test_bytes_are_mebibytes(name: str) -> None:
     assert header(name).endswith("(MiB)") and float(shown(name)(3 * MIB)) == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_units_are_of_what_the_column_holds(name: str) -> None:
+    """By the ends of names: `_per_s` is a rate, other seconds are milliseconds; counts and ranks of metrics stay."""
+    part = part_of(name)
+    factor, unit = 1.0, None
+    if name.endswith("_per_s"):
+        unit = "/s"
+    elif name.endswith("_bytes"):
+        factor, unit = 1 / MIB, "(MiB)"
+    elif re.search(r"_s(_median|_p5|_p95|_per_token|_per_round)?$", name):
+        factor, unit = 1000.0, "(ms)"
+    elif part is not None:
+        factor, unit = (100.0, "(0-100)") if part.kind == "share" else (1.0, None)
+    elif metric_of(name):
+        return  # the next test
+    assert float(shown(name)(0.5)) == pytest.approx(0.5 * factor, abs=0.05 if "_bytes" in name else 0)
+    assert header(name).endswith(unit) if unit else "(" not in header(name)
 
 
 @pytest.mark.parametrize("metric", metrics.names())
