@@ -13,7 +13,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 
 from fastvlm_bench import __version__
-from fastvlm_bench.suites import definition
+from fastvlm_bench.suites import catalogue
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -150,6 +150,6 @@ def test_the_installed_package_holds_its_suites(tmp_path: Path, monkeypatch: pyt
     (place,) = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"].values()
     installed = tmp_path / place
     installed.mkdir(parents=True)
-    monkeypatch.delenv(definition.SUITES_VARIABLE, raising=False)
-    monkeypatch.setattr(definition, "__file__", str(tmp_path / "fastvlm_bench" / "suites" / "definition.py"))
-    assert definition.suites_folder() == installed
+    monkeypatch.delenv(catalogue.SUITES_VARIABLE, raising=False)
+    monkeypatch.setattr(catalogue, "__file__", str(tmp_path / "fastvlm_bench" / "suites" / "catalogue.py"))
+    assert catalogue.suites_folder() == installed

@@ -70,7 +70,7 @@ def skip_search(
     config: Config = None,
 ) -> None:  # fmt: skip
     """Find which of a model's attentions and MLPs to skip while it drafts, for `run -m draft-verify:draft=DIR`."""
-    from fastvlm_bench.suites.definition import known_suite
+    from fastvlm_bench.suites.catalogue import known_suite
     from fastvlm_bench.training.skip_settings import SkipSettings
 
     paths: dict[str, Any] = {

@@ -17,6 +17,7 @@ from fastvlm_bench.cli.options import (
     Device,
     DeviceMap,
     Dtype,
+    MaxImagePixels,
     Model,
     Offline,
     Quantize,
@@ -86,6 +87,7 @@ def sweep(
     json: Annotated[bool, typer.Option("--json/--no-json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)] = False,
     details: Details = False,
     trackers: Trackers = None,
+    max_image_pixels: MaxImagePixels = None,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:  # fmt: skip
@@ -151,6 +153,7 @@ def tune(
     seed: Seed = 0,
     threads: Threads = None,
     out: Out = RESULTS,
+    max_image_pixels: MaxImagePixels = None,
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:  # fmt: skip
@@ -183,7 +186,8 @@ def tune(
 
 
 MOST_MINUTES = 24 * 60
-SAID_ANEW = ("resume", "csv", "plots", "to", "json", "details", "trackers", "quiet", "config")
+SAID_ANEW = ("resume", "csv", "plots", "to", "json", "details", "trackers", "max_image_pixels", "quiet",
+              "config")  # fmt: skip
 """Options that a resumed sweep takes from the command line; all others are its own."""
 
 

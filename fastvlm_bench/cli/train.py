@@ -90,7 +90,7 @@ def train(
     config: Config = None,
 ) -> None:  # fmt: skip
     """Train an imitation head for a model's own early layers; the model itself stays as it is."""
-    from fastvlm_bench.suites.definition import known_suite
+    from fastvlm_bench.suites.catalogue import known_suite
     from fastvlm_bench.training.settings import TrainSettings
 
     chosen: dict[str, Any] = {"heads": tuple(head)} if head else {}
@@ -153,7 +153,7 @@ def ablate(
     """Train many recipes on the same texts, measure them on the same samples, and write one table."""
     from fastvlm_bench.config import RunConfig
     from fastvlm_bench.drafts.manifest import decoded_by
-    from fastvlm_bench.suites.definition import known_suite
+    from fastvlm_bench.suites.catalogue import known_suite
     from fastvlm_bench.training.settings import TrainSettings, whole_numbers
 
     suites, model = tuple(map(known_suite, suite or ("describe",))), chosen_model(context, model, revision)

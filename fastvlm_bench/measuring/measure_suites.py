@@ -41,9 +41,7 @@ def measure_suites(
     from fastvlm_bench.models.load import load_target
 
     torch.manual_seed(config.seed)
-    swept = (
-        "sweep" in writer.meta
-    )  # many cells: what one of them can tell, or a cell without a stop, is not measured for all
+    swept = "sweep" in writer.meta  # many cells: what one cell tells, or one without a stop, is not measured for all
     with live:
         live.say(f"loading {config.model}")
         began = time.perf_counter()
@@ -120,9 +118,8 @@ def measure_suites(
                         continue
                     live.say(f"{suite.name}: warming up")
                     known = any(part["suite"] == suite.name for part in writer.meta.get("memory", []))
-                    if (
-                        not (known or swept) and config.batch_size == 1
-                    ):  # a memory peak is split for single samples only
+                    single = config.batch_size == 1  # a memory peak is split for single samples only
+                    if single and not (known or swept):
                         writer.update(memory=[*writer.meta.get("memory", []), *memory_parts(runner, suite)])
                     if not any(entry["suite"] == suite.name for entry in writer.meta.get("costs", [])):
                         also = "" if swept else ", and drafting without a stop in doubt"

@@ -2,6 +2,7 @@
 
 May import the rooms below `engine`, and never brings torch.
 
+catalogue.py        which suites there are, and where their files lie
 suite.py            loads a suite: finds, checks and hashes its files
 definition.py       reads `suites/<name>.toml`
 files.py            where the official files of a suite lie, and what is missing

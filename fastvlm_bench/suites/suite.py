@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.metrics import METRICS, choose_variants, java_metrics, tokenised
 from fastvlm_bench.suites.annotations import Entry
+from fastvlm_bench.suites.catalogue import suite_names
 from fastvlm_bench.suites.definition import (
     DEFAULT_SET,
     Definition,
     describe_suites,
     read_definition,
-    suite_names,
 )
 from fastvlm_bench.suites.files import data_root, find_images, layout, odd_breaks, places_of, read_entries, some
 from fastvlm_bench.suites.hub_data import HubData

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import fastvlm_bench.models.load
 from fastvlm_bench.models.names import TINY, TINY_DRAFTS
-from fastvlm_bench.suites.definition import suites_folder
+from fastvlm_bench.suites.catalogue import suites_folder
 
 Refused = Callable[..., str]
 

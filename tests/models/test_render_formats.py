@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastvlm_bench.suites.definition import suites_folder
+from fastvlm_bench.suites.catalogue import suites_folder
 from fastvlm_bench.suites.suite import Sample, check_images, load_suite
 from fastvlm_bench.world.scenes import KINDS, Scene
 from fastvlm_bench.world.splits import suite_scenes

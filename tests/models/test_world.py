@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastvlm_bench.embedded import render_suites
 from fastvlm_bench.embedded.evaluate import facts
-from fastvlm_bench.suites.definition import suites_folder
+from fastvlm_bench.suites.catalogue import suites_folder
 from fastvlm_bench.world import language
 from fastvlm_bench.world.drawings import FIGURES, PAINT, PIXELS, drawing
 from fastvlm_bench.world.pictures import CELL, IMAGE_SIZE, landscape, render

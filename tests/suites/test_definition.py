@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.suites import definition as suite_definition
-from fastvlm_bench.suites.definition import read_definition, suites_folder
+from fastvlm_bench.suites import catalogue
+from fastvlm_bench.suites.catalogue import suites_folder
+from fastvlm_bench.suites.definition import read_definition
 from fastvlm_bench.suites.suite import describe_suites, suite_names
 
 GOOD = """
@@ -71,7 +72,7 @@ def test_a_suite_of_ones_own(folder: Path) -> None:
 
 def test_an_installed_package_uses_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "fastvlm_bench"
-    monkeypatch.setattr(suite_definition, "__file__", str(package / "suites" / "definition.py"))
+    monkeypatch.setattr(catalogue, "__file__", str(package / "suites" / "catalogue.py"))
     assert suites_folder() == tmp_path / "suites"
     (package / "_suites").mkdir(parents=True)
     (tmp_path / "suites").mkdir()  # another package's
@@ -125,7 +126,7 @@ def test_reading_a_suite_needs_no_heavy_import() -> None:
 
 
 def test_a_suite_file_is_named_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite_definition, "_BY_PATH", {})
+    monkeypatch.setattr(catalogue, "_BY_PATH", {})
     file = tmp_path / "elsewhere.toml"
     file.write_text(GOOD)
     assert "elsewhere" not in suite_names()

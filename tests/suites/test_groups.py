@@ -77,7 +77,7 @@ def test_a_variant_goes_to_the_suites_that_have_the_metric() -> None:
 
 
 def test_a_suite_file_with_an_unknown_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastvlm_bench.suites.definition import suites_folder
+    from fastvlm_bench.suites.catalogue import suites_folder
 
     text = (suites_folder() / "scienceqa-img.toml").read_text()
     (tmp_path / "mine.toml").write_text(text.replace('"scienceqa" }', '"mmmuu" }'))

@@ -12,7 +12,7 @@ from suites.test_table_suites import cache
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.metrics import multiple_choice
-from fastvlm_bench.suites import definition
+from fastvlm_bench.suites import catalogue
 from fastvlm_bench.suites.suite import load_suite
 
 __all__ = ["cache", "hub"]  # fixtures
@@ -73,7 +73,7 @@ def test_faulty_turns_are_told(tmp_path: Path, row: Any, words: str) -> None:
 
 
 def test_a_suite_that_does_not_say_so_refuses_several_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (definition.suites_folder() / "mmspec.toml").read_text()
+    text = (catalogue.suites_folder() / "mmspec.toml").read_text()
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites" / "mine.toml").write_text(text.replace("turns = 1\n", ""))
     (tmp_path / "suites" / "two.toml").write_text(text.replace("turns = 1\n", "turns = 2\n"))
