@@ -73,7 +73,13 @@ def easy_rows(easy: dict[str, Any]) -> str:
 
 
 def card(
-    log: list[dict[str, Any]], scores: dict[str, Any], depth: dict[str, Any], easy: dict[str, Any], command: str
+    log: list[dict[str, Any]],
+    scores: dict[str, Any],
+    depth: dict[str, Any],
+    easy: dict[str, Any],
+    command: str,
+    halved: str,
+    note: str,
 ) -> str:
     """The card's Markdown."""
     stages = []
@@ -107,6 +113,7 @@ self-speculative decoding can be measured, tested and understood without a downl
 The target is trained plainly: next-token cross-entropy at the last layer, no exit has a loss of its own, and no layer
 is copied, split or added. Two stages: the tower alone (labels per patch through a probe that is thrown away), then
 projector and decoder with the tower frozen. `training_log.jsonl` beside this file is the log.
+{note}
 
 | stage | updates | last logged means over training batches |
 |---|---|---|
@@ -117,9 +124,9 @@ projector and decoder with the tower frozen. `training_log.jsonl` beside this fi
 ## It needs its depth
 A target with idle layers would make any early exit look fast. So it is compared with itself at half the depth, on the
 same {depth["scenes"]} held-out scenes; the interval (95 %, bootstrap over scenes) is of what is lost.
-`python -m fastvlm_bench.embedded.depth --half HALF/checkpoint --scenes {depth["scenes"]}`, where
-`python -m fastvlm_bench.embedded.train --layers {depth["layers"] // 2} --tower DIR/tower.pt --out HALF` made the model
-of half the depth:
+`python -m fastvlm_bench.embedded.depth --learned-on DIR/halved/checkpoint --scenes {depth["scenes"]}`, where
+`{halved}` made the model that learned on: every second layer of the
+finished target, so that it had the target's compute and its own. None of half the depth was trained from scratch.
 
 | halved | layers | measure | whole | halved | lost |
 |---|---|---|---|---|---|
@@ -188,11 +195,16 @@ def main() -> None:
     depth, easy = (json.loads((args.training / f"{name}.json").read_text()) for name in ("depth", "easy_drafts"))
     updates = " ".join(str([line for line in log if line["stage"] == stage][-1]["done"]) for stage in STAGES)
     command = f"python -m fastvlm_bench.embedded.train --out DIR --updates {updates}"
+    learned = json.loads((args.training / "halved" / "log.jsonl").read_text().splitlines()[-1])["done"]
+    halved = (f"python -m fastvlm_bench.embedded.train --halve DIR/checkpoint --seed 1 --out DIR/halved "
+              f"--updates 0 {learned}")  # fmt: skip
+    told = args.training / "note.md"
+    note = told.read_text() if told.exists() else ""
     shutil.copy(args.training / "log.jsonl", args.checkpoint / "training_log.jsonl")
     (args.checkpoint / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
     for name in ("depth", "easy_drafts"):
         shutil.copy(args.training / f"{name}.json", args.checkpoint / f"{name}.json")
-    (args.checkpoint / "README.md").write_text(card(log, scores, depth, easy, command), encoding="utf-8")
+    (args.checkpoint / "README.md").write_text(card(log, scores, depth, easy, command, halved, note), encoding="utf-8")
     curve(log, args.checkpoint / "curve.png")
 
 

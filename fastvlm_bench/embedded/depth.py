@@ -1,14 +1,15 @@
-"""Does the embedded target need its depth? `python -m fastvlm_bench.embedded.depth --half DIR [--json FILE]`.
+"""Does the embedded target need its depth? `python -m fastvlm_bench.embedded.depth [--learned-on DIR] [--half DIR]`.
 
-Compares it with itself at half the depth, on the same held-out scenes: every second layer left out, each pair of layers
-averaged into one, and a model of half the depth that was trained alike for as long (`--half`, the checkpoint that
-`train --layers` wrote). If one of them were as good, its speed-up would measure padding.
+Compares it with itself at half the depth, on the same held-out scenes: every second layer left out; each pair of layers
+averaged into one; every second layer left out, and what remains learned on (`--learned-on`, the checkpoint that
+`train --halve` wrote); half the depth from scratch (`--half`, the checkpoint that `train --layers` wrote). If one of
+them were as good, the target's speed-up would measure padding.
 """
 
 import argparse
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,11 @@ def loss(whole: Sequence[float], less: Sequence[float]) -> dict[str, float]:
             "high": high}  # fmt: skip
 
 
-def compare(target: Target, half: Target | None, scenes: int) -> dict[str, Any]:
-    """{way of halving: {measure: what it costs}} on `scenes` held-out scenes."""
+def compare(target: Target, trained: Mapping[str, Target], scenes: int) -> dict[str, Any]:
+    """{way of halving: {measure: what it costs}} on `scenes` held-out scenes. trained: {way: a model so made}."""
     whole = scores(skill(target, scenes))
     ways = {"every second layer left out": halved(target, first_of_pair),
-            "pairs of layers averaged": halved(target, mean_of_pair)}  # fmt: skip
-    if half is not None:
-        ways["half the depth, trained as long"] = half
+            "pairs of layers averaged": halved(target, mean_of_pair), **trained}  # fmt: skip
     out: dict[str, Any] = {"scenes": scenes, "layers": len(target.layers), "ways": {}}
     for name, small in ways.items():
         less = scores(skill(small, scenes))
@@ -86,14 +85,16 @@ def compare(target: Target, half: Target | None, scenes: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="tiny")
-    parser.add_argument("--half", help="checkpoint folder of a model of half the depth")
+    parser.add_argument("--learned-on", help="checkpoint folder that `train --halve` wrote")
+    parser.add_argument("--half", help="checkpoint folder of a model of half the depth, trained from scratch")
     parser.add_argument("--scenes", type=int, default=250)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    half = load_target(args.half, device="cpu") if args.half else None
-    found = compare(load_target(args.model, device="cpu"), half, args.scenes)
+    made = {"every second layer left out, then learned on": args.learned_on, "half the depth, from scratch": args.half}
+    trained = {way: load_target(folder, device="cpu") for way, folder in made.items() if folder}
+    found = compare(load_target(args.model, device="cpu"), trained, args.scenes)
     print(json.dumps(found, indent=2))
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n")

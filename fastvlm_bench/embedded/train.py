@@ -5,8 +5,9 @@ Two stages, each a pure function of the seed, each resumable from its last check
 tower     the SigLIP tower learns what lies in each cell, through a linear probe that is thrown away
 language  projector and decoder learn to answer, caption and describe; the tower is frozen
 
-The decoder is trained as it stands: no layer is copied, split or added on the way. `--layers` makes the shallower ones
-that the card compares it with; `--tower` gives them the same tower.
+The decoder is trained as it stands: no layer is copied, split or added on the way. What the card compares it with is
+made by `--halve`, every second layer of a finished model, which learns on; or from scratch by `--layers` and `--tower`
+(for the same tower).
 
 The loss is next-token cross-entropy at the last layer, nothing else: no exit ever has a loss of its own. Two threads
 make one half of each batch each, take its gradient, and then update one half of the matrices each. They wait for each
@@ -217,26 +218,42 @@ def language_stage(
     return Stage("language", model, loss, **options)
 
 
+def every_second_layer(checkpoint: Path) -> LlavaForConditionalGeneration:
+    """A finished model without its second, fourth, ... decoder layer, in float32."""
+    model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    decoder = model.model.language_model
+    decoder.layers = nn.ModuleList(decoder.layers[::2])
+    for index, layer in enumerate(decoder.layers):
+        layer.self_attn.layer_idx = index
+    decoder.config.num_hidden_layers = len(decoder.layers)
+    return model
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the final checkpoint folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layers", type=int, default=LAYERS, help="layers of the decoder")
     parser.add_argument("--tower", type=Path, help="another training's tower.pt, instead of a tower stage of its own")
+    parser.add_argument("--halve", type=Path, help="checkpoint folder: learn on with every second layer of its decoder")
     parser.add_argument("--updates", type=int, nargs=2, default=[2000, 12000], metavar=("TOWER", "LANGUAGE"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(tokenizer_texts(args.seed))
-    model = LlavaForConditionalGeneration._from_config(build_config(tokenizer, args.layers))
+    if args.halve:
+        model = every_second_layer(args.halve)
+    else:
+        model = LlavaForConditionalGeneration._from_config(build_config(tokenizer, args.layers))
     if args.tower and not (args.out / "tower.pt").exists():
         shutil.copy(args.tower, args.out / "tower.pt")
     columns = (TextColumn("{task.description:9}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
     common = {"seed": args.seed, "out": args.out}
     with Progress(*columns) as progress:
-        tower_stage(model, 48, updates=args.updates[0], warmup=50, lr=2e-3, **common).run(progress)
+        if not args.halve:
+            tower_stage(model, 48, updates=args.updates[0], warmup=50, lr=2e-3, **common).run(progress)
         language_stage(model, tokenizer, 8, updates=args.updates[1], warmup=160, lr=2e-3, **common).run(progress)
     model.generation_config.max_length = None
     save(model, build_processor(tokenizer), args.out / "checkpoint")
