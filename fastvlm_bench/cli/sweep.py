@@ -1,5 +1,7 @@
 """The commands `sweep` and `tune`."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,6 +133,7 @@ def tune(
     limit: Annotated[int | None, typer.Option(metavar="N", help="Of data without a training split, set aside samples of the first N.", rich_help_panel=WHAT)] = None,
     prompt_set: PromptSet = None,
     prompt: Prompt = None,
+    method: Annotated[list[str] | None, typer.Option("--method", "-m", metavar="METHOD", help="A candidate, as in `run`, repeatable: instead of the grid, the fastest of these.", rich_help_panel=GRID)] = None,
     budget: Annotated[float, typer.Option(metavar="MINUTES", help="Minutes for all of it, loading too.", rich_help_panel=MEASUREMENT)] = 10.0,
     exit_layer: Annotated[str | None, typer.Option(metavar="NS", help="As in `sweep`.", rich_help_panel=GRID)] = None,
     head: Annotated[list[str] | None, typer.Option(metavar="HEAD", help="As in `sweep`.", rich_help_panel=GRID)] = None,
@@ -157,10 +160,11 @@ def tune(
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:  # fmt: skip
-    """Find the fastest options of `fastvlm` within some minutes, and write them into the draft as advice for `run`."""
+    """Find the fastest options of `fastvlm`, or of any method, within some minutes, on samples that no run reports."""
     from fastvlm_bench.config import RunConfig
     from fastvlm_bench.errors import UsageError
     from fastvlm_bench.measuring.before_loading import drafts_of
+    from fastvlm_bench.method_spec import REFERENCE
     from fastvlm_bench.models.names import check_model_name
     from fastvlm_bench.sweeping.grid import make_grid
     from fastvlm_bench.sweeping.sweep import swept
@@ -175,14 +179,19 @@ def tune(
         top_p=top_p, top_k=top_k, budget=budget * 60,
     )  # fmt: skip
     check_model_name(asked.model)
-    grid = make_grid(model=asked.model, drafts=drafts_of(asked), suite=suite, exit_layer=exit_layer, head=head or [],
-                     gamma=gamma, stop=stop)  # fmt: skip
-    asked = swept(asked, grid)
+    if method:
+        if typed := typed_options(context, ("exit_layer", "head", "gamma", "stop")):
+            raise UsageError(f"-m names the candidates; leave out {', '.join(typed)}, or leave out -m")
+        asked = replace(asked, methods=(REFERENCE, *method))
+    else:
+        grid = make_grid(model=asked.model, drafts=drafts_of(asked), suite=suite, exit_layer=exit_layer, head=head or [],
+                         gamma=gamma, stop=stop)  # fmt: skip
+        asked = swept(asked, grid)
     from fastvlm_bench.sweeping.tune import tune as measure
 
     if quiet:
         hush()
-    raise typer.Exit(measure(asked, budget, quiet=quiet))
+    raise typer.Exit(measure(asked, budget, quiet=quiet, named=bool(method)))
 
 
 MOST_MINUTES = 24 * 60
@@ -195,8 +204,13 @@ def refuse_measured(context: typer.Context, resume: Path) -> None:
     """UsageError where an option that says what is measured was typed beside --resume."""
     from fastvlm_bench.errors import UsageError
 
-    typed: list[Any] = [param for param in context.command.params if param.name not in SAID_ANEW
+    measured = [str(param.name) for param in context.command.params if param.name not in SAID_ANEW]
+    if typed := typed_options(context, measured):
+        raise UsageError(f"--resume {resume} goes on with the sweep's own options; leave out {', '.join(typed)}")
+
+
+def typed_options(context: typer.Context, names: Sequence[str]) -> list[str]:
+    """Of the parameters with these names, the options that stood on the command line, as --option."""
+    typed: list[Any] = [param for param in context.command.params if param.name in names
                         and getattr(context.get_parameter_source(str(param.name)), "name", "") == "COMMANDLINE"]  # fmt: skip
-    if typed:
-        raise UsageError(f"--resume {resume} goes on with the sweep's own options; leave out "
-                         + ", ".join(next(opt for opt in param.opts if opt.startswith("--")) for param in typed))  # fmt: skip
+    return [next(opt for opt in param.opts if opt.startswith("--")) for param in typed]

@@ -20,7 +20,7 @@ def written(
     check.
     """
     if drafts is None or name is None:
-        return None, "a raw exit has no draft"
+        return None, "only drafts of fastvlm have advice, and the fastest is without one"
     folder = next(found for found in read_manifests(drafts) if found.resolve().name == name)
     path = folder / MANIFEST
     if folder.resolve().is_relative_to(EMBEDDED.resolve()):

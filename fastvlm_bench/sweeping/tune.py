@@ -1,8 +1,9 @@
 """`tune`: the best γ, threshold, head and exit within a budget, as the advice of the draft's manifest.
 
-A prediction from the costs of single passes leaves the promising cells (`measuring/promising.py`). They are measured
-by sequential halving, interleaved with standard decoding on samples that no `run` reports, and the winner is measured
-once more on fresh ones, so that its speed-up does not profit from having won.
+A prediction from the costs of single passes leaves the promising cells (`measuring/promising.py`); of methods that were
+named one by one, a sample of each tells how many the budget can take. They are measured by sequential halving,
+interleaved with standard decoding on samples that no `run` reports, and the winner is measured once more on fresh ones,
+so that its speed-up does not profit from having won.
 """
 
 import math
@@ -30,6 +31,7 @@ from fastvlm_bench.measuring import williams
 from fastvlm_bench.measuring.before_loading import check, drafts_of
 from fastvlm_bench.measuring.promising import MARGIN, predicted_speedups
 from fastvlm_bench.measuring.runner import Runner
+from fastvlm_bench.method_spec import METHODS
 from fastvlm_bench.models.load import load_target
 from fastvlm_bench.records.storage import encode_document, now, write_atomically
 from fastvlm_bench.report.numbers import ratio
@@ -38,7 +40,7 @@ from fastvlm_bench.sweeping.advice_file import written
 from fastvlm_bench.sweeping.halving import CONFIRMING, Race, affordable, least_seconds, rungs
 from fastvlm_bench.sweeping.tuning_samples import tuning_suite
 
-RECORD = "tune.json"
+RECORD, OPTIONS, OURS = "tune.json", ("gamma", "stop_below"), "fastvlm"
 
 
 class Tuning:
@@ -66,24 +68,42 @@ class Tuning:
         """Seconds of the budget that are left."""
         return self.ends - time.perf_counter()
 
-    def candidates(self) -> dict[str, float]:
-        """Label -> predicted speed-up of the cells that enter the race, the best first. UsageError if none can."""
+    def candidates(self, *, named: bool = False) -> dict[str, float]:
+        """Label -> speed-up of the candidates that enter the race, the best first. UsageError if none can.
+
+        The speed-ups are predicted, or measured on one sample where the methods were named one by one.
+        """
         if self.left_s <= 0:
             raise self._too_small(0.0)
-        own: list[Any] = [(built, built.method) for built in self.cells.values()]
-        predicted = predicted_speedups(self.runner, self.suite, own)
-        best = max(predicted.values(), default=0.0)
-        near = {label: value for label, value in sorted(predicted.items(), key=lambda each: -each[1])
-                if value >= (1 - MARGIN) * best}  # fmt: skip
+        one_s = self._seconds(self.reference)
+        near = self._tried(one_s) if named else self._promising()
         if not near:
             raise UsageError("no candidate could decode the tuning samples; see fastvlm-bench models --check")
-        one_s = self._seconds(self.reference)
         seconds = [one_s / value for value in near.values()]
         count = affordable(one_s, seconds, self.left_s)
         if not count:
             raise self._too_small(1.2 * least_seconds(one_s, seconds[:1]))
-        self.say(f"predicted: {len(near)} of {len(self.cells)} cells may be the fastest; {count} of them are measured")
+        may = "" if named else f"predicted: {len(near)} of {len(self.cells)} cells may be the fastest; "
+        self.say(f"{may}{count} of {len(near)} candidates are measured")
         return dict(list(near.items())[:count])
+
+    def _promising(self) -> dict[str, float]:
+        own: list[Any] = [(built, built.method) for built in self.cells.values()]
+        predicted = predicted_speedups(self.runner, self.suite, own)
+        best = max(predicted.values(), default=0.0)
+        return {label: value for label, value in sorted(predicted.items(), key=lambda each: -each[1])
+                if value >= (1 - MARGIN) * best}  # fmt: skip
+
+    def _tried(self, one_s: float) -> dict[str, float]:
+        """The speed-up of each on one sample, after one that does not count; those that fail are left out."""
+        found = {}
+        for label, built in self.cells.items():
+            try:
+                self._seconds(built)
+                found[label] = one_s / self._seconds(built)
+            except FAILURES as failure:
+                self.say(f"{label} fails: {str(failure).splitlines()[0]}")
+        return dict(sorted(found.items(), key=lambda each: -each[1]))
 
     def _too_small(self, more_s: float) -> UsageError:
         """more_s: the seconds that are needed beside those that are spent."""
@@ -107,7 +127,7 @@ class Tuning:
                 race.add(self.sample(race.left))
                 done += 1
             gone = race.halve()
-            self.say(f"rung {rung + 1} of {whole}: {done} samples, {len(gone)} cells leave, best "
+            self.say(f"rung {rung + 1} of {whole}: {done} samples, {len(gone)} leave, best "
                      f"{race.left[0]} {math.exp(race.score(race.left[0])):.2f}x")  # fmt: skip
         return race
 
@@ -147,11 +167,17 @@ class Tuning:
         return {name: math.log(base / own) for name, own in took.items() if base > 0 and own > 0}
 
 
-def tune(config: RunConfig, minutes: float, *, quiet: bool, command: Sequence[str] = ()) -> int:
+def tune(
+    config: RunConfig, minutes: float, *, quiet: bool, named: bool = False, command: Sequence[str] = ()
+) -> int:  # fmt: skip
     """Tune within so many minutes, write the advice and the record, and print both. Returns the exit code 0.
 
-    config: of a sweep over one suite, with `budget` in seconds. UsageError where the budget is too small.
+    config: of a sweep over one suite, with `budget` in seconds. named: its methods were named one by one. UsageError
+    where the budget is too small.
     """
+    if lossy := [spec.label for spec in config.specs if not METHODS[spec.name].lossless]:
+        raise UsageError(f"{', '.join(lossy)} may decode another text than standard; tune compares methods that "
+                         "promise the same one")  # fmt: skip
     (suite,) = check(config)
     console, began = Console(stderr=True, quiet=quiet), now()
     asked: dict[str, object] = {
@@ -164,12 +190,12 @@ def tune(config: RunConfig, minutes: float, *, quiet: bool, command: Sequence[st
         own, what = tuning_suite(suite, model=config.model, folder=Path(images), asked=asked)
         console.print(f"tuning on {what}", style="dim", highlight=False)
         tuning = Tuning(config, own, minutes * 60, lambda text: console.print(text, style="dim", highlight=False))
-        entered = tuning.candidates()
+        entered = tuning.candidates(named=named)
         race = tuning.race(list(entered))
         winner = race.left[0]
         found = tuning.confirm(winner)
     built = tuning.cells[winner]
-    options = {key: built.described["options"][key] for key in ("gamma", "stop_below")}
+    options = {key: built.described["options"][key] for key in OPTIONS if key in built.described["options"]}
     beats = found is not None and found.low is not None and found.low > 1 and found.independent >= FEWEST_SAMPLES
     tuned = {"suite": suite.name, "split": suite.split, "samples": what, "measured": tuning.measured,
              "minutes": minutes, "device": str(tuning.runner.target.device),
@@ -180,16 +206,19 @@ def tune(config: RunConfig, minutes: float, *, quiet: bool, command: Sequence[st
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     folder = Path(config.out) / f"{stamp}-{Path(config.model).name}-{suite.name}-tune-{secrets.token_hex(2)}"
     draft = built.described.get("draft") or {}
-    place, why = written(drafts_of(config), draft.get("name"), advice, tuned)
+    place, why = written(
+        drafts_of(config), draft.get("name") if built.described["name"] == OURS else None, advice, tuned
+    )
     folder.mkdir(parents=True, exist_ok=True)
+    before_key = "tried_decode_speedup" if named else "predicted_decode_speedup"
     record = {
         "command": list(command) or ["fastvlm-bench", *sys.argv[1:]], "config": config.to_dict(), "started_at": began,
         "environment": describe_environment(tuning.runner.target.device), "winner": winner, "draft": draft.get("name"),
         "advice": advice, "tuned": tuned, "written_to": str(place) if place else None,
         "candidates": [
-            {"method": name, "predicted_decode_speedup": predicted, "samples": len(race.logs.get(name, [])),
+            {"method": name, before_key: before, "samples": len(race.logs.get(name, [])),
              "decode_speedup": math.exp(race.score(name)) if name in race.logs else None,
-             "left_after_rung": race.out.get(name)} for name, predicted in entered.items()
+             "left_after_rung": race.out.get(name)} for name, before in entered.items()
         ],
     }  # fmt: skip
     write_atomically(folder / RECORD, encode_document(record))

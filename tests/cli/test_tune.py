@@ -154,6 +154,19 @@ def test_tuning_writes_what_run_takes(steady: None, draft: Path, call: Call, tmp
     assert {each["left_after_rung"] for each in record["candidates"]} == {0, None}
 
 
+@pytest.mark.slow
+def test_any_method_is_tuned_by_naming_candidates(steady: None, draft: Path, call: Call, tmp_path: Path) -> None:
+    before = (draft / MANIFEST).read_bytes()
+    named = [f"-mprompt-lookup:gamma={gamma}" for gamma in (2, 6, 20)]
+    result = call("tune", "--draft", draft.parent, *named, "--budget", "2", *SHORT, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "best: prompt-lookup:gamma=6 decodes 2.00×" in result.stdout and "-m prompt-lookup:gamma=6" in result.stdout
+    assert "advice not written" in result.stdout and (draft / MANIFEST).read_bytes() == before
+    record = json.loads(next((tmp_path / "out").glob("*/tune.json")).read_text())
+    tried = {each["method"]: each["tried_decode_speedup"] for each in record["candidates"]}
+    assert len(tried) == 3 and max(tried, key=lambda label: tried[label]) == "prompt-lookup:gamma=6"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -164,6 +177,7 @@ def test_tuning_writes_what_run_takes(steady: None, draft: Path, call: Call, tmp
         (["--gamma", "9:3"], ["--gamma", "empty"]),
         (["--exit-layer", "30"], ["1 .. 23"]),
         (["--suite", "describ"], ["unknown suite"]),
+        (["-m", "layerskip"], ["-m names the candidates; leave out --head"]),
     ],
 )
 def test_refused(arguments: list[str], says: list[str], refused: Callable[..., str], tmp_path: Path) -> None:
@@ -171,3 +185,8 @@ def test_refused(arguments: list[str], says: list[str], refused: Callable[..., s
     for text in says:
         assert text in line
     assert not (tmp_path / "out").exists()
+
+
+def test_lossy_candidates_are_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    line = refused("tune", "-m", "early-exit", "-m", "layerskip", "--threads", "1", "--out", tmp_path / "out")
+    assert "early-exit may decode another text than standard" in line
