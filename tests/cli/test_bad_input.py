@@ -10,8 +10,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import fastvlm_bench.models.load
-from fastvlm_bench.models.names import TINY, TINY_DRAFTS
+from fastvlm_bench.models.names import TINY, TINY_DRAFTS, layer_count
 from fastvlm_bench.suites.catalogue import suites_folder
+
+BELOW = f"1 .. {layer_count('tiny') - 1}"
 
 Refused = Callable[..., str]
 
@@ -38,9 +40,9 @@ def no_model(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
         (["--method", "fastvlm:gamma=many"], ["'gamma'", "many", "whole number"]),
         (["--gamma", "0"], ["--gamma is 0", "1 .. 64"]),
         (["--gamma", "4096"], ["--gamma is 4096", "1 .. 64"]),
-        (["--method", "layerskip", "--exit-layer", "24"], ["exit_layer=24", "1 .. 23", "'tiny'"]),
+        (["--method", "layerskip", "--exit-layer", "24"], ["exit_layer=24", BELOW, "'tiny'"]),
         (["--method", "layerskip:exit_layer=0"], ["'exit_layer'", "at least 1"]),
-        (["--method", "fastvlm:exit_layer=99"], ["exit_layer=99", "1 .. 23"]),
+        (["--method", "fastvlm:exit_layer=99"], ["exit_layer=99", BELOW]),
         (["--method", "fastvlm:head=mpl"], ["'head'", "one of linear, mlp, gated-mlp,", "did you mean 'mlp'?"]),
         (["--method", "fastvlm:head=mlp,exit_layer=23"], ["no draft with head=mlp,exit_layer=23", "there is"]),
         (["--method", "standard:gamma=2"], ["'standard'", "'gamma'", "takes none"]),

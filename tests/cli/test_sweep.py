@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from fastvlm_bench.cli.app import app
 from fastvlm_bench.measuring import runner as runners
 from fastvlm_bench.measuring.runner import Runner
+from fastvlm_bench.models.names import layer_count
 from fastvlm_bench.records.record import read_run
 
 GRID = ("sweep", "--suite", "describe", "--limit", "2", "--exit-layer", "1,4", "--gamma", "3", "--stop", "0,0.5",
@@ -103,7 +104,7 @@ def test_resume_takes_its_own_options(made: Any, refused: Callable[..., str], tm
     ("arguments", "says"),
     [
         (["--gamma", "9:2"], ["--gamma", "empty"]),
-        (["--exit-layer", "40"], ["1 .. 23"]),
+        (["--exit-layer", "40"], [f"1 .. {layer_count('tiny') - 1}"]),
         (["--exit-layer", "5"], ["no draft has a head at exit 5", "train"]),
         (["--gamma", "1:60", "--stop", "0,0.5"], ["at most 128"]),
         (["--suite", "descrbe"], ["unknown suite", "did you mean 'describe'?"]),

@@ -13,7 +13,7 @@ from fastvlm_bench.decoding.advice import advised
 from fastvlm_bench.drafts.manifest import MANIFEST, read_manifest
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.method_spec import MethodSpec
-from fastvlm_bench.models.names import TINY_DRAFTS
+from fastvlm_bench.models.names import TINY_DRAFTS, layer_count
 from fastvlm_bench.records.record import read_run
 from fastvlm_bench.suites.suite import load_suite, open_image
 from fastvlm_bench.sweeping import tune as tuning
@@ -28,7 +28,7 @@ SHORT = ("--max-new-tokens", "6", "--threads", "1")
 @pytest.fixture
 def draft(tmp_path: Path) -> Path:
     """A copy of a draft, whose manifest may be written."""
-    return shutil.copytree(TINY_DRAFTS / "mlp-exit8", tmp_path / "drafts" / "mine")
+    return shutil.copytree(TINY_DRAFTS / "mlp-exit6", tmp_path / "drafts" / "mine")
 
 
 def advise(draft: Path, **advice: float) -> None:
@@ -143,7 +143,7 @@ def test_tuning_writes_what_run_takes(steady: None, draft: Path, call: Call, tmp
     result = call("tune", "--draft", draft.parent, "--gamma", "2,6", "--stop", "0", "--budget", "1", *SHORT, "--out",
                   tmp_path / "out")  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "best: fastvlm:head=mlp,exit_layer=8,gamma=6,stop_below=0 decodes 2.00×" in result.stdout
+    assert "best: fastvlm:head=mlp,exit_layer=6,gamma=6,stop_below=0 decodes 2.00×" in result.stdout
     assert "Nothing is shown to beat" not in result.stdout and f"advice written to {draft / MANIFEST}" in result.stdout
     manifest = read_manifest(draft)
     assert (
@@ -175,7 +175,7 @@ def test_any_method_is_tuned_by_naming_candidates(steady: None, draft: Path, cal
             ["--budget", "0.0001"], ["--budget 0.0001 is too small", "give at least --budget 1"], marks=pytest.mark.slow
         ),
         (["--gamma", "9:3"], ["--gamma", "empty"]),
-        (["--exit-layer", "30"], ["1 .. 23"]),
+        (["--exit-layer", "30"], [f"1 .. {layer_count('tiny') - 1}"]),
         (["--suite", "describ"], ["unknown suite"]),
         (["-m", "layerskip"], ["-m names the candidates; leave out --head"]),
     ],

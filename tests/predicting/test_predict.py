@@ -9,7 +9,7 @@ import pytest
 import transformers
 
 from fastvlm_bench.drafts.speculation_profile import PROFILE
-from fastvlm_bench.models.names import TINY_DRAFTS
+from fastvlm_bench.models.names import TINY_DRAFTS, layer_count
 from fastvlm_bench.predicting.devices import DEVICES, find_device
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def test_json_has_the_same_and_is_consistent(tiny_json: dict[str, Any]) -> None:
             assert row[gamma] == pytest.approx(expected * own["standard"]["seconds"] / seconds)
             assert row[gamma] <= row["best"]["speedup"] + 1e-12
     needs = [row["least_alpha"]["1.25"] for row in tiny_json["exits"]]
-    assert needs == sorted(needs) and tiny_json["layers"] == 24
+    assert needs == sorted(needs) and tiny_json["layers"] == layer_count("tiny")
 
 
 def test_a_draft_brings_its_exit_head_and_rates(call: Callable[..., Any], tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_draft_brings_its_exit_head_and_rates(call: Callable[..., Any], tmp_pa
         (["--device", "mine", "--bandwidth", "0", "--tflops", "1"], ["--bandwidth is 0", "above 0"]),
         (["--device", "measured:none.json"], ["none.json", "doctor --roofline --json"]),
         (["--device", "t4", "--dtype", "bf16"], ["t4", "bfloat16", "float16, float32", "--tflops"]),
-        (["--exit-layer", "24"], ["24", "1 .. 23"]),
+        (["--exit-layer", "99"], ["99", f"1 .. {layer_count('tiny') - 1}"]),
         (["--exit-layer", "0"], ["--exit-layer", "'0'"]),
         (["--exit-layer", "2,2"], ["once"]),
         (["--exit-layer", "1:4"], ["--exit-layer", "commas"]),
@@ -114,7 +114,7 @@ def test_configurations_of_other_models(refused: Callable[..., str], published: 
     (tmp_path / "config.json").write_text("not json")
     assert "config.json" in refused("predict", "--model", tmp_path)
     draft = TINY_DRAFTS / "mlp-exit4"
-    assert "layers 24" in refused("predict", "--model", published, "--draft", draft)
+    assert f"layers {layer_count('tiny')}" in refused("predict", "--model", published, "--draft", draft)
     assert "is not in the cache" in refused("predict", "--model", "nobody/nothing", "--offline")
 
 

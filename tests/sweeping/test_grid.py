@@ -1,13 +1,13 @@
 """The cells of a sweep, and what is refused before a model loads."""
 
-import json
 from pathlib import Path
 
 import pytest
 
+from fastvlm_bench.drafts.manifest import HEAD_LAYERS, read_manifests
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.method_spec import MethodSpec
-from fastvlm_bench.models.names import TINY_DRAFTS
+from fastvlm_bench.models.names import TINY_DRAFTS, layer_count
 from fastvlm_bench.sweeping.grid import Grid, make_grid
 
 
@@ -18,18 +18,18 @@ def grid(drafts: Path | None = TINY_DRAFTS, **asked: object) -> Grid:
 
 
 def test_each_exit_takes_the_head_that_run_takes() -> None:
-    found = grid(exit_layer="1,2,8", gamma="2:6:2", stop="0,0.5")
-    assert found.heads == (("eagle", 1), ("attention", 2), ("mlp", 8))
+    found = grid(exit_layer="1,2,6", gamma="2:6:2", stop="0,0.5")
+    assert found.heads == (("eagle", 1), ("attention", 2), ("mlp", 6))
     assert len(found.methods) == len(set(found.methods)) == 3 * 3 * 2
     spec = MethodSpec.parse(found.methods[-1])
-    assert spec.options == {"gamma": 6, "exit_layer": 8, "head": "mlp", "stop_below": 0.5}
+    assert spec.options == {"gamma": 6, "exit_layer": 6, "head": "mlp", "stop_below": 0.5}
     assert found.as_dict()["gamma"] == [2, 4, 6] and found.as_dict()["head"] == ["eagle", "attention", "mlp"]
 
 
 def test_default_exits_are_those_with_a_draft() -> None:
-    exits = {json.loads(path.read_text())["exit_layer"] for path in TINY_DRAFTS.glob("*/manifest.json")}
+    exits = {m.exit_layer for m in read_manifests(TINY_DRAFTS).values() if m.head in HEAD_LAYERS}
     assert {layer for _, layer in grid().heads} == exits
-    assert grid(head=["mlp"]).heads == (("mlp", 2), ("mlp", 4), ("mlp", 8))
+    assert grid(head=["mlp"]).heads == (("mlp", 2), ("mlp", 4), ("mlp", 6))
 
 
 def test_a_raw_exit_needs_no_draft() -> None:
@@ -43,7 +43,7 @@ def test_a_raw_exit_needs_no_draft() -> None:
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"exit_layer": "24"}, ["24", "1 .. 23", "'tiny'"]),
+        ({"exit_layer": "24"}, ["24", f"1 .. {layer_count('tiny') - 1}", "'tiny'"]),
         ({"exit_layer": "1:90"}, ["more than 64"]),
         ({"exit_layer": "3"}, ["no draft has a head at exit 3", "mlp at 4", "train --model tiny --suite describe",
                                "--exit-layer 3"]),

@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.names import layer_count
 from fastvlm_bench.training.recipe import DEFAULT_LOSSES, Recipe, parse_losses
 from fastvlm_bench.training.settings import TrainSettings
+
+LAYERS = layer_count("tiny")
 
 
 def settings(tmp_path: Path, **given: Any) -> TrainSettings:
@@ -93,9 +96,10 @@ def test_recipe_without_exit_and_wrong_loss() -> None:
         ({"model": "nonsense"}, "unknown model 'nonsense': use 'tiny', 'smol', a hub id such as"),
         ({"exit_layers": ("auto", "2")}, "--exit-layer is auto, 2; give numbers, or auto alone"),
         ({"exit_layers": ("2", "2")}, "two recipes are named 'attention-exit2'; give one of them name="),
-        ({"exit_layers": ("23",), "heads": ("twig",)}, "exit layer 23 and a head of 2 more are beyond the 24 layers of "
-         "'tiny'; choose an exit of at most 22"),
-        ({"exit_layers": ("24",), "heads": ("mlp",)}, "exit layer 24 is not within 1 .. 23 of 'tiny'"),
+        ({"exit_layers": (f"{LAYERS - 1}",), "heads": ("twig",)}, f"exit layer {LAYERS - 1} and a head of 2 more are "
+         f"beyond the {LAYERS} layers of 'tiny'; choose an exit of at most {LAYERS - 2}"),
+        ({"exit_layers": (f"{LAYERS}",), "heads": ("mlp",)},
+         f"exit layer {LAYERS} is not within 1 .. {LAYERS - 1} of 'tiny'"),
         ({"device": "tpu"}, "unknown device 'tpu': one of"),
         ({"attn": "flash"}, "unknown attn 'flash': one of sdpa, eager, flash_attention_2"),
         ({"device_map": "balanced"}, "unknown device-map 'balanced': one of auto"),
