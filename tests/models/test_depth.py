@@ -9,7 +9,9 @@ from torch import nn
 
 from fastvlm_bench.embedded.depth import first_of_pair, halved, loss, mean_of_pair
 from fastvlm_bench.embedded.easy_drafts import NGrams, checked, lookup
+from fastvlm_bench.embedded.train import every_second_layer
 from fastvlm_bench.models.load import Target, load_target
+from fastvlm_bench.models.names import TINY
 from fastvlm_bench.training.prediction import simulate
 
 
@@ -55,6 +57,16 @@ def test_padding_is_found_out(tiny: Target) -> None:
     a, b = (layer.mlp.down_proj.weight for layer in tiny.layers[:2])
     assert torch.allclose(merged.layers[0].mlp.down_proj.weight, (a + b) / 2)
     assert torch.equal(logits(tiny), before), "the target itself is left as it was"
+
+
+def test_what_learns_on_begins_as_every_second_layer(tiny: Target) -> None:
+    begun = every_second_layer(TINY).eval()
+    small = halved(tiny, first_of_pair)
+    with torch.inference_mode():
+        found: Any = begun(input_ids=torch.tensor([[1, 40, 41, 42, 43, 44]])).logits
+    assert torch.allclose(found, logits(small), atol=1e-4) and begun.config.text_config.num_hidden_layers == len(
+        small.layers
+    )
 
 
 def test_the_interval_of_a_loss_is_paired() -> None:
