@@ -23,6 +23,7 @@ LABELS = {
 # Two-step look-ups are learnt last, so they are asked most often.
 WEIGHTS = {"color": 3, "size": 2, "where": 2, "relation": 6, "side": 4, "which": 2, "exists": 3, "count-kind": 2,
            "count-color": 2, "what-at": 2, "count": 1, "place": 1, "time": 1, "knowledge": 3}  # fmt: skip
+DIALOGS = 0.12  # share of the rows with a dialog
 TEXT_WEIGHT = 0.8  # of a caption's or description's token. An answer's has 1: such tokens are fewer and less alike
 
 
@@ -68,10 +69,10 @@ class Rows:
 
 
 class Packer:
-    """Makes rows of one image and as many conversations as fit."""
+    """Makes rows of one image and as many conversations as fit. described: the share of rows with a description."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, row_tokens: int) -> None:
-        self.tokenizer, self.row_tokens = tokenizer, row_tokens
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, row_tokens: int, described: float = 0.5) -> None:
+        self.tokenizer, self.row_tokens, self.described = tokenizer, row_tokens, described
         self.encode = encode = lru_cache(maxsize=50_000)(self._encode)  # most questions come again and again
         self.prefix = encode("<s>USER: " + "<image>" * PATCHES)
         whole = encode(f"<s>USER: {'<image>' * PATCHES}\nWhat is it? ASSISTANT: red</s>")
@@ -84,10 +85,10 @@ class Packer:
     def conversations(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
         """(prompt, answer, weight of an answer token) in the order in which they are packed."""
         out, drawn = [], rng.random()
-        if drawn < 0.5:
+        if drawn < self.described:
             asked_for = language.DESCRIBE_PROMPT if rng.random() < 0.9 else language.LONG_PROMPT
             out.append((asked_for, language.description(scene), TEXT_WEIGHT))
-        elif drawn < 0.62:
+        elif drawn < self.described + DIALOGS:
             *told, last = questions.dialog(scene, rng, int(rng.integers(2, 11)))
             history = " ".join(f"q: {q.text} a: {q.answer}" for q in told)
             out.append((f"Dialog history: {history}\n Question: {last.text} Short answer:", last.answer, 1.0))

@@ -23,12 +23,12 @@ DRAFT_COMMANDS = """for heads in "--head eagle --head twig --out drafts/a" \\
   fastvlm-bench train --suite describe --suite coco-caption --suite vqav2 --samples 3600 --held-out 96 --updates 900 \\
     --refine 0 --threads 1 --exit-layer 1 $heads
 done"""
-STAGES = ("tower", "language")
+STAGES = ("tower", "language", "descriptions")
 MEASURES = {"descriptions": "whole descriptions", "questions": "questions", "captions": "captions, CIDEr-D"}
 
 
 def curve(log: list[dict[str, Any]], path: Path) -> None:
-    """The losses of both stages, and the decoder's token accuracy, against updates."""
+    """The losses of all stages, and the decoder's token accuracy, against updates."""
     with styled("the card's curve"):
         save_picture(_drawn(log), path, "the card's curve")
 
@@ -111,8 +111,8 @@ self-speculative decoding can be measured, tested and understood without a downl
 `{command}`
 
 The target is trained plainly: next-token cross-entropy at the last layer, no exit has a loss of its own, and no layer
-is copied, split or added. Two stages: the tower alone (labels per patch through a probe that is thrown away), then
-projector and decoder with the tower frozen. `training_log.jsonl` beside this file is the log.
+is copied, split or added. Three stages: the tower alone (labels per patch through a probe that is thrown away), then
+projector and decoder with the tower frozen, last with a long description in most rows of text. `training_log.jsonl` beside this file is the log.
 {note}
 
 | stage | updates | last logged means over training batches |
@@ -197,7 +197,7 @@ def main() -> None:
     command = f"python -m fastvlm_bench.embedded.train --out DIR --updates {updates}"
     learned = json.loads((args.training / "halved" / "log.jsonl").read_text().splitlines()[-1])["done"]
     halved = (f"python -m fastvlm_bench.embedded.train --halve DIR/checkpoint --seed 1 --out DIR/halved "
-              f"--updates 0 {learned}")  # fmt: skip
+              f"--updates 0 0 {learned}")  # fmt: skip
     told = args.training / "note.md"
     note = told.read_text() if told.exists() else ""
     shutil.copy(args.training / "log.jsonl", args.checkpoint / "training_log.jsonl")

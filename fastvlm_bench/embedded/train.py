@@ -1,9 +1,10 @@
 """Train the embedded vision-language model from scratch: `python -m fastvlm_bench.embedded.train --out DIR`.
 
-Two stages, each a pure function of the seed, each resumable from its last checkpoint:
+Three stages, each a pure function of the seed, each resumable from its last checkpoint:
 
-tower     the SigLIP tower learns what lies in each cell, through a linear probe that is thrown away
-language  projector and decoder learn to answer, caption and describe; the tower is frozen
+tower         the SigLIP tower learns what lies in each cell, through a linear probe that is thrown away
+language      projector and decoder learn to answer, caption and describe; the tower is frozen
+descriptions  the same with half the learning rate and long descriptions in most rows, which are learnt last
 
 The decoder is trained as it stands: no layer is copied, split or added on the way. What the card compares it with is
 made by `--halve`, every second layer of a finished model, which learns on; or from scratch by `--layers` and `--tower`
@@ -189,10 +190,11 @@ def tower_stage(model: LlavaForConditionalGeneration, images: int, **options: An
 
 
 def language_stage(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rows: int, **options: Any
-) -> Stage:
-    """The stage of projector and decoder: weighted next-token cross-entropy, `rows` packed rows an update."""
-    packer = Packer(tokenizer, ROW_TOKENS)
+    name: str, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rows: int, described: float,
+    **options: Any,
+) -> Stage:  # fmt: skip
+    """A stage of projector and decoder: weighted next-token cross-entropy, `rows` packed rows an update."""
+    packer = Packer(tokenizer, ROW_TOKENS, described)
     image_id = tokenizer.convert_tokens_to_ids("<image>")
     model.model.vision_tower.requires_grad_(False)
     one_at_a_time = threading.Lock()  # a call that asks for hidden states patches the tower until it returns
@@ -215,7 +217,7 @@ def language_stage(
             "answer_tokens": right[short].mean().item(), "text_tokens": right[~short].mean().item(),
         }  # fmt: skip
 
-    return Stage("language", model, loss, **options)
+    return Stage(name, model, loss, **options)
 
 
 def every_second_layer(checkpoint: Path) -> LlavaForConditionalGeneration:
@@ -236,25 +238,30 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=LAYERS, help="layers of the decoder")
     parser.add_argument("--tower", type=Path, help="another training's tower.pt, instead of a tower stage of its own")
     parser.add_argument("--halve", type=Path, help="checkpoint folder: learn on with every second layer of its decoder")
-    parser.add_argument("--updates", type=int, nargs=2, default=[2000, 12000], metavar=("TOWER", "LANGUAGE"))
+    parser.add_argument("--updates", type=int, nargs=3, default=[2000, 9000, 2400],
+                        metavar=("TOWER", "LANGUAGE", "DESCRIPTIONS"))  # fmt: skip
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer(tokenizer_texts(args.seed))
     if args.halve:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(args.halve)
         model = every_second_layer(args.halve)
     else:
+        tokenizer = build_tokenizer(tokenizer_texts(args.seed))
         model = LlavaForConditionalGeneration._from_config(build_config(tokenizer, args.layers))
     if args.tower and not (args.out / "tower.pt").exists():
         shutil.copy(args.tower, args.out / "tower.pt")
     columns = (TextColumn("{task.description:9}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
-    common = {"seed": args.seed, "out": args.out}
     with Progress(*columns) as progress:
         if not args.halve:
-            tower_stage(model, 48, updates=args.updates[0], warmup=50, lr=2e-3, **common).run(progress)
-        language_stage(model, tokenizer, 8, updates=args.updates[1], warmup=160, lr=2e-3, **common).run(progress)
+            common = {"seed": args.seed, "out": args.out, "updates": args.updates[0], "warmup": 50, "lr": 2e-3}
+            tower_stage(model, 48, **common).run(progress)
+        for name, updates, described, lr in (("language", args.updates[1], 0.5, 2e-3),
+                                             ("descriptions", args.updates[2], 0.88, 1e-3)):  # fmt: skip
+            common = {"seed": args.seed, "out": args.out, "updates": updates, "warmup": 160, "lr": lr}
+            language_stage(name, model, tokenizer, 8, described, **common).run(progress)
     model.generation_config.max_length = None
     save(model, build_processor(tokenizer), args.out / "checkpoint")
     print(f"checkpoint written to {args.out / 'checkpoint'}")

@@ -21,7 +21,7 @@ def test_training_of_the_embedded_model_resumes_exactly(tmp_path: Path) -> None:
         torch.manual_seed(0)
         config = build_config(tokenizer, 2)
         model = train.LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
-        return train.language_stage("language", model, tokenizer, 2, updates=6, warmup=2, lr=1e-3, seed=0, out=out)
+        return train.language_stage("language", model, tokenizer, 2, 0.5, updates=6, warmup=2, lr=1e-3, seed=0, out=out)
 
     whole = stage(tmp_path / "whole")
     with Progress(disable=True) as progress:
