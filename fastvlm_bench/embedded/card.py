@@ -112,7 +112,8 @@ self-speculative decoding can be measured, tested and understood without a downl
 
 The target is trained plainly: next-token cross-entropy at the last layer, no exit has a loss of its own, and no layer
 is copied, split or added. Three stages: the tower alone (labels per patch through a probe that is thrown away), then
-projector and decoder with the tower frozen, last with a long description in most rows of text. `training_log.jsonl` beside this file is the log.
+projector and decoder with the tower frozen, at last with a long description in most rows. `training_log.jsonl` beside
+this file is the log.
 {note}
 
 | stage | updates | last logged means over training batches |
