@@ -82,8 +82,8 @@ def check_against(run: Run, suite: str, model: str) -> None:
         raise UsageError(f"--against {name} is of model '{run.meta['model']['id']}'; give it by --model")
     config = run.meta["config"]
     if config.get("temperature"):
-        raise UsageError(f"--against {name} sampled at temperature {config['temperature']:g}, and agreement is of greedy "
-                         "decoding; give a run without --temperature")  # fmt: skip
+        raise UsageError(f"--against {name} sampled at temperature {config['temperature']:g}, and agreement is of "
+                         "greedy decoding; give a run without --temperature")  # fmt: skip
     if (config.get("batch_size") or 1) > 1:
         raise UsageError(f"--against {name} decoded in batches; give a run of single samples")
     if not any(_drafts(arm) for arm in arms(run)):
@@ -126,7 +126,9 @@ def _drafts(arm: Arm) -> bool:
 def _compared(
     run: Run, arm: Arm, reference: Arm, source: Source, by_id: Mapping[str, Text], prices: Mapping[bool, Prices]
 ) -> Compared | None:
-    both = [pair for pair in pairs(arm, reference) if pair[0].sample_id in by_id and pair[0].decodes and pair[1].decodes]
+    both = [
+        pair for pair in pairs(arm, reference) if pair[0].sample_id in by_id and pair[0].decodes and pair[1].decodes
+    ]
     if not both:
         return None
     options = arm.method["options"]

@@ -112,8 +112,8 @@ class Guesser:
         except FAILURES as error:
             if out_of_memory(error):
                 raise
-            raise BenchError(f"the exits of {type(target.model).__name__} cannot be read: "
-                             f"{(str(error).strip().splitlines() or [type(error).__name__])[0]}") from error  # fmt: skip
+            (first, *_) = str(error).strip().splitlines() or [type(error).__name__]
+            raise BenchError(f"the exits of {type(target.model).__name__} cannot be read: {first}") from error
 
     @torch.no_grad()
     def read(self, example: Example) -> Text:
@@ -134,13 +134,12 @@ class Guesser:
 
     def _guess(self, source: Source, example: Example, view: View) -> Guess:
         draft = self.drafts[source]
-        output = None if draft.output is None else draft.output
         if draft.head is None:
             passes = [torch.cat([span.states[source.exit_layer] for span in view.spans], dim=1)[view.told]]
         else:
             passes = view.imitate(draft.head, source.exit_layer, UNROLLED)
         first, *after = (
-            Guess(*self._chosen(example, self.tail.after(self.tail.before(states), output))) for states in passes
+            Guess(*self._chosen(example, self.tail.after(self.tail.before(states), draft.output))) for states in passes
         )
         return Guess(first.tokens, first.sure, tuple(after))
 

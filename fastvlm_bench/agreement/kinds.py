@@ -3,6 +3,7 @@
 The function words are English. In other languages no token is one, and they count as other words.
 """
 
+import re
 from collections.abc import Callable, Collection, Sequence
 
 FUNCTION, WORD, CONTINUATION = "function word", "other word", "continuation"
@@ -10,15 +11,15 @@ DIGIT, PUNCTUATION, END = "digit", "punctuation", "end"
 KINDS = (FUNCTION, WORD, CONTINUATION, DIGIT, PUNCTUATION, END)
 UNFINISHED = "\ufffd"
 """What stands in a text for a character of which the token has only some bytes."""
-FUNCTION_WORDS = frozenset(
-    "a about above across after against all along also among an and another any are around as at be because been "
-    "before behind being below beneath beside between both but by can could did do does during each either every few "
-    "for from had has have he her here him his how i if in inside into is it its just many may me might more most much "
-    "must my near neither no nor not of off on one onto or other our out outside over per shall she should since so "
-    "some such than that the their them then there these they this those through to toward towards under until up upon "
-    "us very was we were what when where whether which while who whom whose why will with within without would yes you "
-    "your".split()
-)
+FUNCTION_WORDS = frozenset(re.findall(r"\w+", """
+    a about above across after against all along also among an and another any are around as at be because been
+    before behind being below beneath beside between both but by can could did do does during each either every few
+    for from had has have he her here him his how i if in inside into is it its just many may me might more most
+    much must my near neither no nor not of off on one onto or other our out outside over per shall she should since
+    so some such than that the their them then there these they this those through to toward towards under until up
+    upon us very was we were what when where whether which while who whom whose why will with within without would
+    yes you your
+"""))  # fmt: skip
 
 
 def kinds_of(ids: Sequence[int], decode: Callable[[Sequence[int]], str], ends: Collection[int]) -> list[str]:
@@ -38,9 +39,7 @@ def kinds_of(ids: Sequence[int], decode: Callable[[Sequence[int]], str], ends: C
             found.append(END)
         elif any(sign.isdigit() for sign in word):
             found.append(DIGIT)
-        elif word and not any(sign.isalpha() or sign == UNFINISHED for sign in word):
-            found.append(PUNCTUATION)
-        elif not word:  # a space or line break
+        elif not any(sign.isalpha() or sign == UNFINISHED for sign in word):  # a space or line break, too
             found.append(PUNCTUATION)
         elif added[0].isalnum() and start and texts[place][start - 1].isalnum():
             found.append(CONTINUATION)

@@ -23,9 +23,11 @@ TIMED = 4
 
 
 class Prices:
-    """The costs of every source. stops: drafting also looks at its own confidence, which costs a softmax."""
+    """The costs of every source. raw: of the exits that were timed."""
 
-    def __init__(self, layers: int, standard_s: float, raw: dict[int, PassCosts], heads: dict[Source, PassCosts]) -> None:
+    def __init__(
+        self, layers: int, standard_s: float, raw: dict[int, PassCosts], heads: dict[Source, PassCosts]
+    ) -> None:
         self.layers, self.standard_s, self.heads = layers, standard_s, heads
         self.timed = sorted(raw)
         self.drafts = [raw[layer].draft_s / raw[layer].standard_s for layer in self.timed]
@@ -51,7 +53,10 @@ def price(
     target: Target, drafts: dict[Source, Draft], example: Example, positions: int, stops: bool,
     report: Callable[[], None] = lambda: None,
 ) -> Prices:  # fmt: skip
-    """Time the passes of some raw exits and of every trained head on one example. positions: of a verification."""
+    """Time the passes of some raw exits and of every trained head on one example. positions: most of a verification.
+
+    stops: drafting also looks at its own confidence, which costs a softmax. report: called after each draft.
+    """
     inputs, layers = example.inputs(target), len(target.layers)
 
     def costs(draft: Draft) -> PassCosts:

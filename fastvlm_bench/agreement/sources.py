@@ -41,7 +41,9 @@ def choose_sources(
             raise UsageError(f"unknown head '{name}'{did_you_mean(name, known)}; --head is one of {', '.join(known)}")
     there = {} if drafts is None else {f: m for f, m in read_manifests(drafts).items() if m.head in HEAD_LAYERS}
     every = exit_layer is None or exit_layer.strip() == ALL
-    exits = list(range(1, layers)) if every else [int(n) for n in read_range("--exit-layer", exit_layer or "", EXIT_LAYER)]
+    exits = list(range(1, layers))
+    if not every:
+        exits = [int(number) for number in read_range("--exit-layer", exit_layer or "", EXIT_LAYER)]
     if exits and exits[-1] >= layers:
         raise UsageError(f"--exit-layer has {exits[-1]}, which is not within 1 .. {layers - 1} of model '{model}'")
     pairs = {(m.head, m.exit_layer) for m in there.values()}

@@ -91,7 +91,7 @@ def hierarchies(
       a token of the target       (γ · l + d_upper + v_upper(γ + 1)) / E(α_upper,target, γ)
     m(k): a pass of the layers between the exits, norm and LM head over k positions. As many layers and the same norm
     and LM head verify for the raw exit at (all layers - layers between), so its verification is taken. n + 1 and
-    d_upper, beyond the paper's formula: the last drafted token passes the early layers as well, since they share states.
+    d_upper go beyond the paper's formula: as exits share states, the last drafted token passes the early layers too.
     """
     single = max((independent(s, gamma, agreement, prices) for s in sources for gamma in gammas), default=0.0)
     found = []

@@ -18,10 +18,11 @@ class Display:
     """A context manager. A terminal shows a table, redrawn in place; elsewhere a validation prints a line per draft.
 
     quiet: nothing at all, as in a process that does not lead. brief: only what has come of it, and the last table.
+    stderr: beside a command that prints its result.
     """
 
-    def __init__(self, *, quiet: bool = False, brief: bool = False) -> None:
-        self.console, self.quiet, self.brief = Console(stderr=False, quiet=quiet), quiet, brief
+    def __init__(self, *, quiet: bool = False, brief: bool = False, stderr: bool = False) -> None:
+        self.console, self.quiet, self.brief = Console(stderr=stderr, quiet=quiet), quiet, brief
         self.progress = Progress(
             TextColumn("{task.description:13}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
             TimeRemainingColumn(), console=self.console,
