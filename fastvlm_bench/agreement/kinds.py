@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 FUNCTION, WORD, CONTINUATION = "function word", "other word", "continuation"
 DIGIT, PUNCTUATION, END = "digit", "punctuation", "end"
 KINDS = (FUNCTION, WORD, CONTINUATION, DIGIT, PUNCTUATION, END)
+INNER = "'\N{RIGHT SINGLE QUOTATION MARK}"
+"""Signs that may stand within a word."""
 UNFINISHED = "\ufffd"
 """What stands in a text for a character of which the token has only some bytes."""
 FUNCTION_WORDS = frozenset(re.findall(r"\w+", """
@@ -25,8 +27,8 @@ FUNCTION_WORDS = frozenset(re.findall(r"\w+", """
 def kinds_of(ids: Sequence[int], decode: Callable[[Sequence[int]], str], ends: Collection[int]) -> list[str]:
     """The kind of each token of an answer. decode: token ids to text, special tokens included. ends: ids of EOS.
 
-    A token that adds letters starts a word where no letter or digit stands right before them, else it goes on with one.
-    A word is a function word by its whole spelling, so that "the" in "theme" is none.
+    A token that adds letters starts a word where no letter or digit stands right before them, else it goes on with one, as
+    "'s" does. A word is a function word by its whole spelling, so that the token "the" of "theme" is none.
     """
     texts = [decode(ids[: count + 1]) for count in range(len(ids))]
     whole, starts = (texts[-1] if texts else ""), [0, *(len(text.rstrip(UNFINISHED)) for text in texts)]
@@ -41,7 +43,7 @@ def kinds_of(ids: Sequence[int], decode: Callable[[Sequence[int]], str], ends: C
             found.append(DIGIT)
         elif not any(sign.isalpha() or sign == UNFINISHED for sign in word):  # a space or line break, too
             found.append(PUNCTUATION)
-        elif added[0].isalnum() and start and texts[place][start - 1].isalnum():
+        elif start and texts[place][start - 1].isalnum() and (added[0].isalnum() or added[0] in INNER + UNFINISHED):
             found.append(CONTINUATION)
         else:
             at = start + next((i for i, sign in enumerate(added) if sign.isalpha()), 0)
@@ -51,6 +53,6 @@ def kinds_of(ids: Sequence[int], decode: Callable[[Sequence[int]], str], ends: C
 
 def _word_at(text: str, start: int) -> str:
     end = start
-    while end < len(text) and (text[end].isalpha() or text[end] in "'’"):
+    while end < len(text) and (text[end].isalpha() or text[end] in INNER):
         end += 1
     return text[start:end]
