@@ -27,8 +27,8 @@ FUNCTION_WORDS = frozenset(re.findall(r"\w+", """
 def kinds_of(ids: Sequence[int], decode: Callable[[Sequence[int]], str], ends: Collection[int]) -> list[str]:
     """The kind of each token of an answer. decode: token ids to text, special tokens included. ends: ids of EOS.
 
-    A token that adds letters starts a word where no letter or digit stands right before them, else it goes on with one, as
-    "'s" does. A word is a function word by its whole spelling, so that the token "the" of "theme" is none.
+    A token that adds letters starts a word where no letter or digit stands right before them, else it goes on with one,
+    as "'s" does. A word is a function word by its whole spelling, so that the token "the" of "theme" is none.
     """
     texts = [decode(ids[: count + 1]) for count in range(len(ids))]
     whole, starts = (texts[-1] if texts else ""), [0, *(len(text.rstrip(UNFINISHED)) for text in texts)]
