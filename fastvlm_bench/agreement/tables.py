@@ -61,7 +61,9 @@ def doubts(found: Study) -> list[str]:
     """What limits the numbers, a sentence each."""
     told = []
     if found.answers > found.texts:
-        told.append(f"{found.answers - found.texts} answers of one token are left out: nothing is drafted there.")
+        told.append(
+            f"Answers of one token are left out, {found.answers - found.texts} of {found.answers}: nothing is drafted."
+        )
     if found.forced < 1:
         told.append(f"The teacher-forced pass chooses the answer's own token at {found.forced:.2%} of the places: "
                     "rounding differs with the length of a pass.".replace("%", " %"))  # fmt: skip
@@ -90,6 +92,11 @@ def _names(sources: Sequence[Source]) -> Cells:
     return Cells("exit", tuple(source.name for source in sources), "left")
 
 
+def _short(source: Source) -> str:
+    """For narrow places: "2 mlp"."""
+    return f"{source.exit_layer} {source.head}"
+
+
 def _rates(console: Console, found: Study, shown: Sequence[Source], by: str) -> None:
     """A table of one kind of groups. The first one begins with the share over all tokens and its interval."""
     own = {(rate.source, rate.by, rate.group): rate for rate in found.rates}
@@ -111,7 +118,7 @@ def _matrix(console: Console, found: Study, shown: Sequence[Source]) -> None:
             f"{table.between(source, deeper) * 100:.0f}" if source.exit_layer < deeper.exit_layer else ""
             for source in shown
         )
-        columns.append(Cells(deeper.name.replace("exit ", "", 1).replace(" ", "\n"), cells))
+        columns.append(Cells(_short(deeper).replace(" ", "\n"), cells))
     columns.append(Cells("target\n", tuple(f"{table.with_target(source) * 100:.0f}" for source in shown)))
     draw(console, _names(shown), columns)
 
@@ -149,7 +156,7 @@ def copy_line(source: Source, gamma: int, stop_below: float) -> str:
 def _hierarchies(console: Console, found: Study) -> None:
     say(console, "\nPredicted hierarchies: a lower exit drafts, an upper one checks, then the target", "bold")
     own = found.hierarchies[:TOP]
-    draw(console, Cells("lower → upper exit", tuple(f"{one.lower.name} → {one.upper.name}" for one in own), "left"), [
+    draw(console, Cells("exits", tuple(f"{_short(one.lower)} → {_short(one.upper)}" for one in own), "left"), [
         Cells("predicted\n× ↑", tuple(number(one.speedup) for one in own)),
         Cells("/ best\nsingle", tuple(number(one.speedup / one.single) for one in own)),
         Cells("lower\ndrafts", tuple(str(one.drafted) for one in own)),
