@@ -117,23 +117,26 @@ def as_dict(found: Study) -> dict[str, Any]:
 
 def draw_matrix(found: Study, picture: Path) -> None:
     """The matrix as a heat map: an exit a row, each deeper exit a column, the target last."""
-    names, count = [source.name for source in found.sources], len(found.sources)
-    values = [[float("nan") if share is None else share * 100 for share in (*row, own)]
-              for row, own in zip(found.matrix.shares, found.matrix.target, strict=True)]  # fmt: skip
+    names, count, shares = [source.name for source in found.sources], len(found.sources), found.matrix.shares
+    deeper = [place for place in range(count) if any(row[place] is not None for row in shares)]
+    values = [
+        [float("nan") if share is None else share * 100 for share in (*(row[place] for place in deeper), own)]
+        for row, own in zip(shares, found.matrix.target, strict=True)
+    ]
+    across = len(deeper) + 1
     low = min(value for row in values for value in row if value == value)
     with styled("--picture"):
-        side = max(WIDTHS["one-column"], INCHES * (count + 1) + 1.4)
-        figure = blank(side, max(side - 0.6, 2.0))
+        figure = blank(max(WIDTHS["one-column"], INCHES * across + 1.4), max(INCHES * count + 1.2, 2.0))
         axis = figure.subplots()
-        axis.pcolormesh(range(count + 1), range(count), values, cmap="cividis", vmin=low, vmax=100, shading="nearest",
-                        edgecolors="white", linewidth=0.5)  # fmt: skip
+        edges = ([place - 0.5 for place in range(many + 1)] for many in (across, count))  # one cell has a size, too
+        axis.pcolormesh(*edges, values, cmap="cividis", vmin=low, vmax=100, edgecolors="white", linewidth=0.5)
         for y, row in enumerate(values):
             for x, value in enumerate(row):
                 if value == value:
                     axis.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=5.5 if count > 12 else 7,
                               color="white" if value < (low + 100) / 2 else INK)  # fmt: skip
-        axis.axvline(count - 0.5, color=INK, linewidth=1)
-        axis.set_xticks(range(count + 1), [*names, TARGET], rotation=90)
+        axis.axvline(across - 1.5, color=INK, linewidth=1)
+        axis.set_xticks(range(across), [*(names[place] for place in deeper), TARGET], rotation=90)
         axis.set_yticks(range(count), names)
         axis.set(ylim=(count - 0.5, -0.5), xlabel="chooses the same token, % (a deeper exit, or the target)",
                  title=f"{found.model} on {found.suite}: agreement of exits over {found.tokens} tokens")  # fmt: skip
