@@ -24,6 +24,7 @@ from fastvlm_bench.models.fingerprint import (
     weights_sha256,
 )
 from fastvlm_bench.models.hub import asks_nothing, cached_commit, hub_answers, offline_by, quiet
+from fastvlm_bench.models.inputs import placed
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.memory_need import check_room
 from fastvlm_bench.models.names import TINY, check_model_name, default_drafts, long_dtype, split_revision
@@ -68,14 +69,15 @@ class Target:
         return render(self.processor, self.model.config.model_type, prompt, self.id)
 
     def encode(self, image: Image.Image, prompt: str) -> dict[str, Any]:
-        """Processor outputs on the target's device: input_ids (1, T), attention_mask, pixel_values, ..."""
+        """Processor outputs on the target's device: input_ids (1, T), attention_mask, pixel_values, ...
+
+        What is a list of tensors, as images of several sizes are for some families, stays one.
+        """
         text = self.render(prompt)
         options = text_options(self.processor, self.model.config.model_type, text)
         batch = self.processor(text=text, images=image, return_tensors="pt", **options)
         floating = next(self.model.parameters()).dtype
-        return {
-            key: value.to(self.device, floating if value.is_floating_point() else None) for key, value in batch.items()
-        }
+        return {key: placed(value, self.device, floating) for key, value in batch.items()}
 
     def decode(self, token_ids: list[int]) -> str:
         """The answer's text, special tokens dropped, outer spaces stripped."""

@@ -176,13 +176,18 @@ class Observer:
 
     @torch.no_grad()
     def forced(self, example: Example) -> View:
-        """The forced route: the prompt as generation reads it, then the answer in one pass over its cache."""
+        """The forced route: the prompt as generation reads it, then the answer in one pass over its cache.
+
+        ValueError for a target whose layers hand on more than one state for a token.
+        """
         forced = _Forced(self, example.answer)
         unstopped(self.target.model)(
             **example.inputs(self.target), max_new_tokens=len(example.answer) + 1, do_sample=False, num_beams=1,
             custom_generate=forced,
         )  # fmt: skip
         prompt, answer = forced.spans
+        if any(top.ndim != 3 for top in prompt.tops.values()):  # (rows, tokens, streams, width) or streams in front
+            raise ValueError("its layers hand on several streams of states, and heads are trained on one")
         first = next(iter(prompt.tops.values())).shape[1]
         told = torch.zeros(1, first + example.taught, dtype=torch.bool, device=self.target.device)
         told[0, first:] = True
@@ -238,7 +243,7 @@ class _Forced:
 
 def _extend(key: str, value: Tensor, inputs: dict[str, Tensor], answer: Sequence[int]) -> Tensor:
     """Append the answer to a tensor with one value per token: ids, ones of the attention mask, zeros of token types."""
-    if value.shape != inputs["input_ids"].shape:
+    if not isinstance(value, Tensor) or value.shape != inputs["input_ids"].shape:
         return value
     fill = {"input_ids": list(answer), "attention_mask": [1] * len(answer)}.get(key, [0] * len(answer))
     return torch.cat([value, value.new_tensor([fill])], dim=1)

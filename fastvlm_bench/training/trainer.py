@@ -92,7 +92,7 @@ class HeadTrainer:
         """
         try:
             gap = self.observer.choose_route(examples)
-            self.tail = Tail(self.target, self.observer, examples[0])
+            self.tail = Tail(self.target, self.observer, max(examples, key=lambda example: example.taught))
         except FAILURES as error:
             if out_of_memory(error):
                 raise
