@@ -152,7 +152,8 @@ def stack(inputs: Sequence[dict[str, Tensor]], pad: int, *, left: bool = False) 
     """Join batches of one sample into one batch.
 
     Tensors with one value per token, (1, tokens), are padded to the longest: input_ids with `pad`, all others with 0.
-    Other tensors are joined along their first axis as they are, and lists one after the other. left: pad on the left, as decoding needs it.
+    Other tensors are joined along their first axis as they are, and lists one after the other.
+    left: pad on the left, as decoding needs it.
     """
     if len(inputs) == 1:
         return dict(inputs[0])

@@ -1,7 +1,7 @@
 """From the last layer's states to logits, as the target itself does it, whatever that is: norm, LM head, scale, cap."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -51,10 +51,8 @@ class Tail:
             entered.append(given)
             raise _Arrived
 
-        try:
+        with suppress(_Arrived):
             self._passed(states, arrive)
-        except _Arrived:
-            pass
         return entered[0].reshape(states.shape)
 
     def after(self, entered: Tensor, output: Any = None) -> Tensor:
@@ -84,8 +82,8 @@ class _Seen:
     """A `custom_generate` that reads a given answer, and keeps the last pass.
 
     model: the one that was called, which may be a part of the target. inputs: of a pass over the answer's last token,
-    which comes after the cache's. further: a None for each value that a layer returns after its states; None where it returns the states
-    alone. logits: (vocab,), after the answer's last token but one.
+    which comes after the cache's. further: a None for each value that a layer returns after its states; None where it
+    returns the states alone. logits: (vocab,), after the answer's last token but one.
     """
 
     def __init__(self, answer: Sequence[int]) -> None:
