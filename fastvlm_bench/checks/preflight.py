@@ -178,6 +178,12 @@ class _Prefill:
     cache: Any = None
 
     def __call__(self, model: Any, input_ids: torch.Tensor, **prepared: Any) -> torch.Tensor:
+        if len(input_ids) != 1:
+            raise UsageError(
+                f"{type(model).__name__} makes {len(input_ids)} sequences of one image and text, one for each tile "
+                "that its processor cuts the image into: turn this off in the checkpoint's preprocessor_config.json "
+                "(do_image_splitting, crop_to_patches, do_pan_and_scan or the like), or choose another model"
+            )
         session = Session(model, input_ids, clock=Clock(), **prepared)
         session.prefill()
         self.cache, self.fixed = session.cache, session.fixed

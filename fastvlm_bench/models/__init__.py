@@ -6,6 +6,7 @@ load.py         `load_target("tiny" | hub id | folder)`
 whole.py        the weights of a checkpoint, refused where they do not fill the model
 names.py        what can be told about the name of a model without loading it
 hub.py          what the hub says before a download
+unloadable.py   why a checkpoint cannot be loaded, and what would work
 memory_need.py  what the weights take, against what is free
 processor.py    the processor of a checkpoint, without torchvision too
 prompting.py    the text that a model reads: its chat template or the fallback of its family

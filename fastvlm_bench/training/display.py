@@ -71,6 +71,23 @@ class Display:
 
         return update
 
+    def stages(self, label: str, total: int) -> Callable[[str], None]:
+        """Add a bar of things of unlike length. The returned function is called where one begins, with what it is.
+
+        Without a terminal each is a line. The bar is full when `total` others have begun, with the one after them.
+        """
+        task = self.progress.add_task(label, total=total)
+        begun = 0
+
+        def begin(what: str) -> None:
+            nonlocal begun
+            self.progress.update(task, completed=min(begun, total), description=f"{label}: {what}")
+            begun += 1
+            if not self.console.is_terminal and begun <= total:
+                self.say(f"{label}, {begun} of {total}: {what}")
+
+        return begin
+
     def table(
         self, done: int, losses: Mapping[str, float], found: Mapping[str, Validated], best: Mapping[str, int]
     ) -> None:

@@ -9,7 +9,7 @@ import transformers as hf
 from families.builders import vary
 from families.published import PUBLISHED, chatml
 from families.saved import SIDE, SIZE, pil, save_processor
-from families.shapes import IMAGE, LAYERS, MROPE, QWEN_IDS, TEXT, VISION, VOCABULARY, WIDTH
+from families.shapes import IMAGE, MROPE, QWEN_IDS, TEXT, VISION, VOCABULARY, WIDTH
 
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.processor import load_processor, without_videos
@@ -243,6 +243,3 @@ def save(name: str, folder: Path, varied: bool = True) -> Path:
         vary(model, target.encode(open_image(sample), sample.prompt), 12)
     model.save_pretrained(folder)
     return folder
-
-
-assert LAYERS == TEXT["num_hidden_layers"]
