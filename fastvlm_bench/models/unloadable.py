@@ -9,6 +9,7 @@ import transformers
 MOST = 200
 """Characters of an unforeseen message."""
 NAMED = (
+    r"[Mm]issing optional dependencies: ([\w, -]+)",
     r"No module named '([\w.]+)'",
     r"not found in your environment: ([\w, .-]+?)\. ",
     r"requires the ([\w-]+) library but it was not found",

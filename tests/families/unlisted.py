@@ -104,6 +104,9 @@ def aria() -> Made:
     )  # fmt: skip
 
 
+OVIS_MARKS = ("<IMG_ATOM>", "<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>", "<image>")
+
+
 def ovis2() -> Made:
     chat = chatml("<image>\n")
     vision = {**VISION, "vocab_size": 24, "num_visual_indicator_tokens": 5}
@@ -112,7 +115,7 @@ def ovis2() -> Made:
         visual_indicator_token_ids=[IMAGE + i for i in range(1, 6)], hidden_size=WIDTH, tie_word_embeddings=False,
     )  # fmt: skip
     return hf.Ovis2ForConditionalGeneration(config), lambda: hf.Ovis2Processor(
-        pil("Ovis2", size=SIZE, crop_to_patches=False), chat.tokenizer("<image>", image_token="<image>"),
+        pil("Ovis2", size=SIZE, crop_to_patches=False), chat.tokenizer(*OVIS_MARKS, image_token="<image>"),
         image_seq_length=16, chat_template=chat.template,
     )  # fmt: skip
 
@@ -174,9 +177,8 @@ def granite_docling() -> Made:
         tie_word_embeddings=False,
     )  # fmt: skip
     marks = ("<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>")
-    size = {"longest_edge": SIDE}
-    images = pil("Idefics3", size=size, max_image_size=size, do_image_splitting=False)
-    return hf.GraniteDoclingForConditionalGeneration(config), lambda: hf.Idefics3Processor(
+    images = pil("GraniteDocling", size=SIZE, crop_to_patches=False)
+    return hf.GraniteDoclingForConditionalGeneration(config), lambda: hf.GraniteDoclingProcessor(
         images, chat.tokenizer(*marks), image_seq_len=4, chat_template=chat.template
     )
 
