@@ -12,6 +12,11 @@ TORCHVISION = (
     "out the instructions on the\ninstallation page: https://pytorch.org/get-started/locally/ and follow the ones that "
     "match your environment.\n"
 )
+MISSING = (
+    "Could not load any image processor class for a/folder. The model configuration resolves to the following image "
+    "processor classes: torchvision: Cohere2VisionImageProcessor. None of these classes could be imported. Missing "
+    "optional dependencies: torchvision. Please install the missing dependencies or select a backend."
+)
 IMPORTS = (
     "This modeling file requires the following packages that were not found in your environment: absent_one, absent2. "
     "Run `pip install absent_one absent2`"
@@ -38,6 +43,7 @@ def chained(first: Exception, then: Exception) -> Exception:
     ("error", "packages"),
     [
         (ImportError(TORCHVISION), ["torchvision"]),
+        (ValueError(MISSING), ["torchvision"]),
         (ImportError("x" * 400 + TORCHVISION), ["torchvision"]),
         (ImportError(IMPORTS), ["absent-one", "absent2"]),
         (ModuleNotFoundError("No module named 'timm.layers'"), ["timm"]),
@@ -60,8 +66,8 @@ def test_what_is_installed_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_an_unknown_type_is_not_a_package() -> None:
     error = ValueError(
-        "The checkpoint you are trying to load has model type `never_heard_of` but Transformers does not recognize this "
-        "architecture. This could be because of an issue with the checkpoint, or because your version of Transformers "
+        "The checkpoint you are trying to load has model type `never_heard_of` but Transformers does not recognize "
+        "this architecture. This could be because of an issue with the checkpoint, or because your version of Transformers "
         "is out of date.\n\nYou can update Transformers with the command `pip install --upgrade transformers`."
     )
     told = reason(error, "its config.json", True, None)
