@@ -67,8 +67,8 @@ def test_what_is_installed_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_unknown_type_is_not_a_package() -> None:
     error = ValueError(
         "The checkpoint you are trying to load has model type `never_heard_of` but Transformers does not recognize "
-        "this architecture. This could be because of an issue with the checkpoint, or because your version of Transformers "
-        "is out of date.\n\nYou can update Transformers with the command `pip install --upgrade transformers`."
+        "this architecture. This could be because of an issue with the checkpoint, or because your version is out of "
+        "date.\n\nYou can update Transformers with the command `pip install --upgrade transformers`."
     )
     told = reason(error, "its config.json", True, None)
     assert "has no model type 'never_heard_of'" in told and "pip" not in told and "--upgrade" not in told
