@@ -13,7 +13,7 @@ NAMED = (
     r"No module named '([\w.]+)'",
     r"not found in your environment: ([\w, .-]+?)\. ",
     r"requires the ([\w-]+) library but it was not found",
-    r"pip install (?:-[-\w]+ )*([\w-]+)",
+    r"pip install (?:-[-\w]+ )*['\"]?([\w-]+)",
 )
 """How libraries say which packages they lack."""
 INSTALLED_AS = {"cv2": "opencv-python", "PIL": "pillow", "flash_attn": "flash-attn", "pytorch": "torch"}

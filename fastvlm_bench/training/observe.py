@@ -45,6 +45,15 @@ class Span:
     caches: dict[int, Any] = field(default_factory=dict)
     tops: dict[int, Tensor] = field(default_factory=dict)
 
+    def fill(self, tokens: int) -> bool:
+        """Let all outputs have so many tokens, with zeros for the first ones. Returns whether any were missing.
+
+        Last layers that take the KV of earlier ones (Gemma 4) read only the end of a prompt, which is all that counts.
+        """
+        missing = {layer: tokens - top.shape[1] for layer, top in self.tops.items()}
+        self.tops = {layer: nn.functional.pad(top, (0, 0, missing[layer], 0)) for layer, top in self.tops.items()}
+        return any(missing.values())
+
 
 @dataclass
 class View:
@@ -114,6 +123,7 @@ class Observer:
         self.target, self.layers = target, decoder_layers(target.model)
         self.exits, self.fuse = sorted(set(exits)), min(fuse, len(self.layers))
         self.packs = False
+        self.partial = False  # the last layers leave out a part of the prompts
         # A model with random weights may answer with an image's placeholder: packed, the text would need an image more.
         config = target.model.config
         self.image_ids = {
@@ -188,7 +198,8 @@ class Observer:
         prompt, answer = forced.spans
         if any(top.ndim != 3 for top in prompt.tops.values()):  # (rows, tokens, streams, width) or streams in front
             raise ValueError("its layers hand on several streams of states, and heads are trained on one")
-        first = next(iter(prompt.tops.values())).shape[1]
+        first = max(states.shape[1] for states in (*prompt.states.values(), *prompt.tops.values()))
+        self.partial |= prompt.fill(first)
         told = torch.zeros(1, first + example.taught, dtype=torch.bool, device=self.target.device)
         told[0, first:] = True
         return View([prompt, answer], told)

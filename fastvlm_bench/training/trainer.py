@@ -92,6 +92,9 @@ class HeadTrainer:
         """
         try:
             gap = self.observer.choose_route(examples)
+            if self.observer.partial and any(student.head.recurs for student in self.students):
+                raise ValueError("its last layers leave out most of a prompt, and a head that recurs reads their "
+                                 "states of all of it: take another head, such as attention")  # fmt: skip
             self.tail = Tail(self.target, self.observer, max(examples, key=lambda example: example.taught))
         except FAILURES as error:
             if out_of_memory(error):

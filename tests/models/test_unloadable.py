@@ -48,6 +48,7 @@ def chained(first: Exception, then: Exception) -> Exception:
         (ImportError(IMPORTS), ["absent-one", "absent2"]),
         (ModuleNotFoundError("No module named 'timm.layers'"), ["timm"]),
         (ImportError("Using `bitsandbytes` needs: run pip install -U bitsandbytes"), ["bitsandbytes"]),
+        (ImportError("4-bit quantization requires accelerate: `pip install 'accelerate>=1.1.0'`"), ["accelerate"]),
         (chained(ModuleNotFoundError("No module named 'cv2'"), ValueError("Could not import module 'X'.")),
          ["opencv-python"]),
     ],
