@@ -104,7 +104,7 @@ class HeadTrainer:
                 f"a draft cannot be trained on {type(self.target.model).__name__}: {reason}; please report it"
             ) from error
         if not self.observer.packs:
-            why = "two do not fit into memory" if gap == inf else f"padded together its states differ by {gap:.1e}"
+            why = "two cannot pass together" if gap == inf else f"padded together its states differ by {gap:.1e}"
             self.notes.append(f"texts pass the target one by one: {why}")
 
     def update(self, examples: Sequence[Example], weights: Sequence[Weights] | None = None) -> dict[str, float]:
