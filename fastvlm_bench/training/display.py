@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -81,7 +82,8 @@ class Display:
 
         def begin(what: str) -> None:
             nonlocal begun
-            self.progress.update(task, completed=min(begun, total), description=f"{label}: {what}")
+            told = escape(visible(f"{label}: {what}"))
+            self.progress.update(task, completed=min(begun, total), description=told)
             begun += 1
             if not self.console.is_terminal and begun <= total:
                 self.say(f"{label}, {begun} of {total}: {what}")
