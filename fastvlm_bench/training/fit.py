@@ -82,7 +82,7 @@ class Training:
         preflight(s, self.target, self.display.say)
         asked = [recipe.exit_layer for recipe in s.recipes(1) if not recipe.at_the_end]
         if asked and not s.automatic:
-            usable_exits(self.target, self.texts.held_out[0], asked)
+            usable_exits(self.target, (self.texts.held_out or self.texts.samples)[0], asked)
         if s.finetune_backbone:
             self._finetune()
         base, fresh, held = self.texts.collect(self.target)
