@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -71,6 +72,24 @@ class Display:
                 self.say(f"{label}: {min(done, total)} of {total}")
 
         return update
+
+    def stages(self, label: str, total: int) -> Callable[[str], None]:
+        """Add a bar of things of unlike length. The returned function is called where one begins, with what it is.
+
+        Without a terminal each is a line. The bar is full when `total` others have begun, with the one after them.
+        """
+        task = self.progress.add_task(label, total=total)
+        begun = 0
+
+        def begin(what: str) -> None:
+            nonlocal begun
+            told = escape(visible(f"{label}: {what}"))
+            self.progress.update(task, completed=min(begun, total), description=told)
+            begun += 1
+            if not self.console.is_terminal and begun <= total:
+                self.say(f"{label}, {begun} of {total}: {what}")
+
+        return begin
 
     def table(
         self, done: int, losses: Mapping[str, float], found: Mapping[str, Validated], best: Mapping[str, int]
