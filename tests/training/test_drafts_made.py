@@ -89,7 +89,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(
     ("settings", "names"),
-    [("forced end", NAMES[1:2]), *(pytest.param(s, NAMES, marks=pytest.mark.slow, id=s) for s in SETTINGS)],
+    [pytest.param(s, NAMES, marks=pytest.mark.slow, id=s) for s in SETTINGS],
 )
 def test_alpha_counts_the_models_own_logits_processors(
     target: Target, examples: list[Example], trained: HeadTrainer, names: tuple[str, ...], settings: str,
