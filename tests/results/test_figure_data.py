@@ -153,7 +153,11 @@ def test_a_point_of_a_batch_is_called_a_batch_and_opens_no_sample(fake: SimpleNa
         assert {row["observation"] for row in data_of(name, series)} == {"batch"}
         assert "of a batch, ×" in texts(name, series)
     assert not any(html_browser.points(series)) and any(html_browser.points(of(fake.run())))
-    assert "Press a point" not in html_of([run]) and "Press a point" in html_of([fake.run()])
+
+
+@pytest.mark.slow
+def test_only_a_page_whose_points_open_samples_says_so(fake: SimpleNamespace) -> None:
+    assert "Press a point" not in html_of([batched(fake)]) and "Press a point" in html_of([fake.run()])
 
 
 def test_samples_have_the_speedup_of_their_batch(fake: SimpleNamespace) -> None:
