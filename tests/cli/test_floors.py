@@ -17,7 +17,7 @@ FEW = ("run", "--threads", "1", "--warmup", "0", "--max-new-tokens", "4", "--lim
 
 
 def test_run_keeps_and_prints_all_before(call: Callable[..., Any], tmp_path: Path) -> None:
-    result = call(*FEW, "--limit", "6", "--min-decode-speedup", "900", "--min-alpha", "0.0001", "--out", tmp_path)
+    result = call(*FEW, "--limit", "5", "--min-decode-speedup", "900", "--min-alpha", "0.0001", "--out", tmp_path)
     assert result.exit_code == 8 and "fastvlm" in result.stdout
     run = read_run(next(tmp_path.glob("*/run.json")).parent)
     assert run.meta["status"] == "success" and run.meta["config"]["min_decode_speedup"] == 900
