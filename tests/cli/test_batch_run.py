@@ -78,6 +78,7 @@ def test_resume_measures_torn_batches_again(ran: Any, call: Callable[..., Any], 
     }
 
 
+@pytest.mark.slow
 def test_a_batch_that_fails(call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

@@ -86,7 +86,8 @@ def test_a_sweep_goes_on_after_failed_samples(own_data: Path, call: Callable[...
     assert len(list((own_data.parent / "results").glob("*/*/run.json"))) == 2
 
 
-@pytest.mark.parametrize(("size", "lost"), [("1", {"4"}), pytest.param("2", {"4", "5"}, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "lost"), [("1", {"4"}), ("2", {"4", "5"})])
 def test_a_lost_device_ends_the_run_and_a_resumed_one_goes_on(
     own_data: Path, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, size: str, lost: set[str]
 ) -> None:

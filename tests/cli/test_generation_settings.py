@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cut_run import cut_run
 
 from fastvlm_bench.models.names import TINY
 from fastvlm_bench.records.record import read_run
 
 
+@pytest.mark.slow
 def test_settings_of_a_checkpoint(call: Callable[..., Any], refused: Callable[..., str], tmp_path: Path) -> None:
     model, file = tmp_path / "model", tmp_path / "model" / "generation_config.json"
     shutil.copytree(TINY, model)

@@ -23,7 +23,7 @@ from fastvlm_bench.engine.batch_cache import Move
 from fastvlm_bench.engine.batch_inputs import collate, unevenness
 from fastvlm_bench.errors import UsageError
 
-COUNT = 30
+COUNT = 22
 PROMPTS = (PROMPT, "\nWhat is it? ASSISTANT:", PROMPT.replace("image", "large and very colourful image"), PROMPT)
 
 

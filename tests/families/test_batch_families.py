@@ -19,8 +19,8 @@ from fastvlm_bench.engine.batch_inputs import collate
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import UsageError
 
-FAST = ("gemma3", "qwen2_5_vl")
-"""Sliding windows, and positions of three axes; `test_batch` of `decoding` has a plain decoder."""
+FAST = ("qwen2_5_vl",)
+"""Positions of three axes; `decoding` has batches of a plain decoder, and of one with sliding windows."""
 COUNT = 20
 REFUSED = {
     **dict.fromkeys(

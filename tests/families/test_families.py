@@ -26,7 +26,7 @@ from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.t5 import shares_position_bias
 
 FAST = ("llava", "mllama", "blip2_t5")
-"""A decoder alone, one with cross-attention, and an encoder-decoder; `test_batch_families` has sliding windows."""
+"""A decoder alone, one with cross-attention, and an encoder-decoder; `decoding` has sliding windows."""
 COUNT = 19
 SHORT = 8
 """Tokens where next to nothing that is drafted stands: each is a round."""
@@ -163,6 +163,7 @@ def test_a_wrong_token_is_judged_where_it_stands(name: str) -> None:
     assert found["token"] == wrong[5] and found["expected"] == expected[5] and found["gap"] > found["epsilon"]
 
 
+@pytest.mark.slow
 def test_half_precision_is_counted_beside_its_own_noise() -> None:
     """In float32 no token changes: not with drafts, not in the control, not in standard decoding in blocks."""
     model, inputs, _ = build("llava")

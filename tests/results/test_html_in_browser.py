@@ -101,6 +101,7 @@ def test_hostile_texts_do_nothing(page: Page, fake: SimpleNamespace, tmp_path: P
     assert page.run("document.querySelector('.answer .text').textContent") == HOSTILE
 
 
+@pytest.mark.slow
 def test_tokens_are_coloured_by_what_became_of_them(page: Page, fake: SimpleNamespace, tmp_path: Path) -> None:
     """The text of the answer is what was emitted; struck through is what was rejected; each round says its time."""
 

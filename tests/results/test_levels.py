@@ -193,6 +193,7 @@ def test_a_word_that_the_adjustment_takes_away_says_why(fake: SimpleNamespace) -
     pytest.fail("no interval of 660 left out 1")
 
 
+@pytest.mark.slow
 def test_eleven_methods_at_the_margin_are_seldom_called_same(fake: SimpleNamespace) -> None:
     """Each is 1 % slower than the reference, so that SAME is an error."""
     methods = [fake.method("standard"), *(fake.method(f"hf-generate:{n}") for n in range(11))]
