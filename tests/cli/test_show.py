@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-FEW = ("run", "--suite", "describe", "--limit", "2", "--max-new-tokens", "6", "--threads", "1", "--warmup", "0")
+FEW = ("run", "--suite", "describe", "--limit", "2", "--max-new-tokens", "16", "--threads", "1", "--warmup", "0")
 
 
 OTHERWISE = [pytest.param(how, marks=pytest.mark.slow) for how in (("--batch-size", "2"), ("--temperature", "1.2"))]
