@@ -43,7 +43,7 @@ class Subject(NamedTuple):
     batch_plains: list[Plain]
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=covering(DTYPES, ["bfloat16"]))
 def subject(request: pytest.FixtureRequest, llava: Any, inputs: dict[str, Any]) -> Subject:
     model = copy.deepcopy(llava).to(DTYPES[request.param])
     asked = []
