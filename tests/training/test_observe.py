@@ -1,13 +1,14 @@
 """What heads learn from: it is the same by both routes, at the positions that predict, with the target's own logits."""
 
-import itertools
 import random
 from collections.abc import Callable
+from itertools import count, product
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from families.builders import build
 from torch import nn
 
@@ -48,8 +49,10 @@ def test_both_routes_see_the_same(target: Target, examples: list[Example]) -> No
     assert observer.choose_route(examples) < 1e-4 and observer.packs
 
 
-@pytest.mark.parametrize("kind", HEADS)
-@pytest.mark.parametrize("exit_layer", [1, 3])
+EACH_HEAD = [(kind, (1, 3)[number % 2]) for number, kind in enumerate(HEADS)]
+
+
+@pytest.mark.parametrize(("kind", "exit_layer"), covering(product(HEADS, (1, 3)), EACH_HEAD))
 def test_both_routes_imitate_the_same(target: Target, examples: list[Example], kind: str, exit_layer: int) -> None:
     torch.manual_seed(0)
     head = new_head(kind, target.model, exit_layer)
@@ -144,7 +147,7 @@ def test_tail_is_the_targets_own(name: str, change: Callable[[Any, nn.Module], N
 
 
 def test_tail_refuses_a_target_that_does_not_say_the_same_again(target: Target, examples: list[Example]) -> None:
-    calls = itertools.count(1)
+    calls = count(1)
     hook = output_embeddings(target.model).register_forward_hook(lambda _, __, logits: logits * next(calls))
     try:
         with pytest.raises(ValueError, match="do not give its own logits again"):
