@@ -6,10 +6,12 @@ load.py         `load_target("tiny" | hub id | folder)`
 whole.py        the weights of a checkpoint, refused where they do not fill the model
 names.py        what can be told about the name of a model without loading it
 hub.py          what the hub says before a download
+unloadable.py   why a checkpoint cannot be loaded, and what would work
 memory_need.py  what the weights take, against what is free
 processor.py    the processor of a checkpoint, without torchvision too
 prompting.py    the text that a model reads: its chat template or the fallback of its family
 prompt_text.py  that text, without loading the model
+inputs.py       what a processor gives: tensors, and lists of them
 draft_model.py  a second model, which drafts for a target
 draft_model_files.py  what the files of such a model tell before it is loaded
 same_tokenizer.py  whether two tokenizers give the same ids to the same text

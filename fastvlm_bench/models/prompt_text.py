@@ -1,5 +1,6 @@
 """The exact text that a model reads for a prompt: its processor alone is loaded, not its weights."""
 
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
@@ -8,16 +9,19 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.names import TINY, check_model_name, split_revision
 from fastvlm_bench.models.processor import load_processor
 from fastvlm_bench.models.prompting import render
+from fastvlm_bench.models.unloadable import reason
 
 
 def prompt_text(name: str, prompt: str) -> str:
     """The model's chat template around one image and the prompt. UsageError if there is no such model or template."""
     check_model_name(name)
+    source, revision = (str(TINY), None) if name == "tiny" else split_revision(name)
     try:
-        source, revision = (str(TINY), None) if name == "tiny" else split_revision(name)
         processor: Any = load_processor(source, revision=revision)
         config = AutoConfig.from_pretrained(source, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UsageError(f"the processor of model '{name}' cannot be loaded: {reason}") from None
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged file makes other libraries raise whatever they have
+        why = reason(error, "a file of it", Path(source).is_dir(), None)
+        raise UsageError(f"the processor of model '{name}' cannot be loaded: {why}") from None
     return render(processor, config.model_type, prompt, name)
