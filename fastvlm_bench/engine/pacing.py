@@ -18,6 +18,7 @@ The chance that a draft stands is how often drafts of like confidence stood befo
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
+from math import inf
 from statistics import median
 
 WINDOW = 64
@@ -30,7 +31,10 @@ sure; this counts as so many drafts."""
 
 
 class Pacing:
-    """What is known of one task. explore: one round in so many is of the kind that looks slower."""
+    """What is known of one task.
+
+    explore: one round in so many is of the kind that looks slower; one in 4 times as many where it is half as fast.
+    """
 
     def __init__(self, explore: int) -> None:
         self.explore = explore
@@ -53,8 +57,9 @@ class Pacing:
         if len(self._plain_s) < FIRST:
             return False
         self._decided[group] = decided = self._decided.get(group, 0) + 1
-        faster = _rate(own) * median(self._plain_s) >= 1
-        return faster != (decided % self.explore == 0)
+        ratio = _rate(own) * median(self._plain_s)
+        again = self.explore * max(ratio, 1 / ratio) ** 2 if 0 < ratio < inf else self.explore
+        return (ratio >= 1) != (decided % int(again) == 0)
 
     def begin(self) -> None:
         """A drafting round begins."""

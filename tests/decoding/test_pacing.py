@@ -108,9 +108,25 @@ def test_both_kinds_are_tried_first_and_looked_at_again() -> None:
     for _ in range(FIRST):
         assert not pacing.drafts(1)
         pacing.plain(1.0)
-    decided = [pacing.drafts(1) for _ in range(32)]
-    assert decided.count(True) == 4, "one in eight tries what was slower"
+    decided = [pacing.drafts(1) for _ in range(72)]
+    assert decided.count(True) == 4, "a round took 1.5 plain ones: one in 8 · 1.5² tries it again"
     assert pacing.drafts(2), "of rounds further on nothing is known yet"
+
+
+def test_the_better_kind_is_found_again_when_it_changes() -> None:
+    pacing = Pacing(8)
+    for _ in range(100):
+        if pacing.drafts(1):
+            pacing.drafted(1, [0.9], 1, 0, 1, 2, 0.5, 1.0)
+        else:
+            pacing.plain(1.0)
+    assert sum(pacing.drafts(1) for _ in range(32)) < 8
+    for _ in range(2000):
+        if pacing.drafts(1):
+            pacing.drafted(1, [0.9] * 4, 4, 4, 5, 5, 0.5, 1.0)
+        else:
+            pacing.plain(1.0)
+    assert sum(pacing.drafts(1) for _ in range(32)) > 24
 
 
 def test_a_clock_that_stands_still_stops_nothing() -> None:
