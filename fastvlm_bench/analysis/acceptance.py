@@ -47,7 +47,8 @@ def acceptance_of(meta: Mapping[str, Any], arm: Arm) -> Acceptance:
     drafts = bool(options.get("gamma"))
     unstopped: tuple[float | None, float | None] = (None, None)
     if drafts:  # a method that stops in doubt counts only drafts that it trusted in its own α
-        unstopped = without_stop(meta, arm) if options.get("stop_below") else (alpha, tau)
+        stops = arm.method.get("stops", bool(options.get("stop_below")))
+        unstopped = without_stop(meta, arm) if stops else (alpha, tau)
     return Acceptance(
         alpha=alpha,
         draft_acceptance_rate=divide(own.accepted, own.drafted) if own.tested else None,

@@ -4,8 +4,8 @@
 and `decoding/fastvlm.py`, which drafts, verifies, accepts and rolls back. A row is one sequence of a batch.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from PIL.Image import Image
@@ -53,6 +53,21 @@ class Method:
     def drafting(self) -> bool:
         """Whether a pass of the target that begins now drafts; else it verifies."""
         return self.gate is not None and self.gate.mode is Mode.DRAFT
+
+    @property
+    def stops(self) -> bool:
+        """Whether drafting stops in doubt, so that α is one of drafts that the method trusted."""
+        return bool(getattr(self, "stop_below", 0.0))
+
+    @contextmanager
+    def never_stopping(self) -> Iterator[None]:
+        """The time in which a method that stops in doubt drafts on regardless, as in the papers."""
+        method: Any = self
+        kept, method.stop_below = getattr(method, "stop_below", 0.0), 0.0
+        try:
+            yield
+        finally:
+            method.stop_below = kept
 
     def reset(self) -> None:
         """Forget what earlier generations have taught the method, if it remembers anything: a new task begins."""
