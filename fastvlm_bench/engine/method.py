@@ -16,6 +16,7 @@ from fastvlm_bench.engine.batch_session import BatchSession
 from fastvlm_bench.engine.layer_gate import LayerGate, Mode
 from fastvlm_bench.engine.rows import settle, traced
 from fastvlm_bench.engine.session import Session
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.records.trace import Generation, Round, Trace
 
@@ -113,6 +114,8 @@ class Method:
         input_ids: (rows, T). prepared: what `generate` hands to every custom method. Returns the ids with the prompt,
         (rows, T + most new tokens), within transformers' output where `return_dict_in_generate` asks for it.
         """
+        if len(input_ids) > 1 and not self.takes_batches:
+            raise UsageError(f"{type(self).__name__} decodes one sequence at a time, and got {len(input_ids)}")
         clock, began = self.clock, self.clock.synchronised()
         kind = Session if len(input_ids) == 1 else BatchSession
         if self.streamer is not None:

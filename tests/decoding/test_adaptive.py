@@ -14,6 +14,7 @@ from fastvlm_bench.drafts.heads import HEADS, new_head
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.layer_gate import Mode
 from fastvlm_bench.engine.pacing import Pacing
+from fastvlm_bench.errors import UsageError
 
 EXITS, COUNT = range(1, LAYERS), 26
 
@@ -134,6 +135,12 @@ def test_what_was_learnt_is_forgotten_at_reset(llava: Any, inputs: dict[str, Any
     assert method.pacing is not learnt
     with pytest.raises(ValueError, match="explore must be at least 2"):
         Adaptive(oracle_draft(llava, 2), explore=1)
+
+
+def test_a_batch_is_refused(llava: Any, inputs: dict[str, Any]) -> None:
+    two = {key: value.expand(2, *value.shape[1:]).clone() for key, value in inputs.items()}
+    with pytest.raises(UsageError, match="Adaptive decodes one sequence at a time, and got 2"):
+        llava.generate(**two, max_new_tokens=4, do_sample=False, custom_generate=Adaptive(oracle_draft(llava, 2)))
 
 
 @pytest.fixture

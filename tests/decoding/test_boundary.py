@@ -76,7 +76,11 @@ BATCHED = ("standard", "fastvlm", "hf-generate")
 
 
 @pytest.mark.parametrize(
-    ("name", "rows"), covering(product(OWN, (1, 2)), lambda case: case[1] == 1 or case[0] in BATCHED)
+    ("name", "rows"),
+    covering(
+        [(name, rows) for name, rows in product(OWN, (1, 2)) if rows == 1 or method_class(name).takes_batches],
+        lambda case: case[1] == 1 or case[0] in BATCHED,
+    ),
 )
 def test_every_method_has_the_same_boundary(
     llava: Any, inputs: dict[str, Any], name: str, rows: int, monkeypatch: pytest.MonkeyPatch
