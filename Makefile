@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 	$(BIN)/fastvlm-bench run --limit 20
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=15
 
 test-slow: $(VENV)/installed-trackers
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow

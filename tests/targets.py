@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,17 +20,25 @@ def random_llava(layers: int = LAYERS, seed: int = 0) -> Any:
     """A LLaVA of the embedded shape with random weights, scaled so that its outputs have many distinct tokens."""
     from transformers import LlavaForConditionalGeneration
 
-    from fastvlm_bench.embedded.parts import build_config, build_tokenizer
-    from fastvlm_bench.embedded.train import tokenizer_texts
+    from fastvlm_bench.embedded.parts import build_config
 
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer(tokenizer_texts(0, scenes=200))
+    tokenizer = copy.deepcopy(_trained_tokenizer())
     model = LlavaForConditionalGeneration(build_config(tokenizer, layers)).eval()
     with torch.no_grad():
         for parameter in model.model.language_model.parameters():
             if parameter.ndim == 2:
                 parameter.normal_(0, 0.09)
     return model, tokenizer
+
+
+@cache
+def _trained_tokenizer() -> Any:
+    """Training it takes longer than building a model. Callers get copies, which they may change."""
+    from fastvlm_bench.embedded.parts import build_tokenizer
+    from fastvlm_bench.embedded.train import tokenizer_texts
+
+    return build_tokenizer(tokenizer_texts(0, scenes=200))
 
 
 class OracleHead(nn.Module):

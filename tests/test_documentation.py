@@ -155,6 +155,7 @@ def test_tables_over_batch_sizes_are_what_the_records_say() -> None:
         assert CliRunner().invoke(app, arguments, catch_exceptions=False).stdout == table
 
 
+@pytest.mark.slow
 def test_reference_table_is_what_the_records_say() -> None:
     """The table in results/README.md is the output of the export command that stands above it, byte by byte."""
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
@@ -166,6 +167,7 @@ def test_reference_table_is_what_the_records_say() -> None:
     assert result.stdout.strip() == found.group(2).strip()
 
 
+@pytest.mark.slow
 def test_reference_sentences_are_what_the_records_say() -> None:
     """Each sentence of the README's results is one that `report` prints of a committed run."""
     block = re.search(r"## Reference results\n.*?```text\n(.*?)```", README, flags=re.S)

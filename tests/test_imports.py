@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "fastvlm_bench"
 HEAVY = ("torch", "transformers")
 ROOMS = (
-    "__main__", "cli", "notebook", "sweeping", "ablation", "embedded", "measuring", "training", "config", "scoring",
-    "checks",
+    "__main__", "cli", "notebook", "agreement", "sweeping", "ablation", "embedded", "measuring", "training",
+    "config", "scoring", "checks",
     "predicting", "report", "decoding", "analysis", "drafters", "engine", "method_spec", "foreign", "suites", "records",
     "drafts", "metrics",
     "world", "models", "machine", "sampling", "declared", "errors", "visible",

@@ -1,5 +1,6 @@
 """The group `acceptance` of a row: how many of the drafted tokens the target accepted."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ class Acceptance:
     """Rates over all rounds of all measured samples and repeats.
 
     alpha: accepted / tested. draft_acceptance_rate: accepted / drafted. tau: tokens that a round emits.
-    acceptance_by_position: of the rounds that tested the i-th draft, the share that accepted it. rounds: their number.
+    acceptance_by_position: of the rounds that tested the i-th draft, the share that accepted it, which is the chance
+    given that all before it were accepted. accepted_per_round: the share of the rounds that accepted 0, 1, 2, ..
+    drafts; () for methods that do not draft. rounds: their number.
     undrafted: how many of them drafted nothing, because the draft was in doubt. alpha_without_stop,
     tau_without_stop: the same rates with stop_below=0, which is the papers' α; decoded apart from the samples where
     the method stops in doubt. Where it does not, they are alpha and tau. None where they were not measured.
@@ -23,6 +26,7 @@ class Acceptance:
     draft_acceptance_rate: float | None
     tau: float | None
     acceptance_by_position: tuple[float, ...]
+    accepted_per_round: tuple[float, ...]
     rounds: int
     drafted_per_round: float | None
     undrafted: int | None = None
@@ -43,12 +47,14 @@ def acceptance_of(meta: Mapping[str, Any], arm: Arm) -> Acceptance:
     drafts = bool(options.get("gamma"))
     unstopped: tuple[float | None, float | None] = (None, None)
     if drafts:  # a method that stops in doubt counts only drafts that it trusted in its own α
-        unstopped = without_stop(meta, arm) if options.get("stop_below") else (alpha, tau)
+        stops = arm.method.get("stops", bool(options.get("stop_below")))
+        unstopped = without_stop(meta, arm) if stops else (alpha, tau)
     return Acceptance(
         alpha=alpha,
         draft_acceptance_rate=divide(own.accepted, own.drafted) if own.tested else None,
         tau=tau,
         acceptance_by_position=by_position(arm.lines()),
+        accepted_per_round=tuple(n / own.rounds for n in rounds_by_accepted(arm.lines())) if own.tested else (),
         rounds=own.rounds,
         drafted_per_round=divide(own.drafted, own.rounds),
         undrafted=sum(not round_[0] for line in arm.lines() for round_ in line["rounds"]) if drafts else None,
@@ -83,3 +89,9 @@ def counts_by_position(lines: Iterable[Mapping[str, Any]]) -> list[tuple[int, in
                 tested[i] += 1
                 accepted[i] += i < accepted_now
     return list(zip(tested, accepted, strict=True))
+
+
+def rounds_by_accepted(lines: Iterable[Mapping[str, Any]]) -> list[int]:
+    """How many rounds accepted 0, 1, 2, .. drafts, up to the most that one accepted."""
+    counts = Counter(accepted for line in lines for _, _, accepted, *_ in line["rounds"])
+    return [counts[accepted] for accepted in range(max(counts, default=-1) + 1)]

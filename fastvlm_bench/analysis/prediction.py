@@ -41,10 +41,14 @@ def draft_passes(drafted: int, accepted: int, emitted: int) -> int:
 def predicted_speedup(rounds: Iterable[Sequence[float]], costs: PassCosts) -> float | None:
     """Σ emitted · c_1 / Σ over rounds of (passes · c_d + c_v(passes)); None without a round.
 
-    rounds: as in samples.jsonl, beginning with drafted, tested, accepted, emitted.
+    rounds: as in samples.jsonl: drafted, tested, accepted, emitted, draft_s. One that spent no time on drafting is a
+    plain pass of the target, c_1.
     """
     tokens, own = 0, 0.0
-    for drafted, _, accepted, emitted, *_ in rounds:
+    for drafted, _, accepted, emitted, *seconds in rounds:
+        if seconds and not seconds[0]:
+            tokens, own = tokens + int(emitted), own + costs.standard_s
+            continue
         passes = draft_passes(int(drafted), int(accepted), int(emitted))
         tokens += int(emitted)
         own += passes * costs.draft_s + costs.verification(passes)

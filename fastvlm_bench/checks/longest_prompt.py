@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from PIL import Image
+
 from fastvlm_bench.checks.self_check import one_line
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.load import Target
@@ -42,18 +44,26 @@ def longest_prompt(target: Target, suite: Suite, limit: int) -> tuple[dict[str, 
 
 
 def encode(target: Target, sample: Sample) -> dict[str, Any]:
-    """The processor's outputs for one sample.
+    """The processor's outputs for one sample. UsageError where it cannot read it."""
+    return encoded(target, open_image(sample), sample.prompt, sample.sample_id)
+
+
+def encoded(target: Target, image: Image.Image, prompt: str, sample_id: str) -> dict[str, Any]:
+    """The processor's outputs for one image and prompt.
 
     The processor may be the checkpoint's own code, so every kind of error that it raises becomes a UsageError.
     """
-    image = open_image(sample)
     try:
-        inputs = target.encode(image, sample.prompt)
+        inputs = target.encode(image, prompt)
         if inputs["input_ids"].ndim != 2:
             raise ValueError("input_ids have no rows")
+        if len(inputs["input_ids"]) != 1:
+            raise ValueError(f"input_ids have {len(inputs['input_ids'])} rows, of one image and text")
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(
-            f"{type(target.processor).__name__} cannot read sample {sample.sample_id}: {one_line(error)}; "
+            f"{type(target.processor).__name__} cannot read sample {sample_id}: {one_line(error)}; "
             f"{type(target.model).__name__} must read an image and a text"
         ) from error
     return inputs

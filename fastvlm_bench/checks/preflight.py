@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fastvlm_bench.checks.longest_prompt import encode, longest_prompt, positions
-from fastvlm_bench.checks.self_check import Plain, damaged, one_line, said, self_check
+from fastvlm_bench.checks.self_check import Plain, damaged, loops_by_itself, one_line, said, self_check
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.drafts.manifest import read_manifests
 from fastvlm_bench.engine.cache_view import text_cache
@@ -16,6 +16,7 @@ from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import NonFiniteLogits, UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.checkpoint_settings import unstopped
+from fastvlm_bench.models.inputs import versions
 from fastvlm_bench.models.layers import vocabulary
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.models.memory_need import free_bytes
@@ -65,7 +66,7 @@ def preflight(target: Target, suites: Sequence[Suite], limit: int | None, rows: 
 
 
 def _prefill(target: Target, sample: Sample, inputs: dict[str, Any]) -> "_Prefill":
-    probe, before = _Prefill(), {name: value._version for name, value in inputs.items()}
+    probe, before = _Prefill(), versions(inputs)
     try:
         with torch.inference_mode():
             unstopped(target.model)(**inputs, max_new_tokens=2, do_sample=False, custom_generate=probe)
@@ -77,7 +78,10 @@ def _prefill(target: Target, sample: Sample, inputs: dict[str, Any]) -> "_Prefil
         raise UsageError(
             f"{type(target.model).__name__} cannot read sample {sample.sample_id}: {one_line(error)}"
         ) from error
-    changed = [name for name, value in inputs.items() if value._version != before[name]]
+    if probe.cache is None:
+        raise UsageError(loops_by_itself(target.model))
+    after = versions(inputs)
+    changed = [name for name in inputs if after[name] != before[name]]
     if changed:  # BLIP overwrites the first token
         raise UsageError(
             f"{type(target.model).__name__} writes to its own {', '.join(changed)}, so that no two methods would get "
@@ -169,9 +173,17 @@ def layers_path(target: Target) -> str:
 
 
 class _Prefill:
-    """A `custom_generate` that runs only the prefill and keeps the cache."""
+    """A `custom_generate` that runs only the prefill and keeps the cache; None where it was not called."""
+
+    cache: Any = None
 
     def __call__(self, model: Any, input_ids: torch.Tensor, **prepared: Any) -> torch.Tensor:
+        if len(input_ids) != 1:
+            raise UsageError(
+                f"{type(model).__name__} makes {len(input_ids)} sequences of one image and text, one for each tile "
+                "that its processor cuts the image into: turn this off in the checkpoint's preprocessor_config.json "
+                "(do_image_splitting, crop_to_patches, do_pan_and_scan or the like), or choose another model"
+            )
         session = Session(model, input_ids, clock=Clock(), **prepared)
         session.prefill()
         self.cache, self.fixed = session.cache, session.fixed

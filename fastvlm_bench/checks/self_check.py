@@ -116,6 +116,8 @@ def self_check(
                 **inputs, max_new_tokens=TOKENS + 2, min_new_tokens=TOKENS + 2, do_sample=False,
                 custom_generate=drafted,
             )  # fmt: skip
+        if not drafted.text:
+            raise UsageError(loops_by_itself(model))
         passes = plain(drafted.text)
     except NonFiniteLogits:
         raise damaged(model) from None
@@ -161,6 +163,14 @@ def damaged(model: Any) -> UsageError:
     return UsageError(
         f"{type(model).__name__} gives logits that are not finite on the first sample: its weights are damaged, or "
         f"{str(model.dtype).removeprefix('torch.')} is too narrow for them; load it again, or try another --dtype"
+    )
+
+
+def loops_by_itself(model: Any) -> str:
+    """The refusal of a model whose `generate` never calls the method that it is given, as diffusion models' do."""
+    return (
+        f"{type(model).__name__} generates in a loop of its own, which ignores custom_generate: no method can decode "
+        "with it, and it cannot be measured; choose a model that answers token by token"
     )
 
 

@@ -5,6 +5,7 @@ May import every other room; nothing heavy is imported before a command needs it
 app.py          the application: which commands there are, options before any command, the console script
 run.py          `run`
 sweep.py        `sweep` and `tune`
+acceptance.py   `acceptance`
 train.py        `train` and `ablate`
 predict.py      `predict`
 skip_search.py  `skip-search`

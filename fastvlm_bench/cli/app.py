@@ -8,6 +8,7 @@ import typer
 
 from fastvlm_bench import __version__
 from fastvlm_bench.cli import about, results
+from fastvlm_bench.cli.acceptance import acceptance
 from fastvlm_bench.cli.help import HELP, Command, Group
 from fastvlm_bench.cli.predict import predict
 from fastvlm_bench.cli.run import run
@@ -32,7 +33,7 @@ app = typer.Typer(
 )
 
 for panel, commands in (
-    (MEASURE, (run, sweep, tune, train, skip_search, ablate)),
+    (MEASURE, (run, sweep, tune, acceptance, train, skip_search, ablate)),
     (
         READ,
         (

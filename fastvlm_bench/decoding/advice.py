@@ -8,14 +8,18 @@ from fastvlm_bench.method_spec import ADVISED, METHODS, MethodSpec, Value
 
 
 def advised(spec: MethodSpec, manifest: Manifest, folder: Path) -> dict[str, Value]:
-    """Option -> value, for the options of `ADVISED` that the method has, that were not typed, and that are advised.
+    """Option -> value, for the options of `ADVISED` that were not typed and that are advised.
 
-    UsageError for a value that the method does not take.
+    They belong together: a method that lacks one, as `adaptive` lacks a threshold, gets none. UsageError for a value
+    that the method does not take.
     """
     found: dict[str, Value] = {}
+    if not METHODS[spec.name].options.keys() >= set(ADVISED):
+        return found
     for key in ADVISED:
-        if (option := METHODS[spec.name].options.get(key)) is None or key in spec.typed or key not in manifest.advice:
+        if key in spec.typed or key not in manifest.advice:
             continue
+        option = METHODS[spec.name].options[key]
         value = option.parse(f"{manifest.advice[key]:g}")
         if value is None:
             raise UsageError(f"{folder / MANIFEST}: the advice of {key} is {manifest.advice[key]}; it must be "

@@ -92,7 +92,7 @@ def build(
     described = {
         "label": spec.label, "name": spec.name, "spec": str(spec), "lossless": METHODS[spec.name].lossless,
         "options": options, "draft": {**vars(draft.manifest), **named} if draft and draft.manifest else method.drafter,
-        "extra_bytes": draft.weight_bytes if draft else method.weight_bytes,
+        "extra_bytes": draft.weight_bytes if draft else method.weight_bytes, "stops": method.stops,
     }  # fmt: skip
     if advice:
         described["advised"] = advice

@@ -10,6 +10,7 @@ stopping.py         where an output ends that another loop has written
 choosing.py         which token is chosen, drafted and accepted, from logits
 batch_session.py    the same for several rows, which leave the batch when they finish
 rows.py             the tokens of each row, and its share of the seconds
+pacing.py           whether a round drafts and how far, by what earlier rounds took and gave
 drafting.py         the drafts of one round, and which rows go on drafting
 accept.py           which drafted tokens stand
 processors.py       refuses logits processors that keep a state, which drafting would spoil

@@ -22,11 +22,15 @@ from fastvlm_bench.models.t5 import handing_on, shares_position_bias
 
 
 class Mode(Enum):
-    """FULL: every layer runs. DRAFT: layers below the exit, then the head. VERIFY: only layers from the exit on."""
+    """FULL: every layer runs, and a head with KV reads along: the prefill. PLAIN: every layer runs, for one token.
+
+    DRAFT: layers below the exit, then the head. VERIFY: only layers from the exit on.
+    """
 
     FULL = 0
     DRAFT = 1
     VERIFY = 2
+    PLAIN = 3
 
 
 class Head(Protocol):
@@ -62,7 +66,9 @@ class LayerGate:
         self.layers, self.exit_layer, self.head, self.output = layers, exit_layer, head, output
         self.mode = Mode.FULL
         self.kept: list[Tensor] = []
+        self._prompt_shape: tuple[int, ...] = ()  # of the states that arrived at the exit with the prompt
         self.head_cache: Any = None
+        self._missed: list[tuple[Tensor, Any, dict[str, Any]]] = []  # the head's inputs in plain passes
         # `last`, `_previous` and `_prompt` serve only a head that recurs.
         self.last: Tensor | None = None  # the last layer's states in the latest pass that ran it, (rows, k, width)
         self._previous: Tensor | None = None  # the head's next `previous`, (rows, 1, width)
@@ -77,7 +83,7 @@ class LayerGate:
     @contextmanager
     def installed(self, head_cache: Any = None) -> Iterator["LayerGate"]:
         """Replace each layer's `forward` for the time of one generation, and restore it exactly."""
-        self.mode, self.kept, self.head_cache = Mode.FULL, [], head_cache
+        self.mode, self.kept, self._missed, self.head_cache, self._prompt_shape = Mode.FULL, [], [], head_cache, ()
         gated = [(layer, self._gated(index, layer.forward)) for index, layer in enumerate(self.layers)]
         if shares_position_bias(self.layers):
             gated = [(layer, handing_on(self.layers, forward)) for layer, forward in gated]
@@ -87,7 +93,7 @@ class LayerGate:
             with undoable([*self.layers, *getattr(self.head, "layers", ())]), replaced(gated):
                 yield self
         finally:
-            self.kept, self.head_cache, self.last, self._previous = [], None, None, None
+            self.kept, self._missed, self.head_cache, self.last, self._previous = [], [], None, None, None
 
     def _gated(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         if index < self.exit_layer:
@@ -105,6 +111,7 @@ class LayerGate:
             return self._remembered(above) if recurs and index == len(self.layers) - 1 else above
 
         head, fills = self.head, self.head is not None and self.head.attends
+        recurs = head is not None and head.recurs
 
         def at_exit(states: Tensor, *args: Any, **kwargs: Any) -> Any:
             if self.mode is Mode.DRAFT:
@@ -113,8 +120,12 @@ class LayerGate:
                     states = self._draft(head, states, args, self._with_own_cache(kwargs) if fills else kwargs)
                 return self._handed_on(states)
             if self.mode is Mode.VERIFY:
-                states = self.kept[0] if len(self.kept) == 1 else torch.cat(self.kept, dim=1)
-            elif fills and head is not None:  # prefill: the head runs over the prompt once, to fill its KV
+                states = self.kept[0] if len(self.kept) == 1 else torch.cat(self.kept, dim=self._tokens_dim())
+            elif self.mode is Mode.PLAIN and fills:
+                self._missed.append((states, args, kwargs | ({"previous": self._previous} if recurs else {})))
+            elif not self._prompt_shape:
+                self._prompt_shape = tuple(states.shape)
+            if self.mode is Mode.FULL and fills and head is not None:  # prefill: the head runs once, to fill its KV
                 if self.head_cache is not None:
                     target_cache = kwargs.get("past_key_values")
                     self.head_cache = like_cache(target_cache, self.exit_layer, self.head_cache)
@@ -130,6 +141,28 @@ class LayerGate:
             return result
 
         return at_exit
+
+    def catch_up(self) -> None:
+        """Let a head with KV read the tokens of plain passes, which it has not seen. Call it before drafting."""
+        missed, self._missed = self._missed, []
+        for states, args, kwargs in missed:
+            if self.head is not None:
+                self.head(states, *args, **self._with_own_cache(kwargs))
+
+    def _tokens_dim(self) -> int:
+        """Along which dimension of the kept states the tokens lie: the one after the rows, for most families.
+
+        Layers that hand on several streams may have these in front (Gemma 3n: streams, rows, tokens, width) or behind
+        (GLM-5: rows, tokens, streams, width). It is then the only one in which a pass over one token differs from the
+        prompt's.
+        """
+        one = self.kept[0].shape
+        if len(one) > 3 and len(one) == len(self._prompt_shape):
+            sizes = zip(one, self._prompt_shape, strict=True)
+            unlike = [dim for dim, (size, other) in enumerate(sizes) if size != other]
+            if len(unlike) == 1:
+                return unlike[0]
+        return 1
 
     def _handed_on(self, states: Tensor) -> Any:
         """What a skipped layer returns: the states it got, in a tuple with Nones if the other layers return tuples."""

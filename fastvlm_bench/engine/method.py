@@ -4,8 +4,8 @@
 and `decoding/fastvlm.py`, which drafts, verifies, accepts and rolls back. A row is one sequence of a batch.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from PIL.Image import Image
@@ -16,6 +16,7 @@ from fastvlm_bench.engine.batch_session import BatchSession
 from fastvlm_bench.engine.layer_gate import LayerGate, Mode
 from fastvlm_bench.engine.rows import settle, traced
 from fastvlm_bench.engine.session import Session
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.records.trace import Generation, Round, Trace
 
@@ -53,6 +54,21 @@ class Method:
     def drafting(self) -> bool:
         """Whether a pass of the target that begins now drafts; else it verifies."""
         return self.gate is not None and self.gate.mode is Mode.DRAFT
+
+    @property
+    def stops(self) -> bool:
+        """Whether drafting stops in doubt, so that α is one of drafts that the method trusted."""
+        return bool(getattr(self, "stop_below", 0.0))
+
+    @contextmanager
+    def never_stopping(self) -> Iterator[None]:
+        """The time in which a method that stops in doubt drafts on regardless, as in the papers."""
+        method: Any = self
+        kept, method.stop_below = getattr(method, "stop_below", 0.0), 0.0
+        try:
+            yield
+        finally:
+            method.stop_below = kept
 
     def reset(self) -> None:
         """Forget what earlier generations have taught the method, if it remembers anything: a new task begins."""
@@ -98,6 +114,8 @@ class Method:
         input_ids: (rows, T). prepared: what `generate` hands to every custom method. Returns the ids with the prompt,
         (rows, T + most new tokens), within transformers' output where `return_dict_in_generate` asks for it.
         """
+        if len(input_ids) > 1 and not self.takes_batches:
+            raise UsageError(f"{type(self).__name__} decodes one sequence at a time, and got {len(input_ids)}")
         clock, began = self.clock, self.clock.synchronised()
         kind = Session if len(input_ids) == 1 else BatchSession
         if self.streamer is not None:

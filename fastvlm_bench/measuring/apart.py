@@ -68,9 +68,9 @@ def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     own = [(built, built.method) for built in runner.methods if isinstance(built.method, FastVLM)]
     known: dict[tuple[Hashable, bool], PassCosts | None] = {}
     for built, method in own:
-        key = passes_key(method, model), method.stop_below > 0
+        key = passes_key(method, model), method.stops
         if key not in known:
-            same = [m for _, m in own if (passes_key(m, model), m.stop_below > 0) == key]
+            same = [m for _, m in own if (passes_key(m, model), m.stops) == key]
             known[key] = costs_of_passes(runner, suite, prepared, method, max(m.gamma for m in same))
         if (costs := known[key]) is None:  # it fails again, and is recorded, when the samples are measured
             continue
@@ -91,14 +91,14 @@ def costs_of_passes(runner: Runner, suite: Suite, prepared: Prepared, method: Fa
         answer = runner.decode(runner.methods[0], suite, prepared).rows[0]
         return measure_costs(
             runner.target, prepared.inputs, answer.token_ids, method.draft_for(runner.target.model),
-            positions=gamma + 1, attempts=PROBES, stops=method.stop_below > 0,
+            positions=gamma + 1, attempts=PROBES, stops=method.stops,
         )  # fmt: skip
     except FAILURES:
         return None
 
 
 def acceptance_without_stop(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
-    """Decode the suite's first samples with stop_below=0 by each method that stops in doubt, and count its rounds.
+    """Decode the suite's first samples without a stop by each method that stops in doubt, and count its rounds.
 
     Outside the clock, and before the warm-up as `pass_costs`. An α over drafts that the method trusted is higher than
     the papers' by selection; this one is theirs.
@@ -107,22 +107,19 @@ def acceptance_without_stop(runner: Runner, suite: Suite) -> list[dict[str, Any]
     if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES:
         return found
     for built in runner.methods:
-        method: Any = built.method
-        if not getattr(method, "stop_below", 0.0):
+        if not built.method.stops:
             continue
         rounds: list[Any] = []
-        kept, method.stop_below = method.stop_below, 0.0
         try:
             for number, sample in enumerate(suite.samples[:MOST_SAMPLES]):
                 if sum(r.tested for r in rounds) >= ENOUGH_TESTED:
                     break
                 seed = seed_of(runner.seed, suite.name, built.label, number)
-                trace = runner.decode(built, suite, runner.prepare([sample]), seed=seed)
+                with built.method.never_stopping():
+                    trace = runner.decode(built, suite, runner.prepare([sample]), seed=seed)
                 rounds += [r for row in trace.rows for r in row.rounds]
         except FAILURES:  # the counts so far would be of a part of the samples, chosen by the failure
             continue
-        finally:
-            method.stop_below = kept
         sums = {name: sum(getattr(r, name) for r in rounds) for name in ("drafted", "tested", "accepted", "emitted")}
         found.append({"suite": suite.name, "method": built.label, "samples": number + 1, "rounds": len(rounds), **sums})
     return found

@@ -20,6 +20,7 @@ from fastvlm_bench.engine.measure import GREEDY, measure
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.machine.conditions import Conditions, CpuConditions
 from fastvlm_bench.machine.failures import FAILURES
+from fastvlm_bench.models.inputs import shapes as shapes_of
 from fastvlm_bench.models.layers import vision_module
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.records.trace import Trace
@@ -131,7 +132,7 @@ class Bench:
         alike: list[Prepared] = []
         for sample in last[: 4 * samples]:
             prepared = self.prepare([sample])
-            shape = tuple(sorted((name, tuple(value.shape)) for name, value in prepared.inputs.items()))
+            shape = shapes_of(prepared.inputs)
             if shape in shapes:
                 alike.append(prepared)
             shapes.setdefault(shape, prepared)

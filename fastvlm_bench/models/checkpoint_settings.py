@@ -85,7 +85,7 @@ def settle(model: Any, processor: Any, name: str, *, drafts: bool = False) -> Se
             left.setdefault(who, []).append(f"{field}={value!r}")
         setattr(settled, field, None)
     _check_tokens(vars(settled), name)
-    strings, settled.stop_strings = settled.stop_strings, None
+    strings, settled.stop_strings = getattr(settled, "stop_strings", None), None
     criteria = (_criterion(processor, strings, name),) if strings and not drafts else ()
     vars(model).pop("generate", None)
     if criteria:

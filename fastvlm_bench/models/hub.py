@@ -1,6 +1,7 @@
 """Asks the hub about a model before it is downloaded, and keeps `transformers` quiet while it loads."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,29 @@ def asks_nothing(offline: bool) -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+class Once(logging.Filter):
+    """Lets each warning of transformers through once: `generate` would repeat some for every answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        told = record.getMessage()
+        new = told not in self._told
+        self._told.add(told)
+        return new
+
+
+def once_each() -> None:
+    """From here on transformers says each warning once a process."""
+    for handler in logging.getLogger("transformers").handlers:
+        if not any(isinstance(own, Once) for own in handler.filters):
+            handler.addFilter(Once())
 
 
 @contextlib.contextmanager

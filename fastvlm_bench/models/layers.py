@@ -12,6 +12,7 @@ from fastvlm_bench.errors import UsageError
 def decoder_layers(model: Any) -> nn.ModuleList:
     """The layers of the text decoder: the longest ModuleList in what `get_decoder()` returns, or else in the model.
 
+    A list within an entry of another list, as a layer's experts are, is no list of layers, however long it is.
     BLIP-2 returns its whole text model, which has an encoder, too, if it is T5: such a model's own `get_decoder()` is
     called in turn. UsageError if there is no such list.
     """
@@ -54,8 +55,16 @@ def vision_module(model: Any) -> nn.Module | None:
 
 
 def _longest(decoder: nn.Module) -> nn.ModuleList | None:
-    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
-    return max(lists, key=len, default=None)
+    return max(_outermost(decoder), key=len, default=None)
+
+
+def _outermost(module: nn.Module) -> Iterator[nn.ModuleList]:
+    """The lists of several modules within a module that lie in no other such list, in its order."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList) and len(child) > 1:
+            yield child
+        else:
+            yield from _outermost(child)
 
 
 @contextmanager

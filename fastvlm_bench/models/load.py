@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,15 @@ from fastvlm_bench.models.fingerprint import (
     set_weights_sha256,
     weights_sha256,
 )
-from fastvlm_bench.models.hub import asks_nothing, cached_commit, hub_answers, offline_by, quiet
+from fastvlm_bench.models.hub import asks_nothing, cached_commit, hub_answers, offline_by, once_each, quiet
+from fastvlm_bench.models.inputs import placed
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.memory_need import check_room
 from fastvlm_bench.models.names import check_model_name, default_drafts, long_dtype
 from fastvlm_bench.models.processor import load_processor
 from fastvlm_bench.models.prompting import render, text_options
 from fastvlm_bench.models.source import source_of
+from fastvlm_bench.models.unloadable import reason
 from fastvlm_bench.models.whole import load_weights, reads_text_alone
 from fastvlm_bench.visible import note
 
@@ -69,14 +70,15 @@ class Target:
         return render(self.processor, self.model.config.model_type, prompt, self.id)
 
     def encode(self, image: Image.Image, prompt: str) -> dict[str, Any]:
-        """Processor outputs on the target's device: input_ids (1, T), attention_mask, pixel_values, ..."""
+        """Processor outputs on the target's device: input_ids (1, T), attention_mask, pixel_values, ...
+
+        What is a list of tensors, as images of several sizes are for some families, stays one.
+        """
         text = self.render(prompt)
         options = text_options(self.processor, self.model.config.model_type, text)
         batch = self.processor(text=text, images=image, return_tensors="pt", **options)
         floating = next(self.model.parameters()).dtype
-        return {
-            key: value.to(self.device, floating if value.is_floating_point() else None) for key, value in batch.items()
-        }
+        return {key: placed(value, self.device, floating) for key, value in batch.items()}
 
     def decode(self, token_ids: list[int]) -> str:
         """The answer's text, special tokens dropped, outer spaces stripped."""
@@ -166,13 +168,14 @@ def load_target(
         except UsageError:
             raise
         except Exception as error:  # a damaged file makes other libraries raise whatever they have
-            raise UsageError(f"model '{name}' cannot be loaded: {_reason(error, reading, here, forbidden)}") from None
+            raise UsageError(f"model '{name}' cannot be loaded: {reason(error, reading, here, forbidden)}") from None
     if device_map or quantize:
         place = model.get_input_embeddings().weight.device
     else:
         model.to(place)
     if digest:
         set_weights_sha256(model, digest)
+    once_each()
     model.eval()
     settled = settle(model, processor, name, drafts=drafts)
     for told in settled.notes:
@@ -205,27 +208,3 @@ def _placement(place: torch.device, device_map: str | None, attn: str | None, qu
     if device_map or quantize:  # quantized weights are made on the device where they stay
         options["device_map"] = device_map or {"": place}
     return options
-
-
-def _reason(error: Exception, reading: str, here: bool, forbidden: str | None) -> str:
-    """Why loading failed and what would work, in one line: a known cause, else the error's first line.
-
-    reading: what of the checkpoint was being read. here: it is a folder of the user. forbidden: what forbids asking the
-    hub, as the user wrote it.
-    """
-    text = str(error)
-    if "trust_remote_code" in text:
-        return "it needs Python code of its own; read that code, then allow it with --trust-remote-code"
-    if "requires" in text and "torchvision" in text.lower():
-        return "its processor needs the package torchvision, in the build for your torch: pip install torchvision"
-    if match := re.search(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>", text):
-        return f"transformers has no image-and-text model for {match[1]}; choose a checkpoint that reads images"
-    if match := re.search(r"pip install ([\w-]+)", text):
-        return f"it needs the package {match[1]}: pip install {match[1]}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    first = " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:200] if lines else type(error).__name__
-    if here and not isinstance(error, OSError):
-        return f"{reading} cannot be used ({type(error).__name__}: {first}); take its files again from where they came"
-    return (
-        f"{first}; " + (f"leave out {forbidden}, or " if forbidden else "") + "check the id, the folder and the network"
-    )

@@ -7,6 +7,7 @@ Kosmos-2              "<grounding> Question: {} Answer:" for a question, "<groun
 Florence-2            its task token "<CAPTION>", or "<MORE_DETAILED_CAPTION>" where detail is asked for; no questions
 """
 
+from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.errors import UsageError
@@ -49,7 +50,7 @@ def render(processor: Any, model_type: str, prompt: str, model: str) -> str:
             )
         return text
     if model_type not in FALLBACKS:
-        raise UsageError(f"model '{model}' has no chat template: add chat_template.jinja to its folder")
+        raise UsageError(_no_template(processor, model))
     question, other = FALLBACKS[model_type]
     if model_type == "florence2" and "detail" in prompt.lower() and "?" not in prompt:
         return "<MORE_DETAILED_CAPTION>"
@@ -58,6 +59,17 @@ def render(processor: Any, model_type: str, prompt: str, model: str) -> str:
     if question is None:
         raise UsageError(f"model '{model}' ({model_type}) answers no questions: use a caption suite")
     return question.format(prompt.partition("?")[0].strip() + "?")
+
+
+def _no_template(processor: Any, model: str) -> str:
+    """Why there is no text to read, and what would help."""
+    if not hasattr(processor, "apply_chat_template") and not hasattr(processor, "tokenizer"):
+        return f"model '{model}' has a {type(processor).__name__}, which takes no text beside an image: choose another"
+    where = "to its folder" if Path(model).is_dir() else "to a copy of its files, and give that folder as the model"
+    return (
+        f"model '{model}' has no chat template: add chat_template.jinja {where}, with the words around image and "
+        f"question that the model was trained on; a {type(processor).__name__} has to know the image's mark in it"
+    )
 
 
 def prompting(processor: Any, model_type: str) -> str:

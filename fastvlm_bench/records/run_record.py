@@ -78,6 +78,9 @@ class MethodRecord(TypedDict):
     spec: NotRequired[Annotated[str, "as it could be typed"]]
     lossless: NotRequired[Annotated[bool, "whether its greedy output is the target's own"]]
     options: NotRequired[Annotated[dict[str, Any], "its options, with those that the draft settles"]]
+    stops: NotRequired[
+        Annotated[bool, "whether drafting stops in doubt; else, where it lacks, if stop_below is above 0"]
+    ]
     advised: NotRequired[Annotated[dict[str, Any], "those of the options that the draft's manifest advised"]]
     draft: NotRequired[Annotated[dict[str, Any] | None, "manifest of the draft, with its name and its weights' sha256"]]
     file_sha256: NotRequired[Annotated[Sha256, "of its file, for a method from outside the package"]]

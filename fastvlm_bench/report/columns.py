@@ -36,6 +36,7 @@ SOURCES = (
     "speedup.speedup_by_invocation", "speedup.speedup_between", "speedup.outliers",
     "speedup.e2e_speedup_without_outliers", "speedup.ratio_spread", "times.tpot_spread",
     "acceptance.alpha", "acceptance.draft_acceptance_rate", "acceptance.tau", "acceptance.acceptance_by_position",
+    "acceptance.accepted_per_round",
     "acceptance.rounds", "acceptance.drafted_per_round", "acceptance.undrafted", "acceptance.alpha_without_stop",
     "acceptance.tau_without_stop",
     "costs.draft_s_per_token", "costs.verify_s_per_round", "costs.standard_s_per_token",

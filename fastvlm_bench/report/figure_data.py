@@ -3,14 +3,13 @@
 A series is a method of a run on one suite. Units are suffixes; None is what was not measured.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from fastvlm_bench import metrics
-from fastvlm_bench.analysis.acceptance import counts_by_position
+from fastvlm_bench.analysis.acceptance import counts_by_position, rounds_by_accepted
 from fastvlm_bench.analysis.arms import Arm, arms, pairs
 from fastvlm_bench.analysis.batches import observation
 from fastvlm_bench.analysis.best_cell import best_cells, estimate_of, is_sweep
@@ -164,11 +163,11 @@ def accepted_per_round(series: Sequence[Series]) -> Data:
     """A row for each count of accepted drafts: in how many rounds of a drafting method it came, and their share."""
     found = []
     for one in series:
-        counts = Counter(round_[2] for line in one.arm.lines() for round_ in line["rounds"])
+        counts = rounds_by_accepted(one.arm.lines())
         if one.row.acceptance.alpha is not None:
-            total = sum(counts.values())
+            total = sum(counts)
             found += [{**_names(one), "accepted": accepted, "rounds": counts[accepted],
-                       "rounds_share": counts[accepted] / total} for accepted in range(max(counts) + 1)]  # fmt: skip
+                       "rounds_share": counts[accepted] / total} for accepted in range(len(counts))]  # fmt: skip
     return found
 
 

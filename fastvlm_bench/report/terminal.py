@@ -255,5 +255,7 @@ def draft_columns(rows: Sequence[Row]) -> list[Cells]:
         _column("drafted\n/round", rows, lambda r: number(r.acceptance.drafted_per_round, 1)),
         _column("% accepted of tested ↑\nat position 1 2 3 ..", rows,
                 lambda r: " ".join(f"{a * 100:.0f}" for a in r.acceptance.acceptance_by_position)),
+        _column("% of rounds\nthat accepted 0 1 2 ..", rows,
+                lambda r: " ".join(f"{a * 100:.0f}" for a in r.acceptance.accepted_per_round)),
         _column("head\nMiB", rows, lambda r: mebibytes(r.memory.extra_bytes) if r.memory.extra_bytes else NOTHING),
     ]  # fmt: skip

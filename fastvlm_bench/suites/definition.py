@@ -210,7 +210,7 @@ def _fill_in(path: Path, splits: Mapping[str, Any]) -> None:
     for name, split in splits.items():
         own = split.get("table") if isinstance(split, dict) else None
         if isinstance(own, dict) and (like := own.pop("like", None)) is not None:
-            other = splits.get(like)
+            other = splits.get(like) if isinstance(like, str) else None
             first = other.get("table") if isinstance(other, dict) else None
             _check(path, isinstance(first, dict), f"splits.{name}.table is like '{like}', a split without a table")
             split["table"] = {**(first or {}), **own}

@@ -27,6 +27,11 @@ CONVERTERS: dict[str, Callable[[str], str]] = {
 unoptioned: the question without the options that follow it, as SpecForge cuts MMStar's."""
 COUNTERS = ("row", "#")
 TEMPLATES = ("id", "image_id", "question", "group")
+LISTS = (*TEMPLATES, "image", "references", "allowed")
+"""Keys that give a text, or a list of them."""
+KINDS = {"answers": "a whole number of at least 1", "one_image": "true or false", "where": "a table of texts",
+         "join": "a table of the texts rows, id and key"}  # fmt: skip
+"""What the keys must be that are neither these nor a text."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,18 @@ def columns_of(template: str) -> list[str]:
     return [match[1] for match in FIELD.finditer(template) if match[1] not in COUNTERS]
 
 
+def _of_its_kind(key: str, value: Any) -> bool:
+    """Whether a key that is no list of texts has a value of its kind."""
+    if key == "answers":
+        return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if key == "one_image":
+        return isinstance(value, bool)
+    if key in KINDS:
+        texts = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+        return texts and (key != "join" or set(value) == {item.name for item in fields(Join)})
+    return isinstance(value, str)
+
+
 def parse_table(given: Any) -> Table | str:
     """The table that a suite file declares, or what is wrong with it."""
     known = {item.name for item in fields(Table)}
@@ -83,14 +100,15 @@ def parse_table(given: Any) -> Table | str:
         return f"needs '{lacking[0]}'"
     made: dict[str, Any] = {"image": ("image",)}
     for key, value in given.items():
-        if key in (*TEMPLATES, "image", "references", "allowed"):
-            value = (value,) if isinstance(value, str) else tuple(value)
+        if key in LISTS:
+            value = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else (value,)
+            if not value or not all(isinstance(text, str) for text in value):
+                return f"has {key} = {given[key]!r}, which must be a text or a list of texts"
+        elif not _of_its_kind(key, value):
+            return f"has {key} = {value!r}, which must be {KINDS.get(key, 'a text')}"
         made[key] = value
     if "join" in made:
-        try:
-            made["join"] = Join(**made["join"])
-        except TypeError:
-            return "join must give rows, id and key"
+        made["join"] = Join(**made["join"])
     for template in (text for key in TEMPLATES for text in made.get(key, ())):
         for match in FIELD.finditer(template):
             if match[3] and match[3] not in CONVERTERS:

@@ -67,7 +67,7 @@ def make_grid(
     pairs = [(name, layer) for layer in exits for name in kinds or [_usual(drafts, there, layer, model)]]
     for name, layer in pairs:
         if name != RAW and not any((m.head, m.exit_layer) == (name, layer) for m in there.values()):
-            raise UsageError(_lacking(name, layer, there, drafts, model, suite))
+            raise UsageError(lacking(name, layer, there, drafts, model, suite))
     grid = Grid(tuple(pairs), gammas, stops)
     if (count := len(grid.methods)) > MOST_CELLS:
         raise UsageError(f"{len(pairs)} exits and heads x {len(gammas)} γ x {len(stops)} thresholds are {count} cells, "
@@ -103,10 +103,12 @@ def _usual(drafts: Path | None, there: dict[Path, Manifest], layer: int, model: 
     return there[folder].head
 
 
-def _lacking(head: str, layer: int, there: dict[Path, Manifest], drafts: Path | None, model: str, suite: str) -> str:
+def lacking(head: str, layer: int, there: dict[Path, Manifest], drafts: Path | None, model: str, suite: str) -> str:
+    """What to say where no draft has a head at an exit: what there is, and the command that trains it."""
     has = ", ".join(sorted({f"{m.head} at {m.exit_layer}" for m in there.values()})) or "none"
     kind = head or next(iter(m.head for m in there.values()), "mlp")
     train = (f"fastvlm-bench train --model {model} --suite {suite} --head {kind} --exit-layer {layer} "
              f"--out DIR/{kind}-exit{layer}")  # fmt: skip
-    what = f"the head {head}" if head else "a head"
-    return f"no draft has {what} at exit {layer} (under {drafts}: {has}); leave it out, or train one: {train}"
+    what, where = f"the head {head}" if head else "a head", f"under {drafts}: {has}"
+    where = where if drafts is not None else f"model '{model}' comes without a draft, and no --draft was given"
+    return f"no draft has {what} at exit {layer} ({where}); leave it out, or train one: {train}"

@@ -152,7 +152,8 @@ def stack(inputs: Sequence[dict[str, Tensor]], pad: int, *, left: bool = False) 
     """Join batches of one sample into one batch.
 
     Tensors with one value per token, (1, tokens), are padded to the longest: input_ids with `pad`, all others with 0.
-    Other tensors are joined along their first axis as they are. left: pad on the left, as decoding needs it.
+    Other tensors are joined along their first axis as they are, and lists one after the other.
+    left: pad on the left, as decoding needs it.
     """
     if len(inputs) == 1:
         return dict(inputs[0])
@@ -160,6 +161,9 @@ def stack(inputs: Sequence[dict[str, Tensor]], pad: int, *, left: bool = False) 
     out: dict[str, Any] = {}
     for key, first in inputs[0].items():
         rows = [one[key] for one in inputs]
+        if not isinstance(first, Tensor):
+            out[key] = [item for row in rows for item in row] if isinstance(first, list) else first
+            continue
         if first.ndim == 2 and all(row.shape == (1, n) for row, n in zip(rows, lengths, strict=True)):
             fill = pad if key == "input_ids" else 0
             gaps = [max(lengths) - n for n in lengths]

@@ -1,7 +1,7 @@
 """Measures what single passes cost on this machine, so that held-out acceptance becomes a predicted speed-up."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,12 +71,18 @@ def _costs_at_the_end(
     return PassCosts(verified[0], middle(probe.drafts), verified)
 
 
-def costs_of(trainer: HeadTrainer, example: Example) -> dict[str, PassCosts]:
-    """Recipe -> the costs of its passes. With several processes all take the leader's, so that they decide alike."""
+def costs_of(
+    trainer: HeadTrainer, example: Example, begin: Callable[[str], None] = lambda name: None
+) -> dict[str, PassCosts]:
+    """Recipe -> the costs of its passes. With several processes all take the leader's, so that they decide alike.
+
+    begin: called with each recipe's name before its passes.
+    """
     inputs = example.inputs(trainer.target)
     prices: dict[tuple[int, str, Any], PassCosts] = {}
     found = {}
     for student in trainer.students:
+        begin(student.name)
         key = (student.recipe.exit_layer, student.recipe.head, tuple(student.recipe.head_options.items()))
         if key not in prices:
             measured = measure_costs(trainer.target, inputs, example.answer, trainer.draft(student))

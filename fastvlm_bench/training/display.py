@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -18,10 +19,11 @@ class Display:
     """A context manager. A terminal shows a table, redrawn in place; elsewhere a validation prints a line per draft.
 
     quiet: nothing at all, as in a process that does not lead. brief: only what has come of it, and the last table.
+    stderr: beside a command that prints its result.
     """
 
-    def __init__(self, *, quiet: bool = False, brief: bool = False) -> None:
-        self.console, self.quiet, self.brief = Console(stderr=False, quiet=quiet), quiet, brief
+    def __init__(self, *, quiet: bool = False, brief: bool = False, stderr: bool = False) -> None:
+        self.console, self.quiet, self.brief = Console(stderr=stderr, quiet=quiet), quiet, brief
         self.progress = Progress(
             TextColumn("{task.description:13}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
             TimeRemainingColumn(), console=self.console,
@@ -70,6 +72,24 @@ class Display:
                 self.say(f"{label}: {min(done, total)} of {total}")
 
         return update
+
+    def stages(self, label: str, total: int) -> Callable[[str], None]:
+        """Add a bar of things of unlike length. The returned function is called where one begins, with what it is.
+
+        Without a terminal each is a line. The bar is full when `total` others have begun, with the one after them.
+        """
+        task = self.progress.add_task(label, total=total)
+        begun = 0
+
+        def begin(what: str) -> None:
+            nonlocal begun
+            told = escape(visible(f"{label}: {what}"))
+            self.progress.update(task, completed=min(begun, total), description=told)
+            begun += 1
+            if not self.console.is_terminal and begun <= total:
+                self.say(f"{label}, {begun} of {total}: {what}")
+
+        return begin
 
     def table(
         self, done: int, losses: Mapping[str, float], found: Mapping[str, Validated], best: Mapping[str, int]

@@ -20,7 +20,7 @@ from fastvlm_bench.training.folder import QUALITY, STATE, TrainingFolder
 from fastvlm_bench.training.interrupts import Interrupts
 from fastvlm_bench.training.order import Order
 from fastvlm_bench.training.outcome import save_drafts, story
-from fastvlm_bench.training.preflight import preflight
+from fastvlm_bench.training.preflight import preflight, usable_exits
 from fastvlm_bench.training.recipe import Recipe
 from fastvlm_bench.training.settings import TrainSettings
 from fastvlm_bench.training.texts import Texts
@@ -80,6 +80,9 @@ class Training:
     def _run(self, interrupts: Interrupts) -> None:
         s, stored = self.settings, self.folder.load(STATE)
         preflight(s, self.target, self.display.say)
+        asked = [recipe.exit_layer for recipe in s.recipes(1) if not recipe.at_the_end]
+        if asked and not s.automatic:
+            usable_exits(self.target, (self.texts.held_out or self.texts.samples)[0], asked)
         if s.finetune_backbone:
             self._finetune()
         base, fresh, held = self.texts.collect(self.target)
@@ -95,9 +98,9 @@ class Training:
         updates = Updates(s, trainer, self.folder, self.display, (base, fresh, held), chosen)
         updates.go_on_from(stored)
         updates.run(interrupts)
-        self.display.say(f"updates done; the best of each draft ({len(trainer.students)}) is checked once more on "
-                         f"{len(held)} held-out texts, at costs measured now, and then saved")  # fmt: skip
-        save_drafts(s, self.target, trainer, updates.kept(), story(s, base), self.display)
+        # The best of each draft is validated once more, as it is saved and at costs measured now, and then written.
+        begin = self.display.stages("finishing", 2 * len(trainer.students) + 2)
+        save_drafts(s, self.target, trainer, updates.kept(begin), story(s, base), self.display, begin)
 
     def _finetune(self) -> None:
         """Phase 1: fine-tune the target. From here on the new model is the target, and writes its own answers."""
@@ -122,6 +125,7 @@ class Training:
         first = next(recipe for recipe in self.settings.recipes(1) if not recipe.at_the_end)
         most = layers - max(first.depth, 1)
         places = sorted({p for p in (1, 2, layers // 8, layers // 4, layers // 2) if 1 <= p <= most})
+        places = usable_exits(self.target, held[0].sample, places, some=True)
         recipes = [replace(first, exit_layer=p, name=f"exit{p}") for p in places]
         updates = max(self.settings.updates // 6, 10)
         trainer = self._trainer(recipes, updates)

@@ -45,6 +45,15 @@ class Span:
     caches: dict[int, Any] = field(default_factory=dict)
     tops: dict[int, Tensor] = field(default_factory=dict)
 
+    def fill(self, tokens: int) -> bool:
+        """Let all outputs have so many tokens, with zeros for the first ones. Returns whether any were missing.
+
+        Last layers that take the KV of earlier ones (Gemma 4) read only the end of a prompt, which is all that counts.
+        """
+        missing = {layer: tokens - top.shape[1] for layer, top in self.tops.items()}
+        self.tops = {layer: nn.functional.pad(top, (0, 0, missing[layer], 0)) for layer, top in self.tops.items()}
+        return any(missing.values())
+
 
 @dataclass
 class View:
@@ -115,6 +124,7 @@ class Observer:
         self.exits, self.fuse = sorted(set(exits)), min(fuse, len(self.layers))
         self.packs = False
         self.together: Callable[[Sequence[Example]], View] = self.packed  # or `KeptStates.view`
+        self.partial = False  # the last layers leave out a part of the prompts
         # A model with random weights may answer with an image's placeholder: packed, the text would need an image more.
         config = target.model.config
         self.image_ids = {
@@ -181,14 +191,20 @@ class Observer:
 
     @torch.no_grad()
     def forced(self, example: Example) -> View:
-        """The forced route: the prompt as generation reads it, then the answer in one pass over its cache."""
+        """The forced route: the prompt as generation reads it, then the answer in one pass over its cache.
+
+        ValueError for a target whose layers hand on more than one state for a token.
+        """
         forced = _Forced(self, example.answer)
         unstopped(self.target.model)(
             **example.inputs(self.target), max_new_tokens=len(example.answer) + 1, do_sample=False, num_beams=1,
             custom_generate=forced,
         )  # fmt: skip
         prompt, answer = forced.spans
-        first = next(iter(prompt.tops.values())).shape[1]
+        if any(top.ndim != 3 for top in prompt.tops.values()):  # (rows, tokens, streams, width) or streams in front
+            raise ValueError("its layers hand on several streams of states, and heads are trained on one")
+        first = max(states.shape[1] for states in (*prompt.states.values(), *prompt.tops.values()))
+        self.partial |= prompt.fill(first)
         told = torch.zeros(1, first + example.taught, dtype=torch.bool, device=self.target.device)
         told[0, first:] = True
         return View([prompt, answer], told)
@@ -244,7 +260,7 @@ class _Forced:
 
 def _extend(key: str, value: Tensor, inputs: dict[str, Tensor], answer: Sequence[int]) -> Tensor:
     """Append the answer to a tensor with one value per token: ids, ones of the attention mask, zeros of token types."""
-    if value.shape != inputs["input_ids"].shape:
+    if not isinstance(value, Tensor) or value.shape != inputs["input_ids"].shape:
         return value
     fill = {"input_ids": list(answer), "attention_mask": [1] * len(answer)}.get(key, [0] * len(answer))
     return torch.cat([value, value.new_tensor([fill])], dim=1)

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,19 @@ CURVE_COLUMNS = ("done", "elapsed_s", "draft", "loss", "alpha", "tau", "speedup"
 
 def save_drafts(
     settings: TrainSettings, target: Target, trainer: HeadTrainer, best: Mapping[str, Mapping[str, Any]],
-    data: Mapping[str, Any], display: Display,
+    data: Mapping[str, Any], display: Display, begin: Callable[[str], None],
 ) -> list[Path]:  # fmt: skip
-    """Write the best state of each recipe, the curve, and say how to use them. Returns the draft folders."""
+    """Write the best state of each recipe, the curve, and say how to use them. Returns the draft folders.
+
+    begin: called with what begins: each draft's writing, the curve, and the end.
+    """
     if not parallel.leads():
         return []
     root, made = Path(settings.out), []
     favourite = max(best, key=lambda name: best[name]["validated"]["speedup"])
     for student in trainer.students:
         kept = best[student.name]
+        begin(f"writing {student.name}")
         student.head.load_state_dict(kept["head"])
         folder = root if len(trainer.students) == 1 else root / student.name
         draft = _finished(settings, target, trainer, student, kept, data, default=student.name == favourite)
@@ -47,8 +51,10 @@ def save_drafts(
             card(settings, target.id, folder, draft.manifest, kept["validated"]), encoding="utf-8"
         )
         made.append(folder)
+    begin("writing the curve")
     write_curve(root)
     picture = draw_curve(root, settings.updates if settings.refine_updates else None)
+    begin("done")
     own = best[favourite]["validated"]
     drawn = f" and {picture}" if picture else " (its picture needs: pip install 'fastvlm-bench[plots]')"
     display.conclude(f"saved {', '.join(map(str, made))}; curve in {root / 'curve.csv'}{drawn}")

@@ -1,15 +1,18 @@
 """Checks before anything is trained: whether the target can be trained on, what memory that needs, and what is free."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
+from fastvlm_bench.checks.longest_prompt import encoded
+from fastvlm_bench.checks.self_check import Plain, self_check
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.memory_need import free_bytes
 from fastvlm_bench.training.recipe import Recipe
+from fastvlm_bench.training.samples import TrainingSample
 from fastvlm_bench.training.settings import TrainSettings
 
 OPTIMISER_BYTES = 4 + 4 + 4  # per weight: float32 value, gradient, Muon's momentum; AdamW's few weights need one more
@@ -49,6 +52,28 @@ def preflight(settings: TrainSettings, target: Target, say: Callable[[str], None
     )
     if sum(estimate.values()) > free:
         say("this may not fit: a micro-batch that does not is halved, or give a smaller --micro")
+
+
+def usable_exits(
+    target: Target, sample: TrainingSample, exits: Sequence[int], *, some: bool = False
+) -> list[int]:  # fmt: skip
+    """Those of the exits at which the self-check lets the target be decoded, as every run will ask before it measures.
+
+    UsageError where it refuses one; with `some`, where it refuses all.
+    """
+    inputs = encoded(target, sample.open(), sample.prompt, sample.sample_id)
+    plain, found, refusals = Plain(target.model, inputs), list[int](), list[UsageError]()
+    for exit_layer in dict.fromkeys(exits):
+        try:
+            self_check(target.model, inputs, exit_layer, plain=plain)
+        except UsageError as error:
+            refusals.append(error)
+        else:
+            found.append(exit_layer)
+    if refusals and not (some and found):
+        reason = str(refusals[0]).replace(", or --method standard", "").replace("; use --method standard", "")
+        raise UsageError(f"no draft can be trained for it: {reason}") from refusals[0]
+    return found
 
 
 def memory_estimate(settings: TrainSettings, target: Target) -> dict[str, float]:

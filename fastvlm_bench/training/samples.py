@@ -50,10 +50,11 @@ def suite_samples(
                              "and do not report numbers on what you trained on")  # fmt: skip
         split = TRAIN
     suite = load_suite(name, split=split, data=data, offline=offline, prompt_set=prompt_set, prompt=prompt)
-    return [_from(name, sample) for sample in suite.samples]
+    return [training_sample(name, sample) for sample in suite.samples]
 
 
-def _from(suite: str, sample: Sample) -> TrainingSample:
+def training_sample(suite: str, sample: Sample) -> TrainingSample:
+    """A suite's sample, with the suite's name before its ids."""
     key = f"{suite}/{sample.sample_id}"
     return TrainingSample(
         key, f"{suite}/{sample.image_id}", sample.prompt, partial(open_image, sample), sample.references
@@ -81,7 +82,7 @@ def folder_samples(images: Path, prompts: Path) -> list[TrainingSample]:
     for number, path in enumerate(found):
         key = path.relative_to(images).as_posix()
         sample = Sample(key, key, path, lines[number % len(lines)], ())
-        out.append(_from(images.name, sample))
+        out.append(training_sample(images.name, sample))
     return out
 
 

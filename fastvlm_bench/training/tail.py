@@ -1,6 +1,7 @@
-"""From the last layer's states to logits, as the target itself does it: final norm, LM head, scale, soft cap."""
+"""From the last layer's states to logits, as the target itself does it, whatever that is: norm, LM head, scale, cap."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -9,86 +10,117 @@ from torch import Tensor, nn
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.checkpoint_settings import unstopped
-from fastvlm_bench.models.layers import decoder_layers, output_embeddings
+from fastvlm_bench.models.layers import decoder_layers, output_embeddings, replaced
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.observe import AGREEMENT, Observer
 
 
 class Tail:
-    """Turns the last layer's states into logits as the target itself does: final norm, LM head, scale, soft cap."""
+    """Turns the last layer's states into logits by the target's own code.
+
+    A pass of the target over one token of an answer is done again and again. In it every layer is skipped, and the last
+    one hands on the given states, as many as there are, with their gradients. What follows the layers is the target's
+    own: its norm, its LM head, its scale or soft cap.
+    """
 
     def __init__(self, target: Target, observer: Observer, example: Example) -> None:
-        """Find the parts, and compare them with the target's own logits on one example. ValueError if they differ."""
-        model = target.model
-        self.norm, self.output = _final_norm(model), output_embeddings(model)
-        text = model.config.get_text_config(decoder=True)
-        self.cap = getattr(text, "final_logit_softcapping", None)
-        gaps: dict[float, float] = {}
+        """Find the pass, and compare it with the target's own logits on one example. ValueError if they differ."""
         with torch.no_grad():
             states = observer.forced(example).last_states()[-1:]
-            if states.ndim != 2:
-                raise ValueError("its layers hand on several streams of states, and heads are trained on one")
-            own = _own_logits(target, example)
-            # Not every VLM applies the logit scale of its text model: Aya Vision does not.
-            told = float(getattr(text, "logit_scale", None) or 1.0)
-            self.scales_states = bool(getattr(text, "scale_decoder_outputs", False))
-            if self.scales_states:  # T5, where the LM head is tied to the embeddings
-                told = float(text.d_model) ** -0.5
-            for self.scale in dict.fromkeys((told, 1.0)):
-                found = self(states)[0].float()
-                gaps[self.scale] = float((found - own).abs().max() / own.abs().max().clamp_min(1e-6))
-        self.scale = min(gaps, key=lambda scale: gaps[scale])
-        if not gaps[self.scale] <= AGREEMENT:
-            raise ValueError(f"its final norm and LM head do not give its own logits (off by {gaps[self.scale]:.1e})")
+            seen = _seen(target, example)
+            self.model, self.inputs, self.further = seen.model, seen.inputs, seen.further
+            self.layers, self.output = decoder_layers(self.model), output_embeddings(self.model)
+            own = seen.logits
+            found = self(states)
+        if found.shape != (1, len(own)):
+            raise ValueError(f"one state gives logits of shape {tuple(found.shape)}")
+        gap = float((found[0].float() - own).abs().max() / own.abs().max().clamp_min(1e-6))
+        if not gap <= AGREEMENT:
+            raise ValueError(f"its last layer's states do not give its own logits again (off by {gap:.1e})")
 
     def __call__(self, states: Tensor) -> Tensor:
         """(n, width) -> (n, vocab)."""
-        return self.after(self.before(states))
+        return self._passed(states)
 
     def before(self, states: Tensor) -> Tensor:
-        """(n, width) -> (n, width): what enters the LM head. T5 scales it there, where other families scale logits."""
-        normed: Tensor = self.norm(states)
-        return normed * self.scale if self.scales_states else normed
+        """(n, width) -> (n, width): what enters the LM head."""
+        entered: list[Tensor] = []
+
+        def arrive(given: Tensor) -> Tensor:
+            entered.append(given)
+            raise _Arrived
+
+        with suppress(_Arrived):
+            self._passed(states, arrive)
+        return entered[0].reshape(states.shape)
 
     def after(self, entered: Tensor, output: Any = None) -> Tensor:
         """(n, width) -> (n, vocab), by the LM head or by an `output` in its place."""
-        logits: Tensor = (self.output if output is None else output)(entered)
-        if not self.scales_states:
-            logits = logits * self.scale
-        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+        head = self.output.forward if output is None else output
+        return self._passed(entered, lambda _: head(entered[None]))
+
+    def _passed(self, states: Tensor, output: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The logits, (n, vocab), of a pass whose last layer hands on `states`, (n, width). output: for the LM head."""
+        handed: Any = states[None]
+        handed = handed if self.further is None else (handed, *self.further)
+        forwards: list[tuple[nn.Module, Callable[..., Any]]] = [
+            (layer, lambda *_, **__: handed) for layer in self.layers
+        ]
+        if output is not None:
+            forwards.append((self.output, output))
+        with replaced(forwards):
+            logits: Tensor = self.model(**self.inputs, return_dict=True).logits
+        return logits[0]
 
 
-def _own_logits(target: Target, example: Example) -> Tensor:
-    """The target's logits for the answer's last token, (vocab,), from its own forward pass."""
-    probe = _Logits(example.answer)
-    unstopped(target.model)(
-        **example.inputs(target), max_new_tokens=len(example.answer) + 1, do_sample=False, num_beams=1,
-        custom_generate=probe,
-    )  # fmt: skip
-    return probe.logits
+class _Arrived(Exception):
+    """What enters the LM head is known, and the rest of the pass is not needed."""
 
 
-class _Logits:
+class _Seen:
+    """A `custom_generate` that reads a given answer, and keeps the last pass.
+
+    model: the one that was called, which may be a part of the target. inputs: of a pass over the answer's last token,
+    which comes after the cache's. further: a None for each value that a layer returns after its states; None where it
+    returns the states alone. logits: (vocab,), after the answer's last token but one.
+    """
+
     def __init__(self, answer: Sequence[int]) -> None:
-        self.answer, self.logits = list(answer), torch.empty(0)
+        self.answer = list(answer)
+        self.model: Any = None
+        self.inputs: dict[str, Any] = {}
+        self.further: tuple[None, ...] | None = None
+        self.logits = torch.empty(0)
 
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         session = Session(model, input_ids, clock=Clock(), **prepared)
         session.prefill()
         session.replace_last(self.answer[0])
-        outputs = session.read(self.answer[1:])
-        self.logits = outputs.logits[0, -1].float()
+        with self._returning(decoder_layers(model)[-1]):
+            self.logits = session.read(self.answer[1:]).logits[0, -1].float()
+        ahead = self.answer[1:]
+        self.model, self.inputs = model, session.inputs_of(1, [ahead], session.kwargs_ahead(len(ahead)))
+        if "logits_to_keep" in self.inputs:
+            self.inputs["logits_to_keep"] = 0  # all
         return session.sequences
 
+    @contextmanager
+    def _returning(self, layer: nn.Module) -> Iterator[None]:
+        def leaves(_: nn.Module, __: Any, result: Any) -> None:
+            self.further = (None,) * (len(result) - 1) if isinstance(result, tuple) else None
 
-def _final_norm(model: Any) -> nn.Module:
-    """The text decoder's final norm, found by one of its usual names; an identity where the decoder has none."""
-    layers = decoder_layers(model)
-    # In some families `get_decoder` returns a wrapper around the decoder; the norm stands beside the layers.
-    decoder = next(m for m in model.modules() if any(child is layers for child in m.children()))
-    for name in ("norm", "final_layer_norm", "final_layernorm", "ln_f", "norm_f", "layer_norm", "embedding_norm"):
-        module = getattr(decoder, name, None)
-        if isinstance(module, nn.Module):
-            return module
-    return nn.Identity()
+        hook = layer.register_forward_hook(leaves)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def _seen(target: Target, example: Example) -> _Seen:
+    seen = _Seen(example.answer)
+    unstopped(target.model)(
+        **example.inputs(target), max_new_tokens=len(example.answer) + 1, do_sample=False, num_beams=1,
+        custom_generate=seen,
+    )  # fmt: skip
+    return seen

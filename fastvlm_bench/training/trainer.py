@@ -80,7 +80,10 @@ class HeadTrainer:
         """
         try:
             gap = self.observer.choose_route(examples)
-            self.tail = Tail(self.target, self.observer, examples[0])
+            if self.observer.partial and any(student.head.recurs for student in self.students):
+                raise ValueError("its last layers leave out most of a prompt, and a head that recurs reads their "
+                                 "states of all of it: take another head, such as attention")  # fmt: skip
+            self.tail = Tail(self.target, self.observer, max(examples, key=lambda example: example.taught))
         except FAILURES as error:
             if out_of_memory(error):
                 raise
@@ -89,7 +92,7 @@ class HeadTrainer:
                 f"a draft cannot be trained on {type(self.target.model).__name__}: {reason}; please report it"
             ) from error
         if not self.observer.packs:
-            why = "two do not fit into memory" if gap == inf else f"padded together its states differ by {gap:.1e}"
+            why = "two cannot pass together" if gap == inf else f"padded together its states differ by {gap:.1e}"
             self.notes.append(f"texts pass the target one by one: {why}")
         elif self.keeps is not False:
             self._keep(examples)

@@ -5,7 +5,7 @@ training that was killed and goes on ends with the same weights as one that was 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastvlm_bench.analysis.prediction import PassCosts
@@ -125,12 +125,17 @@ class Updates:
         })  # fmt: skip
         self.display.table(trainer.done, losses, found, {name: kept["done"] for name, kept in self.best.items()})
 
-    def kept(self) -> dict[str, dict[str, Any]]:
-        """`best` with the validation that the manifests show: of the weights as saved, at costs measured now."""
+    def kept(self, begin: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+        """`best` with the validation that the manifests show: of the weights as saved, at costs measured now.
+
+        begin: called with what begins, once for the costs of each draft, and once for the validation.
+        """
         for student in self.trainer.students:
             head = self.best[student.name]["head"]
             student.head.load_state_dict({key: value.half().to(value.dtype) for key, value in head.items()})
-        found = validate(self.trainer, self.held, costs_of(self.trainer, self.held[0]))
+        costs = costs_of(self.trainer, self.held[0], lambda name: begin(f"costs of the passes of {name}"))
+        begin(f"all drafts on {len(self.held)} held-out texts")
+        found = validate(self.trainer, self.held, costs)
         self._tell_notes()
         return {name: {**kept, "validated": found[name].as_dict()} for name, kept in self.best.items()}
 

@@ -47,6 +47,7 @@ def test_each_sample_has_its_line(ran: Any) -> None:
             assert sum(line[name] for line in lines) == pytest.approx(whole[name])
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_single_samples(ran: Any, call: Callable[..., Any], tmp_path: Path) -> None:
     _, run = ran
     call(*FEW, "--limit", "7", "--out", tmp_path, *METHODS)
@@ -61,6 +62,7 @@ def test_report_says_batches(ran: Any) -> None:
     assert "3 batches measured in both arms; at least 5 are needed" in " ".join(result.stdout.split())
 
 
+@pytest.mark.slow
 def test_resume_measures_torn_batches_again(ran: Any, call: Callable[..., Any], tmp_path: Path) -> None:
     _, run = ran
     folder = Path(shutil.copytree(run.folder, tmp_path / "run"))
@@ -76,6 +78,7 @@ def test_resume_measures_torn_batches_again(ran: Any, call: Callable[..., Any], 
     }
 
 
+@pytest.mark.slow
 def test_a_batch_that_fails(call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -91,7 +94,7 @@ def test_a_batch_that_fails(call: Callable[..., Any], tmp_path: Path, monkeypatc
         return real(*given, **options)
 
     monkeypatch.setattr(bench, "measure", measure)
-    result = call(*FEW, "--limit", "6", "--batch-size", "2", "--out", tmp_path)
+    result = call(*FEW, "--limit", "4", "--batch-size", "2", "--out", tmp_path)
     assert result.exit_code == 7
     run = newest(tmp_path)
     failed = [line for line in run.lines if line["error"]]

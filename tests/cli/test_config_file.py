@@ -244,6 +244,7 @@ def test_the_examples_of_the_page_are_the_same() -> None:
     assert tomllib.loads(toml) == yaml.safe_load(text)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_is_run_and_recorded(call: Callable[..., Any], tmp_path: Path) -> None:
     (toml,) = re.findall(r"```toml\n(.*?)```", PAGE, flags=re.S)
     own = write(tmp_path, "captions.toml", toml)

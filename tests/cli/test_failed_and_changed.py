@@ -79,12 +79,14 @@ def test_failed_samples_have_an_exit_code_of_their_own(measured: tuple[Path, Any
     assert {line["sample_id"] for line in whole.lines if line["error"]} == {"2"}
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_failed_samples(own_data: Path, call: Callable[..., Any]) -> None:
     result = run(own_data, call, "--batch-size", "1,2")
     assert result.exit_code == 7, result.output
     assert len(list((own_data.parent / "results").glob("*/*/run.json"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "lost"), [("1", {"4"}), ("2", {"4", "5"})])
 def test_a_lost_device_ends_the_run_and_a_resumed_one_goes_on(
     own_data: Path, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, size: str, lost: set[str]

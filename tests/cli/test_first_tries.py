@@ -222,6 +222,7 @@ def test_short_dtype_of_a_check(call: Call, monkeypatch: pytest.MonkeyPatch) -> 
 # ------------------------------------------------------------------------------------------ quiet
 
 
+@pytest.mark.slow
 def test_quiet_over_batch_sizes(call: Call, tmp_path: Path) -> None:
     few = ("run", "--suite", "describe", "--limit", "2", "--threads", "1", "--warmup", "0", "--max-new-tokens", "4")
     result = call(*few, "-m", "standard", "--batch-size", "1,2", "-o", tmp_path, "--quiet")
@@ -322,6 +323,7 @@ def test_without_either_the_network_is_tried(refused: Callable[..., str], attemp
     assert attempts
 
 
+@pytest.mark.slow
 def test_home_of_the_hub_and_its_offline_variable_are_obeyed(tmp_path: Path) -> None:
     """A model of the cache in HF_HOME, at a tag, without the network; the token is nowhere in the record."""
     commit = "0123456789abcdef0123456789abcdef01234567"
@@ -344,6 +346,7 @@ def test_home_of_the_hub_and_its_offline_variable_are_obeyed(tmp_path: Path) -> 
     json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_token_of_the_hub_is_sent(tmp_path: Path) -> None:
     """To the hub's address, here a server that calls every model gated."""
     sent: list[str | None] = []

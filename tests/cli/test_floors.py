@@ -17,7 +17,7 @@ FEW = ("run", "--threads", "1", "--warmup", "0", "--max-new-tokens", "4", "--lim
 
 
 def test_run_keeps_and_prints_all_before(call: Callable[..., Any], tmp_path: Path) -> None:
-    result = call(*FEW, "--limit", "6", "--min-decode-speedup", "900", "--min-alpha", "0.0001", "--out", tmp_path)
+    result = call(*FEW, "--limit", "5", "--min-decode-speedup", "900", "--min-alpha", "0.0001", "--out", tmp_path)
     assert result.exit_code == 8 and "fastvlm" in result.stdout
     run = read_run(next(tmp_path.glob("*/run.json")).parent)
     assert run.meta["status"] == "success" and run.meta["config"]["min_decode_speedup"] == 900
@@ -25,6 +25,7 @@ def test_run_keeps_and_prints_all_before(call: Callable[..., Any], tmp_path: Pat
     assert "fastvlm on coco-caption" in line and "--min-decode-speedup 900" in line and "--min-alpha" not in line
 
 
+@pytest.mark.slow
 def test_a_sweep_measures_every_size_first(call: Callable[..., Any], tmp_path: Path) -> None:
     result = call(*FEW, "--batch-size", "1,2", "--min-decode-speedup", "900", "--out", tmp_path)
     assert result.exit_code == 8 and len(list(tmp_path.glob("*/*/run.json"))) == 2
@@ -34,6 +35,7 @@ def test_a_sweep_measures_every_size_first(call: Callable[..., Any], tmp_path: P
     assert line.endswith(f"everything is kept in {folder}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("required", [("--min-decode-speedup", "900"), ("--require-valid",)])
 @pytest.mark.parametrize("ended", [INTERRUPTED, TERMINATED])
 def test_a_sweep_that_ended_early_keeps_its_own_code(
@@ -51,6 +53,7 @@ def test_a_sweep_that_ended_early_keeps_its_own_code(
     assert "kept in" not in result.stderr and "INVALID" not in result.stderr
 
 
+@pytest.mark.slow
 def test_failed_measurements_are_told_before_the_bound(
     call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

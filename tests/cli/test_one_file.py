@@ -21,7 +21,7 @@ from fastvlm_bench.records.record import Run, read_run
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.S)
 FILES = dict(zip(("lookup.py", "words.py"), BLOCKS, strict=True))
-FEW = ("run", "--threads", "1", "--warmup", "0", "--limit", "5", "--max-new-tokens", "24", "--quiet")
+FEW = ("run", "--threads", "1", "--warmup", "0", "--limit", "2", "--max-new-tokens", "24", "--quiet")
 
 
 @pytest.fixture
@@ -68,6 +68,7 @@ def test_both_are_found_in_every_command(
     assert without.exit_code == 0 and "unknown metric 'words'" in " ".join(without.stdout.split())
 
 
+@pytest.mark.slow
 def test_both_by_their_paths_in_batches_too(call: Callable[..., Any], own: Path, tmp_path: Path) -> None:
     label, out = f"{own / 'lookup.py'}:gamma=3", tmp_path / "results"
     options = (*FEW, "-m", label, "--metric", own / "words.py", "--batch-size", "3", "--out", out)
@@ -133,6 +134,7 @@ NAMES = ("described or names_its_files or documented or names_and_labels or cano
          "group_stands or bad_input or tree")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_in_the_package_the_checks_of_the_documentation_pass_without_another_edit(own: Path, tmp_path: Path) -> None:
     """A copy of the package gets both files, and nothing else."""
     copy = tmp_path / "copy"

@@ -40,6 +40,7 @@ def ran(call: Call, data: Path, out: Path, *more: str) -> Any:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_a_run_ranks_and_score_agrees(call: Call, data: Path, tmp_path: Path) -> None:
     told = ran(call, data, tmp_path / "out", "-m", "layerskip:exit_layer=2", "-m", "early-exit", "--details")
     assert "identical ranks 2/2" in told and "identical outputs" not in told

@@ -12,15 +12,20 @@ FEW = ("run", "--threads", "1", "--warmup", "0", "--max-new-tokens", "4", "--lim
 
 
 @pytest.fixture(scope="module")
-def invalid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two samples, which are too few."""
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """(What the command said, folder) of a run of two samples, which are too few."""
     from typer.testing import CliRunner
 
     from fastvlm_bench.cli.app import app
 
     out = tmp_path_factory.mktemp("results")
-    assert CliRunner().invoke(app, [*FEW, "--out", str(out)], catch_exceptions=False).exit_code == 0
-    return next(out.glob("*/run.json")).parent
+    result = CliRunner().invoke(app, [*FEW, "--require-valid", "--out", str(out)], catch_exceptions=False)
+    return result, next(out.glob("*/run.json")).parent
+
+
+@pytest.fixture
+def invalid(ran: tuple[Any, Path]) -> Path:
+    return ran[1]
 
 
 def told(result: Any) -> str:
@@ -29,15 +34,16 @@ def told(result: Any) -> str:
     return str(line)
 
 
-def test_run_keeps_and_prints_all_before(call: Callable[..., Any], tmp_path: Path) -> None:
-    result = call(*FEW, "--require-valid", "--out", tmp_path)
+def test_run_keeps_and_prints_all_before(ran: tuple[Any, Path]) -> None:
+    result, folder = ran
     assert result.exit_code == 8 and "INVALID" in result.stdout
-    run = read_run(next(tmp_path.glob("*/run.json")).parent)
+    run = read_run(folder)
     assert run.meta["status"] == "success" and len(run.lines) == 4
     assert f"INVALID, and --require-valid asks for VALID: {run.run_id} (" in told(result)
     assert "at least 5 are needed" in told(result)
 
 
+@pytest.mark.slow
 def test_a_sweep_measures_every_size_first(call: Callable[..., Any], tmp_path: Path) -> None:
     result = call(*FEW, "--batch-size", "1,2", "--require-valid", "--out", tmp_path)
     assert result.exit_code == 8 and len(list(tmp_path.glob("*/*/run.json"))) == 2

@@ -9,10 +9,10 @@ import pytest
 FEW = ("run", "--suite", "describe", "--limit", "2", "--max-new-tokens", "16", "--threads", "1", "--warmup", "0")
 
 
-DRAWN = pytest.param(("--temperature", "1.2"), marks=pytest.mark.slow)
+OTHERWISE = [pytest.param(how, marks=pytest.mark.slow) for how in (("--batch-size", "2"), ("--temperature", "1.2"))]
 
 
-@pytest.mark.parametrize("how", [(), ("--batch-size", "2"), DRAWN], ids=["greedy", "batch", "drawn"])
+@pytest.mark.parametrize("how", [(), *OTHERWISE], ids=["greedy", "batch", "drawn"])
 def test_answers_as_they_are_measured_and_afterwards(call: Callable[..., Any], tmp_path: Path, how: Any) -> None:
     result = call(*FEW, "--show", *how, "-o", tmp_path)
     assert result.exit_code == 0, result.output

@@ -58,6 +58,7 @@ def test_absurd_advice_is_refused(draft: Path) -> None:
         advised(MethodSpec.parse("fastvlm"), read_manifest(draft), draft)
 
 
+@pytest.mark.slow
 def test_run_takes_the_advice_and_says_so(draft: Path, call: Call, tmp_path: Path) -> None:
     advise(draft, gamma=3, stop_below=0.25, speedup=1.2)
     ran = call("run", "--suite", "describe", "--limit", "1", "--warmup", "0", *SHORT, "--draft", draft, "-m", "fastvlm",

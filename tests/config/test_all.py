@@ -48,6 +48,7 @@ def test_a_begun_run_goes_on_with_what_it_began_with() -> None:
     assert [spec.label for spec in measured_specs(config, "float32", recorded)] == ["standard", "prompt-lookup"]
 
 
+@pytest.mark.slow
 def test_it_measures_what_fits_and_says_what_does_not(tmp_path: Path) -> None:
     arguments = [
         "run",

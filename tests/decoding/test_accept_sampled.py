@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from scipy.stats import chisquare
 from torch import Tensor
 
@@ -150,7 +151,7 @@ def test_a_wrong_residual_is_caught(mutant: Any, monkeypatch: pytest.MonkeyPatch
     assert chi_square_p(3000, 0) < 1e-4
 
 
-@pytest.mark.parametrize("factor", [1.1, 1 / 1.1])
+@pytest.mark.parametrize("factor", covering([1.1, 1 / 1.1], [1.1]))
 def test_a_ratio_that_is_wrong_by_a_tenth_is_caught(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten per cent more or less acceptance: the uniform number is compared with p/q times the factor.
 

@@ -1,9 +1,11 @@
 """In a batch each row has the output that it has alone: ragged acceptance, padding, EOS, limits, processors, heads."""
 
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from targets import LAYERS, PROMPT, OracleHead, generate, random_llava
 from torch import Tensor
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TextStreamer
@@ -21,7 +23,7 @@ from fastvlm_bench.engine.batch_cache import Move
 from fastvlm_bench.engine.batch_inputs import collate, unevenness
 from fastvlm_bench.errors import UsageError
 
-COUNT = 30
+COUNT = 22
 PROMPTS = (PROMPT, "\nWhat is it? ASSISTANT:", PROMPT.replace("image", "large and very colourful image"), PROMPT)
 
 
@@ -70,7 +72,10 @@ def decode(model: Any, batch: dict[str, Tensor], method: Any, count: int = COUNT
     return [row.token_ids for row in method.trace.rows]
 
 
-@pytest.mark.parametrize(("exit_layer", "gamma"), [(1, 3), (2, 1), (2, 7), (3, 4), (LAYERS - 1, 5)])
+RAGGED = [(1, 3), (2, 1), (2, 7), (3, 4), (LAYERS - 1, 5)]
+
+
+@pytest.mark.parametrize(("exit_layer", "gamma"), covering(RAGGED, RAGGED[::2]))
 def test_ragged_acceptance(llava: Any, batch: Any, expected: Any, exit_layer: int, gamma: int) -> None:
     method = FastVLM(ragged_draft(llava, exit_layer), gamma=gamma)
     assert decode(llava, batch, method) == expected
@@ -82,14 +87,19 @@ def test_ragged_acceptance(llava: Any, batch: Any, expected: Any, exit_layer: in
     assert all(1 + sum(r.emitted for r in row.rounds) == len(row.token_ids) for row in rows)
 
 
-@pytest.mark.parametrize("head", ["mlp", "attention", "twig", "eagle", None])
-def test_heads(llava: Any, batch: Any, expected: Any, head: str | None) -> None:
-    for exit_layer in (1, 3):
-        draft = Draft(exit_layer, new_head(head, llava, exit_layer) if head else None)
-        assert decode(llava, batch, FastVLM(draft, gamma=4)) == expected
+@pytest.mark.parametrize(
+    ("head", "exit_layer"),
+    covering(
+        product(("mlp", "attention", "twig", "eagle", None), (1, 3)),
+        [("mlp", 3), ("attention", 1), ("twig", 3), ("eagle", 1), (None, 3)],
+    ),
+)
+def test_heads(llava: Any, batch: Any, expected: Any, head: str | None, exit_layer: int) -> None:
+    draft = Draft(exit_layer, new_head(head, llava, exit_layer) if head else None)
+    assert decode(llava, batch, FastVLM(draft, gamma=4)) == expected
 
 
-@pytest.mark.parametrize("head", ["attention", "twig", "eagle"])
+@pytest.mark.parametrize("head", covering(["attention", "twig", "eagle"], ["attention", "eagle"]))
 def test_a_heads_own_cache_follows_the_rows(llava: Any, singles: Any, batch: Any, head: str) -> None:
     """Each row's drafts are those of the row alone, so the head's KV was moved as the target's was."""
     draft = Draft(2, new_head(head, llava, 2))
@@ -106,7 +116,7 @@ def test_a_heads_own_cache_follows_the_rows(llava: Any, singles: Any, batch: Any
     assert len({len(row) for row in cut}) > 1
 
 
-@pytest.mark.parametrize("head", ["mlp", "twig", "eagle"])
+@pytest.mark.parametrize("head", covering(["mlp", "twig", "eagle"], ["eagle"]))
 def test_rows_draft_what_they_draft_alone(llava: Any, singles: Any, batch: Any, expected: Any, head: str) -> None:
     """The drafts are the same in every round, so whatever a head remembers, KV or a last state, moved with its row."""
 
@@ -169,7 +179,7 @@ def test_acceptance_of_a_row_does_not_depend_on_the_others(llava: Any, batch: An
     assert all(r.accepted == r.drafted for row in method.trace.rows[1:] for r in row.rounds)
 
 
-@pytest.mark.parametrize("place", [0, 1, 3, 8, 15])
+@pytest.mark.parametrize("place", covering([0, 1, 3, 8, 15], [0, 8]))
 def test_rows_end_at_different_times(llava: Any, batch: Any, expected: Any, place: int) -> None:
     eos = [expected[0][place], expected[1][(place * 7 + 2) % COUNT], expected[3][20]]
     ends = [next((i + 1 for i, t in enumerate(row) if t in eos), COUNT) for row in expected]
@@ -180,7 +190,7 @@ def test_rows_end_at_different_times(llava: Any, batch: Any, expected: Any, plac
         assert [row.stop for row in method.trace.rows] == [("eos" if t[-1] in eos else "length") for t in cut]
 
 
-@pytest.mark.parametrize("gamma", [0, 1, 4])
+@pytest.mark.parametrize("gamma", covering([0, 1, 4], [4]))
 def test_the_control_arm_decodes_batches(llava: Any, batch: Any, expected: Any, gamma: int) -> None:
     """The same method object, one row and several: every draft is the target's own, so every draft stands."""
     method = Control(gamma=gamma)
@@ -237,7 +247,7 @@ def test_token_limit(llava: Any, batch: Any, expected: Any, count: int) -> None:
         assert {row.stop for row in method.trace.rows} == {"length"}
 
 
-@pytest.mark.parametrize("stop_below", [0.05, 0.5, 0.99])
+@pytest.mark.parametrize("stop_below", covering([0.05, 0.5, 0.99], [0.5]))
 def test_confidence_stop(llava: Any, batch: Any, expected: Any, stop_below: float) -> None:
     method = FastVLM(ragged_draft(llava, 3), gamma=8, stop_below=stop_below)
     assert decode(llava, batch, method) == expected

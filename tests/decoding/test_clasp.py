@@ -16,7 +16,7 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers
 
 
-@pytest.mark.parametrize("idle", [(1, 3, 4), (2, 5), (1,)])
+@pytest.mark.parametrize("idle", [(2, 5), *(pytest.param(idle, marks=pytest.mark.slow) for idle in ((1, 3, 4), (1,)))])
 def test_layers_that_add_nothing_are_skipped(inputs: dict[str, Tensor], idle: tuple[int, ...]) -> None:
     """At every choice, after the prompt and after each verification; then each draft is the target's own."""
     target = muted_llava(7, 0.0, idle)[0]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from covering import covering
 from decoding.test_batch import PROMPTS
 from decoding.test_sampling import distance, options, outputs, products
 from families.builders import FAMILIES, plain, randomise
@@ -89,7 +90,7 @@ def test_no_pass_is_spent_in_vain(llava: Any, target: Any, inputs: Any) -> None:
     assert read[1:] == [n for i, r in enumerate(rounds) if r.drafted for n in [1 + bool(i), *[1] * (r.drafted - 1)]]
 
 
-@pytest.mark.parametrize("place", [0, 1, 4, 9])
+@pytest.mark.parametrize("place", covering([0, 1, 4, 9], [1, 4]))
 def test_eos_and_limits(llava: Any, target: Any, alike: Any, inputs: Any, place: int) -> None:
     known = generate(llava, inputs, count=COUNT)
     for second in (alike, llava.__class__(llava.config).eval() if place == 4 else alike):
@@ -191,7 +192,9 @@ def test_a_copy_stays_perfect_in_a_batch(llava: Any, target: Any, singles: Any) 
 # ------------------------------------------------------------------------------------------ families
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "idefics3", "gemma3", "qwen3_5", "mllama"])
+@pytest.mark.parametrize(
+    "name", covering(["qwen2_5_vl", "idefics3", "gemma3", "qwen3_5", "mllama"], ["qwen2_5_vl", "qwen3_5", "mllama"])
+)
 def test_families_as_targets_and_drafts(name: str) -> None:
     """M-RoPE, tiles, sliding windows, recurrent states, cross-attention: each draft is what the model itself says."""
     torch.manual_seed(0)
@@ -208,7 +211,7 @@ def test_families_as_targets_and_drafts(name: str) -> None:
             assert stood(method) == (sum(len(own) for _, _, own in method.seen), 0) and stood(method)[0] > 8
 
 
-@pytest.mark.parametrize("name", ["gemma3", "qwen3_vl"])
+@pytest.mark.parametrize("name", covering(["gemma3", "qwen3_vl"], ["gemma3"]))
 def test_rows_of_families(name: str) -> None:
     """Sliding windows and M-RoPE in a ragged batch: rows of a draft model that lag by another number of tokens."""
     torch.manual_seed(0)
@@ -257,7 +260,7 @@ TEMPLATES = {
 """Chat templates of a language model, for a text or for parts, and what they make of a prompt."""
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", covering(TEMPLATES, lambda template: template != list(TEMPLATES)[1]))
 def test_a_language_model_drafts_without_the_image(tiny: Any, tmp_path: Path, template: str | None) -> None:
     words = copy.deepcopy(tiny.processor.tokenizer)
     words.chat_template = template
@@ -277,6 +280,7 @@ def test_a_language_model_drafts_without_the_image(tiny: Any, tmp_path: Path, te
     assert drafts_of_its_own(method, every=1) > 2
 
 
+@pytest.mark.slow
 def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     """A copy of the embedded model drafts for it: each draft stands, and the table says so. So does a stranger."""
     words = build_tokenizer(["what stands on the grey road below the hills?"] * 9)

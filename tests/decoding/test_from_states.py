@@ -53,7 +53,11 @@ class Case:
             return decode(self.model, self.inputs, method, **self.options, **options)
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))
+QUICK = [("qwen2_5_vl", "eagle3"), ("gemma3", "eagle"), ("qwen3_5", "mtp")]
+EACH = [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow, id="-".join(case)) for case in CASES]
+
+
+@pytest.fixture(scope="module", params=EACH)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     yield Case(*request.param, tmp_path_factory.mktemp("head") / "head")
 

@@ -1,9 +1,11 @@
 """Greedy output of every lossless method equals transformers' own, token by token: exits, γ, EOS, stops."""
 
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from targets import LAYERS, OracleHead, oracle_draft
 from targets import generate as generate_any
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, StoppingCriteria, StoppingCriteriaList
@@ -32,8 +34,10 @@ def expected(llava: Any, inputs: dict[str, Any]) -> list[int]:
     return tokens
 
 
-@pytest.mark.parametrize("gamma", [1, 2, 3, 5, 8, 50])
-@pytest.mark.parametrize("exit_layer", EXITS)
+@pytest.mark.parametrize(
+    ("exit_layer", "gamma"),
+    covering(product(EXITS, (1, 2, 3, 5, 8, 50)), [(1, 1), (1, 50), (2, 2), (2, 8), (3, 3), (4, 5)]),
+)
 def test_oracle_draft(llava: Any, inputs: dict[str, Any], expected: list[int], exit_layer: int, gamma: int) -> None:
     method = FastVLM(oracle_draft(llava, exit_layer), gamma=gamma)
     assert generate(llava, inputs, method) == expected
@@ -46,8 +50,11 @@ def test_oracle_draft(llava: Any, inputs: dict[str, Any], expected: list[int], e
     assert accepted > 5 and rejected > 0, "the draft must meet acceptances and rejections"
 
 
-@pytest.mark.parametrize("head", [*HEADS, None])
-@pytest.mark.parametrize("exit_layer", EXITS)
+EXITS_OF_HEADS = list(product(EXITS, (*HEADS, None)))
+EACH_HEAD = [(EXITS[number % len(EXITS)], head) for number, head in enumerate((*HEADS, None))]
+
+
+@pytest.mark.parametrize(("exit_layer", "head"), covering(EXITS_OF_HEADS, EACH_HEAD))
 def test_untrained_heads(
     llava: Any, inputs: dict[str, Any], expected: list[int], exit_layer: int, head: str | None
 ) -> None:
@@ -111,7 +118,7 @@ def test_perfect_draft_is_always_accepted(llava: Any, inputs: dict[str, Any], ex
     assert len(method.last.rounds) == -(-(len(expected) - 1) // 7)  # γ + 1 tokens a round
 
 
-@pytest.mark.parametrize("stop_below", [0.001, 0.05, 0.5, 0.99])
+@pytest.mark.parametrize("stop_below", covering([0.001, 0.05, 0.5, 0.99], [0.05, 0.5]))
 def test_confidence_stop(llava: Any, inputs: dict[str, Any], expected: list[int], stop_below: float) -> None:
     method = FastVLM(oracle_draft(llava, 3), gamma=8, stop_below=stop_below)
     assert generate(llava, inputs, method) == expected
@@ -126,8 +133,12 @@ def ended(llava: Any, inputs: dict[str, Any], expected: list[int]) -> dict[int, 
     return {place: generate(llava, inputs, eos_token_id=expected[place]) for place in PLACES}
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("gamma", [1, 4, 12])
+GAMMAS = (1, 4, 12)
+
+
+@pytest.mark.parametrize(
+    ("place", "gamma"), covering(product(PLACES, GAMMAS), lambda case: case[1] == GAMMAS[case[0] % len(GAMMAS)])
+)
 def test_eos_at_each_place(
     llava: Any, inputs: dict[str, Any], expected: list[int], ended: dict[int, list[int]], place: int, gamma: int
 ) -> None:

@@ -18,7 +18,7 @@ from fastvlm_bench.models.names import TINY_DRAFTS
 from fastvlm_bench.suites.suite import load_suite, open_image
 
 HEADS = ("eagle-exit1", "attention-exit2", "mlp-exit4")
-NEW = 24
+NEW = 14
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,14 @@
 """Three outcomes of a differing output, and mutants that must be caught: one wrong token, a cache not rolled back."""
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from targets import generate, oracle_draft
 from through_runner import COUNT, outcomes, run
 
@@ -222,8 +224,11 @@ def test_out_of_memory_on_every_sample_ends_the_run(
         run(llava, inputs, FastVLM(oracle_draft(llava, 2)), samples=9)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("sampled", [False, True])
+NO_NUMBERS = list(product((float("nan"), float("inf"), -float("inf")), (False, True)))
+EACH = [NO_NUMBERS[0], NO_NUMBERS[3], NO_NUMBERS[4]]
+
+
+@pytest.mark.parametrize(("value", "sampled"), covering(NO_NUMBERS, EACH))
 def test_logits_that_are_no_numbers_fail_the_sample_and_no_other(
     llava: Any, inputs: dict[str, Any], value: float, sampled: bool
 ) -> None:
@@ -251,8 +256,7 @@ def test_logits_that_are_no_numbers_fail_the_sample_and_no_other(
     assert all(line["token_ids"] for line in lines[-2:]), "later samples are sound"
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize(("value", "sampled"), covering(NO_NUMBERS, EACH))
 def test_logits_that_are_no_numbers_are_seen_in_the_loop_of_transformers(
     llava: Any, inputs: dict[str, Any], value: float, sampled: bool
 ) -> None:

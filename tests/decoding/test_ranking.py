@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from families.builders import FAMILIES, randomise
 from PIL import Image
 from torch import Tensor
@@ -93,9 +94,7 @@ ALONE = ("lfm2_vl", "qwen3_5", "qwen3_5_moe", "minicpmv4_6", "nemotron_h_omni", 
 FEW = ("llava", "qwen2_vl", "paligemma", "mllama", "florence2", "lfm2_vl")
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
-)
+@pytest.mark.parametrize("name", covering(FAMILIES, FEW))
 def test_every_family_reads_answers_side_by_side_as_one_by_one(name: str) -> None:
     torch.manual_seed(0)
     model, given = FAMILIES[name]()
@@ -110,9 +109,7 @@ DRAFTS = sorted(path.name for path in TINY_DRAFTS.iterdir() if path.is_dir())
 QUICK = ("attention-exit1", "eagle-exit1", "mlp-exit2")
 
 
-@pytest.mark.parametrize(
-    "folder", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in DRAFTS]
-)
+@pytest.mark.parametrize("folder", covering(DRAFTS, QUICK))
 def test_a_draft_ranks_by_what_it_would_write(tiny: Target, inputs: dict[str, Any], folder: str) -> None:
     draft = Draft.load(TINY_DRAFTS / folder, tiny.model)
     tokens = option_tokens(tiny, "What color is it?", ANSWERS)

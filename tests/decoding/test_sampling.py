@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from scipy.stats import chi2_contingency, chisquare
 from targets import PROMPT, random_llava
 from torch import Tensor
@@ -209,7 +210,7 @@ class Branches(Guesses):
         return [Round(len(drafted), len(path), len(path), emitted, 0.0, 0.0)]
 
 
-@pytest.mark.parametrize("kind", ["guesses", "tree", "lookup"])
+@pytest.mark.parametrize("kind", covering(["guesses", "tree", "lookup"], ["guesses", "tree"]))
 def test_drafts_that_were_not_drawn(
     target: Any, prompt: dict[str, Tensor], said: list[int], wanted: Distribution, kind: str
 ) -> None:
@@ -297,7 +298,13 @@ def three(target: Any, prompt: dict[str, Tensor], said: list[int]) -> tuple[dict
     return given, wanted
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
+QUICK = [
+    resample_from_p, ratio_a_tenth_too_large, temperature_on_the_target_alone, dropping_what_is_improbable
+]  # fmt: skip
+"""The others are faults of `accept_sampled`, whose own tests catch them."""
+
+
+@pytest.mark.parametrize("mutant", covering(MUTANTS, QUICK))
 def test_a_mutant_is_caught(
     mutant: Callable[[pytest.MonkeyPatch], None], target: Any, prompt: dict[str, Tensor],
     three: tuple[dict[str, Any], Distribution], monkeypatch: pytest.MonkeyPatch,

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from decoding.test_batch import PROMPTS, decode
 from decoding.test_sampling import distance, options, outputs, products
 from scipy.stats import chisquare
@@ -43,7 +44,7 @@ def expected(target: Any, inputs: dict[str, Tensor]) -> list[int]:
     return generate(target, inputs, count=COUNT)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", covering(METHODS, lambda name: name not in ("nothing", "clasp, seldom")))
 def test_greedy(target: Any, inputs: dict[str, Tensor], expected: list[int], name: str) -> None:
     accepted = rejected = 0
     for given in ({"gamma": 1}, {"gamma": 4}, {"gamma": 9, "stop_below": 0.3}):
@@ -54,14 +55,20 @@ def test_greedy(target: Any, inputs: dict[str, Tensor], expected: list[int], nam
     assert accepted > 10 and (rejected > 3) == (name != "nothing")
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("given", [{"repetition_penalty": 1.4}, {"no_repeat_ngram_size": 2}])
+PROCESSORS: list[dict[str, Any]] = [{"repetition_penalty": 1.4}, {"no_repeat_ngram_size": 2}]
+PROCESSED = [(name, given) for name in METHODS for given in PROCESSORS]
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    covering(PROCESSED, [("attentions and MLPs", PROCESSORS[0]), ("swift", PROCESSORS[1]), ("clasp", PROCESSORS[0])]),
+)
 def test_processors(target: Any, inputs: dict[str, Tensor], name: str, given: dict[str, Any]) -> None:
     wanted = generate(target, inputs, count=20, **given)
     assert generate(target, inputs, METHODS[name](gamma=4), 20, **given) == wanted
 
 
-@pytest.mark.parametrize("name", ["attentions and MLPs", "swift", "clasp"])
+@pytest.mark.parametrize("name", covering(["attentions and MLPs", "swift", "clasp"], ["swift"]))
 def test_it_stops_at_eos(target: Any, inputs: dict[str, Tensor], expected: list[int], name: str) -> None:
     for place in (1, 2, 5, 8):
         eos = expected[place]
@@ -80,7 +87,7 @@ def singles() -> list[dict[str, Tensor]]:
     return made
 
 
-@pytest.mark.parametrize("name", ["attentions and MLPs", "swift", "clasp"])
+@pytest.mark.parametrize("name", covering(["attentions and MLPs", "swift", "clasp"], ["swift"]))
 def test_batches_with_ragged_acceptance(target: Any, singles: list[dict[str, Tensor]], name: str) -> None:
     batch, wanted = collate(singles, 0), [generate(target, single, count=20) for single in singles]
     assert len({tuple(row) for row in wanted}) == len(wanted)
@@ -104,12 +111,13 @@ def short(target: Any, inputs: dict[str, Tensor]) -> tuple[list[int], dict[str, 
     return said, options(target, said, max_new_tokens=3), products(target, inputs, said, 3)
 
 
-@pytest.mark.parametrize("name", ["attentions and MLPs", "clasp"])
+@pytest.mark.parametrize("name", covering(["attentions and MLPs", "clasp"], ["clasp"]))
 def test_sampling_keeps_the_distribution(target: Any, inputs: dict[str, Tensor], short: Any, name: str) -> None:
     _, given, wanted = short
     assert distance(outputs(target, inputs, METHODS[name](gamma=2), **given), wanted) < 1e-5
 
 
+@pytest.mark.slow
 def test_sampling_while_the_set_changes(target: Any, inputs: dict[str, Tensor], short: Any) -> None:
     """SWIFT remembers, so its draws cannot be enumerated: chi-square against the target's own probabilities."""
     _, given, wanted = short

@@ -91,6 +91,7 @@ def test_another_model_begins_anew(target: Any, inputs: dict[str, Tensor]) -> No
     assert len(method.known.proposals.units) == 2 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_the_runner_lets_it_forget_what_the_warm_up_taught(target: Any, inputs: dict[str, Tensor]) -> None:
     def rounds(method: Swift) -> list[Any]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from families.builders import FAMILIES
 from targets import generate
 
@@ -55,8 +56,11 @@ class RandomTrees(Proposing):
         raise AssertionError
 
 
-@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}])
-@pytest.mark.parametrize("seed", range(3))
+OPTIONS: list[dict[str, Any]] = [{}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}]
+CASES = [(options, seed) for options in OPTIONS for seed in range(3)]
+
+
+@pytest.mark.parametrize(("options", "seed"), covering(CASES, zip(OPTIONS, range(3), strict=True)))
 def test_it_is_standard_decoding(llava: Any, inputs: dict[str, Any], options: dict[str, Any], seed: int) -> None:
     known = generate(llava, inputs, count=COUNT, **options)
     method = RandomTrees(known, seed)

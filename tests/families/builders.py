@@ -4,7 +4,9 @@ The inputs are built directly as tensors, as the family's processor would give t
 architecture, not the processor. `FAMILIES` maps a family's name to its builder.
 """
 
+import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -99,7 +101,16 @@ def vary(model: Any, inputs: dict[str, Tensor], count: int) -> list[int]:
 
 
 def build(name: str, count: int = 24) -> tuple[Any, dict[str, Tensor], list[int]]:
-    """The family's model, inputs and plain greedy output."""
+    """The family's model, inputs and plain greedy output. Each caller has a model of its own, which it may change."""
+    made, random_state = _built(name, count)
+    torch.set_rng_state(random_state)  # a head that is built next is the same one, whoever asked before
+    return copy.deepcopy(made)
+
+
+@cache
+def _built(name: str, count: int) -> tuple[tuple[Any, dict[str, Tensor], list[int]], Tensor]:
+    """Finding weights whose output varies takes up to twelve generations, and several files ask for a family."""
     torch.manual_seed(0)
     model, inputs = FAMILIES[name]()
-    return model, inputs, vary(model, inputs, count)
+    made = model, inputs, vary(model, inputs, count)
+    return made, torch.get_rng_state()

@@ -274,7 +274,9 @@ def save(name: str, folder: Path, count: int = 24) -> Path:
     torch.manual_seed(0)
     model, _ = kosmos2_builder(VOCABULARY + 11 + 1024, 64) if name == "kosmos2" else FAMILIES[name]()
     model.save_pretrained(folder)
-    _save_processor(name, model, folder)
+    with without_videos():
+        processor = PROCESSORS[name](model)
+    save_processor(processor, model, folder)
     target = Target(str(folder), model, load_processor(str(folder)), torch.device("cpu"), None)
     sample = load_suite("coco-caption", limit=1).samples[0]
     vary(model, target.encode(open_image(sample), sample.prompt), count)
@@ -282,9 +284,8 @@ def save(name: str, folder: Path, count: int = 24) -> Path:
     return folder
 
 
-def _save_processor(name: str, model: Any, folder: Path) -> None:
-    with without_videos():
-        processor = PROCESSORS[name](model)
+def save_processor(processor: Any, model: Any, folder: Path) -> None:
+    """Write a processor's files, without torchvision, too."""
     kind, parts = type(processor), type(processor).get_attributes()
     if "video_processor" in parts and importlib.util.find_spec("torchvision"):  # every user's checkpoint has one
         processor.video_processor = VIDEO_PROCESSOR_MAPPING[type(model.config)]["torchvision"]()

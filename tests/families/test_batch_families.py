@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from families.builders import FAMILIES, build, plain
 from families.shapes import LAYERS, VOCABULARY
 from torch import Tensor
@@ -18,7 +19,8 @@ from fastvlm_bench.engine.batch_inputs import collate
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import UsageError
 
-FAST = ("llava", "gemma3", "qwen2_vl", "qwen2_5_vl")
+FAST = ("qwen2_5_vl",)
+"""Positions of three axes; `decoding` has batches of a plain decoder, and of one with sliding windows."""
 COUNT = 20
 REFUSED = {
     **dict.fromkeys(
@@ -95,9 +97,7 @@ def test_refused_in_one_line(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.fixture(
-    scope="module", params=[name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
-)
+@pytest.fixture(scope="module", params=covering(FAMILIES, FAST))
 def family(request: pytest.FixtureRequest) -> Any:
     if request.param in REFUSED:
         pytest.skip(REFUSED[request.param])

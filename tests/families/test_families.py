@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from covering import covering
 from families import proof
 from families.builders import FAMILIES, build, plain, randomise
 from families.half import measure_half
@@ -24,7 +25,8 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.t5 import shares_position_bias
 
-FAST = ("llava", "gemma3", "mllama", "florence2", "blip2_t5")
+FAST = ("llava", "mllama", "blip2_t5")
+"""A decoder alone, one with cross-attention, and an encoder-decoder; `decoding` has sliding windows."""
 COUNT = 19
 SHORT = 8
 """Tokens where next to nothing that is drafted stands: each is a round."""
@@ -32,9 +34,7 @@ NO_ATTENTION_HEAD = {"mllama": (1, 3)}
 """Exits whose next layer looks at the image only: its copy makes no head, and is refused."""
 
 
-@pytest.fixture(
-    scope="module", params=[name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
-)
+@pytest.fixture(scope="module", params=covering(FAMILIES, FAST))
 def family(request: pytest.FixtureRequest) -> Any:
     model, inputs, expected = build(request.param, COUNT)
     assert len(expected) == COUNT and len(set(expected)) >= 8, f"outputs prove little: {expected}"
@@ -163,6 +163,7 @@ def test_a_wrong_token_is_judged_where_it_stands(name: str) -> None:
     assert found["token"] == wrong[5] and found["expected"] == expected[5] and found["gap"] > found["epsilon"]
 
 
+@pytest.mark.slow
 def test_half_precision_is_counted_beside_its_own_noise() -> None:
     """In float32 no token changes: not with drafts, not in the control, not in standard decoding in blocks."""
     model, inputs, _ = build("llava")

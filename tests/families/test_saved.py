@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from covering import covering
 from families.builders import plain
 from families.proof import Scripted, decode, several_images
 from families.saved import PROCESSORS, save, unmade
@@ -18,7 +19,7 @@ from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.records.record import read_run
 from fastvlm_bench.suites.suite import load_suite
 
-FAST = ("llava", "qwen2_vl")
+FAST = ("qwen2_vl",)
 FEW = 16
 ONE_IMAGE = {"blip2", "blip2_t5", "instructblip", "instructblip_t5", "kosmos2", "florence2"}
 Saved = tuple[str, Path, Path]  # name, checkpoint folder, draft folder
@@ -44,7 +45,7 @@ def call() -> Callable[..., Any]:
 
 @pytest.fixture(
     scope="module",
-    params=[name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in sorted(PROCESSORS)],
+    params=covering(sorted(PROCESSORS), FAST),
 )
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     if package := unmade(request.param):

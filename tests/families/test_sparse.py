@@ -52,6 +52,7 @@ def unsteady() -> tuple[Any, dict[str, Any], list[int]]:
     return model, inputs, reference
 
 
+@pytest.mark.slow
 def test_the_models_own_doing_is_no_violation_and_not_called_a_near_tie(
     unsteady: tuple[Any, dict[str, Any], list[int]],
 ) -> None:
@@ -62,6 +63,7 @@ def test_the_models_own_doing_is_no_violation_and_not_called_a_near_tie(
         assert each["epsilon"] < each["gap"] <= each["block_noise"] + 1e-4
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_gate_is_still_a_violation(
     unsteady: tuple[Any, dict[str, Any], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from covering import covering
 from families.builders import FAMILIES
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.whole import computed, load_weights, sort_unexpected
 
-FAST = ("llava", "qwen2_vl", "gemma4", "blip2_t5")
+FAST = ("qwen2_vl", "blip2_t5")
 BETWEEN = re.compile(
     r"projector|connector|merger|qformer|projection|image_to_text|aligner|adapter|embed_vision|mlp1|hmlp"
 )
@@ -24,7 +25,7 @@ Weights = dict[str, Tensor]
 
 @pytest.fixture(
     scope="module",
-    params=[name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+    params=covering(FAMILIES, FAST),
 )
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Weights]:
     torch.manual_seed(0)

@@ -293,7 +293,7 @@ def test_a_run_records_what_was_asked_for_in_vain(asks: Any, tmp_path: Path) -> 
     assert {line["error"] for line in run.lines} == {None}
 
 
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_answers_that_a_stop_string_ends_are_recorded(asks: Any, plain: Path, batch: int, tmp_path: Path) -> None:
     """By every method at the same token, in batches too, where a loop of transformers pads the rows that have ended."""
     call = ["run", "-s", "coco-caption", "--limit", "6", "--max-new-tokens", "12", "--warmup", "0", "-m", "standard",

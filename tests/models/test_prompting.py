@@ -1,5 +1,6 @@
 """The text around one image: the processor's template first, else the family's own words, else a refusal."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ QUESTION, CAPTION = "What colour is it? Answer with one word.", "Describe this i
 
 class Processor:
     chat_template: str | None = None
+    tokenizer: Any = None
 
 
 class Templated(Processor):
@@ -75,3 +77,23 @@ def test_the_tokenizer_has_the_template() -> None:
     assert render(TokenizerTemplated("unused"), "blip-2", CAPTION, "m") == CAPTION
     with pytest.raises(UsageError, match="for text alone: add a chat_template.jinja that writes images"):
         render(TokenizerTemplated("[{'type': 'image'}, …]"), "git", CAPTION, "m")
+
+
+class OfImagesAlone:
+    """What AutoProcessor gives for a checkpoint that has no tokenizer."""
+
+
+class WithText(OfImagesAlone):
+    tokenizer = None
+
+
+def test_advice_on_a_missing_template_can_be_followed(tmp_path: Path) -> None:
+    told = {}
+    for model, processor in ((str(tmp_path), WithText()), ("someone/model", WithText()), ("x", OfImagesAlone())):
+        with pytest.raises(UsageError) as refusal:
+            render(processor, "never-heard-of", "What is it?", model)
+        told[model] = str(refusal.value)
+        assert "\n" not in told[model]
+    assert "add chat_template.jinja to its folder" in told[str(tmp_path)]
+    assert "to a copy of its files, and give that folder as the model" in told["someone/model"]
+    assert "OfImagesAlone, which takes no text beside an image" in told["x"] and "jinja" not in told["x"]

@@ -149,10 +149,14 @@ def write_run(folder: Path, status: str = "success", **options: Any) -> Run:
     return read_run(folder)
 
 
+BUILDERS = SimpleNamespace(
+    method=method, suite=suite, meta=run_meta, line=line, failed=failed, made=made, run=in_memory
+)  # fmt: skip
+
+
 @pytest.fixture
 def fake(tmp_path: Path) -> SimpleNamespace:
     """The builders. `fake.write("name", ...)` writes into a folder of this test, `fake.run(...)` stays in memory."""
     return SimpleNamespace(
-        method=method, suite=suite, meta=run_meta, line=line, failed=failed, made=made, run=in_memory,
-        write=lambda name="run", **options: write_run(tmp_path / name, **options),
+        **vars(BUILDERS), write=lambda name="run", **options: write_run(tmp_path / name, **options)
     )  # fmt: skip

@@ -21,6 +21,7 @@ def test_rounds_are_priced_by_hand() -> None:
     assert predicted_speedup([], costs) is None
 
 
+@pytest.mark.slow
 def test_run_measures_them(tmp_path: Path) -> None:
     weak = "fastvlm:head=mlp,gamma=4"
     methods = ["-m", f"{weak},stop_below=0.7", "-m", f"{weak},stop_below=0", "-m", "hf-generate"]

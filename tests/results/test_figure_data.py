@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from covering import covering
 
 from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.records.record import Run
@@ -46,11 +48,13 @@ def short(line: dict[str, Any], *methods: str) -> dict[str, Any]:
     return {**line, "token_ids": line["token_ids"][-1:], "decode_s": 0.0, "rounds": []}
 
 
-@pytest.mark.parametrize("name", COMPARED)
-@pytest.mark.parametrize("shorts", [(), ("early-exit",), LABELS], ids=["none", "one", "all"])
-def test_a_figure_has_one_kind_of_speedup_and_names_it(
-    name: str, shorts: tuple[str, ...], fake: SimpleNamespace
-) -> None:
+SHORTS = {"none": (), "one": ("early-exit",), "all": LABELS}
+EACH = [(name, list(SHORTS)[place % 3]) for place, name in enumerate(COMPARED)]
+
+
+@pytest.mark.parametrize(("name", "which"), covering(product(COMPARED, SHORTS), [*EACH, (COMPARED[0], "all")]))
+def test_a_figure_has_one_kind_of_speedup_and_names_it(name: str, which: str, fake: SimpleNamespace) -> None:
+    shorts = SHORTS[which]
     series = of(fake.run(suites=[fake.suite(n=8)], labels=LABELS, change=lambda line: short(line, *shorts)))
     data, by = data_of(name, series), "e2e" if shorts else "decode"
     assert {row["speedup_of"] for row in data} == {by}
@@ -153,7 +157,11 @@ def test_a_point_of_a_batch_is_called_a_batch_and_opens_no_sample(fake: SimpleNa
         assert {row["observation"] for row in data_of(name, series)} == {"batch"}
         assert "of a batch, ×" in texts(name, series)
     assert not any(html_browser.points(series)) and any(html_browser.points(of(fake.run())))
-    assert "Press a point" not in html_of([run]) and "Press a point" in html_of([fake.run()])
+
+
+@pytest.mark.slow
+def test_only_a_page_whose_points_open_samples_says_so(fake: SimpleNamespace) -> None:
+    assert "Press a point" not in html_of([batched(fake)]) and "Press a point" in html_of([fake.run()])
 
 
 def test_samples_have_the_speedup_of_their_batch(fake: SimpleNamespace) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from hostile_texts import HOSTILE, LABELS, hostile
+from results.conftest import BUILDERS
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
@@ -58,9 +59,14 @@ class Tags(HTMLParser):
                 self.handlers.append(f"{tag} {name}")
 
 
-def test_hostile_texts_stay_text(fake: SimpleNamespace) -> None:
+@pytest.fixture(scope="module")
+def hostile_page() -> str:
+    return html_of([hostile(BUILDERS)])
+
+
+def test_hostile_texts_stay_text(hostile_page: str) -> None:
     """Only our elements, nothing fetched, no handler; and the policy names the only script that may run."""
-    text = html_of([hostile(fake)])
+    text = hostile_page
     found = Tags(text)
     assert found.names.count("script") == 2 and not found.fetched and not found.handlers
     assert "img" not in found.names and text.count("<!--") == 0
@@ -72,9 +78,9 @@ def test_hostile_texts_stay_text(fake: SimpleNamespace) -> None:
     assert re.search(r"script-src 'sha256-[\w+/=]{44}'$", policy)
 
 
-def test_labels_that_look_like_markup_stay_labels_in_figures(fake: SimpleNamespace) -> None:
+def test_labels_that_look_like_markup_stay_labels_in_figures(hostile_page: str) -> None:
     """Letter by letter as they are, and no rule of a style sheet is a label's."""
-    found = Tags(html_of([hostile(fake)]))
+    found = Tags(hostile_page)
     assert set(short_labels(LABELS)) <= found.labels
     figures = found.sheets[1:]  # the first is the page's own
     assert figures and not [label for label in LABELS for sheet in figures if label in sheet or "zoom" in sheet]

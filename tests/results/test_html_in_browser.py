@@ -101,6 +101,7 @@ def test_hostile_texts_do_nothing(page: Page, fake: SimpleNamespace, tmp_path: P
     assert page.run("document.querySelector('.answer .text').textContent") == HOSTILE
 
 
+@pytest.mark.slow
 def test_tokens_are_coloured_by_what_became_of_them(page: Page, fake: SimpleNamespace, tmp_path: Path) -> None:
     """The text of the answer is what was emitted; struck through is what was rejected; each round says its time."""
 
@@ -126,6 +127,7 @@ def test_tokens_are_coloured_by_what_became_of_them(page: Page, fake: SimpleName
     assert line["sample_id"] in page.run(LISTED) and complaints(page, path) == []
 
 
+@pytest.mark.slow
 def test_filters_show_what_differs_and_the_worst_first(page: Page, fake: SimpleNamespace, tmp_path: Path) -> None:
     def change(line: dict[str, Any]) -> dict[str, Any]:
         if line["method"] == "fastvlm" and line["sample_id"] == "005":
@@ -163,6 +165,7 @@ def test_filters_show_what_differs_and_the_worst_first(page: Page, fake: SimpleN
     assert complaints(page, path) == []
 
 
+@pytest.mark.slow
 def test_what_differs_is_marked_from_its_own_runs_reference_on(
     page: Page, fake: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -184,6 +187,7 @@ def test_what_differs_is_marked_from_its_own_runs_reference_on(
     assert page.run(cards) == ["B: standard", "B: early-exit (lossy)"] and complaints(page, path) == []
 
 
+@pytest.mark.slow
 def test_texts_of_some_rounds_alone_are_boxes_and_no_error(page: Page, fake: SimpleNamespace, tmp_path: Path) -> None:
     """A record that knows the texts of the first tokens only, for whatever reason."""
     path = tmp_path / "report.html"

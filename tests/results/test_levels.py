@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from covering import covering
 
 from fastvlm_bench.analysis import bounds
 from fastvlm_bench.analysis.bounds import Bounds, mean_bounds, pooled_bounds
@@ -52,8 +53,17 @@ def partly_lost(source: random.Random, n: int, loss: float) -> list[float]:
     return [-source.uniform(0.1, 0.5) * (source.random() < loss / 0.3) for _ in range(n)]
 
 
-@pytest.mark.parametrize("drawn", [only_lost, lost_and_won, partly_lost])
-@pytest.mark.parametrize(("n", "loss"), [(50, 0.005), (50, 0.06), (200, 0.005), (200, 0.02), (600, 0.005), (600, 0.02)])
+SIZES = ((50, 0.005), (50, 0.06), (200, 0.005), (200, 0.02), (600, 0.005), (600, 0.02))
+LOSSES = [(n, loss, drawn) for n, loss in SIZES for drawn in (only_lost, lost_and_won, partly_lost)]
+
+
+@pytest.mark.parametrize(
+    ("n", "loss", "drawn"),
+    covering(
+        LOSSES,
+        [(50, 0.005, only_lost), (50, 0.06, lost_and_won), (200, 0.02, partly_lost), (600, 0.005, lost_and_won)],
+    ),
+)
 def test_a_loss_of_the_margin_is_seldom_called_equivalent(few_draws: None, n: int, loss: float, drawn: Drawn) -> None:
     """The margin is the true loss, so that every "equivalent" is an error; the t interval made 20 to 77 % of them."""
     source, runs, errors = random.Random(n), 200, 0
@@ -183,6 +193,7 @@ def test_a_word_that_the_adjustment_takes_away_says_why(fake: SimpleNamespace) -
     pytest.fail("no interval of 660 left out 1")
 
 
+@pytest.mark.slow
 def test_eleven_methods_at_the_margin_are_seldom_called_same(fake: SimpleNamespace) -> None:
     """Each is 1 % slower than the reference, so that SAME is an error."""
     methods = [fake.method("standard"), *(fake.method(f"hf-generate:{n}") for n in range(11))]

@@ -2,10 +2,12 @@
 
 import io
 import re
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from covering import covering
 from rich.console import Console
 
 from fastvlm_bench.analysis.notices import Notice
@@ -16,7 +18,7 @@ from fastvlm_bench.report.layout import Cells
 from fastvlm_bench.report.one_screen import DROPPED, fitting, merged, print_screen, short_labels
 from fastvlm_bench.report.terminal import print_report
 
-from .test_schema import COMMITTED
+from .test_schema import COMMITTED, meta_of
 
 TWELVE = ("standard", "fastvlm", "fastvlm:head=attention", "fastvlm:head=twig", "fastvlm:head=attention,exit_layer=2",
           *(f"fastvlm:head=mlp,exit_layer={n},gamma=4" for n in (2, 4, 8)), "layerskip:exit_layer=1,gamma=4",
@@ -40,14 +42,19 @@ def test_twelve_methods_fit_one_screen(fake: SimpleNamespace, width: int) -> Non
     assert sum("[" in line and "–" in line for line in lines) == len(TWELVE) - 1, "every method has its interval"
 
 
+LARGE = [folder for folder in COMMITTED if len(meta_of(folder)["methods"]) == 12]
+WIDTHS = (80, 120)
+
+
 @pytest.mark.parametrize(
-    "folder", [f for f in COMMITTED if len(read_run(f).meta["methods"]) == 12], ids=lambda f: f.name
+    ("folder", "width"),
+    covering(product(LARGE, WIDTHS), lambda case: case[1] == WIDTHS[LARGE.index(case[0]) % 2]),
+    ids=lambda value: getattr(value, "name", None),
 )
-def test_committed_runs_fit_one_screen(folder: Any) -> None:
-    run = read_run(folder)
-    for width in (80, 120):
-        assert len(lines_of(run, width)) <= 40
-        assert max(len(line) for line in lines_of(run, width) if not line.startswith("records: ")) <= width
+def test_committed_runs_fit_one_screen(folder: Any, width: int) -> None:
+    lines = lines_of(read_run(folder), width)
+    assert len(lines) <= 40
+    assert max(len(line) for line in lines if not line.startswith("records: ")) <= width
 
 
 def test_columns_are_dropped_in_the_stated_order(fake: SimpleNamespace) -> None:
@@ -104,8 +111,10 @@ def test_failed_samples_and_suites_without_metrics_are_shown(fake: SimpleNamespa
     assert re.search(r"^fastvlm .* 38/38 +2/40 ", text, flags=re.M)
 
 
-@pytest.mark.parametrize("texts", ["the same", "others"])
-@pytest.mark.parametrize("fails", ["standard", "fastvlm", ""])
+FEWER = list(product(("the same", "others"), ("standard", "fastvlm", "")))
+
+
+@pytest.mark.parametrize(("texts", "fails"), covering(FEWER, [FEWER[0], FEWER[4], FEWER[5]]))
 def test_a_difference_of_fewer_samples_says_so(fake: SimpleNamespace, fails: str, texts: str) -> None:
     """Its value is of other samples than the reference's, so that "=" beside another value would be a riddle."""
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from covering import covering
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
@@ -45,7 +46,7 @@ def target(command: str, path: Path) -> Path:
     return Path(f"{path}{COMMANDS[command][-1].partition('{out}')[2]}")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", covering(COMMANDS, lambda command: command != "html"))
 def test_a_pipe_is_written_through_and_stays_one(command: str, places: dict[str, str], tmp_path: Path) -> None:
     path = target(command, tmp_path / "pipe")
     os.mkfifo(path)
@@ -88,7 +89,9 @@ def test_a_disk_that_refuses(command: str, places: dict[str, str]) -> None:
     assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
 
 
-@pytest.mark.parametrize("command", ["export", "latex", "audit", "batches", "html"])
+@pytest.mark.parametrize(
+    "command", covering(["export", "latex", "audit", "batches", "html"], lambda name: name != "html")
+)
 def test_a_dash_is_the_standard_output(command: str, places: dict[str, str], tmp_path: Path) -> None:
     printed = CliRunner().invoke(app, words(command, places, Path("-")), catch_exceptions=False)
     written = CliRunner().invoke(app, words(command, places, tmp_path / "file"), catch_exceptions=False)

@@ -60,7 +60,7 @@ def test_reference_row(by_hand: list[Row]) -> None:
     assert phases.vision_share == pytest.approx(1.0 / 4.0)
     assert row.costs.standard_s_per_token == pytest.approx(0.25)
     assert (row.acceptance.tau, row.acceptance.alpha, row.acceptance.draft_acceptance_rate) == (1.0, None, None)
-    assert row.acceptance.acceptance_by_position == ()
+    assert row.acceptance.acceptance_by_position == row.acceptance.accepted_per_round == ()
     assert row.speedup == Speedup() and row.sameness == Sameness() and row.energy == Energy()
     assert (
         row.costs.measured_over_predicted is row.costs.predicted_decode_speedup is row.costs.draft_s_per_token is None
@@ -83,6 +83,7 @@ def test_method_row(by_hand: list[Row]) -> None:
     assert acceptance.draft_acceptance_rate == pytest.approx(4 / 9)
     assert acceptance.tau == pytest.approx(7 / 3)
     assert acceptance.acceptance_by_position == pytest.approx((2 / 3, 1 / 2, 1.0))
+    assert acceptance.accepted_per_round == pytest.approx((1 / 3, 1 / 3, 0, 1 / 3))  # rounds that accepted 3, 1 and 0
     assert (acceptance.rounds, acceptance.drafted_per_round) == (3, 3.0)
     assert costs.draft_s_per_token == pytest.approx(0.05)
     assert costs.verify_s_per_round == pytest.approx(0.3)

@@ -74,6 +74,10 @@ def test_forty_columns_lose_nothing(folder: Path) -> None:
 def test_an_ascii_terminal_gets_ascii(folder: Path) -> None:
     out, err = report(folder, PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert out.isascii() and err == "" and "tau" in out
+
+
+@pytest.mark.slow
+def test_an_ascii_terminal_gets_every_page(folder: Path) -> None:
     report(folder, "doctor", PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     report(folder, "methods", PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
 

@@ -3,11 +3,13 @@
 import json
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from targets import LAYERS, generate
 from torch.nn import functional
 from training.conftest import picture, trainer_of
@@ -112,8 +114,9 @@ def test_packed_texts_do_not_mix(target: Target, examples: list[Example], traine
             assert [right for right, _ in a.further] == [right for right, _ in b.further]
 
 
-@pytest.mark.parametrize("name", ["medusa", "own"])
-@pytest.mark.parametrize("stop_below", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("name", "stop_below"), covering(product(("medusa", "own"), (0.0, 0.3)), [("medusa", 0.0), ("own", 0.3)])
+)
 def test_validation_promises_what_the_loop_accepts(
     target: Target, examples: list[Example], trained: HeadTrainer, name: str, stop_below: float
 ) -> None:
@@ -176,6 +179,7 @@ def both(given: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_with_the_same_bytes(
     given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,6 @@ from fastvlm_bench.training.validation import GAMMA, validate
 
 COSTS = PassCosts(1.0, 0.1, [1.0] * 11)
 NAMES = ("mlp-exit2", "attention-exit2", "eagle-exit2")
-EACH = ["attention-exit2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mlp-exit2", "eagle-exit2"))]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,8 @@ def accepted(target: Target, method: FastVLM, examples: list[Example]) -> tuple[
     return counts[0], counts[1]
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_alpha_of_validation_is_what_the_loop_accepts(
     target: Target, examples: list[Example], trained: HeadTrainer, name: str
 ) -> None:
@@ -90,7 +90,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(
     ("settings", "names"),
-    [("forced end", NAMES[1:2]), *(pytest.param(s, NAMES, marks=pytest.mark.slow, id=s) for s in SETTINGS)],
+    [pytest.param(s, NAMES, marks=pytest.mark.slow, id=s) for s in SETTINGS],
 )
 def test_alpha_counts_the_models_own_logits_processors(
     target: Target, examples: list[Example], trained: HeadTrainer, names: tuple[str, ...], settings: str,
@@ -121,7 +121,8 @@ def test_alpha_counts_the_models_own_logits_processors(
     assert all(unaware[name] != checked[name] for name in names), "these settings change nothing, so this shows nothing"
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_saved_draft_decodes_alike(
     target: Target, examples: list[Example], trained: HeadTrainer, name: str, tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_reduced_output_is_the_rows_of_the_whole() -> None:
     assert most_frequent([[3]], 9, [0]).tolist() == [0, 3]
 
 
+@pytest.mark.slow
 def test_refused_by_another_target(trained: HeadTrainer, tmp_path: Path) -> None:
     folder = saved(trained, "mlp-exit2", tmp_path / "draft")
     with pytest.raises(

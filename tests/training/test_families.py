@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from families.builders import FAMILIES, build
+from covering import covering
+from families.builders import FAMILIES, build, vary
+from families.others import gemma4
 from torch import Tensor
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.drafts.heads import new_head
 from fastvlm_bench.drafts.imitation_head import Draft, describe_target
 from fastvlm_bench.drafts.manifest import Manifest
-from fastvlm_bench.errors import BenchError
+from fastvlm_bench.errors import BenchError, UsageError
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example
+from fastvlm_bench.training.preflight import usable_exits
 from fastvlm_bench.training.recipe import Recipe
 from fastvlm_bench.training.samples import TrainingSample
 from fastvlm_bench.training.trainer import HeadTrainer
@@ -37,12 +40,17 @@ class GivenTarget(Target):
         return dict(self.given)
 
 
+def given_of(model: Any, inputs: dict[str, Tensor]) -> GivenTarget:
+    tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=2)
+    target = GivenTarget("given", model, SimpleNamespace(tokenizer=tokenizer), torch.device("cpu"), None)
+    target.given = inputs
+    return target
+
+
 def given(name: str) -> tuple[GivenTarget, list[Example]]:
     """The family's target and two texts, the second a part of the first, so that packing has to pad."""
     model, inputs, expected = build(name)
-    tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=2)
-    target = GivenTarget(name, model, SimpleNamespace(tokenizer=tokenizer), torch.device("cpu"), None)
-    target.given = inputs
+    target = given_of(model, inputs)
     sample = TrainingSample(f"{name}/0", "0", "", partial(lambda: None))  # type: ignore[arg-type]
     return target, [Example(sample, tuple(expected), False), Example(sample, tuple(expected[:15]), False)]
 
@@ -95,7 +103,32 @@ def test_several_streams_are_refused(name: str) -> None:
         trainer.prepare(texts)
 
 
-@pytest.mark.parametrize("kind", ["attention", "eagle"])
+def shared_kv() -> tuple[GivenTarget, list[Example]]:
+    """Gemma 4 whose last two layers take the KV of layer 1, and read only the end of a prompt."""
+    torch.manual_seed(0)
+    model, inputs = gemma4(shared=2)
+    expected = vary(model, inputs, COUNT)
+    target, (sample, *_) = given_of(model, inputs), [TrainingSample("g/0", "0", "", partial(lambda: None))]  # type: ignore[arg-type]
+    return target, [Example(sample, tuple(expected), False), Example(sample, tuple(expected[:15]), False)]
+
+
+def test_shared_kv_is_trained_at_its_exit_and_refused_beyond() -> None:
+    target, texts = shared_kv()
+    sample = texts[0].sample
+    assert usable_exits(target, sample, [1, 2, 3, 4], some=True) == [1]
+    with pytest.raises(UsageError, match="no draft can be trained for it: .* use an exit layer of at most 1$"):
+        usable_exits(target, sample, [1, 2])
+    trainer = HeadTrainer(target, [Recipe.parse(k, exit_layer=1) for k in ("mlp", "attention")], lr=0.3, updates=20,
+                          micro=2)  # fmt: skip
+    trainer.prepare(texts)
+    losses = [trainer.update(texts) for _ in range(6)]
+    assert all(losses[-1][name] < 0.97 * losses[0][name] for name in losses[0]), losses
+    trainer = HeadTrainer(target, [Recipe.parse("eagle", exit_layer=1)], lr=0.3, updates=20, micro=2)
+    with pytest.raises(BenchError, match="a head that recurs reads their states of all"):
+        trainer.prepare(texts)
+
+
+@pytest.mark.parametrize("kind", covering(["attention", "eagle"], ["eagle"]))
 def test_recurrent_layers_are_trained_through_by_both_routes(kind: str) -> None:
     """A head that copies a recurrent layer gets the same gradients by both routes, packed and through the cache."""
     target, texts = given("qwen3_5")

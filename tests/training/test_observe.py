@@ -1,13 +1,19 @@
 """What heads learn from: it is the same by both routes, at the positions that predict, with the target's own logits."""
 
 import random
+from collections.abc import Callable
+from itertools import count, product
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from families.builders import build
+from torch import nn
 
 from fastvlm_bench.drafts.heads import HEADS, new_head
+from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.observe import Observer
@@ -43,8 +49,10 @@ def test_both_routes_see_the_same(target: Target, examples: list[Example]) -> No
     assert observer.choose_route(examples) < 1e-4 and observer.packs
 
 
-@pytest.mark.parametrize("kind", HEADS)
-@pytest.mark.parametrize("exit_layer", [1, 3])
+EACH_HEAD = [(kind, (1, 3)[number % 2]) for number, kind in enumerate(HEADS)]
+
+
+@pytest.mark.parametrize(("kind", "exit_layer"), covering(product(HEADS, (1, 3)), EACH_HEAD))
 def test_both_routes_imitate_the_same(target: Target, examples: list[Example], kind: str, exit_layer: int) -> None:
     torch.manual_seed(0)
     head = new_head(kind, target.model, exit_layer)
@@ -92,32 +100,60 @@ class Given:
         self.example = Example(sample, tuple(self.answer), False)
 
 
+def scaled(model: Any, output: nn.Module) -> None:
+    """A scale after the LM head that no configuration names."""
+    output.register_forward_hook(lambda _, __, logits: logits / 7.0 + 0.5)
+
+
+def capped(model: Any, output: nn.Module) -> None:
+    model.config.get_text_config(decoder=True).final_logit_softcapping = 3.0
+
+
+def told(model: Any, output: nn.Module) -> None:
+    """Aya Vision's text model has a scale, which transformers does not apply there."""
+    model.config.get_text_config(decoder=True).logit_scale = 0.25
+
+
+def before(model: Any, output: nn.Module) -> None:
+    """What T5 does: the scale comes before the LM head."""
+    output.register_forward_pre_hook(lambda _, given: (given[0] * 0.3,))
+
+
 @pytest.mark.parametrize(
-    ("name", "key", "value", "scale"),
-    [("paligemma2", "final_logit_softcapping", 3.0, 1.0), ("aya_vision", "logit_scale", 0.25, 1.0)],
-)  # Aya Vision's text model has a scale, which transformers does not apply there
-def test_tail_is_the_targets_own(name: str, key: str, value: float, scale: float) -> None:
-    """Compared with the logits that `generate` itself chose from, where a family caps or scales them."""
+    ("name", "change"),
+    [("paligemma2", capped), ("aya_vision", told), ("llava", scaled), ("llava", before), ("instructblip_t5", before)],
+)
+def test_tail_is_the_targets_own(name: str, change: Callable[[Any, nn.Module], None]) -> None:
+    """Compared with the logits that `generate` itself chose from, whatever a family does to them."""
     own = Given(name)
-    setattr(own.model.config.get_text_config(decoder=True), key, value)
+    change(own.model, output_embeddings(own.model))
     observer = Observer(own.target, [2], 1)
     tail = Tail(own.target, observer, own.example)
-    assert tail.scale == scale and tail.cap == (value if "cap" in key else None)
     made = own.model.generate(
         **own.given, max_new_tokens=len(own.answer), do_sample=False, output_logits=True, return_dict_in_generate=True
     )
     with torch.no_grad():
-        assert close(tail(observer.forced(own.example).last_states()), torch.cat(made.logits[1:]).float())
+        states = observer.forced(own.example).last_states()
+        expected = tail(states)
+        assert close(tail.after(tail.before(states)), expected), "split at the LM head"
+    logits = torch.cat(made.logits[1:]).float()
+    if made.sequences[0].tolist()[-len(own.answer) :] == own.answer:  # else it writes another text than before
+        assert close(expected, logits)
+    else:
+        assert close(expected[0], logits[0])
+    states = states.detach().requires_grad_(True)
+    tail(states).square().sum().backward()
+    assert states.grad is not None and bool(states.grad.abs().sum(dim=1).gt(0).all()), "heads learn through it"
 
 
-def test_tail_refuses_what_is_not_the_targets_own(target: Target, examples: list[Example]) -> None:
-    text = target.model.config.text_config
-    text.final_logit_softcapping = 0.5  # which this architecture does not have
+def test_tail_refuses_a_target_that_does_not_say_the_same_again(target: Target, examples: list[Example]) -> None:
+    calls = count(1)
+    hook = output_embeddings(target.model).register_forward_hook(lambda _, __, logits: logits * next(calls))
     try:
-        with pytest.raises(ValueError, match="do not give its own logits"):
+        with pytest.raises(ValueError, match="do not give its own logits again"):
             Tail(target, Observer(target, [2], 1), examples[0])
     finally:
-        del text.final_logit_softcapping
+        hook.remove()
 
 
 def test_a_written_placeholder_is_read_by_the_forced_route(target: Target, examples: list[Example]) -> None:

@@ -1,10 +1,12 @@
 """The simulated rounds are those of the loop, and their price is worked out by hand."""
 
 import random
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from targets import generate, oracle_draft
 
 from fastvlm_bench.analysis.prediction import PassCosts
@@ -47,8 +49,10 @@ class Scripted(FastVLM):
             del session.draft
 
 
-@pytest.mark.parametrize("share", [0.3, 0.75, 1.0])
-@pytest.mark.parametrize("ends_with_eos", [False, True])
+@pytest.mark.parametrize(
+    ("share", "ends_with_eos"),
+    covering(product((0.3, 0.75, 1.0), (False, True)), [(0.3, False), (0.75, True), (1.0, False)]),
+)
 def test_rounds_are_those_of_the_loop(llava: Any, inputs: dict[str, Any], share: float, ends_with_eos: bool) -> None:
     text = generate(llava, inputs, count=COUNT)
     eos = llava.generation_config.eos_token_id

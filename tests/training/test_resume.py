@@ -146,6 +146,7 @@ def test_killed_anywhere(given: dict[str, Any], whole: Path, tmp_path: Path, eve
     assert event > 30
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_and_restart_starts_over(
     given: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +166,7 @@ def test_other_settings_are_refused_and_restart_starts_over(
     assert weights(out) == weights(whole)
 
 
+@pytest.mark.slow
 def test_a_second_training_in_the_folder_is_refused(given: dict[str, Any], whole: Path, tmp_path: Path) -> None:
     """It names the process that trains there, and leaves what that is writing; a killed one blocks nobody."""
     uninterrupted(whole, given)
@@ -237,6 +239,7 @@ def test_interrupted_within_an_update_finishes_it_first(
     assert weights(out) == weights(whole)
 
 
+@pytest.mark.slow
 def test_early_stop_is_early_after_a_kill_too(given: dict[str, Any], tmp_path: Path) -> None:
     """Killed right after it stopped early, it does not train on."""
     given = {**given, "heads": ("linear",), "lr": 1e-6, "patience": 1, "updates": 12}
@@ -326,6 +329,7 @@ def test_the_command_killed_and_interrupted(given: dict[str, Any], whole: Path, 
     assert other.returncode == 2 and "other settings (seed 0 there, 9 now)" in other.stderr + other.stdout
 
 
+@pytest.mark.slow
 def test_exit_that_was_chosen_is_kept(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` takes the best predicted speed-up; a training that goes on does not choose again."""
     given = {**given, "exit_layers": ("auto",), "heads": ("linear",), "refine_updates": 0, "updates": 2}

@@ -67,6 +67,7 @@ def fixed_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searching, "measure_skip_costs", given)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fixed_costs")
 def test_it_finds_what_adds_nothing_and_goes_on_where_it_stopped(
     idle_target: Target, told: list[Example], tmp_path: Path

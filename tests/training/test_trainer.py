@@ -154,7 +154,7 @@ def test_two_texts_that_do_not_fit_go_one_by_one(
     trainer = HeadTrainer(target, [Recipe.parse("mlp", exit_layer=2)], **OPTIONS)
     monkeypatch.setattr(trainer.observer, "packed", never)
     trainer.prepare(examples)
-    assert trainer.notes == ["texts pass the target one by one: two do not fit into memory"]
+    assert trainer.notes == ["texts pass the target one by one: two cannot pass together"]
     trainer.update(examples[:2])
     monkeypatch.setattr(trainer.observer, "forced", never)
     with pytest.raises(torch.OutOfMemoryError):

@@ -1,0 +1,101 @@
+"""Costs between timed exits, predicted hierarchies by hand, and predictions beside a run."""
+
+from pathlib import Path
+
+import pytest
+
+from fastvlm_bench.agreement.against import check_against, compare
+from fastvlm_bench.agreement.guesses import Guess, Text
+from fastvlm_bench.agreement.pricing import Prices, timed_exits
+from fastvlm_bench.agreement.rates import Matrix
+from fastvlm_bench.agreement.sources import Source
+from fastvlm_bench.agreement.speedups import best_of, expected, hierarchies, hierarchy_speedup, independent, promises
+from fastvlm_bench.analysis.prediction import PassCosts
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.records.record import read_run
+from fastvlm_bench.training.prediction import Checked, simulate
+
+LAYERS, LAYER_S, TAIL_S = 12, 0.01, 0.02
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def cost(layer: int) -> PassCosts:
+    """Costs in which a layer takes the same for any number of positions, and the LM head, too."""
+    return PassCosts(LAYERS * LAYER_S + TAIL_S, layer * LAYER_S + TAIL_S, [(LAYERS - layer) * LAYER_S + TAIL_S] * 9)
+
+
+@pytest.fixture
+def prices() -> Prices:
+    return Prices(LAYERS, cost(1).standard_s, {layer: cost(layer) for layer in timed_exits(LAYERS)}, {})
+
+
+def test_exits_between_the_timed_ones_are_interpolated(prices: Prices) -> None:
+    assert timed_exits(LAYERS) == [1, 4, 8, 11] and timed_exits(2) == [1]
+    for layer in range(1, LAYERS):
+        found = prices.of(Source(layer, "raw"))
+        assert found.draft_s == pytest.approx(cost(layer).draft_s)
+        assert list(found.verify_s) == pytest.approx(list(cost(layer).verify_s))
+
+
+def test_a_hierarchy_by_hand(prices: Prices) -> None:
+    lower, upper = Source(2, "raw"), Source(6, "raw")
+    agreement = Matrix((lower, upper), ((None, 0.8), (None, None)), (0.5, 0.9))
+    token = (3 * 0.04 + (4 * 0.01 + 0.02)) / (1 + 0.8 + 0.64)  # 2 drafts, then layers 3 .. 6 and the LM head
+    round_s = 4 * token + 0.08 + (6 * 0.01 + 0.02)  # 4 such tokens, the last one through layers 1 .. 6, verification
+    wanted = (1 + 0.9 + 0.9**2 + 0.9**3 + 0.9**4) * 0.14 / round_s
+    assert hierarchy_speedup(lower, upper, 2, 4, agreement, prices) == pytest.approx(wanted)
+    alone = {gamma: (sum(0.9**i for i in range(gamma + 1))) * 0.14 / ((gamma + 1) * 0.08 + 0.08) for gamma in (2, 4)}
+    assert independent(upper, 4, agreement, prices) == pytest.approx(alone[4])
+    (one,) = hierarchies([lower, upper], [2, 4], agreement, prices)
+    assert one.single == pytest.approx(max(alone.values())) and one.speedup >= wanted * (1 - 1e-12)
+    assert hierarchies([upper], [2], Matrix((upper,), ((None,),), (0.9,)), prices) == []
+
+
+def test_expected_tokens_of_a_round() -> None:
+    assert expected(1.0, 5) == 6 and expected(0.0, 5) == 1
+    assert expected(0.7, 4) == pytest.approx((1 - 0.7**5) / 0.3)
+
+
+def test_the_best_cell_of_each_exit(prices: Prices) -> None:
+    good, bad = Source(1, "raw"), Source(4, "raw")
+    tokens = tuple(range(1, 10))
+    wrong = (0,) * 8
+    texts = [Text("s/1", "s/1", tokens, ("x",) * 9, False, 0, tokens[1:],
+                  {good: Guess(tokens[1:], (0.9,) * 8), bad: Guess(wrong, (0.3,) * 8)})]  # fmt: skip
+    cells = promises(texts, [good, bad], [1, 4], [0.0, 0.5], {False: prices, True: prices})
+    assert len(cells) == 8
+    first, second = best_of(cells)
+    assert (first.source, first.gamma) == (good, 4) and first.alpha == 1 and first.speedup > 1
+    assert (second.source, second.gamma, second.stop_below) == (bad, 1, 0.5) and second.speedup < 1
+
+
+def test_beside_a_run(prices: Prices) -> None:
+    """The measured speed-up and α are those of the record, over the samples that both have."""
+    run = read_run(RESULTS / "20261124-185037-tiny-describe-3b20")
+    label, source = "layerskip:exit_layer=8,gamma=4", Source(8, "raw")
+    mine = [line for line in run.lines if line["method"] == "standard"][:3]
+    texts = [
+        Text(f"describe/{line['sample_id']}", "i", tuple(line["token_ids"]), (), True, 9, tuple(line["token_ids"][1:]),
+             {source: Guess(tuple(line["token_ids"][1:]), (0.9,) * (len(line["token_ids"]) - 1))}) for line in mine
+    ]  # fmt: skip
+    found = compare(run, "describe", texts, [source], {False: prices, True: prices})
+    (one,) = found.compared
+    ids = {line["sample_id"] for line in mine}
+    own = [line for line in run.lines if line["method"] == label and line["sample_id"] in ids]
+    assert one.method == label and one.samples == 3 and not one.own_costs and found.other_answers == 0
+    assert one.speedup_measured == sum(r["decode_s"] for r in mine) / sum(r["decode_s"] for r in own)
+    rounds = [r for line in own for r in line["rounds"]]
+    assert one.alpha_measured == sum(r[2] for r in rounds) / sum(r[1] for r in rounds) and one.alpha_predicted == 1
+    checked = [Checked([True] * (len(line["token_ids"]) - 1), [0.9] * len(line["token_ids"]), True, 9) for line in mine]
+    assert one.speedup_predicted == simulate(checked, 4, 0.5).speedup(prices.of(source))
+    assert one.error == one.speedup_predicted / one.speedup_measured - 1
+    assert "layerskip:exit_layer=1,gamma=4" in found.skipped and "early-exit" not in found.skipped
+    assert f"within 5 % on {found.close} of 1 cells" in found.sentence
+
+
+@pytest.mark.parametrize(
+    "suite, model, told", [("vqav2", "tiny", "give --suite describe"), ("describe", "me/it", "--model")]
+)
+def test_a_run_of_something_else_is_refused(suite: str, model: str, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        check_against(read_run(RESULTS / "20261124-185037-tiny-describe-3b20"), suite, model)
