@@ -1,6 +1,5 @@
-"""The training of the embedded model itself: it resumes exactly, and deepening keeps what was learned."""
+"""The training of the embedded model itself: it resumes exactly."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +42,3 @@ def test_training_of_the_embedded_model_resumes_exactly(tmp_path: Path) -> None:
         resumed.run(progress)
     for a, b in zip(whole.module.state_dict().values(), resumed.module.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-
-
-def test_deepening_keeps_the_shape_of_the_model(tmp_path: Path) -> None:
-    """Every layer becomes `copies` with its residual branches divided: two steps of half the size."""
-    tokenizer = build_tokenizer(train.tokenizer_texts(0, scenes=50))
-    shallow, deep = (
-        train.LlavaForConditionalGeneration._from_config(build_config(tokenizer, n), attn_implementation="eager")
-        for n in (2, 4)
-    )
-    train.deepen(shallow, deep, 2)
-    for index, layer in enumerate(deep.model.language_model.layers):
-        source = shallow.model.language_model.layers[index // 2]
-        assert torch.equal(layer.self_attn.q_proj.weight, source.self_attn.q_proj.weight)
-        assert torch.equal(layer.mlp.down_proj.weight, source.mlp.down_proj.weight / 2)
-    assert torch.equal(deep.lm_head.weight, shallow.lm_head.weight)
-    shutil.rmtree(tmp_path)
