@@ -138,7 +138,7 @@ def draw_matrix(found: Study, picture: Path) -> None:
         axis.axvline(across - 1.5, color=INK, linewidth=1)
         axis.set_xticks(range(across), [*(names[place] for place in deeper), TARGET], rotation=90)
         axis.set_yticks(range(count), names)
-        axis.set(ylim=(count - 0.5, -0.5), xlabel="chooses the same token, %",
-                 title=f"{found.model} on {found.suite}: agreement of exits over {found.tokens} tokens")  # fmt: skip
+        axis.set(ylim=(count - 0.5, -0.5), xlabel="chooses the same token, %")
+        figure.suptitle(f"{found.model} on {found.suite}: agreement of exits, {found.tokens} tokens", wrap=True)
         axis.grid(visible=False)
         save_picture(figure, picture, "--picture")

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastvlm_bench.drafts.manifest import HEAD_LAYERS, choose_draft, read_manifests
-from fastvlm_bench.errors import UsageError, did_you_mean
+from fastvlm_bench.drafts.manifest import HEAD_LAYERS, choose_draft
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.method_spec import EXIT_LAYER
-from fastvlm_bench.sweeping.grid import RAW, lacking
+from fastvlm_bench.sweeping.grid import RAW, check_heads, lacking, own_drafts
 from fastvlm_bench.sweeping.ranges import read_range
 
 ALL = "all"
@@ -36,10 +36,8 @@ def choose_sources(
     None or `ALL` is every exit. head: [] is the raw exit and every draft. suite: for the command that trains what
     lacks. UsageError for an exit beyond the model, an unknown head, and a head that no draft has at a typed exit.
     """
-    for name in head:
-        if name not in (known := (RAW, *HEAD_LAYERS)):
-            raise UsageError(f"unknown head '{name}'{did_you_mean(name, known)}; --head is one of {', '.join(known)}")
-    there = {} if drafts is None else {f: m for f, m in read_manifests(drafts).items() if m.head in HEAD_LAYERS}
+    check_heads(head)
+    there = own_drafts(drafts)
     every = exit_layer is None or exit_layer.strip() == ALL
     exits = list(range(1, layers))
     if not every:

@@ -12,7 +12,7 @@ from fastvlm_bench.agreement.study import Study
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.report.numbers import milliseconds, number
-from fastvlm_bench.sweeping.grid import RAW
+from fastvlm_bench.sweeping.grid import RAW, cell_method
 
 FEW_RAW = 6
 """Most raw exits that are printed without --details; every trained head is."""
@@ -149,8 +149,7 @@ def _promises(console: Console, found: Study, shown: Sequence[Source]) -> None:
 
 def copy_line(source: Source, gamma: int, stop_below: float) -> str:
     """What to type after `run` to measure a cell."""
-    method = "layerskip:" if source.head == RAW else f"fastvlm:head={source.head},"
-    return f"-m {method}exit_layer={source.exit_layer},gamma={gamma},stop_below={stop_below:g}"
+    return f"-m {cell_method(source.head, source.exit_layer, gamma, stop_below)}"
 
 
 def _hierarchies(console: Console, found: Study) -> None:

@@ -41,12 +41,12 @@ def draft_passes(drafted: int, accepted: int, emitted: int) -> int:
 def predicted_speedup(rounds: Iterable[Sequence[float]], costs: PassCosts) -> float | None:
     """Σ emitted · c_1 / Σ over rounds of (passes · c_d + c_v(passes)); None without a round.
 
-    rounds: as in samples.jsonl: drafted, tested, accepted, emitted, draft_s. One that spent no time on drafting is a
-    plain pass of the target, c_1.
+    rounds: as in samples.jsonl: drafted, tested, accepted, emitted, draft_s. One without a draft and without time
+    for one is a plain pass of the target, c_1; one that was in doubt at once has run its draft pass.
     """
     tokens, own = 0, 0.0
     for drafted, _, accepted, emitted, *seconds in rounds:
-        if seconds and not seconds[0]:
+        if not drafted and seconds and not seconds[0]:
             tokens, own = tokens + int(emitted), own + costs.standard_s
             continue
         passes = draft_passes(int(drafted), int(accepted), int(emitted))

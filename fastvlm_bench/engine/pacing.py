@@ -46,7 +46,7 @@ class Pacing:
         self._decided: dict[int, int] = {}
         self._stood = [PRIOR * (2 * n + 1) / (2 * BINS) for n in range(BINS)]
         self._tested = [PRIOR] * BINS
-        self._standing = 1.0
+        self._standing, self._bar = 1.0, 0.0
 
     def drafts(self, before: int) -> bool:
         """Whether the next round, with `before` tokens of the answer before it, should draft."""
@@ -62,13 +62,15 @@ class Pacing:
         return (ratio >= 1) != (decided % int(again) == 0)
 
     def begin(self) -> None:
-        """A drafting round begins."""
+        """A drafting round begins. What a token must be worth is computed here, for the round: medians take time."""
         self._standing = 1.0
+        known = self._draft_s and self._late
+        self._bar = _rate(self._late) * (median(self._draft_s) + self._rise()) if known else 0.0
 
     def worth(self, chance: float) -> bool:
         """Whether one more draft, of this confidence, is worth its time. What is told here is taken as drafted."""
         stands = self._standing * self._stood[_bin(chance)] / self._tested[_bin(chance)]
-        if self._draft_s and self._late and stands < _rate(self._late) * (median(self._draft_s) + self._rise()):
+        if stands < self._bar:
             return False
         self._standing = stands
         return True

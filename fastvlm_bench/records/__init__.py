@@ -7,6 +7,7 @@ reading.py               their reader, which trusts nothing
 sealing.py               the seal of a run folder: digests that name what was altered
 mixing.py                what a run must not mix, and `compare` must not put side by side
 run_record.py            run.json, field by field
+apart_record.py          its fields of what was measured apart from the samples
 sample_line.py           a line of samples.jsonl, field by field
 schema.py                JSON schemas of both
 run_folders.py           the run folders that a user means who names folders

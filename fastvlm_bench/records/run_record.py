@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
+from fastvlm_bench.records.apart_record import Energy, MemoryParts, Outside, PassCostsRecord, WithoutStop
 from fastvlm_bench.records.sample_line import Amount, Bytes, Count, Limits, Positive
 
 Sha256 = Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
@@ -138,54 +139,6 @@ class Totals(TypedDict):
     new_tokens: NotRequired[Annotated[Count, "tokens decoded"]]
 
 
-class MemoryParts(TypedDict):
-    """What the peak of a method is made of, on the suite's last sample."""
-
-    suite: Annotated[str, "name of the suite"]
-    method: Annotated[str, "label of the method"]
-    sample_id: Annotated[str, "the sample that was decoded"]
-    kind: Annotated[Literal["rss", "allocated"], "resident memory, or tensors on the device"]
-    how: Annotated[Literal["kernel", "sampled", "allocator"] | None, "how the peak was found"]
-    peak_bytes: Annotated[Bytes | None, "bytes at the peak"]
-    weights_bytes: Annotated[Bytes, "bytes of the target's weights"]
-    head_bytes: Annotated[Bytes, "bytes of the draft's head"]
-    cache_bytes: Annotated[Bytes | None, "bytes of the target's KV cache at the end"]
-    activation_bytes: Annotated[Bytes | None, "bytes that the generation took on top, less the cache"]
-    rest_bytes: Annotated[Bytes | None, "bytes that were there before and are neither weights nor head"]
-    reserved_bytes: Annotated[Bytes | None, "bytes that the allocator had taken from the device"]
-    device_used_bytes: Annotated[Bytes | None, "bytes in use on the device, by any process"]
-
-
-class PassCostsRecord(TypedDict):
-    """Seconds of single passes, timed apart from the samples on the suite's last one: medians."""
-
-    suite: Annotated[str, "name of the suite"]
-    method: Annotated[str, "label of a method that drafts"]
-    standard_s: Annotated[Amount, "seconds of one token by the whole target"]
-    draft_s: Annotated[Amount, "seconds of one token by the draft"]
-    verify_s: Annotated[list[Amount], "seconds of a verification of 1, 2, 3 .. positions; some are interpolated"]
-
-
-class WithoutStop(TypedDict):
-    """The rounds of a method that stops in doubt, decoded apart from the samples with stop_below=0."""
-
-    suite: Annotated[str, "name of the suite"]
-    method: Annotated[str, "label of the method"]
-    samples: Annotated[Count, "the suite's first so many samples"]
-    rounds: Annotated[Count, "rounds"]
-    drafted: Annotated[Count, "drafted tokens"]
-    tested: Annotated[Count, "of them tested"]
-    accepted: Annotated[Count, "of them accepted"]
-    emitted: Annotated[Count, "tokens that the rounds emitted"]
-
-
-class Outside(TypedDict):
-    """What lies outside the clock, of one invocation."""
-
-    model_load_s: Annotated[Amount, "seconds of loading the model"]
-    first_call_s: Annotated[dict[str, Amount], "method: seconds of its first generation"]
-
-
 class Generation(TypedDict):
     """The settings of `generate` for all methods: told by the run, else by the checkpoint's generation_config.json."""
 
@@ -202,25 +155,6 @@ class Stopped(TypedDict):
     until_width: Annotated[float | None, "relative half-width that was asked for"]
     budget_s: Annotated[Amount | None, "seconds that were given"]
     widths: Annotated[dict[str, float | None], "method: relative half-width reached; null with too few images"]
-
-
-class EnergyBlock(TypedDict):
-    """A block of generations of one method."""
-
-    method: Annotated[str, "label of the method"]
-    seconds: Annotated[Amount, "seconds of the block"]
-    joules: Annotated[Amount | None, "joules of the whole device or package in the block"]
-    tokens: Annotated[Count, "tokens decoded"]
-    samples: Annotated[Count, "samples decoded"]
-
-
-class Energy(TypedDict):
-    """The blocks of a suite with --energy, or the reason why there are none."""
-
-    source: Annotated[Literal["nvml-counter", "nvml-power", "rapl"] | None, "what counted the joules"]
-    idle_w: NotRequired[Annotated[float | None, "watts at rest"]]
-    blocks: NotRequired[Annotated[list[EnergyBlock], "in the order in which they were measured"]]
-    reason: NotRequired[Annotated[str, "why it was not measured"]]
 
 
 class Predicted(TypedDict):

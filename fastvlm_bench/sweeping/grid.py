@@ -17,6 +17,12 @@ MOST_CELLS = 128
 DEFAULT_GAMMA, DEFAULT_STOP = "2,4,8,12", "0,0.5"
 
 
+def cell_method(head: str, exit_layer: int, gamma: int, stop_below: float) -> str:
+    """A cell as one would type it after -m. head: `RAW` for the raw exit."""
+    method = "layerskip:" if head == RAW else f"fastvlm:head={head},"
+    return f"{method}exit_layer={exit_layer},gamma={gamma},stop_below={stop_below:g}"
+
+
 @dataclass(frozen=True)
 class Grid:
     """What is swept. heads: (head, exit layer) that there are drafts for, in rising order of exits."""
@@ -28,10 +34,8 @@ class Grid:
     @property
     def methods(self) -> tuple[str, ...]:
         """The label of each cell, as one would type it after -m."""
-        return tuple(
-            f"{'layerskip:' if head == RAW else f'fastvlm:head={head},'}exit_layer={layer},gamma={gamma},"
-            f"stop_below={stop:g}" for (head, layer), stop, gamma in product(self.heads, self.stops, self.gammas)
-        )  # fmt: skip
+        cells = product(self.heads, self.stops, self.gammas)
+        return tuple(cell_method(head, layer, gamma, stop) for (head, layer), stop, gamma in cells)
 
     def as_dict(self) -> dict[str, list[str] | list[int] | list[float]]:
         """As run.json has it."""
@@ -53,14 +57,12 @@ def make_grid(
     """
     gammas = tuple(int(value) for value in read_range("--gamma", gamma, GAMMA))
     stops = tuple(float(value) for value in read_range("--stop", stop, STOP_BELOW))
-    for name in head:
-        if name not in (known := (*HEAD_LAYERS, RAW)):
-            raise UsageError(f"unknown head '{name}'{did_you_mean(name, known)}; --head is one of {', '.join(known)}")
+    check_heads(head)
     if drafts is None and (not head or any(name != RAW for name in head)):
         train = f"fastvlm-bench train --model {model} --suite {suite} --out DIR"
         raise UsageError(f"model '{model}' comes without a draft: give one with --draft FOLDER, train one ({train}), "
                          f"or sweep raw exits with --head {RAW}")  # fmt: skip
-    there = {} if drafts is None else _own(read_manifests(drafts))
+    there = own_drafts(drafts)
     layers = layer_count(model) or next((m.target_layers for m in there.values()), None)
     exits = _exits(exit_layer, head, there, layers, model)
     kinds = list(dict.fromkeys(head))
@@ -75,8 +77,16 @@ def make_grid(
     return grid
 
 
-def _own(manifests: dict[Path, Manifest]) -> dict[Path, Manifest]:
-    """The drafts that `fastvlm` decodes with."""
+def check_heads(names: Sequence[str]) -> None:
+    """UsageError for a kind of head that there is not."""
+    for name in names:
+        if name not in (known := (*HEAD_LAYERS, RAW)):
+            raise UsageError(f"unknown head '{name}'{did_you_mean(name, known)}; --head is one of {', '.join(known)}")
+
+
+def own_drafts(drafts: Path | None) -> dict[Path, Manifest]:
+    """Below a folder, the drafts that `fastvlm` decodes with."""
+    manifests = {} if drafts is None else read_manifests(drafts)
     return {folder: manifest for folder, manifest in manifests.items() if manifest.head in HEAD_LAYERS}
 
 

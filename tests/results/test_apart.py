@@ -21,6 +21,14 @@ def test_rounds_are_priced_by_hand() -> None:
     assert predicted_speedup([], costs) is None
 
 
+def test_a_plain_pass_is_priced_as_one_and_nothing_else_is() -> None:
+    costs = PassCosts(1.0, 0.1, [0.9, 1.0, 1.2])
+    plain, doubted, coarse = [0, 0, 0, 1, 0.0, 9.0], [0, 0, 0, 1, 9.0, 9.0], [2, 2, 2, 3, 0.0, 9.0]
+    assert predicted_speedup([plain] * 3, costs) == 1.0
+    assert predicted_speedup([doubted], costs) == pytest.approx(1 / (0.1 + 0.9)), "its draft pass was in vain"
+    assert predicted_speedup([coarse], costs) == pytest.approx(3 / (0.3 + 1.2)), "a coarse clock makes no plain pass"
+
+
 @pytest.mark.slow
 def test_run_measures_them(tmp_path: Path) -> None:
     weak = "fastvlm:head=mlp,gamma=4"
