@@ -23,6 +23,7 @@ from fastvlm_bench.metrics import METRICS, parse_variants
 from fastvlm_bench.models.names import SHORT_DTYPES, long_dtype
 from fastvlm_bench.sampling import check_sampling, generation
 from fastvlm_bench.suites.definition import read_definition
+from fastvlm_bench.suites.shares import WHOLE, Share, check_shard
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
@@ -34,7 +35,7 @@ NOT_MEASURED = ("out", "resume", "json", "require_lossless", "require_valid", "m
                 "offline")  # fmt: skip
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
-         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control")  # fmt: skip
+         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control", "shard")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 
 
@@ -70,6 +71,7 @@ class RunConfig:
     java: METEOR and SPICE of captions, too. metrics: further metrics of every
     suite, each by its name or the path of its file.
     until_width, budget: as in `StopRule`, for each suite. invocations: processes, each with all the repeats.
+    shard: "i/N", the share of each suite's samples that is measured, as in `Share.parse`.
     energy: seconds of the blocks in which energy is measured. `validate` adds the checks that look at the disk.
     """
 
@@ -107,6 +109,7 @@ class RunConfig:
     until_width: float | None = None
     budget: float | None = None
     invocations: int = 1
+    shard: str | None = None
     energy: float | None = None
     out: str = "results"
     resume: str | None = None
@@ -154,6 +157,7 @@ class RunConfig:
         check_batches(self.batch_size, temperature=self.temperature, phases=self.phases, energy=self.energy,
                       refine=self.refine)  # fmt: skip
         check_stopping(self.until_width, self.budget, self.invocations, self.energy)
+        check_shard(self.shard, until_width=self.until_width, budget=self.budget, refine=self.refine)
         labels = [spec.label for spec in self._parse_methods()]
         if ALL in self.methods:
             labels = [REFERENCE, ALL, *(label for label in labels if label in self.methods and label != REFERENCE)]
@@ -163,6 +167,11 @@ class RunConfig:
     def generation(self) -> dict[str, Any]:
         """What `generate` is given, besides the limit, to decode as asked."""
         return generation(self)
+
+    @property
+    def share(self) -> Share:
+        """The share of the samples that is measured: all without --shard."""
+        return WHOLE if self.shard is None else Share.parse(self.shard)
 
     @property
     def floors(self) -> Floors:

@@ -31,7 +31,7 @@ WARNINGS = (
     "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
     "ScoringFailed", "FasterThanPredicted", "SlowerThanPredicted", "SecondsDoNotAddUp", "SlowReference",
-    "ForeignLoop",
+    "ForeignLoop", "MissingShards",
 )  # fmt: skip
 """The names of all warnings. docs/measuring.md explains each of them."""
 INVALID = "INVALID"
@@ -113,6 +113,10 @@ def alpha_of(run: Run, method: str, share: tuple[float, float]) -> str:
 
 
 def _run_warnings(run: Run) -> Iterable[Notice]:
+    if missing := (run.meta.get("merged") or {}).get("missing"):
+        names = ", ".join(f"{number}/{run.meta['merged']['of']}" for number in missing)
+        yield Notice("MissingShards", f"merged without shards {names}: the numbers are of the other samples; measure "
+                     "these and merge again")  # fmt: skip
     environment = run.meta.get("environment", {})
     if environment.get("dirty"):
         yield Notice("DirtyTree", "the code had uncommitted changes, so no commit names it; commit, then run again")

@@ -9,7 +9,7 @@ acceptance.py   `acceptance`
 train.py        `train` and `ablate`
 predict.py      `predict`
 skip_search.py  `skip-search`
-results.py      `compare`, `report`, `show`, `batches`, `export`, `score` and `verify-metrics`
+results.py      `merge`, `compare`, `report`, `show`, `batches`, `export`, `score` and `verify-metrics`
 about.py        `methods`, `models` and `doctor`
 suites.py       `suites` and the commands below it
 options.py      the options that several commands share

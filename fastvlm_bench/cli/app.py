@@ -33,7 +33,7 @@ app = typer.Typer(
 )
 
 for panel, commands in (
-    (MEASURE, (run, sweep, tune, acceptance, train, skip_search, ablate)),
+    (MEASURE, (run, results.merge, sweep, tune, acceptance, train, skip_search, ablate)),
     (
         READ,
         (

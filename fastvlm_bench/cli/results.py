@@ -17,6 +17,23 @@ OutFile = Annotated[Path | None, typer.Option("--out", "--output", "-o", metavar
 # fmt: on
 
 
+def merge(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="Folders of runs by run --shard i/N, or a folder that holds them.")],
+    out: Annotated[Path, typer.Option("--out", "--output", "-o", metavar="DIR", help="Folder that gets the run's folder.")] = RESULTS,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Merge the shards that are there; the record and a warning say which are not.")] = False,
+    json: Json = False,
+    details: Details = False,
+) -> None:  # fmt: skip
+    """Join the runs of run --shard i/N into one run; refuses shards that are missing or measured otherwise."""
+    from fastvlm_bench.errors import UsageError
+    from fastvlm_bench.measuring.benchmark import show_results
+    from fastvlm_bench.measuring.merge import merge as merge_shards
+
+    if details and json:
+        raise UsageError("--details prints every table, and --json prints none; leave one of them out")
+    show_results(merge_shards(_named(folders), out, allow_missing), None, json, details)
+
+
 def score(
     suite: Annotated[str, typer.Option("--suite", "-s", metavar="NAME", help="The suite whose metrics are used; see `suites`.")],
     annotations: Annotated[list[Path], typer.Option(metavar="PATH", help="The official annotation file, repeatable where there are several, the folder that holds them, parquet files, or hf:OWNER/NAME.")],

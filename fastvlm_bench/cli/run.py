@@ -64,6 +64,7 @@ def run(
     warmup: Annotated[int, typer.Option(metavar="N", help="Samples decoded by each method before anything counts.", rich_help_panel=MEASUREMENT)] = 3,
     repeats: Annotated[int, typer.Option(metavar="N", help="Repetitions of each sample; their median counts.", rich_help_panel=MEASUREMENT)] = 1,
     invocations: Annotated[int, typer.Option(metavar="N", help="Processes that measure all of it, one after the other: restarts vary, too.", rich_help_panel=MEASUREMENT)] = 1,
+    shard: Annotated[str | None, typer.Option(metavar="i/N", help="Measure only the i-th of N equal shares of the samples, for job arrays; `merge` joins their folders.", rich_help_panel=MEASUREMENT)] = None,
     until_width: Annotated[float | None, typer.Option(metavar="X", help="End a suite when every decode speed-up is known to this share, such as 0.02.", rich_help_panel=MEASUREMENT)] = None,
     budget: Annotated[float | None, typer.Option(metavar="SECONDS", help="End a suite after so many seconds of measuring.", rich_help_panel=MEASUREMENT)] = None,
     threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads; default: the count at which `standard` is fastest.", rich_help_panel=MEASUREMENT)] = None,
@@ -110,7 +111,7 @@ def run(
         require_lossless=require_lossless, require_valid=require_valid, min_decode_speedup=min_decode_speedup,
         min_alpha=min_alpha, max_quality_drop=max_quality_drop, refine=refine, control=control, margin=margin, variants=tuple(variant or ()), java=java, metrics=tuple(metric or ()),
         temperature=temperature, top_p=top_p, top_k=top_k, ignore_eos=ignore_eos, phases=phases,
-        invocations=invocations, until_width=until_width, budget=budget, energy=energy, batch_size=sizes[0],
+        invocations=invocations, shard=shard, until_width=until_width, budget=budget, energy=energy, batch_size=sizes[0],
     )  # fmt: skip
     asked = RunConfig.from_dict(as_recorded(context, options, resume))
     from fastvlm_bench.measuring.benchmark import run_benchmark

@@ -11,6 +11,9 @@ runner.py          THE LOOP: samples x methods x repeats, interleaved, recorded 
 promising.py       which cells of a sweep a prediction holds possible winners
 williams.py        the order of the methods on each sample, a balanced design
 lines.py           the lines that one generation leaves in samples.jsonl
+ending.py          ends a run: judges it, and writes the final run.json and summary.md
+merge.py           `merge`: one run of the folders of `run --shard i/N`
+part.py            what one process measures of a run, where others measure the rest
 pieces.py          the text of each token, so that a record is shown without the tokenizer
 batch_sweep.py     `run --batch-size 1,2,4,8`: one run per size
 invocation.py      `run --invocations N`: one process after the other on the same run

@@ -16,7 +16,8 @@ from fastvlm_bench.models.draft_model_files import check_draft_model
 from fastvlm_bench.models.names import check_model_name, default_drafts, layer_count
 from fastvlm_bench.records.mixing import changed_suite
 from fastvlm_bench.suites.definition import read_definition
-from fastvlm_bench.suites.suite import Suite, check_images, images_sha256, load_suite
+from fastvlm_bench.suites.shares import shared
+from fastvlm_bench.suites.suite import Suite, check_images, image_digests, images_sha256, load_suite
 from fastvlm_bench.visible import note
 
 
@@ -73,11 +74,12 @@ def load_suites(config: RunConfig) -> list[Suite]:
         if not any(metric in chosen for chosen in own.values()):
             load_metric(metric)  # refuses a name that no metric has
             raise UsageError(f"--variant {metric}=…: none of {', '.join(config.suites)} is scored with {metric}")
-    return [
+    loaded = [
         load_suite(name, split=config.split, data=config.data, limit=config.limit, offline=config.offline,
                    prompt_set=config.prompt_set, prompt=config.prompt, variants=own[name], java=config.java,
                    metrics=added, ranking=True) for name in config.suites
     ]  # fmt: skip
+    return [shared(suite, config.share, config.batch_size) for suite in loaded]
 
 
 def drafts_of(config: RunConfig) -> Path | None:
@@ -91,16 +93,23 @@ def _wish(options: Any) -> dict[str, Any]:
 
 def described_suite(suite: Suite, config: RunConfig) -> dict[str, Any]:
     """The entry of a suite in run.json."""
+    images = image_digests(suite) if config.shard else {}
     samples = [
         {"sample_id": s.sample_id, "image_id": s.image_id, "prompt": s.prompt, "references": list(s.references),
          **({"group": s.group} if s.group else {}),
-         **({"question": s.question} if s.question and s.question != s.prompt else {})}
+         **({"question": s.question} if s.question and s.question != s.prompt else {}),
+         **({"image_file": s.image_path.name, "image_sha256": images[s.image_path]} if config.shard else {})}
         for s in suite.samples
     ]  # fmt: skip
     fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents", "oddities")}
     limit = config.max_new_tokens or suite.max_new_tokens
     return {**fields, "metrics": list(suite.metrics), "max_new_tokens": limit, "images_sha256": images_sha256(suite),
             "samples": samples}  # fmt: skip
+
+
+def described_shard(config: RunConfig) -> dict[str, Any]:
+    """The entry of run.json that says which share of the samples it has; {} where it has all."""
+    return {"shard": {"number": config.share.first + 1, "of": config.share.step}} if config.shard else {}
 
 
 def check_same_data(meta: Mapping[str, Any], suites: Sequence[Suite], config: RunConfig) -> None:

@@ -20,6 +20,7 @@ from fastvlm_bench.engine.measure import GREEDY, measure
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.machine.conditions import Conditions, CpuConditions
 from fastvlm_bench.machine.failures import FAILURES
+from fastvlm_bench.measuring.part import Part
 from fastvlm_bench.models.inputs import shapes as shapes_of
 from fastvlm_bench.models.layers import vision_module
 from fastvlm_bench.models.load import Target
@@ -51,17 +52,17 @@ class Bench:
     """Methods that are built on one loaded target, and the inputs of samples.
 
     Generations share nothing but the model's weights. size: how many samples are decoded at a time; the last batch of
-    a suite may be smaller.
+    a suite may be smaller. part: what this process measures of each suite.
     """
 
     def __init__(
         self, target: Target, methods: Sequence[Built], clock: Clock, *, max_new_tokens: int | None,
         conditions: Conditions | None = None, generation: Mapping[str, Any] = GREEDY, seed: int = 0,
-        phases: bool = False, size: int = 1,
+        phases: bool = False, size: int = 1, part: Part | None = None,
     ) -> None:  # fmt: skip
         self.target, self.methods, self.clock, self.max_new_tokens = target, methods, clock, max_new_tokens
         self.generation, self.seed, self.samples = generation, seed, bool(generation["do_sample"])
-        self.phases, self.size = phases, size
+        self.phases, self.size, self.part = phases, size, part or Part()
         self.first_call_s: dict[str, float] = {}
         self.prepared: dict[str, float] = {}
         self.conditions = conditions or CpuConditions()

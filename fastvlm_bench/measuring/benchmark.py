@@ -24,13 +24,13 @@ from fastvlm_bench.errors import (
     WriteFailed,
 )
 from fastvlm_bench.measuring import williams
-from fastvlm_bench.measuring.before_loading import check, check_same_data, described_suite
+from fastvlm_bench.measuring.before_loading import check, check_same_data, described_shard, described_suite
+from fastvlm_bench.measuring.ending import SUMMARY, end_run
 from fastvlm_bench.measuring.invocation import invoke_all
 from fastvlm_bench.measuring.live import Live
 from fastvlm_bench.measuring.measure_suites import measure_suites
 from fastvlm_bench.measuring.signals import INTERRUPTED, TERMINATED, catch_signals, code_of, deaf
 from fastvlm_bench.method_spec import METHODS, REFERENCE
-from fastvlm_bench.records import document_frequencies
 from fastvlm_bench.records.record import Run, RunWriter, read_meta, read_run
 from fastvlm_bench.records.storage import BOTH_PRINTED, STANDARD_OUTPUT, check_target_file, is_special, now
 from fastvlm_bench.report.export import rows_csv, run_json, run_markdown, save
@@ -41,8 +41,6 @@ from fastvlm_bench.report.terminal import print_report
 from fastvlm_bench.scoring.score import write_predictions
 from fastvlm_bench.suites.suite import Suite
 from fastvlm_bench.visible import note
-
-SUMMARY = "summary.md"
 
 
 def run_benchmark(
@@ -144,7 +142,7 @@ class _Telling:
 
     def results(self, run: Run) -> None:
         if self.show:
-            _show(run, self.csv, self.as_json, self.details)
+            show_results(run, self.csv, self.as_json, self.details)
         if self.predictions is not None:
             write_predictions(run, self.predictions)
         for each in self.after:
@@ -190,7 +188,8 @@ def _ended(
 ) -> tuple[Run, BenchError | None]:  # fmt: skip
     """The run as it was finished. Where the disk takes no more, the run as it is, and the first failure."""
     try:
-        return _finish(writer, outcome, None if failure is None else str(failure), suites), failure
+        documents = {suite.name: suite.documents for suite in suites if suite.documents}
+        return end_run(writer, outcome, None if failure is None else str(failure), documents), failure
     except WriteFailed as full:
         writer.close()
         try:
@@ -233,45 +232,13 @@ def _create(
         "config_sha256": config.sha256(), "suites": [described_suite(suite, config) for suite in suites],
         "model": {"id": config.model}, "methods": [{"label": spec.label} for spec in config.specs],
         "reference": REFERENCE, "order": williams.NAME, "environment": {}, "started_at": now(), "completed_at": None,
-        "totals": {}, "warnings": [], "verdict": None, "error": None,
+        "totals": {}, "warnings": [], "verdict": None, "error": None, **described_shard(config),
         **({"sweep": dict(sweep)} if sweep is not None else {}),
     })  # fmt: skip
 
 
-def _finish(writer: RunWriter, outcome: str, error: str | None, suites: Sequence[Suite]) -> Run:
-    """Judge what was recorded, write the final run.json and summary.md, and return the run as read from its files."""
-    writer.restore()
-    run = read_run(writer.folder)
-    limited = {suite.name: suite.documents for suite in suites if suite.documents}
-    if run.lines and limited:
-        document_frequencies.write(run.folder, limited, {name: written_texts(run, name) for name in limited})
-        run = read_run(writer.folder)
-    fields: dict[str, Any] = {"error": error}
-    if run.lines:
-        verdict = judge(run, status=outcome)
-        failed = sum(line["error"] is not None for line in run.lines)
-        fields |= {
-            "verdict": verdict.as_dict(), "warnings": [notice.as_dict() for notice in verdict.warnings],
-            "totals": {
-                "lines": len(run.lines), "failed": failed,
-                "new_tokens": sum(len(line["token_ids"] or []) for line in run.lines),
-            },
-        }  # fmt: skip
-    writer.finish(outcome, **fields)
-    run = read_run(writer.folder)
-    if run.lines:
-        save(run.folder / SUMMARY, run_markdown(run))
-    return run
-
-
-def written_texts(run: Run, name: str) -> list[str]:
-    """All texts of one suite in a run: references and outputs."""
-    suite = next(suite for suite in run.meta["suites"] if suite["name"] == name)
-    references = [text for sample in suite["samples"] for text in sample["references"]]
-    return references + [line["text"] for line in run.lines if line["suite"] == name and line["text"] is not None]
-
-
-def _show(run: Run, csv: Path | None, as_json: bool, details: bool) -> None:
+def show_results(run: Run, csv: Path | None, as_json: bool, details: bool) -> None:
+    """Print a run that has ended, and write its table where `csv` says."""
     rows, _ = judged_rows(run)
     if as_json:
         print(run_json(run, rows))

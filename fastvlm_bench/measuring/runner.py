@@ -28,7 +28,7 @@ MAX_FAILURES_IN_A_ROW = 3
 
 @dataclass(frozen=True)
 class Group:
-    """The lines of all methods on the same samples and repeat. done, total: of the suite, samples times repeats."""
+    """The lines of all methods on the same samples and repeat. done, total: samples times repeats of this process."""
 
     suite: str
     done: int
@@ -56,13 +56,12 @@ class Runner(Bench):
         after three groups in a row in which every method failed.
         """
         repetitions = range(invocation * repeats, (invocation + 1) * repeats)
-        done, total, failed_in_a_row = 0, len(suite.samples) * repeats, 0
+        done, total, failed_in_a_row = 0, self.part.samples(suite, self.size) * repeats, 0
         for built in self.methods:  # what a method learns while it decodes, it learns anew on each suite
             built.method.reset()
         gc.collect()
         gc.freeze()  # what is loaded stays, so the garbage collector need not look at it again
-        for number, start in enumerate(range(0, len(suite.samples), self.size)):
-            samples = list(suite.samples[start : start + self.size])
+        for turn, (number, samples) in enumerate(self.part.batches(suite, self.size)):
             prepared: Prepared | None = None
             for repeat in repetitions:
                 if stop is not None and stop.by is not None:
@@ -71,7 +70,7 @@ class Runner(Bench):
                 if all((suite.name, sample.sample_id, repeat) in writer.completed for sample in samples):
                     continue
                 prepared = prepared or self.prepare(samples, number)
-                places = williams.order(len(self.methods), number, self.seed, suite.name, repeat)
+                places = williams.order(len(self.methods), turn, self.seed, suite.name, repeat)
                 by_method = self._measured(suite, prepared, [self.methods[i] for i in places], repeat, writer,
                                            invocation)  # fmt: skip
                 lines = [line for lines in by_method for line in lines]
@@ -92,13 +91,14 @@ class Runner(Bench):
         invocation: int,
     ) -> list[list[Line]]:  # fmt: skip
         """Measure each method once on the same inputs, judge and record. Returns the lines of each method, in order."""
+        marks = {"invocation": invocation, **self.part.marks}
         before = versions(prepared.inputs)
         try:
             by_method = [self._lines(suite, prepared, built, repeat, place) for place, built in enumerate(order)]
         except DeviceLost as lost:  # recorded as failed, so that a resumed run leaves these samples out
             for place, built in enumerate(order):
                 for line in void(self._keys(suite, prepared, built, repeat, place), str(lost), prepared.number):
-                    writer.append({**line, "flags": [], "losslessness": None, "invocation": invocation})
+                    writer.append({**line, "flags": [], "losslessness": None, **marks})
             raise DeviceLost(
                 f"the device failed on sample {prepared.samples[0].sample_id} of {suite.name} ({lost}), and this "
                 "process cannot use it any more; what was measured is kept"
@@ -113,7 +113,7 @@ class Runner(Bench):
                 batch = Batch(prepared.inputs, [other["token_ids"] for other in lines], row) if self.size > 1 else None
                 judged = self._judge(suite, line, group, single, batch)
                 # All lines of the group carry the flags, because ratios are formed within it.
-                writer.append({**line, "flags": flags, "losslessness": judged, "invocation": invocation})
+                writer.append({**line, "flags": flags, "losslessness": judged, **marks})
             groups.append(group)
         return [list(lines) for lines in zip(*groups, strict=True)]
 

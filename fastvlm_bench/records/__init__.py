@@ -6,6 +6,7 @@ record.py                run.json and samples.jsonl: the only writer
 reading.py               their reader, which trusts nothing
 sealing.py               the seal of a run folder: digests that name what was altered
 mixing.py                what a run must not mix, and `compare` must not put side by side
+merging.py               joins the runs of `run --shard i/N` into one record
 run_record.py            run.json, field by field
 apart_record.py          its fields of what was measured apart from the samples
 sample_line.py           a line of samples.jsonl, field by field

@@ -35,6 +35,11 @@ def write(folder: Path, documents: Mapping[str, Documents], texts: Mapping[str, 
             lists = [references for other, references in images if group in ("", other)]
             found = document_frequencies(lists, own)
             content.setdefault(name, {})[group] = {"images": found.images, "counts": dict(sorted(found.counts.items()))}
+    save(folder, content)
+
+
+def save(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the file into a run folder. counts must be sorted. WriteFailed."""
     write_atomically(folder / FILE, json.dumps(content).encode("ascii") + b"\n")
 
 

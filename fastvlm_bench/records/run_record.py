@@ -19,6 +19,8 @@ class Sample(TypedDict):
     rendered: NotRequired[Annotated[str, "the exact text that the model read"]]
     group: NotRequired[Annotated[str, "part of the data set that it belongs to, by the official file"]]
     question: NotRequired[Annotated[str, "the data set's own text within the prompt"]]
+    image_file: NotRequired[Annotated[str, "with --shard: name of the image's file"]]
+    image_sha256: NotRequired[Annotated[Sha256, "with --shard: of the image's bytes"]]
 
 
 class SuiteRecord(TypedDict):
@@ -201,6 +203,33 @@ class Seal(TypedDict):
     files: Annotated[dict[str, SealedFile], "by name: samples.jsonl and document_frequencies.json"]
 
 
+class Shard(TypedDict):
+    """The share of the samples that a run has, with --shard. Its suites hold the samples of the share alone."""
+
+    number: Annotated[Positive, "which share, from 1"]
+    of: Annotated[Positive, "into how many shares the samples were divided"]
+
+
+class MergedShard(TypedDict):
+    """A run that was merged."""
+
+    number: Annotated[Positive, "its share"]
+    run_id: Annotated[str, "name of its folder when it was made"]
+    status: Annotated[str, "how it ended"]
+    lines: Annotated[Count, "its lines that count"]
+    host: Annotated[str | None, "where it was measured"]
+    started_at: Annotated[Time, "when it began"]
+    completed_at: Annotated[Time | None, "when it ended"]
+
+
+class Merged(TypedDict):
+    """What `merge` made the run of."""
+
+    of: Annotated[Positive, "into how many shares the samples were divided"]
+    missing: Annotated[list[Positive], "shares that are not there, by --allow-missing"]
+    shards: Annotated[list[MergedShard], "those that are"]
+
+
 class RunRecord(TypedDict):
     """A run: what was asked for, of what, where, and how it ended. Times are UTC."""
 
@@ -232,6 +261,8 @@ class RunRecord(TypedDict):
     warnings: Annotated[list[Notice], "what a reader of the numbers should know"]
     verdict: Annotated[VerdictRecord | None, "null until something was measured and judged"]
     error: Annotated[str | None, "why it ended with status error"]
+    shard: NotRequired[Annotated[Shard, "with --shard"]]
+    merged: NotRequired[Annotated[Merged, "of a run by the command merge"]]
     memory: NotRequired[Annotated[list[MemoryParts], "parts of a peak, of each suite and method"]]
     costs: NotRequired[Annotated[list[PassCostsRecord], "of each suite and method that drafts; not for batches"]]
     without_stop: NotRequired[Annotated[list[WithoutStop], "of each suite and method that stops in doubt"]]

@@ -91,6 +91,10 @@ class SampleLine(TypedDict):
     repeat: Annotated[Count, "part of the key: number of the repetition, from 0"]
     order: Annotated[Count, "place in the turn of methods, from 0"]
     seed: NotRequired[Annotated[Count, "seed of torch's generators for this line, where tokens were drawn"]]
+    shard: NotRequired[Annotated[Positive, "number of the share that --shard named, from 1"]]
+    rank: NotRequired[
+        Annotated[Count, "number of the process that measured it, where torchrun started several, from 0"]
+    ]
     invocation: NotRequired[Annotated[Count, "number of the process, from 0"]]
     token_ids: Annotated[list[Count] | None, "new tokens, up to and including EOS"]
     text: Annotated[str | None, "the new tokens as text"]

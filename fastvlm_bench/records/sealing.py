@@ -7,7 +7,7 @@ and seals it anew is not found out. Records of older versions have no seal.
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,14 @@ def check_files(folder: Path, meta: Mapping[str, Any], whole: int) -> None:
             raise _altered(path, f"it has {there} lines, and run.json sealed {kept['lines']}")
         if other_size or _sha256(data[:size]) != kept["sha256"]:
             raise _altered(path, "its content is not what run.json sealed")
+
+
+def digest_of_images(images: Iterable[tuple[str, str]]) -> str:
+    """`images_sha256` of a suite: the SHA-256 over name and SHA-256 of each image, in the samples' order."""
+    digest = hashlib.sha256()
+    for name, content in images:
+        digest.update(f"{name}\0{content}\n".encode())
+    return digest.hexdigest()
 
 
 RESTORE = "restore it from a copy"

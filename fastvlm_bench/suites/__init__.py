@@ -8,6 +8,7 @@ definition.py       reads `suites/<name>.toml`
 files.py            where the official files of a suite lie, and what is missing
 where.py            whether a split is read from official files, a table, or the hub
 image_files.py      opens an image file: which kinds, how many pixels, to its last byte
+shares.py           the share of a suite that one process measures
 hub_data.py         files of a folder or of a repository of the hub
 tables.py           a split from parquet or arrow files, images unpacked
 table_definition.py  what a suite file declares about its table

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.metrics import METRICS, choose_variants, java_metrics, tokenised
+from fastvlm_bench.records.sealing import digest_of_images
 from fastvlm_bench.suites.annotations import Entry
 from fastvlm_bench.suites.catalogue import suite_names
 from fastvlm_bench.suites.definition import (
@@ -242,8 +243,10 @@ def images_sha256(suite: Suite) -> str:
 
     It also sees a changed file that keeps its length and still decodes, unlike `Suite.sha256` and `check_images`.
     """
-    digest = hashlib.sha256()
-    for path in dict.fromkeys(sample.image_path for sample in suite.samples):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.name}\0{content}\n".encode())
-    return digest.hexdigest()
+    return digest_of_images((path.name, content) for path, content in image_digests(suite).items())
+
+
+def image_digests(suite: Suite) -> dict[Path, str]:
+    """SHA-256 of the bytes of every image, in the samples' order."""
+    paths = dict.fromkeys(sample.image_path for sample in suite.samples)
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}

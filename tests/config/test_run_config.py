@@ -20,7 +20,7 @@ CHANGED: dict[str, Any] = {
     "require_lossless": True, "require_valid": True, "min_decode_speedup": 1.2, "min_alpha": 0.7,
     "max_quality_drop": 1.0, "margin": 1.0, "variants": ("vqa_accuracy=official",),
     "ignore_eos": True, "phases": True, "refine": True, "control": False, "until_width": 0.02,
-    "budget": 60.0, "invocations": 3, "energy": 5.0, "java": True, "metrics": ("anls",), "batch_size": 4,
+    "budget": 60.0, "invocations": 3, "shard": "2/3", "energy": 5.0, "java": True, "metrics": ("anls",), "batch_size": 4,
     "device_map": "auto", "attn": "eager", "quantize": "4bit", "trust_remote_code": True, "offline": True,
 }  # fmt: skip
 SAMPLED: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 20}
@@ -95,6 +95,10 @@ def test_a_shared_option_without_effect_is_refused() -> None:
     ({"split": "val2018"}, "unknown split 'val2018' of suite 'coco-caption'"),
     ({"suites": ("coco-caption", "vqav2"), "split": "val2017"}, "unknown split 'val2017' of suite 'vqav2'"),
     ({"methods": ("fast",)}, "unknown method 'fast'"),
+    ({"shard": "0/4"}, "--shard is '0/4'; it must be 1/4 … 4/4"), ({"shard": "5/4"}, "it must be 1/4 … 4/4"),
+    ({"shard": "2"}, "it must be i/N, with i from 1 to N"), ({"shard": "1/0"}, "it must be i/N"),
+    ({"shard": "1/2", "until_width": 0.1}, "--until-width goes by all that was measured before"),
+    ({"shard": "1/2", "refine": True}, "--refine goes by all"),
 ])  # fmt: skip
 def test_refusals(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     assert message in refusal(out=str(tmp_path), **options)
@@ -111,7 +115,7 @@ def test_allowed(options: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_it_round_trips_through_json() -> None:
-    single = {"require_lossless": False, "invocations": 1, "refine": False, "batch_size": 1}
+    single = {"require_lossless": False, "invocations": 1, "refine": False, "batch_size": 1, "shard": None}
     config = RunConfig(**CHANGED | SAMPLED | single)
     stored = json.loads(json.dumps(config.to_dict()))
     assert RunConfig.from_dict(stored) == config
