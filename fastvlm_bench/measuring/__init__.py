@@ -12,6 +12,8 @@ promising.py       which cells of a sweep a prediction holds possible winners
 williams.py        the order of the methods on each sample, a balanced design
 lines.py           the lines that one generation leaves in samples.jsonl
 ending.py          ends a run: judges it, and writes the final run.json and summary.md
+ranks.py           several processes that share a run's samples, as torchrun starts them
+sharing.py         what the leader of these processes does, and what the others do
 merge.py           `merge`: one run of the folders of `run --shard i/N`
 part.py            what one process measures of a run, where others measure the rest
 pieces.py          the text of each token, so that a record is shown without the tokenizer

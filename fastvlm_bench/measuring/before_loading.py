@@ -21,8 +21,11 @@ from fastvlm_bench.suites.suite import Suite, check_images, image_digests, image
 from fastvlm_bench.visible import note
 
 
-def check(config: RunConfig) -> list[Suite]:
-    """Check names, files, images, drafts, exit layers and the output folder. Returns the suites; UsageError."""
+def check(config: RunConfig, images: bool = True) -> list[Suite]:
+    """Check names, files, images, drafts, exit layers and the output folder. Returns the suites; UsageError.
+
+    images: False where another process has decoded them.
+    """
     config.validate()
     check_model_name(config.model)
     layers = layer_count(config.model)
@@ -56,7 +59,8 @@ def check(config: RunConfig) -> list[Suite]:
     for suite in suites:
         for metric in suite.metrics:
             load_metric(metric)
-        check_images(suite)
+        if images:
+            check_images(suite)
     return suites
 
 

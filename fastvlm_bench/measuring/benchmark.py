@@ -29,13 +29,16 @@ from fastvlm_bench.measuring.ending import SUMMARY, end_run
 from fastvlm_bench.measuring.invocation import invoke_all
 from fastvlm_bench.measuring.live import Live
 from fastvlm_bench.measuring.measure_suites import measure_suites
+from fastvlm_bench.measuring.ranks import Team, check_several, join, leave, several
+from fastvlm_bench.measuring.sharing import follow, lead
 from fastvlm_bench.measuring.signals import INTERRUPTED, TERMINATED, catch_signals, code_of, deaf
 from fastvlm_bench.method_spec import METHODS, REFERENCE
+from fastvlm_bench.records.rank_files import fold
 from fastvlm_bench.records.record import Run, RunWriter, read_meta, read_run
 from fastvlm_bench.records.storage import BOTH_PRINTED, STANDARD_OUTPUT, check_target_file, is_special, now
 from fastvlm_bench.report.export import rows_csv, run_json, run_markdown, save
 from fastvlm_bench.report.one_screen import print_screen
-from fastvlm_bench.report.sample_export import samples_csv
+from fastvlm_bench.report.sample_export import sample_lines
 from fastvlm_bench.report.sweep import sweep_csv
 from fastvlm_bench.report.terminal import print_report
 from fastvlm_bench.scoring.score import write_predictions
@@ -47,6 +50,27 @@ def run_benchmark(
     config: RunConfig, *, resume: Path | None, csv: Path | None, predictions: Path | None = None, as_json: bool,
     show: bool = True, quiet: bool = False, details: bool = False, answers: bool = False,
     after: Sequence[Callable[[Run], None]] = (), command: Sequence[str] = (), sweep: Mapping[str, Any] | None = None,
+) -> int:  # fmt: skip
+    """`_run`, in one process or in several that share the samples: then only the leader prints."""
+    given: dict[str, Any] = dict(
+        resume=resume, csv=csv, predictions=predictions, as_json=as_json, show=show, quiet=quiet, details=details,
+        answers=answers, after=after, command=command, sweep=sweep,
+    )  # fmt: skip
+    if not several():
+        return _run(config, None, **given)
+    check_several(config, **{"a sweep": sweep is not None})
+    team = join(config)
+    try:
+        return _run(config, team, **given) if team.leads else follow(team, config)
+    finally:
+        team.release()
+        leave()
+
+
+def _run(
+    config: RunConfig, team: Team | None, *, resume: Path | None, csv: Path | None, predictions: Path | None,
+    as_json: bool, show: bool, quiet: bool, details: bool, answers: bool, after: Sequence[Callable[[Run], None]],
+    command: Sequence[str], sweep: Mapping[str, Any] | None,
 ) -> int:  # fmt: skip
     """Run what `config` says and, if `show`, print the report. Returns the exit code.
 
@@ -69,7 +93,7 @@ def run_benchmark(
                          "out; leave one of them out, or use the command show afterwards")  # fmt: skip
     if details and as_json:
         raise UsageError("--details prints every table, and --json prints none; leave one of them out")
-    suites = check(config)
+    suites = check(config, images=resume is None)  # of a resumed run their digest says that they are as they were
     for oddity in (text for suite in suites for text in suite.oddities):
         note(oddity)
     if resume and config.refine:
@@ -86,6 +110,8 @@ def run_benchmark(
     writer, outcome, code, failure = None, "success", 0, None
     try:
         writer = RunWriter.resume(resume, config.sha256(), config.measured()) if resume else None
+        if writer is not None and (left := fold(writer)):
+            note(f"{left} lines that processes of this run had left are kept")
         live = Live(Console(stderr=True, quiet=as_json or quiet), REFERENCE, answers, swept=sweep is not None)
         writer = writer or _create(config, suites, command, sweep)
         if config.invocations > 1:
@@ -94,6 +120,8 @@ def run_benchmark(
                 outcome = "interrupted"
             elif code:
                 raise BenchError("an invocation failed, as said above; what was measured is kept")
+        elif team is not None:
+            lead(team, config, suites, writer, live)
         else:
             measure_suites(config, suites, writer, live)
     except (KeyboardInterrupt, Terminated) as stop:
@@ -252,4 +280,4 @@ def show_results(run: Run, csv: Path | None, as_json: bool, details: bool) -> No
     if csv is not None:
         save(csv, sweep_csv(run, rows) if is_sweep(run) else rows_csv(rows))
         if csv != STANDARD_OUTPUT and not is_special(csv):
-            save(csv.with_name(f"{csv.stem}-samples.csv"), samples_csv(run))
+            save(csv.with_name(f"{csv.stem}-samples.csv"), sample_lines([run]))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from types import TracebackType
 from typing import Any
 
@@ -28,7 +27,7 @@ class Live:
             TimeRemainingColumn(), TextColumn("{task.fields[estimate]}"), console=console, transient=True,
         )  # fmt: skip
         self._bars: dict[str, Any] = {}
-        self._logs: dict[tuple[str, str], list[float]] = {}  # (suite, method) -> log ratios
+        self._sums: dict[str, dict[str, tuple[float, int]]] = {}  # suite -> method -> sum of log ratios, how many
 
     def __enter__(self) -> "Live":
         self.progress.start()
@@ -55,21 +54,18 @@ class Live:
         seconds: dict[str, float] = {}
         for line in group.lines:  # a batch has several lines per method
             seconds[line["method"]] = seconds.get(line["method"], 0.0) + (line["decode_s"] or 0.0)
-        base = seconds.pop(self.reference, 0.0)
+        base, sums = seconds.pop(self.reference, 0.0), self._sums.setdefault(group.suite, {})
         if base > 0 and all(line["error"] is None for line in group.lines):
             for method, own in seconds.items():
                 if own > 0:
-                    self._logs.setdefault((group.suite, method), []).append(math.log(base / own))
+                    total, count = sums.get(method, (0.0, 0))
+                    sums[method] = total + math.log(base / own), count + 1
+        means = {method: total / count for method, (total, count) in sums.items()}
         if isinstance(self.progress, GridProgress):
-            self.progress.logs = {
-                method: list(logs) for (suite, method), logs in self._logs.items() if suite == group.suite
-            }
+            self.progress.logs = means
             self.progress.update(self._bars[group.suite], completed=group.done)
             return
-        shares = [
-            f"{method} {math.exp(fmean(logs)):.2f}×" for (suite, method), logs in self._logs.items()
-            if suite == group.suite
-        ]  # fmt: skip
+        shares = [f"{method} {math.exp(mean):.2f}×" for method, mean in means.items()]
         self.progress.update(self._bars[group.suite], completed=group.done, estimate="  ".join(sorted(shares)))
 
     def _print_answers(self, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -19,15 +19,22 @@ from fastvlm_bench.machine.limits import thread_counts, thread_limit
 from fastvlm_bench.measuring.before_loading import drafts_of
 from fastvlm_bench.measuring.control_arm import measured_specs
 from fastvlm_bench.measuring.live import Live
+from fastvlm_bench.measuring.part import Part
+from fastvlm_bench.measuring.ranks import Team
 from fastvlm_bench.method_spec import CONTROL, REFERENCE, MethodSpec
-from fastvlm_bench.records.record import RunWriter, read_run
+from fastvlm_bench.records.rank_files import Writer
+from fastvlm_bench.records.record import read_run
 from fastvlm_bench.suites.suite import Suite
 
 
 def measure_suites(
-    config: RunConfig, suites: Sequence[Suite], writer: RunWriter, live: Live, invocation: int = 0
-) -> None:
-    """Measure one invocation's part of a run: load, build, check, warm up, run. Each line is recorded once measured."""
+    config: RunConfig, suites: Sequence[Suite], writer: Writer, live: Live, invocation: int = 0,
+    team: Team | None = None,
+) -> None:  # fmt: skip
+    """Measure one invocation's part of a run: load, build, check, warm up, run. Each line is recorded once measured.
+
+    team: the processes that share the run's samples, where there are several.
+    """
     import torch
 
     from fastvlm_bench.checks.preflight import in_lines, preflight
@@ -45,7 +52,8 @@ def measure_suites(
     with live:
         live.say(f"loading {config.model}")
         began = time.perf_counter()
-        target = load_target(config.model, **config.loading)
+        placed = {} if team is None else {"device": team.device(config.device)}
+        target = load_target(config.model, **config.loading | placed)
         load_s = time.perf_counter() - began
         clock = Clock(target.device)
         specs = measured_specs(config, str(target.model.dtype).removeprefix("torch."), writer.meta["methods"])
@@ -69,6 +77,7 @@ def measure_suites(
         runner = Runner(
             target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions,
             generation=config.generation, seed=config.seed, phases=config.phases, size=config.batch_size,
+            part=Part.of(config) if team is None else team.part(config),
         )  # fmt: skip
         checked = runner.self_check(suites[0])
         for layer, found in checked.items():
@@ -77,7 +86,8 @@ def measure_suites(
             threads = config.threads or writer.meta["environment"].get("threads")
             if threads is None:
                 live.say("looking for the thread count at which standard decoding is fastest")
-                threads = runner.fastest_threads(suites[0], thread_counts(thread_limit()))
+                limit = thread_limit() if team is None else team.threads(thread_limit())
+                threads = runner.fastest_threads(suites[0], thread_counts(limit))
             torch.set_num_threads(threads)
         if writer.meta.get("sweep", {}).get("predict_first") and not any(
             "spec" in method for method in writer.meta["methods"]
@@ -89,19 +99,23 @@ def measure_suites(
                 f"predicted: {len(kept) - 1} of {len(methods) - 1} cells may be the fastest; the others are left out"
             )
             runner.methods, methods, left_out = kept, kept, left_out + out
+        environment = {
+            **describe_environment(target.device),
+            "self_check": {str(layer): found.difference for layer, found in checked.items()},
+            "self_check_own": {str(layer): found.own for layer, found in checked.items()},
+            "self_check_limit": {str(layer): found.limit for layer, found in checked.items()},
+        }
         writer.update(
             model={**target.describe(), "preflight": facts},
             generation=generation_settings(target.asked, config.generation),
             suites=_rendered(writer.meta["suites"], target),
             methods=[m.described for m in methods],
             left_out=writer.meta.get("left_out") or left_out,
-            environment={
-                **describe_environment(target.device),
-                "self_check": {str(layer): found.difference for layer, found in checked.items()},
-                "self_check_own": {str(layer): found.own for layer, found in checked.items()},
-                "self_check_limit": {str(layer): found.limit for layer, found in checked.items()},
-            },
-        )  # fmt: skip
+            environment=environment,
+        )
+        if team is not None:
+            torch.set_num_threads(team.agree(writer.meta, torch.get_num_threads()))
+        follows = team is not None and not team.leads  # what is measured apart, the leader measures
         refiner = _refiner(target, methods) if config.refine else None
 
         def after(group: Group) -> None:
@@ -119,9 +133,9 @@ def measure_suites(
                     live.say(f"{suite.name}: warming up")
                     known = any(part["suite"] == suite.name for part in writer.meta.get("memory", []))
                     single = config.batch_size == 1  # a memory peak is split for single samples only
-                    if single and not (known or swept):
+                    if single and not (known or swept or follows):
                         writer.update(memory=[*writer.meta.get("memory", []), *memory_parts(runner, suite)])
-                    if not any(entry["suite"] == suite.name for entry in writer.meta.get("costs", [])):
+                    if not (follows or any(entry["suite"] == suite.name for entry in writer.meta.get("costs", []))):
                         also = "" if swept else ", and drafting without a stop in doubt"
                         live.say(f"{suite.name}: pricing single passes{also}")
                         writer.update(
@@ -186,7 +200,7 @@ def _refiner(target: Any, methods: Any) -> Any:
     return RunRefiner(target, methods)
 
 
-def _measure_energy(seconds: float, suites: Sequence[Suite], runner: Any, writer: RunWriter, live: Live) -> None:
+def _measure_energy(seconds: float, suites: Sequence[Suite], runner: Any, writer: Writer, live: Live) -> None:
     """Measure energy, after all timed samples, for suites that have none yet; or record why it cannot be measured.
 
     seconds: how long a block lasts.
@@ -210,7 +224,7 @@ def _measure_energy(seconds: float, suites: Sequence[Suite], runner: Any, writer
         meter.close()
 
 
-def _stop_rule(config: RunConfig, suite: Suite, writer: RunWriter, clock: Clock) -> StopRule | None:
+def _stop_rule(config: RunConfig, suite: Suite, writer: Writer, clock: Clock) -> StopRule | None:
     """The suite's stop rule; None without --until-width and --budget.
 
     It is given what was measured before the run was resumed. That may already be enough, so check `by`.

@@ -20,7 +20,7 @@ from fastvlm_bench.measuring.bench import Bench, Prepared
 from fastvlm_bench.measuring.lines import Line, measured, void
 from fastvlm_bench.models.inputs import versions
 from fastvlm_bench.records.identities import check_line
-from fastvlm_bench.records.record import RunWriter
+from fastvlm_bench.records.rank_files import Writer
 from fastvlm_bench.suites.suite import Sample, Suite
 
 MAX_FAILURES_IN_A_ROW = 3
@@ -45,7 +45,7 @@ class Runner(Bench):
     """
 
     def run(
-        self, suite: Suite, repeats: int, writer: RunWriter, watch: Callable[[Group], None],
+        self, suite: Suite, repeats: int, writer: Writer, watch: Callable[[Group], None],
         stop: StopRule | None = None, invocation: int = 0,
     ) -> None:  # fmt: skip
         """Measure what `writer` does not hold yet. `williams.order` gives the order of methods of each sample or batch.
@@ -87,7 +87,7 @@ class Runner(Bench):
                     )
 
     def _measured(
-        self, suite: Suite, prepared: Prepared, order: Sequence[Built], repeat: int, writer: RunWriter,
+        self, suite: Suite, prepared: Prepared, order: Sequence[Built], repeat: int, writer: Writer,
         invocation: int,
     ) -> list[list[Line]]:  # fmt: skip
         """Measure each method once on the same inputs, judge and record. Returns the lines of each method, in order."""

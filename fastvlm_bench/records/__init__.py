@@ -6,6 +6,7 @@ record.py                run.json and samples.jsonl: the only writer
 reading.py               their reader, which trusts nothing
 sealing.py               the seal of a run folder: digests that name what was altered
 mixing.py                what a run must not mix, and `compare` must not put side by side
+rank_files.py            lines of several processes that measure one run
 merging.py               joins the runs of `run --shard i/N` into one record
 run_record.py            run.json, field by field
 apart_record.py          its fields of what was measured apart from the samples
@@ -14,6 +15,7 @@ schema.py                JSON schemas of both
 run_folders.py           the run folders that a user means who names folders
 storage.py               sealed lines, files replaced as a whole, locks
 identities.py            checks that the numbers within one line agree
+compact.py               keeps a million lines in memory
 trace.py                 what a method reports: counts and seconds
 document_frequencies.py  word counts of the whole suite, for the CIDEr-D of a run with `--limit`
 """

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.errors import BenchError, CorruptRecord, UsageError
+from fastvlm_bench.records.compact import Compactor, uncollected
 from fastvlm_bench.records.document_frequencies import attach
 from fastvlm_bench.records.sealing import SAMPLES_FILE, check_fields, check_files, is_sealed, sealed_lines
 from fastvlm_bench.records.storage import unseal
+from fastvlm_bench.visible import waited
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
@@ -53,7 +55,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / RUN_FILE
     try:
-        meta = json.loads(path.read_bytes())
+        with uncollected():
+            meta = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UsageError(f"{folder} is not a run folder: it has no {RUN_FILE}; give a folder under results/") from None
     except OSError as error:
@@ -71,6 +74,10 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if missing:
         raise CorruptRecord(f"{path} lacks {', '.join(missing)}; restore it from a copy")
     check_fields(path, meta)
+    compactor = Compactor()
+    for suite in meta["suites"] if isinstance(meta["suites"], list) else ():
+        if isinstance(suite, dict) and isinstance(samples := suite.get("samples"), list):
+            samples[:] = [compactor.sample(sample) if isinstance(sample, dict) else sample for sample in samples]
     return dict(meta)
 
 
@@ -79,8 +86,15 @@ def read_lines(path: Path, lost: int = 0) -> tuple[list[dict[str, Any]], int]:
 
     lost: how many lines are lost if there is no such file.
     """
+    lines: list[dict[str, Any]] = []
+    whole, compactor = 0, Compactor()
     try:
-        data = path.read_bytes()
+        with uncollected(), open(path, "rb") as file:
+            for number, raw in enumerate(waited(file, path.stat().st_size, f"reading {path}", len), start=1):
+                if not raw.endswith(b"\n"):
+                    break  # a line is one write, so one without a line feed is half written
+                lines.append(compactor.line(_line(path, number, raw)))
+                whole += len(raw)
     except FileNotFoundError:
         if lost:
             raise CorruptRecord(f"{path} is gone, and {RUN_FILE} sealed {lost} lines of it; "
@@ -88,25 +102,23 @@ def read_lines(path: Path, lost: int = 0) -> tuple[list[dict[str, Any]], int]:
         raise UsageError(f"{path.parent} has no {SAMPLES_FILE}: nothing was measured; run it again") from None
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    lines: list[dict[str, Any]] = []
-    whole = 0
-    for number, raw in enumerate(data.splitlines(keepends=True), start=1):
-        if whole + len(raw) == len(data) and not raw.endswith(b"\n"):
-            break  # a line is one write, so one without a line feed is half written
-        try:
-            line = unseal(raw.removesuffix(b"\n"))
-        except ValueError as error:
-            raise CorruptRecord(f"{path}, line {number} is corrupt: {error}; restore it from a copy") from None
-        if line.get("v") != SCHEMA_VERSION:
-            raise UsageError(f"{path}, line {number} has v {line.get('v')!r}; this version reads {SCHEMA_VERSION}")
-        if line.get("seq") != number - 1:
-            raise CorruptRecord(
-                f"{path}, line {number} has seq {line.get('seq')!r} instead of {number - 1}: lines were removed, "
-                "added or moved; restore it from a copy"
-            )
-        lines.append(line)
-        whole += len(raw)
     return lines, whole
+
+
+def _line(path: Path, number: int, raw: bytes) -> dict[str, Any]:
+    """A whole line, the one with this number from 1, checked on its own. UsageError, CorruptRecord."""
+    try:
+        line = unseal(raw.removesuffix(b"\n"))
+    except ValueError as error:
+        raise CorruptRecord(f"{path}, line {number} is corrupt: {error}; restore it from a copy") from None
+    if line.get("v") != SCHEMA_VERSION:
+        raise UsageError(f"{path}, line {number} has v {line.get('v')!r}; this version reads {SCHEMA_VERSION}")
+    if line.get("seq") != number - 1:
+        raise CorruptRecord(
+            f"{path}, line {number} has seq {line.get('seq')!r} instead of {number - 1}: lines were removed, "
+            "added or moved; restore it from a copy"
+        )
+    return line
 
 
 def read_run(folder: Path) -> Run:

@@ -17,11 +17,11 @@ from typing import Any
 from fastvlm_bench.errors import UsageError, WriteFailed
 from fastvlm_bench.records.mixing import mixed
 from fastvlm_bench.records.reading import RUN_FILE, SCHEMA_VERSION, Run, list_runs, read_lines, read_meta, read_run
-from fastvlm_bench.records.sealing import SAMPLES_FILE, check_files, sealed, sealed_lines
+from fastvlm_bench.records.sealing import SAMPLES_FILE, Digest, check_files, sealed, sealed_lines
 from fastvlm_bench.records.storage import (
     LOCK_FILE,
     differences,
-    encode_document,
+    encode_run,
     lock_file,
     lock_folder,
     now,
@@ -52,11 +52,8 @@ class RunWriter:
     def __init__(self, folder: Path, meta: dict[str, Any], lock: int, file: int, lines: list[dict[str, Any]]) -> None:
         self.folder, self.meta, self._lock, self._file = folder, meta, lock, file
         self._seq = len(lines)
-        wanted = {method["label"] for method in meta["methods"]}
-        seen: dict[Key, set[str]] = {}
-        for line in lines:
-            seen.setdefault((line["suite"], line["sample_id"], line["repeat"]), set()).add(line["method"])
-        self.completed: set[Key] = {key for key, labels in seen.items() if labels >= wanted}
+        self._digest = Digest.of(folder / SAMPLES_FILE, os.fstat(file).st_size)
+        self.completed: set[Key] = completed(lines, meta)
         remove_temporaries(folder)
         self._save()
         sync_folder(folder)
@@ -132,10 +129,10 @@ class RunWriter:
         """Replace `run.json`, sealed. WriteFailed if that fails."""
         self.restore()
         try:
-            document = sealed(self.meta, self.folder)
+            document = sealed(self.meta, self.folder, self._digest)
         except OSError as error:
             raise WriteFailed(f"cannot read {self.folder / SAMPLES_FILE}: {error.strerror}") from error
-        write_atomically(self.folder / RUN_FILE, encode_document(document))
+        write_atomically(self.folder / RUN_FILE, encode_run(document))
 
     def restore(self) -> None:
         """Where the folder or its samples file was removed while it is measured, make it again with all its lines.
@@ -161,7 +158,7 @@ class RunWriter:
             write_atomically(path, data)
             old, self._file = self._file, lock_file(path)
             os.close(old)
-            write_atomically(self.folder / RUN_FILE, encode_document(sealed(self.meta, self.folder)))
+            write_atomically(self.folder / RUN_FILE, encode_run(sealed(self.meta, self.folder, self._digest)))
         except OSError as error:
             raise WriteFailed(f"{path} was removed while it was measured, and cannot be made again: {error.strerror}; "
                               f"{self._seq} lines are lost") from error  # fmt: skip
@@ -181,25 +178,20 @@ class RunWriter:
         while some := list(islice(left, AT_ONCE)):
             self._append([{k: v for k, v in line.items() if k not in ("v", "seq")} for line in some])
 
+    def absorb(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines that other processes have measured; `completed` then holds their groups, too. WriteFailed."""
+        added = list(lines)
+        self.append_all(added)
+        self.completed |= completed(added, self.meta)
+
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         data = b"".join(
             seal({"v": SCHEMA_VERSION, "seq": seq, **line}) for seq, line in enumerate(lines, start=self._seq)
         )
         self.restore()
-        start = os.fstat(self._file).st_size
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
-            os.fsync(self._file)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, start)
-            raise WriteFailed(
-                f"cannot write to {self.folder / SAMPLES_FILE}: {error.strerror}; {self._seq} lines are kept, "
-                "free space and go on with --resume"
-            ) from error
+        write_lines(self._file, data, self.folder / SAMPLES_FILE, self._seq)
         self._seq += len(lines)
+        self._digest.add(data)
 
     def finish(self, status: str, **fields: Any) -> None:
         """Write the final `run.json` ("success", "interrupted" or "error", and any other fields) and close."""
@@ -240,6 +232,33 @@ class RunWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def completed(lines: Iterable[Mapping[str, Any]], meta: Mapping[str, Any]) -> set[Key]:
+    """The groups of which every method has a line."""
+    wanted = {method["label"] for method in meta["methods"]}
+    seen: dict[Key, set[str]] = {}
+    for line in lines:
+        seen.setdefault((line["suite"], line["sample_id"], line["repeat"]), set()).add(line["method"])
+    return {key for key, labels in seen.items() if labels >= wanted}
+
+
+def write_lines(file: int, data: bytes, path: Path, kept: int) -> None:
+    """Add whole lines to a file and fsync it. WriteFailed if that fails; what was written of them is then removed.
+
+    file: its descriptor. kept: how many lines it has.
+    """
+    start = os.fstat(file).st_size
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        os.fsync(file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.ftruncate(file, start)
+        raise WriteFailed(f"cannot write to {path}: {error.strerror}; {kept} lines are kept, free space and go on with "
+                          "--resume") from error  # fmt: skip
 
 
 def _how(changed: Sequence[str]) -> tuple[str, str]:

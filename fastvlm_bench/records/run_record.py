@@ -230,6 +230,14 @@ class Merged(TypedDict):
     shards: Annotated[list[MergedShard], "those that are"]
 
 
+class Rank(TypedDict):
+    """One of several processes, by the last invocation."""
+
+    rank: Annotated[Count, "its number; the lines name it"]
+    host: Annotated[str, "where it ran"]
+    device: Annotated[str | None, "its device"]
+
+
 class RunRecord(TypedDict):
     """A run: what was asked for, of what, where, and how it ended. Times are UTC."""
 
@@ -262,6 +270,7 @@ class RunRecord(TypedDict):
     verdict: Annotated[VerdictRecord | None, "null until something was measured and judged"]
     error: Annotated[str | None, "why it ended with status error"]
     shard: NotRequired[Annotated[Shard, "with --shard"]]
+    ranks: NotRequired[Annotated[list[Rank], "where torchrun started several processes"]]
     merged: NotRequired[Annotated[Merged, "of a run by the command merge"]]
     memory: NotRequired[Annotated[list[MemoryParts], "parts of a peak, of each suite and method"]]
     costs: NotRequired[Annotated[list[PassCostsRecord], "of each suite and method that drafts; not for batches"]]

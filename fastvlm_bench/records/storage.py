@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,17 +56,17 @@ def unseal(raw: bytes) -> dict[str, Any]:
     return line
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Replace a file as a whole: temporary file in the same folder, fsync, rename, fsync of the folder.
 
-    WriteFailed if that fails. The old file then stands as it was. A link that somebody laid under the temporary file's
-    name is removed, not followed.
+    data: in one piece or in several. WriteFailed if that fails. The old file then stands as it was. A link that
+    somebody laid under the temporary file's name is removed, not followed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.unlink(missing_ok=True)
         with open(temporary, "xb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -76,24 +76,27 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def write_output(path: Path, data: bytes) -> None:
+def write_output(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write a file that the user named. WriteFailed if that fails.
 
     A plain file is replaced as a whole, also where a link leads to it. What is none is written through: a pipe,
     a terminal, /dev/null, and "-" is the standard output. Replaced by a file, a device would be lost to all programs.
     """
+    pieces = [data] if isinstance(data, bytes) else data
     try:
         if path == STANDARD_OUTPUT:
             sys.stdout.flush()
-            sys.stdout.buffer.write(data)
+            for piece in pieces:
+                sys.stdout.buffer.write(piece)
             sys.stdout.flush()
         elif is_special(path):
             with open(path, "wb", buffering=0) as stream:
-                left = memoryview(data)
-                while left:
-                    left = left[stream.write(left) :]
+                for piece in pieces:
+                    left = memoryview(piece)
+                    while left:
+                        left = left[stream.write(left) :]
         else:
-            write_atomically(path.resolve(), data)
+            write_atomically(path.resolve(), pieces)
     except OSError as error:
         raise _failed(path, error) from error
 
@@ -132,6 +135,23 @@ def sync_folder(folder: Path) -> None:
 def encode_document(meta: Mapping[str, Any]) -> bytes:
     """The bytes of `run.json`: ASCII JSON, with NaN and infinities as null."""
     return (json.dumps(finite(meta), allow_nan=False, indent=1) + "\n").encode("ascii")
+
+
+def encode_run(meta: Mapping[str, Any]) -> Iterator[bytes]:
+    """The same in pieces, with each sample of a suite on a line of its own, for a data set has many."""
+    lists = [suite.get("samples") or [] for suite in meta["suites"]]
+    marks = [f"\0samples {place}" for place in range(len(lists))]
+    short = [{**suite, "samples": mark} if samples else suite
+             for suite, samples, mark in zip(meta["suites"], lists, marks, strict=True)]  # fmt: skip
+    left = encode_document({**meta, "suites": short})
+    for samples, mark in zip(lists, marks, strict=True):
+        if samples:
+            before, _, left = left.partition(json.dumps(mark).encode("ascii"))
+            yield before + b"[\n"
+            for place, sample in enumerate(samples):
+                yield (b",\n    " if place else b"    ") + json.dumps(sample).encode("ascii")
+            yield b"\n   ]"
+    yield left
 
 
 def now() -> str:

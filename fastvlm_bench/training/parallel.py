@@ -14,10 +14,11 @@ from torch import distributed, nn
 from fastvlm_bench.errors import BenchError, UsageError
 
 
-def start(device: str = "auto", device_map: str | None = None) -> None:
+def start(device: str = "auto", device_map: str | None = None, gradients: bool = True) -> None:
     """Join the other processes if there are any. Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
 
-    UsageError for a device or a device map that all processes would have to share.
+    gradients: False where only objects are exchanged, which needs no device. UsageError for a device or a device map
+    that all processes would have to share.
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several and (device_map or ":" in device):
@@ -29,7 +30,7 @@ def start(device: str = "auto", device_map: str | None = None) -> None:
         if gpu:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         # The others may wait for hours while the leader generates the answers to learn on.
-        distributed.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(days=2))
+        distributed.init_process_group("nccl" if gpu and gradients else "gloo", timeout=timedelta(days=2))
 
 
 def finish() -> None:
@@ -110,6 +111,15 @@ def lead(work: Callable[[], None]) -> None:
     refused = from_leader(refused)
     if refused is not None:
         raise refused
+
+
+def to_leader(value: Any) -> list[Any]:
+    """In the leader the values of all processes by rank; in the others []."""
+    if world() == 1:
+        return [value]
+    found: list[Any] | None = [None] * world() if leads() else None
+    distributed.gather_object(value, found, dst=0)
+    return found or []
 
 
 def from_leader(value: Any) -> Any:

@@ -20,7 +20,8 @@ CHANGED: dict[str, Any] = {
     "require_lossless": True, "require_valid": True, "min_decode_speedup": 1.2, "min_alpha": 0.7,
     "max_quality_drop": 1.0, "margin": 1.0, "variants": ("vqa_accuracy=official",),
     "ignore_eos": True, "phases": True, "refine": True, "control": False, "until_width": 0.02,
-    "budget": 60.0, "invocations": 3, "shard": "2/3", "energy": 5.0, "java": True, "metrics": ("anls",), "batch_size": 4,
+    "budget": 60.0, "invocations": 3, "shard": "2/3", "energy": 5.0, "java": True, "metrics": ("anls",),
+    "batch_size": 4,
     "device_map": "auto", "attn": "eager", "quantize": "4bit", "trust_remote_code": True, "offline": True,
 }  # fmt: skip
 SAMPLED: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 20}

@@ -1,9 +1,6 @@
 """Two processes, as `torchrun` starts them, give the weights of one process with the same batch."""
 
-import contextlib
 import json
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,41 +8,25 @@ from typing import Any
 
 import pytest
 import torch
-from forked import Child
 from safetensors.torch import load_file
+from several import launched
 
 from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.cli.app import app
 from fastvlm_bench.training import costs, fit, updates
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 def run(
     arguments: list[str], world: int, said: Path, prepare: Callable[[int], None] = lambda rank: None
 ) -> list[tuple[int, str, str]]:
     """(exit code, output, errors) of each of `world` processes that train together, after `prepare(rank)` in each."""
-    port = str(free_port())
 
-    def process(rank: int) -> Child:
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
-                 "MASTER_PORT": port} if world > 1 else {}  # fmt: skip
+    def work(rank: int) -> int:
+        costs.measure_costs = lambda *_: PassCosts(1.0, 0.05, [1.0] * 11)  # type: ignore[assignment]
+        prepare(rank)
+        return int(app(["train", *arguments]))
 
-        def work() -> int:
-            os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **place}
-            costs.measure_costs = lambda *_: PassCosts(1.0, 0.05, [1.0] * 11)  # type: ignore[assignment]
-            prepare(rank)
-            return int(app(["train", *arguments]))
-
-        return Child(work, said / str(rank))
-
-    with contextlib.ExitStack() as stack:
-        started = [stack.enter_context(process(rank)) for rank in range(world)]
-        return [child.wait() for child in started]
+    return launched(work, world, said)
 
 
 @pytest.mark.slow
