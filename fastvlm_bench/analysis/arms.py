@@ -9,7 +9,7 @@ from typing import Any
 from fastvlm_bench.records.record import Run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Measured:
     """One sample of one arm: medians over its repeats, and the lines of samples.jsonl that they come from.
 
@@ -129,28 +129,35 @@ def arms(run: Run) -> list[Arm]:
     found: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for line in sorted(run.lines, key=lambda line: line["repeat"]):
         found.setdefault((line["suite"], line["method"]), {}).setdefault(line["sample_id"], []).append(line)
-    return [
-        _arm(suite, method, found.get((suite["name"], method["label"]), {}))
-        for suite in run.meta["suites"]
-        for method in run.meta["methods"]
-    ]
+    own = []
+    for suite in run.meta["suites"]:
+        references = {sample["sample_id"]: tuple(sample["references"]) for sample in suite["samples"]}
+        for method in run.meta["methods"]:
+            own.append(_arm(suite, method, found.pop((suite["name"], method["label"]), {}), references))
+    return own
 
 
-def _arm(suite: Mapping[str, Any], method: Mapping[str, Any], lines: Mapping[str, list[dict[str, Any]]]) -> Arm:
+def _arm(
+    suite: Mapping[str, Any], method: Mapping[str, Any], lines: Mapping[str, list[dict[str, Any]]],
+    references: Mapping[str, tuple[str, ...]],
+) -> Arm:  # fmt: skip
+    """references: by sample id. The arms of a suite share them."""
     failed = frozenset(sample for sample, own in lines.items() if any(line["error"] is not None for line in own))
     measured = {
-        sample["sample_id"]: _measured(sample, lines[sample["sample_id"]])
+        sample["sample_id"]: _measured(sample, references[sample["sample_id"]], lines[sample["sample_id"]])
         for sample in suite["samples"]
         if sample["sample_id"] in lines and sample["sample_id"] not in failed
     }
     return Arm(suite, method, measured, failed, max((len(own) for own in lines.values()), default=0))
 
 
-def _measured(sample: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Measured:
+def _measured(
+    sample: Mapping[str, Any], references: tuple[str, ...], lines: Sequence[Mapping[str, Any]]
+) -> Measured:  # fmt: skip
     return Measured(
         sample_id=sample["sample_id"],
         image_id=sample["image_id"],
-        references=tuple(sample["references"]),
+        references=references,
         lines=tuple(lines),
         **medians(lines),
     )
@@ -158,6 +165,10 @@ def _measured(sample: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> 
 
 def medians(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The fields of a `Measured` that are medians over its lines: tokens, and seconds."""
+    if len(lines) == 1:  # a data set is mostly measured once
+        (line,) = lines
+        return {"tokens": len(line["token_ids"]), "ttft_s": line["ttft_s"], "decode_s": line["decode_s"],
+                "e2e_s": line["ttft_s"] + line["decode_s"]}  # fmt: skip
     return {
         "tokens": median(len(line["token_ids"]) for line in lines),
         "ttft_s": median(line["ttft_s"] for line in lines),

@@ -53,6 +53,8 @@ def whole(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def by_batch(paired: Sequence[Pair]) -> list[Pair]:
     """One pair per batch instead of one per sample. Pairs of samples that were decoded alone stay as they are."""
+    if all(batch_of(ours.lines[0]) is None for ours, _ in paired):
+        return list(paired)
     groups: dict[Any, list[Pair]] = {}
     for ours, theirs in paired:
         number = batch_of(ours.lines[0])

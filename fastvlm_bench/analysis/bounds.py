@@ -14,15 +14,21 @@ which at 5 % is about 3/G. A pooled metric has its counts in the place of x_g; f
 the counts of a text with every word wrong on one side, and of one with every word right on the other.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from fastvlm_bench.analysis.statistics import CONFIDENCE, Estimate, interpolated
+from fastvlm_bench.visible import waited
 
 if TYPE_CHECKING:
     import numpy as np
+
+Found = TypeVar("Found")
+Drawn: TypeAlias = "tuple[np.ndarray, np.ndarray]"
+Steps: TypeAlias = Generator[Sequence[Sequence[float]], Drawn, Found]
+"""A computation that hands out the rows of its images, is sent their sums of each draw, and comes to a result."""
 
 DRAWS = 10_000
 """Draws of the weights. They are the same in each report; at 5 % the level is off by 0.2 % at most, as a rule."""
@@ -67,7 +73,27 @@ def _share(ordered: Sequence[float], most: float) -> float:
     return max(1, bisect_right(ordered, most)) / len(ordered)
 
 
-def mean_bounds(differences: Sequence[float], images: Sequence[Hashable], largest: float) -> Bounds | None:
+def together(many: Sequence[Steps[Found]]) -> list[Found]:
+    """What each of these comes to. The weights are drawn once for all that wait for theirs: they take longest."""
+    found: dict[int, Found] = {}
+    waiting: dict[int, Any] = dict.fromkeys(range(len(many)))  # place -> what its steps are sent
+    while waiting:
+        rows: dict[int, Sequence[Sequence[float]]] = {}
+        for place, sent in waiting.items():
+            try:
+                rows[place] = many[place].send(sent)
+            except StopIteration as ended:
+                found[place] = ended.value
+        waiting = dict(zip(rows, weighted_sums(list(rows.values())), strict=True)) if rows else {}
+    return [found[place] for place in range(len(many))]
+
+
+def alone(steps: Steps[Found]) -> Found:
+    """What one of these comes to."""
+    return together([steps])[0]
+
+
+def mean_steps(differences: Sequence[float], images: Sequence[Hashable], largest: float) -> Steps[Bounds | None]:
     """The bounds of a mean of paired differences, each within ±largest. images: of each sample. None without one."""
     n = len(differences)
     if not n:
@@ -80,16 +106,16 @@ def mean_bounds(differences: Sequence[float], images: Sequence[Hashable], larges
         highs = [largest * share for share in shares]
         return Bounds(value, [-x for x in reversed(highs)], highs, n, groups)
     size = typical_size(sizes)
-    sums, extra = weighted_sums(rows)
+    sums, extra = yield rows
     total = sums[:, 1] + extra * size
     lows, highs_ = ((sums[:, 0] + sign * extra * largest * size) / total for sign in (-1, 1))
     return Bounds(value, sorted(lows.tolist()), sorted(highs_.tolist()), n, groups)
 
 
-def pooled_bounds(
+def pooled_steps(
     ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], images: Sequence[Hashable],
     combine: Callable[[Sequence[float]], float], wrong: Sequence[float], right: Sequence[float],
-) -> Bounds | None:  # fmt: skip
+) -> Steps[Bounds | None]:  # fmt: skip
     """The bounds of combine(Σ ours) − combine(Σ theirs). None without a sample.
 
     ours, theirs: the counts of each sample. wrong, right: those of the worst and of the best text that one more sample
@@ -102,7 +128,7 @@ def pooled_bounds(
     width = len(wrong)
     rows = by_image([(*a, *b, 1.0) for a, b in zip(ours, theirs, strict=True)], images)
     size = typical_size([row[-1] for row in rows])
-    sums, extra = weighted_sums([row[:-1] for row in rows])
+    sums, extra = yield [row[:-1] for row in rows]
 
     def differences(added: Sequence[float]) -> list[float]:
         drawn = (sums + np.outer(extra * size, added)).tolist()
@@ -112,6 +138,16 @@ def pooled_bounds(
     value = combine(whole[:width]) - combine(whole[width:-1])
     lows, highs = differences([*wrong, *right]), differences([*right, *wrong])
     return Bounds(value, lows, highs, len(ours), len(rows))
+
+
+def mean_bounds(differences: Sequence[float], images: Sequence[Hashable], largest: float) -> Bounds | None:
+    """`mean_steps`, alone."""
+    return alone(mean_steps(differences, images, largest))
+
+
+def pooled_bounds(*given: Any) -> Bounds | None:
+    """`pooled_steps`, alone."""
+    return alone(pooled_steps(*given))
 
 
 def by_image(rows: Sequence[Sequence[float]], images: Sequence[Hashable]) -> list[list[float]]:
@@ -129,16 +165,19 @@ def typical_size(sizes: Sequence[float]) -> float:
     return sum(size * size for size in sizes) / sum(sizes)
 
 
-def weighted_sums(rows: Sequence[Sequence[float]]) -> tuple["np.ndarray", "np.ndarray"]:
-    """Σ e_g·row_g of each draw, shape (DRAWS, columns), and the weight e_0 of the image that is added, (DRAWS,)."""
+def weighted_sums(many: Sequence[Sequence[Sequence[float]]]) -> list[Drawn]:
+    """For each list of rows Σ e_g·row_g of each draw, shape (DRAWS, columns), and the weight e_0, (DRAWS,)."""
     import numpy as np
 
-    values = np.asarray(rows, dtype=float)
-    sums = np.zeros((DRAWS, values.shape[1]))
-    for start in range(0, len(values), _BLOCK):
-        block = values[start : start + _BLOCK]
-        sums += _weights(start // _BLOCK)[:, : len(block)] @ block
-    return sums, _quantiles()
+    values = [np.asarray(rows, dtype=float) for rows in many]
+    sums = [np.zeros((DRAWS, own.shape[1])) for own in values]
+    blocks = -(-max(map(len, values)) // _BLOCK)
+    for number in waited(range(blocks), blocks, "drawing weights of images"):
+        weights = _weights(number)
+        for own, of_draws in zip(values, sums, strict=True):
+            if len(block := own[number * _BLOCK : (number + 1) * _BLOCK]):
+                of_draws += weights[:, : len(block)] @ block
+    return [(of_draws, _quantiles()) for of_draws in sums]
 
 
 def _quantiles() -> "np.ndarray":
@@ -158,4 +197,7 @@ def _weights(seed: int) -> "np.ndarray":
     import numpy as np
 
     source, column = np.random.RandomState(seed), _quantiles()
-    return np.stack([source.permutation(column) for _ in range(_BLOCK)], axis=1)
+    drawn = np.empty((_BLOCK, DRAWS))
+    for place in range(_BLOCK):
+        drawn[place] = source.permutation(column)
+    return np.ascontiguousarray(drawn.T)

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastvlm_bench.analysis.arms import Arm, Measured, arms, pairs
 from fastvlm_bench.analysis.batches import batch_size
+from fastvlm_bench.analysis.bounds import Steps, together
 from fastvlm_bench.analysis.generation import generation_notes, in_force
 from fastvlm_bench.analysis.quality import Quality, adjust, compare_quality, margin_of
 from fastvlm_bench.analysis.speedup import speedups
@@ -129,11 +130,13 @@ def compare(
         raise IncompatibleRuns(f"these runs cannot be compared: {'; '.join(found)}; --force shows them all the same")
     base, summaries = arms(first), [summarise(run) for run in runs]
     verdicts = [judge(run, own) for run, own in zip(runs, summaries, strict=True)]
-    rows: list[ComparedRow] = []
+    begun: list[tuple[ComparedRow, list[Steps[Quality]]]] = []
     for index, run in enumerate(runs):
         for row, arm in zip(stamped(summaries[index], verdicts[index]), arms(run), strict=True):
             against = _counterpart(arm, base) if index else None
-            rows.append(_compared(index, row, arm, against, margin_of(first.meta["config"])))
+            begun.append(_compared(index, row, arm, against, margin_of(first.meta["config"])))
+    ended = iter(together([steps for _, of_row in begun for steps in of_row]))
+    rows = [replace(row, quality=tuple(next(ended) for _ in of_row) or row.quality) for row, of_row in begun]
     qualities = adjust([row.quality for row in rows])
     rows = [replace(row, quality=quality) for row, quality in zip(rows, qualities, strict=True)]
     shown = runs if of_suites else runs[:1]
@@ -170,15 +173,18 @@ def _counterpart(arm: Arm, base: Sequence[Arm]) -> Arm | None:
     return None
 
 
-def _compared(run: int, row: Row, arm: Arm, against: Arm | None, margin: float) -> ComparedRow:
+def _compared(
+    run: int, row: Row, arm: Arm, against: Arm | None, margin: float
+) -> tuple[ComparedRow, list[Steps[Quality]]]:  # fmt: skip
+    """A row, and the steps to its quality where it has a difference."""
     if against is None:
         qualities = tuple(Quality(q.metric, q.value, None, "") for q in row.quality)
-        return ComparedRow(run, row, "", None, None, qualities, None, 0)
+        return ComparedRow(run, row, "", None, None, qualities, None, 0), []
     paired = _pairs(arm, against)
     decode, e2e = speedups(paired, geometric_mean_ratio, row.settings.sampled)
-    qualities = tuple(compare_quality(metric, arm, paired, margin) for metric in arm.suite["metrics"])
+    steps = [compare_quality(metric, arm, paired, margin) for metric in arm.suite["metrics"]]
     same = None if row.settings.sampled else sum(ours.same_tokens(theirs) for ours, theirs in paired)
-    return ComparedRow(run, row, against.method["label"], decode, e2e, qualities, same, len(paired))
+    return ComparedRow(run, row, against.method["label"], decode, e2e, (), same, len(paired)), steps
 
 
 def _pairs(arm: Arm, against: Arm) -> list[tuple[Measured, Measured]]:
@@ -194,5 +200,5 @@ def _pairs(arm: Arm, against: Arm) -> list[tuple[Measured, Measured]]:
 
 
 def _first_outputs(arm: Arm) -> Arm:
-    trimmed = {key: Measured(**{**vars(m), "lines": m.lines[:1]}) for key, m in arm.measured.items()}
+    trimmed = {key: replace(m, lines=m.lines[:1]) for key, m in arm.measured.items()}
     return Arm(arm.suite, arm.method, trimmed, arm.failed, 1)

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastvlm_bench.analysis.bounds import Bounds, mean_bounds, pooled_bounds
+from fastvlm_bench.analysis.bounds import Bounds, Steps, mean_steps, pooled_steps
 from fastvlm_bench.analysis.statistics import CONFIDENCE, Estimate, holm
 from fastvlm_bench.metrics import MetricScore
 
@@ -58,7 +58,7 @@ def judged(bounds: Bounds, changed: int, margin: float) -> Difference:
 def difference_of(
     scorer: Any, ours: MetricScore, theirs: MetricScore, texts: tuple[Sequence[str], Sequence[str]],
     references: Sequence[Sequence[str]], images: Sequence[Hashable], margin: float,
-) -> Difference:  # fmt: skip
+) -> Steps[Difference]:  # fmt: skip
     """The difference of two lists of texts that have these scores on the same samples.
 
     A metric that is a mean over samples is bounded by its per-sample differences (for CIDEr-D this keeps the document
@@ -68,7 +68,7 @@ def difference_of(
     """
     if hasattr(scorer, "counts") and hasattr(scorer, "combine"):
         own, other = (scorer.counts(side, references) for side in texts)
-        pooled = pooled_bounds(own, other, images, scorer.combine, *extremes(scorer, texts))
+        pooled = yield from pooled_steps(own, other, images, scorer.combine, *extremes(scorer, texts))
         changed = sum(tuple(a) != tuple(b) for a, b in zip(own, other, strict=True))
         return judged(pooled, changed, margin) if pooled else Difference()
     value, n = ours.value - theirs.value, len(references)
@@ -77,7 +77,7 @@ def difference_of(
     if abs(sum(differences) / n - value) > 1e-9:
         return Difference(Estimate(value, None, None, n), UNDECIDED, changed)
     # A score lies between 0 and 1, or for CIDEr-D between 0 and the highest that any of these texts has.
-    bounds = mean_bounds(differences, images, max(1.0, *ours.per_sample, *theirs.per_sample))
+    bounds = yield from mean_steps(differences, images, max(1.0, *ours.per_sample, *theirs.per_sample))
     return judged(bounds, changed, margin) if bounds else Difference()
 
 

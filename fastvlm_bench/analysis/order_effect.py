@@ -17,6 +17,8 @@ from fastvlm_bench.analysis.statistics import t_tail, welch_p
 
 FEWEST_GROUPS, FEWEST_OF_A_KIND = 20, 5
 ORDER_P = 0.05
+MOST_GROUPS = 10_000
+"""Of more samples, or batches, an even selection is looked at: more would find effects that matter to nobody."""
 
 Key = tuple[Any, int]
 """(sample id or number of the batch, repeat): a group of lines, one observation of each method."""
@@ -52,7 +54,8 @@ def order_effect(own: Sequence[Arm]) -> OrderEffect | None:
 
 def turns(own: Sequence[Arm]) -> list[Turn]:
     """The groups of a suite in which no method failed, in the order of measurement."""
-    seconds = {arm.method["label"]: known for arm in own if (known := _observations(arm))}
+    chosen = _selection(own)
+    seconds = {arm.method["label"]: known for arm in own if (known := _observations(arm, chosen))}
     keys = [key for key in next(iter(seconds.values()), {}) if all(key in known for known in seconds.values())]
     ttft = _additive(
         {name: {key: math.log(known[key].ttft_s) for key in keys} for name, known in seconds.items()}
@@ -157,12 +160,26 @@ class _Observation:
     drafted: int
 
 
-def _observations(arm: Arm) -> dict[Key, _Observation]:
+def _unit(line: Mapping[str, Any]) -> Any:
+    """What is observed: a sample by its id, or a batch by its number."""
+    number = batch_of(line)
+    return line["sample_id"] if number is None else number
+
+
+def _selection(own: Sequence[Arm]) -> set[Any] | None:
+    """The units to look at; None for all."""
+    units = list(dict.fromkeys(_unit(line) for arm in own[:1] for line in arm.lines()))
+    if len(units) <= MOST_GROUPS:
+        return None
+    return {units[place * len(units) // MOST_GROUPS] for place in range(MOST_GROUPS)}
+
+
+def _observations(arm: Arm, chosen: set[Any] | None = None) -> dict[Key, _Observation]:
     rows: dict[Key, list[Mapping[str, Any]]] = {}
     for line in arm.lines():
-        number = batch_of(line)
-        key = (line["sample_id"] if number is None else number, line["repeat"])
-        rows.setdefault(key, []).append(line)
+        unit = _unit(line)
+        if chosen is None or unit in chosen:
+            rows.setdefault((unit, line["repeat"]), []).append(line)
     found = {}
     for key, lines in rows.items():
         lines.sort(key=lambda line: line["batch"]["row"] if "batch" in line else 0)
@@ -183,9 +200,8 @@ def _additive(logs: Mapping[str, Mapping[Key, float]]) -> dict[str, dict[Key, fl
         return {name: {} for name in logs}
     of_group = {key: fmean(known[key] for known in logs.values()) for key in keys}
     whole_mean = fmean(of_group.values())
-    return {
-        name: {key: of_group[key] + fmean(known.values()) - whole_mean for key in keys} for name, known in logs.items()
-    }
+    own = {name: fmean(known.values()) for name, known in logs.items()}
+    return {name: {key: of_group[key] + own[name] - whole_mean for key in keys} for name in logs}
 
 
 def _cost_model(observed: Sequence[_Observation]) -> Callable[[_Observation], float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastvlm_bench import metrics
 from fastvlm_bench.analysis.arms import Arm, Pair, scored
+from fastvlm_bench.analysis.bounds import Steps, alone
 from fastvlm_bench.analysis.differences import BETTER, WORSE, Difference, adjusted, difference_of, no_difference, word
 from fastvlm_bench.analysis.flips import Flips, count_flips
 from fastvlm_bench.analysis.statistics import Estimate
@@ -75,10 +76,13 @@ def attempt(
     metric: str, suite: Mapping[str, Any], texts: Sequence[str], references: Sequence[Sequence[str]], group: str = ""
 ) -> tuple[metrics.MetricScore | None, str]:
     """As `score`, together with the reason why there is no score ("" if there is one)."""
-    whole = tuple(tuple(sample["references"]) for sample in suite["samples"] if group in ("", sample.get("group", "")))
     frequencies = suite.get(FREQUENCIES, {}).get(group)
     variant = suite.get("variants", {}).get(metric, "")
     scorer: Any = metrics.load(metric)
+    whole: tuple[tuple[str, ...], ...] = ()
+    if frequencies is None and "frequencies" in inspect.signature(scorer.score).parameters:
+        own = (sample["references"] for sample in suite["samples"] if group in ("", sample.get("group", "")))
+        whole = tuple(map(tuple, own))
     return _scored(scorer, tuple(texts), tuple(map(tuple, references)), whole, frequencies, variant)
 
 
@@ -107,14 +111,14 @@ def group_names(suite: Mapping[str, Any]) -> list[str]:
     return found if len(found) > 1 else []
 
 
-def compare_quality(metric: str, arm: Arm, paired: Sequence[Pair] | None, margin: float = MARGIN) -> Quality:
+def compare_quality(metric: str, arm: Arm, paired: Sequence[Pair] | None, margin: float = MARGIN) -> Steps[Quality]:
     """The metric of an arm and its difference over the pairs (ours, reference); None or no pairs give no difference.
 
     An exception in the metric is stored in `failure` and does not spoil the report: texts can be scored again, while
     times would have to be measured again. margin: on the 0-1 scale.
     """
     try:
-        return _compared(metric, arm, paired, margin)
+        return (yield from _compared(metric, arm, paired, margin))
     except Exception as error:
         return Quality(metric, None, None, "", failure=failure_of(error))
 
@@ -125,7 +129,7 @@ def failure_of(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
 
 
-def _compared(metric: str, arm: Arm, paired: Sequence[Pair] | None, margin: float) -> Quality:
+def _compared(metric: str, arm: Arm, paired: Sequence[Pair] | None, margin: float) -> Steps[Quality]:
     """The metric over all measured samples of the arm, and its difference over the pairs (ours, reference)."""
     own = list(arm.measured.values())
     found, reason = attempt(metric, arm.suite, [s.text for s in own], [s.references for s in own])
@@ -141,7 +145,7 @@ def _compared(metric: str, arm: Arm, paired: Sequence[Pair] | None, margin: floa
     texts, other = ([sample.text for sample in side] for side in zip(*paired, strict=True))
     references, images = ([getattr(ours, name) for ours, _ in paired] for name in ("references", "image_id"))
     # Texts that differ in a later repeat are not identical, although the first repeat alone is scored.
-    own_difference = _difference(metric, arm.suite, texts, other, references, images, margin)
+    own_difference = yield from _difference(metric, arm.suite, texts, other, references, images, margin)
     changed = flips(metric, arm.suite, texts, other, references, images)
     return Quality(metric, found.value, **vars(own_difference), parts=found.parts, groups=groups, flips=changed)
 
@@ -167,17 +171,17 @@ def difference(
     """
     if list(own) == list(other):
         return no_difference(len(references))
-    return _difference(metric, suite, own, other, references, images, margin)
+    return alone(_difference(metric, suite, own, other, references, images, margin))
 
 
 def _difference(
     metric: str, suite: Mapping[str, Any], own: Sequence[str], other: Sequence[str],
     references: Sequence[Sequence[str]], images: Sequence[str], margin: float,
-) -> Difference:  # fmt: skip
+) -> Steps[Difference]:  # fmt: skip
     ours, theirs = (score(metric, suite, texts, references) for texts in (own, other))
     if ours is None or theirs is None:
         return Difference()
-    found = difference_of(metrics.load(metric), ours, theirs, (own, other), references, images, margin)
+    found = yield from difference_of(metrics.load(metric), ours, theirs, (own, other), references, images, margin)
     return found if found.delta is None else replace(found, verdict=_in_direction(metric, found.verdict))
 
 

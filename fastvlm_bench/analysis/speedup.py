@@ -127,7 +127,7 @@ def speedup_of(paired: Sequence[Pair] | None, sampled: bool) -> Speedup:
     logs = [math.log(ratio) if ratio > 0 else 0.0 for ratio in ratios]
     odd = set(outliers(logs)) if len(logs) == len(units) else set()
     kept = [pair for place, pair in enumerate(units) if place not in odd]
-    each = by_invocation(paired, sampled)
+    each = by_invocation(paired, sampled) if len(_invocations(paired)) > 1 else []
     return Speedup(
         decode_speedup_geomean=decode,
         e2e_speedup_geomean=e2e,
@@ -198,13 +198,18 @@ def sample_ratios(paired: Sequence[Pair], per_token: bool = False) -> list[Sampl
     ]
 
 
+def _invocations(paired: Sequence[Pair]) -> set[int]:
+    return {line.get("invocation") or 0 for ours, _ in paired for line in ours.lines}
+
+
 def by_invocation(paired: Sequence[Pair], per_token: bool) -> list[float]:
     """The speed-up of each invocation over its own samples: of decoding, or end to end where nothing is decoded."""
-    numbers = sorted({line.get("invocation") or 0 for ours, _ in paired for line in ours.lines})
     found = []
-    for number in numbers:
-        own = [(a, b) for ours, theirs in paired
-               if (a := ours.within(number)) is not None and (b := theirs.within(number)) is not None]  # fmt: skip
+    for number in sorted(_invocations(paired)):
+        own = [
+            (a, b) for ours, theirs in paired
+            if (a := ours.within(number)) is not None and (b := theirs.within(number)) is not None
+        ]  # fmt: skip
         decode, e2e = speedups(own, geometric_mean_ratio, per_token)
         if (estimate := decode or e2e) is not None:
             found.append(estimate.value)

@@ -1,9 +1,11 @@
 """From stored counts and seconds to rows, one per suite x method: the numbers of every report and export."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fastvlm_bench.analysis.acceptance import Acceptance, acceptance_of
 from fastvlm_bench.analysis.arms import Arm, arms, pairs
+from fastvlm_bench.analysis.bounds import Steps, together
 from fastvlm_bench.analysis.costs import Costs, costs_of
 from fastvlm_bench.analysis.counts import Counts, counts_of
 from fastvlm_bench.analysis.energy import Energy, energy_of
@@ -16,6 +18,7 @@ from fastvlm_bench.analysis.speedup import Speedup, adjusted, speedup_of
 from fastvlm_bench.analysis.times import Times, times_of
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run
+from fastvlm_bench.visible import waited
 
 
 @dataclass(frozen=True)
@@ -49,29 +52,35 @@ class Row:
     status: str = ""
 
 
-def summarise(run: Run, margin: float | None = None) -> list[Row]:
+def summarise(run: Run, margin: float | None = None, own: Sequence[Arm] | None = None) -> list[Row]:
     """The rows of a run: suites, then methods, in the order of `run.json`. An arm without samples has a row too.
 
     margin: the largest quality difference that counts as none, in points of 100; None takes the run's own.
-    UsageError if the run ended before its model was loaded, so that nothing was measured.
+    own: its arms, if they are there already. UsageError if the run ended before its model was loaded, so that nothing
+    was measured.
     """
     if "dtype" not in run.meta["model"]:
         error = run.meta.get("error")
         raise UsageError(f"{run.folder} has no measurement: the run ended before its model was loaded"
                          + (f" ({error})" if error else "") + "; run it again")  # fmt: skip
-    own = arms(run)
+    own = arms(run) if own is None else own
     references = {arm.suite["name"]: arm for arm in own if arm.method["label"] == run.meta["reference"]}
     margin = margin_of(run.meta["config"], margin)
-    return _holm([_row(run, arm, references.get(arm.suite["name"]), margin) for arm in own])
+    begun = [_row(run, arm, references.get(arm.suite["name"]), margin)
+             for arm in waited(own, len(own), "summing up the methods")]  # fmt: skip
+    compared = iter(together([steps for _, of_row in begun for steps in of_row]))
+    return _holm([replace(row, quality=tuple(next(compared) for _ in of_row)) for row, of_row in begun])
 
 
-def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
+def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> tuple[Row, list[Steps[Quality]]]:
+    """A row without its quality, and the steps to that, metric by metric: what they wait for is drawn for all rows."""
     suite, method = arm.suite["name"], arm.method["label"]
     other = None if method == run.meta["reference"] else reference
     paired = None if other is None else pairs(arm, other)
     settings = settings_of(run, arm)
     speedup = speedup_of(paired, settings.sampled)
-    return Row(
+    qualities = [compare_quality(metric, arm, paired, margin) for metric in arm.suite["metrics"]]
+    row = Row(
         run_id=run.run_id,
         model=run.meta["model"]["id"],
         suite=suite,
@@ -79,7 +88,7 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
         reference=run.meta["reference"],
         settings=settings,
         counts=counts_of(arm, paired),
-        quality=tuple(compare_quality(metric, arm, paired, margin) for metric in arm.suite["metrics"]),
+        quality=(),
         sameness=sameness_of(paired, settings.sampled),
         times=times_of(arm),
         speedup=speedup,
@@ -89,6 +98,7 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> Row:
         memory=memory_of(arm, other),
         energy=energy_of(run.meta, suite, method),
     )
+    return row, qualities
 
 
 def _holm(rows: list[Row]) -> list[Row]:

@@ -65,13 +65,15 @@ def greedy(meta: Mapping[str, Any]) -> bool:
     return not meta["config"].get("temperature")
 
 
-def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None) -> Verdict:
-    """The verdict on a run. rows: those of `summarise`, if they are there already.
+def judge(
+    run: Run, rows: Sequence[Row] | None = None, status: str | None = None, own: Sequence[Arm] | None = None
+) -> Verdict:  # fmt: skip
+    """The verdict on a run. rows, own: those of `summarise` and `arms`, if they are there already.
 
     status: used instead of the one in `run.json`, for the runner, which judges a run before it has ended.
     """
-    rows = summarise(run) if rows is None else rows
-    own = arms(run)
+    own = arms(run) if own is None else own
+    rows = summarise(run, own=own) if rows is None else rows
     status = status or str(run.meta["status"])
     against = [tuple(row_reasons(run, row, status)) for row in rows]
     judged = [(row, arm) for row, arm, found in zip(rows, own, against, strict=True)
@@ -88,8 +90,9 @@ def judge(run: Run, rows: Sequence[Row] | None = None, status: str | None = None
 
 def judged_rows(run: Run, margin: float | None = None) -> tuple[list[Row], Verdict]:
     """The rows of `summarise`, each with the status of the verdict, and the verdict: for what leaves the tool."""
-    rows = summarise(run, margin)
-    verdict = judge(run, rows)
+    own = arms(run)
+    rows = summarise(run, margin, own)
+    verdict = judge(run, rows, own=own)
     return stamped(rows, verdict), verdict
 
 

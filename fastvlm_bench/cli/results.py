@@ -218,11 +218,12 @@ def export(
     results: Results = RESULTS,
 ) -> None:  # fmt: skip
     """Write runs as CSV (one row a suite and method), per-sample CSV, LaTeX (booktabs), Markdown, JSON or the Hub's YAML."""
-    from fastvlm_bench.report.export import deliver, export_runs
+    from fastvlm_bench.report.export import deliver, export_pieces
 
     names = [name.strip() for name in columns.split(",") if name.strip()] if columns else None
     deliver(
-        lambda: export_runs(_runs(runs, results), to, names, dataset=dataset, method=method, excel_safe=excel_safe), out
+        lambda: export_pieces(_runs(runs, results), to, names, dataset=dataset, method=method, excel_safe=excel_safe),
+        out,
     )
 
 

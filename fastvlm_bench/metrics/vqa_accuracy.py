@@ -22,6 +22,7 @@ The three variants differ only in when and how the texts are normalised:
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, get_args
 
 from fastvlm_bench.errors import UsageError, did_you_mean
@@ -80,6 +81,7 @@ def score(
     return MetricScore(sum(per_sample) / len(per_sample), per_sample)
 
 
+@lru_cache(maxsize=1 << 16)
 def normalise(answer: str, variant: Variant = "normalised") -> str:
     """The answer in the form that is compared. "official" and "normalised" share one form; "m4c" splits off "'s"."""
     if variant == "m4c":

@@ -1,6 +1,7 @@
 """Values as the text of cells, and rows of them as CSV that reads back the same."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 
@@ -24,6 +25,11 @@ def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]], excel_safe: boo
 
     Neither the csv module nor pandas, which writes with it: before Python 3.13 it leaves a carriage return unquoted.
     """
+    return "".join(csv_lines(header, rows, excel_safe))
+
+
+def csv_lines(header: Sequence[str], rows: Iterable[Sequence[Any]], excel_safe: bool = False) -> Iterator[str]:
+    """The same line by line, for tables that are longer than memory should hold."""
 
     def cell(value: Any) -> str:
         text = cell_text(value)
@@ -31,4 +37,5 @@ def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]], excel_safe: boo
             text = f"'{text}"
         return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
 
-    return "".join(",".join(map(cell, row)) + "\n" for row in [header, *rows])
+    for row in chain([header], rows):
+        yield ",".join(map(cell, row)) + "\n"

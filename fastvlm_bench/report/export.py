@@ -21,7 +21,7 @@ from fastvlm_bench.report.eval_results import eval_results
 from fastvlm_bench.report.labels import labels
 from fastvlm_bench.report.numbers import interval
 from fastvlm_bench.report.page_columns import header, shown
-from fastvlm_bench.report.sample_export import samples_csv
+from fastvlm_bench.report.sample_export import sample_lines
 from fastvlm_bench.report.sweep import sweep_json
 from fastvlm_bench.visible import visible
 
@@ -32,18 +32,20 @@ TABLE_COLUMNS = (
 """What fits a page: the columns of `rows_latex` and `rows_markdown`, followed by the suites' metrics."""
 
 
-def save(path: Path, text: str) -> None:
+def save(path: Path, text: str | Iterable[str]) -> None:
     """Write text as UTF-8, as `write_output` does, with its line feeds as they are. WriteFailed if that fails.
 
-    A lone surrogate becomes a question mark.
+    A long text may come in pieces. A lone surrogate becomes a question mark.
     """
-    write_output(Path(path), text.encode("utf-8", "replace"))
+    pieces = [text] if isinstance(text, str) else text
+    write_output(Path(path), (piece.encode("utf-8", "replace") for piece in pieces))
 
 
-def deliver(make: Callable[[], str], out: Path | None) -> None:
+def deliver(make: Callable[[], str | Iterable[str]], out: Path | None) -> None:
     """Print a text or write it to the file of --out, which is looked at before the text is made. UsageError for it."""
     if out is None:
-        sys.stdout.write(make())
+        text = make()
+        sys.stdout.writelines([text] if isinstance(text, str) else text)
     else:
         check_target_file(out, "--out")
         save(out, make())
@@ -174,15 +176,11 @@ OF_ONE_RUN = "eval-results"
 """A further format, which takes one run: a model has one value for each task."""
 
 
-def export_runs(
-    runs: Sequence[Run], form: str, names: Sequence[str] | None = None, *, dataset: str | None = None,
-    method: str | None = None, excel_safe: bool = False,
-) -> str:  # fmt: skip
-    """Runs in one of `FORMATS`: one table of all of them, or as JSON one object, and an array of several.
-
-    names: the columns of a LaTeX or Markdown table. dataset, method: as in `eval_results`. excel_safe: as in `to_csv`.
-    UsageError for an unknown format or column, and for what belongs to another format.
-    """
+def _check(
+    form: str, names: Sequence[str] | None = None, dataset: str | None = None, method: str | None = None,
+    excel_safe: bool = False,
+) -> None:  # fmt: skip
+    """UsageError for a form or a column that there is not, and for what belongs to another form."""
     known_forms = (*FORMATS, OF_ONE_RUN)
     if form not in known_forms:
         choice = f"{did_you_mean(form, known_forms)}; choose one of: {', '.join(known_forms)}"
@@ -197,13 +195,34 @@ def export_runs(
             raise UsageError(f"unknown column '{name}'{did_you_mean(name, known)}; docs/measuring.md lists them")
     if names and form not in ("latex", "markdown"):
         raise UsageError(f"--columns is for latex and markdown; {form} always has every column")
+
+
+def export_pieces(
+    runs: Sequence[Run], form: str, names: Sequence[str] | None = None, *, excel_safe: bool = False, **more: Any
+) -> Iterable[str]:
+    """What `export_runs` gives, in pieces: the table of samples line by line, for it may be as long as a data set."""
+    if form != "samples-csv":
+        return [export_runs(runs, form, names, excel_safe=excel_safe, **more)]
+    _check(form, names, excel_safe=excel_safe, **more)
+    return sample_lines(runs, excel_safe)
+
+
+def export_runs(
+    runs: Sequence[Run], form: str, names: Sequence[str] | None = None, *, dataset: str | None = None,
+    method: str | None = None, excel_safe: bool = False,
+) -> str:  # fmt: skip
+    """Runs in one of `FORMATS`: one table of all of them, or as JSON one object, and an array of several.
+
+    names: the columns of a LaTeX or Markdown table. dataset, method: as in `eval_results`. excel_safe: as in `to_csv`.
+    UsageError for an unknown format or column, and for what belongs to another format.
+    """
+    _check(form, names, dataset, method, excel_safe)
     if form == OF_ONE_RUN:
         if len(runs) > 1:
             raise UsageError(f"eval-results is of one run, not of {len(runs)}: name its folder")
         return eval_results(runs[0], judged_rows(runs[0])[0], dataset, method)
     if form == "samples-csv":
-        first, *others = (samples_csv(run, excel_safe) for run in runs)
-        return first + "".join(text[text.index("\n") + 1 :] for text in others)
+        return "".join(sample_lines(runs, excel_safe))
     if form == "json":
         objects = [run_json(run) for run in runs]
         return objects[0] if len(objects) == 1 else "[\n" + ",\n".join(text.rstrip() for text in objects) + "\n]\n"

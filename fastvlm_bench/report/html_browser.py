@@ -38,7 +38,7 @@ def browser_of(suites: Sequence[Sequence[Series]]) -> Browser:
 
 
 def _suite(
-    images: list[str], series: Sequence[Series], most: int, scores: Mapping[int, Mapping[int, Mapping[str, float]]]
+    images: list[str], series: Sequence[Series], most: int, scores: Mapping[int, Mapping[str, Mapping[int, float]]]
 ) -> dict[str, Any]:
     entry = series[0].arm.suite
     chosen = set(choose(series, most))
@@ -113,7 +113,7 @@ def _place(one: Series | None, series: Sequence[Series]) -> int | None:
 
 
 def answer(
-    series: Sequence[Series], place: int, sample_id: str, scores: Mapping[int, Mapping[int, Mapping[str, float]]]
+    series: Sequence[Series], place: int, sample_id: str, scores: Mapping[int, Mapping[str, Mapping[int, float]]]
 ) -> dict[str, Any] | None:
     """What one method said of a sample, in the first repeat, with its seconds as medians over the repeats.
 
@@ -137,7 +137,7 @@ def answer(
         "ratio": _short(one.by_sample.get(sample_id)),
         "ttft_ms": _short(own.ttft_s * 1000), "decode_ms": _short(own.decode_s * 1000),
         "scores": {metrics.kind_of(name).label: _short(value * metrics.kind_of(name).scale)
-                   for metric, value in scores[id(one.run)].get(line["seq"], {}).items()
+                   for metric, known in scores[id(one.run)].items() if (value := known.get(line["seq"])) is not None
                    if (name := metric.removeprefix("score_")) in metrics.METRICS},
         "rounds": rounds,
         "judged": (line.get("losslessness") or {}).get("outcome"),

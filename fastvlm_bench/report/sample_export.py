@@ -1,6 +1,6 @@
 """Every line of samples.jsonl as a line of CSV, with the score of its text."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +9,8 @@ from fastvlm_bench.analysis.arms import arms, scored, sum_rounds
 from fastvlm_bench.analysis.quality import score
 from fastvlm_bench.analysis.verdict import judge
 from fastvlm_bench.records.record import Run
-from fastvlm_bench.report.csv_text import to_csv
+from fastvlm_bench.report.csv_text import csv_lines
+from fastvlm_bench.visible import waited
 
 SAMPLE_COLUMNS = (
     "run_id", "status", "model", "suite", "split", "sample_id", "image_id", "method", "repeat", "invocation", "order",
@@ -31,8 +32,14 @@ def sample_columns() -> list[str]:
 
 def samples_csv(run: Run, excel_safe: bool = False) -> str:
     """One line a suite x sample x method x repeat, with the score of each text. excel_safe: as in `to_csv`."""
+    return "".join(sample_lines([run], excel_safe))
+
+
+def sample_lines(runs: Iterable[Run], excel_safe: bool = False) -> Iterator[str]:
+    """The lines of this table, of several runs one after the other, with one header."""
     header = sample_columns()
-    return to_csv(header, ([values.get(name) for name in header] for values in sample_values(run)), excel_safe)
+    rows = ([values.get(name) for name in header] for run in runs for values in sample_values(run))
+    return csv_lines(header, rows, excel_safe)
 
 
 def sample_values(run: Run) -> Iterable[dict[str, Any]]:
@@ -42,7 +49,7 @@ def sample_values(run: Run) -> Iterable[dict[str, Any]]:
     reference = {(x["suite"], x["sample_id"], x["repeat"]): x["token_ids"]
                  for x in run.lines if x["method"] == run.meta["reference"]}  # fmt: skip
     scores, status = scores_by_line(run), judge(run).status
-    for line in run.lines:
+    for line in waited(run.lines, len(run.lines), "writing samples"):
         suite, sample = known[line["suite"], line["sample_id"]]
         base, ids, done = reference.get((line["suite"], line["sample_id"], line["repeat"])), line["token_ids"], {}
         if line["error"] is None:
@@ -56,15 +63,16 @@ def sample_values(run: Run) -> Iterable[dict[str, Any]]:
             "losslessness_gap": (line.get("losslessness") or {}).get("gap"),
             **{f"batch_{key}": value for key, value in (line.get("batch") or {}).items()},
             **{f"phase_{name}": value for name, value in (line.get("phases") or {}).items()},
-            **(line.get("memory") or {}), **done, **scores.get(line["seq"], {}),
+            **(line.get("memory") or {}), **done,
+            **{name: own[line["seq"]] for name, own in scores.items() if line["seq"] in own},
             "run_id": run.run_id, "status": status, "model": run.meta["model"]["id"], "split": suite["split"],
             "image_id": sample["image_id"],
         }  # fmt: skip
 
 
-def scores_by_line(run: Run) -> dict[int, dict[str, float]]:
-    """{seq: {score_<metric>: value}}: each repeat of an arm is scored as a corpus of its own."""
-    scores: dict[int, dict[str, float]] = {}
+def scores_by_line(run: Run) -> dict[str, dict[int, float]]:
+    """{score_<metric>: {seq: value}}: each repeat of an arm is scored as a corpus of its own."""
+    scores: dict[str, dict[int, float]] = {}
     for arm in arms(run):
         for repeat in sorted({line["repeat"] for line in arm.lines()}):
             own = [(line, sample.references) for sample in arm.measured.values() for line in sample.lines
@@ -77,5 +85,5 @@ def scores_by_line(run: Run) -> dict[int, dict[str, float]]:
                 if result is None:
                     continue
                 for (line, _), value in zip(own, result.per_sample, strict=True):
-                    scores.setdefault(line["seq"], {})[f"score_{metric}"] = float(value)
+                    scores.setdefault(f"score_{metric}", {})[line["seq"]] = float(value)
     return scores

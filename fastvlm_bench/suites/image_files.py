@@ -4,13 +4,19 @@ Pillow also knows kinds that start programs (a file that begins with %!PS runs G
 data set that somebody else made, neither is wanted.
 """
 
+import contextlib
+import hashlib
+import io
 import os
 import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.visible import waited
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,6 +27,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 """Names under which such files are looked for in a folder; what lies in a file is told by its content."""
 MOST_PIXELS = "FASTVLM_BENCH_MAX_IMAGE_PIXELS"
 """Set by --max-image-pixels, and inherited by every process of a run. Without it, Pillow's own limit holds."""
+
+MOST_THREADS, AT_ONCE = 8, 4096
 
 
 def allow_pixels(most: int | None) -> int | None:
@@ -69,6 +77,62 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def decode_image(path: Path) -> "Image":
     """The image as RGB, fully decoded. UsageError with the reason alone if it cannot be."""
+    with _warnings_are_errors():
+        return _decoded(path, path)
+
+
+def faults(paths: Sequence[Path], what: str) -> Iterator[str | None]:
+    """For each image why it cannot be decoded, or None; `sha256_of` knows its digest then. what: said by the bar.
+
+    Each file is read once. Decoders release Python's lock, so there is a thread for each CPU.
+    """
+    workers = min(MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    with _warnings_are_errors(), ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(paths), AT_ONCE):  # so that an interruption waits for few
+            part = paths[start : start + AT_ONCE]
+            yield from waited(pool.map(_fault, part), len(part), what)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, which is read again only where it may have changed since."""
+    found = _DIGESTS.get(path)
+    if found is None or found[0] != _stamp(path):
+        stamp = _stamp(path)
+        found = _DIGESTS[path] = stamp, hashlib.sha256(path.read_bytes()).hexdigest()
+    return found[1]
+
+
+_DIGESTS: dict[Path, tuple[tuple[int, ...], str]] = {}
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _fault(path: Path) -> str | None:
+    try:
+        stamp, data = _stamp(path), path.read_bytes()
+        _DIGESTS[path] = stamp, hashlib.sha256(data).hexdigest()
+        _decoded(path, io.BytesIO(data))
+    except FileNotFoundError:
+        return "the file is gone"
+    except (UsageError, OSError) as error:
+        return str(error)
+    return None
+
+
+@contextlib.contextmanager
+def _warnings_are_errors() -> Iterator[None]:
+    """Of images that may be bombs: Pillow refuses twice its limit. It holds for all threads."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _decoded(path: Path, source: Path | io.BytesIO) -> "Image":
     from PIL import Image, UnidentifiedImageError
 
     if given := os.environ.get(MOST_PIXELS):
@@ -76,10 +140,8 @@ def decode_image(path: Path) -> "Image":
             raise UsageError(f"{MOST_PIXELS}={given} is no number of pixels")
         Image.MAX_IMAGE_PIXELS = int(given)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow refuses twice its limit
-            with Image.open(path, formats=_kinds()) as image:
-                return image.convert("RGB")  # decodes to the end of the file
+        with Image.open(source, formats=_kinds()) as image:
+            return image.convert("RGB")  # decodes to the end of the file
     except UnidentifiedImageError:
         with open(path, "rb") as file:
             start = file.read(15)

@@ -25,10 +25,11 @@ from fastvlm_bench.suites.definition import (
 )
 from fastvlm_bench.suites.files import data_root, find_images, layout, odd_breaks, places_of, read_entries, some
 from fastvlm_bench.suites.hub_data import HubData
-from fastvlm_bench.suites.image_files import decode_image
+from fastvlm_bench.suites.image_files import decode_image, faults, sha256_of
 from fastvlm_bench.suites.readers import PLACEHOLDERS
 from fastvlm_bench.suites.tables import content_lines, read_table
 from fastvlm_bench.suites.where import choose_split, official_files
+from fastvlm_bench.visible import waited
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -225,13 +226,12 @@ def check_images(suite: Suite) -> None:
     images = {sample.image_path: sample for sample in reversed(suite.samples)}
     broken: list[str] = []
     first: Sample | None = None
-    for path in list(images)[::-1]:
-        try:
-            decode_image(path)
-        except UsageError as error:
+    paths = list(images)[::-1]
+    for path, fault in zip(paths, faults(paths, f"decoding the images of {suite.name}"), strict=True):
+        if fault is not None:
             first = first or images[path]
             twins = sum(other.name == path.name for other in images) > 1  # ScienceQA's are all called image.png
-            broken.append(f"{path.parent.name + '/' if twins else ''}{path.name} ({error})")
+            broken.append(f"{path.parent.name + '/' if twins else ''}{path.name} ({fault})")
     if first is not None:
         where = f"; the first is {first.image_path}, that of {first.place}" if first.place else ""
         raise UsageError(f"{len(broken)} of {len(images)} images of {suite.name}/{suite.split} cannot be read: "
@@ -249,4 +249,4 @@ def images_sha256(suite: Suite) -> str:
 def image_digests(suite: Suite) -> dict[Path, str]:
     """SHA-256 of the bytes of every image, in the samples' order."""
     paths = dict.fromkeys(sample.image_path for sample in suite.samples)
-    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {path: sha256_of(path) for path in waited(paths, len(paths), f"hashing the images of {suite.name}")}

@@ -1,0 +1,167 @@
+"""At the size of a data set work grows with the number of samples and no faster: counted by calls, not by clocks."""
+
+import gc
+import json
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import big_run
+import pytest
+from rich.console import Console
+
+from fastvlm_bench.analysis import bounds, order_effect
+from fastvlm_bench.analysis.arms import arms
+from fastvlm_bench.analysis.comparison import compare
+from fastvlm_bench.analysis.summary import summarise
+from fastvlm_bench.analysis.verdict import judged_rows
+from fastvlm_bench.measuring.live import Live
+from fastvlm_bench.measuring.runner import Group
+from fastvlm_bench.records import mixing, sealing
+from fastvlm_bench.records.reading import read_lines
+from fastvlm_bench.records.record import RunWriter, read_run
+from fastvlm_bench.report.export import rows_csv
+from fastvlm_bench.report.sample_export import sample_lines
+
+SIZES = (30, 60, 120)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Runs of three methods over more and more questions."""
+    made = {}
+    for size in SIZES:
+        made[size] = tmp_path_factory.mktemp("big") / f"vqa{size}"
+        big_run.write(made[size], size, methods=3)
+    return made
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many functions, those written in C too, are called while it works."""
+    count = [0]
+
+    def profile(frame: Any, event: str, _: Any) -> None:
+        count[0] += event in ("call", "c_call")
+
+    gc.collect()
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return count[0]
+
+
+def resumed(folder: Path) -> None:
+    """`run --resume` as far as records go: it is opened, and gets what is known once the model is loaded."""
+    meta = json.loads((folder / "run.json").read_bytes())
+    with RunWriter.resume(folder, meta["config_sha256"]) as writer:
+        writer.update(suites=[{**suite, "samples": [dict(s) for s in suite["samples"]]} for suite in meta["suites"]])
+        writer.update(costs=[])
+
+
+def exported(folder: Path) -> None:
+    for _ in sample_lines([read_run(folder)]):
+        pass
+
+
+WORK: dict[str, Callable[[Path], object]] = {
+    "report": lambda folder: judged_rows(read_run(folder)),
+    "export": lambda folder: rows_csv(judged_rows(read_run(folder))[0]),
+    "samples-csv": exported,
+    "compare": lambda folder: compare([read_run(folder), read_run(folder)]),
+    "resume": resumed,
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_work_grows_no_faster_than_the_samples(folders: dict[int, Path], name: str) -> None:
+    for folder in folders.values():
+        WORK[name](folder)  # what is made once (quantiles, metrics' tables) is made now
+    small, middle, large = (calls(lambda: WORK[name](folders[size])) for size in SIZES)  # noqa: B023
+    assert large - middle < 2.2 * (middle - small) + 2000, (small, middle, large)
+
+
+def test_an_update_of_run_json_does_not_look_at_the_samples_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flattened, read = [0], [0]
+    real_flatten, real_of = mixing.flatten, sealing.Digest.of
+
+    def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+        flattened[0] += 1
+        return real_flatten(value, prefix)
+
+    def digest(path: Path, size: int) -> sealing.Digest:
+        read[0] += path.name == sealing.SAMPLES_FILE
+        return real_of(path, size)
+
+    monkeypatch.setattr(mixing, "flatten", flatten)
+    counts = []
+    for questions in (20, 200):
+        run = big_run.meta(questions, 2)
+        with RunWriter.create(tmp_path / str(questions), run) as writer:
+            writer.append_all(big_run.lines(run))
+            monkeypatch.setattr(sealing.Digest, "of", digest)
+            flattened[0] = 0
+            writer.update(costs=[])
+            writer.update(suites=[{**suite, "samples": [dict(s) for s in suite["samples"]]} for suite in run["suites"]])
+            counts.append(flattened[0])
+            monkeypatch.undo()
+            monkeypatch.setattr(mixing, "flatten", flatten)
+    assert counts[0] == counts[1] and read == [0]
+
+
+def test_weights_are_drawn_once_for_all_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, real = list[int](), bounds._weights
+    monkeypatch.setattr(bounds, "_weights", lambda seed: drawn.append(seed) or real(seed))
+    for methods in (2, 4):
+        run = big_run.meta(40, methods)
+        with RunWriter.create(tmp_path / str(methods), run) as writer:
+            for line in big_run.lines(run):
+                writer.append({**line, "text": "yes" if line["method"] == "standard" else "no"})
+            writer.finish("interrupted")
+        drawn.clear()
+        rows = summarise(read_run(tmp_path / str(methods)))
+        assert drawn == [0], "40 questions on 8 images are one block of weights"
+        assert sum(quality.delta is not None for row in rows for quality in row.quality) == methods - 1
+
+
+def test_a_line_in_memory_is_small_and_equal(folders: dict[int, Path]) -> None:
+    path = folders[SIZES[-1]] / "samples.jsonl"
+
+    def bytes_of(read: Callable[[], list[Any]]) -> tuple[list[Any], int]:
+        gc.collect()
+        tracemalloc.start()
+        lines = read()
+        gc.collect()
+        used, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return lines, used
+
+    plain, usual = bytes_of(lambda: [json.loads(raw) for raw in path.read_bytes().splitlines()])
+    lines, own = bytes_of(lambda: read_lines(path)[0])
+    assert lines == plain and [list(line) for line in lines] == [list(line) for line in plain]
+    assert own < 0.4 * usual and own / len(lines) < 1400
+    assert all(type(line) is dict for line in lines) and {**lines[0], "more": 1} == {**plain[0], "more": 1}
+
+
+def test_the_order_effect_looks_at_an_even_selection(folders: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    own = arms(read_run(folders[SIZES[1]]))
+    whole = order_effect.turns(own)
+    monkeypatch.setattr(order_effect, "MOST_GROUPS", SIZES[1])
+    assert order_effect.turns(own) == whole and len(whole) == SIZES[1], "up to that many, all are looked at"
+    monkeypatch.setattr(order_effect, "MOST_GROUPS", 30)
+    assert len(order_effect.turns(own)) == 30
+
+
+def test_the_bar_keeps_sums_not_ratios() -> None:
+    live = Live(Console(quiet=True), "standard")
+    line = {"sample_id": "0", "error": None, "rounds": [], "order": 0}
+    for done in range(1, 50):
+        live.show(Group("s", done, 50, [{**line, "method": "standard", "decode_s": 2.0},
+                                        {**line, "method": "fastvlm", "decode_s": 1.0}]))  # fmt: skip
+    assert live._sums == {"s": {"fastvlm": (pytest.approx(49 * 0.6931, rel=1e-3), 49)}}
