@@ -16,6 +16,7 @@ from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import FAILED_SAMPLES, BenchError, UsageError
 from fastvlm_bench.measuring.before_loading import check
 from fastvlm_bench.measuring.benchmark import run_benchmark
+from fastvlm_bench.measuring.ranks import check_several, several
 from fastvlm_bench.records.record import RUN_FILE, Run, read_meta, read_run
 from fastvlm_bench.records.storage import BOTH_PRINTED, STANDARD_OUTPUT, check_target_file
 from fastvlm_bench.report.batch_table import print_sizes, sizes_csv, sizes_json
@@ -43,6 +44,8 @@ def run_sizes(
     kept, an unfinished one goes on, and sizes without a run are measured. An interruption or an error ends the sweep,
     and what was measured is kept. Failed samples do not end it. after: as in `run_benchmark`, of each run.
     """
+    if several():
+        check_several(config, **{"a list of batch sizes": True})
     if predictions is not None:
         raise UsageError("--predictions-out needs one batch size; answers are the same at every size")
     if csv is not None:

@@ -1,6 +1,7 @@
 """What the leader and the other processes of a run do, where torchrun started several: `ranks` has how they meet."""
 
 import contextlib
+import io
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -58,7 +59,8 @@ def follow(team: Team, config: RunConfig) -> int:
     """Measure this process's part, and say nothing: the leader tells. Returns the exit code."""
     suites, refused = None, None
     try:
-        suites = check(config, images=False)  # the leader looks at the images
+        with contextlib.redirect_stderr(io.StringIO()):  # the leader tells its notes, and looks at the images
+            suites = check(config, images=False)
     except BenchError as error:
         refused = error
     writer = team.receive()

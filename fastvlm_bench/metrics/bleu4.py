@@ -10,9 +10,10 @@ they keep a prediction without any 4-gram slightly above zero.
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 from fastvlm_bench.metrics import MetricKind, MetricScore, Part, check_samples
-from fastvlm_bench.metrics.ptb_tokenizer import tokenize_all
+from fastvlm_bench.metrics.ptb_tokenizer import tokenize, tokenize_all
 
 METRIC = MetricKind(
     "BLEU-4", "n-grams pooled over the corpus; BLEU-1 to -3 come along", tokenised=True,
@@ -41,14 +42,17 @@ def counts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> l
     prediction in words, and that of the closest reference.
     """
     check_samples(predictions, references)
-    found = []
-    for prediction, texts in zip(tokenize_all(predictions), references, strict=True):
-        words = prediction.split()
-        reference_words = [text.split() for text in tokenize_all(texts)]
-        possible = [max(0, len(words) - n + 1) for n in _ORDERS]
-        closest = min((abs(len(other) - len(words)), len(other)) for other in reference_words)[1]
-        found.append((*_clipped_matches(words, reference_words), *possible, len(words), closest))
-    return found
+    return [_counts(prediction, tuple(texts)) for prediction, texts in zip(predictions, references, strict=True)]
+
+
+@lru_cache(maxsize=1 << 17)
+def _counts(prediction: str, references: tuple[str, ...]) -> tuple[int, ...]:
+    """Of one sample. Kept, because each method is compared with the same reference, and mostly says the same."""
+    words = tokenize(prediction).split()
+    reference_words = [text.split() for text in tokenize_all(references)]
+    possible = [max(0, len(words) - n + 1) for n in _ORDERS]
+    closest = min((abs(len(other) - len(words)), len(other)) for other in reference_words)[1]
+    return (*_clipped_matches(words, reference_words), *possible, len(words), closest)
 
 
 def combine(sums: Sequence[int], orders: int = len(_ORDERS)) -> float:

@@ -65,7 +65,8 @@ def print_screen(
         if sentence := best(run, own):
             say(console, sentence, "bold")
     processes = max(row.counts.invocations for row in rows)
-    scope = "one process" if processes == 1 else f"{processes} processes"
+    single = "each in one process" if run.meta.get("merged") or run.meta.get("ranks") else "one process"
+    scope = single if processes == 1 else f"{processes} processes"
     per = "" if greedy(run.meta) else ", per token"
     say(console, f"[ ] 95 % interval of these samples, {scope}{per}; Δ to the reference", "dim")
     for text in [*(predicted_out(run) if swept else left_out(run)), *merged(verdict.warnings)]:

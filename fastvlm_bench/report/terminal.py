@@ -112,8 +112,16 @@ def headline(run: Run) -> str:
     model, threads = run.meta["model"], run.meta.get("environment", {}).get("threads")
     parts = [f"{run.run_id}: {model['id']}", model["dtype"], model["device"]]
     parts += [f"{threads} thread{'s' if threads != 1 else ''}"] if threads and model["device"] == "cpu" else []
-    parts += [f"attention {model['attention']}"]
+    parts += [f"attention {model['attention']}", *shared_among(run)]
     return " · ".join(parts)
+
+
+def shared_among(run: Run) -> list[str]:
+    """Of a run that has a share of the samples, or whose samples were shared: among what."""
+    shard, merged, ranks = (run.meta.get(name) for name in ("shard", "merged", "ranks"))
+    found = [f"shard {shard['number']}/{shard['of']}"] if shard else []
+    found += [f"{len(merged['shards'])} of {merged['of']} shards"] if merged else []
+    return found + ([f"{len(ranks)} processes"] if ranks else [])
 
 
 def suite_headline(row: Row) -> str:

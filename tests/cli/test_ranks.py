@@ -144,5 +144,6 @@ def test_what_one_process_must_do_is_refused(
 ) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)
-    assert refused("run", *options).endswith(f"{options[0]} is for one process, and 2 were started; leave it out, or "
-                                             "leave torchrun out")  # fmt: skip
+    told = "is for one process, and 2 were started; leave it out, or leave torchrun out"
+    assert refused("run", *options).endswith(f"{options[0]} {told}")
+    assert refused("run", "--batch-size", "1,2").endswith(f"a list of batch sizes {told}")

@@ -145,6 +145,7 @@ def test_missing_shards_are_allowed_and_marked(fake: SimpleNamespace, tmp_path: 
         env={"COLUMNS": "200"},
     )
     assert said.exit_code == 0 and "merged without shards 2/4, 3/4" in said.output
+    assert "2 of 4 shards" in said.output and "each in one process" in said.output
     (folder,) = (tmp_path / "out").iterdir()
     run = read_run(folder)
     own = {line["sample_id"] for path in folders for line in read_run(path).lines}

@@ -149,6 +149,24 @@ def test_a_line_in_memory_is_small_and_equal(folders: dict[int, Path]) -> None:
     assert all(type(line) is dict for line in lines) and {**lines[0], "more": 1} == {**plain[0], "more": 1}
 
 
+def test_means_over_all_samples_are_taken_once(folders: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call may look at every sample, so here the values are counted that the means are of."""
+    looked, real = [0], order_effect.fmean
+
+    def fmean(values: Any) -> float:
+        own = list(values)
+        looked[0] += len(own)
+        return real(own)
+
+    monkeypatch.setattr(order_effect, "fmean", fmean)
+    counts = []
+    for size in SIZES:
+        looked[0] = 0
+        order_effect.order_effect(arms(read_run(folders[size])))
+        counts.append(looked[0])
+    assert counts[2] - counts[1] < 2.2 * (counts[1] - counts[0]), counts
+
+
 def test_the_order_effect_looks_at_an_even_selection(folders: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     own = arms(read_run(folders[SIZES[1]]))
     whole = order_effect.turns(own)
