@@ -83,8 +83,8 @@ def test_two_processes_are_one(given: list[str], one: Run, tmp_path: Path) -> No
     assert [suite["samples"] for suite in run.meta["suites"]] == [suite["samples"] for suite in one.meta["suites"]]
 
 
-def dies_after(lines: int, ranks: tuple[int, ...]) -> Callable[[int], None]:
-    """These ranks are killed when they have measured so many lines."""
+def dies_after(lines: int, ranks: tuple[int, ...], number: int = signal.SIGKILL) -> Callable[[int], None]:
+    """These ranks get a signal when they have measured so many lines."""
 
     def prepare(rank: int) -> None:
         real = RankWriter.append
@@ -92,7 +92,7 @@ def dies_after(lines: int, ranks: tuple[int, ...]) -> Callable[[int], None]:
         def append(self: RankWriter, line: Any) -> None:
             real(self, line)
             if self._seq == lines:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
 
         if rank in ranks:
             RankWriter.append = append  # type: ignore[method-assign]
@@ -122,6 +122,16 @@ def test_what_killed_processes_had_measured_is_kept(given: list[str], one: Run, 
     again, whole = measured([*given, "--resume", str(run.folder)], 1, tmp_path / "out")
     assert again[0][0] == 0 and "8 lines that processes of this run had left are kept" in again[0][2], again
     assert tokens(whole) == tokens(one) and sum("rank" in line for line in whole.lines) == 8
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_keeps_the_lines_of_all_and_tells_what_is_missing(given: list[str], tmp_path: Path) -> None:
+    """As torchrun does when one process has failed: it sends SIGTERM to the others."""
+    said, run = measured(given, 2, tmp_path / "out", dies_after(4, (0, 1), signal.SIGTERM))
+    assert said[0][0] == 128 + signal.SIGTERM and "interrupted; 4 samples are kept" in said[0][2], said
+    assert "rank 0: 6 of 8 samples are missing" in said[0][2] and "rank 1: 4 of 6 samples are missing" in said[0][2]
+    assert run.meta["status"] == "interrupted" and len(run.lines) == 8 and {x["rank"] for x in run.lines} == {0, 1}
+    assert not list(run.folder.glob("samples.rank*"))
 
 
 @pytest.mark.slow
