@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from fastvlm_bench.metrics import MetricKind, MetricScore, Part, check_samples
-from fastvlm_bench.metrics.ptb_tokenizer import tokenize, tokenize_all
+from fastvlm_bench.metrics.ptb_tokenizer import tokenize_all
 
 METRIC = MetricKind(
     "BLEU-4", "n-grams pooled over the corpus; BLEU-1 to -3 come along", tokenised=True,
@@ -42,14 +42,17 @@ def counts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> l
     prediction in words, and that of the closest reference.
     """
     check_samples(predictions, references)
-    return [_counts(prediction, tuple(texts)) for prediction, texts in zip(predictions, references, strict=True)]
+    return [
+        _counts(prediction, tuple(tokenize_all(texts)))
+        for prediction, texts in zip(tokenize_all(predictions), references, strict=True)
+    ]
 
 
 @lru_cache(maxsize=1 << 17)
 def _counts(prediction: str, references: tuple[str, ...]) -> tuple[int, ...]:
-    """Of one sample. Kept, because each method is compared with the same reference, and mostly says the same."""
-    words = tokenize(prediction).split()
-    reference_words = [text.split() for text in tokenize_all(references)]
+    """Of the tokens of one sample. Kept: each method is compared with the same one, and mostly says the same."""
+    words = prediction.split()
+    reference_words = [text.split() for text in references]
     possible = [max(0, len(words) - n + 1) for n in _ORDERS]
     closest = min((abs(len(other) - len(words)), len(other)) for other in reference_words)[1]
     return (*_clipped_matches(words, reference_words), *possible, len(words), closest)

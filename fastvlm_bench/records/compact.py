@@ -17,6 +17,8 @@ REPEATED = ("suite", "sample_id", "method", "stop")
 
 MOST_KINDS, MOST_KEYS = 64, 30
 """A record has few kinds of entries; Python keeps the keys of an object apart from its values up to so many."""
+MANY = 500_000
+"""So many lists and dictionaries of one record that it would cost seconds to look through them again and again."""
 _KINDS: dict[tuple[str, ...], type] = {}
 
 
@@ -79,6 +81,8 @@ def uncollected() -> Iterator[None]:
     gc.disable()
     try:
         yield
+        if gc.get_count()[0] > MANY:
+            gc.freeze()  # what was read stays, and is not looked through again while it is analysed
     finally:
         if was_enabled:
             gc.enable()
