@@ -128,12 +128,13 @@ def compare(
     found, notes = differing(runs, of_suites)
     if found and not force:
         raise IncompatibleRuns(f"these runs cannot be compared: {'; '.join(found)}; --force shows them all the same")
-    base, summaries = arms(first), [summarise(run) for run in runs]
-    verdicts = [judge(run, own) for run, own in zip(runs, summaries, strict=True)]
+    every = [arms(run) for run in runs]
+    summaries = [summarise(run, own=own) for run, own in zip(runs, every, strict=True)]
+    verdicts = [judge(run, rows, own=own) for run, rows, own in zip(runs, summaries, every, strict=True)]
     begun: list[tuple[ComparedRow, list[Steps[Quality]]]] = []
-    for index, run in enumerate(runs):
-        for row, arm in zip(stamped(summaries[index], verdicts[index]), arms(run), strict=True):
-            against = _counterpart(arm, base) if index else None
+    for index, own in enumerate(every):
+        for row, arm in zip(stamped(summaries[index], verdicts[index]), own, strict=True):
+            against = _counterpart(arm, every[0]) if index else None
             begun.append(_compared(index, row, arm, against, margin_of(first.meta["config"])))
     ended = iter(together([steps for _, of_row in begun for steps in of_row]))
     rows = [replace(row, quality=tuple(next(ended) for _ in of_row) or row.quality) for row, of_row in begun]

@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.metrics import MetricKind, MetricScore, check_samples
@@ -116,7 +117,9 @@ def _frequency(documents: Sequence[Sequence[Counts]]) -> Counter[Ngram]:
     return frequency
 
 
+@lru_cache(maxsize=1 << 16)
 def _count(text: str) -> Counts:
+    """Of one tokenised text. Kept, because every method is scored against the same references. Nobody changes it."""
     words = text.split()
     return [Counter(zip(*(words[start:] for start in range(n)), strict=False)) for n in _ORDERS]
 
