@@ -33,6 +33,8 @@ def csv_lines(header: Sequence[str], rows: Iterable[Sequence[Any]], excel_safe: 
 
     def cell(value: Any) -> str:
         text = cell_text(value)
+        if value is None or isinstance(value, int | float):  # most cells, in which nothing needs quotes
+            return text
         if excel_safe and isinstance(value, str) and text.startswith(FORMULA):
             text = f"'{text}"
         return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text

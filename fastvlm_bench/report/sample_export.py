@@ -1,7 +1,6 @@
 """Every line of samples.jsonl as a line of CSV, with the score of its text."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 from fastvlm_bench import metrics
@@ -55,7 +54,7 @@ def sample_values(run: Run) -> Iterable[dict[str, Any]]:
         if line["error"] is None:
             done = {
                 "tokens": len(ids), "token_ids": " ".join(map(str, ids)), "e2e_s": line["ttft_s"] + line["decode_s"],
-                "identical": None if base is None else ids == base, **asdict(sum_rounds([line])),
+                "identical": None if base is None else ids == base, **vars(sum_rounds([line])),
             }  # fmt: skip
         yield {
             **{name: value for name, value in line.items() if name not in ("rounds", "token_ids")},
