@@ -17,12 +17,13 @@ from fastvlm_bench.embedded.easy_drafts import GAMMA
 from fastvlm_bench.report.picture_style import blank, save_picture, styled
 from fastvlm_bench.world.scenes import COLORS, KINDS, PLACES, TIMES
 
-DRAFT_COMMANDS = """for heads in "--head eagle --head twig --out drafts/a" \\
+DRAFT_COMMANDS = """for heads in "--head eagle --head twig --head medusa --out drafts/a" \\
   "--head attention --head attention:exit_layer=2 --head mlp:exit_layer=2 --head mlp:exit_layer=4 \\
-   --head mlp:exit_layer=8 --out drafts/b"; do
-  fastvlm-bench train --suite describe --suite coco-caption --suite vqav2 --samples 3600 --held-out 96 --updates 900 \\
+   --head mlp:exit_layer=6 --out drafts/b"; do
+  fastvlm-bench train --suite describe --suite coco-caption --suite vqav2 --samples 4000 --held-out 96 --updates 1000 \\
     --refine 0 --threads 1 --exit-layer 1 $heads
-done"""
+done
+fastvlm-bench skip-search --suite describe --suite coco-caption --out drafts/skips"""
 STAGES = ("tower", "language", "descriptions")
 MEASURES = {"descriptions": "whole descriptions", "questions": "questions", "captions": "captions, CIDEr-D"}
 
@@ -142,8 +143,8 @@ finished target, so that it had the target's compute and its own. None of half t
 {easy_rows(easy)}
 
 ## Drafts
-Seven lie in `../drafts`, trained on the target's own greedy answers by two commands, each on one core; their manifests
-say on what, `log.jsonl` there is the logs of both. `"default": true` in one manifest is all that was set by hand:
+Nine lie in `../drafts`: eight heads, trained on the target's own greedy answers by two commands, each on one core, and a
+set of layers to skip, which was searched for. Their manifests say on what, `log.jsonl` there is the logs of both. `"default": true` in one manifest is all that was set by hand:
 
 ```sh
 {DRAFT_COMMANDS}
