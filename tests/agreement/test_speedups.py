@@ -16,7 +16,7 @@ from fastvlm_bench.records.record import read_run
 from fastvlm_bench.training.prediction import Checked, simulate
 
 LAYERS, LAYER_S, TAIL_S = 12, 0.01, 0.02
-RESULTS = Path(__file__).parents[2] / "results"
+(REFERENCE,) = (Path(__file__).parents[2] / "results").glob("*-tiny-describe-*")
 
 
 def cost(layer: int) -> PassCosts:
@@ -71,8 +71,10 @@ def test_the_best_cell_of_each_exit(prices: Prices) -> None:
 
 def test_beside_a_run(prices: Prices) -> None:
     """The measured speed-up and α are those of the record, over the samples that both have."""
-    run = read_run(RESULTS / "20261124-185037-tiny-describe-3b20")
-    label, source = "layerskip:exit_layer=8,gamma=4", Source(8, "raw")
+    run = read_run(REFERENCE)
+    raw = next(method for method in run.meta["methods"] if method["name"] == "layerskip")
+    label, options = raw["label"], raw["options"]
+    source = Source(options["exit_layer"], "raw")
     mine = [line for line in run.lines if line["method"] == "standard"][:3]
     texts = [
         Text(f"describe/{line['sample_id']}", "i", tuple(line["token_ids"]), (), True, 9, tuple(line["token_ids"][1:]),
@@ -87,9 +89,10 @@ def test_beside_a_run(prices: Prices) -> None:
     rounds = [r for line in own for r in line["rounds"]]
     assert one.alpha_measured == sum(r[2] for r in rounds) / sum(r[1] for r in rounds) and one.alpha_predicted == 1
     checked = [Checked([True] * (len(line["token_ids"]) - 1), [0.9] * len(line["token_ids"]), True, 9) for line in mine]
-    assert one.speedup_predicted == simulate(checked, 4, 0.5).speedup(prices.of(source))
+    assert one.speedup_predicted == simulate(checked, options["gamma"], options["stop_below"]).speedup(prices.of(source))
     assert one.error == one.speedup_predicted / one.speedup_measured - 1
-    assert "layerskip:exit_layer=1,gamma=4" in found.skipped and "early-exit" not in found.skipped
+    ours = {method["label"] for method in run.meta["methods"] if method["name"] == "fastvlm"}
+    assert ours and ours <= set(found.skipped) and "early-exit" not in found.skipped
     assert f"within 5 % on {found.close} of 1 cells" in found.sentence
 
 
@@ -98,4 +101,4 @@ def test_beside_a_run(prices: Prices) -> None:
 )
 def test_a_run_of_something_else_is_refused(suite: str, model: str, told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        check_against(read_run(RESULTS / "20261124-185037-tiny-describe-3b20"), suite, model)
+        check_against(read_run(REFERENCE), suite, model)
