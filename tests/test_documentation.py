@@ -172,7 +172,8 @@ def test_reference_table_of_the_readme_is_what_report_prints() -> None:
     """Each line of the table is one of the run that the command above it names, in the same order."""
     found = re.search(r"`fastvlm-bench report (results/[^`]*)`:\n\n```text\n(.*?)```", README, flags=re.S)
     assert found is not None
-    result = CliRunner().invoke(app, ["report", str(ROOT / found.group(1))], env={"COLUMNS": "90"}, catch_exceptions=False)
+    arguments = ["report", str(ROOT / found.group(1))]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "90"}, catch_exceptions=False)
     told = iter([line.rstrip() for line in result.stdout.splitlines()])
     lines = found.group(2).splitlines()
     assert len(lines) > 12 and [line for line in lines if line not in told] == []

@@ -89,7 +89,8 @@ def test_beside_a_run(prices: Prices) -> None:
     rounds = [r for line in own for r in line["rounds"]]
     assert one.alpha_measured == sum(r[2] for r in rounds) / sum(r[1] for r in rounds) and one.alpha_predicted == 1
     checked = [Checked([True] * (len(line["token_ids"]) - 1), [0.9] * len(line["token_ids"]), True, 9) for line in mine]
-    assert one.speedup_predicted == simulate(checked, options["gamma"], options["stop_below"]).speedup(prices.of(source))
+    simulated = simulate(checked, options["gamma"], options["stop_below"])
+    assert one.speedup_predicted == simulated.speedup(prices.of(source))
     assert one.error == one.speedup_predicted / one.speedup_measured - 1
     ours = {method["label"] for method in run.meta["methods"] if method["name"] == "fastvlm"}
     assert ours and ours <= set(found.skipped) and "early-exit" not in found.skipped
