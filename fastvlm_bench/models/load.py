@@ -78,7 +78,8 @@ class Target:
         families, stays one.
         """
         images = image if isinstance(image, Image.Image) else list(image)
-        text = self.render(prompt, len(images) if isinstance(images, list) else 1, earlier)
+        count = len(images) if isinstance(images, list) else 1
+        text = self.render(prompt, count, earlier) if count > 1 or earlier else self.render(prompt)
         options = text_options(self.processor, self.model.config.model_type, text)
         batch = read_images(self.processor, text, images, options)
         floating = next(self.model.parameters()).dtype
