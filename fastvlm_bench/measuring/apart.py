@@ -35,7 +35,7 @@ def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     Call it before the warm-up: it gives idle memory back, and it times each method's first call. A method that fails
     is left out.
     """
-    sample, found = suite.samples[-1], []
+    sample, found = suite.openings[-1], []
     prepared = runner.prepare([sample])
     weights = sum(p.nbytes for p in runner.target.model.parameters())
     for built in runner.methods:
@@ -62,9 +62,9 @@ def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     Call it before the warm-up, which then leaves no method warmer than the others; the first passes of each shape do
     not count. A method whose passes fail is left out, as is everything where samples are decoded in batches.
     """
-    if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES:
+    if runner.size > 1 or len(suite.openings) < FEWEST_SAMPLES:
         return []
-    prepared, found, model = runner.prepare(suite.samples[-1:]), [], runner.target.model
+    prepared, found, model = runner.prepare(suite.openings[-1:]), [], runner.target.model
     own = [(built, built.method) for built in runner.methods if isinstance(built.method, FastVLM)]
     known: dict[tuple[Hashable, bool], PassCosts | None] = {}
     for built, method in own:
@@ -104,14 +104,14 @@ def acceptance_without_stop(runner: Runner, suite: Suite) -> list[dict[str, Any]
     the papers' by selection; this one is theirs.
     """
     found: list[dict[str, Any]] = []
-    if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES:
+    if runner.size > 1 or len(suite.openings) < FEWEST_SAMPLES:
         return found
     for built in runner.methods:
         if not built.method.stops:
             continue
         rounds: list[Any] = []
         try:
-            for number, sample in enumerate(suite.samples[:MOST_SAMPLES]):
+            for number, sample in enumerate(suite.openings[:MOST_SAMPLES]):
                 if sum(r.tested for r in rounds) >= ENOUGH_TESTED:
                     break
                 seed = seed_of(runner.seed, suite.name, built.label, number)
@@ -132,7 +132,7 @@ def energy_blocks(runner: Runner, suite: Suite, meter: Meter, seconds: float) ->
     """
 
     def decoder(built: Built) -> Callable[[], int]:
-        turn = cycle(suite.samples)
+        turn = cycle(suite.openings)
 
         def decode() -> int:  # the processor is in the block for every method alike, since a meter cannot be paused
             trace = runner.decode(built, suite, runner.prepare([next(turn)]))

@@ -61,7 +61,7 @@ class Tuning:
             else:
                 torch.set_num_threads(config.threads)
         self.reference, self.cells = methods[0], {built.label: built for built in methods[1:]}
-        self.samples, self.measured, self.image_id = cycle(suite.samples), 0, ""
+        self.samples, self.measured, self.image_id = cycle(suite.openings), 0, ""
 
     @property
     def left_s(self) -> float:
@@ -115,7 +115,7 @@ class Tuning:
 
     def _seconds(self, built: Built) -> float:
         """Seconds of one whole request on the suite's last sample, with a margin for what is around it."""
-        trace = self.runner.decode(built, self.suite, self.runner.prepare(self.suite.samples[-1:]))
+        trace = self.runner.decode(built, self.suite, self.runner.prepare(self.suite.openings[-1:]))
         return 1.1 * (trace.ttft_s + trace.decode_s)
 
     def race(self, names: Sequence[str]) -> Race:
@@ -140,7 +140,7 @@ class Tuning:
                 return None
             logs.append(found[name])
             images.append(self.image_id)
-            if self.measured >= 20 * len(self.suite.samples):
+            if self.measured >= 20 * len(self.suite.openings):
                 break
         return geometric_mean_ratio([math.exp(log) for log in logs], [1.0] * len(logs), images)
 
