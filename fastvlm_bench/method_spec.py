@@ -133,6 +133,17 @@ SKIP_SET = Option(
     str, None, "folder of a set that `skip-search` found; by default one among the model's drafts", source=True
 )
 STOP_BELOW = Option(float, 0.5, "drafting stops before a token less probable than this; 0 is never", low=0, below=1)
+TOPK = Option(
+    int, None, "2 or more draft a tree, with so many tokens a level at most; by default a chain", low=1, high=32
+)
+NODES = Option(int, None, "most tokens of a tree; by default 16", low=2, high=256)
+BRANCH_ABOVE = Option(
+    float,
+    None,
+    "a token joins its tree level's best if it is this share as likely; by default 0.2",
+    low=0,
+    below=1,
+)
 EAGLE_OPTIONS = {
     "gamma": Option(int, 5, "most tokens of a chain drafted per round", low=1, high=MAX_GAMMA),
     "topk": Option(int, 1, "1 drafts a chain; more a tree, whose best nodes have so many children", low=1, high=32),
@@ -146,6 +157,7 @@ EAGLE_OPTIONS = {
 WORDS = {
     "MethodKind": MethodKind, "Option": Option, "int": int, "float": float, "str": str, "GAMMA": GAMMA,
     "EXIT_LAYER": EXIT_LAYER, "HEAD": HEAD, "DRAFT": DRAFT, "STOP_BELOW": STOP_BELOW, "MAX_GAMMA": MAX_GAMMA,
+    "TOPK": TOPK, "NODES": NODES, "BRANCH_ABOVE": BRANCH_ABOVE,
     "AT_THE_END_DRAFT": AT_THE_END_DRAFT, "SKIP_SET": SKIP_SET, "EAGLE_OPTIONS": EAGLE_OPTIONS,
 }  # fmt: skip
 """What a declaration may use besides literals, because it is read without running its file."""
