@@ -6,7 +6,7 @@ level's best. So a level has one token where the draft is sure. An EOS is never 
 the target says it, verification gives it as the target's own token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,11 +59,16 @@ def tree_options(
 
 def tree_round(session: Session, shape: Shape, clock: Any) -> Round:
     """Draft a tree, verify it with the layers from the exit on, keep the branch that stands. For a single sequence."""
+    return verified_tree(session, lambda: grow(session, shape), clock)
+
+
+def verified_tree(session: Session, draft: Callable[[], Tree], clock: Any) -> Round:
+    """The same for a tree that `draft` makes, of which every node has passed the early layers then, in its order."""
     gate = session.gate
     gate.mode = Mode.DRAFT
     gate.kept.clear()
     started = clock.now()
-    tree = grow(session, shape)
+    tree = draft()
     drafted = clock.now()
     gate.mode = Mode.VERIFY
     view = session.cache_view(gate.exit_layer, len(tree) + 1)
