@@ -171,7 +171,8 @@ WORDS = {
     "MethodKind": MethodKind, "Option": Option, "int": int, "float": float, "str": str, "GAMMA": GAMMA,
     "EXIT_LAYER": EXIT_LAYER, "HEAD": HEAD, "DRAFT": DRAFT, "STOP_BELOW": STOP_BELOW, "MAX_GAMMA": MAX_GAMMA,
     "TOPK": TOPK, "NODES": NODES, "BRANCH_ABOVE": BRANCH_ABOVE,
-    "AT_THE_END_DRAFT": AT_THE_END_DRAFT, "BLOCK_DRAFT": BLOCK_DRAFT, "SKIP_SET": SKIP_SET, "HEADS_OR_RAW": HEADS_OR_RAW,
+    "AT_THE_END_DRAFT": AT_THE_END_DRAFT, "BLOCK_DRAFT": BLOCK_DRAFT,
+    "SKIP_SET": SKIP_SET, "HEADS_OR_RAW": HEADS_OR_RAW,
     "EAGLE_OPTIONS": EAGLE_OPTIONS,
 }  # fmt: skip
 """What a declaration may use besides literals, because it is read without running its file."""
