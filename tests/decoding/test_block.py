@@ -80,7 +80,9 @@ def test_it_is_standard_decoding(llava: Any, inputs: Any, expected: list[int], e
     assert generate(llava, inputs, method, COUNT) == expected and method.last is not None
     rounds = method.last.rounds
     assert 1 + sum(r.emitted for r in rounds) == COUNT
-    assert sum(r.accepted for r in rounds) > 5 and sum(r.tested - r.accepted for r in rounds) > 0
+    assert sum(r.accepted for r in rounds) > 5
+    if given.keys() <= {"gamma"}:  # a tree has the second choice, too, and doubt leaves out what would fall
+        assert sum(r.tested - r.accepted for r in rounds) > 0
     most = given.get("nodes", 16) if "topk" in given else given.get("gamma", PLACES)
     assert all(r.drafted <= most for r in rounds)
     blocks = 1 if "topk" in given else -(-given.get("gamma", PLACES) // PLACES)
