@@ -39,7 +39,7 @@ def expected(llava: Any, inputs: dict[str, Any]) -> list[int]:
 
 
 CASES = list(product(HIERARCHIES, (1, 3, 8)))
-QUICK = [((1,), 3), ((3,), 8), ((1, 2), 1), ((1, 3), 8), ((2, 4), 3), ((1, 2, 4), 8), ((1, 2, 3, 4), 8)]
+QUICK = [((3,), 8), ((1, 3), 1), ((2, 4), 3), ((1, 2, 3, 4), 8)]
 
 
 @pytest.mark.parametrize(("exits", "gamma"), covering(CASES, QUICK))
@@ -96,7 +96,7 @@ def test_heads(llava: Any, inputs: Any, expected: list[int], head: str | None) -
         generate(llava, inputs, Hierarchical([Draft(1, None), Draft(2, new_head("eagle", llava, 2))]), 4)
 
 
-@pytest.mark.parametrize("stop_below", [0.02, 0.3, 0.9])
+@pytest.mark.parametrize("stop_below", covering([0.02, 0.3, 0.9], [0.02, 0.3]))
 def test_doubt(llava: Any, inputs: Any, expected: list[int], stop_below: float) -> None:
     method = Hierarchical(oracles(llava, (1, 2, 4)), each="3", gamma=6, stop_below=stop_below)
     assert generate(llava, inputs, method, COUNT) == expected
@@ -105,7 +105,7 @@ def test_doubt(llava: Any, inputs: Any, expected: list[int], stop_below: float) 
 PLACES = range(1, 12)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", covering(PLACES, [2, 5, 9]))
 def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: int) -> None:
     eos = expected[place]
     wanted = expected[: expected.index(eos) + 1]
@@ -115,7 +115,7 @@ def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: 
         assert method.last is not None and method.last.stop == "eos" and method.last.token_ids == wanted
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("count", covering([1, 2, 3, 4, 7], [1, 2, 4]))
 def test_token_limit(llava: Any, inputs: Any, expected: list[int], count: int) -> None:
     for spoiled in (0.0, 0.5):
         method = Hierarchical(oracles(llava, (1, 2, 4), spoiled), each="2", gamma=9)
@@ -158,7 +158,7 @@ SAMPLED: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", covering(SAMPLED, [SAMPLED[0], SAMPLED[2]]), ids=str)
+@pytest.mark.parametrize("shape", covering(SAMPLED, [SAMPLED[2]]), ids=str)
 def test_sampling_keeps_the_targets_distribution(target: Any, prompt: Any, said: Any, shape: Any) -> None:  # noqa: F811
     """By enumeration of every draw and coin of every level."""
     given = options(target, said, max_new_tokens=3)
@@ -188,11 +188,11 @@ def test_testing_against_the_lowest_levels_distribution_would_be_seen(target: An
 # ------------------------------------------------------------------------------------------ families, options
 
 
-FULL = ("qwen2_5_vl", "mllama", "blip2_t5")
+FULL = ("qwen2_5_vl", "blip2_t5")
 REFUSED = ("qwen3_5",)
 MORE = (
-    "llava_next", "idefics3", "paligemma2", "blip2", "glm4v", "lfm2_vl", "gemma4", "llama4", "florence2", "qwen3_vl",
-    "gemma3", "internvl", "smolvlm", "kosmos2",
+    "mllama", "llava_next", "idefics3", "paligemma2", "blip2", "glm4v", "lfm2_vl", "gemma4", "llama4", "florence2",
+    "qwen3_vl", "gemma3", "internvl", "smolvlm", "kosmos2",
 )  # fmt: skip
 
 
