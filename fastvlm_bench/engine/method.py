@@ -32,6 +32,8 @@ class Method:
 
     sees = False  # whether `show` must be called before each generation
     takes_batches = True
+    levels: Sequence[Draft] = ()
+    """The exits of a method that has several, from the lowest up."""
 
     def __init__(self, draft: Draft | None = None, *, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()

@@ -58,14 +58,16 @@ def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
 def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     """Time single passes of the target and of each method that drafts, in turn, on the suite's last sample.
 
-    They price the rounds that are measured later (`analysis/prediction.py`). Methods with the same draft share theirs.
-    Call it before the warm-up, which then leaves no method warmer than the others; the first passes of each shape do
-    not count. A method whose passes fail is left out, as is everything where samples are decoded in batches.
+    They price the rounds of chains that are measured later (`analysis/prediction.py`). Methods with the same draft
+    share theirs. Call it before the warm-up, which then leaves no method warmer than the others; the first passes of
+    each shape do not count. A method whose passes fail is left out, as is everything where samples are decoded in
+    batches.
     """
     if runner.size > 1 or len(suite.openings) < FEWEST_SAMPLES:
         return []
     prepared, found, model = runner.prepare(suite.openings[-1:]), [], runner.target.model
     own = [(built, built.method) for built in runner.methods if isinstance(built.method, FastVLM)]
+    own = [(built, method) for built, method in own if method.priced]
     known: dict[tuple[Hashable, bool], PassCosts | None] = {}
     for built, method in own:
         key = passes_key(method, model), method.stops

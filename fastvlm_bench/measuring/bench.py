@@ -98,16 +98,16 @@ class Bench:
         where a check fails.
         """
         inputs = self.inputs(suite.openings[0])
-        checked, seen = [], set[int]()
-        for method in (m for m in self.methods if m.exit_layer is not None and m.lossless):
-            draft = getattr(method.method, "draft", None)
-            if draft is None or id(draft) not in seen:  # one draft may serve many methods, which differ in γ
-                seen.add(id(draft))
-                checked.append(method)
+        checked, seen = list[tuple[int, Draft | None]](), set[int]()
+        for method in (m for m in self.methods if m.lossless):
+            own = [] if method.exit_layer is None else [(method.exit_layer, getattr(method.method, "draft", None))]
+            for layer, draft in [*own, *((level.exit_layer, level) for level in method.method.levels)]:
+                if draft is None or id(draft) not in seen:  # one draft may serve many methods, which differ in γ
+                    seen.add(id(draft))
+                    checked.append((layer, draft))
         found: dict[int, Checked] = {}
         plain = Plain(self.target.model, inputs)
-        for built in sorted(checked, key=lambda m: m.exit_layer or 0):
-            layer, draft = built.exit_layer or 0, getattr(built.method, "draft", None)
+        for layer, draft in sorted(checked, key=lambda pair: pair[0]):
             told = self_check(self.target.model, inputs, layer, draft, plain)
             found[layer] = max(told, found.get(layer, told))
         if self.size > 1:

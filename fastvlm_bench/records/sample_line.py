@@ -116,6 +116,10 @@ class SampleLine(TypedDict):
                   "those after it, which were never tested; missing where nothing was drafted"]
     ]  # fmt: skip
     rejected_pieces: NotRequired[Annotated[list[list[str]], "the text of each of these tokens"]]
+    levels: NotRequired[
+        Annotated[list[list[tuple[Count, Count, Count]]], "of `hierarchical`: for each round and each exit but the "
+                  "lowest [drafted, tested, accepted] of what it checked"]
+    ]  # fmt: skip
     memory: Annotated[Memory | None, "peaks; null where the sample failed"]
     scores: Annotated[dict[str, Any], "reserved"]
     image_s: NotRequired[Annotated[Amount, "seconds of reading and decoding the image, outside the clock"]]

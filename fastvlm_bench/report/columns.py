@@ -39,7 +39,7 @@ SOURCES = (
     "acceptance.alpha", "acceptance.draft_acceptance_rate", "acceptance.tau", "acceptance.acceptance_by_position",
     "acceptance.accepted_per_round",
     "acceptance.rounds", "acceptance.drafted_per_round", "acceptance.undrafted", "acceptance.alpha_without_stop",
-    "acceptance.tau_without_stop",
+    "acceptance.tau_without_stop", "acceptance.alpha_by_level",
     "costs.draft_s_per_token", "costs.verify_s_per_round", "costs.standard_s_per_token",
     "costs.predicted_decode_speedup", "costs.measured_over_predicted",
     "phases.draft_share", "phases.verify_share", "phases.other_share", "phases.vision_share", "phases.decode_share",

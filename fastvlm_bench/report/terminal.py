@@ -255,6 +255,7 @@ def estimate_columns(rows: Sequence[Row]) -> list[Cells]:
 
 def draft_columns(rows: Sequence[Row]) -> list[Cells]:
     """How good the drafts are: acceptance, tokens per round, and the size of the imitation head."""
+    levels = [_column("α of each\nlevel ↑", rows, lambda r: " ".join(map(number, r.acceptance.alpha_by_level)))]
     return [
         _column("α ↑\n", rows, lambda r: number(r.acceptance.alpha)),
         _column("without\nstop", rows, lambda r: number(r.acceptance.alpha_without_stop)),
@@ -267,5 +268,6 @@ def draft_columns(rows: Sequence[Row]) -> list[Cells]:
                 lambda r: " ".join(f"{a * 100:.0f}" for a in r.acceptance.acceptance_by_position)),
         _column("% of rounds\nthat accepted 0 1 2 ..", rows,
                 lambda r: " ".join(f"{a * 100:.0f}" for a in r.acceptance.accepted_per_round)),
+        *(levels if any(row.acceptance.alpha_by_level for row in rows) else ()),
         _column("head\nMiB", rows, lambda r: mebibytes(r.memory.extra_bytes) if r.memory.extra_bytes else NOTHING),
     ]  # fmt: skip

@@ -206,9 +206,8 @@ def tune(
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     folder = Path(config.out) / f"{stamp}-{Path(config.model).name}-{suite.name}-tune-{secrets.token_hex(2)}"
     draft = built.described.get("draft") or {}
-    place, why = written(
-        drafts_of(config), draft.get("name") if built.described["name"] == OURS else None, advice, tuned
-    )
+    chain = built.described["name"] == OURS and not built.described["options"].get("topk")  # advice is for chains
+    place, why = written(drafts_of(config), draft.get("name") if chain else None, advice, tuned)
     folder.mkdir(parents=True, exist_ok=True)
     before_key = "tried_decode_speedup" if named else "predicted_decode_speedup"
     record = {

@@ -1,6 +1,9 @@
 """Costs between timed exits, predicted hierarchies by hand, and predictions beside a run."""
 
+import random
+from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +12,15 @@ from fastvlm_bench.agreement.guesses import Guess, Text
 from fastvlm_bench.agreement.pricing import Prices, timed_exits
 from fastvlm_bench.agreement.rates import Matrix
 from fastvlm_bench.agreement.sources import Source
-from fastvlm_bench.agreement.speedups import best_of, expected, hierarchies, hierarchy_speedup, independent, promises
+from fastvlm_bench.agreement.speedups import (
+    MOST_DRAFTED,
+    best_of,
+    expected,
+    hierarchies,
+    hierarchy_speedup,
+    independent,
+    promises,
+)
 from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import read_run
@@ -49,6 +60,42 @@ def test_a_hierarchy_by_hand(prices: Prices) -> None:
     (one,) = hierarchies([lower, upper], [2, 4], agreement, prices)
     assert one.single == pytest.approx(max(alone.values())) and one.speedup >= wanted * (1 - 1e-12)
     assert hierarchies([upper], [2], Matrix((upper,), ((None,),), (0.9,)), prices) == []
+
+
+def test_the_dynamic_programme_is_brute_force() -> None:
+    """On random costs and agreements, of all hierarchies with all numbers, by the recursion written out."""
+    draws = random.Random(0)
+    longer = 0
+    for _ in range(12):
+        layers, sources = 10, [Source(layer, "raw") for layer in (1, 3, 6, 8)]
+        head = draws.uniform(0.005, 0.05)
+        raw = {n: PassCosts(1.0, n / layers + head, [(layers - n) / layers * (1 + k / 20) + head for k in range(9)])
+               for n in timed_exits(layers)}  # fmt: skip
+        own = Prices(layers, 1.0, raw, {})
+        target = sorted(draws.uniform(0.3, 0.99) for _ in sources)
+        shares = tuple(tuple(draws.uniform(0.4, 0.99) if j > i else None for j in range(4)) for i in range(4))
+        agreement = Matrix(tuple(sources), shares, tuple(target))
+
+        def price(levels: Any, each: Any, gamma: int, own: Prices = own, agreement: Matrix = agreement) -> float:
+            token = own.of(levels[0]).draft_s
+            for lower, upper, n in zip(levels, levels[1:], each, strict=False):
+                middle = own.raw(own.layers - (upper.exit_layer - lower.exit_layer)).verification(n + 1)
+                token = (n * token + own.of(lower).draft_s + middle) / expected(agreement.between(lower, upper), n)
+            top = own.of(levels[-1])
+            round_s = gamma * token + top.draft_s + top.verification(gamma + 1)
+            return expected(agreement.with_target(levels[-1]), gamma) / round_s
+
+        every = max(
+            price(levels, each, gamma)
+            for count in (2, 3) for levels in combinations(sources, count)
+            for each in product(range(1, MOST_DRAFTED + 1), repeat=count - 1) for gamma in (2, 4, 8)
+        )  # fmt: skip
+        found = hierarchies(sources, [2, 4, 8], agreement, own)
+        assert found[0].speedup == pytest.approx(price(found[0].levels, found[0].each, found[0].gamma))
+        assert found[0].speedup >= every * (1 - 1e-9)
+        assert len(found[0].levels) > 3 or found[0].speedup == pytest.approx(every)
+        longer += len(found[0].levels) > 2
+    assert 0 < longer < 12, "now two exits are best, now more"
 
 
 def test_expected_tokens_of_a_round() -> None:
