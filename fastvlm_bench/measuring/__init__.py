@@ -11,6 +11,7 @@ runner.py          THE LOOP: samples x methods x repeats, interleaved, recorded 
 promising.py       which cells of a sweep a prediction holds possible winners
 williams.py        the order of the methods on each sample, a balanced design
 lines.py           the lines that one generation leaves in samples.jsonl
+dialogs.py         the turns of samples of several: their order, and the answers that they follow
 ending.py          ends a run: judges it, and writes the final run.json and summary.md
 ranks.py           several processes that share a run's samples, as torchrun starts them
 sharing.py         what the leader of these processes does, and what the others do

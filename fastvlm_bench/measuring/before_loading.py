@@ -17,8 +17,11 @@ from fastvlm_bench.models.names import check_model_name, default_drafts, layer_c
 from fastvlm_bench.records.mixing import changed_suite
 from fastvlm_bench.suites.definition import read_definition
 from fastvlm_bench.suites.shares import shared
-from fastvlm_bench.suites.suite import Suite, check_images, image_digests, images_sha256, load_suite
+from fastvlm_bench.suites.suite import Sample, Suite, check_images, image_digests, images_sha256, load_suite
 from fastvlm_bench.visible import note
+
+LEFT_OUT = ("samples", "documents", "oddities", "turns", "most_turns")
+"""Fields of a suite that its entry in run.json has otherwise, or has not."""
 
 
 def check(config: RunConfig, images: bool = True) -> list[Suite]:
@@ -102,13 +105,25 @@ def described_suite(suite: Suite, config: RunConfig) -> dict[str, Any]:
         {"sample_id": s.sample_id, "image_id": s.image_id, "prompt": s.prompt, "references": list(s.references),
          **({"group": s.group} if s.group else {}),
          **({"question": s.question} if s.question and s.question != s.prompt else {}),
-         **({"image_file": s.image_path.name, "image_sha256": images[s.image_path]} if config.shard else {})}
+         **({"dialog": s.dialog, "turn": s.turn} if s.dialog else {}),
+         **({"images": len(s.image_paths)} if s.more_images else {}),
+         **(_files(s, images) if config.shard else {})}
         for s in suite.samples
     ]  # fmt: skip
-    fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents", "oddities")}
+    fields = {key: value for key, value in vars(suite).items() if key not in LEFT_OUT}
     limit = config.max_new_tokens or suite.max_new_tokens
+    fields |= {"turns": suite.turns} if suite.turns else {}
     return {**fields, "metrics": list(suite.metrics), "max_new_tokens": limit, "images_sha256": images_sha256(suite),
             "samples": samples}  # fmt: skip
+
+
+def _files(sample: Sample, digests: Mapping[Path, str]) -> dict[str, Any]:
+    """Name and digest of a sample's images, of which `merge` makes the digest of all."""
+    first, *more = [(path.name, digests[path]) for path in sample.image_paths]
+    found: dict[str, Any] = dict(zip(("image_file", "image_sha256"), first, strict=True))
+    if more:
+        found |= {"more_image_files": [name for name, _ in more], "more_image_sha256": [digest for _, digest in more]}
+    return found
 
 
 def described_shard(config: RunConfig) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fastvlm_bench.config import RunConfig
-from fastvlm_bench.suites.shares import WHOLE, Share
+from fastvlm_bench.measuring.dialogs import by_turns
+from fastvlm_bench.suites.shares import WHOLE, Share, batches
 from fastvlm_bench.suites.suite import Sample, Suite
 
 
@@ -13,8 +14,8 @@ class Part:
     """The part of a run that is this process's own.
 
     share: that of `--shard`, whose samples the suites hold. marks: `shard` and `rank` of its lines, where there are
-    any. places: suite -> which of its batches are measured here, counted from 0; a suite that is not named is measured
-    in full.
+    any. places: suite -> which of its batches, each with all turns of its samples, are measured here, counted from 0; a
+    suite that is not named is measured in full.
     """
 
     share: Share = WHOLE
@@ -30,12 +31,17 @@ class Part:
         return cls(config.share, marks if rank is None else {**marks, "rank": rank}, places or {})
 
     def batches(self, suite: Suite, size: int) -> Iterator[tuple[int, list[Sample]]]:
-        """The batches to measure, each with its number within the whole suite. size: samples in a batch."""
-        for place in self.places.get(suite.name, range(-(-len(suite.samples) // size))):
-            yield self.share.number(place), list(suite.samples[place * size : (place + 1) * size])
+        """The batches to measure, turn by turn, each with its number within the whole suite. size: samples in a batch.
+
+        The turns of a sample follow each other, and so do those of a batch: one turn of each of its samples at a time.
+        """
+        every = batches(suite.samples, size)
+        for place in self.places.get(suite.name, range(len(every))):
+            for turn, samples in enumerate(by_turns(every[place])):
+                yield self.share.number(place) * suite.most_turns + turn, samples
 
     def samples(self, suite: Suite, size: int) -> int:
         """How many samples these batches have."""
         if suite.name not in self.places:
             return len(suite.samples)
-        return sum(len(batch) for _, batch in self.batches(suite, size))
+        return sum(len(samples) for _, samples in self.batches(suite, size))

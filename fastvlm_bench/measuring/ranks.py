@@ -19,6 +19,7 @@ from fastvlm_bench.measuring.part import Part
 from fastvlm_bench.records.mixing import differing
 from fastvlm_bench.records.rank_files import RankWriter
 from fastvlm_bench.records.record import Key, RunWriter, read_meta
+from fastvlm_bench.suites.shares import batches
 from fastvlm_bench.suites.suite import Suite
 
 Value = TypeVar("Value")
@@ -81,9 +82,10 @@ class Team:
         parts = [{suite.name: missing(suite, done, config)[rank :: self.world] for suite in suites}
                  for rank in range(self.world)]  # fmt: skip
         begun = _begun(parts, suites, done, config)
-        self._from_leader({"folder": str(writer.folder.absolute()), "parts": parts, "completed": begun})
+        said = {key: text for key, text in writer.said.items() if (key[0], key[1], key[3]) in begun}
+        self._from_leader({"folder": str(writer.folder.absolute()), "parts": parts, "completed": begun, "said": said})
         self.told, self.places, self.parts = True, parts[0], parts
-        return RankWriter(writer.folder, 0, done, {}, writer)
+        return RankWriter(writer.folder, 0, done, {}, writer, said)
 
     def receive(self) -> RankWriter | None:
         """In the others: their part, or None where the leader has none to give; it says why."""
@@ -93,7 +95,7 @@ class Team:
             return None
         self.places = given["parts"][self.rank]
         folder = Path(given["folder"])
-        return RankWriter(folder, self.rank, given["completed"], read_meta(folder), None)
+        return RankWriter(folder, self.rank, given["completed"], read_meta(folder), None, given["said"])
 
     def agree(self, meta: Mapping[str, Any] | None, threads: int = 1, error: str | None = None) -> int:
         """Wait until every process has built its methods. Returns the number of threads of the leader, for all.
@@ -160,12 +162,11 @@ def _problem(every: Sequence[tuple[Mapping[str, Any] | None, str | None]]) -> st
 
 
 def missing(suite: Suite, done: set[Key], config: RunConfig) -> list[int]:
-    """The batches of a suite, counted from 0, that are not yet measured in full."""
-    size = config.batch_size
+    """The batches of a suite, counted from 0, that are not yet measured in full, with all turns of their samples."""
     return [
-        place for place in range(-(-len(suite.samples) // size))
+        place for place, samples in enumerate(batches(suite.samples, config.batch_size))
         if not all((suite.name, sample.sample_id, repeat) in done
-                   for sample in suite.samples[place * size : (place + 1) * size] for repeat in range(config.repeats))
+                   for sample in samples for repeat in range(config.repeats))
     ]  # fmt: skip
 
 
@@ -173,10 +174,11 @@ def _begun(
     parts: Sequence[Mapping[str, Sequence[int]]], suites: Sequence[Suite], done: set[Key], config: RunConfig
 ) -> set[Key]:
     """What is measured already of batches that are not measured in full."""
-    size, found = config.batch_size, set()
+    found = set[Key]()
     for suite in suites if done else ():
+        every = batches(suite.samples, config.batch_size)
         for place in (place for part in parts for place in part[suite.name]):
-            for sample in suite.samples[place * size : (place + 1) * size]:
+            for sample in every[place]:
                 keys = ((suite.name, sample.sample_id, repeat) for repeat in range(config.repeats))
                 found |= {key for key in keys if key in done}
     return found

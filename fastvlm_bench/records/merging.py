@@ -21,8 +21,8 @@ MERGED = "merged"
 """Key of run.json: what a run was merged from."""
 CONCATENATED = ("conditions", "outside")
 """Entries with one element a process: those of all shards, one after the other."""
-IMAGE = ("image_file", "image_sha256")
-"""Keys of a sample in a shard's record, by which the digest of all images is found."""
+IMAGE = ("image_file", "image_sha256", "more_image_files", "more_image_sha256")
+"""Keys of a sample in a shard's record, by which the digest of all images is found: the last two of further ones."""
 
 
 Line = dict[str, Any]
@@ -114,10 +114,16 @@ def _suite(suite: Mapping[str, Any], samples: list[dict[str, Any]], shards: Shar
     """A suite's entry with all samples. The digest of the images is that of a run of all; unknown if shards lack."""
     own = {name: value for name, value in suite.items()
            if name not in ("samples", "images_sha256", document_frequencies.FREQUENCIES)}  # fmt: skip
-    images = {(sample["image_id"], *(sample.get(name) for name in IMAGE)): None for sample in samples}
+    images = dict.fromkeys((sample["image_id"], *image) for sample in samples for image in _images(sample))
     if not shards.missing and all(None not in image for image in images):
         own["images_sha256"] = digest_of_images((str(name), str(digest)) for _, name, digest in images)
     return {**own, "samples": [{k: v for k, v in sample.items() if k not in IMAGE} for sample in samples]}
+
+
+def _images(sample: Mapping[str, Any]) -> list[tuple[str | None, str | None]]:
+    """Name and digest of each image of a sample, in order: None where its record lacks them."""
+    name, digest, names, digests = (sample.get(key) for key in IMAGE)
+    return [(name, digest), *zip(names or (), digests or (), strict=True)]
 
 
 def merged_lines(shards: Shards) -> Iterator[Line]:
@@ -140,9 +146,16 @@ def _blocks(lines: Iterable[Line]) -> Iterator[list[Line]]:
 
 
 def _groups(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    """Lines of a suite that follow each other and are of the same sample or batch, and repeat."""
-    for _, group in groupby(lines, key=lambda x: (x["repeat"], (x.get("batch") or {}).get("id", x["sample_id"]))):
-        yield list(group)
+    """Lines of a suite that follow each other and are of the same sample or batch, with all its turns and repeats."""
+    group: list[Line] = []
+    for _, some in groupby(lines, key=lambda line: (line.get("batch") or {}).get("id", line["sample_id"])):
+        own = list(some)
+        if group and own[0].get("turn", 1) == 1:
+            yield group
+            group = []
+        group += own
+    if group:
+        yield group
 
 
 def merge_frequencies(shards: Shards, suites: Sequence[Mapping[str, Any]], folder: Path) -> None:

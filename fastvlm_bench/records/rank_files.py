@@ -10,12 +10,13 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.merging import side_by_side
 from fastvlm_bench.records.reading import SCHEMA_VERSION, read_lines
-from fastvlm_bench.records.record import Key, RunWriter, write_lines
+from fastvlm_bench.records.record import Key, RunWriter, TurnKey, write_lines
 from fastvlm_bench.records.storage import lock_file, seal
 
 PATTERN = "samples.rank-*.jsonl"
@@ -31,14 +32,16 @@ def rank_file(folder: Path, rank: int) -> Path:
 class RankWriter:
     """Writes the lines of one process. In the leader `run` is the writer of the folder, which gets the other fields.
 
-    meta: of a process that does not lead, `run.json` as it was read; fields are replaced in memory alone. completed: as
-    in `RunWriter`.
+    meta: of a process that does not lead, `run.json` as it was read; fields are replaced in memory alone. completed,
+    said: as in `RunWriter`.
     """
 
     def __init__(
-        self, folder: Path, rank: int, completed: set[Key], meta: dict[str, Any], run: RunWriter | None
-    ) -> None:
+        self, folder: Path, rank: int, completed: set[Key], meta: dict[str, Any], run: RunWriter | None,
+        said: Mapping[TurnKey, str | None] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         self.folder, self.rank, self.completed, self._meta, self._run = folder, rank, completed, meta, run
+        self.said = said
         self.path, self._seq = rank_file(folder, rank), 0
         self._file = lock_file(self.path)
         if os.fstat(self._file).st_size:

@@ -38,6 +38,8 @@ AT_ONCE = 1000
 """So many lines are written before the next fsync, where there are many."""
 Key = tuple[str, str, int]
 """(suite, sample_id, repeat): names a group of lines that are measured together, one per method."""
+TurnKey = tuple[str, str, str, int]
+"""(suite, sample_id, method, repeat): names a line, of a sample of several turns."""
 
 _BEGUN: dict[str, Any] = {"status": "started", "completed_at": None, "error": None, "totals": {}, "verdict": None}
 """What a resumed run does not keep: it will be judged anew."""
@@ -46,7 +48,8 @@ _BEGUN: dict[str, Any] = {"status": "started", "completed_at": None, "error": No
 class RunWriter:
     """Writes one run folder, which it locks for itself. completed: the groups in which every method has a line.
 
-    The samples file is locked, too, so that nobody writes beside it when the lock file is removed.
+    said: (suite, sample, method, repeat) -> the text of each turn that was there when a run is resumed. The samples
+    file is locked, too, so that nobody writes beside it when the lock file is removed.
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any], lock: int, file: int, lines: list[dict[str, Any]]) -> None:
@@ -54,6 +57,7 @@ class RunWriter:
         self._seq = len(lines)
         self._digest = Digest.of(folder / SAMPLES_FILE, os.fstat(file).st_size)
         self.completed: set[Key] = completed(lines, meta)
+        self.said: dict[TurnKey, str | None] = said(lines)
         remove_temporaries(folder)
         self._save()
         sync_folder(folder)
@@ -179,10 +183,11 @@ class RunWriter:
             self._append([{k: v for k, v in line.items() if k not in ("v", "seq")} for line in some])
 
     def absorb(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Add lines that other processes have measured; `completed` then holds their groups, too. WriteFailed."""
+        """Add lines that other processes have measured; `completed` and `said` then hold theirs, too. WriteFailed."""
         added = list(lines)
         self.append_all(added)
         self.completed |= completed(added, self.meta)
+        self.said |= said(added)
 
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         data = b"".join(
@@ -241,6 +246,12 @@ def completed(lines: Iterable[Mapping[str, Any]], meta: Mapping[str, Any]) -> se
     for line in lines:
         seen.setdefault((line["suite"], line["sample_id"], line["repeat"]), set()).add(line["method"])
     return {key for key, labels in seen.items() if labels >= wanted}
+
+
+def said(lines: Iterable[Mapping[str, Any]]) -> dict[TurnKey, str | None]:
+    """The text of each turn, where there are several: None where it failed."""
+    return {(line["suite"], line["sample_id"], line["method"], line["repeat"]): line["text"]
+            for line in lines if "dialog" in line}  # fmt: skip
 
 
 def write_lines(file: int, data: bytes, path: Path, kept: int) -> None:

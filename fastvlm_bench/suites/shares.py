@@ -1,11 +1,12 @@
 """The share of a suite that one process measures: `--shard i/N` of a job array, and the ranks of `torchrun`.
 
 A share is every Nth batch, so that any two shares differ by one batch at most, each has samples of the whole file, and
-the batches are those that one process alone would make. Without --batch-size a batch is one sample.
+the batches are those that one process alone would make. Without --batch-size a batch is one sample. The turns of a
+sample are never divided, since a later one is asked after the answers to those before.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -37,12 +38,25 @@ class Share:
         return self.first + self.step * place
 
     def take(self, samples: Sequence[Item], size: int) -> list[Item]:
-        """The samples of this share. size: samples in a batch."""
-        starts = range(self.first * size, len(samples), self.step * size)
-        return [sample for start in starts for sample in samples[start : start + size]]
+        """The samples of this share, each with all its turns. size: samples in a batch."""
+        return [item for batch in batches(samples, size)[self.first :: self.step] for item in batch]
 
 
 WHOLE = Share()
+
+
+def batches(samples: Sequence[Item], size: int) -> list[list[Item]]:
+    """The samples, or their entries in a record, in batches of `size`: a batch has all turns of each of its samples."""
+    whole: list[list[Item]] = []
+    before = None
+    for item in samples:
+        dialog = item.get("dialog") if isinstance(item, Mapping) else getattr(item, "dialog", None)
+        if dialog and dialog == before:
+            whole[-1].append(item)
+        else:
+            whole.append([item])
+        before = dialog
+    return [[item for own in whole[start : start + size] for item in own] for start in range(0, len(whole), size)]
 
 
 def check_shard(text: str | None, **ends: Any) -> None:
@@ -65,8 +79,8 @@ def shared(suite: Suite, share: Share, size: int) -> Suite:
         return suite
     own = share.take(suite.samples, size)
     if not own:
-        batches = -(-len(suite.samples) // size)
-        raise UsageError(f"--shard {share.first + 1}/{share.step} of {suite.name} is empty: there are {batches} "
+        many = len(batches(suite.samples, size))
+        raise UsageError(f"--shard {share.first + 1}/{share.step} of {suite.name} is empty: there are {many} "
                          f"{'samples' if size == 1 else 'batches'}; choose at most so many shards")  # fmt: skip
     every = suite.documents or tuple((sample.group, sample.references) for sample in suite.samples)
     return replace(suite, samples=tuple(own), documents=every if "cider_d" in suite.metrics else suite.documents)
@@ -76,6 +90,5 @@ def interleaved(shares: Sequence[tuple[Share, Sequence[Item]]], size: int) -> li
     """The items of several shares in the order of the whole. size: items in a batch."""
     placed: list[tuple[int, Any]] = []
     for share, items in shares:
-        for place, start in enumerate(range(0, len(items), size)):
-            placed.append((share.number(place), items[start : start + size]))
+        placed += [(share.number(place), batch) for place, batch in enumerate(batches(items, size))]
     return [item for _, batch in sorted(placed, key=lambda each: each[0]) for item in batch]

@@ -98,16 +98,16 @@ def test_a_later_signal_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("place", ["judge", "run_markdown", "_show"])
+@pytest.mark.parametrize("place", ["ending.judge", "ending.run_markdown", "benchmark.show_results"])
 def test_a_signal_while_it_scores_or_reports(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any, number: int, code: int, place: str
 ) -> None:
     with monkeypatch.context() as during:
-        during.setattr(benchmark, place, lambda *_, **__: os.kill(os.getpid(), number))
+        during.setattr(f"fastvlm_bench.measuring.{place}", lambda *_, **__: os.kill(os.getpid(), number))
         told, folder = run(during, tmp_path)
     said = capsys.readouterr().err
     assert told == code and f"go on with --resume {folder}" in said and "Traceback" not in said
-    assert read_meta(folder)["status"] == ("interrupted" if place == "judge" else "success")
+    assert read_meta(folder)["status"] == ("interrupted" if place == "ending.judge" else "success")
     assert len(read_run(folder).lines) == 8
     assert run(monkeypatch, tmp_path, resume=folder)[0] == 0
     assert read_meta(folder)["status"] == "success" and (folder / "summary.md").exists()
