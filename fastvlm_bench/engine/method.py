@@ -4,7 +4,7 @@
 and `decoding/fastvlm.py`, which drafts, verifies, accepts and rolls back. A row is one sequence of a batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.batch_session import BatchSession
+from fastvlm_bench.engine.engine import Carrier, Eager
+from fastvlm_bench.engine.gate_carrier import GateCarrier
 from fastvlm_bench.engine.layer_gate import LayerGate, Mode
 from fastvlm_bench.engine.rows import settle, traced
 from fastvlm_bench.engine.session import Session
@@ -33,6 +35,7 @@ class Method:
 
     sees = False  # whether `show` must be called before each generation
     takes_batches = True
+    beside: str | None = None  # what runs beside the target's passes, and is never recorded
 
     def __init__(self, draft: Draft | None = None, *, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
@@ -40,6 +43,7 @@ class Method:
         self.streamer: Any = None
         self.trace: Trace | None = None
         self.gate: LayerGate | None = None  # the gate of the latest call
+        self.engine = Eager()
 
     def round(self, session: Session) -> list[Round]:
         """Emit at least one more token for each of `session.rows`. Returns a `Round` for each, in their order."""
@@ -88,6 +92,18 @@ class Method:
         """The model that drafts, where it is one of its own, so that `Phases` can time its passes."""
         return None
 
+    def pass_key(self) -> Hashable:
+        """What tells a pass of the target that runs now from others of its width; None for one not to be recorded."""
+        return self.gate.mode if self.gate is not None else "whole"
+
+    def carriers(self) -> list[Carrier]:
+        """What hands tensors from pass to pass, so that a recorded pass knows them."""
+        return [GateCarrier(self.gate)] if self.gate is not None else []
+
+    def unrecordable(self, session: Session) -> str | None:
+        """Why the passes of this method cannot be recorded; None where they can."""
+        return None
+
     def show(self, shown: Sequence[tuple[Image, str]]) -> None:
         """Called outside the clock, if the method `sees`, with image and prompt of each row that is decoded next.
 
@@ -125,6 +141,7 @@ class Method:
             first = session.prefill()
             if session.rows:
                 self.begin(session)
+                self.engine.take_over(session, self)
             while rows := session.rows:
                 started = clock.now()
                 settle(rows, self.round(session), clock.now() - started)

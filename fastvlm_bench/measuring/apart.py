@@ -62,8 +62,8 @@ def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     Call it before the warm-up, which then leaves no method warmer than the others; the first passes of each shape do
     not count. A method whose passes fail is left out, as is everything where samples are decoded in batches.
     """
-    if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES:
-        return []
+    if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES or runner.engine.name != "eager":
+        return []  # of recorded passes no price is known yet
     prepared, found, model = runner.prepare(suite.samples[-1:]), [], runner.target.model
     own = [(built, built.method) for built in runner.methods if isinstance(built.method, FastVLM)]
     known: dict[tuple[Hashable, bool], PassCosts | None] = {}

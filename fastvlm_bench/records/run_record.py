@@ -201,6 +201,17 @@ class Seal(TypedDict):
     files: Annotated[dict[str, SealedFile], "by name: samples.jsonl and document_frequencies.json"]
 
 
+class EngineRecord(TypedDict):
+    """The engine `graphs`, of the latest invocation. All of it happens outside the clock."""
+
+    passes: Annotated[Count, "passes that were recorded, by method, mode, width and size of the cache"]
+    record_s: Annotated[Amount, "seconds that recording took"]
+    record_bytes: Annotated[Bytes, "bytes that recorded passes hold"]
+    late: Annotated[Count, "of them recorded after the warm-up; the sample was then decoded once more"]
+    self_check: Annotated[str, "how a first answer of the reference compares with the engine eager's"]
+    eager: Annotated[list[str], "why eager decoded instead, for a method or all of them"]
+
+
 class RunRecord(TypedDict):
     """A run: what was asked for, of what, where, and how it ended. Times are UTC."""
 
@@ -236,6 +247,7 @@ class RunRecord(TypedDict):
     costs: NotRequired[Annotated[list[PassCostsRecord], "of each suite and method that drafts; not for batches"]]
     without_stop: NotRequired[Annotated[list[WithoutStop], "of each suite and method that stops in doubt"]]
     generation: NotRequired[Annotated[Generation, "settings of generate that were in force"]]
+    engine: NotRequired[Annotated[EngineRecord, "with --engine graphs"]]
     conditions: NotRequired[Annotated[list[dict[str, Any]], "what slowed the machine down, one entry an invocation"]]
     outside: NotRequired[Annotated[list[Outside], "one entry an invocation"]]
     stopped: NotRequired[Annotated[dict[str, Stopped], "by suite, with --until-width or --budget"]]
