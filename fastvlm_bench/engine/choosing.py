@@ -104,17 +104,14 @@ class Choosing:
         """
         if len(self.processors) and not self.takes_several and not drafts.unread:
             self.write_ahead(drafts.columns[0])  # processors must see the drafts, whichever model has read them
-        if not self.samples and not self.takes_several:
-            ids = finite_argmax(self.processed(logits, drafts.count))
-            if unread and doubt is None and self.defers and len(drafts.unread) == drafts.count:
-                self.write_unread(ids, drafts)
-                return True
-            known, chances = read_together(ids, None if doubt is None else chance(logits))
-            if doubt is not None and doubt(chances):
-                return False
-            return drafts.take([self._finite(known, drafts.count)])
+        if doubt is not None and not self.samples and not self.takes_several:
+            known, chances = read_together(finite_argmax(self.processed(logits, drafts.count)), chance(logits))
+            return not doubt(chances) and drafts.take([self._finite(known, drafts.count)])
         if doubt is not None and doubt(chance(logits).tolist()):
             return False
+        if doubt is None and unread and self.defers and len(drafts.unread) == drafts.count:
+            self.write_unread(finite_argmax(self.processed(logits, drafts.count)), drafts)
+            return True
         if not self.samples:
             return drafts.take(self.choose(logits, drafts.columns, drafts.count))
         (weights,) = self.probabilities(logits, drafts.count)

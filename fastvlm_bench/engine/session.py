@@ -66,7 +66,8 @@ class Session(Choosing):
             streamer.put(input_ids.cpu())
         self.processors = logits_processor  # temperature, top-k and top-p among them where `generate` samples
         self.samples = bool(generation_config.do_sample)
-        self.defers = self.device.type != "cpu"  # on a CPU to read is not to wait
+        # On a CPU to read is not to wait.
+        self.defers = self.device.type != "cpu" and not self.takes_several and not self.samples
         # Tokens that stand in `_ids` after an output of this length, as far as the host knows them.
         self._ahead, self._ahead_of = list[int](), 0
         self._drawn_from: list[Tensor] = []
