@@ -6,6 +6,7 @@ method.py           THE LOOP around every method: prefill, then rounds until eve
 proposing.py        the round of methods whose drafts come from elsewhere than the target's first layers
 engine.py           how passes run: eager, as transformers writes them
 graphs.py           or as graphs: each kind of pass is recorded once, and repeated
+recordable.py       whether the passes of a session can be recorded
 tape.py             records the operations of a pass and repeats them, on a CPU
 cuda_graph.py       the same on CUDA
 slots.py            a KV cache that stays where it is, so that rolling back is to start earlier

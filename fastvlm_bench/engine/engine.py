@@ -16,10 +16,12 @@ class Carrier(Protocol):
 
     A recorded pass finds its tensors in fixed places. So what it reads is copied there (`given`), while it is recorded
     the carrier uses these places (`give`), and what it leaves (`taken`) is handed over after each repetition (`take`).
+    `undo`: the pass that `give` prepared failed; nothing of it is kept.
     """
 
     def given(self) -> tuple[Tensor, ...]: ...
     def give(self, fixed: tuple[Tensor, ...]) -> None: ...
+    def undo(self) -> None: ...
     def taken(self) -> tuple[Tensor, ...]: ...
     def take(self, found: tuple[Tensor, ...]) -> None: ...
 
@@ -32,6 +34,9 @@ class Watcher:
 
     def give(self, fixed: tuple[Tensor, ...]) -> None:
         """Nothing: a pass reads nothing of it."""
+
+    def undo(self) -> None:
+        """Nothing: the next pass overwrites what was seen."""
 
 
 class Eager:

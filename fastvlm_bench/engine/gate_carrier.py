@@ -14,7 +14,7 @@ class GateCarrier:
     def __init__(self, gate: LayerGate) -> None:
         self.gate = gate
         self._recurs = gate.head is not None and gate.head.recurs
-        self._before: list[Tensor] = []
+        self._before: tuple[list[Tensor], Tensor | None, Tensor | None] = [], None, None
 
     @property
     def _drafting(self) -> bool:
@@ -27,20 +27,24 @@ class GateCarrier:
         return (gate.previous,) if self._recurs and self._drafting and gate.previous is not None else ()
 
     def give(self, fixed: tuple[Tensor, ...]) -> None:
-        self._before = list(self.gate.kept)
+        self._before = list(self.gate.kept), self.gate.previous, self.gate.last
         if self.gate.mode is Mode.VERIFY:
             (self.gate.fixed,) = fixed
         elif fixed:
             (self.gate.previous,) = fixed
 
+    def undo(self) -> None:
+        gate, (kept, previous, last) = self.gate, self._before
+        gate.kept[:], gate.previous, gate.last, gate.fixed = kept, previous, last, None
+
     def taken(self) -> tuple[Tensor, ...]:
         """What the pass has left, which is the gate's only once it was given to `take`."""
-        gate, self.gate.fixed = self.gate, None
+        gate = self.gate
         found = [gate.kept[-1]] if self._drafting else []
-        gate.kept[:] = self._before
         own = gate.previous if self._drafting else gate.last
         if self._recurs and own is not None:
             found.append(own)
+        self.undo()
         return tuple(found)
 
     def take(self, found: tuple[Tensor, ...]) -> None:

@@ -20,8 +20,9 @@ from transformers.utils import import_utils
 
 from fastvlm_bench.engine.cuda_graph import CudaGraph
 from fastvlm_bench.engine.engine import Carrier, Eager
+from fastvlm_bench.engine.recordable import head_cache, unfit, weights
 from fastvlm_bench.engine.rows import Tokens
-from fastvlm_bench.engine.slots import KINDS, SlotLayer, Slots, seen
+from fastvlm_bench.engine.slots import SlotLayer, Slots, seen
 from fastvlm_bench.engine.tape import CannotRecord, Tape
 
 BLOCK = 128
@@ -80,40 +81,6 @@ class Graphs(Eager):
         self.reasons.setdefault(reason)
 
 
-def unfit(session: Any) -> str | None:
-    """Why the passes of a session cannot be recorded; None where nothing speaks against it."""
-    model = session.model
-    if session.takes_several:
-        return "a batch is decoded by eager: its rows move in the cache"
-    if model.config.is_encoder_decoder or not hasattr(session.cache, "layers"):
-        return f"{type(model).__name__} has a cache that is not of its text alone"
-    if session.fixed:
-        return f"{type(model).__name__} attends to its image in layers of their own"
-    if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
-        return "the model lies on several devices"
-    for layer in [*session.cache.layers, *getattr(head_cache(session), "layers", ())]:
-        if type(layer) not in KINDS:
-            return f"{type(model).__name__} keeps {type(layer).__name__} state"
-    mask = session.kwargs.get("attention_mask")
-    if mask is not None and not bool(mask.all()):
-        return "the prompt is padded"
-    return None
-
-
-def head_cache(session: Any) -> Any:
-    """The cache of a gated head that has KV; None where there is none."""
-    return session._gate.head_cache if session._gate is not None else None
-
-
-def weights(session: Any) -> list[Tensor]:
-    """All that stays as it is while the session decodes: of the target, the head and a reduced LM head."""
-    gate = session._gate
-    modules = [session.model, *([gate.head] if gate is not None and isinstance(gate.head, torch.nn.Module) else [])]
-    reduced = vars(gate.output).values() if gate is not None and gate.output is not None else ()
-    found = [one for module in modules for one in (*module.parameters(), *module.buffers())]
-    return found + [one for one in reduced if isinstance(one, Tensor)]
-
-
 class Store:
     """The slots of all generations of one size, and the passes that were recorded with them.
 
@@ -127,18 +94,19 @@ class Store:
         self.heads: WeakKeyDictionary[Any, dict[int, SlotLayer]] = WeakKeyDictionary()
         self.passes: WeakKeyDictionary[Any, dict[Hashable, Pass]] = WeakKeyDictionary()
 
-    def fill(self, method: Any, session: Any) -> None:
-        """Take over what the prompt's pass has left in the session's caches."""
-        caches = [(session.cache, self.own)]
+    def fill(self, method: Any, session: Any) -> list[tuple[Any, int, Any]]:
+        """Take over what the prompt's pass has left in the session's caches. Returns cache, index and layer of each."""
+        caches, before = [(session.cache, self.own)], list[tuple[Any, int, Any]]()
         if (own := head_cache(session)) is not None:
             if method not in self.heads:
                 self.heads[method] = self._slotted(own)
             caches.append((own, self.heads[method]))
         for cache, layers in caches:
             for index, layer in layers.items():
-                kept = cache.layers[index]
+                before.append((cache, index, kept := cache.layers[index]))
                 layer.fill(kept, seen(kept))
                 cache.layers[index] = layer
+        return before
 
     def _slotted(self, cache: Any) -> dict[int, SlotLayer]:
         """A layer with slots for each that has read something: a head's cache may have more layers than the head."""
@@ -154,7 +122,7 @@ class Recorded:
         self.counts: list[int] = []  # how many tensors each carrier took in the latest call of the model
         self._passes = store.passes.setdefault(method, {})
         with torch.inference_mode():
-            store.fill(method, session)
+            self._before = store.fill(method, session)  # until a first pass has run
             self._along = self._of_each_token()
 
     def _of_each_token(self) -> dict[str, Tensor]:
@@ -165,8 +133,20 @@ class Recorded:
             found["position_ids"] = positions[..., -1:] - slot
         return found
 
+    def hand_back(self, kwargs: dict[str, Any]) -> None:
+        """Give the session its own caches again: no pass has run on the slots, and `eager` runs this one."""
+        session = self.session
+        for cache, index, layer in self._before:
+            cache.layers[index] = layer
+        session.recorded = None
+        gated = session._gate is not None and self.method.drafting
+        kwargs["past_key_values"] = session.draft_view() if gated else session.cache
+
     def forward(self, count: int, ahead: Tokens, logits: int) -> Any:
-        """As `Session.forward`: one pass over the last `count` tokens of the output and `ahead`."""
+        """As `Session.forward`: one pass over the last `count` tokens of the output and `ahead`.
+
+        None where the first pass of all cannot be recorded: see `hand_back`.
+        """
         session, slots = self.session, self.store.slots
         end = session.write_ahead(ahead[0] if ahead else ())
         watching, mode = self.engine.watching, self.method.pass_key()
@@ -175,26 +155,31 @@ class Recorded:
             ids = session._ids[:, end - count : end]
             given = (ids, *self._along.values(), *(one for carrier in self.carriers for one in carrier.given()))
             key = (mode, count, logits, tuple((one.shape, one.dtype) for one in given))
-            if mode is None or (known := self._passes.get(key)) is None:
+            if mode is None:
+                return self._plain(count, logits, given)
+            if (known := self._passes.get(key)) is None:
                 return self._first(key, count, logits, given)
             if watching is not None:
                 watching.pass_began()
             outputs = known(given, self.carriers)
             if watching is not None:
                 watching.pass_ended()
+        self._before = []
         return outputs
 
     def _first(self, key: Hashable, count: int, logits: int, given: tuple[Tensor, ...]) -> Any:
         """A pass of a kind that was not recorded yet: record it, if it can be."""
         began = time.perf_counter()
         try:
-            if self.method.pass_key() is None:
-                raise CannotRecord("")
             made = Pass(self, count, logits, given)
-        except CannotRecord as error:
-            if str(error):
-                self.engine.gives_up(self.method, f"{type(self.session.model).__name__}: {error}")
-            return self._plain(count, logits, given)
+        except Exception as error:  # a family's own code may not know such a cache, in whatever way
+            for carrier in self.carriers:
+                carrier.undo()
+            own = isinstance(error, CannotRecord)
+            what = str(error) if own else f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            self.engine.gives_up(self.method, f"{type(self.session.model).__name__}: {what}")
+            return None if self._before else self._plain(count, logits, given)
+        self._before = []
         self._passes[key] = made
         self.engine.recorded += 1
         self.engine.record_s += time.perf_counter() - began

@@ -68,8 +68,7 @@ class Session(Choosing):
         self.samples = bool(generation_config.do_sample)
         # On a CPU to read is not to wait.
         self.defers = self.device.type != "cpu" and not self.takes_several and not self.samples
-        # Tokens that stand in `_ids` after an output of this length, as far as the host knows them.
-        self._ahead, self._ahead_of = list[int](), 0
+        self._ahead, self._ahead_of = list[int](), 0  # tokens in `_ids` after an output of this length, if known
         self._drawn_from: list[Tensor] = []
         self.recorded: Any = None  # runs the passes, once the engine `graphs` has taken over
         self._texts: list[list[int]] | None = None
@@ -167,7 +166,10 @@ class Session(Choosing):
         the others out gives more. Returns the model's output, with logits (rows, count, vocab).
         """
         if self.recorded is not None:
-            return self.recorded.forward(count, ahead, logits or count)
+            recorded = self.recorded
+            if (outputs := recorded.forward(count, ahead, logits or count)) is not None:
+                return outputs
+            recorded.hand_back(kwargs)
         return self.model(**self.inputs_of(count, ahead, kwargs, logits), return_dict=True)
 
     def inputs_of(self, count: int, ahead: Tokens, kwargs: dict[str, Any], logits: int | None = None) -> dict[str, Any]:

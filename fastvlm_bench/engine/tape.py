@@ -105,7 +105,7 @@ class _Recorder(TorchDispatchMode):
         if not changes and torch.Tag.nondeterministic_seeded not in func.tags:
             self._constant.append((func, args, kwargs, result))
             return result
-        if not made or {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags):
+        if not made or _depends(func, args):
             raise CannotRecord(f"{func} depends on the numbers in a tensor")
         self._do_again(func, args, kwargs, result)
         return result
@@ -135,6 +135,13 @@ class _Recorder(TorchDispatchMode):
     def _do_again(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         self.calls.append((func, args, kwargs, result))
         self._changing |= {_place(tensor) for tensor in _tensors(result)}
+
+
+def _depends(func: Any, args: Any) -> bool:
+    """Whether the numbers in a tensor decide the shape of the result, as a mask of truth values does, and no index."""
+    if func is aten.index.Tensor:
+        return any(one is not None and one.dtype in (torch.bool, torch.uint8) for one in args[1])
+    return bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags))
 
 
 def _place(tensor: Tensor) -> int:

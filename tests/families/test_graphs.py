@@ -13,7 +13,14 @@ from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.engine.graphs import Graphs
 
 COUNT = 19
-EAGER: dict[str, str] = {}
+EAGER = {
+    "mllama": "attends to its image in layers of their own",
+    "blip2_t5": "not of its text alone",
+    "instructblip_t5": "not of its text alone",
+    "florence2": "not of its text alone",
+    "qwen3_5": "keeps LinearAttentionLayer state",
+    "lfm2_vl": "keeps LinearAttentionLayer state",
+}
 """Family -> a part of the reason why its passes are not recorded."""
 FAST = ("llava", "qwen2_vl", "gemma3", "mllama", "qwen3_5")
 """Plain positions, positions of three axes, sliding windows; and two whose caches have no slots."""
