@@ -75,6 +75,11 @@ class Graphs(Eager):
                          "the measured samples, which were then decoded once more; warm up longer"})  # fmt: skip
         return told
 
+    def refuse(self, reason: str) -> None:
+        """From now on all methods are decoded by `eager`."""
+        self.refused = reason
+        self.reasons.setdefault(reason)
+
     def gives_up(self, method: Any, reason: str) -> None:
         """From now on this method is decoded by `eager`."""
         self._eager[method] = reason

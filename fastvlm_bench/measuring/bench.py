@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from fastvlm_bench.checks.batch_check import batch_self_check
+from fastvlm_bench.checks.engine_check import engine_check
 from fastvlm_bench.checks.longest_prompt import positions
-from fastvlm_bench.checks.losslessness import judge_output
 from fastvlm_bench.checks.ranking import OptionRanker
 from fastvlm_bench.checks.self_check import Checked, Plain, self_check
 from fastvlm_bench.decoding.build import Built
@@ -29,6 +29,8 @@ from fastvlm_bench.models.load import Target
 from fastvlm_bench.records.trace import Trace
 from fastvlm_bench.suites.suite import Sample, Suite, open_image
 
+MOST_CHECKED = 32
+"""So many tokens are compared between the engines."""
 ATTEMPTS = 4
 """So often a sample is decoded at most, until no pass of it is recorded for the first time."""
 
@@ -115,19 +117,11 @@ class Bench:
         """Let `graphs` decode the suite's first sample by the reference. It is refused where eager says otherwise."""
         if not isinstance(self.engine, Graphs):
             return
-        inputs, reference = self.inputs(suite.samples[0]), self.methods[0].method
-        said: dict[str, list[int]] = {}
-        for engine in (Eager(), self.engine):
-            reference.engine = engine
-            said[engine.name] = measure(reference, self.target.model, inputs, self.limit(suite)).rows[0].token_ids
-        found = judge_output(self.target.model, inputs, said["graphs"], said["eager"], limit=self.limit(suite))
-        self.engine.checked = found["outcome"]
-        if found["outcome"] not in ("identical", "near-tie"):
-            self.engine.refused = (
-                f"{type(self.target.model).__name__}: recorded passes say otherwise than eager ones from token "
-                f"{found.get('index')} on"
-            )
-            self.engine.reasons.setdefault(self.engine.refused)
+        model = self.target.model
+        found = engine_check(model, self.inputs(suite.samples[0]), self.engine, min(self.limit(suite), MOST_CHECKED))
+        self.engine.checked = str(found)
+        if not found.passed:
+            self.engine.refuse(f"{type(model).__name__}: recorded passes are not the eager ones ({found})")
 
     def _check_batch(self, singles: Sequence[dict[str, Any]], drafts: Sequence[Draft | None] = (None,)) -> None:
         plains = [Plain(self.target.model, single) for single in singles]
