@@ -31,6 +31,7 @@ def test_a_run_names_its_engine_and_what_recording_took(call: Callable[..., Any]
     assert "costs" not in run.meta or run.meta["costs"] == []
 
 
+@pytest.mark.slow
 def test_an_engine_that_says_otherwise_is_refused_before_anything_is_measured(
     call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

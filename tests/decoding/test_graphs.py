@@ -9,6 +9,7 @@ from covering import covering
 from targets import LAYERS, generate, oracle_draft
 from torch import Tensor
 
+from fastvlm_bench.checks.engine_check import engine_check
 from fastvlm_bench.decoding.adaptive import Adaptive
 from fastvlm_bench.decoding.control import Control
 from fastvlm_bench.decoding.draft_verify import DraftVerify
@@ -20,7 +21,7 @@ from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.drafts.heads import new_head
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.drafts.skip_set import SkipSet
-from fastvlm_bench.engine import slots
+from fastvlm_bench.engine import graphs, slots
 from fastvlm_bench.engine.engine import Eager
 from fastvlm_bench.engine.graphs import BLOCK, Graphs
 from fastvlm_bench.engine.measure import measure
@@ -91,8 +92,11 @@ def test_an_eos_within_a_round_and_after_it(llava: Any, inputs: dict[str, Tensor
     both(llava, inputs, LayerSkip(LAYERS - 1, gamma=4), Graphs(), eos_token_id=eos)
 
 
-def test_another_image_and_a_longer_limit(llava: Any, inputs: dict[str, Tensor]) -> None:
+def test_another_image_and_a_longer_limit(
+    llava: Any, inputs: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was recorded with one sample holds for others. A longer one has slots, and passes, of its own."""
+    monkeypatch.setattr(graphs, "BLOCK", 8)
     engine, method = Graphs(), LayerSkip(LAYERS - 1, gamma=4)
     both(llava, inputs, method, engine)
     few = engine.recorded
@@ -100,7 +104,7 @@ def test_another_image_and_a_longer_limit(llava: Any, inputs: dict[str, Tensor])
     assert both(llava, other, method, engine) != generate(llava, inputs, count=COUNT)
     assert engine.recorded - few <= 2, "at most widths that did not occur before"
     few = engine.recorded
-    both(llava, inputs, method, engine, count=BLOCK)
+    both(llava, inputs, method, engine, count=COUNT + 8)
     assert engine.recorded > few
 
 
@@ -179,9 +183,11 @@ def test_a_mutant_whose_slots_start_too_early_is_seen(
         self.columns = self.start + torch.arange(count) - 1
 
     monkeypatch.setattr(slots.Slots, "open", early)
-    method = Standard()
-    method.engine = Graphs()
-    assert generate(llava, inputs, method, count=COUNT) != generate(llava, inputs, count=COUNT)
+    found = engine_check(llava, inputs, Graphs(), 6)
+    assert not found.passed and found.difference > 100 * found.limit
+    monkeypatch.undo()
+    found = engine_check(llava, inputs, Graphs(), 6)
+    assert found.passed and found.outcome == "identical" and str(found).startswith("identical, logits differ by ")
 
 
 def test_a_family_that_fails_on_slots_is_left_to_eager_from_its_first_pass_on(
@@ -195,5 +201,5 @@ def test_a_family_that_fails_on_slots_is_left_to_eager_from_its_first_pass_on(
     monkeypatch.setattr(slots.SlotLayer, "get_mask_sizes", unknown)
     for kind in ("raw", "attention"):
         engine = Graphs()
-        both(llava, inputs, FastVLM(draft(llava, 2, kind), gamma=3), engine)
+        both(llava, inputs, FastVLM(draft(llava, 2, kind), gamma=3), engine, count=8)
         assert list(engine.reasons) == ["LlavaForConditionalGeneration: AttributeError: what is this cache?"]
