@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 from unittest.mock import patch
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from transformers.utils import import_utils
 
 from fastvlm_bench.engine.cuda_graph import CudaGraph
 from fastvlm_bench.engine.engine import Carrier, Eager
-from fastvlm_bench.engine.recordable import head_cache, unfit, weights
+from fastvlm_bench.engine.recordable import head_cache, hidden, unfit, weights
 from fastvlm_bench.engine.rows import Tokens
 from fastvlm_bench.engine.slots import SlotLayer, Slots, seen
 from fastvlm_bench.engine.tape import CannotRecord, Tape
@@ -44,11 +44,17 @@ class Graphs(Eager):
         self.checked = "not run"  # what the self-check said
         self.late = 0  # passes that were recorded after the warm-up
         self._stores: WeakKeyDictionary[Any, dict[Hashable, Store]] = WeakKeyDictionary()
+        self._known: WeakSet[Any] = WeakSet()  # methods that `hidden` has looked at
         self._eager: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # methods whose passes cannot be recorded
 
     def take_over(self, session: Any, method: Any) -> None:
         """Give the session's caches slots, and let its passes be recorded ones; or do nothing, and tell why."""
         reason = self.refused or self._eager.get(method) or method.unrecordable(session) or unfit(session)
+        if reason is None and method not in self._known:
+            reason = hidden(session, method)
+            self._known.add(method)
+            if reason is not None:
+                self._eager[method] = reason
         if reason is not None:
             self.reasons.setdefault(reason)
             return

@@ -96,6 +96,11 @@ class Method:
         """What tells a pass of the target that runs now from others of its width; None for one not to be recorded."""
         return self.gate.mode if self.gate is not None else "whole"
 
+    @property
+    def keys_passes(self) -> bool:
+        """Whether the method has a `pass_key` of its own."""
+        return type(self).pass_key is not Method.pass_key
+
     def carriers(self) -> list[Carrier]:
         """What hands tensors from pass to pass, so that a recorded pass knows them."""
         return [GateCarrier(self.gate)] if self.gate is not None else []

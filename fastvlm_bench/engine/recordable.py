@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastvlm_bench.engine.slots import KINDS
+from fastvlm_bench.models.layers import decoder_layers
 
 
 def unfit(session: Any) -> str | None:
@@ -26,6 +27,22 @@ def unfit(session: Any) -> str | None:
     mask = session.kwargs.get("attention_mask")
     if mask is not None and not bool(mask.all()):
         return "the prompt is padded"
+    return None
+
+
+def hidden(session: Any, method: Any) -> str | None:
+    """Why a method's passes would be repeated without what it does in them; None where it says all of it.
+
+    Hooks run, and replaced `forward`s decide, only when a module is called. So what hooks take must be in `carriers`,
+    and what replaced `forward`s decide by, in `pass_key`.
+    """
+    parts = [part for layer in decoder_layers(session.model) for part in layer.modules()]
+    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+    if hooked and len(method.carriers()) <= (method.gate is not None):
+        return f"{type(method).__name__} has hooks on the layers, and no carrier of what they take"
+    gated = any("forward" in vars(part) and not hasattr(part, "_hf_hook") for part in parts)
+    if gated and method.gate is None and not method.keys_passes:
+        return f"{type(method).__name__} replaces parts of the layers, and has no pass_key of its own"
     return None
 
 

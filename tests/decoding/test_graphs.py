@@ -26,6 +26,7 @@ from fastvlm_bench.engine.engine import Eager
 from fastvlm_bench.engine.graphs import BLOCK, Graphs
 from fastvlm_bench.engine.measure import measure
 from fastvlm_bench.engine.method import Method
+from fastvlm_bench.models.layers import replaced
 
 COUNT = 24
 
@@ -164,6 +165,41 @@ def test_adaptive_with_a_head_that_attends_is_left_to_eager(llava: Any, inputs: 
         method.engine = engine
         assert generate(llava, inputs, method, count=COUNT) == generate(llava, inputs, count=COUNT)
         assert bool(engine.recorded) == recorded
+
+
+class Hooked(Standard):
+    """Counts by a hook what a layer is given, and says nothing of it."""
+
+    def begin(self, session: Any) -> None:
+        self.calls = 0
+        layer = session.model.model.language_model.layers[1]
+        session.model.hooked = layer.register_forward_pre_hook(lambda *_: setattr(self, "calls", self.calls + 1))
+
+
+class Replacing(Standard):
+    """Replaces a part of a layer by itself, and has no key for it."""
+
+    def around(self, model: Any) -> Any:
+        mlp = model.model.language_model.layers[1].mlp
+        return replaced([(mlp, mlp.forward)])
+
+
+def test_a_method_that_does_not_say_what_it_does_in_a_pass_is_left_to_eager(
+    llava: Any, inputs: dict[str, Tensor]
+) -> None:
+    engine, hooked, replacing = Graphs(), Hooked(), Replacing()
+    for method in (hooked, replacing):
+        method.engine = engine
+        try:
+            generate(llava, inputs, method, count=6)
+        finally:
+            if hasattr(llava, "hooked"):
+                llava.hooked.remove()
+                del llava.hooked
+    assert hooked.calls == 5 and engine.recorded == 0
+    assert ["no carrier" in engine_reason or "no pass_key" in engine_reason for engine_reason in engine.reasons] == [
+        True, True,
+    ]  # fmt: skip
 
 
 def test_a_model_that_keeps_a_tensor_of_each_generation_is_left_to_eager(inputs: dict[str, Tensor], llava: Any) -> None:
