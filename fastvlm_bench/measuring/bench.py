@@ -62,6 +62,8 @@ class Bench:
     a suite may be smaller.
     """
 
+    engine = Eager()
+
     def __init__(
         self, target: Target, methods: Sequence[Built], clock: Clock, *, max_new_tokens: int | None,
         conditions: Conditions | None = None, generation: Mapping[str, Any] = GREEDY, seed: int = 0,
