@@ -25,7 +25,8 @@ class Option:
     """One option of a method: its type, its default, a line of help and the values that it takes.
 
     default None: `help` says what is used then. `low` and `high` are allowed values; `below`, for floats, is not.
-    source: the value is a folder or a hub id, not a name. needed: there is no default, and the user must give it.
+    source: the value is a folder or a hub id, not a name. joined: it is several values, as 1+4, whole
+    numbers where there are no choices. needed: there is no default, and the user must give it.
     """
 
     kind: type[int] | type[float] | type[str]
@@ -37,12 +38,15 @@ class Option:
     choices: tuple[str, ...] = ()
     source: bool = False
     needed: bool = False
+    joined: bool = False
 
     @property
     def allowed(self) -> str:
         """The allowed values in words."""
         if self.choices:
-            return "one of " + ", ".join(self.choices)
+            return "one of " + ", ".join(self.choices) + (", or several joined by +" if self.joined else "")
+        if self.joined:
+            return "whole numbers of at least 1, joined by +"
         if self.source:
             return "a folder, or a hub id (OWNER/NAME), without a comma"
         if self.kind is str:
@@ -54,9 +58,12 @@ class Option:
     def parse(self, text: str) -> Value | None:
         """The value that `text` stands for; None if it is not an allowed one."""
         if self.choices:
-            return text if text in self.choices else None
+            parts = text.split("+") if self.joined else [text]
+            return text if all(part in self.choices for part in parts) else None
         if self.source:
             return text or None
+        if self.joined:
+            return text if re.fullmatch(r"[1-9][0-9]{0,3}(\+[1-9][0-9]{0,3})*", text) else None
         if self.kind is str:
             return text if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) else None
         pattern = r"[+-]?[0-9]{1,9}" if self.kind is int else r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
@@ -85,11 +92,13 @@ class MethodKind:
     @property
     def trained(self) -> bool:
         """Whether it takes a draft that `train` made, which is chosen among the model's drafts."""
-        return self.options.get("draft") in (DRAFT, AT_THE_END_DRAFT)
+        return self.options.get("draft") in (DRAFT, AT_THE_END_DRAFT, BLOCK_DRAFT)
 
     @property
     def heads(self) -> tuple[str, ...]:
         """The kinds of head that its drafts may have."""
+        if self.options.get("draft") == BLOCK_DRAFT:
+            return ("block",)
         return tuple(AT_THE_END if self.options.get("draft") == AT_THE_END_DRAFT else HEAD_LAYERS)
 
     @property
@@ -126,13 +135,28 @@ GROUPS = {
 """The groups in which `methods` lists the methods, in order, and a line about each."""
 GAMMA = Option(int, 10, "most tokens drafted per round", low=1, high=MAX_GAMMA)
 EXIT_LAYER = Option(int, None, "target layers run while drafting; by default the draft's own", low=1)
+RAW = "raw"
+"""In the place of a head: the raw exit, which any exit has. `layerskip` decodes with it."""
+HEADS_OR_RAW = (RAW, *HEAD_LAYERS)
 HEAD = Option(str, None, "kind of imitation head; by default the draft's own", choices=tuple(HEAD_LAYERS))
 DRAFT = Option(str, None, "the draft of this name, a folder below --draft")
 AT_THE_END_DRAFT = Option(str, None, "the draft of this name, a folder below --draft, that `train --head medusa` made")
+BLOCK_DRAFT = Option(str, None, "the draft of this name, a folder below --draft, that `train --head block` made")
 SKIP_SET = Option(
     str, None, "folder of a set that `skip-search` found; by default one among the model's drafts", source=True
 )
 STOP_BELOW = Option(float, 0.5, "drafting stops before a token less probable than this; 0 is never", low=0, below=1)
+TOPK = Option(
+    int, None, "2 or more draft a tree, with so many tokens a level at most; by default a chain", low=1, high=32
+)
+NODES = Option(int, None, "most tokens of a tree; by default 16", low=2, high=256)
+BRANCH_ABOVE = Option(
+    float,
+    None,
+    "a token joins its tree level's best if it is this share as likely; by default 0.2",
+    low=0,
+    below=1,
+)
 EAGLE_OPTIONS = {
     "gamma": Option(int, 5, "most tokens of a chain drafted per round", low=1, high=MAX_GAMMA),
     "topk": Option(int, 1, "1 drafts a chain; more a tree, whose best nodes have so many children", low=1, high=32),
@@ -146,7 +170,10 @@ EAGLE_OPTIONS = {
 WORDS = {
     "MethodKind": MethodKind, "Option": Option, "int": int, "float": float, "str": str, "GAMMA": GAMMA,
     "EXIT_LAYER": EXIT_LAYER, "HEAD": HEAD, "DRAFT": DRAFT, "STOP_BELOW": STOP_BELOW, "MAX_GAMMA": MAX_GAMMA,
-    "AT_THE_END_DRAFT": AT_THE_END_DRAFT, "SKIP_SET": SKIP_SET, "EAGLE_OPTIONS": EAGLE_OPTIONS,
+    "TOPK": TOPK, "NODES": NODES, "BRANCH_ABOVE": BRANCH_ABOVE,
+    "AT_THE_END_DRAFT": AT_THE_END_DRAFT, "BLOCK_DRAFT": BLOCK_DRAFT,
+    "SKIP_SET": SKIP_SET, "HEADS_OR_RAW": HEADS_OR_RAW,
+    "EAGLE_OPTIONS": EAGLE_OPTIONS,
 }  # fmt: skip
 """What a declaration may use besides literals, because it is read without running its file."""
 METHODS = Declarations(

@@ -1,28 +1,58 @@
 #!/bin/sh
-# Makes the reference runs: `sh results/reference.sh FOLDER`, on an idle machine; about an hour on two slow cores.
+# Makes the reference runs on an idle machine, in two steps; about 70 minutes on two slow cores:
+#   sh results/reference.sh tune FOLDER    writes FOLDER/SUITE.methods, one -m argument a line
+#   sh results/reference.sh run FOLDER     measures them
 #
-# Every method that has options gets the same effort: its best ones are looked for in as many minutes, among as many
-# candidates as there are of its kind, on scenes that no run reports. Then all are measured in one run for each suite.
+# Every method that has options gets the same effort: its best ones are looked for in as many minutes, among candidates
+# of its kind, on scenes that no run reports. Then all are measured in one run for each suite.
 set -eu
-out=${1:?the folder for the runs}
+step=${1:?tune or run} out=${2:?the folder}
 minutes=${MINUTES:-1}
+mkdir -p "$out"
 
-tuned() { # prints -m's argument for the fastest candidate
-  fastvlm-bench tune --suite "$suite" --threads 1 --budget "$minutes" --out "$out/tuning" --quiet "$@" | sed -n 's/^-m //p'
+tuned() { # prints -m's argument for the fastest candidate; a race of long answers may need twice the minutes
+  found=$(tune "$minutes" "$@" || tune $((2 * minutes)) "$@")
+  printf '%s\n' "$found" | sed -n 's/^-m //p'
 }
 
-for suite in describe coco-caption; do
-  set -- -m standard
-  for head in eagle attention twig mlp; do
-    set -- "$@" -m "$(tuned --head $head)"
-  done
-  set -- "$@" -m "$(tuned --head raw --exit-layer 1,2,4,6)"
-  set -- "$@" -m "$(tuned -m medusa -m medusa:stop_below=0.1 -m medusa:stop_below=0.3 -m medusa:topk=2)"
-  for method in prompt-lookup draft-verify swift clasp; do
-    set -- "$@" -m "$(tuned -m $method:gamma=1 -m $method:gamma=2 -m $method:gamma=4 -m $method:gamma=6 -m $method:gamma=10)"
-  done
-  set -- "$@" -m hf-prompt-lookup -m hf-generate -m early-exit
+tune() { # MINUTES OPTIONS...
+  budget=$1
+  shift
+  fastvlm-bench tune --suite "$suite" --threads 1 --budget "$budget" --out "$out/tuning" --quiet "$@"
+}
+
+candidates() { # NAME OPTION VALUE...: "-m NAME:OPTION=VALUE" for each value
+  name=$1 option=$2
+  shift 2
+  for value in "$@"; do printf ' -m %s:%s=%s' "$name" "$option" "$value"; done
+}
+
+measured() { # SUITE OPTIONS...: one run of all methods of the suite's file
+  suite=$1
+  shift
+  while read -r method; do set -- "$@" -m "$method"; done < "$out/$methods.methods"
   fastvlm-bench run --suite "$suite" --threads 1 --out "$out" --require-valid "$@"
-done
-fastvlm-bench run --suite vqav2 --threads 1 --out "$out" --require-valid "$@" # answers of one or two tokens
-fastvlm-bench run --suite coco-caption --limit 160 --threads 1 --out "$out" --batch-size 1,2,4,8,16 -m fastvlm
+}
+
+case $step in
+tune)
+  for suite in describe coco-caption; do
+    {
+      echo standard
+      for head in eagle attention twig mlp; do tuned --head $head; done
+      tuned --head raw --exit-layer 1,2,4,6
+      tuned -m medusa -m medusa:stop_below=0.1 -m medusa:stop_below=0.3 -m medusa:topk=2
+      tuned $(candidates adaptive draft eagle-exit1 attention-exit1 attention-exit2 twig-exit1)
+      for method in prompt-lookup draft-verify swift clasp; do tuned $(candidates $method gamma 1 2 4 6 10); done
+      printf '%s\n' hf-prompt-lookup hf-generate early-exit
+    } > "$out/$suite.methods"
+  done
+  ;;
+run)
+  methods=describe measured describe
+  methods=coco-caption measured coco-caption
+  methods=coco-caption measured vqav2 # answers of one or two tokens
+  fastvlm-bench run --suite coco-caption --limit 160 --threads 1 --out "$out" --batch-size 1,2,4,8,16 -m fastvlm
+  ;;
+*) echo "$0: '$step' is neither tune nor run" >&2; exit 2 ;;
+esac

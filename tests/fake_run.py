@@ -14,6 +14,7 @@ from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.measuring.runner import Runner
 from fastvlm_bench.records.record import RUN_FILE, RunWriter
 from fastvlm_bench.records.trace import Generation, Round, Trace
+from fastvlm_bench.suites.suite import Sample
 
 EOS, LIMIT, CONFIG = 2, 40, "c" * 64
 
@@ -75,7 +76,7 @@ def execute(folder: Path, samples: int, pause_s: float = 0.0, watch: Any = None)
     ]
     runner = Runner(target, methods, Clock(), max_new_tokens=LIMIT)  # type: ignore[arg-type]
     runner.inputs = lambda sample: {"input_ids": torch.tensor([[int(sample.sample_id)]])}  # type: ignore[method-assign]
-    suite = SimpleNamespace(name="s", samples=[SimpleNamespace(sample_id=f"{i:05d}") for i in range(samples)])
+    suite = SimpleNamespace(name="s", samples=[Sample(f"{i:05d}", "", Path(), "", ()) for i in range(samples)])
     runner.run(suite, 1, writer, lambda group: None if watch is None else watch(group.done))  # type: ignore[arg-type]
     writer.finish("success")
     return 0

@@ -168,9 +168,21 @@ def test_reference_table_is_what_the_records_say() -> None:
 
 
 @pytest.mark.slow
+def test_reference_table_of_the_readme_is_what_report_prints() -> None:
+    """Each line of the table is one of the run that the command above it names, in the same order."""
+    found = re.search(r"`fastvlm-bench report (results/[^`]*)`:\n\n```text\n(.*?)```", README, flags=re.S)
+    assert found is not None
+    arguments = ["report", str(ROOT / found.group(1))]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "90"}, catch_exceptions=False)
+    told = iter([line.rstrip() for line in result.stdout.splitlines()])
+    lines = found.group(2).splitlines()
+    assert len(lines) > 12 and [line for line in lines if line not in told] == []
+
+
+@pytest.mark.slow
 def test_reference_sentences_are_what_the_records_say() -> None:
     """Each sentence of the README's results is one that `report` prints of a committed run."""
-    block = re.search(r"## Reference results\n.*?```text\n(.*?)```", README, flags=re.S)
+    block = re.search(r"`report --details` says[^`]*```text\n(.*?)```", README, flags=re.S)
     assert block is not None
     said = ""
     for folder in committed_runs():

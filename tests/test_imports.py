@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "fastvlm_bench"
 HEAVY = ("torch", "transformers")
 ROOMS = (
-    "__main__", "cli", "notebook", "agreement", "sweeping", "ablation", "embedded", "measuring", "training",
+    "__main__", "cli", "notebook", "agreement",
+    "utilisation", "sweeping", "ablation", "embedded", "measuring", "training",
     "config", "scoring", "checks",
     "predicting", "report", "decoding", "analysis", "drafters", "engine", "method_spec", "foreign", "suites", "records",
     "drafts", "metrics",

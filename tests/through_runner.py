@@ -1,5 +1,6 @@
 """A few samples through the real Runner, with a real model and a record that only keeps the lines."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.measuring.runner import Runner
+from fastvlm_bench.suites.suite import Sample
 
 COUNT = 12
 
@@ -18,6 +20,7 @@ class Record:
 
     def __init__(self) -> None:
         self.completed: set[Any] = set()
+        self.said: dict[Any, Any] = {}
         self.lines: list[dict[str, Any]] = []
 
     def append(self, line: dict[str, Any]) -> None:
@@ -35,7 +38,7 @@ def run(
     given = {"generation": generation} if generation else {}
     runner = Runner(target, methods, Clock(), max_new_tokens=COUNT, **given)  # type: ignore[arg-type]
     runner.inputs = lambda sample: inputs  # type: ignore[method-assign]
-    suite = SimpleNamespace(name="s", samples=[SimpleNamespace(sample_id=str(i)) for i in range(samples)])
+    suite = SimpleNamespace(name="s", samples=[Sample(str(i), "", Path(), "", ()) for i in range(samples)])
     writer = Record()
     runner.run(suite, 1, writer, lambda step: None)  # type: ignore[arg-type]
     return writer.lines

@@ -16,6 +16,8 @@ COLUMNS = (
     "decode_speedup_geomean", "decode_low", "decode_high", "e2e_speedup_geomean", "identical",
     "samples", "quality_change",
 )  # fmt: skip
+METHODS = ("fastvlm", "layerskip", "medusa", "block")
+"""What decodes with a trained draft, or with the raw exit."""
 
 
 def ablation_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -31,7 +33,7 @@ def ablation_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
         tuned = run.meta["model"].get("phase_1")
         for row in summarise(run):
             method = run.method(row.method)
-            if row.speedup.decode_speedup_geomean is None or method["name"] not in ("fastvlm", "layerskip", "medusa"):
+            if row.speedup.decode_speedup_geomean is None or method["name"] not in METHODS:
                 continue
             out.append(_row(row, method, tuned))
     return out

@@ -7,7 +7,7 @@ kinds.py    word start, continuation, digit, punctuation, end: kinds of tokens, 
 guesses.py  the target's answers, and what every exit guesses along them
 rates.py    shares of agreement with intervals: in all, by position, by kind, by length; the matrix
 pricing.py  what the passes of every exit cost, by a few that are measured
-speedups.py  the predicted speed-up of every exit, γ, threshold, and of hierarchies of two exits
+speedups.py  the predicted speed-up of every exit, γ, threshold, and of hierarchies of exits
 against.py  predictions beside what a run measured
 study.py    does all of it
 tables.py   prints it

@@ -9,7 +9,7 @@ from typing import Any
 from fastvlm_bench.agreement.rates import Rate
 from fastvlm_bench.agreement.sources import Source
 from fastvlm_bench.agreement.study import Study
-from fastvlm_bench.agreement.tables import copy_line
+from fastvlm_bench.agreement.tables import copy_line, hierarchy_line
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.storage import check_target_file, finite
 from fastvlm_bench.report.csv_text import to_csv
@@ -106,7 +106,10 @@ def as_dict(found: Study) -> dict[str, Any]:
         **{name: getattr(found, name) for name in plain},
         "rates": [_rate(rate) for rate in found.rates], "matrix": matrix_rows(found), "costs": costs,
         "predicted": predicted_rows(found),
-        "hierarchies": [{**asdict(one), "lower": one.lower.name, "upper": one.upper.name} for one in found.hierarchies],
+        "hierarchies": [
+            {**asdict(one), "levels": [level.name for level in one.levels], "copy": hierarchy_line(one)}
+            for one in found.hierarchies
+        ],
         "against": None if against is None else {
             "run_id": against.run_id, "samples": against.samples, "other_answers": against.other_answers,
             "within_5_percent": against.close, "cells": len(against.compared), "skipped": list(against.skipped),

@@ -6,15 +6,14 @@ all its answers, because what stands in one answer is no independent observation
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 
 from fastvlm_bench.agreement.guesses import Text
 from fastvlm_bench.agreement.kinds import KINDS
 from fastvlm_bench.agreement.sources import Source
-from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES
-from fastvlm_bench.analysis.statistics import CONFIDENCE, Estimate, t_quantile
+from fastvlm_bench.analysis.shares import share_of
+from fastvlm_bench.analysis.statistics import Estimate
 
 OVERALL, POSITION, KIND, LENGTH = "all", "position", "kind", "length"
 
@@ -75,30 +74,6 @@ def rates(texts: Sequence[Text], sources: Sequence[Source], by: str) -> list[Rat
             here = int((pairs[:, 1] > 0).sum())
             found.append(Rate(source, by, group, share_of(pairs), int(pairs[:, 1].sum()), here))
     return found
-
-
-def share_of(pairs: np.ndarray) -> Estimate:
-    """Σ agreeing / Σ tokens of the images, with its interval. pairs: (images, 2), some perhaps of 0 tokens.
-
-    Wilson's interval, of as many independent tokens as give the variance that the images show (the ratio estimator's
-    jackknife), with t instead of the normal quantile. Where the images show none, for instance because all agree, an
-    image counts as one token: that nothing was seen to go wrong in 5 images says little.
-    """
-    pairs = pairs[pairs[:, 1] > 0]
-    agreeing, tokens = pairs.sum(axis=0)
-    value, count = float(agreeing / tokens), len(pairs)
-    if count < FEWEST_SAMPLES:
-        return Estimate(value, None, None, int(tokens), count)
-    without = (pairs[:, 0] - value * pairs[:, 1]) / (1 - pairs[:, 1] / tokens)  # what leaving out an image changes
-    variance = float(without @ without) / float(tokens) ** 2
-    independent = value * (1 - value) / variance if variance else float(count)
-    square = t_quantile((1 + CONFIDENCE) / 2, count - 1) ** 2
-    centre = (value + square / (2 * independent)) / (1 + square / independent)
-    half = sqrt(square * (value * (1 - value) / independent + square / (4 * independent**2))) / (
-        1 + square / independent
-    )
-    low, high = min(value, max(0.0, centre - half)), max(value, min(1.0, centre + half))  # rounding leaves p within
-    return Estimate(value, low, high, int(tokens), count)
 
 
 @dataclass(frozen=True)

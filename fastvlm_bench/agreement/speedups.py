@@ -1,4 +1,4 @@
-"""The predicted decode speed-up of every exit, γ and threshold, and of hierarchies of two exits.
+"""The predicted decode speed-up of every exit, γ and threshold, and of hierarchies of exits.
 
 A single exit's rounds are simulated along the answers (`training/prediction.py`), and priced with measured passes. A
 hierarchy is priced by the formula of hierarchical speculative decoding (arXiv 2510.19705), which takes tokens as
@@ -68,55 +68,110 @@ def independent(source: Source, gamma: int, agreement: Matrix, prices: Prices) -
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """The lower exit drafts `drafted` tokens, the upper one checks them, until it has γ; the target checks those.
+    """The lowest exit drafts, each one above checks, until the last has γ tokens; the target checks those.
 
+    levels: the exits, from the lowest up. each: how many tokens each but the last adds before the next checks them.
     single: the best speed-up of one exit by the same formula.
     """
 
-    lower: Source
-    upper: Source
-    drafted: int
+    levels: tuple[Source, ...]
+    each: tuple[int, ...]
     gamma: int
     speedup: float
     single: float
+
+    @property
+    def name(self) -> str:
+        """In tables and files: "1 raw → 4 mlp"."""
+        return " → ".join(f"{level.exit_layer} {level.head}" for level in self.levels)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """The cheapest known way to a token of an exit, in standard passes, and the exits and numbers that it takes."""
+
+    token: float
+    levels: tuple[Source, ...]
+    each: tuple[int, ...]
 
 
 def hierarchies(
     sources: Sequence[Source], gammas: Sequence[int], agreement: Matrix, prices: Prices
 ) -> list[Hierarchy]:  # fmt: skip
-    """Every pair of exits with its best numbers of tokens, the fastest first. [] with fewer than two exits.
+    """Every pair of exits with its best numbers of tokens, and the best hierarchy of more, where that is the fastest.
+
+    The fastest first; [] with fewer than two exits. Exits that cannot check several tokens in one pass (eagle heads)
+    are left out above the lowest level and in it, as `hierarchical` takes none.
 
     In units of a standard pass, with E(α, n) of `expected`:
-      a token of the upper exit   l = ((n + 1) · d_lower + m(n + 1)) / E(α_lower,upper, n)
-      a token of the target       (γ · l + d_upper + v_upper(γ + 1)) / E(α_upper,target, γ)
-    m(k): a pass of the layers between the exits, norm and LM head over k positions. As many layers and the same norm
-    and LM head verify for the raw exit at (all layers - layers between), so its verification is taken. n + 1 and
-    d_upper go beyond the paper's formula: as exits share states, the last drafted token passes the early layers too.
+      a token of exit i           l_i = (n · l_j + d_j + m_ji(n + 1)) / E(α_ji, n), and d_i where i is the lowest
+      a token of the target       (γ · l_i + d_i + v_i(γ + 1)) / E(α_i,target, γ)
+    m_ji(k): a pass of the layers between the exits, norm and LM head over k positions. As many layers and the same norm
+    and LM head verify for the raw exit at (all layers - layers between), so its verification is taken. d_j and d_i, a
+    draft pass, go beyond the paper's formula: as exits share states, the last token passes the layers below, too.
+
+    A token of exit i costs the same whatever follows, so the best hierarchy of any length is found from the lowest exit
+    up, by the best way to each (the paper's dynamic programme, K² · n steps of it).
     """
-    single = max((independent(s, gamma, agreement, prices) for s in sources for gamma in gammas), default=0.0)
-    found = []
-    for lower, upper in product(sources, sources):
-        if lower.exit_layer >= upper.exit_layer:
-            continue
-        cells = [(hierarchy_speedup(lower, upper, n, gamma, agreement, prices), n, gamma)
-                 for n in range(1, MOST_DRAFTED + 1) for gamma in gammas]  # fmt: skip
-        speedup, n, gamma = max(cells, key=lambda cell: (cell[0], -cell[1], -cell[2]))
-        found.append(Hierarchy(lower, upper, n, gamma, speedup, single))
-    return sorted(found, key=lambda one: -one.speedup)
+    usable = [source for source in sources if source.head != "eagle"]
+    single = max((independent(s, gamma, agreement, prices) for s in usable for gamma in gammas), default=0.0)
+
+    def whole(way: _Way) -> Hierarchy:
+        top = way.levels[-1]
+        speedup, gamma = max((expected(agreement.with_target(top), gamma) / _outer(way, gamma, prices), -gamma)
+                             for gamma in gammas)  # fmt: skip
+        return Hierarchy(way.levels, way.each, -gamma, speedup, single)
+
+    alone = {source: _Way(_drafts(source, prices), (source,), ()) for source in usable}
+    above: dict[Source, _Way] = {}  # the best way of two exits or more
+    pairs, longer = list[Hierarchy](), list[Hierarchy]()
+    for upper in sorted(usable, key=lambda source: source.exit_layer):
+        below = [source for source in usable if source.exit_layer < upper.exit_layer]
+        two = [_above(alone[lower], upper, agreement, prices) for lower in below]
+        more = [_above(above[lower], upper, agreement, prices) for lower in below if lower in above]
+        pairs += map(whole, two)
+        longer += map(whole, more)
+        if below:
+            above[upper] = min([*two, *more], key=lambda way: (way.token, len(way.levels)))
+    found = sorted(pairs, key=lambda one: -one.speedup)
+    fastest = max(longer, key=lambda one: one.speedup, default=None)
+    return [fastest, *found] if fastest is not None and fastest.speedup > found[0].speedup else found
 
 
 def hierarchy_speedup(
     lower: Source, upper: Source, drafted: int, gamma: int, agreement: Matrix, prices: Prices
 ) -> float:
-    """One cell of `hierarchies`."""
-    below, above = prices.of(lower), prices.of(upper)
+    """Of two exits: the lower one drafts `drafted` tokens at a time, the target checks γ of the upper one."""
+    below = _Way(_drafts(lower, prices), (lower,), ())
+    way = _Way(_token(below, upper, drafted, agreement, prices), (lower, upper), (drafted,))
+    return expected(agreement.with_target(upper), gamma) / _outer(way, gamma, prices)
+
+
+def _drafts(source: Source, prices: Prices) -> float:
+    own = prices.of(source)
+    return _of(own.draft_s, own.standard_s)
+
+
+def _above(way: _Way, upper: Source, agreement: Matrix, prices: Prices) -> _Way:
+    """The way one exit further up, with the best number of tokens before it checks."""
+    token, drafted = min((_token(way, upper, n, agreement, prices), n) for n in range(1, MOST_DRAFTED + 1))
+    return _Way(token, (*way.levels, upper), (*way.each, drafted))
+
+
+def _token(way: _Way, upper: Source, drafted: int, agreement: Matrix, prices: Prices) -> float:
+    """What a token of `upper` costs where it checks so many tokens of the way's last exit at a time."""
+    lower, above = way.levels[-1], prices.of(upper)
     between = prices.raw(prices.layers - (upper.exit_layer - lower.exit_layer))
     head_s = max(above.draft_s - prices.raw(upper.exit_layer).draft_s, 0.0) if upper.head != RAW else 0.0
-    inner = (drafted + 1) * _of(below.draft_s, below.standard_s)
+    inner = drafted * way.token + _drafts(lower, prices)
     inner += _of(between.verification(drafted + 1), between.standard_s) + _of(head_s, above.standard_s)
-    token = inner / expected(agreement.between(lower, upper), drafted)
-    outer = gamma * token + _of(above.draft_s + above.verification(gamma + 1), above.standard_s)
-    return expected(agreement.with_target(upper), gamma) / outer
+    return inner / expected(agreement.between(lower, upper), drafted)
+
+
+def _outer(way: _Way, gamma: int, prices: Prices) -> float:
+    """A round of γ tokens of the way's last exit, which the target checks."""
+    own = prices.of(way.levels[-1])
+    return gamma * way.token + _of(own.draft_s + own.verification(gamma + 1), own.standard_s)
 
 
 def _of(seconds: float, standard_s: float) -> float:

@@ -82,7 +82,7 @@ def study(asked: Asked, *, quiet: bool = False) -> Study:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     most = config.max_new_tokens or suite.max_new_tokens
-    samples = [training_sample(suite.name, sample) for sample in suite.samples]
+    samples = [training_sample(suite.name, sample) for sample in suite.openings]
     with Display(quiet=quiet, stderr=True) as display:
         bars = {name: display.bar(name, len(samples)) for name in ("answers", "forced passes")}
         texts, guesser, longest = read_all(target, sources, samples, most, lambda name, done: bars[name](done))

@@ -14,6 +14,7 @@ sameness.py     identical outputs, near-ties, unsteady ones, violations
 differing.py    why outputs differ: rounding, the model itself, or the method
 times.py        TTFT, TPOT, tokens per second
 groups.py       speed and acceptance by topic, for suites without scores
+contexts.py     acceptance and speed by the length of the context
 speedup.py      ratios against the reference: FASTER, SLOWER, SAME or AMBIGUOUS
 emitted.py      an answer token by token: the target's own, drafted and accepted, rejected
 acceptance.py   alpha, tau, and acceptance by position
@@ -27,6 +28,7 @@ differences.py  the word for a paired difference of quality
 bounds.py       its bounds, which hold their level although few samples changed
 flips.py        answers that change between right and wrong: McNemar's exact test
 statistics.py   intervals and tests
+shares.py       the interval of a share, over images
 drift.py        outliers, slow starts, trends
 order_effect.py  whether seconds depend on the place in the turn, or on the method before
 notices.py      the warnings about times

@@ -20,6 +20,8 @@ class Acceptance:
     undrafted: how many of them drafted nothing, because the draft was in doubt. alpha_without_stop,
     tau_without_stop: the same rates with stop_below=0, which is the papers' α; decoded apart from the samples where
     the method stops in doubt. Where it does not, they are alpha and tau. None where they were not measured.
+    alpha_by_level: of a hierarchy, accepted / tested of each exit's checks of the one below, from the lowest up; the
+    last is the target's, alpha. () for other methods.
     """
 
     alpha: float | None
@@ -32,6 +34,7 @@ class Acceptance:
     undrafted: int | None = None
     alpha_without_stop: float | None = None
     tau_without_stop: float | None = None
+    alpha_by_level: tuple[float, ...] = ()
 
     @property
     def undrafted_share(self) -> float | None:
@@ -60,6 +63,7 @@ def acceptance_of(meta: Mapping[str, Any], arm: Arm) -> Acceptance:
         undrafted=sum(not round_[0] for line in arm.lines() for round_ in line["rounds"]) if drafts else None,
         alpha_without_stop=unstopped[0],
         tau_without_stop=unstopped[1],
+        alpha_by_level=by_level(arm.lines(), alpha),
     )
 
 
@@ -69,6 +73,21 @@ def without_stop(meta: Mapping[str, Any], arm: Arm) -> tuple[float | None, float
     if told is None:
         return None, None
     return divide(told["accepted"], told["tested"]), divide(told["emitted"], told["rounds"])
+
+
+def by_level(lines: Iterable[Mapping[str, Any]], alpha: float | None) -> tuple[float, ...]:
+    """accepted / tested of each level's checks, summed over rounds, then alpha; () where no line has levels, or a level
+    tested nothing."""
+    sums: dict[int, list[int]] = {}
+    for line in lines:
+        for levels in line.get("levels") or ():
+            for place, (_, tested, accepted) in enumerate(levels):
+                own = sums.setdefault(place, [0, 0])
+                own[0] += tested
+                own[1] += accepted
+    if not sums or alpha is None or not all(tested for tested, _ in sums.values()):
+        return ()
+    return (*(accepted / tested for tested, accepted in sums.values()), alpha)
 
 
 def by_position(lines: Iterable[Mapping[str, Any]]) -> tuple[float, ...]:

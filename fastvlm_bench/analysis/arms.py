@@ -11,10 +11,11 @@ from fastvlm_bench.records.record import Run
 
 @dataclass(frozen=True)
 class Measured:
-    """One sample of one arm: medians over its repeats, and the lines of samples.jsonl that they come from.
+    """One sample of one arm, or one turn of several: medians over its repeats, and the lines that they come from.
 
-    lines: one per repeat, in the order of the repeats. tokens: new tokens, EOS included. ttft_s, decode_s, e2e_s:
-    seconds, with e2e = TTFT + decode.
+    lines: of samples.jsonl, one per repeat, in the order of the repeats. tokens: new tokens, EOS included. ttft_s,
+    decode_s, e2e_s: seconds, with e2e = TTFT + decode. answers: how many texts it stands for: 1, but of a batch or of
+    all turns together as many as there are.
     """
 
     sample_id: str
@@ -25,6 +26,12 @@ class Measured:
     ttft_s: float
     decode_s: float
     e2e_s: float
+    answers: int = 1
+
+    @property
+    def dialog(self) -> str:
+        """The id of the whole sample: its own, or that of the sample of which it is a turn."""
+        return str(self.lines[0].get("dialog") or self.sample_id)
 
     @property
     def text(self) -> str:
@@ -34,12 +41,12 @@ class Measured:
     @property
     def decodes(self) -> bool:
         """Whether there is a decoding phase. A one-token answer has none, because the prefill gives the first token."""
-        return self.tokens > 1 and self.decode_s > 0
+        return self.tokens > self.answers and self.decode_s > 0
 
     @property
     def tpot_s(self) -> float | None:
         """Seconds per output token after the first, decode / (tokens - 1). None without a decoding phase."""
-        return self.decode_s / (self.tokens - 1) if self.decodes else None
+        return self.decode_s / (self.tokens - self.answers) if self.decodes else None
 
     def within(self, invocation: int) -> "Measured | None":
         """The same sample with the repeats of one invocation only; None if that invocation did not measure it."""
@@ -97,6 +104,8 @@ def sum_rounds(lines: Iterable[Mapping[str, Any]]) -> RoundSums:
 class Arm:
     """One method on one suite. A sample is in `measured` if no repeat of it failed, and in `failed` otherwise.
 
+    Each turn of a sample of several is an entry of its own. If one failed, the sample has failed, and all its turns are
+    in `failed`; while one has no line yet, none is in either.
     suite, method: their entries in `run.json`. measured: by sample id, in the suite's order. failed: ids of samples.
     repeats: the largest number of repeats that any sample has.
     """
@@ -137,13 +146,23 @@ def arms(run: Run) -> list[Arm]:
 
 
 def _arm(suite: Mapping[str, Any], method: Mapping[str, Any], lines: Mapping[str, list[dict[str, Any]]]) -> Arm:
-    failed = frozenset(sample for sample, own in lines.items() if any(line["error"] is not None for line in own))
+    faulty = {sample for sample, own in lines.items() if any(line["error"] is not None for line in own)}
+    turns: dict[str, list[str]] = {}
+    for sample in suite["samples"]:
+        turns.setdefault(whole_id(sample), []).append(sample["sample_id"])
+    failed = frozenset(one for own in turns.values() if faulty.intersection(own) for one in own if one in lines)
+    there = {one for own in turns.values() if all(one in lines for one in own) for one in own}
     measured = {
         sample["sample_id"]: _measured(sample, lines[sample["sample_id"]])
         for sample in suite["samples"]
-        if sample["sample_id"] in lines and sample["sample_id"] not in failed
+        if sample["sample_id"] in there and sample["sample_id"] not in failed
     }
     return Arm(suite, method, measured, failed, max((len(own) for own in lines.values()), default=0))
+
+
+def whole_id(sample: Mapping[str, Any]) -> str:
+    """The id of the whole sample, of an entry or a line that may be one of its turns."""
+    return str(sample.get("dialog") or sample["sample_id"])
 
 
 def _measured(sample: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Measured:
@@ -167,10 +186,27 @@ def medians(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def pairs(arm: Arm, reference: Arm) -> list[Pair]:
-    """(ours, reference) for each sample that neither arm failed and that both ran in the same repeats."""
-    both = ((ours, reference.measured.get(sample_id)) for sample_id, ours in arm.measured.items())
-    return [
-        (ours, theirs)
+    """(ours, reference) for each sample that neither arm failed and that both ran in the same repeats.
+
+    Of a sample of several turns there is a pair for each turn, or none at all.
+    """
+    both = [(ours, reference.measured.get(sample_id)) for sample_id, ours in arm.measured.items()]
+    alone = {
+        ours.dialog
         for ours, theirs in both
-        if theirs is not None and [a["repeat"] for a in ours.lines] == [b["repeat"] for b in theirs.lines]
-    ]
+        if theirs is None or [a["repeat"] for a in ours.lines] != [b["repeat"] for b in theirs.lines]
+    }
+    return [(ours, theirs) for ours, theirs in both if theirs is not None and ours.dialog not in alone]
+
+
+def by_dialog(paired: Sequence[Pair]) -> list[list[Pair]]:
+    """The pairs of each sample: one, or of a sample of several turns one for each."""
+    found: dict[str, list[Pair]] = {}
+    for pair in paired:
+        found.setdefault(pair[0].dialog, []).append(pair)
+    return list(found.values())
+
+
+def same_samples(paired: Sequence[Pair]) -> int:
+    """How many samples have the same token ids in both arms, in every turn and repeat."""
+    return sum(all(ours.same_tokens(theirs) for ours, theirs in turns) for turns in by_dialog(paired))

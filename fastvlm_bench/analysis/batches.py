@@ -1,7 +1,7 @@
 """Puts the lines of one batch together again, because seconds belong to a batch and never to one of its samples.
 
 The samples of a batch were decoded in the same forward passes, so they are one observation: ratios and their intervals
-are taken over batches.
+are taken over batches. So are the turns of a sample: a later one is asked after the answers to the earlier ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,9 +35,9 @@ def batch_of(line: Mapping[str, Any]) -> int | None:
 
 
 def observation(sample: Measured) -> str:
-    """What the sample's seconds were measured of: its own id, or "batch 3"."""
+    """What the sample's seconds belong to: the sample with all its turns, by its id, or "batch 3"."""
     number = batch_of(sample.lines[0])
-    return sample.sample_id if number is None else f"batch {number}"
+    return sample.dialog if number is None else f"batch {number}"
 
 
 def speaks(line: Mapping[str, Any]) -> bool:
@@ -52,31 +52,36 @@ def whole(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def by_batch(paired: Sequence[Pair]) -> list[Pair]:
-    """One pair per batch instead of one per sample. Pairs of samples that were decoded alone stay as they are."""
+    """One pair per observation: a batch as a whole, a sample with all its turns, or a sample that has one turn."""
     groups: dict[Any, list[Pair]] = {}
     for ours, theirs in paired:
         number = batch_of(ours.lines[0])
-        groups.setdefault(("alone", ours.sample_id) if number is None else number, []).append((ours, theirs))
+        groups.setdefault(("alone", ours.dialog) if number is None else number, []).append((ours, theirs))
     return [
         pairs[0]
-        if batch_of(pairs[0][0].lines[0]) is None
+        if len(pairs) == 1 and batch_of(pairs[0][0].lines[0]) is None
         else (_together([a for a, _ in pairs]), _together([b for _, b in pairs]))
         for pairs in groups.values()
     ]
 
 
 def _together(samples: Sequence[Measured]) -> Measured:
-    """The samples of a batch as one `Measured`, with one line per repeat that holds the sums over the rows."""
+    """The samples of a batch, or the turns of a sample, as one `Measured`.
+
+    It has one line per repeat that all of them have, with the sums over the rows or turns.
+    """
+    common = set[int].intersection(*({line["repeat"] for line in sample.lines} for sample in samples))
     lines = tuple(
         {
             "repeat": rows[0]["repeat"], "invocation": rows[0].get("invocation"),
             "token_ids": [token for row in rows for token in row["token_ids"]],
             "ttft_s": sum(row["ttft_s"] for row in rows), "decode_s": sum(row["decode_s"] for row in rows),
         }
-        for rows in zip(*(sample.lines for sample in samples), strict=True)
+        for rows in zip(*([line for line in sample.lines if line["repeat"] in common] for sample in samples),
+                        strict=True)
     )  # fmt: skip
     first = samples[0]
-    return Measured(observation(first), first.image_id, (), lines, **medians(lines))
+    return Measured(observation(first), first.image_id, (), lines, **medians(lines), answers=len(samples))
 
 
 def latencies(arm: Arm) -> list[Measured]:

@@ -127,9 +127,9 @@ def _of_suite(suite: str, own: Mapping[str, Arm], reference: str, rows: Sequence
 
 
 def is_cell(method: Mapping[str, Any]) -> bool:
-    """Whether a method of run.json is a cell: it has an exit layer, γ and stop_below."""
+    """Whether a method of run.json is a cell: it has an exit layer, γ and stop_below, and drafts chains."""
     options = method.get("options") or {}
-    return {"exit_layer", "gamma", "stop_below"} <= options.keys()
+    return {"exit_layer", "gamma", "stop_below"} <= options.keys() and (options.get("topk") or 1) == 1
 
 
 def _cell(row: Row, arm: Arm, verdict: str) -> Cell:

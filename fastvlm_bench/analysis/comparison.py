@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fastvlm_bench.analysis.arms import Arm, Measured, arms, pairs
+from fastvlm_bench.analysis.arms import Arm, Measured, arms, by_dialog, pairs, same_samples
 from fastvlm_bench.analysis.batches import batch_size
 from fastvlm_bench.analysis.generation import generation_notes, in_force
 from fastvlm_bench.analysis.quality import Quality, adjust, compare_quality, margin_of
@@ -179,8 +179,8 @@ def _compared(run: int, row: Row, arm: Arm, against: Arm | None, margin: float) 
     paired = _pairs(arm, against)
     decode, e2e = speedups(paired, geometric_mean_ratio, row.settings.sampled)
     qualities = tuple(compare_quality(metric, arm, paired, margin) for metric in arm.suite["metrics"])
-    same = None if row.settings.sampled else sum(ours.same_tokens(theirs) for ours, theirs in paired)
-    return ComparedRow(run, row, against.method["label"], decode, e2e, qualities, same, len(paired))
+    same = None if row.settings.sampled else same_samples(paired)
+    return ComparedRow(run, row, against.method["label"], decode, e2e, qualities, same, len(by_dialog(paired)))
 
 
 def _pairs(arm: Arm, against: Arm) -> list[tuple[Measured, Measured]]:

@@ -15,7 +15,7 @@ def differing_notices(row: Row, rows: Sequence[Row]) -> Iterable[Notice]:
     if not same.diverged or not row.settings.lossless:
         return
     beside = _beside(row, rows)
-    which = f"{len(same.diverged)} of {row.counts.samples_paired} outputs differ from {row.reference} (sample@token "
+    which = f"{_share(row)} differ from {row.reference} (sample@token "
     which += f"{some(same.diverged)})"
     judged = (same.near_ties or 0) + (same.unsteady or 0) + (same.violations or 0)
     if same.violations or judged < len(same.diverged):
@@ -30,6 +30,14 @@ def differing_notices(row: Row, rows: Sequence[Row]) -> Iterable[Notice]:
         yield Notice("UnsteadyTarget", f"{where}: {which}, {same.unsteady} by the model's own doing: without any "
                      "method, it chooses other tokens when it reads several at once, by more than rounding; no fault "
                      f"of the method, but do not call its output lossless on this model{beside}")  # fmt: skip
+
+
+def other_contexts(row: Row) -> Iterable[Notice]:
+    """A notice of turns that a method was asked after answers of its own that differ from the reference's."""
+    if count := row.sameness.other_contexts:
+        yield Notice("OtherContexts", f"{row.suite}, {row.method}: {count} of {row.counts.turns} turns follow other "
+                     f"answers than {row.reference}'s, so that they answer another prompt; their seconds and scores "
+                     "are of that")  # fmt: skip
 
 
 def invalid_reason(row: Row) -> str | None:
@@ -47,6 +55,13 @@ def invalid_reason(row: Row) -> str | None:
             "none was judged"
         )
     return None
+
+
+def _share(row: Row) -> str:
+    """How many outputs differ: "3 of 50 outputs", or "3 outputs of 50 samples" where a sample has several."""
+    several = row.counts.turns > row.counts.samples
+    words = "outputs of {} samples" if several else "of {} outputs"
+    return f"{len(row.sameness.diverged)} {words.format(row.counts.samples_paired)}"
 
 
 def some(items: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from fastvlm_bench.analysis.arms import Arm, arms, pairs
+from fastvlm_bench.analysis.arms import Arm, arms, by_dialog, pairs, same_samples
 from fastvlm_bench.analysis.quality import group_names
 from fastvlm_bench.analysis.speedup import speedups
 from fastvlm_bench.analysis.statistics import Estimate, divide, geometric_mean_ratio
@@ -44,7 +44,8 @@ def _within(arm: Arm, group: str) -> Arm:
 def _row(group: str, arm: Arm, reference: Arm, sampled: bool) -> GroupRow:
     paired = pairs(arm, reference)
     decode, e2e = speedups(paired, geometric_mean_ratio, sampled)
-    same = sum(ours.same_tokens(theirs) for ours, theirs in paired)
     rounds = arm.rounds
     alpha, tau = divide(rounds.accepted, rounds.tested), divide(rounds.emitted, rounds.rounds)
-    return GroupRow(group, arm.method["label"], len(arm.measured), decode, e2e, same, len(paired), alpha, tau)
+    samples = len({sample.dialog for sample in arm.measured.values()})
+    return GroupRow(group, arm.method["label"], samples, decode, e2e, same_samples(paired),
+                    len(by_dialog(paired)), alpha, tau)  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from fastvlm_bench.analysis.arms import Arm
+from fastvlm_bench.analysis.arms import Arm, whole_id
 from fastvlm_bench.analysis.batches import batch_of
 from fastvlm_bench.analysis.drift import slow_start, trend
 from fastvlm_bench.analysis.order_effect import ORDER_P, order_effect
@@ -122,7 +122,7 @@ def left_out(run: Run, row: Row) -> int:
     stopped = (run.meta.get("stopped") or {}).get(row.suite)
     if stopped is None or stopped["by"] not in ("width", "budget"):
         return 0
-    return row.counts.samples - len({line["sample_id"] for line in run.lines if line["suite"] == row.suite})
+    return row.counts.samples - len({whole_id(line) for line in run.lines if line["suite"] == row.suite})
 
 
 def stop_notices(run: Run, row: Row) -> Iterable[Notice]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fastvlm_bench.analysis.arms import Pair
+from fastvlm_bench.analysis.arms import Measured, Pair, by_dialog, same_samples
 from fastvlm_bench.analysis.statistics import rule_of_three
 
 
@@ -11,12 +11,15 @@ from fastvlm_bench.analysis.statistics import rule_of_three
 class Sameness:
     """Numbers of pairs, compared by token ids. Nothing is known of the reference itself, nor of drawn tokens.
 
-    identical: pairs with the same token ids in every repeat. different_rate_upper: 95 % upper bound of the share of
+    Each turn of a sample of several is a pair, but in `identical`. identical: samples with the same token ids in every
+    repeat and turn. different_rate_upper: 95 % upper bound of the share of
     different outputs, by the number of images; known only where every pair is identical. diverged: "sample@index of the
-    first different token" of the other pairs. near_ties: pairs that differ by rounding alone. unsteady: pairs in which
+    first different token" of the other pairs; of several turns, those after a difference that are right after the
+    method's own answers are left out. near_ties: pairs that differ by rounding alone. unsteady: pairs in which
     the plain target itself chooses otherwise when it reads several tokens at once. violations: pairs with a token that
     the target would not have chosen. unchecked: pairs that could not be judged, for want of memory, say. All four are
     None if none was judged (lossy methods, records of 0.1).
+    other_contexts: later turns that were asked after other answers than the reference's.
     near_tie_margin: of all near-ties the largest gap, as a share of the largest that rounding explains.
     """
 
@@ -28,6 +31,7 @@ class Sameness:
     unsteady: int | None = None
     violations: int | None = None
     unchecked: int | None = None
+    other_contexts: int | None = None
 
     @property
     def unjudged(self) -> int:
@@ -46,14 +50,29 @@ def sameness_of(paired: Sequence[Pair] | None, sampled: bool) -> Sameness:
                       violations=_outcomes(paired, "violation"), unchecked=_outcomes(paired, "unchecked"))  # fmt: skip
     if sampled:
         return judged
-    differing = [(ours, ours.divergence(theirs)) for ours, theirs in paired if not ours.same_tokens(theirs)]
+    differing = [(ours, ours.divergence(theirs)) for ours, theirs in paired
+                 if not (ours.same_tokens(theirs) or _follows(ours))]  # fmt: skip
     return replace(
         judged,
-        identical=len(paired) - len(differing),
+        identical=same_samples(paired),
         different_rate_upper=None if differing else rule_of_three(len({ours.image_id for ours, _ in paired})),
         diverged=tuple(f"{ours.sample_id}@{index}" for ours, index in differing),
         near_tie_margin=_margin(paired),
+        other_contexts=sum(_after_others(turns) for turns in by_dialog(paired)),
     )
+
+
+def _after_others(turns: Sequence[Pair]) -> int:
+    """How many of a sample's turns follow one that was answered otherwise, in any repeat."""
+    texts = [[[line["text"] for line in side.lines] for side in pair] for pair in turns]
+    first = next((place for place, (ours, theirs) in enumerate(texts) if ours != theirs), len(turns) - 1)
+    return len(turns) - 1 - first
+
+
+def _follows(ours: Measured) -> bool:
+    """Whether a turn differs only because an earlier one did: after the method's own answers it is what should come."""
+    judged = [line.get("losslessness") or {} for line in ours.lines]
+    return any("own_context" in each for each in judged) and all(each.get("outcome") == "identical" for each in judged)
 
 
 def _outcomes(paired: Sequence[Pair], outcome: str) -> int | None:

@@ -162,7 +162,7 @@ def speedups(
 
 
 def decode_seconds(of: Measured, per_token: bool) -> float:
-    return of.decode_s / (of.tokens - 1) if per_token else of.decode_s
+    return of.decode_s / (of.tokens - of.answers) if per_token else of.decode_s
 
 
 def e2e_seconds(of: Measured, per_token: bool) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastvlm_bench.analysis.arms import Arm, arms
-from fastvlm_bench.analysis.differing import differing_notices, invalid_reason, some
+from fastvlm_bench.analysis.differing import differing_notices, invalid_reason, other_contexts, some
 from fastvlm_bench.analysis.notices import (
     Notice,
     drift_notices,
@@ -193,6 +193,7 @@ def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row], warned: _Warned
         yield Notice("TooFewSamples", f"{row.suite}: {batches} batches of {settings.batch_size}; an interval "
                      f"needs {FEW_SAMPLES} to be worth reading; raise --limit, or lower --batch-size")  # fmt: skip
     yield from differing_notices(row, rows)
+    yield from other_contexts(row)
     yield from warned.drafts.get((row.suite, row.method), ())
     yield from spread_notices(row, where)
     yield from warned.slow_reference.get((row.suite, row.method), ())

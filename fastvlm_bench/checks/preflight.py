@@ -21,7 +21,7 @@ from fastvlm_bench.models.layers import vocabulary
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.models.memory_need import free_bytes
 from fastvlm_bench.models.prompting import prompting
-from fastvlm_bench.suites.suite import Sample, Suite, open_image
+from fastvlm_bench.suites.suite import Sample, Suite
 
 MIB = 1 << 20
 MOST_EXITS = 4
@@ -36,7 +36,7 @@ def preflight(target: Target, suites: Sequence[Suite], limit: int | None, rows: 
     an upper bound where windows slide. The other `kv_bytes` is the largest of these. UsageError where the model cannot
     read a suite, where no prompt of it fits, or where the cache needs more memory than is free.
     """
-    sample, model = suites[0].samples[0], target.model
+    sample, model = suites[0].openings[0], target.model
     asked, caches, croppable = [], {}, False
     for suite in suites:
         most = limit or suite.max_new_tokens
@@ -44,12 +44,15 @@ def preflight(target: Target, suites: Sequence[Suite], limit: int | None, rows: 
         cache = _prefill(target, fitting, inputs)
         caches = _count(type(layer).__name__ for layer in text_cache(cache.cache).layers)
         croppable = can_roll_back(cache.cache, target.layers)
-        asked.append({"suite": suite.name, **longest, "limit": most, "kv_bytes": rows * cache.bytes_at(most)})
+        asked.append({"suite": suite.name, **longest, "limit": most, 
+                      "kv_bytes": rows * cache.bytes_at(most * (1 + len(fitting.earlier)))})  # fmt: skip
     inputs = encode(target, sample)
     facts: dict[str, Any] = {
         "class": type(model).__name__, "layers_path": layers_path(target), "layers": len(target.layers),
         "caches": caches, "croppable": croppable,
-        "prompting": prompting(target.processor, model.config.model_type), "prompt": target.render(sample.prompt),
+        "prompting": prompting(target.processor, model.config.model_type),
+        "prompt": target.render(sample.prompt, len(sample.image_paths)) if sample.more_images else
+                  target.render(sample.prompt),
         "prompt_tokens": inputs["input_ids"].shape[1], **_placeholder(target, inputs),
         "vocabulary": vocabulary(model), "unused_weights": list(target.unused),
         "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()), "positions": positions(model),
@@ -100,8 +103,7 @@ def check_model(
     if exit_layer is not None and not 1 <= exit_layer < count:
         raise UsageError(f"--exit-layer {exit_layer} is not within 1 .. {count - 1} of model '{name}'")
     yield from describe(facts, target.device)
-    first = suites[0].samples[0]
-    inputs = target.encode(open_image(first), first.prompt)
+    inputs = encode(target, suites[0].openings[0])
     exits = [exit_layer] if exit_layer else _some_exits(count)
     refusals, plain = [], Plain(target.model, inputs)
     for layer in exits:
@@ -140,13 +142,17 @@ def describe(facts: dict[str, Any], device: torch.device) -> list[tuple[str, str
 
 def in_words(asked: dict[str, Any], positions: int | None) -> str:
     """What one suite needs of the model, in words. asked: its entry of `suites`."""
+    earlier = asked.get("earlier_tokens", 0)
     words = (
-        f"longest prompt {asked['prompt_tokens']} tokens + at most {asked['limit']} new; "
+        f"longest prompt {asked['prompt_tokens']} tokens"
+        + (f", at most {earlier} of them earlier answers," if earlier else "")
+        + f" + at most {asked['limit']} new; "
         f"cache at most {asked['kv_bytes'] / MIB:,.1f} MiB"
     )
     if asked["fits"]:
         return words
-    return f"{words}; sample {asked['sample_id']} will fail: the model has {positions} positions"
+    fails = f"sample {asked['sample_id']} {'may' if earlier else 'will'} fail"
+    return f"{words}; {fails}: the model has {positions} positions"
 
 
 def in_lines(facts: dict[str, Any], device: torch.device) -> Iterator[str]:

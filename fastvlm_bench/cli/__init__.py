@@ -6,6 +6,7 @@ app.py          the application: which commands there are, options before any co
 run.py          `run`
 sweep.py        `sweep` and `tune`
 acceptance.py   `acceptance`
+utilisation.py  `utilisation`
 train.py        `train` and `ablate`
 predict.py      `predict`
 skip_search.py  `skip-search`

@@ -17,6 +17,7 @@ from fastvlm_bench.cli.streams import make_patient
 from fastvlm_bench.cli.suites import suites_app
 from fastvlm_bench.cli.sweep import sweep, tune
 from fastvlm_bench.cli.train import ablate, train
+from fastvlm_bench.cli.utilisation import utilisation
 from fastvlm_bench.errors import Terminated, WriteFailed
 
 PROGRAM = "fastvlm-bench"
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 
 for panel, commands in (
-    (MEASURE, (run, sweep, tune, acceptance, train, skip_search, ablate)),
+    (MEASURE, (run, sweep, tune, acceptance, utilisation, train, skip_search, ablate)),
     (
         READ,
         (

@@ -23,7 +23,7 @@ def predict(
     tflops: Annotated[float | None, typer.Option(metavar="N", help="Dense FLOP/s of your own, in 10¹².", rich_help_panel=MACHINE)] = None,
     memory: Annotated[float | None, typer.Option(metavar="GB", help="Memory of your own, in 10⁹ bytes.", rich_help_panel=MACHINE)] = None,
     exit_layer: Annotated[str | None, typer.Option(metavar="N", help="Layers run while drafting: N, or a list as 1,2,4; default: several.", rich_help_panel=HOW)] = None,
-    head: Annotated[str | None, typer.Option(metavar="NAME", help="The imitation head: none (raw exit), linear, mlp, gated-mlp, attention, twig or eagle.", rich_help_panel=HOW)] = None,
+    head: Annotated[str | None, typer.Option(metavar="NAME", help="The imitation head: none (raw exit), linear, mlp, gated-mlp, attention, twig, eagle or block.", rich_help_panel=HOW)] = None,
     draft: Annotated[Path | None, typer.Option(metavar="DIR", help="A trained draft: its exit, head, and acceptance (speculation_profile.json).", rich_help_panel=HOW)] = None,
     alpha: Annotated[str | None, typer.Option(metavar="X", help="Acceptance: one number prices all tables, a list makes the rows of the surface.", rich_help_panel=HOW)] = None,
     gamma: Annotated[str | None, typer.Option("--gamma", "--num-speculative-tokens", metavar="N", help="The surface's columns, as 2,4,8.", rich_help_panel=HOW)] = None,

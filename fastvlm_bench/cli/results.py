@@ -192,11 +192,11 @@ def batches(
 
 def export(
     runs: RunFolders = None,
-    to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="csv, samples-csv, latex, markdown, json or eval-results.")] = "csv",
+    to: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="csv, samples-csv, contexts-csv, latex, markdown, json or eval-results.")] = "csv",
     out: OutFile = None,
     dataset: Annotated[str | None, typer.Option(metavar="ID", help="For eval-results: the benchmark's data set on the Hub, OWNER/NAME or OWNER/NAME@REVISION.")] = None,
     method: Annotated[str | None, typer.Option(metavar="LABEL", help="For eval-results: the method; default: the first beside the reference.")] = None,
-    excel_safe: Annotated[bool, typer.Option("--excel-safe", help="For csv and samples-csv: no text is run as a formula where a spreadsheet opens the file.")] = False,
+    excel_safe: Annotated[bool, typer.Option("--excel-safe", help="For the csv formats: no text is run as a formula where a spreadsheet opens the file.")] = False,
     columns: Annotated[str | None, typer.Option(metavar="NAMES", help="For latex and markdown: column names, separated by commas.")] = None,
     results: Results = RESULTS,
 ) -> None:  # fmt: skip

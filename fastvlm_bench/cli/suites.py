@@ -51,12 +51,15 @@ def show(
         chosen = split if data is not None else suite.default_split
         loaded = load_suite(name, split=chosen, data=data, limit=1, ranking=True)
         sample = loaded.samples[0]
-        typer.echo(visible(f"\nsample {sample.sample_id} of the {loaded.split} split: {sample.image_path}"))
+        images = ", ".join(map(str, sample.image_paths))
+        typer.echo(visible(f"\nsample {sample.sample_id} of the {loaded.split} split: {images}"))
         typer.echo(visible(sample.prompt))
+        for later in loaded.samples[1:]:
+            typer.echo(visible(f"turn {later.turn}, after the model's own answers: {later.prompt}"))
         if model is not None:
             from fastvlm_bench.models.prompt_text import prompt_text
 
-            typer.echo(f"\nas {model} reads it:\n{prompt_text(model, sample.prompt)!r}\n")
+            typer.echo(f"\nas {model} reads it:\n{prompt_text(model, sample.prompt, len(sample.image_paths))!r}\n")
         for line in answers(sample):
             typer.echo(visible(f"  {line}"))
 

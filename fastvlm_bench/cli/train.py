@@ -28,7 +28,7 @@ DATA, DRAFT = "What it learns on", "The draft"
 COURSE, BACKBONE = "The course of the training", "Phase 1, optional: the model itself learns first"
 
 # fmt: off
-Heads = Annotated[list[str] | None, typer.Option("--head", metavar="HEAD", help="linear, mlp, gated-mlp, attention, twig, eagle, or medusa, which has no exit; or head:key=value,… (depth, heads, loss weights, refine=0, name=…); repeatable.", rich_help_panel=DRAFT)]
+Heads = Annotated[list[str] | None, typer.Option("--head", metavar="HEAD", help="linear, mlp, gated-mlp, attention, twig, eagle, block, or medusa, which has no exit; or head:key=value,… (depth, places, heads, loss weights, refine=0, name=…); repeatable.", rich_help_panel=DRAFT)]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="CPU threads.", rich_help_panel=COURSE)]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of everything random.", rich_help_panel=COURSE)]
 Split = Annotated[str | None, typer.Option(metavar="NAME", help="The suite's split to train on; default: train.", rich_help_panel=DATA)]
@@ -175,6 +175,7 @@ def ablate(
     options = f"gamma={gamma},stop_below={stop_below:g}"
     methods = [f"layerskip:exit_layer={n},{options}" for n in whole_numbers("--raw-exit", raw_exit)]
     methods += [f"{decoded_by(made.head)}:draft={made.name},{options}" for made in recipes]
+    methods += [f"block:draft={made.name}" for made in recipes if made.head == "block"]
     measured = RunConfig(
         suites=suites, model=model, data=_text(data), draft=str(out / "drafts"), methods=tuple(methods), limit=limit,
         seed=seed, threads=threads, out=str(out), **loading,

@@ -6,6 +6,8 @@ method and says itself what it is, so a new one needs no line here.
 fastvlm.py      THE HEART: draft, verify, accept, roll back
 standard.py     one pass of the whole target for each token: the reference
 adaptive.py     the same, drafting only where and as far as it pays
+block.py        several tokens from one pass of the first layers
+hierarchical.py  exits that check each other, then the target
 layerskip.py    the raw exit without a head
 early_exit.py   the draft alone, never verified
 control.py      drafts with the whole target, so that only rounding can differ

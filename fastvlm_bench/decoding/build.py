@@ -82,7 +82,7 @@ def build(
     elif not 1 <= options.get("exit_layer", 1) < count:
         raise UsageError(f"exit_layer={options['exit_layer']} is not within 1 .. {count - 1} of {target.id}")
     read = draft or skip_set
-    given = {"target": target, "clock": clock, **options, **({"draft": read} if read else {})}
+    given = {"target": target, "clock": clock, "drafts": drafts, **options, **({"draft": read} if read else {})}
     method = kind(**{name: given[name] for name in inspect.signature(kind).parameters if name in given})
     # What the user left to the method is recorded, too.
     options |= {

@@ -17,19 +17,36 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fastvlm_bench.drafters.exit_tree import Shape, tree_options, tree_round
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.drafting import Doubt, Drafts
 from fastvlm_bench.engine.layer_gate import Mode
 from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.session import Session
+from fastvlm_bench.engine.tree import ONE_AT_A_TIME, check_takes_trees
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
-from fastvlm_bench.method_spec import DRAFT, EXIT_LAYER, GAMMA, HEAD, STOP_BELOW, MethodKind
+from fastvlm_bench.method_spec import (
+    BRANCH_ABOVE,
+    DRAFT,
+    EXIT_LAYER,
+    GAMMA,
+    HEAD,
+    NODES,
+    STOP_BELOW,
+    TOPK,
+    MethodKind,
+)
+from fastvlm_bench.models.load import Target
 from fastvlm_bench.records.trace import Round
 
 METHOD = MethodKind(
     "drafts with the first layers and an imitation head, verifies with the remaining layers", lossless=True,
     group="ours",
-    options={"gamma": GAMMA, "draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD, "stop_below": STOP_BELOW},
+    options={
+        "gamma": GAMMA, "draft": DRAFT, "exit_layer": EXIT_LAYER, "head": HEAD, "stop_below": STOP_BELOW,
+        "topk": TOPK, "nodes": NODES, "branch_above": BRANCH_ABOVE,
+    },
 )  # fmt: skip
 
 
@@ -38,18 +55,24 @@ class FastVLM(Method):
 
     draft: a loaded draft, or a folder from which the first call loads it. gamma: γ, most tokens drafted per round.
     stop_below: drafting stops where the likeliest next token is less probable than this, so that no verification is
-    spent on a doubtful draft (0 = never, as in the paper; the command line's default is 0.5). streamer: as in
-    `Method`. ValueError for values out of range.
+    spent on a doubtful draft (0 = never, as in the paper; the command line's default is 0.5). With a topk above 1
+    drafts are trees, as topk, nodes and branch_above shape them (`drafters/exit_tree.py`). target: a model that must
+    take trees, by default that of the first call. streamer: as in `Method`. ValueError for values out of range,
+    UsageError where they do not fit together.
     """
 
     def __init__(
-        self, draft: Draft | Path, *, gamma: int = 10, stop_below: float = 0.0, streamer: Any = None,
-        clock: Clock | None = None,
+        self, draft: Draft | Path, *, gamma: int = 10, stop_below: float = 0.0, topk: int | None = None,
+        nodes: int | None = None, branch_above: float | None = None, streamer: Any = None,
+        target: Target | None = None, clock: Clock | None = None,
     ) -> None:  # fmt: skip
         if gamma < 1 or not 0.0 <= stop_below < 1.0:
             raise ValueError(f"gamma must be at least 1 and stop_below within 0 .. 1, not {gamma} and {stop_below}")
         super().__init__(clock=clock)
         self.draft, self.gamma, self.stop_below, self.streamer = draft, gamma, stop_below, streamer
+        self.topk, self.nodes, self.branch_above = tree_options(topk, nodes, branch_above)
+        if target is not None:
+            self._check_trees(target.model)
         self._fits: Callable[[], Any] = lambda: None  # the model that the draft was last seen to fit
 
     @classmethod
@@ -61,20 +84,38 @@ class FastVLM(Method):
         """
         return cls(Path(folder) if model is None else Draft.load(Path(folder), model), **options)
 
+    @property
+    def priced(self) -> bool:
+        """Whether a round costs one draft pass for each position that it verifies, so that passes predict its time."""
+        return not self.topk
+
     def draft_for(self, model: Any) -> Draft:
         if isinstance(self.draft, Path):
             self.draft = Draft.load(self.draft, model)
         draft: Draft = self.draft
         if self._fits() is not model:
             draft.check_shape(model)
+            self._check_trees(model)
             self._fits = weakref.ref(model)
         return draft
 
+    def _check_trees(self, model: Any) -> None:
+        if self.topk:
+            check_takes_trees(model, remedy="draft a chain: topk=1")
+
+    def unrecordable(self, session: Session) -> str | None:
+        return "a tree of drafts has a mask of its own in each round" if self.topk else None
+
     def begin(self, session: Session) -> None:
+        if self.topk and session.takes_several:
+            raise UsageError(ONE_AT_A_TIME)
         session.record_past()  # else sliding windows and recurrent states could not be rolled back
 
     def round(self, session: Session) -> list[Round]:
         """Draft, verify, accept, roll back."""
+        if self.topk and self.nodes and self.branch_above is not None:
+            shape = Shape(self.gamma, self.topk, self.nodes, self.branch_above, self.stop_below)
+            return [tree_round(session, shape, self.clock)]
         kwargs = dict(session.kwargs)
         drafts, draft_s = self._draft(session, kwargs)
         accepted, standing, outputs, verify_s = self._verify(session, kwargs, drafts)

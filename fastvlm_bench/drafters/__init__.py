@@ -9,6 +9,8 @@ from_states.py       methods that draft with a head which reads states of the ta
 state_reader.py      feeds such a head, row by row, and keeps its cache
 target_states.py     those states, by hooks on the decoder layers
 draft_tree.py        grows a tree of drafts with such a head
+levels.py            one round of exits that check each other
+exit_tree.py         grows a tree with the first layers and a head, and verifies it
 eagle_method.py      what the methods `eagle3` and `eagle` share
 last_states.py       what enters the LM head, for drafts that stand at the end
 skip_drafting.py     the frame of methods whose draft is the target with sub-layers skipped

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -186,8 +185,8 @@ class SecondModel(Proposing):
         found: nn.Module = self.second.model
         return found
 
-    def show(self, shown: Sequence[tuple[Image, str]]) -> None:
-        self._shown = [self.second.encode(image, prompt) for image, prompt in shown]
+    def show(self, shown: Sequence[tuple[Any, ...]]) -> None:
+        self._shown = [self.second.encode(*each) for each in shown]
 
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         """As in `Method`. UsageError if `show` was not called for as many rows."""

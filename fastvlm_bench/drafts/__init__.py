@@ -6,7 +6,7 @@ May import the rooms below `records`. `manifest.py`, `speculation_profile.py`, `
 `fitting.py` do without torch.
 
 imitation_head.py      the draft: exit layer and head, loaded and saved
-heads.py               the heads: linear, mlp, gated-mlp, attention, twig, eagle; and medusa, at the end
+heads.py               the heads: linear, mlp, gated-mlp, attention, twig, eagle, block; and medusa, at the end
 reduced_vocabulary.py  drafting with fewer token ids
 manifest.py            the manifest of a draft folder, and which draft a user means
 speculation_profile.py how many tokens of a draft stand, in a file beside it

@@ -140,6 +140,38 @@ class EagleHead(AttentionHead):
         return super().forward(states, *args, **kwargs)
 
 
+class BlockHead(AttentionHead):
+    """An AttentionHead that drafts a block of tokens from one pass, not only the next one.
+
+    COrAL (arXiv 2410.09675) predicts a window of positions from each. Here the attention head's state gives the next
+    token, and f + SiLU(W_i f + b_i), Medusa's block, that of the token i places further ahead, i from 1. Before
+    training every place says the next token. places: how many tokens a block has.
+
+    window: while the method `block` sets it, a pass returns the states of so many tokens after its last one, (batch,
+    window, width); else one state for each of its tokens, those of the next ones, so that `fastvlm` can draft with it.
+    """
+
+    def __init__(self, above: Sequence[nn.Module], width: int, depth: int = 1, places: int = 4) -> None:
+        super().__init__(above, width, depth)
+        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(places - 1))
+        for parameter in self.blocks.parameters():
+            nn.init.zeros_(parameter)
+        self.places = places
+        self.window: int | None = None
+
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        made = super().forward(states, *args, **kwargs)
+        return made if self.window is None else self.block(made[:, -1], self.window)
+
+    def block(self, states: Tensor, most: int) -> Tensor:
+        """(…, width) -> (…, most, width): the states of the first `most` places."""
+        return torch.stack([states if place == 0 else self.place(place, states) for place in range(most)], dim=-2)
+
+    def place(self, number: int, states: Tensor) -> Tensor:
+        """One place's states, (…, width)."""
+        return states + nn.functional.silu(self.blocks[number - 1](states)) if number else states
+
+
 class MedusaHeads(ImitationHead):
     """Medusa's heads (arXiv 2401.10774): each drafts one place further ahead from the state that enters the LM head.
 
@@ -201,7 +233,7 @@ class MedusaHeads(ImitationHead):
 
 HEADS: dict[str, type[ImitationHead]] = {
     "linear": LinearHead, "mlp": MlpHead, "gated-mlp": GatedMlpHead, "attention": AttentionHead, "twig": TwigHead,
-    "eagle": EagleHead,
+    "eagle": EagleHead, "block": BlockHead,
 }  # fmt: skip
 """The heads that stand at an exit."""
 assert list(HEADS) == list(HEAD_LAYERS)

@@ -13,7 +13,7 @@ from fastvlm_bench.errors import CorruptRecord, UsageError
 MANIFEST = "manifest.json"
 OPEN = ("checksum", "default", "advice", "tuned")
 """Fields that users and `tune` set after the draft was saved: its checksum leaves them out."""
-HEAD_LAYERS = {"linear": 0, "mlp": 0, "gated-mlp": 0, "attention": 1, "twig": 2, "eagle": 1}
+HEAD_LAYERS = {"linear": 0, "mlp": 0, "gated-mlp": 0, "attention": 1, "twig": 2, "eagle": 1, "block": 1}
 """Imitation head -> how many layers of the target's kind it has unless its options say otherwise."""
 AT_THE_END = {"medusa": 5}
 """Kinds that follow the target's last layer, and so belong to no exit -> how many places ahead they draft by default.

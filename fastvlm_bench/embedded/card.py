@@ -17,12 +17,13 @@ from fastvlm_bench.embedded.easy_drafts import GAMMA
 from fastvlm_bench.report.picture_style import blank, save_picture, styled
 from fastvlm_bench.world.scenes import COLORS, KINDS, PLACES, TIMES
 
-DRAFT_COMMANDS = """for heads in "--head eagle --head twig --out drafts/a" \\
+DRAFT_COMMANDS = """for heads in "--head eagle --head twig --head medusa --out drafts/a" \\
   "--head attention --head attention:exit_layer=2 --head mlp:exit_layer=2 --head mlp:exit_layer=4 \\
-   --head mlp:exit_layer=8 --out drafts/b"; do
-  fastvlm-bench train --suite describe --suite coco-caption --suite vqav2 --samples 3600 --held-out 96 --updates 900 \\
+   --head mlp:exit_layer=6 --out drafts/b"; do
+  fastvlm-bench train --suite describe --suite coco-caption --suite vqav2 --samples 4000 --held-out 96 --updates 1000 \\
     --refine 0 --threads 1 --exit-layer 1 $heads
-done"""
+done
+fastvlm-bench skip-search --suite describe --suite coco-caption --out drafts/skips"""
 STAGES = ("tower", "language", "descriptions")
 MEASURES = {"descriptions": "whole descriptions", "questions": "questions", "captions": "captions, CIDEr-D"}
 
@@ -62,6 +63,14 @@ def depth_rows(depth: dict[str, Any]) -> str:
                                       for key in ("whole", "less", "low", "high"))  # fmt: skip
             rows.append(f"| {way} | {found['layers']} | {name} | {whole} | {less} | {low} to {high} |")
     return "\n".join(rows)
+
+
+def depth_words(depth: dict[str, Any]) -> str:
+    """What half the depth can do as well: where the interval of what is lost has 0 in it."""
+    kept = [f"{MEASURES[measure].removesuffix(', CIDEr-D')} ({way})" for way, found in depth["ways"].items()
+            for measure in MEASURES if found[measure]["low"] <= 0]  # fmt: skip
+    told = ";\nnor at ".join(kept)
+    return f"Not clearly worse at {told}." if kept else "Clearly worse at all of it."
 
 
 def easy_rows(easy: dict[str, Any]) -> str:
@@ -114,7 +123,7 @@ The target is trained plainly: next-token cross-entropy at the last layer, no ex
 is copied, split or added. Three stages: the tower alone (labels per patch through a probe that is thrown away), then
 projector and decoder with the tower frozen, at last with a long description in most rows. `training_log.jsonl` beside
 this file is the log.
-{note}
+{note.rstrip()}
 
 | stage | updates | last logged means over training batches |
 |---|---|---|
@@ -126,8 +135,10 @@ this file is the log.
 A target with idle layers would make any early exit look fast. So it is compared with itself at half the depth, on the
 same {depth["scenes"]} held-out scenes; the interval (95 %, bootstrap over scenes) is of what is lost.
 `python -m fastvlm_bench.embedded.depth --learned-on DIR/halved/checkpoint --scenes {depth["scenes"]}`, where
-`{halved}` made the model that learned on: every second layer of the
-finished target, so that it had the target's compute and its own. None of half the depth was trained from scratch.
+`{halved}`
+made the model that learned on: every second layer of the finished target, so that it had the target's compute and its
+own. None of half the depth was trained from scratch. 
+{depth_words(depth)}
 
 | halved | layers | measure | whole | halved | lost |
 |---|---|---|---|---|---|
@@ -142,8 +153,10 @@ finished target, so that it had the target's compute and its own. None of half t
 {easy_rows(easy)}
 
 ## Drafts
-Seven lie in `../drafts`, trained on the target's own greedy answers by two commands, each on one core; their manifests
-say on what, `log.jsonl` there is the logs of both. `"default": true` in one manifest is all that was set by hand:
+Nine lie in `../drafts`: eight heads, trained on the target's own greedy answers by two commands, each on one core, and
+a set of layers to skip, which was searched for. Their manifests say on what, `log.jsonl` there is the logs of both. By
+hand were set `"default": true` of the faster head, and the advice that `tune` gave on `describe`
+(`results/tuning`):
 
 ```sh
 {DRAFT_COMMANDS}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from fastvlm_bench.models.load import Target, load_target
-from fastvlm_bench.suites.suite import load_suite, open_image
+from fastvlm_bench.suites.suite import load_suite, open_images
 from fastvlm_bench.training.answers import greedy_answers
 from fastvlm_bench.training.prediction import Checked, simulate
 from fastvlm_bench.training.samples import TrainingSample
@@ -79,7 +79,7 @@ def easy_drafts(target: Target, training: int, limit: int | None) -> dict[str, A
     found: dict[str, Any] = {}
     for name in SUITES:
         suite = load_suite(name, limit=limit)
-        shown = [TrainingSample(s.sample_id, s.image_id, s.prompt, partial(open_image, s)) for s in suite.samples]
+        shown = [TrainingSample(s.sample_id, s.image_id, s.prompt, partial(open_images, s)) for s in suite.openings]
         texts = own_answers(target, rendered_samples(name, training, 0, held_out=False), suite.max_new_tokens)
         answers = own_answers(target, shown, suite.max_new_tokens)
         prompts = [target.encode(s.open(), s.prompt)["input_ids"][0].tolist() for s in shown]

@@ -22,6 +22,7 @@ drafting.py         the drafts of one round, and which rows go on drafting
 accept.py           which drafted tokens stand
 processors.py       logits processors at all places at once; those that keep a state are refused
 layer_gate.py       runs a part of any decoder by gating its layers
+level_gate.py       the same for several exits, one above the other
 cache_view.py       the KV cache as verification must see it
 recurrent_state.py  states of recurrent layers: copied before a pass, replayed after a rejection
 batch_cache.py      rolls each row of a KV cache back by its own number of tokens

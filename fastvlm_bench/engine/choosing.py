@@ -137,6 +137,17 @@ class Choosing:
             self._drawn_from.append(weights)
         return taken
 
+    def held(self, tokens: list[int], chances: list[Tensor]) -> Drafts:
+        """The `Drafts` of the only row that hold these tokens, to be accepted next.
+
+        chances: where `generate` samples, the distribution, (vocab,), that each of them was drawn from.
+        """
+        drafts = self.new_drafts(len(tokens))
+        for token in tokens:
+            drafts.take([[token]])
+        self._drawn_from = list(chances)
+        return drafts
+
     def accept(self, drafts: Drafts, logits: Tensor) -> tuple[list[int], list[list[int]]]:
         """For each row: how many drafts stand, and these drafts followed by the target's own next token.
 

@@ -5,7 +5,7 @@ norms, soft-capping and the LM head stay the model's own, and layer indices neve
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from typing import Any, Protocol
@@ -211,6 +211,12 @@ class LayerGate:
             self.previous = None if self.previous is None else self.previous[rows]
         elif self.last is not None:
             self.previous = self.last[rows, self.last.shape[1] - 1 - rejected][:, None]
+
+    def follow_branch(self, columns: Sequence[int]) -> None:
+        """In a tree: let a head that recurs go on after these columns of the latest pass, one for each of its next."""
+        states = self.previous if self.mode is Mode.DRAFT else self.last
+        if self.head is not None and self.head.recurs and states is not None:
+            self.previous = states[:, list(columns)]
 
     def draft_view(self, cache: Any) -> Any:
         """The cache as drafting must see it: where the head attends, its cache layers replace those after the exit.

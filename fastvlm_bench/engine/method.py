@@ -8,7 +8,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from PIL.Image import Image
 from torch import Tensor, nn
 
 from fastvlm_bench.drafts.imitation_head import Draft
@@ -36,6 +35,8 @@ class Method:
     sees = False  # whether `show` must be called before each generation
     takes_batches = True
     beside: str | None = None  # what runs beside the target's passes, and is never recorded
+    levels: Sequence[Draft] = ()
+    """The exits of a method that has several, from the lowest up."""
 
     def __init__(self, draft: Draft | None = None, *, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
@@ -109,9 +110,10 @@ class Method:
         """Why the passes of this method cannot be recorded; None where they can."""
         return None
 
-    def show(self, shown: Sequence[tuple[Image, str]]) -> None:
-        """Called outside the clock, if the method `sees`, with image and prompt of each row that is decoded next.
+    def show(self, shown: Sequence[tuple[Any, ...]]) -> None:
+        """Called outside the clock, if the method `sees`, with what each row that is decoded next is asked.
 
+        That is (image, prompt), or (images, prompt, (prompt, answer) of each turn before): the arguments of `encode`.
         It is for a drafter that is a model of its own: the target's inputs do not fit another model's processor.
         """
         raise NotImplementedError

@@ -13,7 +13,7 @@ from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.recurrent_state import undoable
 from fastvlm_bench.engine.rows import Tokens
 from fastvlm_bench.engine.session import Session
-from fastvlm_bench.engine.tree import ROOT, Tree, keep_tree, verify_tree
+from fastvlm_bench.engine.tree import ONE_AT_A_TIME, Tree, keep_tree, round_of, verify_tree
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.layers import decoder_layers
@@ -102,7 +102,7 @@ class ProposingTrees(Proposing):
     def begin(self, session: Session) -> None:
         super().begin(session)
         if self.topk > 1 and session.takes_several:
-            raise UsageError("a tree of drafts is verified for one sequence at a time: topk=1, or --batch-size 1")
+            raise UsageError(ONE_AT_A_TIME)
 
     def round(self, session: Session) -> list[Round]:
         if self.topk == 1:
@@ -115,7 +115,4 @@ class ProposingTrees(Proposing):
         (emitted,) = session.emit([standing])
         self.branch(session, tree, path, standing)
         keep_tree(session, outputs, path, emitted)
-        # The walk ended at a node: if that had children, one draft was tested and rejected.
-        rejected = tree.first_path(path[-1] if path else ROOT)
-        tested = len(path) + bool(rejected)
-        return [Round(len(tree), tested, len(path), emitted, drafted - began, ended - drafted, rejected)]
+        return [round_of(tree, path, emitted, drafted - began, ended - drafted)]

@@ -19,11 +19,14 @@ from transformers.cache_utils import DynamicLayer
 from fastvlm_bench.drafts.manifest import first_line
 from fastvlm_bench.engine.accept import draw
 from fastvlm_bench.engine.cache_view import text_cache
+from fastvlm_bench.engine.layer_gate import LayerGate
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers, owner
+from fastvlm_bench.records.trace import Round
 
 ROOT = -1
+ONE_AT_A_TIME = "a tree of drafts is verified for one sequence at a time: topk=1, or --batch-size 1"
 
 
 @dataclass(frozen=True)
@@ -96,49 +99,74 @@ def check_takes_trees(model: Any, remedy: str = "draft a chain") -> None:
         raise UsageError(f"{type(model).__name__} cannot verify a tree of drafts ({fault}); {remedy}")
 
 
-def verify_tree(session: Session, tree: Tree) -> tuple[Any, list[int], list[int]]:
-    """One pass of the whole target over the only row's last token and all nodes.
+def read_tree(session: Session, tree: Tree, first: int, kwargs: dict[str, Any]) -> Any:
+    """A pass over the columns from `first` on of the only row's last token (column 0) and all nodes.
 
-    UsageError if the model takes no 4-D mask, as far as `check_takes_trees` could not tell.
-    Returns its output; the nodes that stand, from the root down; and their tokens, followed by the target's own.
+    The columns before were read already, and their KV lies in this order. kwargs: of the session, for all columns.
+    UsageError if the model takes no 4-D mask, as far as `check_takes_trees` could not tell. Returns the pass's output.
     """
-    count = len(tree) + 1
-    inputs = session.inputs_of(count, [list(tree.tokens)], session.kwargs_ahead(len(tree)))
+    count = len(tree) + 1 - first
+    inputs = session.inputs_of(count, [list(tree.tokens)], kwargs)
     before = session.length - 1
-    depths = torch.tensor([0, *tree.depths], device=session.device)
+    depths = torch.tensor([0, *tree.depths][first:], device=session.device)
     positions = inputs.get("position_ids")
-    inputs["position_ids"] = (before + depths)[None] if positions is None else positions[..., :1] + depths
-    seen = torch.cat([torch.ones(count, before, dtype=torch.bool), tree.sees], dim=1).to(session.device)
+    root = before if positions is None else positions[..., :1] - first
+    inputs["position_ids"] = (root + depths)[None] if positions is None else root + depths
+    seen = torch.cat([torch.ones(count, before, dtype=torch.bool), tree.sees[first:]], dim=1).to(session.device)
     blocked = torch.finfo(session.model.dtype).min
     mask = torch.zeros(1, 1, *seen.shape, dtype=session.model.dtype, device=session.device)
     inputs["attention_mask"] = mask.masked_fill_(~seen, blocked)
     try:
-        outputs = session.model(**inputs, return_dict=True)
+        return session.model(**inputs, return_dict=True)
     except (ValueError, TypeError, IndexError) as error:  # code of a checkpoint's own may make masks of a 2-D one
         raise UsageError(f"{type(session.model).__name__} cannot verify a tree of drafts (it takes no 4-D mask: "
                          f"{first_line(error)}); draft a chain: topk=1") from error  # fmt: skip
+
+
+def verify_tree(session: Session, tree: Tree, kwargs: dict[str, Any] | None = None) -> tuple[Any, list[int], list[int]]:
+    """One pass of the target over the only row's last token and all nodes. kwargs: by default for the whole target.
+
+    Returns its output; the nodes that stand, from the root down; and their tokens, followed by the target's own.
+    """
+    outputs = read_tree(session, tree, 0, session.kwargs_ahead(len(tree)) if kwargs is None else kwargs)
     path, standing = _descend(session, tree, outputs.logits)
     return outputs, path, standing
 
 
-def keep_tree(session: Session, outputs: Any, path: Sequence[int], tokens: int) -> None:
+def keep_tree(session: Session, outputs: Any, path: Sequence[int], tokens: int, gate: LayerGate | None = None) -> None:
     """Keep the KV of the last token and of the nodes that stand, forget the rest. tokens: how many were emitted.
 
-    Call it after `emit`. The pass must have been the latest one.
+    Call it after `emit`. The pass must have been the latest one. gate: where the first layers and a head drafted; the
+    head's KV and states follow.
     """
+    before, columns = session.length - tokens - 1, [0, *(node + 1 for node in path)]
     layers = [layer for i, layer in enumerate(text_cache(session.cache).layers) if i not in session.fixed]
+    if gate is not None:
+        layers += text_cache(gate.head_cache).layers if gate.head_cache is not None else []
+        gate.follow_branch(columns[-1:])
     for layer in layers:
-        if type(layer) is not DynamicLayer:
-            raise UsageError(f"a cache of {type(layer).__name__} cannot keep one branch of a tree; draft a chain")
-        if layer.keys is None or not layer.keys.numel():
-            continue
-        before = session.length - tokens - 1
-        columns = torch.tensor([0, *(node + 1 for node in path)], device=layer.keys.device) + before
-        layer.keys, layer.values = (
-            torch.cat([states[..., :before, :], states.index_select(-2, columns)], dim=-2)
-            for states in (layer.keys, layer.values)
-        )
+        keep_columns(layer, before, columns)
     session.finish(outputs, len(path) + 1)
+
+
+def keep_columns(layer: Any, before: int, columns: Sequence[int]) -> None:
+    """Of what a layer's cache holds after its first `before` tokens, keep these columns, in this order."""
+    if getattr(layer, "keys", None) is None or not layer.keys.numel():
+        return
+    if type(layer) is not DynamicLayer:
+        raise UsageError(f"a cache of {type(layer).__name__} cannot keep one branch of a tree; draft a chain")
+    places = torch.tensor(columns, device=layer.keys.device) + before
+    layer.keys, layer.values = (
+        torch.cat([states[..., :before, :], states.index_select(-2, places)], dim=-2)
+        for states in (layer.keys, layer.values)
+    )
+
+
+def round_of(tree: Tree, path: Sequence[int], emitted: int, draft_s: float, verify_s: float) -> Round:
+    """The round that drafted a tree, of which `path` stands. All of its nodes count as drafted."""
+    # The walk ended at a node: if that had children, one draft was tested and rejected.
+    rejected = tree.first_path(path[-1] if path else ROOT)
+    return Round(len(tree), len(path) + bool(rejected), len(path), emitted, draft_s, verify_s, rejected)
 
 
 def _descend(session: Session, tree: Tree, logits: Tensor) -> tuple[list[int], list[int]]:

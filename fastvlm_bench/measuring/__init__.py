@@ -11,6 +11,7 @@ runner.py          THE LOOP: samples x methods x repeats, interleaved, recorded 
 promising.py       which cells of a sweep a prediction holds possible winners
 williams.py        the order of the methods on each sample, a balanced design
 lines.py           the lines that one generation leaves in samples.jsonl
+dialogs.py         the turns of samples of several: their order, and the answers that they follow
 pieces.py          the text of each token, so that a record is shown without the tokenizer
 batch_sweep.py     `run --batch-size 1,2,4,8`: one run per size
 invocation.py      `run --invocations N`: one process after the other on the same run

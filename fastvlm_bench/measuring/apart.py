@@ -35,7 +35,7 @@ def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     Call it before the warm-up: it gives idle memory back, and it times each method's first call. A method that fails
     is left out.
     """
-    sample, found = suite.samples[-1], []
+    sample, found = suite.openings[-1], []
     prepared = runner.prepare([sample])
     weights = sum(p.nbytes for p in runner.target.model.parameters())
     for built in runner.methods:
@@ -58,14 +58,16 @@ def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
 def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     """Time single passes of the target and of each method that drafts, in turn, on the suite's last sample.
 
-    They price the rounds that are measured later (`analysis/prediction.py`). Methods with the same draft share theirs.
-    Call it before the warm-up, which then leaves no method warmer than the others; the first passes of each shape do
-    not count. A method whose passes fail is left out, as is everything where samples are decoded in batches.
+    They price the rounds of chains that are measured later (`analysis/prediction.py`). Methods with the same draft
+    share theirs. Call it before the warm-up, which then leaves no method warmer than the others; the first passes of
+    each shape do not count. A method whose passes fail is left out, as is everything where samples are decoded in
+    batches.
     """
-    if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES or runner.engine.name != "eager":
+    if runner.size > 1 or len(suite.openings) < FEWEST_SAMPLES or runner.engine.name != "eager":
         return []  # of recorded passes no price is known yet
-    prepared, found, model = runner.prepare(suite.samples[-1:]), [], runner.target.model
+    prepared, found, model = runner.prepare(suite.openings[-1:]), [], runner.target.model
     own = [(built, built.method) for built in runner.methods if isinstance(built.method, FastVLM)]
+    own = [(built, method) for built, method in own if method.priced]
     known: dict[tuple[Hashable, bool], PassCosts | None] = {}
     for built, method in own:
         key = passes_key(method, model), method.stops
@@ -104,14 +106,14 @@ def acceptance_without_stop(runner: Runner, suite: Suite) -> list[dict[str, Any]
     the papers' by selection; this one is theirs.
     """
     found: list[dict[str, Any]] = []
-    if runner.size > 1 or len(suite.samples) < FEWEST_SAMPLES:
+    if runner.size > 1 or len(suite.openings) < FEWEST_SAMPLES:
         return found
     for built in runner.methods:
         if not built.method.stops:
             continue
         rounds: list[Any] = []
         try:
-            for number, sample in enumerate(suite.samples[:MOST_SAMPLES]):
+            for number, sample in enumerate(suite.openings[:MOST_SAMPLES]):
                 if sum(r.tested for r in rounds) >= ENOUGH_TESTED:
                     break
                 seed = seed_of(runner.seed, suite.name, built.label, number)
@@ -132,7 +134,7 @@ def energy_blocks(runner: Runner, suite: Suite, meter: Meter, seconds: float) ->
     """
 
     def decoder(built: Built) -> Callable[[], int]:
-        turn = cycle(suite.samples)
+        turn = cycle(suite.openings)
 
         def decode() -> int:  # the processor is in the block for every method alike, since a meter cannot be paused
             trace = runner.decode(built, suite, runner.prepare([next(turn)]))

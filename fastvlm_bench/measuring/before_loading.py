@@ -94,11 +94,16 @@ def described_suite(suite: Suite, config: RunConfig) -> dict[str, Any]:
     samples = [
         {"sample_id": s.sample_id, "image_id": s.image_id, "prompt": s.prompt, "references": list(s.references),
          **({"group": s.group} if s.group else {}),
-         **({"question": s.question} if s.question and s.question != s.prompt else {})}
+         **({"question": s.question} if s.question and s.question != s.prompt else {}),
+         **({"dialog": s.dialog, "turn": s.turn} if s.dialog else {}),
+         **({"images": len(s.image_paths)} if s.more_images else {})}
         for s in suite.samples
     ]  # fmt: skip
-    fields = {key: value for key, value in vars(suite).items() if key not in ("samples", "documents", "oddities")}
+    fields = {
+        key: value for key, value in vars(suite).items() if key not in ("samples", "documents", "oddities", "turns")
+    }
     limit = config.max_new_tokens or suite.max_new_tokens
+    fields |= {"turns": suite.turns} if suite.turns else {}
     return {**fields, "metrics": list(suite.metrics), "max_new_tokens": limit, "images_sha256": images_sha256(suite),
             "samples": samples}  # fmt: skip
 

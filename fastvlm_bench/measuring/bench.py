@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 
 from fastvlm_bench.checks.batch_check import batch_self_check
 from fastvlm_bench.checks.engine_check import engine_check
@@ -27,7 +26,7 @@ from fastvlm_bench.models.inputs import shapes as shapes_of
 from fastvlm_bench.models.layers import vision_module
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.records.trace import Trace
-from fastvlm_bench.suites.suite import Sample, Suite, open_image
+from fastvlm_bench.suites.suite import Sample, Suite, open_images
 
 MOST_CHECKED = 32
 """So many tokens are compared between the engines."""
@@ -40,7 +39,9 @@ class Prepared:
     """The inputs of one sample or batch, which are made outside the clock and given to every method.
 
     inputs: of all samples as one batch. singles: of each sample alone. read_s: for each sample, the seconds of reading
-    its image and of the processor. number: of the batch within its suite; None where samples are decoded singly.
+    its images and of the processor. number: of the batch within its suite; None where samples are decoded singly.
+    answers: for each sample the answers to its earlier turns, () where there are none. failure: why there are no
+    inputs, since an earlier answer is lacking; else "".
     """
 
     samples: Sequence[Sample]
@@ -48,11 +49,26 @@ class Prepared:
     singles: list[dict[str, Any]]
     read_s: list[dict[str, float]]
     number: int | None = None
+    answers: Sequence[Sequence[str]] = ()
+    failure: str = ""
+
+    def after(self, row: int) -> Sequence[str]:
+        """The answers after which one of the samples is asked."""
+        return self.answers[row] if self.answers else ()
 
     @property
     def name(self) -> str:
         """How error messages name it."""
         return f"on sample {self.samples[0].sample_id}" if self.number is None else f"in batch {self.number}"
+
+
+def shown(sample: Sample, answers: Sequence[str] = ()) -> tuple[Any, ...]:
+    """What `Target.encode` is given of a sample: images, prompt and, of a later turn, (prompt, answer) of those before.
+
+    A single image stands for itself. answers: to the earlier turns, as many as there are.
+    """
+    earlier = (tuple(zip(sample.earlier, answers, strict=True)),) if sample.earlier else ()
+    return (open_images(sample), sample.prompt, *earlier)
 
 
 class Bench:
@@ -93,21 +109,21 @@ class Bench:
         Returns exit layer -> what was found, the largest difference where several drafts share an exit. UsageError
         where a check fails.
         """
-        inputs = self.inputs(suite.samples[0])
-        checked, seen = [], set[int]()
-        for method in (m for m in self.methods if m.exit_layer is not None and m.lossless):
-            draft = getattr(method.method, "draft", None)
-            if draft is None or id(draft) not in seen:  # one draft may serve many methods, which differ in γ
-                seen.add(id(draft))
-                checked.append(method)
+        inputs = self.inputs(suite.openings[0])
+        checked, seen = list[tuple[int, Draft | None]](), set[int]()
+        for method in (m for m in self.methods if m.lossless):
+            own = [] if method.exit_layer is None else [(method.exit_layer, getattr(method.method, "draft", None))]
+            for layer, draft in [*own, *((level.exit_layer, level) for level in method.method.levels)]:
+                if draft is None or id(draft) not in seen:  # one draft may serve many methods, which differ in γ
+                    seen.add(id(draft))
+                    checked.append((layer, draft))
         found: dict[int, Checked] = {}
         plain = Plain(self.target.model, inputs)
-        for built in sorted(checked, key=lambda m: m.exit_layer or 0):
-            layer, draft = built.exit_layer or 0, getattr(built.method, "draft", None)
+        for layer, draft in sorted(checked, key=lambda pair: pair[0]):
             told = self_check(self.target.model, inputs, layer, draft, plain)
             found[layer] = max(told, found.get(layer, told))
         if self.size > 1:
-            some = [self.inputs(sample) for sample in suite.samples[: max(self.size, 4)]]
+            some = [self.inputs(sample) for sample in suite.openings[: max(self.size, 4)]]
             some.sort(key=lambda inputs: int(inputs["input_ids"].shape[1]))
             chosen = [some[0], some[-1], *some[1:-1]][: min(self.size, 3)]  # the shortest and the longest first
             drafts = {id(draft): draft for m in self.methods if isinstance(m.method, FastVLM)
@@ -145,7 +161,7 @@ class Bench:
         Single ones are chosen from the last 4 · `samples`. Those with new shapes come first, since every shape may
         need kernels of its own.
         """
-        last = list(suite.samples[::-1])
+        last = list(suite.openings[::-1])
         if self.size > 1:
             for start in range(0, min(samples, len(last)), self.size):
                 yield self.prepare(last[start : start + self.size])
@@ -166,7 +182,7 @@ class Bench:
         The candidates take turns in decoding the suite's last sample, or last batch, `rounds` times. The smallest sum
         of seconds wins.
         """
-        prepared, seconds = self.prepare(suite.samples[-self.size :]), dict.fromkeys(candidates, 0.0)
+        prepared, seconds = self.prepare(suite.openings[-self.size :]), dict.fromkeys(candidates, 0.0)
         for attempt in range(rounds + 1):
             for threads in candidates:
                 torch.set_num_threads(threads)
@@ -196,34 +212,38 @@ class Bench:
 
     def _decode(self, built: Built, suite: Suite, prepared: Prepared, **options: Any) -> Trace:
         if built.method.sees:
-            built.method.show([(open_image(sample), sample.prompt) for sample in prepared.samples])
+            answers = prepared.answers or [()] * len(prepared.samples)
+            built.method.show([shown(*each) for each in zip(prepared.samples, answers, strict=True)])
         return measure(
             built.method, self.target.model, prepared.inputs, self.limit(suite), vision=self.vision,
             generation=self.generation, **options,
         )  # fmt: skip
 
-    def prepare(self, samples: Sequence[Sample], number: int | None = None) -> Prepared:
+    def prepare(
+        self, samples: Sequence[Sample], number: int | None = None, answers: Sequence[Sequence[str]] = ()
+    ) -> Prepared:  # fmt: skip
         """Make the inputs of some samples, outside the clock. Every method gets the same tensors.
 
-        A batch whose samples differ in other inputs than the batches checked so far (in their number of tiles, say) is
-        checked first. UsageError where that fails.
+        answers: for each sample those to its earlier turns; () where there are none. A batch whose samples differ in
+        other inputs than the batches checked so far (in their number of tiles, say) is checked first. UsageError where
+        that fails.
         """
         singles, read_s = [], []
-        for sample in samples:
-            singles.append(self.inputs(sample))
+        for place, sample in enumerate(samples):
+            singles.append(self.inputs(sample, answers[place]) if answers else self.inputs(sample))
             read_s.append(self.prepared)
         if self.size == 1:
-            return Prepared(samples, singles[0], singles, read_s)
+            return Prepared(samples, singles[0], singles, read_s, None, answers)
         if unevenness(singles) not in self.checked_unevenness:
             self._check_batch(singles)
-        return Prepared(samples, collate(singles, self.pad_token_id), singles, read_s, number)
+        return Prepared(samples, collate(singles, self.pad_token_id), singles, read_s, number, answers)
 
-    def inputs(self, sample: Sample) -> dict[str, Any]:
+    def inputs(self, sample: Sample, answers: Sequence[str] = ()) -> dict[str, Any]:
         """The processor's outputs for one sample. `prepared` then holds the seconds that it took."""
         began = self.clock.synchronised()
-        image: Image.Image = open_image(sample)
+        asked = shown(sample, answers)
         read = self.clock.now()
-        inputs = self.target.encode(image, sample.prompt)
+        inputs = self.target.encode(*asked)
         self.prepared = {"image_s": read - began, "processor_s": self.clock.synchronised() - read}
         return inputs
 

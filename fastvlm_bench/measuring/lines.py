@@ -29,6 +29,7 @@ def measured(
             "decode_s": done.decode_s, "rounds": _rounds(done), "memory": memory, "scores": {}, "error": None,
             **read_s[row], **({"phases": trace.phases} if trace.phases else {}),
             "token_chars": token_chars(decode, done.token_ids, text), **_rejected(done, decode),
+            **_levels(done),
         }  # fmt: skip
         lines.append(line | _of_batch(batch, len(keys), row, trace.ttft_s, trace.decode_s))
     return lines
@@ -49,6 +50,13 @@ def _rejected(done: Generation, decode: Decode) -> Line:
         return {}
     return {"rejected_ids": [list(r.rejected) for r in done.rounds],
             "rejected_pieces": rejected_pieces(decode, done.token_ids, done.rounds)}  # fmt: skip
+
+
+def _levels(done: Generation) -> Line:
+    """What each level of a hierarchy checked, round by round; nothing for any other method."""
+    if not any(r.levels for r in done.rounds):
+        return {}
+    return {"levels": [[list(level) for level in r.levels] for r in done.rounds]}
 
 
 def _of_batch(number: int | None, size: int, row: int, ttft_s: float | None, decode_s: float | None) -> Line:

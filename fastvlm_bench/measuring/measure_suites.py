@@ -4,7 +4,7 @@ torch is imported inside functions, so that the checks that need no model (`befo
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -241,8 +241,17 @@ def _stop_rule(config: RunConfig, suite: Suite, writer: RunWriter, clock: Clock)
 
 
 def _rendered(suites: Sequence[dict[str, Any]], target: Any) -> list[dict[str, Any]]:
-    """The suites of run.json; `rendered` adds to each sample the exact text that the model reads."""
-    return [
-        {**suite, "samples": [{**sample, "rendered": target.render(sample["prompt"])} for sample in suite["samples"]]}
-        for suite in suites
-    ]
+    """The suites of run.json; `rendered` adds to each sample the exact text that the model reads.
+
+    In a later turn, {answer N} stands for the method's own answer to turn N.
+    """
+    return [{**suite, "samples": list(_texts(suite["samples"], target))} for suite in suites]
+
+
+def _texts(samples: Sequence[dict[str, Any]], target: Any) -> Iterator[dict[str, Any]]:
+    before: dict[str, list[tuple[str, str]]] = {}
+    for sample in samples:
+        earlier = before.setdefault(sample["dialog"], []) if "dialog" in sample else []
+        asked = (sample.get("images", 1), tuple(earlier)) if earlier or "images" in sample else ()
+        yield {**sample, "rendered": target.render(sample["prompt"], *asked)}
+        earlier.append((sample["prompt"], f"{{answer {len(earlier) + 1}}}"))

@@ -71,7 +71,7 @@ def promising(
 
 def predicted_speedups(runner: Runner, suite: Suite, own: Sequence[tuple[Built, FastVLM]]) -> dict[str, float]:
     """Label -> predicted decode speed-up on one suite. Methods whose passes fail are left out."""
-    model, pilots = runner.target.model, [runner.prepare([sample]) for sample in suite.samples[-PILOTS:]]
+    model, pilots = runner.target.model, [runner.prepare([sample]) for sample in suite.openings[-PILOTS:]]
     longest = max((method.gamma for _, method in own), default=1)
     costs: dict[tuple[Hashable, bool], PassCosts | None] = {}
     texts: dict[Hashable, list[Checked] | None] = {}

@@ -1,5 +1,6 @@
 """Loads a second model that drafts for a target: a smaller VLM, which sees the image, or a language model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
@@ -9,6 +10,7 @@ from PIL import Image
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.fingerprint import weights_sha256
 from fastvlm_bench.models.load import Target, load_target
+from fastvlm_bench.models.prompting import Earlier, messages_of
 
 _loaded: WeakValueDictionary[tuple[str, ...], Target] = WeakValueDictionary()
 
@@ -17,20 +19,23 @@ _loaded: WeakValueDictionary[tuple[str, ...], Target] = WeakValueDictionary()
 class TextModel(Target):
     """A language model that drafts without seeing the image. Its processor is its tokenizer."""
 
-    def render(self, prompt: str) -> str:
+    def render(self, prompt: str, images: int = 0, earlier: Earlier = ()) -> str:
         """The prompt in the tokenizer's chat template, without an image; as it stands where there is no template."""
+        parts = messages_of(prompt, 0, earlier)
+        plain = [{**message, "content": message["content"][0]["text"]} for message in parts]
         if getattr(self.processor, "chat_template", None) is None:
-            return prompt
-        for content in (prompt, [{"type": "text", "text": prompt}]):  # templates of VLMs take parts alone
-            messages = [{"role": "user", "content": content}]
+            return "\n".join(str(message["content"]) for message in plain)
+        for messages in (plain, parts):  # templates of VLMs take parts alone
             text = str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
             if prompt in text:
                 return text
         raise UsageError(f"the chat template of model '{self.id}' leaves the prompt out: mend its chat_template.jinja")
 
-    def encode(self, image: Image.Image, prompt: str) -> dict[str, Any]:
-        """As in `Target`; the image is left out."""
-        text = self.render(prompt)
+    def encode(
+        self, image: Image.Image | Sequence[Image.Image], prompt: str, earlier: Earlier = ()
+    ) -> dict[str, Any]:  # fmt: skip
+        """As in `Target`; the images are left out."""
+        text = self.render(prompt, earlier=earlier)
         written = bool(self.processor.bos_token) and text.startswith(self.processor.bos_token)  # by the template
         found = self.processor(text, return_tensors="pt", add_special_tokens=not written)
         return {key: found[key].to(self.device) for key in ("input_ids", "attention_mask")}

@@ -27,8 +27,8 @@ from fastvlm_bench.models.inputs import placed
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.memory_need import check_room
 from fastvlm_bench.models.names import check_model_name, default_drafts, long_dtype
-from fastvlm_bench.models.processor import load_processor
-from fastvlm_bench.models.prompting import render, text_options
+from fastvlm_bench.models.processor import load_processor, read_images
+from fastvlm_bench.models.prompting import Earlier, render, text_options
 from fastvlm_bench.models.source import source_of
 from fastvlm_bench.models.unloadable import reason
 from fastvlm_bench.models.whole import load_weights, reads_text_alone
@@ -65,18 +65,23 @@ class Target:
     def layers(self) -> nn.ModuleList:
         return decoder_layers(self.model)
 
-    def render(self, prompt: str) -> str:
-        """The exact text that the model reads around one image and the prompt."""
-        return render(self.processor, self.model.config.model_type, prompt, self.id)
+    def render(self, prompt: str, images: int = 1, earlier: Earlier = ()) -> str:
+        """The exact text that the model reads around the images and the prompt, after the turns before."""
+        return render(self.processor, self.model.config.model_type, prompt, self.id, images, earlier)
 
-    def encode(self, image: Image.Image, prompt: str) -> dict[str, Any]:
+    def encode(
+        self, image: Image.Image | Sequence[Image.Image], prompt: str, earlier: Earlier = ()
+    ) -> dict[str, Any]:  # fmt: skip
         """Processor outputs on the target's device: input_ids (1, T), attention_mask, pixel_values, ...
 
-        What is a list of tensors, as images of several sizes are for some families, stays one.
+        image: or several. earlier: the turns before. What is a list of tensors, as images of several sizes are for some
+        families, stays one.
         """
-        text = self.render(prompt)
+        images = image if isinstance(image, Image.Image) else list(image)
+        count = len(images) if isinstance(images, list) else 1
+        text = self.render(prompt, count, earlier) if count > 1 or earlier else self.render(prompt)
         options = text_options(self.processor, self.model.config.model_type, text)
-        batch = self.processor(text=text, images=image, return_tensors="pt", **options)
+        batch = read_images(self.processor, text, images, options)
         floating = next(self.model.parameters()).dtype
         return {key: placed(value, self.device, floating) for key, value in batch.items()}
 

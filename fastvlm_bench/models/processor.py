@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +35,21 @@ def load_processor(source: str, **options: Any) -> Any:
         return AutoProcessor.from_pretrained(source, **options)
     with without_videos():
         return AutoProcessor.from_pretrained(source, **options)
+
+
+def read_images(processor: Any, text: str, images: Any, options: Mapping[str, Any]) -> Any:
+    """The processor's outputs for one text and its image, or a list of several, as PyTorch tensors.
+
+    Several images are given as the list of the only text in a list of texts, as `apply_chat_template` gives them: a
+    flat list is one of several samples to LLaVA-OneVision, which cuts each into tiles that it would not cut here. A few
+    processors take nothing else.
+    """
+    if not isinstance(images, list):
+        return processor(text=text, images=images, return_tensors="pt", **options)
+    try:
+        return processor(text=[text], images=[images], return_tensors="pt", **options)
+    except (ValueError, TypeError, IndexError, AttributeError):
+        return processor(text=text, images=images, return_tensors="pt", **options)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from fastvlm_bench.models.source import source_of
 from fastvlm_bench.models.unloadable import reason
 
 
-def prompt_text(name: str, prompt: str) -> str:
-    """The model's chat template around one image and the prompt. UsageError if there is no such model or template."""
+def prompt_text(name: str, prompt: str, images: int = 1) -> str:
+    """The model's chat template around the images and the prompt. UsageError if there is no such model or template."""
     check_model_name(name)
     source, revision = source_of(name)
     try:
@@ -25,4 +25,4 @@ def prompt_text(name: str, prompt: str) -> str:
     except Exception as error:  # a damaged file makes other libraries raise whatever they have
         why = reason(error, "a file of it", Path(source).is_dir(), None)
         raise UsageError(f"the processor of model '{name}' cannot be loaded: {why}") from None
-    return render(processor, config.model_type, prompt, name)
+    return render(processor, config.model_type, prompt, name, images)

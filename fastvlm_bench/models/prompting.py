@@ -7,11 +7,14 @@ Kosmos-2              "<grounding> Question: {} Answer:" for a question, "<groun
 Florence-2            its task token "<CAPTION>", or "<MORE_DETAILED_CAPTION>" where detail is asked for; no questions
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.errors import UsageError
 
+Earlier = Sequence[tuple[str, str]]
+"""The turns before: (prompt, the model's own answer) of each."""
 # model_type -> (text for a question, text for any other prompt)
 FALLBACKS = {
     "blip-2": ("Question: {} Short answer:", "{}"),
@@ -34,23 +37,38 @@ def template_of(processor: Any, model_type: str) -> Any:
     return own
 
 
-def render(processor: Any, model_type: str, prompt: str, model: str) -> str:
-    """The text for one image and `prompt`; UsageError where there is neither a template nor a fallback.
+def render(
+    processor: Any, model_type: str, prompt: str, model: str, images: int = 1, earlier: Earlier = ()
+) -> str:  # fmt: skip
+    """The text for some images and `prompt`; UsageError where there is neither a template nor a fallback.
 
-    A prompt with a question mark is a question. `model` is what the user typed, for the message.
+    All images stand before the first turn's text. A prompt with a question mark is a question. `model` is what the user
+    typed, for the message. earlier: the turns before. UsageError, too, for a family that takes one image or one turn.
     """
     if (template := template_of(processor, model_type)) is not None:
         own = {} if getattr(processor, "chat_template", None) is not None else {"chat_template": template}
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        messages = [{"role": "user", "content": content}]
-        text = str(processor.apply_chat_template(messages, add_generation_prompt=True, **own))
+        text = _filled(processor, messages_of(prompt, images, earlier), own)
         if own and "'type': 'image'" in text:
             raise UsageError(
                 f"model '{model}' has a chat template for text alone: add a chat_template.jinja that writes images"
             )
+        if images > 1 and text == _filled(processor, messages_of(prompt, images - 1, earlier), own):
+            raise UsageError(f"model '{model}' ({model_type}) has a chat template that leaves out all images but the "
+                             "first: choose a model that reads several")  # fmt: skip
+        place = 0
+        for said in [part.strip() for turn in earlier for part in turn] if earlier else ():
+            place = text.find(said, place)
+            if place < 0:
+                raise UsageError(f"model '{model}' ({model_type}) has a chat template that leaves out earlier turns: "
+                                 "choose a model that takes several turns")  # fmt: skip
+            place += len(said)
         return text
     if model_type not in FALLBACKS:
         raise UsageError(_no_template(processor, model))
+    if images > 1 or earlier:
+        what = f"{images} images" if images > 1 else f"{len(earlier) + 1} turns"
+        raise UsageError(f"model '{model}' ({model_type}) has no chat template and reads one image and one question at "
+                         f"a time, not {what}: choose a model with a chat template")  # fmt: skip
     question, other = FALLBACKS[model_type]
     if model_type == "florence2" and "detail" in prompt.lower() and "?" not in prompt:
         return "<MORE_DETAILED_CAPTION>"
@@ -59,6 +77,20 @@ def render(processor: Any, model_type: str, prompt: str, model: str) -> str:
     if question is None:
         raise UsageError(f"model '{model}' ({model_type}) answers no questions: use a caption suite")
     return question.format(prompt.partition("?")[0].strip() + "?")
+
+
+def messages_of(prompt: str, images: int = 1, earlier: Earlier = ()) -> list[dict[str, Any]]:
+    """The messages of a chat template. All images belong to its first; images may be 0."""
+    said: list[tuple[str, str]] = [each for turn in earlier for each in zip(("user", "assistant"), turn, strict=True)]
+    messages: list[dict[str, Any]] = [
+        {"role": role, "content": [{"type": "text", "text": text}]} for role, text in [*said, ("user", prompt)]
+    ]
+    messages[0]["content"] = [{"type": "image"}] * images + messages[0]["content"]
+    return messages
+
+
+def _filled(processor: Any, messages: list[dict[str, Any]], own: dict[str, Any]) -> str:
+    return str(processor.apply_chat_template(messages, add_generation_prompt=True, **own))
 
 
 def _no_template(processor: Any, model: str) -> str:

@@ -43,7 +43,8 @@ _BEGUN: dict[str, Any] = {"status": "started", "completed_at": None, "error": No
 class RunWriter:
     """Writes one run folder, which it locks for itself. completed: the groups in which every method has a line.
 
-    The samples file is locked, too, so that nobody writes beside it when the lock file is removed.
+    said: (suite, sample, method, repeat) -> the text of each turn that was there when a run is resumed. The samples
+    file is locked, too, so that nobody writes beside it when the lock file is removed.
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any], lock: int, file: int, lines: list[dict[str, Any]]) -> None:
@@ -54,6 +55,10 @@ class RunWriter:
         for line in lines:
             seen.setdefault((line["suite"], line["sample_id"], line["repeat"]), set()).add(line["method"])
         self.completed: set[Key] = {key for key, labels in seen.items() if labels >= wanted}
+        self.said: dict[tuple[str, str, str, int], str | None] = {
+            (line["suite"], line["sample_id"], line["method"], line["repeat"]): line["text"]
+            for line in lines if "dialog" in line
+        }  # fmt: skip
         remove_temporaries(folder)
         self._save()
         sync_folder(folder)

@@ -16,9 +16,14 @@ class Sample(TypedDict):
     image_id: Annotated[str, "samples of one image share it"]
     prompt: Annotated[str, "what the model is asked"]
     references: Annotated[list[str], "reference texts, or the annotators' answers"]
-    rendered: NotRequired[Annotated[str, "the exact text that the model read"]]
+    rendered: NotRequired[
+        Annotated[str, "the exact text that the model read; {answer N} is the method's own answer to turn N"]
+    ]
     group: NotRequired[Annotated[str, "part of the data set that it belongs to, by the official file"]]
     question: NotRequired[Annotated[str, "the data set's own text within the prompt"]]
+    dialog: NotRequired[Annotated[str, "of a sample of several turns, each of which is an entry: the id of the whole"]]
+    turn: NotRequired[Annotated[Positive, "which of the turns it is, from 1"]]
+    images: NotRequired[Annotated[Positive, "how many images it has, where there are several"]]
 
 
 class SuiteRecord(TypedDict):
@@ -40,6 +45,13 @@ class SuiteRecord(TypedDict):
     results: NotRequired[Annotated[str, "format of --predictions-out"]]
     licence: Annotated[str, "licence of the data"]
     citation: Annotated[str, "what to cite for the data"]
+    turns: NotRequired[
+        Annotated[
+            Literal["own answers, prefilled again"],
+            "what a later turn is asked after, where samples have several: the method's own earlier answers, as text; "
+            "the whole prompt is prefilled again",
+        ]
+    ]
     note: NotRequired[Annotated[str, "what a reader of the numbers must know"]]
     samples: Annotated[list[Sample], "in the order of the official file"]
 

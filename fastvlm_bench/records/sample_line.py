@@ -78,6 +78,10 @@ class Losslessness(TypedDict):
     block_noise: NotRequired[Annotated[float | None, "logits by which reading in blocks moves the target's own gaps"]]
     batch_noise: NotRequired[Annotated[float | None, "logits by which the batch moves the target's own gaps"]]
     reason: NotRequired[Annotated[str, "why it is unchecked"]]
+    own_context: NotRequired[
+        Annotated[Literal[True], "the method's earlier answers differ from the reference's: its output is compared "
+                  "with what the reference decodes after these very answers"]
+    ]  # fmt: skip
 
 
 class SampleLine(TypedDict):
@@ -87,11 +91,14 @@ class SampleLine(TypedDict):
     seq: Annotated[Count, "number of the line, from 0"]
     suite: Annotated[str, "part of the key: name of the suite"]
     sample_id: Annotated[str, "part of the key: id of the sample within the suite"]
+    dialog: NotRequired[Annotated[str, "id of the sample whose turn this is, where it has several turns"]]
+    turn: NotRequired[Annotated[Positive, "which of its turns, from 1"]]
     method: Annotated[str, "part of the key: label of the method"]
     repeat: Annotated[Count, "part of the key: number of the repetition, from 0"]
     order: Annotated[Count, "place in the turn of methods, from 0"]
     seed: NotRequired[Annotated[Count, "seed of torch's generators for this line, where tokens were drawn"]]
     invocation: NotRequired[Annotated[Count, "number of the process, from 0"]]
+    prompt_tokens: NotRequired[Annotated[Positive, "tokens of the prompt, those of its images included"]]
     token_ids: Annotated[list[Count] | None, "new tokens, up to and including EOS"]
     text: Annotated[str | None, "the new tokens as text"]
     stop: Annotated[
@@ -109,6 +116,10 @@ class SampleLine(TypedDict):
                   "those after it, which were never tested; missing where nothing was drafted"]
     ]  # fmt: skip
     rejected_pieces: NotRequired[Annotated[list[list[str]], "the text of each of these tokens"]]
+    levels: NotRequired[
+        Annotated[list[list[tuple[Count, Count, Count]]], "of `hierarchical`: for each round and each exit but the "
+                  "lowest [drafted, tested, accepted] of what it checked"]
+    ]  # fmt: skip
     memory: Annotated[Memory | None, "peaks; null where the sample failed"]
     scores: Annotated[dict[str, Any], "reserved"]
     image_s: NotRequired[Annotated[Amount, "seconds of reading and decoding the image, outside the clock"]]

@@ -19,7 +19,8 @@ class Round:
 
     `rejected`: where a draft was rejected, this one and those drafted after it, which were never tested. What the
     target says instead is in the output. Of a tree they are one path: from where the walk ended, each node's first
-    child, which is its likeliest.
+    child, which is its likeliest. `levels`: in a hierarchy, for each exit but the lowest what it checked, as drafted,
+    tested, accepted; `drafted` is then what the last of them left to the target.
     """
 
     drafted: int
@@ -29,6 +30,7 @@ class Round:
     draft_s: float
     verify_s: float
     rejected: Sequence[int] = ()
+    levels: Sequence[Sequence[int]] = ()
 
 
 @dataclass(slots=True)

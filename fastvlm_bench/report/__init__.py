@@ -8,6 +8,7 @@ sentences.py       what is said of methods in sentences
 answers.py         an answer token by token, round by round
 shown.py           which answers `show` prints, and the same as a picture
 quality_tables.py  the tables of quality in that report
+contexts.py        the table of acceptance and speed by context length, and its CSV
 breakdown.py       the tables of phases, energy and the parts of memory in that report
 compare.py         the tables of `compare`
 batch_table.py     the table over batch sizes

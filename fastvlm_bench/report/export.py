@@ -16,6 +16,7 @@ from fastvlm_bench.records.document_frequencies import FREQUENCIES, cider_df
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import check_target_file, finite, write_output
 from fastvlm_bench.report.columns import columns, row_dict
+from fastvlm_bench.report.contexts import context_values, contexts_csv
 from fastvlm_bench.report.csv_text import to_csv
 from fastvlm_bench.report.eval_results import eval_results
 from fastvlm_bench.report.labels import labels
@@ -72,7 +73,7 @@ def run_json(run: Run, rows: Sequence[Row] | None = None) -> str:
         for suite in run.meta["suites"]
     ]  # fmt: skip
     meta |= {"warnings": [notice.as_dict() for notice in verdict.warnings], "verdict": verdict.as_dict()}
-    document = {**meta, "rows": [row_dict(row) for row in rows]}
+    document = {**meta, "rows": [row_dict(row) for row in rows], "contexts": list(context_values(run, verdict.status))}
     if is_sweep(run):
         document["swept"] = sweep_json(run, rows)
     return json.dumps(finite(document), allow_nan=False, indent=1) + "\n"
@@ -169,7 +170,9 @@ def _generation(run: Run) -> str:
     return line and f"{line[0].upper()}{line[1:]}. "
 
 
-FORMATS = ("csv", "samples-csv", "latex", "markdown", "json")
+FORMATS = ("csv", "samples-csv", "contexts-csv", "latex", "markdown", "json")
+LINES = {"samples-csv": samples_csv, "contexts-csv": contexts_csv}
+"""Formats that are made run by run, and joined."""
 OF_ONE_RUN = "eval-results"
 """A further format, which takes one run: a model has one value for each task."""
 
@@ -189,8 +192,8 @@ def export_runs(
         raise UsageError(f"unknown format '{form}'{choice}")
     if (dataset or method) and form != OF_ONE_RUN:
         raise UsageError(f"--dataset and --method are for eval-results; {form} has every method")
-    if excel_safe and form not in ("csv", "samples-csv"):
-        raise UsageError(f"--excel-safe is for csv and samples-csv; no spreadsheet opens {form}")
+    if excel_safe and not form.endswith("csv"):
+        raise UsageError(f"--excel-safe is for csv and samples-csv, and contexts-csv; no spreadsheet opens {form}")
     known = [column.name for column in columns()]
     for name in names or ():
         if name not in known:
@@ -201,8 +204,8 @@ def export_runs(
         if len(runs) > 1:
             raise UsageError(f"eval-results is of one run, not of {len(runs)}: name its folder")
         return eval_results(runs[0], judged_rows(runs[0])[0], dataset, method)
-    if form == "samples-csv":
-        first, *others = (samples_csv(run, excel_safe) for run in runs)
+    if form in LINES:
+        first, *others = (LINES[form](run, excel_safe) for run in runs)
         return first + "".join(text[text.index("\n") + 1 :] for text in others)
     if form == "json":
         objects = [run_json(run) for run in runs]

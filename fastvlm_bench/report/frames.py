@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 DTYPES = {str: "string", int: "Int64", float: "Float64", bool: "boolean"}
 """pandas' nullable types: NA is what was not measured, and a column of counts with gaps stays one of whole numbers."""
-COUNTS = ("repeat", "invocation", "order", "seed", "tokens", "rounds", "drafted", "tested", "accepted", "emitted",
-          "batch_id", "batch_size", "batch_row")  # fmt: skip
+COUNTS = ("repeat", "invocation", "order", "seed", "turn", "prompt_tokens", "tokens", "rounds", "drafted",
+          "tested", "accepted", "emitted", "batch_id", "batch_size", "batch_row")  # fmt: skip
 """Columns of samples that hold whole numbers; those in bytes do, too."""
 
 

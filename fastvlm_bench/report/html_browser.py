@@ -52,7 +52,7 @@ def _suite(
         if name in chosen:
             key = shown.of_sample.get(name)
             samples.append({
-                "id": name, "prompt": sample.get("question") or sample["prompt"], "references": sample["references"],
+                "id": name, "prompt": _asked(sample), "references": sample["references"],
                 "group": sample.get("group", ""), "image": None if key is None else first + places[key],
                 "answers": [answer(series, place, name, scores) for place in range(len(series))],
             })  # fmt: skip
@@ -64,6 +64,12 @@ def _suite(
         ],
         "samples": samples, "all": len(every), "images": shown.reason, "points": points(series),
     }  # fmt: skip
+
+
+def _asked(sample: Mapping[str, Any]) -> str:
+    """What the sample asks; of a later turn also which one it is."""
+    which = f"turn {sample['turn']}, after the method's own answers: " if sample.get("turn", 1) > 1 else ""
+    return f"{which}{sample.get('question') or sample['prompt']}"
 
 
 def points(series: Sequence[Series]) -> list[list[str]]:

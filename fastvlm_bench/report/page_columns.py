@@ -11,7 +11,7 @@ WORDS = {
     "samples": "samples planned", "samples_ok": "samples", "identical": "same outputs",
     "suite_version": "version", "method_name": "method's name",
     "alpha": "α", "tau": "τ", "gamma": "γ", "alpha_without_stop": "α without stop",
-    "tau_without_stop": "τ without stop",
+    "tau_without_stop": "τ without stop", "alpha_by_level": "α of each level",
     "decode_speedup_geomean": "decode speed-up", "e2e_speedup_geomean": "end-to-end speed-up",
     "draft_s_per_token": "draft, a token", "verify_s_per_round": "verify, a round",
     "standard_s_per_token": "standard, a token", "joules_per_token": "J/token", "run_id": "run",

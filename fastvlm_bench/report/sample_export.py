@@ -13,7 +13,7 @@ from fastvlm_bench.report.csv_text import to_csv
 
 SAMPLE_COLUMNS = (
     "run_id", "status", "model", "suite", "split", "sample_id", "image_id", "method", "repeat", "invocation", "order",
-    "seed",
+    "seed", "dialog", "turn", "prompt_tokens",
     "stop", "tokens", "text", "token_ids", "identical", "losslessness",
     "losslessness_gap", "ttft_s", "vision_s", "prefill_s", "decode_s", "e2e_s", "rounds", "drafted",
     "tested", "accepted", "emitted", "draft_s", "verify_s", "peak_rss_bytes", "peak_allocated_bytes",

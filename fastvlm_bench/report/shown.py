@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastvlm_bench.analysis.arms import whole_id
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.records.storage import check_target_file, write_output
@@ -29,7 +30,8 @@ def print_shown(
 ) -> None:  # fmt: skip
     """Print answers of a run to a rich console (default: standard output).
 
-    suite: of the samples; the first one by default. samples: ids; the first one that was measured by default. methods:
+    suite: of the samples; the first one by default. samples: ids, of which one of several turns stands for all of them;
+    the first one that was measured by default. methods:
     labels, as they are or as the screen shortens them, or "all"; the first that drafts by default. hint: say at
     the end what else there is. UsageError for a name that the run does not have, and for a run without lines.
     """
@@ -57,7 +59,8 @@ def print_shown(
 def _print_sample(console: "Console", sample: Mapping[str, Any]) -> None:
     prompt = sample.get("question") or sample.get("prompt")
     if prompt:
-        say(console, f"prompt: {' '.join(str(prompt).split())}", "dim")
+        which = f"turn {sample['turn']}" if "turn" in sample else "prompt"
+        say(console, f"{which}: {' '.join(str(prompt).split())}", "dim")
 
 
 def _reference(run: Run, line: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -80,10 +83,13 @@ def chosen(
     suite = known(suite, names, "suite") if suite else None
     lines = [line for line in run.lines if suite is None or line["suite"] == suite]
     ids = list(dict.fromkeys(line["sample_id"] for line in lines))
-    wanted = [known(sample, ids, "sample") for sample in samples]
-    if not wanted:
+    if not samples:
         lines = [line for line in lines if line["suite"] == lines[0]["suite"]]
-        wanted = ids[:1]
+    turns: dict[str, list[str]] = {}
+    for line in lines:
+        turns.setdefault(whole_id(line), []).append(line["sample_id"])
+    named = [known(sample, ids, "sample") for sample in samples] or ids[:1]
+    wanted = list(dict.fromkeys(one for name in named for one in turns.get(name, [name])))
     found: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     for line in sorted(lines, key=lambda line: (bool(line["error"]), line["repeat"])):
         found.setdefault((line["suite"], line["sample_id"], line["method"]), line)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fastvlm_bench import metrics
+from fastvlm_bench.analysis.contexts import context_rows
 from fastvlm_bench.analysis.counts import Counts
 from fastvlm_bench.analysis.differences import IDENTICAL
 from fastvlm_bench.analysis.generation import generation_line
@@ -21,6 +22,7 @@ from fastvlm_bench.report.breakdown import (
     outside,
     time_columns,
 )
+from fastvlm_bench.report.contexts import context_columns, context_labels
 from fastvlm_bench.report.layout import NOTHING, Cells, draw, say
 from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio, score, share
 from fastvlm_bench.report.quality_tables import print_quality
@@ -65,6 +67,9 @@ def print_report(
             several = len({row.method for row in groups}) > 1
             told = tuple(f"{row.group}: {row.method}" if several else row.group for row in groups)
             draw(console, Cells("part of the data", told, "left"), group_columns(groups))
+        if contexts := context_rows(run, suite["name"]):
+            console.print()
+            draw(console, context_labels(contexts), context_columns(contexts))
         if said := outside(run, suite["name"]):
             console.print()
             say(console, said, "dim")
@@ -127,8 +132,13 @@ def suite_headline(row: Row) -> str:
         f"at most {settings.max_new_tokens} tokens")  # fmt: skip
     return (
         f"{row.suite} {settings.suite_version} · split {settings.split} · {settings.source} · "
-        f"n = {measured([row])}{batches}{repeats} · {length} · reference {row.reference}{sampling(settings)}"
+        f"n = {measured([row])}{_turns(counts)}{batches}{repeats} · {length} · "
+        f"reference {row.reference}{sampling(settings)}"
     )
+
+
+def _turns(counts: Counts) -> str:
+    return f" ({counts.turns} turns)" if counts.turns > counts.samples else ""
 
 
 def measured(rows: Sequence[Row]) -> str:
@@ -246,6 +256,7 @@ def estimate_columns(rows: Sequence[Row]) -> list[Cells]:
 
 def draft_columns(rows: Sequence[Row]) -> list[Cells]:
     """How good the drafts are: acceptance, tokens per round, and the size of the imitation head."""
+    levels = [_column("α of each\nlevel ↑", rows, lambda r: " ".join(map(number, r.acceptance.alpha_by_level)))]
     return [
         _column("α ↑\n", rows, lambda r: number(r.acceptance.alpha)),
         _column("without\nstop", rows, lambda r: number(r.acceptance.alpha_without_stop)),
@@ -258,5 +269,6 @@ def draft_columns(rows: Sequence[Row]) -> list[Cells]:
                 lambda r: " ".join(f"{a * 100:.0f}" for a in r.acceptance.acceptance_by_position)),
         _column("% of rounds\nthat accepted 0 1 2 ..", rows,
                 lambda r: " ".join(f"{a * 100:.0f}" for a in r.acceptance.accepted_per_round)),
+        *(levels if any(row.acceptance.alpha_by_level for row in rows) else ()),
         _column("head\nMiB", rows, lambda r: mebibytes(r.memory.extra_bytes) if r.memory.extra_bytes else NOTHING),
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastvlm_bench.errors import BenchError
 from fastvlm_bench.records.record import Run
-from fastvlm_bench.suites.suite import Suite, images_sha256, load_suite, open_image
+from fastvlm_bench.suites.suite import Suite, images_sha256, load_suite, open_images
 
 SIDE, QUALITY = 176, 62
 """Longest side in pixels, and the quality of the compression: about 4 kB a photograph."""
@@ -42,10 +42,10 @@ def thumbnails_of(run: Run, suite: Mapping[str, Any], sample_ids: Sequence[str])
         if (sample := samples.get(name)) is None:
             unread += 1
             continue
-        key = str(sample.image_path)
+        key = "\0".join(map(str, sample.image_paths))
         if key not in pictures:
             try:
-                pictures[key] = _data_uri(open_image(sample))
+                pictures[key] = _data_uri(open_images(sample))
             except BenchError:
                 unread += 1
                 continue
@@ -62,11 +62,16 @@ def _suite_of(run: Run, suite: Mapping[str, Any]) -> Suite:
 
 
 def _data_uri(image: Any) -> str:
-    """WebP, or JPEG where this Pillow has none."""
-    from PIL import features
+    """WebP, or JPEG where this Pillow has none. Several images stand side by side."""
+    from PIL import Image, features
 
-    image.thumbnail((SIDE, SIDE))
+    small = image if isinstance(image, list) else [image]
+    for one in small:
+        one.thumbnail((SIDE, SIDE))
+    sheet = Image.new("RGB", (sum(one.width for one in small), max(one.height for one in small)), "white")
+    for place, one in enumerate(small):
+        sheet.paste(one, (sum(other.width for other in small[:place]), 0))
     form = "WEBP" if features.check("webp") else "JPEG"
     stream = io.BytesIO()
-    image.save(stream, form, quality=QUALITY)
+    sheet.save(stream, form, quality=QUALITY)
     return f"data:image/{form.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -24,6 +24,7 @@ from fastvlm_bench.suites.annotations import Document, Entry
 from fastvlm_bench.suites.definition import Definition, Split, read_definition
 from fastvlm_bench.suites.files import candidates, layout, settings_of
 from fastvlm_bench.suites.hub_data import is_hub
+from fastvlm_bench.suites.turns import by_turn
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def score_file(
         if folder:
             split, files = _files_in(definition, files[0], split)
         entries = read_references(definition, files, split)
+    entries = by_turn(entries, definition.turns == 1)
     added = [metrics.METRICS.known(text) for text in more]
     if not (definition.metrics or added):
         raise UsageError(f"suite '{suite}' has no metrics here: it is generated and saved, not scored")

@@ -15,6 +15,7 @@ table_files.py      which files hold a table's rows
 table_rows.py       reads them by columns and batches
 table_entries.py    their rows as entries
 turns.py             samples of several turns and images, shared by the readers
+line_breaks.py      characters that other scorers take for the end of a line
 choices.py          multiple-choice questions, shared by the readers
 annotations.py      entries and documents, shared by the readers
 results_formats.py  the official formats of results

@@ -6,7 +6,6 @@ Texts are kept as they stand; tokenising them is the metrics' business. Standard
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,9 +30,11 @@ class Entry:
     place: where it stands in the file, for messages. question: "" for captions. fields: what a prompt's other
     placeholders stand for, by name. group: the part of the data set that the official file puts it into (an answer
     type, a domain), or "". options: the given answers, where the suite ranks them. turns: the questions of a sample of
-    several turns, of which `question` is the first; () where there is one question. file: the file that `place` is in,
-    where a split has several files of a kind. where, rows: for messages about a reference; the place of the i-th one is
-    `where` formatted with rows[i], or with i if there are no rows.
+    several turns; () where there is one question. turn_references: the references of each turn, where they differ.
+    turn: which of the turns this entry is (see `turns.by_turn`), from 1; dialog: the id of the sample whose turn it is,
+    "" where there is one turn. images: the names of all images, where there are several; `image_name` is the first.
+    file: the file that `place` is in, where a split has several files of a kind. where, rows: for messages about a
+    reference; the place of the i-th one is `where` formatted with rows[i], or with i if there are no rows.
     """
 
     sample_id: str
@@ -49,6 +50,15 @@ class Entry:
     where: str = ""
     rows: tuple[int, ...] = ()
     turns: tuple[str, ...] = ()
+    turn_references: tuple[tuple[str, ...], ...] = ()
+    turn: int = 1
+    dialog: str = ""
+    images: tuple[str, ...] = ()
+
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """The names of its images, in the order in which a model is shown them."""
+        return self.images or (self.image_name,)
 
     def reference_place(self, index: int) -> str:
         """Where a reference stands in its file."""
@@ -253,19 +263,6 @@ def read_vqav2(questions: Document, annotations: Document, image_name: str) -> l
         name = image_name.format(image_id=image_id)
         entries.append(Entry(question_id, answered, name, texts, place, text, group=kind))
     return entries
-
-
-BREAKS = {"\r": "CR", "\v": "VT", "\f": "FF", "\x85": "NEL", "\u2028": "U+2028", "\u2029": "U+2029"}
-"""Characters that Stanford's tokenizer takes for the end of a line. All later captions then go to the wrong images."""
-
-
-BREAK = re.compile("[" + "".join(BREAKS) + "]")
-
-
-def line_break(text: str) -> str:
-    """The name of the first of `BREAKS` in a text, or "". A plain line feed is common, and harmless in every scorer."""
-    found = BREAK.search(text)
-    return BREAKS[found[0]] if found else ""
 
 
 def unique(document: Document, places: dict[str, str], identity: str, place: str, key: str) -> None:

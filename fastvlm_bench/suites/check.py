@@ -1,6 +1,6 @@
 """What `suites check` finds: everything that is wrong with a suite's files, each problem once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fastvlm_bench import metrics
@@ -10,6 +10,7 @@ from fastvlm_bench.suites.files import candidates, data_root, find_images, layou
 from fastvlm_bench.suites.hub_data import Files
 from fastvlm_bench.suites.suite import Sample, open_image
 from fastvlm_bench.suites.tables import read_table
+from fastvlm_bench.suites.turns import by_turn
 from fastvlm_bench.suites.where import choose_split, is_official
 
 
@@ -63,13 +64,13 @@ def _check_table(definition: Definition, files: Files, split: Split, findings: F
     findings.warnings += [files.note] if files.note else []
     _count(definition, split, len(table.whole), findings)
     decoded, names = 0, set()
-    for entry in table.entries:
-        if entry.image_name in names:
+    for entry, name in [(each, name) for each in table.entries for name in each.image_names]:
+        if name in names:
             continue
-        names.add(entry.image_name)
+        names.add(name)
         place = f"{entry.file}: {entry.place}"
         try:
-            open_image(Sample(entry.sample_id, entry.image_id, table.images[entry.image_name], "", (), place=place))
+            open_image(Sample(entry.sample_id, entry.image_id, table.images[name], "", (), place=place))
             decoded += 1
         except UsageError as error:
             findings.problems[str(error)] = None
@@ -86,6 +87,7 @@ def _check_split(definition: Definition, root: Path, split: Split, findings: Fin
     where = f"{definition.name}/{split.name}"
     try:
         entries = read_entries(root, split, lambda _: None)
+        by_turn(entries)
     except UsageError as error:
         findings.problems[str(error)] = None
         return
@@ -94,12 +96,13 @@ def _check_split(definition: Definition, root: Path, split: Split, findings: Fin
     if metrics.tokenised(definition.metrics):
         findings.warnings += [text for text in odd_breaks(places, entries) if text not in findings.warnings]
     decoded = 0
-    first = {entry.image_name: (entry, place) for entry, place in zip(entries[::-1], places[::-1], strict=True)}
-    for entry, place in list(first.values())[::-1]:
+    first = {name: (entry, place) for entry, place in zip(entries[::-1], places[::-1], strict=True)
+             for name in reversed(entry.image_names)}  # fmt: skip
+    for name, (entry, place) in list(first.items())[::-1]:
         absent: list[Path] = []
         try:
-            paths, _ = find_images(root, split, [entry], where, absent)
-            path = paths[entry.image_name]
+            paths, _ = find_images(root, split, [replace(entry, image_name=name, images=())], where, absent)
+            path = paths[name]
             if path not in seen:
                 seen[path] = False
                 if absent:

@@ -89,7 +89,7 @@ class Definition:
 
     variants: metric -> variant, for metrics whose default the suite does not want. results: the official results
     format, a name from `results_formats.FORMATS`. folder: of the file, below which embedded splits
-    lie. turns: 1 asks the first turn alone of samples that have several; 0 refuses such samples.
+    lie. turns: 1 asks the first turn alone of samples that have several; 0 asks each.
     """
 
     name: str

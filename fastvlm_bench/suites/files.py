@@ -9,8 +9,9 @@ from typing import Any
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suites import readers
-from fastvlm_bench.suites.annotations import Entry, line_break
+from fastvlm_bench.suites.annotations import Entry
 from fastvlm_bench.suites.definition import TABLE_FORMAT, Split
+from fastvlm_bench.suites.line_breaks import line_break
 
 SHOWN = 5
 FILE_FORMAT = "jsonl"
@@ -158,8 +159,8 @@ def find_images(
     paths: dict[str, Path] = {}
     sizes: dict[str, int] = {}
     missing: dict[str, str] = {}
-    for entry, place in zip(entries, places, strict=True):
-        name = entry.image_name
+    named = [(name, place) for entry, place in zip(entries, places, strict=True) for name in entry.image_names]
+    for name, place in named:
         if name in paths:
             continue
         own = split.format == FILE_FORMAT and os.path.isabs(name)  # one's own file may say where anything lies

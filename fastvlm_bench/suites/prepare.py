@@ -61,7 +61,8 @@ def splits_of_images(download: Download, splits: Collection[Split]) -> list[Spli
 
 def first_images(splits: Collection[Split], data: Path, limit: int) -> list[str]:
     """The names of the images of the first samples of each split. The annotation files must be there."""
-    found = [entry.image_name for split in splits for entry in read_entries(data, split, lambda _: None)[:limit]]
+    found = [name for split in splits for entry in read_entries(data, split, lambda _: None)[:limit]
+             for name in entry.image_names]  # fmt: skip
     return list(dict.fromkeys(found))
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.suites.annotations import Document, Entry, RepeatedKey, line_break, read_bytes, unique_keys
+from fastvlm_bench.suites.annotations import Document, Entry, RepeatedKey, read_bytes, unique_keys
+from fastvlm_bench.suites.line_breaks import line_break
 
 SHOWN = 3
 GENERIC = ("question_id", "answer")

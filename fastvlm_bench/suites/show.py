@@ -38,7 +38,7 @@ def described(suite: Definition) -> Iterator[str]:
     told = [_metric(suite, name) for name in suite.metrics]
     yield wrapped("metrics", ", ".join(told) or "none: generated and timed, not scored", LABEL)
     yield wrapped("results", f"{FORMATS[suite.results].layout}: what --predictions-out writes", LABEL)
-    yield wrapped("tokens", f"at most {suite.max_new_tokens} new ones a sample", LABEL)
+    yield wrapped("tokens", f"at most {suite.max_new_tokens} new ones an answer", LABEL)
     yield wrapped("licence", suite.licence, LABEL)
     yield wrapped("citation", suite.citation, LABEL)
     for key, text in suite.prompts.items():

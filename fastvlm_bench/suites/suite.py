@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,6 @@ from fastvlm_bench.suites.annotations import Entry
 from fastvlm_bench.suites.catalogue import suite_names
 from fastvlm_bench.suites.definition import (
     DEFAULT_SET,
-    Definition,
     describe_suites,
     read_definition,
 )
@@ -27,15 +26,19 @@ from fastvlm_bench.suites.hub_data import HubData
 from fastvlm_bench.suites.image_files import decode_image
 from fastvlm_bench.suites.readers import PLACEHOLDERS
 from fastvlm_bench.suites.tables import content_lines, read_table
+from fastvlm_bench.suites.turns import by_shared_images, by_turn
 from fastvlm_bench.suites.where import choose_split, official_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Sample", "Suite", "check_images", "describe_suites", "load_suite", "open_image", "suite_names"]
+__all__ = ["Sample", "Suite", "check_images", "describe_suites", "load_suite", "open_image", "open_images",
+           "suite_names"]  # fmt: skip
 
 DATA_VARIABLE = "FASTVLM_BENCH_DATA"
 EMBEDDED_SOURCE = "embedded (rendered scenes)"
+TURNS = "own answers, prefilled again"
+"""What a later turn is asked after: the method's own earlier answers, as text. The whole prompt is prefilled again."""
 PARTLY = "CIDEr-D weighs words by the samples of the files that --limit needed, not by the whole split"
 PLACEHOLDER = re.compile(r"\{(" + "|".join(PLACEHOLDERS) + r")\}")
 
@@ -45,8 +48,11 @@ class Sample:
     """One image and prompt. references: reference captions, or for VQA the ten human answers.
 
     group: the part of the data set that the official file puts it into (an answer type, a domain), or "".
-    question: the data set's own text within the prompt, or "". turns: the questions of a sample of several turns, of
-    which the prompt asks the first; () where there is one. options: the answers that are to be ranked, or ().
+    question: the data set's own text within the prompt, or "". options: the answers that are to be ranked, or ().
+    more_images: the images that follow the first in the prompt.
+    Of a sample of several turns each turn is a `Sample`. dialog: the id of the whole, "" where there is one turn. turn:
+    its number, from 1. earlier: the prompts of the turns before, which the model's own answers follow. turns: the
+    questions of all turns, () where the data has one question.
     place: where its annotation stands, "FILE: PLACE", for messages.
     """
 
@@ -60,6 +66,15 @@ class Sample:
     options: tuple[str, ...] = ()
     turns: tuple[str, ...] = ()
     place: str = field(default="", compare=False)
+    more_images: tuple[Path, ...] = ()
+    dialog: str = ""
+    turn: int = 1
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def image_paths(self) -> tuple[Path, ...]:
+        """All of its images, in the order in which a model is shown them."""
+        return (self.image_path, *self.more_images)
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,7 @@ class Suite:
     prompt it is, "custom" for the user's own. variants: metric -> variant, for each metric that has any. documents:
     (group, references) of every sample, for CIDEr-D where `limit` left samples out; else (). document_images: the
     number of samples without the limit. oddities: warnings about odd references that do no harm here, to be printed
-    before the model loads.
+    before the model loads. turns: where samples have several, what a later one is asked after (`TURNS`); else "".
     """
 
     name: str
@@ -95,6 +110,12 @@ class Suite:
     document_images: int = 0
     results: str = ""
     oddities: tuple[str, ...] = ()
+    turns: str = ""
+
+    @property
+    def openings(self) -> tuple[Sample, ...]:
+        """The samples that need no earlier answer: the first turn of each."""
+        return tuple(sample for sample in self.samples if sample.turn == 1)
 
 
 def load_suite(
@@ -159,12 +180,15 @@ def load_suite(
         entries = whole[:limit]
         images, sizes = find_images(root, chosen, entries, f"{name}/{chosen.name}")
     for entry in entries:
-        digest.update(f"{entry.sample_id}\0{entry.image_name}\0{sizes[entry.image_name]}\n".encode())
+        for image in entry.image_names:
+            digest.update(f"{entry.sample_id}\0{image}\0{sizes[image]}\n".encode())
+    whole, entries = (tuple(by_turn(by_shared_images(own), definition.turns == 1)) for own in (whole, entries))
     places = places_of(root, chosen, entries)
-    _check_turns(definition, entries, places)
     samples = tuple(
         Sample(e.sample_id, e.image_id, images[e.image_name], _rendered(template, e), e.references, e.group, e.question,
-               e.options, e.turns, place) for e, place in zip(entries, places, strict=True)
+               e.options, e.turns, place, tuple(images[name] for name in e.image_names[1:]), e.dialog, e.turn,
+               tuple(_rendered(template, replace(e, question=text)) for text in e.turns[: e.turn - 1]))
+        for e, place in zip(entries, places, strict=True)
     )  # fmt: skip
     more = java_metrics() if java and "cider_d" in definition.metrics else ()
     wanted = tuple(dict.fromkeys([*definition.metrics, *more, *metrics]))
@@ -179,16 +203,8 @@ def load_suite(
         digest.hexdigest(), samples, "; ".join(filter(None, notes)), chosen_set, chosen_variants,
         tuple((e.group, e.references) for e in whole) if weighs else (), len(whole), definition.results,
         tuple(odd_breaks(places, entries)) if tokenised(scored) else (),
+        TURNS if any(entry.dialog for entry in entries) else "",
     )  # fmt: skip
-
-
-def _check_turns(definition: Definition, entries: Sequence[Entry], places: Sequence[str]) -> None:
-    """UsageError for samples of several turns, unless the suite says that it asks only the first."""
-    several = [(place, entry) for place, entry in zip(places, entries, strict=True) if len(entry.turns) > 1]
-    if several and definition.turns != 1:
-        place, entry = several[0]
-        raise UsageError(f"{place} (id {entry.sample_id}) has {len(entry.turns)} turns, but one question a sample is "
-                         "asked: give each turn as a sample of its own, or the first alone")  # fmt: skip
 
 
 def _rendered(template: str, entry: Entry) -> str:
@@ -201,18 +217,26 @@ def _rendered(template: str, entry: Entry) -> str:
 
 
 def open_image(sample: Sample) -> "Image":
-    """The sample's image as RGB, fully decoded. UsageError, with the reason, if it cannot be.
+    """The sample's first image as RGB, fully decoded. UsageError, with the reason, if it cannot be.
 
     As in lmms-eval, EXIF rotation is not applied, transparency is dropped, an animation is its first frame, and 16-bit
     greys are clipped, not scaled.
     """
+    return _opened(sample, sample.image_path)
+
+
+def open_images(sample: Sample) -> "Image | list[Image]":
+    """All images of a sample, each as `open_image` opens it: the image itself where there is one."""
+    opened = [_opened(sample, path) for path in sample.image_paths]
+    return opened[0] if len(opened) == 1 else opened
+
+
+def _opened(sample: Sample, path: Path) -> "Image":
     try:
-        return decode_image(sample.image_path)
+        return decode_image(path)
     except UsageError as error:
         where = f" ({sample.place})" if sample.place else ""
-        raise UsageError(
-            f"image {sample.image_path} of sample {sample.sample_id}{where}: {error}; replace it"
-        ) from None
+        raise UsageError(f"image {path} of sample {sample.sample_id}{where}: {error}; replace it") from None
 
 
 def check_images(suite: Suite) -> None:
@@ -221,7 +245,7 @@ def check_images(suite: Suite) -> None:
     A truncated JPEG shows only when it is decoded to its end, so this takes some milliseconds per image. Bytes flipped
     inside the compressed data often decode without complaint and are not found.
     """
-    images = {sample.image_path: sample for sample in reversed(suite.samples)}
+    images = {path: sample for sample in reversed(suite.samples) for path in reversed(sample.image_paths)}
     broken: list[str] = []
     first: Sample | None = None
     for path in list(images)[::-1]:
@@ -243,7 +267,7 @@ def images_sha256(suite: Suite) -> str:
     It also sees a changed file that keeps its length and still decodes, unlike `Suite.sha256` and `check_images`.
     """
     digest = hashlib.sha256()
-    for path in dict.fromkeys(sample.image_path for sample in suite.samples):
+    for path in dict.fromkeys(path for sample in suite.samples for path in sample.image_paths):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.name}\0{content}\n".encode())
     return digest.hexdigest()

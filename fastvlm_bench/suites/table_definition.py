@@ -29,7 +29,8 @@ COUNTERS = ("row", "#")
 TEMPLATES = ("id", "image_id", "question", "group")
 LISTS = (*TEMPLATES, "image", "references", "allowed")
 """Keys that give a text, or a list of them."""
-KINDS = {"answers": "a whole number of at least 1", "one_image": "true or false", "where": "a table of texts",
+KINDS = {"answers": "a whole number of at least 1", "one_image": "true or false", "all_images": "true or false",
+         "where": "a table of texts",
          "join": "a table of the texts rows, id and key"}  # fmt: skip
 """What the keys must be that are neither these nor a text."""
 
@@ -48,7 +49,9 @@ class Table:
     """A split as a table.
 
     repository: where people get it. rows: CONFIG/SPLIT, with "a | b" for alternatives and "a + b" for one after the
-    other; config "*" is any. image: columns of images. one_image: rows that have not exactly one image are left out.
+    other; config "*" is any. image: columns of images, of which a row's first is shown. one_image: rows that have not
+    exactly one image are left out. all_images: a row's images are all shown: of several columns those that its text
+    names as <image N>, or else all that are there; of one column all of its list.
     references: the column of them; answers: how many there must be; allowed: which ones. choices, answer, context:
     the columns of a multiple-choice question. where: column -> the value, or a pattern of it, that
     the split's rows have there. join: the table that has the images.
@@ -68,6 +71,7 @@ class Table:
     answer: str = ""
     context: str = ""
     one_image: bool = False
+    all_images: bool = False
     where: Mapping[str, str] = field(default_factory=dict, hash=False)
     join: Join | None = None
 
@@ -81,7 +85,7 @@ def _of_its_kind(key: str, value: Any) -> bool:
     """Whether a key that is no list of texts has a value of its kind."""
     if key == "answers":
         return isinstance(value, int) and not isinstance(value, bool) and value > 0
-    if key == "one_image":
+    if key in ("one_image", "all_images"):
         return isinstance(value, bool)
     if key in KINDS:
         texts = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())

@@ -12,6 +12,7 @@ from fastvlm_bench.suites.annotations import Document, Entry, unique
 from fastvlm_bench.suites.choices import LETTER, PHRASE, asked, chosen, literal
 from fastvlm_bench.suites.table_definition import CONVERTERS, FIELD, TEMPLATES, Table, columns_of
 from fastvlm_bench.suites.table_rows import column_names, light_rows
+from fastvlm_bench.suites.turns import MARK
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Entries:
             if not held and not table.join:
                 raise document.fault(f"{place}.{', '.join(images)}", "is null: the sample has no image")
             entry = self._entry(document, table, row, place)
+            if table.all_images and len(table.image) > 1:
+                held = _named(document, table, entry.question, held, place)
             unique(document, self.places, entry.sample_id, f"{name} {place}", "id")
             key = str(row[table.join.key]) if table.join else ""
             yield Row(entry, path, index, held, key)
@@ -74,6 +77,19 @@ class Entries:
         else:
             references = _references(document, table, row, place)
         return Entry(sample_id, image_id, "", references, place, question, fields, group, file=str(document.path))
+
+
+def _named(
+    document: Document, table: Table, text: str, held: tuple[str, ...], place: str
+) -> tuple[str, ...]:  # fmt: skip
+    """The columns of the images that a text names as <image N>, or of all that are there where it names none."""
+    numbers = sorted({int(number) for number in MARK.findall(text)})
+    columns = [table.image[number - 1] if 1 <= number <= len(table.image) else "" for number in numbers]
+    for number, column in zip(numbers, columns, strict=True):
+        if column not in held:
+            lacks = f"{column} is null" if column else f"there are {len(table.image)} columns of images"
+            raise document.fault(f"{place}.question", f"refers to <image {number}>, but {lacks}")
+    return tuple(columns) or held
 
 
 def resolved(table: Table, there: Sequence[str], lacks: str, needs: str) -> Table:

@@ -20,6 +20,7 @@ from fastvlm_bench.suites.table_definition import Table
 from fastvlm_bench.suites.table_entries import Entries, Row
 from fastvlm_bench.suites.table_files import require, table_files
 from fastvlm_bench.suites.table_rows import column_names, image_values, light_rows
+from fastvlm_bench.suites.turns import check_marks
 
 KINDS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp", b"II*": ".tif"}
 SHOWN_FROM = 200
@@ -61,9 +62,10 @@ def read_table(files: Files, split: Split, limit: int | None) -> TableSamples:
     rows, partly = _read_rows(files, split, limit)
     wanted = rows[:limit]
     found = _joined(files, table, wanted) if table.join else _unpacked(files, split, wanted)
-    entries = tuple(replace(row.entry, image_name=_name(path), image_id=row.entry.image_id or path.stem)
-                    for row, path in zip(wanted, found, strict=True))  # fmt: skip
-    images = {_name(path): path for path in found}
+    entries = tuple(replace(row.entry, image_name=_name(paths[0]), image_id=row.entry.image_id or paths[0].stem,
+                            images=tuple(map(_name, paths)) if len(paths) > 1 else ())
+                    for row, paths in zip(wanted, found, strict=True))  # fmt: skip
+    images = {_name(path): path for paths in found for path in paths}
     return TableSamples(tuple(row.entry for row in rows), entries, images, partly)
 
 
@@ -103,9 +105,10 @@ def _needs(table: Table) -> str:
     return f"the table of this split has {told}"
 
 
-def _unpacked(files: Files, split: Split, rows: Sequence[Row]) -> list[Path]:
-    """The path of each row's image. Its bytes go to the cache; an image that is only named is looked for."""
-    found: dict[tuple[Path, int], Path] = {}
+def _unpacked(files: Files, split: Split, rows: Sequence[Row]) -> list[list[Path]]:
+    """The paths of each row's images. Their bytes go to the cache; an image that is only named is looked for."""
+    several = split.table is not None and split.table.all_images
+    found: dict[tuple[Path, int], list[Path]] = {}
     by_file: dict[Path, dict[int, Row]] = {}
     for row in rows:
         by_file.setdefault(row.path, {})[row.index] = row
@@ -115,13 +118,22 @@ def _unpacked(files: Files, split: Split, rows: Sequence[Row]) -> list[Path]:
             for index, values in image_values(path, own, columns):
                 row = own[index]
                 document = Document(Path(row.entry.file), None, "an image is a struct of bytes and path, or a path")
-                where = f"{row.entry.place}.{row.images[0]}"
-                found[path, index] = _image(files, split, document, values[row.images[0]], where)
+                paths = [_image(files, split, document, value, f"{row.entry.place}.{column}")
+                         for column in (row.images if several else row.images[:1])
+                         for value in _listed(values[column], several)]  # fmt: skip
+                if several and len(columns) == 1:
+                    check_marks(document, (row.entry.question,), len(paths), row.entry.place)
+                found[path, index] = paths
                 bar.update(1)
     return [found[row.path, row.index] for row in rows]
 
 
-def _joined(files: Files, table: Table, rows: Sequence[Row]) -> list[Path]:
+def _listed(value: Any, several: bool) -> list[Any]:
+    """The images of a column: those of its list where a sample may have several."""
+    return value if several and isinstance(value, list) and value else [value]
+
+
+def _joined(files: Files, table: Table, rows: Sequence[Row]) -> list[list[Path]]:
     """The same for images in a second table, which is read until all are found."""
     join = table.join
     assert join is not None
@@ -147,7 +159,7 @@ def _joined(files: Files, table: Table, rows: Sequence[Row]) -> list[Path]:
     if absent := [row for row in rows if row.key not in found]:
         raise UsageError(f"{absent[0].entry.file}: {absent[0].entry.place} has image '{absent[0].key}', which "
                          f"{join.rows} does not hold ({len(absent)} such)")  # fmt: skip
-    return [found[row.key] for row in rows]
+    return [[found[row.key]] for row in rows]
 
 
 def _image(files: Files, split: Split | None, document: Document, value: Any, place: str) -> Path:

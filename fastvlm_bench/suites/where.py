@@ -101,9 +101,10 @@ def official_files(files: HubData, split: Split, limit: int | None) -> Path:
         assert path is not None
         root = Path(str(path).removesuffix(f"/{name}"))
     for entry in read_entries(root, split, lambda _: None)[:limit]:
-        place = next((place for place in image_places(entry.image_name, split) if place in files.names()), None)
-        if place is not None:
-            files.path(place)
+        for name in entry.image_names:
+            place = next((place for place in image_places(name, split) if place in files.names()), None)
+            if place is not None:
+                files.path(place)
     return root
 
 

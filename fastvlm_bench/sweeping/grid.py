@@ -7,12 +7,10 @@ from pathlib import Path
 
 from fastvlm_bench.drafts.manifest import HEAD_LAYERS, Manifest, choose_draft, read_manifests
 from fastvlm_bench.errors import UsageError, did_you_mean
-from fastvlm_bench.method_spec import EXIT_LAYER, GAMMA, STOP_BELOW
+from fastvlm_bench.method_spec import EXIT_LAYER, GAMMA, RAW, STOP_BELOW
 from fastvlm_bench.models.names import layer_count
 from fastvlm_bench.sweeping.ranges import read_range
 
-RAW = "raw"
-"""In the place of a head: the raw exit, which any exit has. `layerskip` decodes with it."""
 MOST_CELLS = 128
 DEFAULT_GAMMA, DEFAULT_STOP = "2,4,8,12", "0,0.5"
 

@@ -61,7 +61,7 @@ class Tuning:
             else:
                 torch.set_num_threads(config.threads)
         self.reference, self.cells = methods[0], {built.label: built for built in methods[1:]}
-        self.samples, self.measured, self.image_id = cycle(suite.samples), 0, ""
+        self.samples, self.measured, self.image_id = cycle(suite.openings), 0, ""
 
     @property
     def left_s(self) -> float:
@@ -115,7 +115,7 @@ class Tuning:
 
     def _seconds(self, built: Built) -> float:
         """Seconds of one whole request on the suite's last sample, with a margin for what is around it."""
-        trace = self.runner.decode(built, self.suite, self.runner.prepare(self.suite.samples[-1:]))
+        trace = self.runner.decode(built, self.suite, self.runner.prepare(self.suite.openings[-1:]))
         return 1.1 * (trace.ttft_s + trace.decode_s)
 
     def race(self, names: Sequence[str]) -> Race:
@@ -140,7 +140,7 @@ class Tuning:
                 return None
             logs.append(found[name])
             images.append(self.image_id)
-            if self.measured >= 20 * len(self.suite.samples):
+            if self.measured >= 20 * len(self.suite.openings):
                 break
         return geometric_mean_ratio([math.exp(log) for log in logs], [1.0] * len(logs), images)
 
@@ -206,9 +206,8 @@ def tune(
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     folder = Path(config.out) / f"{stamp}-{Path(config.model).name}-{suite.name}-tune-{secrets.token_hex(2)}"
     draft = built.described.get("draft") or {}
-    place, why = written(
-        drafts_of(config), draft.get("name") if built.described["name"] == OURS else None, advice, tuned
-    )
+    chain = built.described["name"] == OURS and not built.described["options"].get("topk")  # advice is for chains
+    place, why = written(drafts_of(config), draft.get("name") if chain else None, advice, tuned)
     folder.mkdir(parents=True, exist_ok=True)
     before_key = "tried_decode_speedup" if named else "predicted_decode_speedup"
     record = {

@@ -33,14 +33,14 @@ def tuning_suite(suite: Suite, *, model: str, folder: Path, asked: dict[str, obj
         except UsageError:
             pass  # this part of the data is not there
         else:
-            return other, f"the first {len(other.samples)} samples of split {TRAIN}"
-    count = min(COUNT, len(suite.samples) // 4)
+            return other, f"the first {len(other.openings)} samples of split {TRAIN}"
+    count = min(COUNT, len(suite.openings) // 4)
     if count < FEWEST:
-        raise UsageError(f"suite {suite.name}, split {suite.split}, has {len(suite.samples)} samples; tuning sets a "
+        raise UsageError(f"suite {suite.name}, split {suite.split}, has {len(suite.openings)} samples; tuning sets a "
                          f"quarter aside, at least {FEWEST}; give more samples or a larger --limit")  # fmt: skip
-    left = len(suite.samples) - count
-    what = f"the last {count} of {len(suite.samples)} samples of split {suite.split}; report with --limit {left}"
-    return _with(suite, suite.samples[-count:]), what
+    left = len(suite.openings) - count
+    what = f"the last {count} of {len(suite.openings)} samples of split {suite.split}; report with --limit {left}"
+    return _with(suite, suite.openings[-count:]), what
 
 
 def _with(suite: Suite, samples: Sequence[Sample]) -> Suite:
@@ -50,5 +50,7 @@ def _with(suite: Suite, samples: Sequence[Sample]) -> Suite:
 def _saved(sample: TrainingSample, folder: Path) -> Sample:
     name = hashlib.sha256(sample.image_id.encode()).hexdigest()[:16]
     path = folder / f"{name}.png"
-    sample.open().save(path)
+    rendered = sample.open()
+    assert not isinstance(rendered, list)  # a scene is one picture
+    rendered.save(path)
     return Sample(sample.sample_id, sample.image_id, path, sample.prompt, sample.references)

@@ -11,7 +11,7 @@ from fastvlm_bench.analysis.quality import difference, score
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.records.storage import write_atomically
 from fastvlm_bench.suites.definition import read_definition
-from fastvlm_bench.suites.suite import load_suite, open_image
+from fastvlm_bench.suites.suite import load_suite, open_images
 from fastvlm_bench.training.answers import greedy_answers, pads_well
 from fastvlm_bench.training.display import Display
 from fastvlm_bench.training.micro_batch import MicroBatch
@@ -39,8 +39,8 @@ def report_quality(
         for name in settings.suites:
             suite = load_suite(name, limit=SAMPLES)
             own = [
-                TrainingSample(s.sample_id, s.image_id, s.prompt, partial(open_image, s), s.references)
-                for s in suite.samples
+                TrainingSample(s.sample_id, s.image_id, s.prompt, partial(open_images, s), s.references)
+                for s in suite.openings
             ]
             rows += _rows(name, suite.metrics, before, after, own, settings.max_new_tokens or suite.max_new_tokens,
                           display.say)  # fmt: skip

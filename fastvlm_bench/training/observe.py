@@ -103,6 +103,17 @@ class View:
                 previous = torch.where(self.told[..., None], states, target)
         return out
 
+    def imitate_ahead(self, head: ImitationHead, exit_layer: int, places: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The head's output 0, 1, … positions before the taught ones, (m, width), and for which of these there is one.
+
+        (n,), of which m are true. The earliest is the first taught position: no draft starts from one before.
+        """
+        states = self._pass(head, exit_layer, None)
+        for far in range(places):
+            moved = nn.functional.pad(states, (0, 0, far, 0))[:, : states.shape[1]]
+            there = (self.told.cumsum(dim=1) > far)[self.told]
+            yield moved[self.told][there], there
+
     def _pass(self, head: ImitationHead, exit_layer: int, previous: Tensor | None) -> Tensor:
         cache, made, start = None, [], 0
         if head.attends and len(self.spans) > 1:

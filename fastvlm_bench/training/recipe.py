@@ -19,7 +19,7 @@ DEFAULT_LOSSES = {"cosine": 0.1, "kd": 1.0, "ce": 0.5}
 OF_STATES = ("cosine", "smooth_l1")
 """Losses that compare states. Heads at the end have none to compare: theirs lead to a later token than the target's."""
 END_KEYS = ("heads", "own_output", "decay")
-KEYS = ("exit_layer", "depth", *LOSSES, "fuse", "temperature", "top_k", "unroll", "refine", *END_KEYS, "name")
+KEYS = ("exit_layer", "depth", *LOSSES, "fuse", "temperature", "top_k", "unroll", "refine", "places", *END_KEYS, "name")
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Recipe:
     and `smooth_l1` (the paper reports three to be best). temperature: of `kd`, whose loss is scaled by its square as
     usual. top_k: `kd` compares only the target's k likeliest tokens, 0 for all. unroll: how many passes a head that
     recurs makes over its own output. refine: whether rejected positions weigh more in the refinement stage.
-    Heads at the end have the exit layer 0, which means that they have none. decay: the loss of head i, counted from 0,
-    weighs decay^i (Medusa's λ, 0.8).
+    Heads at the end have the exit layer 0, which means that they have none. decay: the loss of head i, or of place i of
+    a block, counted from 0, weighs decay^i (Medusa's λ, 0.8).
     """
 
     name: str
@@ -80,6 +80,10 @@ class Recipe:
         options = {"depth": _whole(text, "depth", given["depth"], 1)} if "depth" in given else {}
         if options and not HEAD_LAYERS.get(head):
             raise UsageError(f"recipe '{text}' gives a depth, but head '{head}' has no layers; leave it out")
+        if head == "block":  # spelt out, because the manifest holds it, and a default may change
+            options["places"] = _whole(text, "places", given.get("places", "4"), 2, MAX_HEADS)
+        elif "places" in given:
+            raise UsageError(f"recipe '{text}' gives places, which only block takes; leave it out")
         if end:  # spelt out, because the manifest holds them, and a default may change
             options = {"heads": _whole(text, "heads", given.get("heads", str(AT_THE_END[head])), 1, MAX_HEADS),
                        "own_output": _whole(text, "own_output", given.get("own_output", "0"), 0, 1)}  # fmt: skip
@@ -121,10 +125,10 @@ def at_the_end(text: str) -> bool:
 def _check_keys(recipe: str, head: str, given: Mapping[str, str]) -> None:
     """UsageError for a key that this kind of head does not take."""
     if head not in AT_THE_END:
-        if wrong := [key for key in END_KEYS if key in given]:
-            raise UsageError(
-                f"recipe '{recipe}' gives {wrong[0]}, which only {', '.join(AT_THE_END)} takes; leave it out"
-            )
+        own = ("decay",) if head == "block" else ()
+        if wrong := [key for key in END_KEYS if key in given and key not in own]:
+            who = "medusa and block take" if wrong[0] == "decay" else f"{', '.join(AT_THE_END)} takes"
+            raise UsageError(f"recipe '{recipe}' gives {wrong[0]}, which only {who}; leave it out")
         return
     if "exit_layer" in given:
         raise UsageError(f"recipe '{recipe}' gives an exit layer, but {head} heads read the target's last state; leave "
@@ -147,6 +151,7 @@ def default_recipes(exits: Sequence[int]) -> tuple[str, ...]:
     return (
         *heads,
         f"gated-mlp:exit_layer={place}", f"twig:exit_layer={place}", f"eagle:exit_layer={place}",
+        f"block:exit_layer={place}",
         f"attention:exit_layer={place},cosine=0,name=attention-no-cosine",
         f"attention:exit_layer={place},kd=0,name=attention-no-kd",
         f"attention:exit_layer={place},ce=0,name=attention-no-ce",

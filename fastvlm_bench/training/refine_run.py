@@ -17,7 +17,7 @@ from fastvlm_bench.decoding.medusa import Medusa
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.load import Target
-from fastvlm_bench.suites.suite import Sample, open_image
+from fastvlm_bench.suites.suite import Sample, open_images
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.recipe import DEFAULT_LOSSES, Recipe
 from fastvlm_bench.training.refine import BOOST, ReplayBuffer
@@ -47,7 +47,12 @@ class RunRefiner:
         self.seconds = 0.0
 
     def learn(self, sample: Sample, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Update each draft once, on its method's text for the sample; the positions of its rejections weigh more."""
+        """Update each draft once, on its method's text for the sample; the positions of its rejections weigh more.
+
+        Only first turns are learned from.
+        """
+        if sample.earlier:  # a later turn, whose inputs depend on the method's earlier answers
+            return
         began = time.perf_counter()
         for learner in self.learners:
             line = next((own for own in lines if own["method"] == learner.label), None)
@@ -86,7 +91,7 @@ class _Learner:
 
     def learn(self, sample: Sample, line: Mapping[str, Any]) -> None:
         key = str(line["sample_id"])
-        source = TrainingSample(key, sample.image_id, sample.prompt, partial(open_image, sample), sample.references)
+        source = TrainingSample(key, sample.image_id, sample.prompt, partial(open_images, sample), sample.references)
         example = Example(source, tuple(line["token_ids"]), line["stop"] == "eos")
         if not self.prepared:
             self.trainer.prepare([example])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suites.definition import read_definition
 from fastvlm_bench.suites.image_files import IMAGE_SUFFIXES, images_below
-from fastvlm_bench.suites.suite import Sample, load_suite, open_image
+from fastvlm_bench.suites.suite import Sample, load_suite, open_images
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,7 +20,7 @@ TRAIN = "train"
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One image and prompt. `open` returns the decoded image.
+    """One prompt and its image, or images. `open` returns the decoded image, or a list of them.
 
     references: the texts to score answers against; training on references takes the first.
     """
@@ -28,7 +28,7 @@ class TrainingSample:
     sample_id: str
     image_id: str
     prompt: str
-    open: Callable[[], "Image"]
+    open: Callable[[], "Image | list[Image]"]
     references: tuple[str, ...] = ()
 
 
@@ -41,7 +41,10 @@ def suite_samples(
     prompt: str | None = None,
     offline: bool = False,
 ) -> list[TrainingSample]:
-    """The samples of a suite's training split on disk (split None: `train`). UsageError if there is no such split."""
+    """The samples of a suite's training split on disk (split None: `train`). UsageError if there is no such split.
+
+    Of samples of several turns these are the first turns.
+    """
     definition = read_definition(name)
     if split is None:
         if TRAIN not in definition.splits:
@@ -50,14 +53,14 @@ def suite_samples(
                              "and do not report numbers on what you trained on")  # fmt: skip
         split = TRAIN
     suite = load_suite(name, split=split, data=data, offline=offline, prompt_set=prompt_set, prompt=prompt)
-    return [training_sample(name, sample) for sample in suite.samples]
+    return [training_sample(name, sample) for sample in suite.openings]
 
 
 def training_sample(suite: str, sample: Sample) -> TrainingSample:
     """A suite's sample, with the suite's name before its ids."""
     key = f"{suite}/{sample.sample_id}"
     return TrainingSample(
-        key, f"{suite}/{sample.image_id}", sample.prompt, partial(open_image, sample), sample.references
+        key, f"{suite}/{sample.image_id}", sample.prompt, partial(open_images, sample), sample.references
     )
 
 

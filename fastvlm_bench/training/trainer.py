@@ -7,14 +7,14 @@ by what their recipes say. An update depends on nothing but the trainer's state 
 import contextlib
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastvlm_bench.drafts.heads import MedusaHeads
+from fastvlm_bench.drafts.heads import BlockHead, MedusaHeads
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.drafts.reduced_vocabulary import ReducedOutput
 from fastvlm_bench.errors import BenchError
@@ -23,7 +23,7 @@ from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.memory_need import free_bytes
 from fastvlm_bench.training import parallel
-from fastvlm_bench.training.ahead import losses_ahead
+from fastvlm_bench.training.ahead import losses_ahead, losses_of_block
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.checking import Checker
 from fastvlm_bench.training.kept_states import SHARE, KeptStates
@@ -178,19 +178,22 @@ class HeadTrainer:
         if isinstance(student.head, MedusaHeads):
             with self.autocast():
                 return losses_ahead(recipe, student.head, view, self.tail, logits)
-        with self.autocast():
-            passes = view.imitate(student.head, recipe.exit_layer, recipe.unroll)
-            if self.output is None:
-                each = [position_losses(recipe, states, self.tail(states), aim, logits) for states in passes]
-                return torch.stack(each).mean(0)
+        output, sayable = self.output, torch.ones_like(logits[:, 0])
+        say: Callable[[Tensor], Tensor] = self.tail
+        if output is not None:
             # A draft that may not say the target's choice cannot be right there, so it learns nothing from it.
-            sayable = torch.isin(logits.argmax(-1), self.output.ids)
-            few = logits[:, self.output.ids]
-            each = [
-                position_losses(recipe, states, self.tail.after(self.tail.before(states), self.output.few), aim, few)
-                for states in passes
-            ]
+            sayable, logits = torch.isin(logits.argmax(-1), output.ids), logits[:, output.ids]
+            say = functools.partial(self._few, output)
+        with self.autocast():
+            if isinstance(student.head, BlockHead):
+                return losses_of_block(recipe, student.head, view, say, aim, logits) * sayable
+            passes = view.imitate(student.head, recipe.exit_layer, recipe.unroll)
+            each = [position_losses(recipe, states, say(states), aim, logits) for states in passes]
         return torch.stack(each).mean(0) * sayable
+
+    def _few(self, output: ReducedOutput, states: Tensor) -> Tensor:
+        assert self.tail is not None
+        return self.tail.after(self.tail.before(states), output.few)
 
     @functools.cached_property
     def _reduced(self) -> ReducedOutput:

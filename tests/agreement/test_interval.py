@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastvlm_bench.agreement.rates import share_of
+from fastvlm_bench.analysis.shares import share_of
 
 DRAWS = 600
 

@@ -1,6 +1,9 @@
 """Costs between timed exits, predicted hierarchies by hand, and predictions beside a run."""
 
+import random
+from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,14 +12,22 @@ from fastvlm_bench.agreement.guesses import Guess, Text
 from fastvlm_bench.agreement.pricing import Prices, timed_exits
 from fastvlm_bench.agreement.rates import Matrix
 from fastvlm_bench.agreement.sources import Source
-from fastvlm_bench.agreement.speedups import best_of, expected, hierarchies, hierarchy_speedup, independent, promises
+from fastvlm_bench.agreement.speedups import (
+    MOST_DRAFTED,
+    best_of,
+    expected,
+    hierarchies,
+    hierarchy_speedup,
+    independent,
+    promises,
+)
 from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import read_run
 from fastvlm_bench.training.prediction import Checked, simulate
 
 LAYERS, LAYER_S, TAIL_S = 12, 0.01, 0.02
-RESULTS = Path(__file__).parents[2] / "results"
+(REFERENCE,) = (Path(__file__).parents[2] / "results").glob("*-tiny-describe-*")
 
 
 def cost(layer: int) -> PassCosts:
@@ -51,6 +62,42 @@ def test_a_hierarchy_by_hand(prices: Prices) -> None:
     assert hierarchies([upper], [2], Matrix((upper,), ((None,),), (0.9,)), prices) == []
 
 
+def test_the_dynamic_programme_is_brute_force() -> None:
+    """On random costs and agreements, of all hierarchies with all numbers, by the recursion written out."""
+    draws = random.Random(0)
+    longer = 0
+    for _ in range(12):
+        layers, sources = 10, [Source(layer, "raw") for layer in (1, 3, 6, 8)]
+        head = draws.uniform(0.005, 0.05)
+        raw = {n: PassCosts(1.0, n / layers + head, [(layers - n) / layers * (1 + k / 20) + head for k in range(9)])
+               for n in timed_exits(layers)}  # fmt: skip
+        own = Prices(layers, 1.0, raw, {})
+        target = sorted(draws.uniform(0.3, 0.99) for _ in sources)
+        shares = tuple(tuple(draws.uniform(0.4, 0.99) if j > i else None for j in range(4)) for i in range(4))
+        agreement = Matrix(tuple(sources), shares, tuple(target))
+
+        def price(levels: Any, each: Any, gamma: int, own: Prices = own, agreement: Matrix = agreement) -> float:
+            token = own.of(levels[0]).draft_s
+            for lower, upper, n in zip(levels, levels[1:], each, strict=False):
+                middle = own.raw(own.layers - (upper.exit_layer - lower.exit_layer)).verification(n + 1)
+                token = (n * token + own.of(lower).draft_s + middle) / expected(agreement.between(lower, upper), n)
+            top = own.of(levels[-1])
+            round_s = gamma * token + top.draft_s + top.verification(gamma + 1)
+            return expected(agreement.with_target(levels[-1]), gamma) / round_s
+
+        every = max(
+            price(levels, each, gamma)
+            for count in (2, 3) for levels in combinations(sources, count)
+            for each in product(range(1, MOST_DRAFTED + 1), repeat=count - 1) for gamma in (2, 4, 8)
+        )  # fmt: skip
+        found = hierarchies(sources, [2, 4, 8], agreement, own)
+        assert found[0].speedup == pytest.approx(price(found[0].levels, found[0].each, found[0].gamma))
+        assert found[0].speedup >= every * (1 - 1e-9)
+        assert len(found[0].levels) > 3 or found[0].speedup == pytest.approx(every)
+        longer += len(found[0].levels) > 2
+    assert 0 < longer < 12, "now two exits are best, now more"
+
+
 def test_expected_tokens_of_a_round() -> None:
     assert expected(1.0, 5) == 6 and expected(0.0, 5) == 1
     assert expected(0.7, 4) == pytest.approx((1 - 0.7**5) / 0.3)
@@ -71,8 +118,10 @@ def test_the_best_cell_of_each_exit(prices: Prices) -> None:
 
 def test_beside_a_run(prices: Prices) -> None:
     """The measured speed-up and α are those of the record, over the samples that both have."""
-    run = read_run(RESULTS / "20261124-185037-tiny-describe-3b20")
-    label, source = "layerskip:exit_layer=8,gamma=4", Source(8, "raw")
+    run = read_run(REFERENCE)
+    raw = next(method for method in run.meta["methods"] if method["name"] == "layerskip")
+    label, options = raw["label"], raw["options"]
+    source = Source(options["exit_layer"], "raw")
     mine = [line for line in run.lines if line["method"] == "standard"][:3]
     texts = [
         Text(f"describe/{line['sample_id']}", "i", tuple(line["token_ids"]), (), True, 9, tuple(line["token_ids"][1:]),
@@ -87,9 +136,11 @@ def test_beside_a_run(prices: Prices) -> None:
     rounds = [r for line in own for r in line["rounds"]]
     assert one.alpha_measured == sum(r[2] for r in rounds) / sum(r[1] for r in rounds) and one.alpha_predicted == 1
     checked = [Checked([True] * (len(line["token_ids"]) - 1), [0.9] * len(line["token_ids"]), True, 9) for line in mine]
-    assert one.speedup_predicted == simulate(checked, 4, 0.5).speedup(prices.of(source))
+    simulated = simulate(checked, options["gamma"], options["stop_below"])
+    assert one.speedup_predicted == simulated.speedup(prices.of(source))
     assert one.error == one.speedup_predicted / one.speedup_measured - 1
-    assert "layerskip:exit_layer=1,gamma=4" in found.skipped and "early-exit" not in found.skipped
+    ours = {method["label"] for method in run.meta["methods"] if method["name"] == "fastvlm"}
+    assert ours and ours <= set(found.skipped) and "early-exit" not in found.skipped
     assert f"within 5 % on {found.close} of 1 cells" in found.sentence
 
 
@@ -98,4 +149,4 @@ def test_beside_a_run(prices: Prices) -> None:
 )
 def test_a_run_of_something_else_is_refused(suite: str, model: str, told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        check_against(read_run(RESULTS / "20261124-185037-tiny-describe-3b20"), suite, model)
+        check_against(read_run(REFERENCE), suite, model)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastvlm_bench.drafts.imitation_head import WEIGHTS
-from fastvlm_bench.models import load
+from fastvlm_bench.models import source
 from fastvlm_bench.models.names import TINY, TINY_DRAFTS
 
 Refused = Callable[..., str]
@@ -44,7 +44,7 @@ FEW = ("--samples", "2", "--held-out", "1", "--threads", "1")
 def test_missing_weights(
     command: tuple[str, ...], without_projector: Path, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "TINY", without_projector)  # the one model for which scenes are rendered
+    monkeypatch.setattr(source, "TINY", without_projector)  # the one model for which scenes are rendered
     out = tmp_path / "out"
     said = refused(*command, "--device", "cpu", *(() if "--check" in command else ("--out", out)))
     assert "weights missing in its files, which would stay random (model.multi_modal_projector." in said

@@ -275,7 +275,7 @@ def test_revision_beside_the_model() -> None:
     ("model", "revision", "says"),
     [
         ("org/m@v1", "v2", "--revision v2 contradicts --model org/m@v1; give one of the two"),
-        ("tiny", "v1", "--revision v1 has no effect: 'tiny' is the embedded model; leave it out"),
+        ("tiny", "v1", "--revision v1 has no effect: 'tiny' is a model of the tool's own; leave it out"),
         (str(TINY), "v1", "is a folder; leave it out, or give a hub id"),
         ("org/m", "", "--revision is ''; it must be a branch, a tag or a commit of org/m"),
         ("tinny", "v1", "unknown model 'tinny'"),

@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
+from fastvlm_bench.drafts.manifest import read_manifests
 from fastvlm_bench.measuring import bench, williams
 from fastvlm_bench.models.names import TINY
 from fastvlm_bench.records.record import Run, read_run
@@ -113,7 +114,7 @@ def test_custom_generate_for_users() -> None:
     sample = load_suite("describe", limit=1).samples[0]
     inputs = target.encode(open_image(sample), sample.prompt)
     plain = target.model.generate(**inputs, **given)
-    for folder in TINY_DRAFTS.glob("*/"):
+    for folder in (folder for folder, told in read_manifests(TINY_DRAFTS).items() if told.head != "medusa"):
         method = FastVLM.from_pretrained(folder, gamma=5)
         assert torch.equal(plain, target.model.generate(**inputs, **given, custom_generate=method))
 

@@ -10,7 +10,8 @@ from suites.test_formats import MAKE
 
 from fastvlm_bench.suites.suite import suite_names
 
-EMBEDDED = ("coco-caption", "describe", "gqa", "nocaps", "okvqa", "pope", "visdial-gen", "vqav2")
+EMBEDDED = ("coco-caption", "describe", "gqa", "nocaps", "okvqa", "pope", "stories", "visdial-gen", "visdial-turns",
+            "vqav2")  # fmt: skip
 
 
 def test_plain_suites_lists_them(call: Callable[..., Any]) -> None:

@@ -40,7 +40,8 @@ def test_the_label_is_what_was_typed_and_the_text_is_canonical() -> None:
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_the_canonical_form_reads_back(name: str) -> None:
-    needed = ",".join(f"{key}=owner/name" for key in METHODS[name].needed)
+    options = METHODS[name].options
+    needed = ",".join(f"{key}={'1+2' if options[key].joined else 'owner/name'}" for key in METHODS[name].needed)
     spec = MethodSpec.parse(f"{name}:{needed}" if needed else name)
     again = MethodSpec.parse(str(spec))
     assert (again.options, str(again)) == (spec.options, str(spec))
@@ -66,15 +67,15 @@ def test_shared_options_reach_those_that_take_them_and_do_not_name_their_own() -
     ("fastvml", f"unknown method 'fastvml': one of {KNOWN}; did you mean 'fastvlm'?"),
     ("early_exit", f"unknown method 'early_exit': one of {KNOWN}; did you mean 'early-exit'?"),
     ("", f"unknown method '': one of {KNOWN}"),
-    ("fastvlm:gama=4", "method 'fastvlm' has no option 'gama': it takes gamma, draft, exit_layer, head, stop_below"
-                       "; did you mean 'gamma'?"),
+    ("fastvlm:gama=4", "method 'fastvlm' has no option 'gama': it takes gamma, draft, exit_layer, head, stop_below, "
+                       "topk, nodes, branch_above; did you mean 'gamma'?"),
     ("fastvlm:exit-layer=4", "method 'fastvlm' has no option 'exit-layer': it takes gamma, draft, exit_layer, head, "
-                             "stop_below"
+                             "stop_below, topk, nodes, branch_above"
                              "; did you mean 'exit_layer'?"),
     ("standard:gamma=4", "method 'standard' has no option 'gamma': it takes none"),
     ("early-exit:gamma=4", "method 'early-exit' has no option 'gamma': it takes draft, exit_layer, head"),
     ("fastvlm:head=mpl", "option 'head' of method 'fastvlm' is 'mpl'; it must be one of linear, mlp, gated-mlp, "
-                         "attention, twig, eagle, as in fastvlm:head=…; did you mean 'mlp'?"),
+                         "attention, twig, eagle, block, as in fastvlm:head=…; did you mean 'mlp'?"),
     ("fastvlm:gamma", "option 'gamma' of method 'fastvlm' is without a value; it must be a whole number of at least 1, "
                       "at most 64, as in fastvlm:gamma=…"),
     ("fastvlm:gamma=4,gamma=5", "method 'fastvlm:gamma=4,gamma=5' gives an option twice; name each once"),

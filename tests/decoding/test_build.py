@@ -34,24 +34,26 @@ def test_each_method_has_one_class_of_its_own() -> None:
 
 
 @pytest.fixture(scope="module")
-def medusa(target: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A draft with heads at the end, which the embedded model does not come with."""
-    folder, layers = tmp_path_factory.mktemp("medusa"), len(target.layers)
-    told = Manifest(exit_layer=layers, head="medusa", head_parameters=0, **describe_target(target.model))
-    Draft(layers, new_head("medusa", target.model, layers), told).save(folder)
+def others(target: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drafts that the embedded model does not come with: heads at the end, and a block."""
+    folder, layers = tmp_path_factory.mktemp("others"), len(target.layers)
+    for head, place in (("medusa", layers), ("block", 1)):
+        told = Manifest(exit_layer=place, head=head, head_parameters=0, **describe_target(target.model))
+        Draft(place, new_head(head, target.model, place), told).save(folder / head)
     return folder
 
 
 @pytest.mark.parametrize(
     "name", [n for n, kind in METHODS.items() if not set(kind.needed) & {"draft"} and n not in ("mtp", "hf-mtp")]
 )
-def test_options_reach_the_method(target: Any, medusa: Path, name: str, tmp_path: Path) -> None:
+def test_options_reach_the_method(target: Any, others: Path, name: str, tmp_path: Path) -> None:
     """Every option that the constructor knows has the value that was asked for, not the constructor's default.
 
     Methods that draft with files of somebody else's are built in tests of their own.
     """
     wanted: dict[str, Any] = {"gamma": 7, "stop_below": 0.25, "exit_layer": 1}
-    wanted |= dict.fromkeys(METHODS[name].needed, "tiny")  # a source, whose own kind of check comes first
+    for key in METHODS[name].needed:  # a source has its own kind of check, which comes first
+        wanted[key] = "1+2" if METHODS[name].options[key].joined else "tiny"
     if METHODS[name].skips:
         told = SkipManifest([1], [1], **describe_target(target.model))
         (tmp_path / SKIP).write_text(json.dumps(dataclasses.asdict(told)))
@@ -59,7 +61,7 @@ def test_options_reach_the_method(target: Any, medusa: Path, name: str, tmp_path
     asked = {key: value for key, value in wanted.items() if key in METHODS[name].options}
     text = name + (":" + ",".join(f"{key}={value}" for key, value in asked.items()) if asked else "")
     clock = Clock()
-    drafts = medusa if METHODS[name].trained and "medusa" in METHODS[name].heads else target.drafts
+    drafts = others if METHODS[name].trained and METHODS[name].heads[0] in ("medusa", "block") else target.drafts
     built = build(MethodSpec.parse(text), target, drafts, clock)
     assert type(built.method) is method_class(name) and built.method.clock is clock
     assert built.exit_layer == asked.get("exit_layer")

@@ -127,6 +127,6 @@ def test_the_warm_up_takes_different_shapes_and_survives_failures() -> None:
             raise RuntimeError("out of memory")
 
         patch.setattr("fastvlm_bench.measuring.bench.measure", measure)
-        suite: Any = SimpleNamespace(samples=[9, 8, 7, 5, 6, 5, 5, 5], max_new_tokens=4)
+        suite: Any = SimpleNamespace(openings=[9, 8, 7, 5, 6, 5, 5, 5], max_new_tokens=4)
         runner.warm_up(suite, 3)
     assert seen == [(1, 5), (1, 6), (1, 7)]

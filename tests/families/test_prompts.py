@@ -12,6 +12,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, processors
 
 from fastvlm_bench.checks.ranking import option_tokens
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.load import Target
 from fastvlm_bench.models.processor import without_videos
 
@@ -68,6 +69,36 @@ def made_by_transformers(processor: Any, prompt: str) -> Any:
         [{"role": "user", "content": content}], tokenize=True, add_generation_prompt=True, return_dict=True,
         return_tensors="pt",
     )  # fmt: skip
+
+
+def turns_by_transformers(processor: Any, images: int) -> Any:
+    content = [*[{"type": "image", "image": picture()}] * images, {"type": "text", "text": "Compare them."}]
+    said = [{"role": "assistant", "content": [{"type": "text", "text": "They are alike."}]},
+            {"role": "user", "content": [{"type": "text", "text": QUESTION}]}]  # fmt: skip
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}, *said], tokenize=True, add_generation_prompt=True, return_dict=True,
+        return_tensors="pt",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("name", sorted(PUBLISHED.keys() & PROCESSORS.keys()))
+def test_ids_of_several_images_and_turns_are_those_of_the_chat_template(name: str, images: int) -> None:
+    target = target_of(name)
+    shown = [picture() for _ in range(images)]
+    ours = target.encode(shown if images > 1 else shown[0], QUESTION, [("Compare them.", "They are alike.")])
+    same(ours, turns_by_transformers(target.processor, images))
+    if images > 1:
+        assert not torch.equal(ours["input_ids"], target.encode(picture(), QUESTION)["input_ids"])
+
+
+@pytest.mark.parametrize("name", ["blip2", "instructblip", "paligemma", "kosmos2", "florence2"])
+def test_a_family_without_a_template_is_refused_by_name(name: str) -> None:
+    target = target_of(name)
+    for what, asked in (("2 images", ([picture()] * 2, prompt_of(name))),
+                        ("2 turns", (picture(), prompt_of(name), [("Look.", "Yes.")]))):  # fmt: skip
+        with pytest.raises(UsageError, match=rf"model '{name}' .*one image and one question at a time, not {what}"):
+            target.encode(*asked)
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED.keys() & PROCESSORS.keys()))

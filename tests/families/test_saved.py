@@ -10,6 +10,7 @@ from covering import covering
 from families.builders import plain
 from families.proof import Scripted, decode, several_images
 from families.saved import PROCESSORS, save, unmade
+from suites.conftest import picture
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
@@ -22,6 +23,7 @@ from fastvlm_bench.suites.suite import load_suite
 FAST = ("qwen2_vl",)
 FEW = 16
 ONE_IMAGE = {"blip2", "blip2_t5", "instructblip", "instructblip_t5", "kosmos2", "florence2"}
+WITHOUT_TEMPLATE = ONE_IMAGE | {"paligemma", "paligemma2"}
 Saved = tuple[str, Path, Path]  # name, checkpoint folder, draft folder
 
 
@@ -91,6 +93,32 @@ def test_check(saved: Saved, call: Callable[..., Any]) -> None:
 @pytest.fixture(scope="module")
 def target(saved: Saved) -> Target:
     return load_target(str(saved[1]), device="cpu")
+
+
+def test_mmspec_of_several_turns(saved: Saved, call: Callable[..., Any], tmp_path: Path) -> None:
+    """MMSpec's own files, small: the tokens of each turn are standard decoding's, or the family is refused by name."""
+    name, folder, _ = saved
+    turns = {"talk": ["Describe <image 1>.", "What else?"], "plain": ["What is it?"]}
+    rows = [{"id": key, "image": f"{key}.png", "turns": own, "category": "c", "topic": key}
+            for key, own in turns.items()]  # fmt: skip
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mmspec.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for place, key in enumerate(turns):
+        picture(tmp_path / "data" / "images" / f"{key}.png", (120 - 40 * place, 70))
+    result = call(
+        "run", "--model", folder, "--suite", "mmspec", "--data", tmp_path / "data", "--warmup", "0", "--threads", "1",
+        "--device", "cpu", "--max-new-tokens", "6", "--out", tmp_path / "out",
+        "-m", "layerskip:exit_layer=2,stop_below=0",
+    )  # fmt: skip
+    if name in WITHOUT_TEMPLATE:
+        assert result.exit_code == 2 and "reads one image and one question at a time, not 2 turns" in result.stderr
+        return
+    assert result.exit_code == 0, result.output
+    lines = read_run(next((tmp_path / "out").glob("*/run.json")).parent).lines
+    assert [line["sample_id"] for line in lines[::2]] == ["talk", "talk#2", "plain"]
+    assert not any(line["error"] for line in lines)
+    judged = [line["losslessness"]["outcome"] for line in lines if line["losslessness"]]
+    assert judged == ["identical"] * 3 and lines[2]["prompt_tokens"] > lines[0]["prompt_tokens"]
 
 
 @pytest.mark.parametrize("count", [2, 3])

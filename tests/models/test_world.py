@@ -217,7 +217,7 @@ def test_embedded_splits_are_what_the_script_writes(
     assert written == sorted(p.relative_to(there) for p in there.rglob("*.*"))
     compared = 0
     for path in written:
-        if path.suffix == ".json":
+        if path.suffix in (".json", ".jsonl"):
             assert (tmp_path / path).read_text() == (there / path).read_text()
             continue
         ours, theirs = (

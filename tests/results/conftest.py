@@ -97,8 +97,9 @@ def line(
     memory = {"peak_rss_bytes": 512_000_000 + 2_000_000 * bool(gamma) + index * 1000, "peak_allocated_bytes": None,
               "peak_reserved_bytes": None}  # fmt: skip
     return {"suite": suite_entry["name"], "sample_id": suite_entry["samples"][index]["sample_id"],
-            "method": method_entry["label"], "repeat": repeat, "order": order, "token_ids": ids, "text": text,
-            "stop": "eos", "ttft_s": vision_s + prefill_s, "vision_s": vision_s, "prefill_s": prefill_s,
+            "method": method_entry["label"], "repeat": repeat, "order": order, "prompt_tokens": 60,
+            "token_ids": ids, "text": text, "stop": "eos", "ttft_s": vision_s + prefill_s,
+            "vision_s": vision_s, "prefill_s": prefill_s,
             "decode_s": decode_s, "rounds": rounds, "memory": memory, "scores": {}, "error": None}  # fmt: skip
 
 

@@ -17,12 +17,14 @@ from fastvlm_bench.suites.results_formats import encode
 from fastvlm_bench.suites.suite import load_suite
 
 MMMU = [f"{subject}/validation-00000-of-00001.parquet" for subject in ("Art", "Biology")]
-ALL = {**FILES, "visdial": FILES["visdial-gen"], "mmmu": MMMU, "mmstar": ["mmstar.parquet"]}
+DIALOGS = ("visdial", "visdial-turns")  # they read the files of visdial-gen
+ALL = {**FILES, **dict.fromkeys(DIALOGS, FILES["visdial-gen"]), "mmmu": MMMU, "mmstar": ["mmstar.parquet"]}
 PERFECT = {
     "coco-caption": {"rouge_l": 1.0}, "nocaps": {"rouge_l": 1.0, "rouge_l[in-domain]": 1.0},
     "flickr30k": {"rouge_l": 1.0},
     "okvqa": {"vqa_accuracy": 0.3, "exact_match": 1.0}, "gqa": {"gqa_match": 1.0}, "textvqa": {"vqa_accuracy": 0.3},
-    "visdial-gen": {"exact_match": 1.0}, "scienceqa-img": {"multiple_choice": 1.0, "unparsed": 0.0},
+    "visdial-gen": {"exact_match": 1.0}, "visdial-turns": {"exact_match": 1.0},
+    "scienceqa-img": {"multiple_choice": 1.0, "unparsed": 0.0},
     "chartqa": {"relaxed_accuracy": 1.0, "relaxed_accuracy[test_human]": 1.0}, "docvqa": {"anls": 1.0},
     "pope": {"pope": 1.0, "f1": 1.0, "yes_ratio": 0.5, "pope[coco_pope_popular]": 1.0},
     "visdial": {"r@1": 0.1, "r@5": 0.5, "r@10": 1.0, "mean_rank": 5.5, "visdial_ranking": 0.2928968253968254},
@@ -45,7 +47,7 @@ def make(name: str, root: Path) -> None:
     elif name == "mmstar":
         write_table(root / "mmstar.parquet", mmstar_rows())
     else:
-        MAKE["visdial-gen" if name == "visdial" else name](root)
+        MAKE["visdial-gen" if name in DIALOGS else name](root)
 
 
 def predictions(name: str, root: Path) -> Path:

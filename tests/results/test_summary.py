@@ -49,7 +49,7 @@ def test_reference_row(by_hand: list[Row]) -> None:
     times, phases = row.times, row.phases
     assert row.method == row.reference == "standard"
     assert row.counts == Counts(samples=2, samples_ok=2, samples_failed=0, samples_paired=0, samples_one_token=0,
-                                repeats=1, invocations=1)  # fmt: skip
+                                turns=2, repeats=1, invocations=1)  # fmt: skip
     assert times.ttft_s == Spread(1.0, None, None)
     assert times.tpot_s.median == pytest.approx((1.2 / 4 + 0.8 / 3) / 2)
     assert times.e2e_s.median == pytest.approx((2.2 + 1.8) / 2)

@@ -38,7 +38,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-EMBEDDED = ("coco-caption", "describe", "gqa", "nocaps", "okvqa", "pope", "stories", "visdial-gen", "vqav2")
+EMBEDDED = ("coco-caption", "describe", "gqa", "nocaps", "okvqa", "pope", "stories", "visdial-gen",
+            "visdial-turns", "vqav2")  # fmt: skip
 UNSCORED = {"coco-caption-long", "llava-bench", "mm-vet", "mmspec", "mmstar-long", "vqav2-long"}
 
 
@@ -46,7 +47,7 @@ def test_the_shipped_suites() -> None:
     assert suite_names() == [
         "chartqa", "coco-caption", "coco-caption-long", "describe", "docvqa", "flickr30k", "gqa", "jsonl",
         "llava-bench", "mm-vet", "mmmu", "mmspec", "mmstar", "mmstar-long", "nocaps", "okvqa", "pope",
-        "scienceqa-img", "stories", "textvqa", "visdial", "visdial-gen", "vqav2", "vqav2-long",
+        "scienceqa-img", "stories", "textvqa", "visdial", "visdial-gen", "visdial-turns", "vqav2", "vqav2-long",
     ]  # fmt: skip
     for suite in describe_suites():
         assert suite.title and "\n" not in suite.title and suite.licence and suite.citation and suite.version

@@ -33,13 +33,17 @@ def mmspec(folder: Path, rows: list[Any]) -> Path:
 
 
 @pytest.mark.parametrize("nested", ["", "testmini", "MMSpec/testmini"])
-def test_the_first_turn_is_asked_and_the_others_are_kept(tmp_path: Path, nested: str) -> None:
+def test_every_turn_is_a_sample_after_those_before(tmp_path: Path, nested: str) -> None:
     mmspec(tmp_path / nested, [mmspec_row(0), mmspec_row(1)])
     suite = load_suite("mmspec", split="testmini", data=tmp_path)
-    first, second = suite.samples
+    first, second, later = suite.samples
     assert first.turns == (first.prompt,) == ("Look at <image 1>. 0?",) and first.group == "general vqa"
-    assert (second.prompt, second.turns) == ("What is it?", ("What is it?", "And then?"))
-    assert suite.metrics == () and "first turns only" in suite.note
+    assert (first.dialog, first.turn, first.earlier) == ("", 1, ())
+    assert [(s.sample_id, s.dialog, s.turn, s.prompt, s.earlier) for s in (second, later)] == [
+        ("mmspec_001", "mmspec_001", 1, "What is it?", ()),
+        ("mmspec_001#2", "mmspec_001", 2, "And then?", ("What is it?",)),
+    ]
+    assert suite.metrics == () and suite.openings == (first, second) and suite.turns
 
 
 def test_the_split_is_the_one_of_that_size(tmp_path: Path) -> None:
@@ -72,38 +76,17 @@ def test_faulty_turns_are_told(tmp_path: Path, row: Any, words: str) -> None:
     assert words in str(error.value)
 
 
-def test_a_suite_that_does_not_say_so_refuses_several_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suite_may_ask_the_first_turn_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (catalogue.suites_folder() / "mmspec.toml").read_text()
     (tmp_path / "suites").mkdir()
-    (tmp_path / "suites" / "mine.toml").write_text(text.replace("turns = 1\n", ""))
-    (tmp_path / "suites" / "two.toml").write_text(text.replace("turns = 1\n", "turns = 2\n"))
+    (tmp_path / "suites" / "mine.toml").write_text(text.replace("metrics = []", "turns = 1\nmetrics = []"))
+    (tmp_path / "suites" / "two.toml").write_text(text.replace("metrics = []", "turns = 2\nmetrics = []"))
     monkeypatch.setenv("FASTVLM_BENCH_SUITES", str(tmp_path / "suites"))
-    mmspec(tmp_path / "data", [mmspec_row(0), mmspec_row(1)])
-    with pytest.raises(UsageError, match=r"line 2 \(id mmspec_001\) has 2 turns, but one question a sample is asked"):
-        load_suite("mine", data=tmp_path / "data")
-    assert len(load_suite("mine", data=tmp_path / "data", limit=1).samples) == 1
+    suite = load_suite("mine", data=mmspec(tmp_path / "data", [mmspec_row(0), mmspec_row(1)]))
+    assert [(s.sample_id, s.dialog) for s in suite.samples] == [("mmspec_000", ""), ("mmspec_001", "")]
+    assert not suite.turns
     with pytest.raises(UsageError, match="turns must be 1, the first turn alone, or left out"):
         load_suite("two", data=tmp_path / "data")
-
-
-def test_jsonl_takes_lists_of_one(tmp_path: Path) -> None:
-    picture(tmp_path / "1.png")
-    plain = {"id": "a", "image": "1.png", "prompt": "What?"}
-    lists = {"id": "a", "images": ["1.png"], "turns": ["What?"]}
-    lines(tmp_path / "plain.jsonl", [plain])
-    lines(tmp_path / "lists.jsonl", [lists])
-    first, second = (load_suite("jsonl", data=tmp_path / f"{n}.jsonl").samples[0] for n in ("plain", "lists"))
-    assert (first.prompt, first.image_path) == (second.prompt, second.image_path)
-    for row, words in (
-        ({**lists, "images": ["1.png"] * 2}, "images has 2 entries; a prompt here holds one image"),
-        ({**lists, "images": []}, "images has 0 entries"),
-        ({**lists, "turns": ["What?", "Why?"]}, "has 2 turns, but one question a sample is asked"),
-        ({**plain, "prompt": "Compare <image 1> with <image 2>."}, "refers to <image 2>, but the sample has 1 image"),
-    ):
-        lines(tmp_path / "bad.jsonl", [row])
-        with pytest.raises(UsageError) as error:
-            load_suite("jsonl", data=tmp_path / "bad.jsonl")
-        assert words in str(error.value)
 
 
 def mmstar_rows() -> Rows:

@@ -15,8 +15,8 @@ from fastvlm_bench.suites.table_definition import LISTS, Table, parse_table
 GOOD: dict[str, Any] = {
     "rows": "a/b", "id": "{id}", "image": ["image", "picture"], "repository": "someone/set", "image_id": "{id:coco}",
     "question": "{question}", "group": "{kind}", "references": "answers", "answers": 10, "allowed": ["a", "b"],
-    "choices": "options", "answer": "answer", "context": "hint", "one_image": True, "where": {"split": "test"},
-    "join": {"rows": "c/d", "id": "id", "key": "image_id"},
+    "choices": "options", "answer": "answer", "context": "hint", "one_image": True, "all_images": True,
+    "where": {"split": "test"}, "join": {"rows": "c/d", "id": "id", "key": "image_id"},
 }  # fmt: skip
 ODD = (0, 1.5, -3, "", True, [], [1], {}, {"a": 1}, float("nan"), ["a", ["b"]], {"rows": "x"})
 

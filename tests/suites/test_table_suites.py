@@ -1,5 +1,6 @@
 """Every suite that people also have as parquet: the same samples and scores as from the official files."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from suites.as_tables import Rows, png, write_table
 from suites.test_formats import MAKE
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.suites import catalogue
 from fastvlm_bench.suites.definition import describe_suites
 from fastvlm_bench.suites.suite import Sample, Suite, check_images, load_suite
 from suites import as_tables
@@ -120,10 +122,9 @@ def mmmu(root: Path, *rows: dict[str, Any]) -> Suite:
 
 def test_mmmu_options_are_a_python_literal(tmp_path: Path) -> None:
     suite = mmmu(tmp_path, mmmu_row(), mmmu_row(id="v2", options="[]", answer="['x', 'y']"),
-                 mmmu_row(id="v3", image_2={"bytes": png(), "path": None}),
                  mmmu_row(id="v4", options="[]", answer="24/7"))  # fmt: skip
     check_images(suite)
-    first, second, fourth = suite.samples  # v3 has two images
+    first, second, fourth = suite.samples
     assert (first.sample_id, second.sample_id, fourth.sample_id) == ("validation_Art_1", "v2", "v4")
     assert first.prompt.startswith("<image 1> What?\nA. it's\nB. B's\n\nAnswer with the option's letter")
     assert first.references == ("B", "A. it's", "B. B's") and first.image_path.read_bytes() == png()
@@ -135,8 +136,41 @@ def test_mmmu_options_are_a_python_literal(tmp_path: Path) -> None:
         mmmu(tmp_path, mmmu_row(answer="C"))
     with pytest.raises(UsageError, match="a duplicate id"):
         mmmu(tmp_path, mmmu_row(), mmmu_row())
-    with pytest.raises(UsageError, match="no row of .* belongs to split 'validation'"):
+    with pytest.raises(UsageError, match="is null: the sample has no image"):
         mmmu(tmp_path, mmmu_row(image_1=None, image_2=None))
+
+
+def test_mmmu_shows_the_images_that_its_text_names(tmp_path: Path) -> None:
+    """As lmms-eval does: by their numbers, whether the question or an option names them."""
+    held = {f"image_{n}": {"bytes": png(n), "path": None} for n in (1, 2, 3)}
+    two, options, none = mmmu(
+        tmp_path, mmmu_row(id="two", question="Compare <image 3> with <image 1>.", **held),
+        mmmu_row(id="options", options="['<image 1>', '<image 2>']", **held), mmmu_row(id="none", question="?", **held),
+    ).samples  # fmt: skip
+    shown = [[path.read_bytes() for path in sample.image_paths] for sample in (two, options, none)]
+    assert shown == [[png(1), png(3)], [png(1), png(2)], [png(1), png(2), png(3)]]
+    assert two.prompt.startswith("Compare <image 3> with <image 1>.") and two.image_id == "two"
+    for question, words in (("<image 4>", "refers to <image 4>, but image_4 is null"),
+                            ("<image 9>", "refers to <image 9>, but there are 7 columns of images")):  # fmt: skip
+        with pytest.raises(UsageError, match=words):
+            mmmu(tmp_path, mmmu_row(question=question, **held))
+
+
+def test_a_column_may_hold_lists_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "suites").mkdir()
+    text = (catalogue.suites_folder() / "mmmu.toml").read_text()
+    text = re.sub(r"image = \[.*?\]", 'image = "images"', text).replace('choices = "options"', "")
+    text = text.replace('answer = "answer"', 'references = "answer"').replace("\\n\\n{instruction}", "")
+    (tmp_path / "suites" / "mine.toml").write_text(text)
+    monkeypatch.setenv("FASTVLM_BENCH_SUITES", str(tmp_path / "suites"))
+    row = {"id": "a", "question": "Is <image 2> like <image 1>?", "answer": "no",
+           "images": [{"bytes": png(n), "path": None} for n in (1, 2)]}  # fmt: skip
+    write_table(tmp_path / "data" / "validation-00000-of-00001.parquet", [row])
+    (sample,) = load_suite("mine", data=tmp_path / "data").samples
+    assert [path.read_bytes() for path in sample.image_paths] == [png(1), png(2)]
+    write_table(tmp_path / "data" / "validation-00000-of-00001.parquet", [{**row, "question": "<image 3>?"}])
+    with pytest.raises(UsageError, match="refers to <image 3>, but the sample has 2 images"):
+        load_suite("mine", data=tmp_path / "data")
 
 
 def test_mmmu_by_subject_and_in_one_folder(tmp_path: Path) -> None:
