@@ -26,10 +26,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("sweep")
     measured = Runner._measured
 
-    def stop(self: Any, suite: Any, prepared: Any, *rest: Any) -> Any:
-        if prepared.samples[0] is not suite.samples[0]:
+    def stop(self: Any, suite: Any, asked: Any, *rest: Any) -> Any:
+        if asked[0].samples[0] is not suite.samples[0]:
             raise KeyboardInterrupt
-        return measured(self, suite, prepared, *rest)
+        return measured(self, suite, asked, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runners.Runner, "_measured", stop)
