@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BOTH_ENGINES := $(addprefix tests/decoding/test_,from_states.py medusa.py mtp.py identity.py skip_drafting.py)
 
 .PHONY: demo test test-slow lint clean
 
@@ -14,6 +15,7 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-trackers
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	TEST_ENGINE=graphs $(BIN)/python -m pytest -n 2 --dist worksteal $(BOTH_ENGINES)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -29,13 +29,14 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 LOADING = ("device", "dtype", "device_map", "attn", "quantize", "trust_remote_code", "offline")
 CHOICES = {"dtype": DTYPES, "device_map": ("auto",), "attn": ("sdpa", "eager", "flash_attention_2"),
-           "quantize": ("4bit", "8bit")}  # fmt: skip
+           "quantize": ("4bit", "8bit"), "engine": ("eager", "graphs")}  # fmt: skip
 NOT_MEASURED = ("out", "resume", "json", "require_lossless", "require_valid", "min_decode_speedup",
                 "min_alpha", "max_quality_drop", "margin", "variants", "java", "metrics",
                 "offline")  # fmt: skip
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
-         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control", "shard")  # fmt: skip
+         "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control", "engine",
+         "shard")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 
 
@@ -60,7 +61,8 @@ class RunConfig:
     suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first; `all` stands
     for every method that needs no option (`specs`), of which those that do not fit the model are left out. draft: a
     draft folder or a folder of them. device, dtype, device_map, attn, quantize, trust_remote_code, offline: as in
-    `load_target`. gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
+    `load_target`. engine: how passes run, of every method alike.
+    gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
     where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. batch_size: samples
     decoded at a time; 1 is the honest setting for latency. temperature: None or
@@ -95,6 +97,7 @@ class RunConfig:
     device_map: str | None = None
     attn: str | None = None
     quantize: str | None = None
+    engine: str = "eager"
     trust_remote_code: bool = False
     offline: bool = False
     threads: int | None = None
@@ -148,7 +151,7 @@ class RunConfig:
             METRICS.known(text)
         whole("top_k", self.top_k, 1)
         check_loading(device=self.device, dtype=self.dtype, device_map=self.device_map, attn=self.attn,
-                      quantize=self.quantize)  # fmt: skip
+                      quantize=self.quantize, engine=self.engine)  # fmt: skip
         if not self.suites or len(set(self.suites)) != len(self.suites):
             raise UsageError(f"suites are {', '.join(self.suites) or 'missing'}; name at least one, each once")
         if self.refine and max(self.repeats, self.invocations) > 1:

@@ -18,6 +18,16 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def engine() -> None:
+    """With TEST_ENGINE=graphs every method of the tests has that engine, so that any test may be run over both."""
+    if os.environ.get("TEST_ENGINE") == "graphs":
+        from fastvlm_bench.engine import method
+        from fastvlm_bench.engine.graphs import Graphs
+
+        method.Eager = Graphs  # type: ignore[misc]
+
+
 @pytest.fixture(scope="session")
 def llava() -> Any:
     return random_llava()[0]

@@ -12,6 +12,7 @@ from fastvlm_bench.analysis.batches import batch_size
 from fastvlm_bench.analysis.bounds import Steps, together
 from fastvlm_bench.analysis.generation import generation_notes, in_force
 from fastvlm_bench.analysis.quality import Quality, adjust, compare_quality, margin_of
+from fastvlm_bench.analysis.settings import engine_of
 from fastvlm_bench.analysis.speedup import speedups
 from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio
 from fastvlm_bench.analysis.summary import Row, summarise
@@ -90,6 +91,7 @@ def identity(run: Run) -> dict[str, Any]:
     fields |= {name: environment.get(name) for name in HARDWARE}
     fields |= {f"config {name}": meta["config"].get(name) or None for name in CONFIG_IDENTITY}
     fields["batch size"] = batch_size(run)
+    fields["engine"] = engine_of(run)
     if (settings := in_force(run)) is not None:  # older records lack it
         fields["generation settings"] = settings
     return fields

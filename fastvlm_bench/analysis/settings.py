@@ -19,6 +19,7 @@ class Settings:
     method_name: the name alone, where the row's `method` is the label as typed. lossless: whether greedy output must
     equal the reference's. max_new_tokens: the limit of an answer; with `ignore_eos` every answer has that length.
     temperature: 0 where decoding is greedy, and then top_p and top_k are None. batch_size: samples decoded at a time.
+    engine: how passes ran, eager or graphs.
     gamma, exit_layer, head, stop_below: of the method, None where it has no such option; options: all of them, as
     "name=value". draft: the name of its folder; draft_id: the first eight digits of the SHA-256 of its weights, or of
     its manifest where an older record has no other. hardware: name of the GPU, or of the CPU where there is none.
@@ -40,6 +41,7 @@ class Settings:
     top_p: float | None
     top_k: int | None
     batch_size: int
+    engine: str
     gamma: int | None
     exit_layer: int | None
     head: str | None
@@ -97,6 +99,7 @@ def settings_of(run: Run, arm: Arm) -> Settings:
         top_p=config.get("top_p"),
         top_k=config.get("top_k"),
         batch_size=batch_size(run),
+        engine=engine_of(run),
         gamma=options.get("gamma"),
         exit_layer=options.get("exit_layer"),
         head=options.get("head"),
@@ -109,6 +112,11 @@ def settings_of(run: Run, arm: Arm) -> Settings:
         tool=environment.get("tool"),
         started_at=run.meta.get("started_at"),
     )
+
+
+def engine_of(run: Run) -> str:
+    """The engine of all methods of a run. Older records do not name it: there was one."""
+    return str(run.meta["config"].get("engine") or "eager")
 
 
 def draft_id(draft: Mapping[str, Any]) -> str:

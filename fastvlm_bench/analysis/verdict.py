@@ -31,7 +31,7 @@ WARNINGS = (
     "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
     "ScoringFailed", "FasterThanPredicted", "SlowerThanPredicted", "SecondsDoNotAddUp", "SlowReference",
-    "ForeignLoop", "MissingShards",
+    "ForeignLoop", "EagerEngine", "RecordedLate", "MissingShards",
 )  # fmt: skip
 """The names of all warnings. docs/measuring.md explains each of them."""
 INVALID = "INVALID"
@@ -146,7 +146,13 @@ def _run_warnings(run: Run) -> Iterable[Notice]:
             f"of the samples, {late} on the last; its numbers belong to no fixed draft",
         )
     for recorded in run.meta.get("warnings") or []:
-        if recorded["name"] in ("Throttled", "NotIsolated", "Stalled"):  # seen while it ran; the lines do not show it
+        if recorded["name"] in (
+            "Throttled",
+            "NotIsolated",
+            "Stalled",
+            "EagerEngine",
+            "RecordedLate",
+        ):  # seen while it ran; the lines do not show it
             yield Notice(recorded["name"], recorded["message"])
 
 

@@ -19,6 +19,7 @@ from fastvlm_bench.cli.options import (
     Device,
     DeviceMap,
     Dtype,
+    Engine,
     MaxImagePixels,
     Model,
     Offline,
@@ -70,6 +71,7 @@ def sweep(
     device_map: DeviceMap = None,
     attn: Attn = None,
     quantize: Quantize = None,
+    engine: Engine = "eager",
     trust_remote_code: TrustRemoteCode = False,
     offline: Offline = False,
     max_new_tokens: MaxNewTokens = None,
@@ -95,6 +97,7 @@ def sweep(
 ) -> None:  # fmt: skip
     """Measure every exit, head, γ and threshold on the same samples: which is the fastest, and which are as fast?"""
     from fastvlm_bench.config import RunConfig
+    from fastvlm_bench.errors import UsageError
     from fastvlm_bench.measuring.before_loading import drafts_of
     from fastvlm_bench.models.names import check_model_name
     from fastvlm_bench.report.trackers import check_trackers, senders
@@ -112,10 +115,12 @@ def sweep(
             suites=suites, model=chosen_model(context, model, revision), draft=draft, split=split,
             data=str(data) if data else None, limit=limit, repeats=repeats, warmup=warmup, max_new_tokens=max_new_tokens,
             prompt_set=prompt_set, prompt=prompt, seed=seed, device=device, dtype=dtype, device_map=device_map, attn=attn,
-            quantize=quantize, trust_remote_code=trust_remote_code, offline=offline, threads=threads, out=str(out),
+            quantize=quantize, engine=engine, trust_remote_code=trust_remote_code, offline=offline, threads=threads, out=str(out),
             require_lossless=require_lossless, temperature=temperature, top_p=top_p, top_k=top_k,
         )  # fmt: skip
         check_model_name(asked.model)
+        if predict_first and asked.engine != "eager":
+            raise UsageError("--predict-first prices passes of the engine eager; leave it out, or --engine graphs")
         grid = make_grid(model=asked.model, drafts=drafts_of(asked), suite=suites[0], exit_layer=exit_layer,
                          head=head or [], gamma=gamma, stop=stop)  # fmt: skip
         asked = swept(asked, grid)
@@ -147,6 +152,7 @@ def tune(
     device_map: DeviceMap = None,
     attn: Attn = None,
     quantize: Quantize = None,
+    engine: Engine = "eager",
     trust_remote_code: TrustRemoteCode = False,
     offline: Offline = False,
     max_new_tokens: MaxNewTokens = None,
@@ -174,7 +180,7 @@ def tune(
     asked = RunConfig(
         suites=(suite,), model=chosen_model(context, model, revision), draft=draft, split=split,
         data=str(data) if data else None, limit=limit, max_new_tokens=max_new_tokens, prompt_set=prompt_set,
-        prompt=prompt, seed=seed, device=device, dtype=dtype, device_map=device_map, attn=attn, quantize=quantize,
+        prompt=prompt, seed=seed, device=device, dtype=dtype, device_map=device_map, attn=attn, quantize=quantize, engine=engine,
         trust_remote_code=trust_remote_code, offline=offline, threads=threads, out=str(out), temperature=temperature,
         top_p=top_p, top_k=top_k, budget=budget * 60,
     )  # fmt: skip

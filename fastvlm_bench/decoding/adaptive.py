@@ -8,15 +8,12 @@ before it, and on the clock, and its output does not. With sampling the output k
 whether to draft on never depends on a token that was drawn in the same round.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-
-import torch
-from torch import Tensor
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.drafts.imitation_head import Draft
-from fastvlm_bench.engine.drafting import Drafts
+from fastvlm_bench.engine.drafting import Doubt, Drafts
 from fastvlm_bench.engine.layer_gate import Mode
 from fastvlm_bench.engine.pacing import Pacing
 from fastvlm_bench.engine.session import Session
@@ -69,6 +66,10 @@ class Adaptive(FastVLM):
     def reset(self) -> None:
         self.pacing = Pacing(self.explore)
 
+    def unrecordable(self, session: Session) -> str | None:
+        attends = session.gate.head is not None and session.gate.head.attends
+        return "adaptive's head reads plain passes later, with what only Python keeps of them" if attends else None
+
     def round(self, session: Session) -> list[Round]:
         if not self._paced:
             return super().round(session)
@@ -97,10 +98,11 @@ class Adaptive(FastVLM):
         self.pacing.plain(seconds)
         return [Round(0, 0, 0, emitted, 0.0, seconds)]
 
-    def _in_doubt(self, drafts: Drafts, logits: Tensor) -> bool:
-        if not self._paced:
-            return False
-        chance = float(torch.softmax(logits[0, -1].float(), dim=-1).amax())
+    def _doubt(self, drafts: Drafts) -> Doubt | None:
+        return self._not_worth if self._paced else None
+
+    def _not_worth(self, chances: Sequence[float]) -> bool:
+        (chance,) = chances
         if not self.pacing.worth(chance):
             return True
         self._chances.append(chance)

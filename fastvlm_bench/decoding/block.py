@@ -80,6 +80,9 @@ class Block(FastVLM):
             self.gamma = draft.head.places
         return draft
 
+    def unrecordable(self, session: Session) -> str | None:
+        return "a block's further places are read from what only Python keeps of the head"
+
     def round(self, session: Session) -> list[Round]:
         if self.topk:
             return [verified_tree(session, lambda: self._tree(session), self.clock)]

@@ -100,6 +100,9 @@ class Clasp(SkipDrafting):
     def skip_set(self, session: Session) -> SkipSet:
         return self._skipped
 
+    def unrecordable(self, session: Session) -> str | None:
+        return "clasp chooses the skipped layers anew in each round"
+
     def propose(self, session: Session, drafts: Drafts) -> None:
         super().propose(session, drafts)
         self._rounds += 1

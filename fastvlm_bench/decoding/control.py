@@ -28,7 +28,7 @@ class Control(Proposing):
         while drafts.wanted:
             outputs = session.forward(1, drafts.columns, kwargs)
             passes += 1
-            if not session.draft(outputs.logits, drafts):
+            if not session.draft(outputs.logits, drafts, unread=True):
                 break
             session.advance_kwargs(outputs, kwargs, 1)
         session.roll_back(passes)  # the cache is again as if nothing had been drafted

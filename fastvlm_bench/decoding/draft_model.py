@@ -64,7 +64,7 @@ class DraftModel(SecondModel):
         follower, size = self.follower, vocabulary(session.model)
         while drafts.wanted and not follower.full:
             logits = follower.read(drafts.columns)
-            if drafts.in_doubt(logits, self.stop_below) or not session.draft(follower.drawable(logits, size), drafts):
+            if not session.draft(follower.drawable(logits, size), drafts, drafts.doubt(self.stop_below)):
                 break
 
     def verified(self, session: Session, outputs: Any, drafts: Drafts, standing: Tokens) -> None:

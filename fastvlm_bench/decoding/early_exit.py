@@ -22,7 +22,7 @@ class EarlyExit(Method):
 
     def begin(self, session: Session) -> None:
         session.gate.mode = Mode.DRAFT
-        session.kwargs["past_key_values"] = session.gate.draft_view(session.cache)
+        session.kwargs["past_key_values"] = session.draft_view()
 
     def round(self, session: Session) -> list[Round]:
         started = self.clock.now()

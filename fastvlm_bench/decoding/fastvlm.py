@@ -17,11 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from fastvlm_bench.drafters.exit_tree import Shape, tree_options, tree_round
 from fastvlm_bench.drafts.imitation_head import Draft
-from fastvlm_bench.engine.drafting import Drafts
+from fastvlm_bench.engine.drafting import Doubt, Drafts
 from fastvlm_bench.engine.layer_gate import Mode
 from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.session import Session
@@ -105,6 +103,9 @@ class FastVLM(Method):
         if self.topk:
             check_takes_trees(model, remedy="draft a chain: topk=1")
 
+    def unrecordable(self, session: Session) -> str | None:
+        return "a tree of drafts has a mask of its own in each round" if self.topk else None
+
     def begin(self, session: Session) -> None:
         if self.topk and session.takes_several:
             raise UsageError(ONE_AT_A_TIME)
@@ -132,13 +133,12 @@ class FastVLM(Method):
         gate, clock, seconds = session.gate, self.clock, 0.0
         gate.mode = Mode.DRAFT
         gate.kept.clear()
-        kwargs["past_key_values"] = gate.draft_view(session.cache)
+        kwargs["past_key_values"] = session.draft_view()
         drafts = session.new_drafts(self.gamma)
         while True:
             started = clock.now()
             outputs = session.forward(1, drafts.columns, kwargs)
-            logits = outputs.logits
-            more = drafts.wanted and not self._in_doubt(drafts, logits) and session.draft(logits, drafts)
+            more = drafts.wanted and session.draft(outputs.logits, drafts, self._doubt(drafts), unread=True)
             seconds += clock.now() - started
             # A pass that adds no draft is not wasted: verification starts from the state that it kept, and gives
             # the target's own token at this place.
@@ -146,8 +146,9 @@ class FastVLM(Method):
                 return drafts, seconds
             session.advance_kwargs(outputs, kwargs, 1)
 
-    def _in_doubt(self, drafts: Drafts, logits: Tensor) -> bool:
-        return drafts.in_doubt(logits, self.stop_below)
+    def _doubt(self, drafts: Drafts) -> Doubt | None:
+        """Where this round's drafting stops before a token; None for nowhere."""
+        return drafts.doubt(self.stop_below)
 
     def _verify(
         self, session: Session, kwargs: dict[str, Any], drafts: Drafts

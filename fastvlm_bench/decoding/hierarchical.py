@@ -82,6 +82,9 @@ class Hierarchical(Method):
         self.gate = LevelGate(decoder_layers(model), self.levels)
         return self.gate.installed()
 
+    def unrecordable(self, session: Session) -> str | None:
+        return "its levels hand states on that only Python keeps"
+
     def begin(self, session: Session) -> None:
         kinds = {type(one) for i, one in enumerate(text_cache(session.cache).layers) if i not in session.fixed}
         if other := kinds - {DynamicLayer}:

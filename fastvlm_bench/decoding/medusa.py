@@ -22,6 +22,7 @@ from fastvlm_bench.drafters.last_states import LastStates
 from fastvlm_bench.drafts.heads import MedusaHeads
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.drafting import Drafts
+from fastvlm_bench.engine.engine import Carrier
 from fastvlm_bench.engine.proposing import ProposingTrees
 from fastvlm_bench.engine.rows import Tokens
 from fastvlm_bench.engine.session import Session
@@ -113,6 +114,9 @@ class Medusa(ProposingTrees):
         """How many places a round may draft."""
         return min(self.gamma, len(self.heads.blocks))
 
+    def carriers(self) -> list[Carrier]:
+        return [self.states]
+
     @contextmanager
     def around(self, model: Any) -> Iterator[None]:
         self._check(model)
@@ -164,7 +168,7 @@ class Medusa(ProposingTrees):
             known = [[int(token) for token in row] for row in found[0]]
             sure = [list(accumulate(row, mul)) for row in found[1]]
         for place in range(self.places):
-            # What counts is the likeliest token, before any logits processor: see FastVLM._in_doubt.
+            # What counts is the likeliest token, before any logits processor: see Session.draft.
             if not drafts.wanted or (self.stop_below and drafts.doubted([row[place] for row in sure], self.stop_below)):
                 return
             if not changed:

@@ -137,6 +137,9 @@ class Swift(SkipDrafting):
     def skip_set(self, session: Session) -> SkipSet:
         return self.known.proposals.set_of(self.known.best)
 
+    def unrecordable(self, session: Session) -> str | None:
+        return "swift tries another set of skipped layers again and again"
+
     def propose(self, session: Session, drafts: Drafts) -> None:
         super().propose(session, drafts)
         known, parts = self.known, 2 * len(self.skipper.layers)

@@ -158,6 +158,7 @@ class SecondModel(Proposing):
     """
 
     sees = True
+    beside = "a draft model of its own runs its passes"
 
     def __init__(
         self, model: str | Target, *, target: Target, gamma: int = 10, stop_below: float = 0.0,

@@ -16,7 +16,9 @@ from fastvlm_bench.drafters.draft_tree import grow
 from fastvlm_bench.drafters.state_reader import Reader
 from fastvlm_bench.drafters.target_states import TargetStates
 from fastvlm_bench.drafts.state_heads import StateHead
+from fastvlm_bench.engine.choosing import chance, read_together
 from fastvlm_bench.engine.drafting import Drafts
+from fastvlm_bench.engine.engine import Carrier
 from fastvlm_bench.engine.proposing import ProposingTrees
 from fastvlm_bench.engine.rows import Tokens
 from fastvlm_bench.engine.session import Session, placeholders
@@ -55,6 +57,11 @@ class FromStates(ProposingTrees):
     def weight_bytes(self) -> int:
         return self.head.weight_bytes if self.head is not None else 0
 
+    beside = "a head that reads the target's states runs passes of its own"
+
+    def carriers(self) -> list[Carrier]:
+        return [self._reader.target]
+
     @contextmanager
     def around(self, model: Any) -> Iterator[None]:
         self.check(model)
@@ -73,7 +80,7 @@ class FromStates(ProposingTrees):
             return
         logits = reader.read([row.place for row in session.rows])
         drawn = 0
-        while not drafts.in_doubt(logits, self.stop_below) and self._draft(session, logits, drafts):
+        while self._draft(session, logits, drafts):
             if not drafts.wanted or drafts.ended:
                 break
             logits = reader.go_on(drafts.columns)
@@ -81,11 +88,15 @@ class FromStates(ProposingTrees):
         reader.forget(drawn)
 
     def _draft(self, session: Session, logits: Tensor, drafts: Drafts) -> bool:
-        head = self._reader.head
+        head, doubt = self._reader.head, drafts.doubt(self.stop_below)
         if session.samples or len(session.processors):
-            return session.draft(head.spread(logits), drafts)
+            return session.draft(head.spread(logits), drafts, doubt)
         # Nothing changes the order of the logits, so the best of the head's own vocabulary is the best of all.
-        return session.propose(head.target_ids(logits.argmax(dim=-1)).tolist(), drafts)
+        best = head.target_ids(logits[:, -1].argmax(dim=-1))
+        tokens, chances = read_together(best, None if doubt is None else chance(logits))
+        if doubt is not None and doubt(chances):
+            return False
+        return session.propose([[token] for token in tokens], drafts)
 
     def verified(self, session: Session, outputs: Any, drafts: Drafts, standing: Tokens) -> None:
         self._reader.told({row.place: list(new) for row, new in zip(session.rows, standing, strict=True)})

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastvlm_bench.engine.engine import Watcher
 from fastvlm_bench.models.layers import output_embeddings
 
 
-class LastStates:
+class LastStates(Watcher):
     """Watches the LM head of one model. UsageError if none is found.
 
     latest: what entered it in the latest pass of the model, (rows, positions, width); None before the first.
@@ -41,6 +42,12 @@ class LastStates:
         scale, cap = self._after or (1.0, None)
         raw = raw.float() if scale == 1.0 else raw.float() * scale
         return raw if cap is None else torch.tanh(raw / cap) * cap
+
+    def taken(self) -> tuple[Tensor, ...]:
+        return () if self.latest is None else (self.latest,)
+
+    def take(self, found: tuple[Tensor, ...]) -> None:
+        (self.latest,) = found or (None,)
 
     def _arrive(self, _: Any, given: tuple[Any, ...]) -> None:
         self.latest = given[0]

@@ -7,7 +7,7 @@ the MLP the one other child with matrices. Where that is not clear, a layer is s
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import cache as cached
 from functools import partial
@@ -73,6 +73,11 @@ class LayerSkipper:
         finally:
             self.drafting = False
             self._whole, self._attention, self._mlp = frozenset(), frozenset(), frozenset()
+
+    @property
+    def in_force(self) -> Hashable:
+        """What is skipped now."""
+        return self.drafting, self._whole, self._attention, self._mlp
 
     def units(self, session: Session) -> list[SkipSet]:
         """What may be skipped, in the order of the layers: single sub-layers, or layers whose parts are not known.

@@ -5,7 +5,7 @@ verifies the drafts in one pass, which writes the KV of every layer anew. So a s
 how often it stands, and never what is said.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -36,6 +36,10 @@ class SkipDrafting(Proposing):
     def drafting(self) -> bool:
         return self._skipper is not None and self._skipper.drafting
 
+    def pass_key(self) -> Hashable:
+        skipper = self.skipper
+        return None if skipper.watch is not None else skipper.in_force
+
     def around(self, model: Any) -> AbstractContextManager[Any]:
         if self._skipper is None or self._skipper.layers is not decoder_layers(model):
             self._skipper = LayerSkipper(model)  # its look at the layers is not repeated for each generation
@@ -51,7 +55,7 @@ class SkipDrafting(Proposing):
             while drafts.wanted:
                 outputs = session.forward(1, drafts.columns, kwargs)
                 passes += 1
-                if drafts.in_doubt(outputs.logits, self.stop_below) or not session.draft(outputs.logits, drafts):
+                if not session.draft(outputs.logits, drafts, drafts.doubt(self.stop_below), unread=True):
                     break
                 session.advance_kwargs(outputs, kwargs, 1)
         self.skipper.roll_back(session, skipped, passes)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from fastvlm_bench.drafts.state_heads import LAST
+from fastvlm_bench.engine.engine import Watcher
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers, owner
 
 
-class TargetStates:
+class TargetStates(Watcher):
     """What the latest pass of the target gave: `states`, (rows, k, width) for each number in `reads`; `embeds`, which
     entered the first layer; `positions`, (rows, k), or (3, rows, k) with three axes; `ids` and `mask`, which the model
     was called with, or None.
@@ -50,6 +51,12 @@ class TargetStates:
                 hooks.callback(hook.remove)
             yield self
 
+    def taken(self) -> tuple[Tensor, ...]:
+        return (*self.states, self.embeds, self.positions)
+
+    def take(self, found: tuple[Tensor, ...]) -> None:
+        *self.states, self.embeds, self.positions = found
+
     def _begin(self, _: nn.Module, given: Any, kwargs: dict[str, Any]) -> None:
         self.ids = kwargs.get("input_ids", given[0] if given else None)
         mask = kwargs.get("attention_mask")
@@ -81,7 +88,9 @@ class TargetStates:
     def _positions(self, told: Any, cache: Any) -> Tensor:
         rows, count, _ = self.embeds.shape
         if not isinstance(told, Tensor):  # the model counts from its cache, which has taken up this pass by now
-            seen = int(cache.get_seq_length()) if cache is not None else count
+            seen = cache.get_seq_length() if cache is not None else count
+            if isinstance(seen, Tensor):  # slots, which count the tokens before the pass
+                return (seen + torch.arange(count, device=self.embeds.device)).expand(rows, count)
             return torch.arange(seen - count, seen, device=self.embeds.device).expand(rows, count)
         if told.ndim == 2:
             return told.expand(rows, count)

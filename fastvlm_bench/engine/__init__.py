@@ -4,6 +4,13 @@ May import the rooms below `analysis`.
 
 method.py           THE LOOP around every method: prefill, then rounds until every row has stopped
 proposing.py        the round of methods whose drafts come from elsewhere than the target's first layers
+engine.py           how passes run: eager, as transformers writes them
+graphs.py           or as graphs: each kind of pass is recorded once, and repeated
+recordable.py       whether the passes of a session can be recorded
+tape.py             records the operations of a pass and repeats them, on a CPU
+cuda_graph.py       the same on CUDA
+slots.py            a KV cache that stays where it is, so that rolling back is to start earlier
+gate_carrier.py     what the layer gate hands from one recorded pass to the next
 tree.py             verifies a tree of drafts in one pass
 session.py          token ids, the bookkeeping of transformers and the KV cache of one generation
 stopping.py         where an output ends that another loop has written
@@ -13,7 +20,7 @@ rows.py             the tokens of each row, and its share of the seconds
 pacing.py           whether a round drafts and how far, by what earlier rounds took and gave
 drafting.py         the drafts of one round, and which rows go on drafting
 accept.py           which drafted tokens stand
-processors.py       refuses logits processors that keep a state, which drafting would spoil
+processors.py       logits processors at all places at once; those that keep a state are refused
 layer_gate.py       runs a part of any decoder by gating its layers
 level_gate.py       the same for several exits, one above the other
 cache_view.py       the KV cache as verification must see it

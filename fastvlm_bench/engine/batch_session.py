@@ -13,7 +13,9 @@ from transformers.generation.utils import MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREF
 
 from fastvlm_bench.engine.batch_cache import Move, check_kinds, move_layer, select_rows
 from fastvlm_bench.engine.cache_view import text_cache
+from fastvlm_bench.engine.choosing import NOT_FINITE, finite_argmax
 from fastvlm_bench.engine.layer_gate import LayerGate, Mode
+from fastvlm_bench.engine.processors import at_each_place
 from fastvlm_bench.engine.rows import Row, Tokens
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import NonFiniteLogits, UsageError
@@ -107,13 +109,12 @@ class BatchSession(Session):
             logits = torch.stack(
                 [self._row_processed(i, logits[i : i + 1], columns, first) for i in range(len(self.rows))]
             )
-        top, ids = logits.max(dim=-1)
-        for row, finite in zip(self.rows, top.isfinite().all(dim=-1).tolist(), strict=True):
-            if not finite:  # `max` and `argmax` alike give the index of a NaN
+        chosen: list[list[int]] = finite_argmax(logits).tolist()
+        for row, tokens in zip(self.rows, chosen, strict=True):
+            if NOT_FINITE in tokens:
                 raise NonFiniteLogits(
                     f"the largest logit of row {row.place} is not finite, {len(row.tokens)} tokens on"
                 )
-        chosen: list[list[int]] = ids.tolist()
         return chosen
 
     def _row_processed(self, index: int, logits: Tensor, ahead: Tensor | None, first: int) -> Tensor:
@@ -122,8 +123,7 @@ class BatchSession(Session):
         start = ids.shape[1] + first
         if ahead is not None:
             ids = torch.cat([ids, ahead[index : index + 1]], dim=1)
-        places = [logits[:, i].to(torch.float32, copy=True) for i in range(logits.shape[1])]
-        return torch.cat([self.processors(ids[:, : start + i], scores) for i, scores in enumerate(places)])
+        return at_each_place(self.processors, ids, start, logits)
 
     def _prefix(self, row: Row) -> Tensor:
         """The row's ids as its logits processors must see them, (1, padded prompt + new tokens).

@@ -1,13 +1,17 @@
 """The drafts of one round: what each row has drafted, which rows go on, and which tokens the next pass reads."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from fastvlm_bench.engine.rows import Row, Tokens
 from fastvlm_bench.records.trace import Round
 
+Doubt = Callable[[Sequence[float]], bool]
+"""Told for each row how probable the draft finds its likeliest next token, says whether drafting should stop there."""
+UNREAD = -1
+"""Stands for a draft that is on the device, and that the host has not read yet."""
 SURE_SHARE = 0.5
 """Drafting goes on while at least this share of the rows that still draft is sure of its next token.
 
@@ -33,6 +37,7 @@ class Drafts:
         self.columns = self.tokens if len(rows) == 1 else [[] for _ in rows]
         self.count = 0  # how many columns there are
         self.ended = False  # whether the drafts of every row end with an EOS, so that nothing can follow
+        self.unread: list[Tensor] = []  # of the only row, on the device; they are `UNREAD` in `tokens`
         self._rows, self._rooms, self._most = rows, rooms, most
         self._end_tokens, self._placeholders = end_tokens, placeholders
         self._open = [i for i, room in enumerate(rooms) if room > 0]
@@ -52,17 +57,28 @@ class Drafts:
         self._sure = [sure and chance >= stop_below for sure, chance in zip(self._sure, chances, strict=True)]
         return sum(self._sure[i] for i in self._open) < SURE_SHARE * len(self._open)
 
-    def in_doubt(self, logits: Tensor, stop_below: float) -> bool:
-        """Whether the draft is not confident of its next token, so that drafting should stop. With 0 it never is.
+    def doubt(self, stop_below: float) -> Doubt | None:
+        """`doubted` with this threshold, to be given to `session.draft`; None for 0, which is never in doubt."""
+        return partial(self.doubted, stop_below=stop_below) if stop_below else None
 
-        logits: the draft's, (rows, k, vocab), of which the last place counts. What counts is the probability of the
-        likeliest token, before any logits processor. The token that is then drawn must not matter: to drop a draft
-        because of what was drawn would change the distribution of the output.
+    def take_unread(self, token: Tensor) -> None:
+        """Add a draft of the only row without reading it. token: (1,), on the device. See `read`."""
+        self.unread.append(token)
+        self.tokens[0].append(UNREAD)
+        self.count += 1
+        self._open = self._open if len(self.tokens[0]) < self._rooms[0] else []
+
+    def read(self, tokens: Sequence[int]) -> None:
+        """The unread drafts are these. What follows an EOS, or begins with a token never drafted, is none of them.
+
+        Passes have read the tokens after it for nothing, which is the price of not waiting for each of them.
         """
-        if not stop_below:
-            return False
-        chances = torch.softmax(logits[:, -1].float(), dim=-1).amax(dim=-1).tolist()
-        return self.doubted(chances, stop_below)
+        stands = len(tokens)
+        for place, token in enumerate(tokens):
+            if token in self._placeholders or token in self._end_tokens:
+                stands = place + (token in self._end_tokens)
+                break
+        self.tokens[0][:], self.unread = tokens[:stands], []
 
     def take(self, tokens: Tokens) -> bool:
         """Add a column: each row that still drafts takes its one token of `tokens`. False if no row takes one.

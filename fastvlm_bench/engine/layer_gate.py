@@ -69,9 +69,10 @@ class LayerGate:
         self._prompt_shape: tuple[int, ...] = ()  # of the states that arrived at the exit with the prompt
         self.head_cache: Any = None
         self._missed: list[tuple[Tensor, Any, dict[str, Any]]] = []  # the head's inputs in plain passes
-        # `last`, `_previous` and `_prompt` serve only a head that recurs.
+        # `last`, `previous` and `_prompt` serve only a head that recurs.
         self.last: Tensor | None = None  # the last layer's states in the latest pass that ran it, (rows, k, width)
-        self._previous: Tensor | None = None  # the head's next `previous`, (rows, 1, width)
+        self.previous: Tensor | None = None  # the head's next `previous`, (rows, 1, width)
+        self.fixed: Tensor | None = None  # where a recorded verification finds the kept states
         self._further: tuple[None, ...] | None = None  # a None for each value that a layer returns after its states
         self._prompt: tuple[Tensor, Any, dict[str, Any]] | None = None  # the head's inputs, until the last layer ran
 
@@ -93,7 +94,7 @@ class LayerGate:
             with undoable([*self.layers, *getattr(self.head, "layers", ())]), replaced(gated):
                 yield self
         finally:
-            self.kept, self._missed, self.head_cache, self.last, self._previous = [], [], None, None, None
+            self.kept, self._missed, self.head_cache, self.last, self.previous = [], [], None, None, None
 
     def _gated(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         if index < self.exit_layer:
@@ -120,9 +121,9 @@ class LayerGate:
                     states = self._draft(head, states, args, self._with_own_cache(kwargs) if fills else kwargs)
                 return self._handed_on(states)
             if self.mode is Mode.VERIFY:
-                states = self.kept[0] if len(self.kept) == 1 else torch.cat(self.kept, dim=self._tokens_dim())
+                states = self.kept_states() if self.fixed is None else self.fixed
             elif self.mode is Mode.PLAIN and fills:
-                self._missed.append((states, args, kwargs | ({"previous": self._previous} if recurs else {})))
+                self._missed.append((states, args, kwargs | ({"previous": self.previous} if recurs else {})))
             elif not self._prompt_shape:
                 self._prompt_shape = tuple(states.shape)
             if self.mode is Mode.FULL and fills and head is not None:  # prefill: the head runs once, to fill its KV
@@ -149,6 +150,10 @@ class LayerGate:
             if self.head is not None:
                 self.head(states, *args, **self._with_own_cache(kwargs))
 
+    def kept_states(self) -> Tensor:
+        """What drafting kept, as one block for verification."""
+        return self.kept[0] if len(self.kept) == 1 else torch.cat(self.kept, dim=self._tokens_dim())
+
     def _tokens_dim(self) -> int:
         """Along which dimension of the kept states the tokens lie: the one after the rows, for most families.
 
@@ -171,8 +176,8 @@ class LayerGate:
     def _draft(self, head: Head, states: Tensor, args: Any, kwargs: dict[str, Any]) -> Tensor:
         if not head.recurs:
             return head(states, *args, **kwargs)
-        self._previous = head(states, *args, previous=self._previous, **kwargs)
-        return self._previous
+        self.previous = head(states, *args, previous=self.previous, **kwargs)
+        return self.previous
 
     def _remembered(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         def last(states: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -186,7 +191,7 @@ class LayerGate:
     def _remember(self, result: Any) -> None:
         """Keep the last layer's states. After the prefill, run the head over the prompt, for which it needs them."""
         self.last = last = result[0] if isinstance(result, tuple) else result
-        self._previous = last[:, -1:]
+        self.previous = last[:, -1:]
         if self._prompt is not None and self.head is not None:
             (states, args, kwargs), self._prompt = self._prompt, None
             self.head(states, *args, previous=shifted(last), **kwargs)
@@ -203,15 +208,15 @@ class LayerGate:
         rows: (n,), the rows that stay. rejected: (n,), how many of the columns of the latest pass each of them drops.
         """
         if self.mode is Mode.DRAFT:
-            self._previous = None if self._previous is None else self._previous[rows]
+            self.previous = None if self.previous is None else self.previous[rows]
         elif self.last is not None:
-            self._previous = self.last[rows, self.last.shape[1] - 1 - rejected][:, None]
+            self.previous = self.last[rows, self.last.shape[1] - 1 - rejected][:, None]
 
     def follow_branch(self, columns: Sequence[int]) -> None:
         """In a tree: let a head that recurs go on after these columns of the latest pass, one for each of its next."""
-        states = self._previous if self.mode is Mode.DRAFT else self.last
+        states = self.previous if self.mode is Mode.DRAFT else self.last
         if self.head is not None and self.head.recurs and states is not None:
-            self._previous = states[:, list(columns)]
+            self.previous = states[:, list(columns)]
 
     def draft_view(self, cache: Any) -> Any:
         """The cache as drafting must see it: where the head attends, its cache layers replace those after the exit.
@@ -233,7 +238,7 @@ class LayerGate:
     def roll_back_head(self, count: int) -> None:
         """Forget the last `count` tokens: the head's KV of them, and their states, from which it would go on."""
         if self.last is not None and (kept := self.last.shape[1] - count) > 0:
-            self._previous = self.last[:, kept - 1 : kept]
+            self.previous = self.last[:, kept - 1 : kept]
         if self.head_cache is not None:
             for layer in getattr(self.head_cache, "self_attention_cache", self.head_cache).layers:
                 convolves = any(getattr(layer, "is_conv_states_initialized", {}).values())

@@ -4,7 +4,7 @@
 and `decoding/fastvlm.py`, which drafts, verifies, accepts and rolls back. A row is one sequence of a batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.batch_session import BatchSession
+from fastvlm_bench.engine.engine import Carrier, Eager
+from fastvlm_bench.engine.gate_carrier import GateCarrier
 from fastvlm_bench.engine.layer_gate import LayerGate, Mode
 from fastvlm_bench.engine.rows import settle, traced
 from fastvlm_bench.engine.session import Session
@@ -32,6 +34,7 @@ class Method:
 
     sees = False  # whether `show` must be called before each generation
     takes_batches = True
+    beside: str | None = None  # what runs beside the target's passes, and is never recorded
     levels: Sequence[Draft] = ()
     """The exits of a method that has several, from the lowest up."""
 
@@ -41,6 +44,7 @@ class Method:
         self.streamer: Any = None
         self.trace: Trace | None = None
         self.gate: LayerGate | None = None  # the gate of the latest call
+        self.engine = Eager()
 
     def round(self, session: Session) -> list[Round]:
         """Emit at least one more token for each of `session.rows`. Returns a `Round` for each, in their order."""
@@ -89,6 +93,23 @@ class Method:
         """The model that drafts, where it is one of its own, so that `Phases` can time its passes."""
         return None
 
+    def pass_key(self) -> Hashable:
+        """What tells a pass of the target that runs now from others of its width; None for one not to be recorded."""
+        return self.gate.mode if self.gate is not None else "whole"
+
+    @property
+    def keys_passes(self) -> bool:
+        """Whether the method has a `pass_key` of its own."""
+        return type(self).pass_key is not Method.pass_key
+
+    def carriers(self) -> list[Carrier]:
+        """What hands tensors from pass to pass, so that a recorded pass knows them."""
+        return [GateCarrier(self.gate)] if self.gate is not None else []
+
+    def unrecordable(self, session: Session) -> str | None:
+        """Why the passes of this method cannot be recorded; None where they can."""
+        return None
+
     def show(self, shown: Sequence[tuple[Any, ...]]) -> None:
         """Called outside the clock, if the method `sees`, with what each row that is decoded next is asked.
 
@@ -127,6 +148,7 @@ class Method:
             first = session.prefill()
             if session.rows:
                 self.begin(session)
+                self.engine.take_over(session, self)
             while rows := session.rows:
                 started = clock.now()
                 settle(rows, self.round(session), clock.now() - started)

@@ -29,6 +29,8 @@ class Phases:
     def watched(self) -> Iterator["Phases"]:
         """Watch one generation by hooks on the model and its image encoder."""
         with ExitStack() as hooks:
+            if (engine := getattr(self.method, "engine", None)) is not None:
+                hooks.enter_context(engine.watched(self))
             named = (
                 (self.model, self._phase),
                 (self.vision, lambda: "vision"),
@@ -72,6 +74,13 @@ class Phases:
 
     def _helper_phase(self) -> str:
         return "draft" if self._prefilled else "prefill"
+
+    def pass_began(self) -> None:
+        """A recorded pass of the target begins, which calls no module. `pass_ended` must follow."""
+        self._begin(self._phase())
+
+    def pass_ended(self) -> None:
+        self._end()
 
     def _begin(self, name: str) -> None:
         self._open.append((name, self.clock.stamp()))

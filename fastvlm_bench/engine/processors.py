@@ -36,6 +36,12 @@ PURE = frozenset({
 })  # fmt: skip
 """transformers' processors whose scores depend on prefix and logits alone, as a test shows of each. They are not tried
 again in every generation. `PrefixConstrainedLogitsProcessor` is not among them: it calls a function of the user's."""
+BY_SET = frozenset({
+    "RepetitionPenaltyLogitsProcessor", "TemperatureLogitsWarper", "TopPLogitsWarper", "TopKLogitsWarper",
+    "MinPLogitsWarper", "TypicalLogitsWarper", "EpsilonLogitsWarper", "EtaLogitsWarper", "InfNanRemoveLogitsProcessor",
+    "LogitNormalization", "SuppressTokensLogitsProcessor",
+})  # fmt: skip
+"""Those whose scores depend on which tokens the prefix has, and neither on their order nor on their number."""
 
 _tried: WeakSet[Any] = WeakSet()
 Call = tuple[Tensor, int]
@@ -66,6 +72,28 @@ def check_processors(processors: Any, input_ids: Tensor, vocabulary: int) -> Non
             )
         if kind.__hash__ is not None:
             _tried.add(processor)
+
+
+def at_each_place(processors: Any, ids: Tensor, start: int, logits: Tensor) -> Tensor:
+    """(k, vocab), float32: `logits`, (1, k, vocab), after the processors. Place i has the prefix ids[:, : start + i].
+
+    In one call where the processors see a prefix as a set of tokens: all prefixes are then filled up to one length by
+    their own last token. The scores are the same numbers.
+    """
+    count = logits.shape[1]
+    if count == 1 or not all(_by_set(processor) for processor in processors):
+        places = [logits[:, i].to(torch.float32, copy=True) for i in range(count)]
+        return torch.cat([processors(ids[:, : start + i], scores) for i, scores in enumerate(places)])
+    last = torch.arange(start - 1, start - 1 + count, device=ids.device)
+    columns = torch.minimum(torch.arange(start + count - 1, device=ids.device), last[:, None])
+    scores: Tensor = processors(ids[0, columns], logits[0].to(torch.float32, copy=True))
+    return scores
+
+
+def _by_set(processor: Any) -> bool:
+    kind = type(processor)
+    known = kind.__name__ in BY_SET and getattr(logits_process, kind.__name__, None) is kind
+    return known and getattr(processor, "prompt_ignore_length", None) is None
 
 
 def _fault(processor: Any, prompt: Tensor, vocabulary: int) -> str | None:

@@ -24,7 +24,7 @@ class Proposing(Method):
     """gamma: γ, most tokens drafted per round. ValueError below `least`.
 
     stop_below: drafting stops where the likeliest next token is less probable than this (0 = never), in a method that
-    asks `drafts.in_doubt`. ValueError outside of 0 .. 1.
+    gives `drafts.doubt` to `session.draft`. ValueError outside of 0 .. 1.
     """
 
     least = 1
@@ -95,6 +95,9 @@ class ProposingTrees(Proposing):
 
     def branch(self, session: Session, tree: Tree, path: Sequence[int], standing: Sequence[int]) -> None:
         """What `verified` is for a chain. path: the nodes that stand; standing: their tokens and the target's own."""
+
+    def unrecordable(self, session: Session) -> str | None:
+        return "a tree of drafts has a mask of its own in each round" if self.topk > 1 else None
 
     def begin(self, session: Session) -> None:
         super().begin(session)

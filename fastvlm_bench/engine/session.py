@@ -5,7 +5,6 @@ methods need no knowledge of the architecture. A `Session` has one row, that is 
 several. Methods use both in the same way: tokens are always one list per row.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -67,7 +66,11 @@ class Session(Choosing):
             streamer.put(input_ids.cpu())
         self.processors = logits_processor  # temperature, top-k and top-p among them where `generate` samples
         self.samples = bool(generation_config.do_sample)
+        # On a CPU to read is not to wait.
+        self.defers = self.device.type != "cpu" and not self.takes_several and not self.samples
+        self._ahead, self._ahead_of = list[int](), 0  # tokens in `_ids` after an output of this length, if known
         self._drawn_from: list[Tensor] = []
+        self.recorded: Any = None  # runs the passes, once the engine `graphs` has taken over
         self._texts: list[list[int]] | None = None
         self._records_past = False
         # Layers whose KV is the image's and does not grow with the text (Mllama): never rolled back.
@@ -162,6 +165,11 @@ class Session(Choosing):
         drafts. logits: for how many of the last tokens logits are needed; all by default. A model that cannot leave
         the others out gives more. Returns the model's output, with logits (rows, count, vocab).
         """
+        if self.recorded is not None:
+            recorded = self.recorded
+            if (outputs := recorded.forward(count, ahead, logits or count)) is not None:
+                return outputs
+            recorded.hand_back(kwargs)
         return self.model(**self.inputs_of(count, ahead, kwargs, logits), return_dict=True)
 
     def inputs_of(self, count: int, ahead: Tokens, kwargs: dict[str, Any], logits: int | None = None) -> dict[str, Any]:
@@ -174,18 +182,10 @@ class Session(Choosing):
         )
         return inputs
 
-    def write_ahead(self, tokens: Sequence[int]) -> int:
-        """Let tokens follow the only row's output, for the next pass or processor. Returns the length with them."""
-        end = self.length + len(tokens)
-        if end > self._ids.shape[1]:  # a tree has more tokens than the output may still take
-            self._ids = torch.nn.functional.pad(self._ids, (0, end - self._ids.shape[1]))
-        if len(tokens):
-            self._ids[:, self.length : end] = torch.tensor(tokens, device=self._ids.device)
-        return end
-
     def advance_kwargs(self, outputs: Any, kwargs: dict[str, Any], count: int) -> None:
         """Let `transformers` update `kwargs`, in place, for `count` new tokens. With 0 nothing changes."""
-        if not count:  # transformers would append the types of all tokens once more
+        # With 0 transformers would append the types of all tokens once more. Recorded passes know where they start.
+        if not count or self.recorded is not None:
             return
         self.model._update_model_kwargs_for_generation(
             outputs, kwargs, is_encoder_decoder=self.model.config.is_encoder_decoder, num_new_tokens=count
@@ -197,8 +197,10 @@ class Session(Choosing):
         Returns how many tokens each row took.
         """
         (row,), (new,), taken = self.rows, tokens, 0
+        known, self._ahead = self._written(new), []
         for token in new:
-            self._ids[0, self.length] = token
+            if taken >= known:
+                self._ids[0, self.length] = token
             row.tokens.append(token)
             self.length += 1
             taken += 1
@@ -279,9 +281,13 @@ class Session(Choosing):
             if index not in self.fixed:
                 layer.crop(-count)
 
+    def draft_view(self) -> Any:
+        """The cache as drafting behind the gate must see it."""
+        return self.cache if self.recorded is not None else self.gate.draft_view(self.cache)
+
     def cache_view(self, exit_layer: int, drafted: int) -> Any:
         """The cache as verification must see it after `drafted` tokens have passed the layers below the exit."""
-        return cache_view(self.cache, exit_layer, drafted, self.fixed)
+        return self.cache if self.recorded is not None else cache_view(self.cache, exit_layer, drafted, self.fixed)
 
     def kind(self, index: int) -> Kind:
         """The kind of one layer's cache. Layers of one kind share a mask."""

@@ -24,7 +24,7 @@ POWER_CAP_APART, CLOCKS_APART = 0.10, 0.02
 """How far methods may lie apart without a warning: in the share of looks under the power cap, in the median clock."""
 THROTTLED, NOT_ISOLATED = "throttled", "not_isolated"
 """Flags of a line in samples.jsonl: while its group was measured, the device was slowed, or another process came."""
-RECORDED = ("Throttled", "NotIsolated", "Stalled")
+RECORDED = ("Throttled", "NotIsolated", "Stalled", "EagerEngine", "RecordedLate")
 """Names of the warnings that only the running benchmark can find; a resumed run keeps those already in `run.json`."""
 
 

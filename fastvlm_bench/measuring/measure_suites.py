@@ -40,6 +40,8 @@ def measure_suites(
     from fastvlm_bench.checks.preflight import in_lines, preflight
     from fastvlm_bench.checks.self_check import said
     from fastvlm_bench.decoding.advice import whence
+    from fastvlm_bench.engine.engine import Eager
+    from fastvlm_bench.engine.graphs import Graphs
     from fastvlm_bench.machine.conditions import RECORDED, watch
     from fastvlm_bench.measuring.apart import acceptance_without_stop, memory_parts, pass_costs
     from fastvlm_bench.measuring.promising import promising
@@ -73,15 +75,18 @@ def measure_suites(
         facts = preflight(target, suites, config.max_new_tokens, config.batch_size)
         for line in in_lines(facts, target.device):
             live.say(f"preflight: {line}")
-        conditions = watch(target.device)
+        conditions, engine = watch(target.device), Graphs() if config.engine == "graphs" else Eager()
         runner = Runner(
             target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions,
             generation=config.generation, seed=config.seed, phases=config.phases, size=config.batch_size,
-            part=Part.of(config) if team is None else team.part(config),
+            part=Part.of(config) if team is None else team.part(config), engine=engine,
         )  # fmt: skip
         checked = runner.self_check(suites[0])
         for layer, found in checked.items():
             live.say(f"self-check, exit {layer}: {said(found)}")
+        runner.check_engine(suites[0])
+        for reason in engine.reasons:
+            live.say(f"engine graphs: {reason}; run by eager")
         if target.device.type == "cpu":
             threads = config.threads or writer.meta["environment"].get("threads")
             if threads is None:
@@ -148,7 +153,9 @@ def measure_suites(
                     runner.warm_up(suite, config.warmup)  # last, so that every method comes to the samples alike
                     if stop is not None:
                         stop.start()
+                    warm = engine.recorded
                     runner.run(suite, config.repeats, writer, after, stop, invocation)
+                    engine.late += engine.recorded - warm
                     if stop is not None:
                         writer.update(stopped={**writer.meta.get("stopped", {}), suite.name: stop.summary()})
             if config.energy is not None:
@@ -158,10 +165,12 @@ def measure_suites(
             raise
         finally:  # an interrupted run must record its conditions, too; a resumed one keeps those of both parts
             before = [notice for notice in writer.meta["warnings"] or [] if notice["name"] in RECORDED]
-            new = [notice for notice in conditions.notices() if notice not in before]
+            new = [notice for notice in [*conditions.notices(), *engine.notices()] if notice not in before]
             seen = [*writer.meta.get("conditions", []), conditions.summary()]
             outside = {"model_load_s": load_s, "first_call_s": runner.first_call_s}
             writer.update(warnings=before + new, conditions=seen, outside=[*writer.meta.get("outside", []), outside])
+            if isinstance(engine, Graphs):
+                writer.update(engine=engine.described())
             if refiner is not None:
                 refiner.save(writer.folder / "refined")
                 writer.update(refined=refiner.summary())

@@ -9,13 +9,10 @@ from collections.abc import Hashable, Sequence
 from statistics import fmean
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
-from fastvlm_bench.engine.drafting import Drafts
+from fastvlm_bench.engine.drafting import Doubt, Drafts
 from fastvlm_bench.engine.measure import seed_of
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.failures import FAILURES
@@ -43,8 +40,11 @@ class Listening(FastVLM):
         self.sure.append([])
         return super().round(session)
 
-    def _in_doubt(self, drafts: Drafts, logits: Tensor) -> bool:
-        self.sure[-1].append(float(torch.softmax(logits[0, -1].float(), dim=-1).amax()))
+    def _doubt(self, drafts: Drafts) -> Doubt:
+        return self._listen
+
+    def _listen(self, chances: Sequence[float]) -> bool:
+        self.sure[-1] += chances
         return False
 
 

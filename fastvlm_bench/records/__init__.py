@@ -9,6 +9,7 @@ mixing.py                what a run must not mix, and `compare` must not put sid
 rank_files.py            lines of several processes that measure one run
 merging.py               joins the runs of `run --shard i/N` into one record
 run_record.py            run.json, field by field
+shared_record.py         run.json of shards, and of runs of several processes
 apart_record.py          its fields of what was measured apart from the samples
 sample_line.py           a line of samples.jsonl, field by field
 schema.py                JSON schemas of both

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from fastvlm_bench.records.apart_record import Energy, MemoryParts, Outside, PassCostsRecord, WithoutStop
 from fastvlm_bench.records.sample_line import Amount, Bytes, Count, Limits, Positive
+from fastvlm_bench.records.shared_record import Merged, Rank, Shard, Time
 
 Sha256 = Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
-Time = Annotated[str, Limits(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 
 
 class Sample(TypedDict):
@@ -217,39 +217,15 @@ class Seal(TypedDict):
     files: Annotated[dict[str, SealedFile], "by name: samples.jsonl and document_frequencies.json"]
 
 
-class Shard(TypedDict):
-    """The share of the samples that a run has, with --shard. Its suites hold the samples of the share alone."""
+class EngineRecord(TypedDict):
+    """The engine `graphs`, of the latest invocation. All of it happens outside the clock."""
 
-    number: Annotated[Positive, "which share, from 1"]
-    of: Annotated[Positive, "into how many shares the samples were divided"]
-
-
-class MergedShard(TypedDict):
-    """A run that was merged."""
-
-    number: Annotated[Positive, "its share"]
-    run_id: Annotated[str, "name of its folder when it was made"]
-    status: Annotated[str, "how it ended"]
-    lines: Annotated[Count, "its lines that count"]
-    host: Annotated[str | None, "where it was measured"]
-    started_at: Annotated[Time, "when it began"]
-    completed_at: Annotated[Time | None, "when it ended"]
-
-
-class Merged(TypedDict):
-    """What `merge` made the run of."""
-
-    of: Annotated[Positive, "into how many shares the samples were divided"]
-    missing: Annotated[list[Positive], "shares that are not there, by --allow-missing"]
-    shards: Annotated[list[MergedShard], "those that are"]
-
-
-class Rank(TypedDict):
-    """One of several processes, by the last invocation."""
-
-    rank: Annotated[Count, "its number; the lines name it"]
-    host: Annotated[str, "where it ran"]
-    device: Annotated[str | None, "its device"]
+    passes: Annotated[Count, "passes that were recorded, by method, mode, width and size of the cache"]
+    record_s: Annotated[Amount, "seconds that recording took"]
+    record_bytes: Annotated[Bytes, "bytes that recorded passes hold"]
+    late: Annotated[Count, "of them recorded after the warm-up; the sample was then decoded once more"]
+    self_check: Annotated[str, "how a first answer of the reference compares with the engine eager's"]
+    eager: Annotated[list[str], "why eager decoded instead, for a method or all of them"]
 
 
 class RunRecord(TypedDict):
@@ -290,6 +266,7 @@ class RunRecord(TypedDict):
     costs: NotRequired[Annotated[list[PassCostsRecord], "of each suite and method that drafts; not for batches"]]
     without_stop: NotRequired[Annotated[list[WithoutStop], "of each suite and method that stops in doubt"]]
     generation: NotRequired[Annotated[Generation, "settings of generate that were in force"]]
+    engine: NotRequired[Annotated[EngineRecord, "with --engine graphs"]]
     conditions: NotRequired[Annotated[list[dict[str, Any]], "what slowed the machine down, one entry an invocation"]]
     outside: NotRequired[Annotated[list[Outside], "one entry an invocation"]]
     stopped: NotRequired[Annotated[dict[str, Stopped], "by suite, with --until-width or --budget"]]

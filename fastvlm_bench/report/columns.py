@@ -22,7 +22,7 @@ SOURCES = (
     "settings.commit", "settings.started_at", "settings.max_new_tokens", "settings.ignore_eos",
     "settings.temperature", "settings.top_p", "settings.top_k",
     "counts.samples", "counts.samples_ok", "counts.samples_failed", "counts.samples_paired",
-    "counts.samples_one_token", "counts.turns", "counts.repeats", "settings.batch_size",
+    "counts.samples_one_token", "counts.turns", "counts.repeats", "settings.batch_size", "settings.engine",
     "quality",
     "sameness.identical", "sameness.different_rate_upper", "sameness.diverged", "sameness.near_ties",
     "sameness.near_tie_margin", "sameness.unsteady", "sameness.violations", "sameness.unchecked",

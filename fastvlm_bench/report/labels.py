@@ -32,7 +32,8 @@ NAMED: dict[str, Read] = {
 OF_RUN: dict[str, Read] = {
     "version": _setting("suite_version"), "": _setting("dtype"), "on": _setting("device"),
     "hardware": _setting("hardware"), "attention": _setting("attention"), "threads": _setting("threads"),
-    "batch": _setting("batch_size"), "limit": _setting("max_new_tokens"), "ignore EOS": _setting("ignore_eos"),
+    "batch": _setting("batch_size"), "engine": _setting("engine"),
+    "limit": _setting("max_new_tokens"), "ignore EOS": _setting("ignore_eos"),
     "temperature": _setting("temperature"), "top-p": _setting("top_p"), "top-k": _setting("top_k"),
     "tool": _setting("tool"), "commit": lambda row: (row.settings.commit or "")[:7] or None,
 }  # fmt: skip

@@ -10,7 +10,7 @@ from fastvlm_bench.analysis.differences import IDENTICAL
 from fastvlm_bench.analysis.generation import generation_line
 from fastvlm_bench.analysis.groups import group_rows
 from fastvlm_bench.analysis.quality import Quality
-from fastvlm_bench.analysis.settings import Settings
+from fastvlm_bench.analysis.settings import Settings, engine_of
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import Verdict, greedy, judge
 from fastvlm_bench.records.record import Run
@@ -117,7 +117,9 @@ def headline(run: Run) -> str:
     model, threads = run.meta["model"], run.meta.get("environment", {}).get("threads")
     parts = [f"{run.run_id}: {model['id']}", model["dtype"], model["device"]]
     parts += [f"{threads} thread{'s' if threads != 1 else ''}"] if threads and model["device"] == "cpu" else []
-    parts += [f"attention {model['attention']}", *shared_among(run)]
+    parts += [f"attention {model['attention']}"]
+    parts += [f"engine {engine}"] if (engine := engine_of(run)) != "eager" else []
+    parts += shared_among(run)
     return " · ".join(parts)
 
 

@@ -97,7 +97,7 @@ def test_bounds_that_nothing_can_miss(
 
 @pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.drafts and name != CONTROL])
 def test_every_method_that_drafts_can_miss_alpha(name: str) -> None:
-    needed = ",".join(f"{key}=there" for key in METHODS[name].needed)
+    needed = ",".join(f"{key}={'1+2' if key == 'levels' else 'there'}" for key in METHODS[name].needed)
     RunConfig(methods=(f"{name}:{needed}" if needed else name,), min_alpha=0.5)
 
 

@@ -19,7 +19,7 @@ CHANGED: dict[str, Any] = {
     "seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "out": "elsewhere", "resume": "x", "json": True,
     "require_lossless": True, "require_valid": True, "min_decode_speedup": 1.2, "min_alpha": 0.7,
     "max_quality_drop": 1.0, "margin": 1.0, "variants": ("vqa_accuracy=official",),
-    "ignore_eos": True, "phases": True, "refine": True, "control": False, "until_width": 0.02,
+    "ignore_eos": True, "phases": True, "refine": True, "control": False, "engine": "graphs", "until_width": 0.02,
     "budget": 60.0, "invocations": 3, "shard": "2/3", "energy": 5.0, "java": True, "metrics": ("anls",),
     "batch_size": 4,
     "device_map": "auto", "attn": "eager", "quantize": "4bit", "trust_remote_code": True, "offline": True,

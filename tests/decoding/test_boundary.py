@@ -61,9 +61,12 @@ def made(name: str, model: Any, clock: FakeClock, inputs: dict[str, Any], rows: 
         count = len(decoder_layers(model))
         told = Manifest(exit_layer=count, head="medusa", head_parameters=0, **describe_target(model))
         draft = Draft(count, new_head("medusa", model, count), told)
+    elif name == "block":
+        draft = Draft(2, new_head("block", model, 2))
     elif name == "draft-verify":
         draft = SkipSet(frozenset({2}), frozenset({3}))
-    given: dict[str, Any] = {"draft": draft, "exit_layer": 2, "gamma": 3, "clock": clock}
+    given: dict[str, Any] = {"draft": draft, "exit_layer": 2, "gamma": 3, "clock": clock,
+                             "levels": [oracle_draft(model, exit_layer) for exit_layer in (1, 2)]}  # fmt: skip
     if "model" in METHODS[name].options:
         second, tokenizer = random_llava(2)
         given |= {"model": second_models.given(second, tokenizer, *[inputs] * rows),

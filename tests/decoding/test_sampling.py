@@ -6,7 +6,7 @@ the output. For every output of up to four tokens, its probability is compared w
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from fastvlm_bench.decoding.prompt_lookup import PromptLookup
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine import accept, choosing, session, tree
-from fastvlm_bench.engine.drafting import Drafts
+from fastvlm_bench.engine.drafting import Doubt, Drafts
 from fastvlm_bench.engine.measure import measure, seed_of
 from fastvlm_bench.engine.proposing import Proposing
 from fastvlm_bench.records.trace import Round
@@ -176,11 +176,14 @@ def test_stopping_in_doubt_favours_no_token(
     """The rule looks at the whole distribution before a token is drawn, so it may stop wherever it likes."""
     asked: list[bool] = []
 
-    def in_doubt(self: FastVLM, drafts: Drafts, logits: Tensor) -> bool:
-        asked.append(int(logits.double().abs().sum() * 1000) % 2 == 0)
-        return not asked[-1]
+    def doubt(self: FastVLM, drafts: Drafts) -> Doubt:
+        def doubted(chances: Sequence[float]) -> bool:
+            asked.append(int(chances[0] * 1000) % 2 == 0)
+            return not asked[-1]
 
-    monkeypatch.setattr(FastVLM, "_in_doubt", in_doubt)
+        return doubted
+
+    monkeypatch.setattr(FastVLM, "_doubt", doubt)
     assert distance(outputs(target, prompt, drafting(stop_below=0.5), **options(target, said)), wanted) < 1e-5
     assert True in asked and False in asked
 
@@ -256,7 +259,7 @@ def always_accepting(patch: pytest.MonkeyPatch) -> None:
 def temperature_on_the_target_alone(patch: pytest.MonkeyPatch) -> None:
     """The draft's token is drawn from another distribution than the one that acceptance divides by."""
 
-    def draft(self: session.Session, logits: Tensor, drafts: Drafts) -> bool:
+    def draft(self: session.Session, logits: Tensor, drafts: Drafts, *_: Any, **__: Any) -> bool:
         (row,) = self.probabilities(logits, drafts.count)
         self._drawn_from.append(row)
         return drafts.take([[choosing.draw(row**TEMPERATURE)]])
@@ -269,7 +272,7 @@ def dropping_what_is_improbable(patch: pytest.MonkeyPatch) -> None:
 
     real = session.Session.draft
 
-    def draft(self: session.Session, logits: Tensor, drafts: Drafts) -> bool:
+    def draft(self: session.Session, logits: Tensor, drafts: Drafts, *_: Any, **__: Any) -> bool:
         before = drafts.count
         if not real(self, logits, drafts):
             return False

@@ -12,7 +12,10 @@ from fastvlm_bench import metrics
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.metrics import METRICS, MetricScore, load, names
 
-OTHERS = ("pope", "multiple_choice", "visdial_ranking", *metrics.java_metrics())
+ALONE = [name for name, kind in METRICS.items() if not kind.needs_references]
+"""Metrics of a text by itself, whatever its references are."""
+
+OTHERS = ("pope", "multiple_choice", "visdial_ranking", *metrics.java_metrics(), *ALONE)
 FREE_TEXT = [name for name in names() if name not in OTHERS]
 """Metrics that take any references; the others need labels, options or ranks."""
 
@@ -45,7 +48,15 @@ def test_a_perfect_and_a_wrong_prediction(name: str) -> None:
     assert 0.0 < score.value < score.per_sample[0]
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", ALONE)
+def test_texts_alone_need_no_references(name: str) -> None:
+    score = load(name).score(["a b c d a b c d", "red dog runs fast"], [])
+    assert len(score.per_sample) == 2 and score.per_sample[0] > score.per_sample[1] == 0
+    with pytest.raises(UsageError, match="no samples"):
+        load(name).score([], [])
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name not in ALONE])
 @pytest.mark.parametrize(
     ("predictions", "references", "message"),
     [

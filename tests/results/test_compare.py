@@ -147,6 +147,17 @@ def test_fewer_than_two_runs(fake: SimpleNamespace) -> None:
         compare([fake.run(suites=[fake.suite(n=2)])])
 
 
+def test_runs_of_other_engines_are_not_compared_unless_forced(fake: SimpleNamespace) -> None:
+    """An older record does not name its engine: there was one, eager."""
+    a, b = two(fake)
+    b.meta["config"]["engine"] = "eager"
+    assert "engine" not in a.meta["config"] and compare([a, b]).forced == ()
+    b.meta["config"]["engine"] = "graphs"
+    with pytest.raises(IncompatibleRuns, match="engine: eager / graphs"):
+        compare([a, b])
+    assert compare([a, b], force=True).forced == ("first and second (engine: eager / graphs)",)
+
+
 def test_identity_looks_only_at_what_records_have(fake: SimpleNamespace) -> None:
     """A name that no record has would be equal everywhere, and keep nothing apart."""
     assert set(CONFIG_IDENTITY) <= {field.name for field in fields(RunConfig)}

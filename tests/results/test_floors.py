@@ -11,7 +11,7 @@ from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.errors import FloorMissed, UsageError
 from fastvlm_bench.records.record import Run, read_run
 
-RUN = next((Path(__file__).parents[2] / "results").glob("*-coco-caption-*/run.json")).parent
+RUN = min((Path(__file__).parents[2] / "results").glob("*-coco-caption-batches-*/*/run.json")).parent
 STEP = 1e-6
 
 

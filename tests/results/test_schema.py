@@ -120,7 +120,9 @@ def test_there_are_committed_runs_to_check() -> None:
 def test_every_committed_line_fits(folder: Path) -> None:
     """With the ends of its lists: whole lists are read by the test above."""
     for number, line in enumerate(lines_of(folder), start=1):
-        short = {**line, "rounds": [*line["rounds"][:1], *line["rounds"][-1:]], "token_ids": line["token_ids"][-2:]}
+        short = dict(line)
+        if line["error"] is None:
+            short |= {"rounds": [*line["rounds"][:1], *line["rounds"][-1:]], "token_ids": line["token_ids"][-2:]}
         assert LINE.is_valid(short), f"line {number}: {wrong(LINE, short)}"
 
 

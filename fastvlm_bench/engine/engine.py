@@ -1,0 +1,64 @@
+"""How the passes of the target run: `eager`, as transformers writes them, or as `graphs` (graphs.py).
+
+A method says what a pass reads and in which mode; the engine runs it. Both give the same tokens. The reference and all
+methods of a run have the same engine, so that none gets what another has not.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Carrier(Protocol):
+    """Something that hands tensors from pass to pass beside the model's own inputs and outputs, as a layer gate does.
+
+    A recorded pass finds its tensors in fixed places. So what it reads is copied there (`given`), while it is recorded
+    the carrier uses these places (`give`), and what it leaves (`taken`) is handed over after each repetition (`take`).
+    `undo`: the pass that `give` prepared failed; nothing of it is kept.
+    """
+
+    def given(self) -> tuple[Tensor, ...]: ...
+    def give(self, fixed: tuple[Tensor, ...]) -> None: ...
+    def undo(self) -> None: ...
+    def taken(self) -> tuple[Tensor, ...]: ...
+    def take(self, found: tuple[Tensor, ...]) -> None: ...
+
+
+class Watcher:
+    """A `Carrier` of what it saw in a pass, and gives to none."""
+
+    def given(self) -> tuple[Tensor, ...]:
+        return ()
+
+    def give(self, fixed: tuple[Tensor, ...]) -> None:
+        """Nothing: a pass reads nothing of it."""
+
+    def undo(self) -> None:
+        """Nothing: the next pass overwrites what was seen."""
+
+
+class Eager:
+    """Every pass is a call of the model with the arguments that transformers prepares."""
+
+    name = "eager"
+    watching: Any = None
+    recorded = late = 0  # how many passes were recorded, and how many of them after the warm-up
+    reasons: Mapping[str, None] = {}  # why another engine decoded instead
+
+    def notices(self) -> list[dict[str, str]]:
+        """Warnings for run.json."""
+        return []
+
+    def take_over(self, session: Any, method: Any) -> None:
+        """Called when the prompt has been read: the passes that follow are the engine's."""
+
+    @contextmanager
+    def watched(self, phases: Any) -> Iterator[None]:
+        """The time in which `phases` is told of passes that do not call the model: `pass_began`, `pass_ended`."""
+        self.watching = phases
+        try:
+            yield
+        finally:
+            self.watching = None
