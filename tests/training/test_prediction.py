@@ -42,7 +42,7 @@ class Scripted(FastVLM):
 
     def _draft(self, session: Any, kwargs: Any) -> Any:
         said = session.length - session.prompt_length
-        session.draft = lambda logits, drafts: drafts.take([[self.fixed.guess(said + drafts.count)]])
+        session.draft = lambda logits, drafts, *_, **__: drafts.take([[self.fixed.guess(said + drafts.count)]])
         try:
             return super()._draft(session, kwargs)
         finally:
