@@ -52,7 +52,8 @@ def test_a_run_ranks_and_score_agrees(call: Call, data: Path, tmp_path: Path) ->
     assert {line["text"] for line in run.lines} != {""}  # the answer is decoded, and timed
     for line in run.lines:
         assert sorted(line["ranks"]["sum"]) == sorted(line["ranks"]["mean"]) == list(range(1, 101))
-    assert early.value != standard.value and early.verdict != "identical"
+    own = {method: [line["ranks"] for line in run.lines if line["method"] == method] for method in by_method}
+    assert own["early-exit"] != own["standard"] and early.verdict != "identical"
     told = call("report", "--details", run.folder).stdout
     assert "MRR" in told and "NDCG" in told and "R@10" in told and "identical ranks 2/2" in told
     # Both ways are in the record: the other one is the run's, were it asked for.

@@ -50,7 +50,7 @@ def test_alpha_of_the_manifest_is_that_of_run(
         accepted, tested = sum(r[2] for r in rounds), sum(r[1] for r in rounds)
         manifest = json.loads((tmp_path / "drafts" / name / "manifest.json").read_text())
         assert manifest["validation"] == {images.name: round(accepted / tested, 4)}, name
-        assert 2 < accepted < tested and tested > 15
+        assert 0 < accepted < tested and tested > 15
     data.unlink()
 
 
