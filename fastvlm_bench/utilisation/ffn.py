@@ -26,8 +26,9 @@ def down_projections(model: Any) -> list[nn.Linear]:
     found, name, width = [], type(model).__name__, output_embeddings(model).in_features
     for number, layer in enumerate(decoder_layers(model)):
         own = list(dict.fromkeys(_maps_down(layer, width)))
-        if len(own) != 1:
-            what = f"{len(own)} FFNs (experts, each of which reads only some tokens)" if own else (
+        if len(own) != 1 or _has_packed_experts(layer):
+            count = len(own) if len(own) > 1 else "packed"
+            what = f"{count} FFNs (experts, each of which reads only some tokens)" if own else (
                 f"no FFN that is a linear map onto its {width} states")  # fmt: skip
             raise UsageError(f"the utilisation of {name} cannot be told: its layer {number} has {what}; choose a model "
                              "with one FFN in each layer")  # fmt: skip
@@ -46,6 +47,12 @@ def _maps_down(module: nn.Module, width: int) -> Iterator[nn.Linear]:
     for part in module.children():
         if not isinstance(part, nn.Linear) and not MIXES.search(type(part).__name__):
             yield from _maps_down(part, width)
+
+
+def _has_packed_experts(layer: nn.Module) -> bool:
+    """Whether many experts lie in one tensor of three dimensions, beside a shared one that would be found alone."""
+    parts = [part for part in layer.modules() if not MIXES.search(type(part).__name__)]
+    return any(own.ndim == 3 for part in parts for own in part.parameters(recurse=False))
 
 
 def _fed(down: nn.Linear, others: Sequence[nn.Linear], width: int) -> bool:

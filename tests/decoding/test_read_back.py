@@ -83,8 +83,9 @@ def test_an_unsteady_target_excuses_only_what_it_says_itself(
     favoured = int(own[PLACE].topk(2).indices[1])
     for place in range(2, COUNT, step):
         third = int(own[place - 1].topk(3).indices[2])
-        if third == favoured:
-            continue
+        row = own[place - 1].float()
+        if third == favoured or row.max() - row[third] <= 2 * rounding(model.dtype) * row.abs().max():
+            continue  # the favoured one, or a near-tie by itself
         spoilt = [*expected[:place], third, *expected[place + 1 :]]
         found = judged(model, asked, spoilt, expected)
         assert found["outcome"] == "violation", place

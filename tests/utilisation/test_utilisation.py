@@ -36,7 +36,10 @@ def test_the_ffn_of_each_family(name: str) -> None:
     layers = decoder_layers(model)
     assert len(downs) == len(layers) == len(set(downs))
     text = model.config.get_text_config(decoder=True)
-    sizes = {getattr(text, key, None) for key in ("intermediate_size", "ffn_dim", "d_ff", "ffn_hidden_size")}
+    sizes = {
+        getattr(text, key, None)
+        for key in ("intermediate_size", "ffn_dim", "decoder_ffn_dim", "d_ff", "ffn_hidden_size")
+    }
     for layer, down in zip(layers, downs, strict=True):
         assert down in list(layer.modules()) and down.in_features in sizes
     seen: list[Any] = []
