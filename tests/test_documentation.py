@@ -2,6 +2,7 @@
 
 import ast
 import io
+import json
 import re
 import shlex
 import subprocess
@@ -17,6 +18,7 @@ from fastvlm_bench.cli.app import app
 from fastvlm_bench.declared import declaration
 from fastvlm_bench.method_spec import METHODS
 from fastvlm_bench.metrics import METRICS
+from fastvlm_bench.models.names import TINY, TINY_DRAFTS
 from fastvlm_bench.records.record import read_run
 from fastvlm_bench.report.terminal import print_report
 
@@ -153,6 +155,25 @@ def test_tables_over_batch_sizes_are_what_the_records_say() -> None:
     for name, table in tables.items():
         arguments = ["batches", str(RESULTS / name), "--format", "markdown"]
         assert CliRunner().invoke(app, arguments, catch_exceptions=False).stdout == table
+
+
+def test_what_the_readme_says_of_the_embedded_target_is_what_was_measured() -> None:
+    ways = json.loads((TINY / "depth.json").read_text())["ways"]
+    out, learned = ways["every second layer left out"], ways["every second layer left out, then learned on"]
+    lost = learned["descriptions"]
+    alpha = json.loads((TINY / "easy_drafts.json").read_text())["describe"]["3-gram"]["alpha"]
+    words = " ".join(README.split())
+    for told in (
+        f"it answers {100 * out['questions']['less']:.1f} % of the questions for {100 * out['questions']['whole']:.1f} %",
+        f"no long description is right for {100 * lost['whole']:.1f} %",
+        f"get {100 * lost['less']:.1f} % of the descriptions "
+        f"({100 * lost['low']:.1f} to {100 * lost['high']:.1f} points less, 95 %)",
+        f"drafts with α {alpha:.2f} on `describe`",
+    ):
+        assert told in words
+    assert out["descriptions"]["less"] == 0
+    costs = json.loads((TINY_DRAFTS / "skip" / "skip.json").read_text())["search"]["costs"]
+    assert f"a full pass took {1e3 * costs['standard_s']:.1f} ms, a layer {1e3 * costs['layer_s']:.2f}" in words
 
 
 @pytest.mark.slow
