@@ -164,7 +164,8 @@ def test_what_the_readme_says_of_the_embedded_target_is_what_was_measured() -> N
     alpha = json.loads((TINY / "easy_drafts.json").read_text())["describe"]["3-gram"]["alpha"]
     words = " ".join(README.split())
     for told in (
-        f"it answers {100 * out['questions']['less']:.1f} % of the questions for {100 * out['questions']['whole']:.1f} %",
+        f"it answers {100 * out['questions']['less']:.1f} % of the questions "
+        f"for {100 * out['questions']['whole']:.1f} %",
         f"no long description is right for {100 * lost['whole']:.1f} %",
         f"get {100 * lost['less']:.1f} % of the descriptions "
         f"({100 * lost['low']:.1f} to {100 * lost['high']:.1f} points less, 95 %)",
