@@ -235,7 +235,8 @@ def test_families_draft_in_another_vocabulary(name: str, tiny: Any, asked: Any) 
         if room:
             fresh = continuation(second, seen, own, room)
             assert drafted == fresh[: len(drafted)]
-            assert len(drafted) == room or teller.mute or fresh[len(drafted)] in teller.wording.special
+            silent = teller.mute and not tiny.processor.decode(known[: session.length - session.prompt_length]).strip()
+            assert len(drafted) == room or silent or fresh[len(drafted)] in teller.wording.special
         checked.append(len(drafted))
         session.propose([[drafted[0] % 400 + 50] if drafted else []], drafts)
 
