@@ -1,12 +1,11 @@
-"""Teach the target `smol` to see: `python -m fastvlm_bench.embedded.sight --embeddings FILE --out DIR`.
+"""Teach the target `smol` to see: `python -m fastvlm_bench.embedded.sight --out DIR`, with the extra `smol`.
 
 Its language model stays as published. A SigLIP tower and a projector learn to put, at each image position, the text
 embedding of one word of a fixed description of the scene (`world/slots.py`). So the language model reads the picture as
 it would read that description, and no gradient has to pass through it.
 
 The loss at a position is the cross-entropy of the right word among all words that a slot can hold, by the squared
-distance of the projector's output to their embeddings. FILE: a safetensors file with the text embeddings `embeddings`,
-(words, width), in the order of `slots.words`, which `models/smol.py` can write.
+distance of the projector's output to their embeddings. What a stopped training reached is found in DIR and goes on.
 """
 
 import argparse
@@ -18,16 +17,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import LlavaConfig, SiglipVisionConfig, SiglipVisionModel
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from fastvlm_bench.embedded.batches import pixels
+from fastvlm_bench.models.smol import language_model, package_file
 from fastvlm_bench.training.muon import Muon
 from fastvlm_bench.world.pictures import IMAGE_SIZE
 from fastvlm_bench.world.scenes import Scene, sample_scene
-from fastvlm_bench.world.slots import SLOTS, slots, words
+from fastvlm_bench.world.slots import SLOTS, slots, text_of, words
 
 PATCH, WIDTH, LAYERS, HEADS = 20, 192, 6, 3
 SAVE_EVERY_S = 120.0
@@ -54,6 +54,15 @@ class Sight(nn.Module):
         """(n, 3, 120, 120) -> (n, SLOTS, width of the language model)."""
         found: Tensor = self.multi_modal_projector(self.vision_tower(images).last_hidden_state)
         return found
+
+
+def word_embeddings(model: Any, tokenizer: Any) -> Tensor:
+    """(words, width): the language model's embedding of every word that a slot can hold, each of which is one token."""
+    ids = [tokenizer(text_of(word), add_special_tokens=False)["input_ids"] for word in words()]
+    if longer := [word for word, found in zip(words(), ids, strict=True) if len(found) != 1]:
+        raise SystemExit(f"not one token of the language model: {', '.join(longer)}")
+    found: Tensor = model.get_input_embeddings().weight[[one for (one,) in ids]].detach().float().clone()
+    return found
 
 
 def labels(scenes: list[Scene]) -> Tensor:
@@ -137,16 +146,15 @@ def held_out_words(model: Sight, embeddings: Tensor, scenes: int, seed: int = 7)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--embeddings", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--updates", type=int, default=6000)
+    parser.add_argument("--updates", type=int, default=3600)
     parser.add_argument("--images", type=int, default=32, help="scenes of an update")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    embeddings = load_file(args.embeddings)["embeddings"].float()
+    embeddings = word_embeddings(*language_model(package_file()))
     config = LlavaConfig(vision_config=vision_config(), vision_feature_layer=-1, vision_feature_select_strategy="full")
     config.text_config.hidden_size = embeddings.shape[1]
     if config.vision_config.num_hidden_layers != LAYERS or (IMAGE_SIZE // PATCH) ** 2 != SLOTS:

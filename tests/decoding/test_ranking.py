@@ -17,6 +17,7 @@ from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.early_exit import EarlyExit
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.drafts.imitation_head import Draft
+from fastvlm_bench.drafts.manifest import MANIFEST
 from fastvlm_bench.engine.layer_gate import LayerGate, Mode
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.errors import NonFiniteLogits
@@ -105,7 +106,8 @@ def test_every_family_reads_answers_side_by_side_as_one_by_one(name: str) -> Non
     assert list(ranker.together.values()) == [name not in ALONE]
 
 
-DRAFTS = sorted(path.name for path in TINY_DRAFTS.iterdir() if path.is_dir())
+DRAFTS = sorted(path.parent.name for path in TINY_DRAFTS.glob(f"*/{MANIFEST}") if path.parent.name != "medusa")
+"""Those that read at an early layer: Medusa's heads read the last, so nothing but the target's own ranks is theirs."""
 QUICK = ("attention-exit1", "eagle-exit1", "mlp-exit2")
 
 

@@ -55,6 +55,8 @@ FAMILIES: dict[str, Callable[[], Built]] = {
         qwen3_5, qwen3_5_moe, minicpmv4_6, nemotron_h_omni, glm5_next, lfm3_vl, inkling,
     )
 }  # fmt: skip
+SEVERAL_STREAMS = ("glm5_next",)
+"""Families whose layers hand on several streams of states, so that no head can be trained on them."""
 
 
 def randomise(model: Any, seed: int) -> Any:

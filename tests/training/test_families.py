@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from covering import covering
-from families.builders import FAMILIES, build, vary
+from families.builders import FAMILIES, SEVERAL_STREAMS, build, vary
 from families.others import gemma4
 from torch import Tensor
 
@@ -28,7 +28,6 @@ FAST = ("llava", "gemma3")
 COUNT = 24
 NO_ATTENTION_HEAD = {"paligemma2": (2,), "mllama": (2,)}
 """As in tests/families: exits at which a copied layer makes no head."""
-REFUSED = ("glm5_next",)
 
 
 class GivenTarget(Target):
@@ -57,7 +56,7 @@ def given(name: str) -> tuple[GivenTarget, list[Example]]:
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in REFUSED],
+    [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES if n not in SEVERAL_STREAMS],
 )
 def test_training(name: str, tmp_path: Path) -> None:
     target, texts = given(name)
@@ -95,7 +94,7 @@ def test_heads_differ() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", SEVERAL_STREAMS)
 def test_several_streams_are_refused(name: str) -> None:
     target, texts = given(name)
     trainer = HeadTrainer(target, [Recipe.parse("mlp", exit_layer=2)], lr=0.3, updates=20, micro=2)
