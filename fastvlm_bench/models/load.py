@@ -142,9 +142,9 @@ def load_target(
         raise UsageError(f"--device {device} and --device-map exclude each other: leave one out")
     _check_packages(device_map, attn, quantize)
     place = pick_device(device)
-    source, revision = source_of(name)
     wanted: Any = DTYPES.get(long_dtype(dtype)) or (torch.float32 if place.type == "cpu" and not quantize else "auto")
     with asks_nothing(offline):
+        source, revision = source_of(name)
         here = Path(source).is_dir()
         local = here or not hub_answers(source, revision)
         forbidden = None if here else offline_by(offline)

