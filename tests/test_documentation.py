@@ -19,6 +19,7 @@ from fastvlm_bench.declared import declaration
 from fastvlm_bench.method_spec import METHODS
 from fastvlm_bench.metrics import METRICS
 from fastvlm_bench.models.names import TINY, TINY_DRAFTS
+from fastvlm_bench.models.smol_place import SIGHT
 from fastvlm_bench.records.record import read_run
 from fastvlm_bench.report.terminal import print_report
 
@@ -175,6 +176,32 @@ def test_what_the_readme_says_of_the_embedded_target_is_what_was_measured() -> N
     assert out["descriptions"]["less"] == 0
     costs = json.loads((TINY_DRAFTS / "skip" / "skip.json").read_text())["search"]["costs"]
     assert f"a full pass took {1e3 * costs['standard_s']:.1f} ms, a layer {1e3 * costs['layer_s']:.2f}" in words
+
+
+def test_what_the_card_of_smol_says_is_what_was_measured() -> None:
+    folder = SIGHT.parent
+    sight, swapped = (json.loads((folder / f"{name}.json").read_text()) for name in ("sight", "swapped"))
+    card = " ".join((folder / "README.md").read_text(encoding="utf-8").split())
+    asked = swapped["questions"]
+    rows = {
+        "kinds of things that a free description names": swapped["mentions"],
+        "balance of two colours moves towards the picture's": asked["colour"]["prefers"],
+        "balance of yes and no does": asked["yes/no"]["prefers"],
+        "balance of two numbers does": asked["number"]["prefers"],
+    }
+    for measure, row in rows.items():
+        own, other, low, high = (f"{100 * row[key]:.0f} %" for key in ("whole", "less", "low", "high"))
+        assert f"| {measure} | {own} | {other} | {low} to {high} |" in card
+    for told in (
+        f"On {sight['scenes']} scenes",
+        f"right for {100 * sight['words']:.1f} % of the places, all {len(sight['by_slot'])} of a picture for "
+        f"{100 * sight['pictures']:.1f} %",
+        f"right embedding is {100 * sight['relative_squared_error']:.1f} % of its squared length",
+        f"{swapped['scenes']} held-out scenes",
+    ):
+        assert told in card, told
+    last = json.loads((folder / "training_log.jsonl").read_text().splitlines()[-1])
+    assert f"{last['done']:,} updates" in card and f"right for {100 * last['right']:.1f} % of the places of" in card
 
 
 @pytest.mark.slow

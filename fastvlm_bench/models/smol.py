@@ -6,6 +6,7 @@ words of a rendered scene into the image positions. Whole folders only: they are
 """
 
 import contextlib
+import io
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -94,7 +95,8 @@ def language_model(path: Path) -> tuple[Any, Any]:
 
     from fastvlm_bench.models.hub import quiet
 
-    with quiet(downloads=False):
+    # transformers draws a bar of its own for this file, which cannot be switched off.
+    with quiet(downloads=False), contextlib.redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     return model, tokenizer
