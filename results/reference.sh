@@ -2,11 +2,13 @@
 # Makes the reference runs on an idle machine, in two steps; about 70 minutes on two slow cores:
 #   sh results/reference.sh tune FOLDER    writes FOLDER/SUITE.methods, one -m argument a line
 #   sh results/reference.sh run FOLDER     measures them
+# and for English, about an hour, with the extra `smol`:
+#   sh results/reference.sh smol FOLDER
 #
 # Every method that has options gets the same effort: its best ones are looked for in as many minutes, among candidates
 # of its kind, on scenes that no run reports. Then all are measured in one run for each suite.
 set -eu
-step=${1:?tune or run} out=${2:?the folder}
+step=${1:?tune, run or smol} out=${2:?the folder}
 minutes=${MINUTES:-1}
 mkdir -p "$out"
 
@@ -54,5 +56,13 @@ run)
   methods=coco-caption measured vqav2 # answers of one or two tokens
   fastvlm-bench run --suite coco-caption --limit 160 --threads 1 --out "$out" --batch-size 1,2,4,8,16 -m fastvlm
   ;;
-*) echo "$0: '$step' is neither tune nor run" >&2; exit 2 ;;
+smol)
+  methods=smol
+  printf '%s\n' standard fastvlm:head=eagle fastvlm:head=attention fastvlm:head=mlp layerskip:exit_layer=15,gamma=2 \
+    adaptive prompt-lookup:gamma=2 hf-prompt-lookup hf-generate > "$out/smol.methods"
+  measured stories --model smol --limit 20
+  measured coco-caption --model smol --limit 40
+  measured vqav2 --model smol --limit 60
+  ;;
+*) echo "$0: '$step' is not tune, run or smol" >&2; exit 2 ;;
 esac
