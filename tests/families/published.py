@@ -79,6 +79,8 @@ PUBLISHED: dict[str, Chat] = {
     "smolvlm": Chat("<image>", "User:", IDEFICS.after, "<|im_start|>", bos="<|im_start|>", adds=False),
     "gemma3": Chat("<start_of_image>", "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", BOS,
                    bos="<bos>", marks=TURNS),
+    "gemma3n": Chat("<image_soft_token>", "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", BOS,
+                    bos="<bos>", marks=(*TURNS, "<start_of_image>", "<start_of_audio>")),
     "gemma4": Chat("<|image|>", "<|turn>user\n", "<turn|>\n<|turn>model\n", BOS, bos="<bos>",
                    marks=("<|turn>", "<turn|>")),
     "internvl": chatml("<IMG_CONTEXT>\n"),

@@ -222,11 +222,46 @@ def diffusion_gemma() -> Made:
     )  # fmt: skip
 
 
+def gemma3n() -> Made:
+    """Whole: timm's MobileNet as published, but narrow and for small images; an audio tower; its last layers share KV.
+
+    The marks of images and audio that its vocabulary lacks have embeddings of their own, as published, from 150 on.
+    """
+    chat = PUBLISHED["gemma3n"]
+    text = dict(
+        **{**TEXT, "tie_word_embeddings": True}, head_dim=12, sliding_window=12, vocab_size_per_layer_input=IMAGE,
+        hidden_size_per_layer_input=8, laurel_rank=4, num_kv_shared_layers=2,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention", "sliding_attention",
+                     "full_attention"],
+        activation_sparsity_pattern=[0.95, 0.0, 0.0, 0.0, 0.0],
+    )  # fmt: skip
+    vision = hf.Gemma3nVisionConfig(
+        model_args={"channel_multiplier": 1 / 16, "msfa_output_resolution": 2}, vocab_offset=IMAGE, vocab_size=2
+    )
+    audio = dict(
+        hidden_size=32, conf_num_attention_heads=2, conf_num_hidden_layers=1, sscp_conv_channel_size=(8, 4),
+        vocab_offset=IMAGE + 2, vocab_size=VOCABULARY - IMAGE - 2,
+    )  # fmt: skip
+    named = {
+        "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>", "eoa_token": "<end_of_audio>",
+        "audio_token": "<audio_soft_token>", "boi_token": "<start_of_image>", "boa_token": "<start_of_audio>",
+    }  # fmt: skip
+    spelling = chat.tokenizer(*list(named.values())[:4], **named)
+    config = hf.Gemma3nConfig(
+        text_config=text, vision_config=vision, audio_config=audio, vision_soft_tokens_per_image=4,
+        **{f"{name}_id": spelling.convert_tokens_to_ids(word) for name, word in named.items()},
+    )  # fmt: skip
+    images = pil("Siglip", size={"height": 2 * SIDE, "width": 2 * SIDE}, do_normalize=False)
+    return hf.Gemma3nForConditionalGeneration(config), lambda: hf.Gemma3nProcessor(
+        hf.Gemma3nAudioFeatureExtractor(), images, spelling, chat_template=chat.template, image_seq_length=4
+    )
+
+
 UNLISTED: dict[str, Callable[[], Made]] = {
     f.__name__: f
     for f in (
         qwen3_vl_moe, glm46v, glm4v_moe, exaone4_5, aria, ovis2, deepseek_vl, janus, llava_next_video,
-        granite_docling, llava_granite, diffusion_gemma,
+        granite_docling, llava_granite, diffusion_gemma, gemma3n,
     )
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Each suite's own results format: written by a run, read by `score`, one fault a message; and VisDial's ranks."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -185,7 +186,9 @@ def test_faulty_ranks_are_named(visdial: SimpleNamespace, change: Any, problem: 
 @pytest.mark.parametrize(("row", "problem"), [
     ({"image_id": 185565, "round_id": 1, "gt_relevance": [1.0]}, "has 1 numbers for the 100 options"),
     ({"image_id": 185565, "round_id": 12, "gt_relevance": [1.0]}, "is image-round 185565-12, which"),
-    ({"image_id": 185565, "round_id": 1, "gt_relevance": ["x"]}, "must be a list of numbers"),
+    ({"image_id": 185565, "round_id": 1, "gt_relevance": ["x"]}, "must be a list of finite numbers"),
+    ({"image_id": 185565, "round_id": 1, "gt_relevance": [math.nan] * 100}, "must be a list of finite numbers"),
+    ({"image_id": 185565, "round_id": 1, "gt_relevance": [-1.0] * 100}, "numbers of at least 0"),
 ])  # fmt: skip
 def test_faulty_relevances_are_named(visdial: SimpleNamespace, row: dict[str, Any], problem: str) -> None:
     write(visdial.files[1], [row])

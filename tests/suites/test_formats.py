@@ -243,6 +243,7 @@ def put(*path: str | int, value: Any) -> Callable[[Any], None]:
     ("visdial-gen", None, "visdial_1.0_val.json", put("data", "questions", value=None), "data.questions is null"),
     ("scienceqa-img", None, "problems.json", put("4", "answer", value=2), "['4'].answer is 2, but there are 2 choices"),
     ("scienceqa-img", None, "pid_splits.json", put("test", 0, value="9"), "test[0] is '9', which is not in"),
+    ("scienceqa-img", None, "pid_splits.json", put("test", 0, value={}), "test[0] is {}, which is not in"),
     ("scienceqa-img", None, "problems.json", put("4", "image", value="../../x.png"), "not a path below"),
     ("chartqa", None, "ChartQA Dataset/test/test_human.json", put(1, "label", value=14), "[1].label is a whole number"),
     ("chartqa", None, "ChartQA Dataset/test/test_human.json", lambda c: c.clear(), "holds an empty list"),

@@ -15,7 +15,7 @@ def read(source: Source) -> list[Entry]:
     splits, subset = source.document("id_splits", SPLITS_LAYOUT), source.settings["subset"]
     problems, entries = document.table(), []
     for index, problem_id in enumerate(splits.rows(subset)):
-        if problem_id not in problems:
+        if not isinstance(problem_id, str) or problem_id not in problems:
             raise splits.fault(f"{subset}[{index}]", f"is {problem_id!r}, which is not in {document.path}")
         row, place = problems[problem_id], f"['{problem_id}']"
         if isinstance(row, dict) and row.get("image") is None:

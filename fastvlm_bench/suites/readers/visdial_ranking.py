@@ -1,5 +1,6 @@
 """VisDial 1.0 for ranking: per dialog round the right option and, where people judged them, all options' relevances."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -24,8 +25,8 @@ def read(source: Source) -> list[Entry]:
             place = f"[{index}]"
             image, number = (dense.get(row, key, int, place) for key in ("image_id", "round_id"))
             given = dense.get(row, "gt_relevance", list, place)
-            if not given or not all(type(value) in (int, float) for value in given):
-                raise dense.fault(f"{place}.gt_relevance", "must be a list of numbers")
+            if not given or not all(type(value) in (int, float) and 0 <= value < math.inf for value in given):
+                raise dense.fault(f"{place}.gt_relevance", "must be a list of finite numbers of at least 0")
             if f"{image}-{number}" in relevances:
                 raise dense.fault(place, f"is image {image}, round {number}, a duplicate id")
             relevances[f"{image}-{number}"] = " ".join(map(str, given)), dense, place
