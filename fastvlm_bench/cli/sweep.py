@@ -119,8 +119,6 @@ def sweep(
             require_lossless=require_lossless, temperature=temperature, top_p=top_p, top_k=top_k,
         )  # fmt: skip
         check_model_name(asked.model)
-        if predict_first and asked.engine != "eager":
-            raise UsageError("--predict-first prices passes of the engine eager; leave it out, or --engine graphs")
         grid = make_grid(model=asked.model, drafts=drafts_of(asked), suite=suites[0], exit_layer=exit_layer,
                          head=head or [], gamma=gamma, stop=stop)  # fmt: skip
         asked = swept(asked, grid)

@@ -92,6 +92,11 @@ class Graphs(Eager):
         self.reasons.setdefault(reason)
 
 
+def engine_named(name: str) -> Eager:
+    """A new engine of a run, by the name that `--engine` takes."""
+    return Graphs() if name == Graphs.name else Eager()
+
+
 class Store:
     """The slots of all generations of one size, and the passes that were recorded with them.
 

@@ -58,13 +58,13 @@ def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
 def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     """Time single passes of the target and of each method that drafts, in turn, on the suite's last sample.
 
-    They price the rounds of chains that are measured later (`analysis/prediction.py`). Methods with the same draft
-    share theirs. Call it before the warm-up, which then leaves no method warmer than the others; the first passes of
+    They price the rounds of chains that are measured later (`analysis/prediction.py`), and are run by the run's engine.
+    Methods with the same draft share theirs. Call it before the warm-up, which then leaves no method warmer than the others; the first passes of
     each shape do not count. A method whose passes fail is left out, as is everything where samples are decoded in
     batches.
     """
-    if runner.size > 1 or len(suite.openings) < FEWEST_SAMPLES or runner.engine.name != "eager":
-        return []  # of recorded passes no price is known yet
+    if runner.size > 1 or len(suite.openings) < FEWEST_SAMPLES:
+        return []
     prepared, found, model = runner.prepare(suite.openings[-1:]), [], runner.target.model
     own = [(built, built.method) for built in runner.methods if isinstance(built.method, FastVLM)]
     own = [(built, method) for built, method in own if method.priced]
@@ -82,18 +82,23 @@ def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
 
 
 def passes_key(method: FastVLM, model: Any) -> Hashable:
-    """What tells the passes of two methods apart: the exit and the head. γ only says how many there are."""
+    """What tells the passes of two methods apart: the exit, the head, and what `graphs` may refuse of them.
+
+    γ only says how many there are.
+    """
     draft = method.draft_for(model)
-    return draft.exit_layer, None if draft.head is None else id(draft.head)
+    return draft.exit_layer, None if draft.head is None else id(draft.head), type(method).unrecordable
 
 
 def costs_of_passes(runner: Runner, suite: Suite, prepared: Prepared, method: FastVLM, gamma: int) -> PassCosts | None:
-    """Time single passes for verifications of up to γ + 1 positions; None where they fail."""
+    """Time single passes for verifications of up to γ + 1 positions, under the run's engine; None where they fail."""
+    reference = runner.methods[0]
     try:
-        answer = runner.decode(runner.methods[0], suite, prepared).rows[0]
+        answer = runner.decode(reference, suite, prepared).rows[0]
         return measure_costs(
             runner.target, prepared.inputs, answer.token_ids, method.draft_for(runner.target.model),
-            positions=gamma + 1, attempts=PROBES, stops=method.stops,
+            positions=gamma + 1, attempts=PROBES, stops=method.stops, methods=(reference.method, method),
+            most=runner.limit(suite),
         )  # fmt: skip
     except FAILURES:
         return None
