@@ -97,7 +97,6 @@ def sweep(
 ) -> None:  # fmt: skip
     """Measure every exit, head, γ and threshold on the same samples: which is the fastest, and which are as fast?"""
     from fastvlm_bench.config import RunConfig
-    from fastvlm_bench.errors import UsageError
     from fastvlm_bench.measuring.before_loading import drafts_of
     from fastvlm_bench.models.names import check_model_name
     from fastvlm_bench.report.trackers import check_trackers, senders

@@ -59,9 +59,9 @@ def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     """Time single passes of the target and of each method that drafts, in turn, on the suite's last sample.
 
     They price the rounds of chains that are measured later (`analysis/prediction.py`), and are run by the run's engine.
-    Methods with the same draft share theirs. Call it before the warm-up, which then leaves no method warmer than the others; the first passes of
-    each shape do not count. A method whose passes fail is left out, as is everything where samples are decoded in
-    batches.
+    Methods with the same draft share theirs. Call it before the warm-up, which then leaves no method warmer than the
+    others; the first passes of each shape do not count. A method whose passes fail is left out, as is everything where
+    samples are decoded in batches.
     """
     if runner.size > 1 or len(suite.openings) < FEWEST_SAMPLES:
         return []
