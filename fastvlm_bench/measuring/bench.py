@@ -208,7 +208,8 @@ class Bench:
         return trace.ttft_s + trace.decode_s
 
     def decode(self, built: Built, suite: Suite, prepared: Prepared, **options: Any) -> Trace:
-        """Decode once with one method, as `measure` times it. options: `seed` and `phases` of `measure`.
+        """Decode once with one method, as `measure` times it. options: `seed` and `phases` of `measure`; in
+        `generation` more options of `generate`.
 
         Where the engine recorded a pass meanwhile, or took to another way, what was timed is dropped, and all is
         decoded once more.
@@ -220,13 +221,16 @@ class Bench:
                 break
         return trace
 
-    def _decode(self, built: Built, suite: Suite, prepared: Prepared, **options: Any) -> Trace:
+    def _decode(
+        self, built: Built, suite: Suite, prepared: Prepared, *, generation: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Trace:  # fmt: skip
         if built.method.sees:
             answers = prepared.answers or [()] * len(prepared.samples)
             built.method.show([shown(*each) for each in zip(prepared.samples, answers, strict=True)])
         return measure(
             built.method, self.target.model, prepared.inputs, self.limit(suite), vision=self.vision,
-            generation=self.generation, **options,
+            generation={**self.generation, **(generation or {})}, **options,
         )  # fmt: skip
 
     def prepare(
