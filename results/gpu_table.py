@@ -1,9 +1,9 @@
 """Prints the table of `results/gpu.sh`: python results/gpu_table.py FOLDER
 
 Of each target, engine and method: tokens a second while decoding, memory by the allocator and by the driver (NVML),
-joules a token, the share of kernels in passes that verify, and tokens a second times the seconds that the roofline gives
-one token of standard decoding. That is 1 where the weights are read as fast as the memory can, once a token; a method
-that drafts may exceed it.
+joules a token, the share of kernels in passes that verify, and tokens a second times the seconds that the roofline
+gives one token of standard decoding. That is 1 where the weights are read as fast as the memory can, once a token; a
+method that drafts may exceed it.
 """
 
 import json
