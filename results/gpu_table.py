@@ -33,7 +33,7 @@ def lines(folder: Path) -> list[tuple[str, ...]]:
                     speed, per_s = row.speedup.decode_speedup_geomean, row.times.decode_tokens_per_s
                     found.append((
                         target, engine, row.method, _number(per_s, 1), _number(speed and speed.value, 2),
-                        f"{row.sameness.identical}/{row.counts.samples_paired}",
+                        f"{row.sameness.identical}/{row.counts.samples_paired}" if row.counts.samples_paired else "",
                         _mebibytes(row.memory.peak_allocated_bytes),
                         _mebibytes(memory.get(row.method, {}).get("device_used_bytes")),
                         _number(row.energy.joules_per_token, 3), _number(row.phases.kernels_verify, 2),
