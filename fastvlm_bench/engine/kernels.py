@@ -6,6 +6,8 @@ not only give another view of what is there. Work of the profiler is inside such
 comes out rather too large than too small.
 """
 
+import os
+import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -47,11 +49,18 @@ class Kernels(Phases):
     def watched(self) -> Iterator["Kernels"]:
         on_gpu = self.clock.device.startswith("cuda")
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-        with profile(activities=kinds, acc_events=True) as seen, super().watched():
-            self.clock.synchronised()
-            self._stack.enter_context(record_function(MARK + WHOLE))
-            with self._stack:
-                yield self
+        watching = profile(activities=kinds, acc_events=True)
+        with unsaid():
+            seen = watching.__enter__()
+        try:
+            with super().watched():
+                self.clock.synchronised()
+                self._stack.enter_context(record_function(MARK + WHOLE))
+                with self._stack:
+                    yield self
+        finally:
+            with unsaid():
+                watching.__exit__(None, None, None)
         self.busy = busy_seconds(kernels_of(seen.events(), on_gpu), spans_of(seen.events()))
 
     def end(self) -> None:
@@ -70,6 +79,20 @@ class Kernels(Phases):
         super()._end()
         self.clock.synchronised()
         self._marks.pop().__exit__(None, None, None)
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """The time in which nothing reaches standard error: the profiler's library names its beginning and end there."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def spans_of(events: Iterable[Any]) -> list[tuple[str, float, float]]:

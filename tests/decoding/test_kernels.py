@@ -57,7 +57,9 @@ def test_on_a_cpu_only_operations_that_compute_count() -> None:
 
 
 @pytest.mark.parametrize("name", ["standard", "layerskip", "hf-generate", "graphs"])
-def test_a_watched_generation(llava: Any, inputs: dict[str, Tensor], name: str) -> None:
+def test_a_watched_generation(
+    llava: Any, inputs: dict[str, Tensor], name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     method: Any = {"layerskip": LayerSkip(2, gamma=3), "hf-generate": HfGenerate()}.get(name, Standard())
     if name == "graphs":
         method.engine = Graphs()
@@ -75,6 +77,7 @@ def test_a_watched_generation(llava: Any, inputs: dict[str, Tensor], name: str) 
         assert 0 < busy[phase] < (wall[phase] or 0), phase
     assert (busy["draft_s"] > 0) == (name == "layerskip") and busy["other_s"] >= 0
     assert not llava._forward_hooks and not llava._forward_pre_hooks
+    assert "profiler" not in capfd.readouterr().err
 
 
 def test_on_a_gpu_passes_are_synchronised_and_its_record_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
