@@ -23,6 +23,8 @@ It must not be much smaller, since costs are timed on one prompt and for a short
 OVERBOOKED = 0.01
 FEWEST_FOR_PREDICTION = 5
 INVOCATIONS_APART = 0.05
+LAUNCH_BOUND = 0.8
+"""Where kernels take less of the reference's passes, an engine without launches could be 1.25 times as fast."""
 SLOWED = 0.05
 """By so much an unassisted method may beat the reference before the reference is suspected."""
 
@@ -115,6 +117,19 @@ def slow_reference(row: Row, arm: Arm, where: str) -> Iterable[Notice]:
                          "without drafting: the reference may be slowed, and then every speed-up over it is too high; "
                          "stop other programs, run again, and report it if it stays")  # fmt: skip
             return
+
+
+def launch_notices(run: Run, row: Row) -> Iterable[Notice]:
+    """A warning of a reference that eager decodes, and whose passes wait for launches and Python.
+
+    A drafting method runs fewer passes, so a speed-up over such a reference is one over its launches, too.
+    """
+    found, graphs = row.phases.kernels_verify, row.settings.engine == "graphs"
+    if found is None or found >= LAUNCH_BOUND or (graphs and (run.meta.get("engine") or {}).get("passes")):
+        return
+    remedy = "its family cannot be recorded" if graphs else "compare by --engine graphs"
+    yield Notice("EagerReference", f"{row.suite}: kernels take {found:.0%} of the passes of {row.reference}, and "
+                 f"launches and Python the rest, of which drafting saves as well; {remedy}")  # fmt: skip
 
 
 def left_out(run: Run, row: Row) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastvlm_bench.analysis.arms import Arm, sum_rounds
+from fastvlm_bench.analysis.arms import Arm, sum_rounds, told_apart
 from fastvlm_bench.analysis.statistics import divide
 
 PHASES = ("vision", "prefill", "draft", "verify", "other")
@@ -18,7 +18,8 @@ class Phases:
 
     draft_share, verify_share, other_share: of the decoding time, by the loop's own clock. vision_share, decode_share:
     of the end-to-end time, likewise. phase_*: of the end-to-end time; together they are 1. phases_by: how these were
-    told apart, `CLOCK` or `EVENTS`, "" where nothing was measured.
+    told apart, `CLOCK` or `EVENTS`, "" where nothing was measured. kernels_*: of the seconds of a phase, or of the
+    whole request, those in the device's kernels, on one sample; what is left to 1 is launches, Python and waiting.
     """
 
     draft_share: float | None
@@ -32,10 +33,14 @@ class Phases:
     phase_verify: float | None
     phase_other: float | None
     phases_by: str
+    kernels_prefill: float | None = None
+    kernels_draft: float | None = None
+    kernels_verify: float | None = None
+    kernels_e2e: float | None = None
 
 
-def phases_of(arm: Arm) -> Phases:
-    """The phases of an arm, over all repeats of its measured samples."""
+def phases_of(meta: Mapping[str, Any], arm: Arm) -> Phases:
+    """The phases of an arm, over all repeats of its measured samples. meta: run.json."""
     lines, own = list(arm.lines()), arm.rounds
     decode_s = sum(line["decode_s"] for line in lines)
     e2e_s = sum(line["ttft_s"] + line["decode_s"] for line in lines)
@@ -53,7 +58,19 @@ def phases_of(arm: Arm) -> Phases:
         phase_verify=shares["verify"],
         phase_other=shares["other"],
         phases_by=told_by,
+        **kernel_shares(meta, arm),
     )
+
+
+def kernel_shares(meta: Mapping[str, Any], arm: Arm) -> dict[str, float | None]:
+    """Σ seconds in kernels / Σ seconds of each phase, and of all; None where nothing was measured."""
+    told = told_apart(meta, "kernels", arm)
+    if told is None:
+        return {}
+    wall, busy = ({name: told[key][f"{name}_s"] or 0.0 for name in PHASES} for key in ("wall", "busy"))
+    shares = {f"kernels_{name}": divide(busy[name], wall[name]) if wall[name] else None
+              for name in ("prefill", "draft", "verify")}  # fmt: skip
+    return {**shares, "kernels_e2e": divide(sum(busy.values()), sum(wall.values()))}
 
 
 def phase_shares(lines: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float | None], str]:

@@ -13,6 +13,9 @@ from fastvlm_bench.method_spec import CONTROL
 
 LEAST_IMAGES = 20
 """The width of an interval of fewer images is itself too uncertain to stop by."""
+GROWTH = 1.05
+"""Widths are looked at once there are so many times the samples of the last look. So all looks together take time in
+proportion to the samples, and a suite ends at most 5 % late."""
 LEAST_BLOCK_S = 1.0
 SAMPLES, WIDTH, BUDGET = "samples", "width", "budget"
 """What ended a suite: all its samples, a narrow enough interval, or the time."""
@@ -45,7 +48,7 @@ class StopRule:
     until_width: the suite ends when the 95 % interval of every method's decode speed-up (end to end where nothing is
     decoded) is at most this half-width, relative to the value. It is the interval of the report: over samples, each
     with the medians of its repeats, clustered by image, per token where tokens are drawn (`sampled`). Because the rule
-    looks after every sample, it ends a little early in a lucky streak, and the interval covers the truth a little less
+    looks again and again, it ends a little early in a lucky streak, and the interval covers the truth a little less
     often than 95 %. budget_s: seconds since `start`. images: sample id -> image id; a sample without an
     entry has an image of its own. repeats: of each sample; the width is looked at only after the last of them.
     """
@@ -57,7 +60,7 @@ class StopRule:
         self.reference, self.clock, self.until_width, self.budget_s = reference, clock, until_width, budget_s
         self.images, self.sampled, self.repeats = images or {}, sampled, repeats
         self.by: str | None = None
-        self.began, self.groups = clock.now(), 0
+        self.began, self.groups, self._next_look = clock.now(), 0, 0
         self._lines: dict[str, dict[str, list[Mapping[str, Any]]]] = {}  # method -> sample -> one line per repeat
         self._failed: dict[str, set[str]] = {}  # method -> samples that count nowhere
 
@@ -81,8 +84,10 @@ class StopRule:
                 whole = len(self._lines[method][sample]) >= self.repeats
         if self.budget_s is not None and self.clock.now() - self.began >= self.budget_s:
             self.by = BUDGET
-        most, found = self.until_width, self.widths() if self.until_width is not None and whole else {}
-        if most is not None and found and all(width is not None and width <= most for width in found.values()):
+        if self.until_width is None or not whole or self.groups < self._next_look:
+            return
+        most, found, self._next_look = self.until_width, self.widths(), math.ceil(GROWTH * self.groups)
+        if found and all(width is not None and width <= most for width in found.values()):
             self.by = WIDTH
 
     def widths(self) -> dict[str, float | None]:

@@ -94,7 +94,7 @@ def _row(run: Run, arm: Arm, reference: Arm | None, margin: float) -> tuple[Row,
         speedup=speedup,
         acceptance=acceptance_of(run.meta, arm),
         costs=costs_of(run.meta, arm, reference, speedup),
-        phases=phases_of(arm),
+        phases=phases_of(run.meta, arm),
         memory=memory_of(arm, other),
         energy=energy_of(run.meta, suite, method),
     )

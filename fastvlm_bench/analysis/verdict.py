@@ -9,6 +9,7 @@ from fastvlm_bench.analysis.differing import differing_notices, invalid_reason, 
 from fastvlm_bench.analysis.notices import (
     Notice,
     drift_notices,
+    launch_notices,
     left_out,
     order_effects,
     prediction_notices,
@@ -31,7 +32,7 @@ WARNINGS = (
     "Outliers",
     "NotWarmedUp", "Drifting", "StoppedEarly", "InvocationsDiffer",
     "ScoringFailed", "FasterThanPredicted", "SlowerThanPredicted", "SecondsDoNotAddUp", "SlowReference",
-    "ForeignLoop", "EagerEngine", "RecordedLate", "MissingShards",
+    "ForeignLoop", "EagerEngine", "RecordedLate", "MissingShards", "EagerReference",
 )  # fmt: skip
 """The names of all warnings. docs/measuring.md explains each of them."""
 INVALID = "INVALID"
@@ -192,6 +193,7 @@ def _warnings(run: Run, row: Row, arm: Arm, rows: Sequence[Row], warned: _Warned
                      f"({some(causes)}); they and their pairs do not count; see samples.jsonl")  # fmt: skip
     if row.method == row.reference:
         yield from _reference_warnings(row)
+        yield from launch_notices(run, row)
         return
     if counts.samples_paired < FEW_SAMPLES:
         yield Notice("TooFewSamples", f"{row.suite}: {counts.samples_paired} samples; an interval needs {FEW_SAMPLES} "

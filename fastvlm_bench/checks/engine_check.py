@@ -13,12 +13,16 @@ from fastvlm_bench.checks.losslessness import judge_output
 from fastvlm_bench.checks.self_check import Plain, limit_of
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.engine.engine import Eager
+from fastvlm_bench.engine.graphs import Graphs
 from fastvlm_bench.engine.measure import measure
+from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.records.trace import Round
 
 BLOCK = 4
 """So many tokens are read as one block, to know how far the model's own logits move by rounding."""
+SAME = ("identical", "near-tie")
+"""Outcomes of `judge_output` that rounding explains."""
 
 
 class Compared(NamedTuple):
@@ -30,7 +34,7 @@ class Compared(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        return self.outcome in ("identical", "near-tie") and self.difference <= self.limit
+        return self.outcome in SAME and self.difference <= self.limit
 
     def __str__(self) -> str:
         return f"{self.outcome}, logits differ by {self.difference:.0e} of the largest (limit {self.limit:.0e})"
@@ -80,3 +84,15 @@ def engine_check(model: Any, inputs: Mapping[str, Any], engine: Eager, limit: in
     difference = max(float((a - b).abs().max()) for a, b in pairs) / scale
     moved = float(Plain(model, inputs)(expected[:BLOCK]).moved.max()) if len(expected) >= BLOCK else 0.0
     return Compared(outcome, difference, limit_of(moved, scale, model.dtype))
+
+
+def static_check(model: Any, inputs: Mapping[str, Any], method: Method, engine: Graphs, limit: int) -> None:
+    """Let `hf-generate` decode one answer with a growing and a static cache; refuse the latter if they differ."""
+    said = []
+    for each in (Eager(), engine):
+        method.engine = each
+        said.append(measure(method, model, dict(inputs), limit).rows[0].token_ids)
+    outcome = judge_output(model, dict(inputs), said[1], said[0], limit=limit)["outcome"]
+    if outcome not in SAME:
+        engine.gives_up(method, f"hf-generate: transformers' static cache gives another text ({outcome}) than its "
+                                f"growing one for {type(model).__name__}, which is used instead")  # fmt: skip

@@ -97,7 +97,6 @@ def sweep(
 ) -> None:  # fmt: skip
     """Measure every exit, head, γ and threshold on the same samples: which is the fastest, and which are as fast?"""
     from fastvlm_bench.config import RunConfig
-    from fastvlm_bench.errors import UsageError
     from fastvlm_bench.measuring.before_loading import drafts_of
     from fastvlm_bench.models.names import check_model_name
     from fastvlm_bench.report.trackers import check_trackers, senders
@@ -119,8 +118,6 @@ def sweep(
             require_lossless=require_lossless, temperature=temperature, top_p=top_p, top_k=top_k,
         )  # fmt: skip
         check_model_name(asked.model)
-        if predict_first and asked.engine != "eager":
-            raise UsageError("--predict-first prices passes of the engine eager; leave it out, or --engine graphs")
         grid = make_grid(model=asked.model, drafts=drafts_of(asked), suite=suites[0], exit_layer=exit_layer,
                          head=head or [], gamma=gamma, stop=stop)  # fmt: skip
         asked = swept(asked, grid)

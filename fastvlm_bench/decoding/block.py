@@ -89,18 +89,18 @@ class Block(FastVLM):
         gate, clock = session.gate, self.clock
         gate.mode = Mode.DRAFT
         gate.kept.clear()
-        started = clock.now()
+        mark, started = clock.mark(), clock.now()
         drafts, read = self._blocks(session)
-        drafted = clock.now()
+        drafted, handed = clock.now(), clock.mark()
         gate.mode = Mode.VERIFY
         view = session.kwargs_ahead(read - 1) | {"past_key_values": session.cache_view(gate.exit_layer, read)}
         outputs = session.forward(read, drafts.ahead(read - 1), view)
         accepted, standing = session.accept(drafts, outputs.logits)
-        ended = clock.now()
+        seconds = clock.apart(mark, handed, drafted - started, clock.now() - drafted)
         outputs["past_key_values"] = session.cache  # the next round goes on with the cache itself, not with the view
         emitted = session.emit(standing)
         session.keep(outputs, standing, ran=read)
-        return drafts.rounds(accepted, emitted, drafted - started, ended - drafted)
+        return drafts.rounds(accepted, emitted, *seconds)
 
     def _blocks(self, session: Session) -> tuple[Drafts, int]:
         """Draft block after block. Returns the drafts, and how many columns have passed the early layers.

@@ -116,9 +116,11 @@ class FastVLM(Method):
         if self.topk and self.nodes and self.branch_above is not None:
             shape = Shape(self.gamma, self.topk, self.nodes, self.branch_above, self.stop_below)
             return [tree_round(session, shape, self.clock)]
-        kwargs = dict(session.kwargs)
+        kwargs, began = dict(session.kwargs), self.clock.mark()
         drafts, draft_s = self._draft(session, kwargs)
+        drafted = self.clock.mark()
         accepted, standing, outputs, verify_s = self._verify(session, kwargs, drafts)
+        draft_s, verify_s = self.clock.apart(began, drafted, draft_s, verify_s)
         emitted = session.emit(standing)
         # Roll back: the KV of rejected tokens is forgotten, in every layer and in the head.
         session.keep(outputs, standing, ran=len(session.gate.kept))

@@ -1,5 +1,10 @@
-"""The decoding loop of `transformers`, called exactly as `generate` calls it, to check that `standard` is no slower."""
+"""The decoding loop of `transformers`, called exactly as `generate` calls it, to check that `standard` is no slower.
 
+Under the engine `graphs` it gets its own fast path: its static cache, and on CUDA its own compilation of the model.
+"""
+
+import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,11 +12,13 @@ import torch
 from torch import FloatTensor, LongTensor, Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
+from fastvlm_bench.engine.graphs import BLOCK, Graphs
 from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.rows import Row, settle, traced
 from fastvlm_bench.engine.stopping import further, output_end
 from fastvlm_bench.errors import NonFiniteLogits
 from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.machine.failures import device_lost
 from fastvlm_bench.method_spec import MethodKind
 from fastvlm_bench.records.trace import Round
 
@@ -98,6 +105,36 @@ class HfGenerate(Method):
     same share of the decode seconds, divided among the rows that were not finished yet.
     """
 
+    def generate(self, model: Any, decode: Any, **options: Any) -> None:
+        """Call `generate`: under `graphs` with its static cache, or with the growing one where that fails."""
+        if not isinstance(self.engine, Graphs) or self.engine.refusal(self) is not None:
+            super().generate(model, decode, **options)
+            return
+        failure, began, before = "", time.perf_counter(), compiled()
+        try:
+            super().generate(model, self._static(decode), **options, **static_cache(options))
+        except Exception as error:  # a family's own code may not know such a cache, in whatever way
+            if device_lost(error):
+                raise
+            failure = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:160]}"
+        if failure:
+            super().generate(model, decode, **options)  # where this fails as well, it was not for the cache
+            self.engine.gives_up(self, f"hf-generate: transformers' static cache fails for {type(model).__name__} "
+                                       f"({failure}), so its growing cache")  # fmt: skip
+        elif made := compiled() - before:
+            self.engine.made(made, time.perf_counter() - began)
+
+    def _static(self, decode: Any) -> Any:
+        """`decode`, that first looks at the cache which `generate` has prepared: some models take no such wish."""
+
+        def looked(model: Any, input_ids: Tensor, **prepared: Any) -> Any:
+            cache = prepared.get("past_key_values")
+            if not getattr(cache, "is_compileable", False):
+                raise ValueError(f"generate prepared a {type(cache).__name__}")
+            return decode(model, input_ids, **prepared)
+
+        return looked
+
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         criteria, most = further(prepared["stopping_criteria"]), prepared["generation_config"].max_length
         ran = timed_loop(model, input_ids, prepared, self.clock)
@@ -117,3 +154,15 @@ class HfGenerate(Method):
             settle(alive, [Round(0, 0, 0, 1, 0.0, decode_s / passes)] * len(alive), decode_s / passes)
         self.trace = traced(rows, ran.began, ran.first, ran.ended)
         return ran.sequences
+
+
+def static_cache(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of `generate` for its static cache, with as many slots as `graphs` would give."""
+    longest = options["input_ids"].shape[1] + options["max_new_tokens"]
+    return {"cache_implementation": "static", "max_cache_len": -(-(longest + 1) // BLOCK) * BLOCK}
+
+
+def compiled() -> int:
+    """How many graphs torch has compiled in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")  # to import it takes a second, and nothing else would need it
+    return 0 if dynamo is None else int(dynamo.counters["stats"]["unique_graphs"])

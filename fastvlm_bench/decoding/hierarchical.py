@@ -95,16 +95,16 @@ class Hierarchical(Method):
     def round(self, session: Session) -> list[Round]:
         gate = session.gate
         assert isinstance(gate, LevelGate)
-        started = self.clock.now()
+        mark, started = self.clock.mark(), self.clock.now()
         levels = Levels(session, gate, self.stop_below)
         levels.fill(len(self.levels) - 1, self.gamma, self.each)
-        drafted = self.clock.now()
+        drafted, handed = self.clock.now(), self.clock.mark()
         outputs, drafts = levels.verify()
         accepted, standing = session.accept(drafts, outputs.logits)
-        ended = self.clock.now()
+        seconds = self.clock.apart(mark, handed, drafted - started, self.clock.now() - drafted)
         emitted = session.emit(standing)
         session.keep(outputs, standing, ran=levels.read)
-        (own,) = drafts.rounds(accepted, emitted, drafted - started, ended - drafted)
+        (own,) = drafts.rounds(accepted, emitted, *seconds)
         own.levels = [tuple(count) for count in levels.counts]
         return [own]
 

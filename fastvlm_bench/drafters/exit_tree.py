@@ -67,17 +67,17 @@ def verified_tree(session: Session, draft: Callable[[], Tree], clock: Any) -> Ro
     gate = session.gate
     gate.mode = Mode.DRAFT
     gate.kept.clear()
-    started = clock.now()
+    mark, started = clock.mark(), clock.now()
     tree = draft()
-    drafted = clock.now()
+    drafted, handed = clock.now(), clock.mark()
     gate.mode = Mode.VERIFY
     view = session.cache_view(gate.exit_layer, len(tree) + 1)
     outputs, path, standing = verify_tree(session, tree, session.kwargs_ahead(len(tree)) | {"past_key_values": view})
-    ended = clock.now()
+    seconds = clock.apart(mark, handed, drafted - started, clock.now() - drafted)
     outputs["past_key_values"] = session.cache  # the next round goes on with the cache itself, not with the view
     (emitted,) = session.emit([standing])
     keep_tree(session, outputs, path, emitted, gate)
-    return round_of(tree, path, emitted, drafted - started, ended - drafted)
+    return round_of(tree, path, emitted, *seconds)
 
 
 def grow(session: Session, shape: Shape) -> Tree:

@@ -29,4 +29,5 @@ batch_cache.py      rolls each row of a KV cache back by its own number of token
 batch_inputs.py     makes one batch of the inputs of single samples
 measure.py          times one generation through `model.generate(custom_generate=method)`
 phases.py           seconds of vision, prefill, draft and verification, by hooks on the model's passes
+kernels.py          of these the seconds in which the device computes, by PyTorch's profiler
 """

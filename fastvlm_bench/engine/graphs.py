@@ -49,7 +49,7 @@ class Graphs(Eager):
 
     def take_over(self, session: Any, method: Any) -> None:
         """Give the session's caches slots, and let its passes be recorded ones; or do nothing, and tell why."""
-        reason = self.refused or self._eager.get(method) or method.unrecordable(session) or unfit(session)
+        reason = self.refusal(method) or method.unrecordable(session) or unfit(session)
         if reason is None and method not in self._known:
             reason = hidden(session, method)
             self._known.add(method)
@@ -66,6 +66,15 @@ class Graphs(Eager):
         session.recorded = Recorded(self, stores[key], session, method)
         if method.beside:
             self.reasons.setdefault(method.beside)
+
+    def refusal(self, method: Any) -> str | None:
+        """Why this method is decoded by `eager`, as far as is known; None where it is not."""
+        return self.refused or self._eager.get(method)
+
+    def made(self, passes: int, seconds: float) -> None:
+        """A loop of transformers has compiled so many graphs, in a generation that took so long."""
+        self.recorded += passes
+        self.record_s += seconds
 
     def described(self) -> dict[str, Any]:
         """Its entry in run.json."""
@@ -90,6 +99,11 @@ class Graphs(Eager):
         """From now on this method is decoded by `eager`."""
         self._eager[method] = reason
         self.reasons.setdefault(reason)
+
+
+def engine_named(name: str) -> Eager:
+    """A new engine of a run, by the name that `--engine` takes."""
+    return Graphs() if name == Graphs.name else Eager()
 
 
 class Store:

@@ -1,7 +1,7 @@
 """Times one generation through the very call that users make: `model.generate(custom_generate=method)`."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -23,7 +23,7 @@ def seed_of(*parts: object) -> int:
 
 def measure(
     method: Method, model: Any, inputs: dict[str, Any], max_new_tokens: int, vision: nn.Module | None = None,
-    generation: Mapping[str, Any] = GREEDY, seed: int | None = None, phases: bool = False,
+    generation: Mapping[str, Any] = GREEDY, seed: int | None = None, phases: bool | Callable[..., Phases] = False,
 ) -> Trace:  # fmt: skip
     """Decode once, one sequence or a batch, and return the trace.
 
@@ -33,11 +33,12 @@ def measure(
 
     vision: the image encoder. Hooks time it, with a synchronisation before and after; its seconds are None unless it
     runs exactly once. generation: options of `generate` (`RunConfig.generation`). seed: for torch's generators, from
-    which all tokens are drawn. phases: time every pass by hooks, the image encoder then without a synchronisation.
+    which all tokens are drawn. phases: time every pass by hooks, the image encoder then without a synchronisation; or
+    what makes the `Phases` that do.
     In a batch, the seconds of the rows are shares that add up to those of the batch.
     """
     clock, spans, hooks = method.clock, list[float](), list[Any]()
-    watching = Phases(clock, method, model, vision) if phases else None
+    watching = (Phases if phases is True else phases)(clock, method, model, vision) if phases else None
     if vision is not None and not phases:
         hooks = [
             vision.register_forward_pre_hook(lambda *_: spans.append(-clock.synchronised())),

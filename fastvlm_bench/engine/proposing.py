@@ -58,10 +58,11 @@ class Proposing(Method):
 
     def round(self, session: Session) -> list[Round]:
         """Draft, verify, accept, roll back."""
-        drafts, began = session.new_drafts(self.gamma), self.clock.now()
+        drafts, mark, began = session.new_drafts(self.gamma), self.clock.mark(), self.clock.now()
         self.propose(session, drafts)
-        draft_s = self.clock.now() - began
+        draft_s, drafted = self.clock.now() - began, self.clock.mark()
         outputs, accepted, standing, verify_s = self._verify(session, drafts)
+        draft_s, verify_s = self.clock.apart(mark, drafted, draft_s, verify_s)
         emitted = session.emit(standing)
         self.verified(session, outputs, drafts, standing)
         session.keep(outputs, standing, drafts.count + 1)
@@ -107,12 +108,12 @@ class ProposingTrees(Proposing):
     def round(self, session: Session) -> list[Round]:
         if self.topk == 1:
             return super().round(session)
-        began = self.clock.now()
+        mark, began = self.clock.mark(), self.clock.now()
         tree = self.tree(session)
-        drafted = self.clock.now()
+        drafted, handed = self.clock.now(), self.clock.mark()
         outputs, path, standing = verify_tree(session, tree)
-        ended = self.clock.now()
+        seconds = self.clock.apart(mark, handed, drafted - began, self.clock.now() - drafted)
         (emitted,) = session.emit([standing])
         self.branch(session, tree, path, standing)
         keep_tree(session, outputs, path, emitted)
-        return [round_of(tree, path, emitted, drafted - began, ended - drafted)]
+        return [round_of(tree, path, emitted, *seconds)]

@@ -31,9 +31,14 @@ class Clock:
         return self.now()
 
     def stamp(self) -> Any:
-        """A moment, for `between`: on CUDA an event put into the device's queue without waiting, else the time now."""
-        if not self.device.startswith("cuda"):
+        """A moment, for `between`: on CUDA an event put into the device's queue without waiting, else the time now.
+
+        Of another device it is the time when the device has done what it was given.
+        """
+        if self._synchronise is None:
             return self.now()
+        if not self.device.startswith("cuda"):
+            return self.synchronised()
         import torch
 
         event = torch.cuda.Event(enable_timing=True)
@@ -43,6 +48,25 @@ class Clock:
     def between(self, first: Any, second: Any) -> float:
         """Seconds between two stamps. Call it when the device has passed the second: an error on CUDA before that."""
         return second - first if isinstance(first, float) else float(first.elapsed_time(second)) * 1e-3
+
+    def mark(self) -> tuple[float, Any] | None:
+        """A moment of a round, for `apart`: on CUDA the time and an event in the queue; None elsewhere."""
+        return (self.now(), self.stamp()) if self.device.startswith("cuda") else None
+
+    def apart(
+        self, began: tuple[float, Any] | None, drafted: tuple[float, Any] | None, draft_s: float, verify_s: float
+    ) -> tuple[float, float]:  # fmt: skip
+        """(draft_s, verify_s) of a round that has just read what its verification says.
+
+        On CUDA the host is done with drafting before the device is, so that by its clock the last draft pass would be
+        a part of the verification. There drafting ends where the device passes `drafted`, and verification now: the
+        device was idle when the round began, and is again. Elsewhere the seconds stay as they are.
+        """
+        if began is None or drafted is None:
+            return draft_s, verify_s
+        whole = self.now() - began[0]
+        own = min(self.between(began[1], drafted[1]), whole)
+        return own, whole - own
 
 
 class FakeClock(Clock):

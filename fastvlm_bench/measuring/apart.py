@@ -1,7 +1,7 @@
 """Measurements apart from the samples, with a runner's methods.
 
-They are the parts of a memory peak, the costs of single passes, the acceptance without a stop in doubt, and energy in
-blocks.
+They are the parts of a memory peak, the costs of single passes, the acceptance without a stop in doubt, the device's
+share in the time of each phase, and energy in blocks.
 """
 
 import gc
@@ -10,9 +10,12 @@ from functools import partial
 from itertools import cycle
 from typing import Any
 
+from transformers import StoppingCriteriaList
+
 from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.engine.kernels import FirstTokens, Kernels
 from fastvlm_bench.engine.measure import seed_of
 from fastvlm_bench.machine.energy import Meter, blocks
 from fastvlm_bench.machine.failures import FAILURES
@@ -25,6 +28,8 @@ from fastvlm_bench.training.costs import measure_costs
 FEWEST_SAMPLES = 5
 """Of a suite with fewer samples no ratio is published, so nothing is measured apart that would explain one."""
 PROBES = 3
+PROFILED = 16
+"""So many tokens of an answer are watched by the profiler."""
 ENOUGH_TESTED, MOST_SAMPLES = 500, 20
 """Decoding without a stop ends after so many tested drafts or samples: α is then known to about ±4 points."""
 
@@ -58,13 +63,13 @@ def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
 def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
     """Time single passes of the target and of each method that drafts, in turn, on the suite's last sample.
 
-    They price the rounds of chains that are measured later (`analysis/prediction.py`). Methods with the same draft
-    share theirs. Call it before the warm-up, which then leaves no method warmer than the others; the first passes of
-    each shape do not count. A method whose passes fail is left out, as is everything where samples are decoded in
-    batches.
+    They price the rounds of chains that are measured later (`analysis/prediction.py`), and are run by the run's engine.
+    Methods with the same draft share theirs. Call it before the warm-up, which then leaves no method warmer than the
+    others; the first passes of each shape do not count. A method whose passes fail is left out, as is everything where
+    samples are decoded in batches.
     """
-    if runner.size > 1 or len(suite.openings) < FEWEST_SAMPLES or runner.engine.name != "eager":
-        return []  # of recorded passes no price is known yet
+    if runner.size > 1 or len(suite.openings) < FEWEST_SAMPLES:
+        return []
     prepared, found, model = runner.prepare(suite.openings[-1:]), [], runner.target.model
     own = [(built, built.method) for built in runner.methods if isinstance(built.method, FastVLM)]
     own = [(built, method) for built, method in own if method.priced]
@@ -82,18 +87,23 @@ def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
 
 
 def passes_key(method: FastVLM, model: Any) -> Hashable:
-    """What tells the passes of two methods apart: the exit and the head. γ only says how many there are."""
+    """What tells the passes of two methods apart: the exit, the head, and what `graphs` may refuse of them.
+
+    γ only says how many there are.
+    """
     draft = method.draft_for(model)
-    return draft.exit_layer, None if draft.head is None else id(draft.head)
+    return draft.exit_layer, None if draft.head is None else id(draft.head), type(method).unrecordable
 
 
 def costs_of_passes(runner: Runner, suite: Suite, prepared: Prepared, method: FastVLM, gamma: int) -> PassCosts | None:
-    """Time single passes for verifications of up to γ + 1 positions; None where they fail."""
+    """Time single passes for verifications of up to γ + 1 positions, under the run's engine; None where they fail."""
+    reference = runner.methods[0]
     try:
-        answer = runner.decode(runner.methods[0], suite, prepared).rows[0]
+        answer = runner.decode(reference, suite, prepared).rows[0]
         return measure_costs(
             runner.target, prepared.inputs, answer.token_ids, method.draft_for(runner.target.model),
-            positions=gamma + 1, attempts=PROBES, stops=method.stops,
+            positions=gamma + 1, attempts=PROBES, stops=method.stops, methods=(reference.method, method),
+            most=runner.limit(suite),
         )  # fmt: skip
     except FAILURES:
         return None
@@ -124,6 +134,37 @@ def acceptance_without_stop(runner: Runner, suite: Suite) -> list[dict[str, Any]
             continue
         sums = {name: sum(getattr(r, name) for r in rounds) for name in ("drafted", "tested", "accepted", "emitted")}
         found.append({"suite": suite.name, "method": built.label, "samples": number + 1, "rounds": len(rounds), **sums})
+    return found
+
+
+def kernel_shares(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
+    """The seconds of each phase of each method on the suite's last sample, and of them those in the device's kernels.
+
+    Call it before the warm-up. The first tokens of an answer are decoded to warm up, then in turn to take the seconds
+    and to find the kernels; of each the attempt counts that took least. A method that fails is left out.
+    """
+    found, prepared = [], runner.prepare(suite.openings[-1:])
+    first = FirstTokens(prepared.inputs["input_ids"].shape[1], PROFILED)
+    only = {"stopping_criteria": StoppingCriteriaList([first])}
+    for built in runner.methods:
+        decode = partial(runner.decode, built, suite, prepared, generation=only)
+        watching, plain = list[Kernels](), list[Any]()
+
+        def watched(*args: Any, watching: list[Kernels] = watching) -> Kernels:
+            watching.append(Kernels(*args))
+            return watching[-1]
+
+        try:
+            decode()
+            for _ in range(PROBES):
+                plain.append(decode(phases=True))
+                decode(phases=watched)
+        except FAILURES:  # it fails again, and is recorded, when the samples are measured
+            continue
+        least = min(plain, key=lambda trace: trace.ttft_s + trace.decode_s)
+        busy = min((each.busy for each in watching), key=lambda seconds: sum(seconds.values()))
+        found.append({"suite": suite.name, "method": built.label, "sample_id": prepared.samples[0].sample_id,
+                      "tokens": len(least.rows[0].token_ids), "wall": least.phases, "busy": busy})  # fmt: skip
     return found
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from fastvlm_bench.checks.batch_check import batch_self_check
-from fastvlm_bench.checks.engine_check import engine_check
+from fastvlm_bench.checks.engine_check import engine_check, static_check
 from fastvlm_bench.checks.longest_prompt import positions
 from fastvlm_bench.checks.ranking import OptionRanker
 from fastvlm_bench.checks.self_check import Checked, Plain, self_check
 from fastvlm_bench.decoding.build import Built
 from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.decoding.hf_generate import HfGenerate
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.batch_inputs import collate, unevenness
 from fastvlm_bench.engine.engine import Eager
@@ -136,11 +137,18 @@ class Bench:
         """Let `graphs` decode the suite's first sample by the reference. It is refused where eager says otherwise."""
         if not isinstance(self.engine, Graphs):
             return
-        model = self.target.model
-        found = engine_check(model, self.inputs(suite.samples[0]), self.engine, min(self.limit(suite), MOST_CHECKED))
+        model, inputs = self.target.model, self.inputs(suite.samples[0])
+        limit = min(self.limit(suite), MOST_CHECKED)
+        found = engine_check(model, inputs, self.engine, limit)
         self.engine.checked = str(found)
         if not found.passed:
             self.engine.refuse(f"{type(model).__name__}: recorded passes are not the eager ones ({found})")
+            return
+        for method in (built.method for built in self.methods):
+            if isinstance(method, HfGenerate):
+                with contextlib.suppress(*FAILURES):  # it fails again, and is recorded, when it is measured
+                    static_check(model, inputs, method, self.engine, limit)
+                method.engine = self.engine
 
     def _check_batch(self, singles: Sequence[dict[str, Any]], drafts: Sequence[Draft | None] = (None,)) -> None:
         plains = [Plain(self.target.model, single) for single in singles]
@@ -200,24 +208,29 @@ class Bench:
         return trace.ttft_s + trace.decode_s
 
     def decode(self, built: Built, suite: Suite, prepared: Prepared, **options: Any) -> Trace:
-        """Decode once with one method, as `measure` times it. options: `seed` and `phases` of `measure`.
+        """Decode once with one method, as `measure` times it. options: `seed` and `phases` of `measure`; in
+        `generation` more options of `generate`.
 
-        Where the engine recorded a pass meanwhile, what was timed is dropped, and all is decoded once more.
+        Where the engine recorded a pass meanwhile, or took to another way, what was timed is dropped, and all is
+        decoded once more.
         """
         for _ in range(ATTEMPTS):
-            recorded = self.engine.recorded
+            before = self.engine.recorded, len(self.engine.reasons)
             trace = self._decode(built, suite, prepared, **options)
-            if self.engine.recorded == recorded:
+            if (self.engine.recorded, len(self.engine.reasons)) == before:
                 break
         return trace
 
-    def _decode(self, built: Built, suite: Suite, prepared: Prepared, **options: Any) -> Trace:
+    def _decode(
+        self, built: Built, suite: Suite, prepared: Prepared, *, generation: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Trace:  # fmt: skip
         if built.method.sees:
             answers = prepared.answers or [()] * len(prepared.samples)
             built.method.show([shown(*each) for each in zip(prepared.samples, answers, strict=True)])
         return measure(
             built.method, self.target.model, prepared.inputs, self.limit(suite), vision=self.vision,
-            generation=self.generation, **options,
+            generation={**self.generation, **(generation or {})}, **options,
         )  # fmt: skip
 
     def prepare(

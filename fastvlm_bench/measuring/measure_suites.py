@@ -40,10 +40,9 @@ def measure_suites(
     from fastvlm_bench.checks.preflight import in_lines, preflight
     from fastvlm_bench.checks.self_check import said
     from fastvlm_bench.decoding.advice import whence
-    from fastvlm_bench.engine.engine import Eager
-    from fastvlm_bench.engine.graphs import Graphs
+    from fastvlm_bench.engine.graphs import Graphs, engine_named
     from fastvlm_bench.machine.conditions import RECORDED, watch
-    from fastvlm_bench.measuring.apart import acceptance_without_stop, memory_parts, pass_costs
+    from fastvlm_bench.measuring.apart import acceptance_without_stop, kernel_shares, memory_parts, pass_costs
     from fastvlm_bench.measuring.promising import promising
     from fastvlm_bench.measuring.runner import Group, Runner
     from fastvlm_bench.models.generation_settings import generation_settings
@@ -75,7 +74,7 @@ def measure_suites(
         facts = preflight(target, suites, config.max_new_tokens, config.batch_size)
         for line in in_lines(facts, target.device):
             live.say(f"preflight: {line}")
-        conditions, engine = watch(target.device), Graphs() if config.engine == "graphs" else Eager()
+        conditions, engine = watch(target.device), engine_named(config.engine)
         runner = Runner(
             target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions,
             generation=config.generation, seed=config.seed, phases=config.phases, size=config.batch_size,
@@ -150,6 +149,10 @@ def measure_suites(
                                 *([] if swept else acceptance_without_stop(runner, suite)),
                             ],
                         )  # fmt: skip
+                    known = any(part["suite"] == suite.name for part in writer.meta.get("kernels", []))
+                    if config.phases and not (known or swept or follows):
+                        live.say(f"{suite.name}: looking for the device's share in the time")
+                        writer.update(kernels=[*writer.meta.get("kernels", []), *kernel_shares(runner, suite)])
                     runner.warm_up(suite, config.warmup)  # last, so that every method comes to the samples alike
                     if stop is not None:
                         stop.start()

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, NotRequired, TypedDict
 
-from fastvlm_bench.records.sample_line import Amount, Bytes, Count
+from fastvlm_bench.records.sample_line import Amount, Bytes, Count, Phases
 
 
 class MemoryParts(TypedDict):
@@ -31,6 +31,27 @@ class PassCostsRecord(TypedDict):
     standard_s: Annotated[Amount, "seconds of one token by the whole target"]
     draft_s: Annotated[Amount, "seconds of one token by the draft"]
     verify_s: Annotated[list[Amount], "seconds of a verification of 1, 2, 3 .. positions; some are interpolated"]
+
+
+class KernelSeconds(TypedDict):
+    """Seconds of the device's kernels in each phase of one generation."""
+
+    vision_s: Annotated[Amount, "seconds of kernels of the image encoder; 0 where none was seen at work"]
+    prefill_s: Annotated[Amount, "seconds of kernels in the pass over the prompt"]
+    draft_s: Annotated[Amount, "seconds of kernels in drafting passes"]
+    verify_s: Annotated[Amount, "seconds of kernels in passes of the target that do not draft"]
+    other_s: Annotated[Amount, "seconds of kernels outside the passes"]
+
+
+class KernelsRecord(TypedDict):
+    """With --phases: how long the device computes in each phase, on the first tokens of the suite's last sample."""
+
+    suite: Annotated[str, "name of the suite"]
+    method: Annotated[str, "label of the method"]
+    sample_id: Annotated[str, "the sample that was decoded"]
+    tokens: Annotated[Count, "so many tokens of its answer"]
+    wall: Annotated[Phases, "seconds of the phases, without the profiler"]
+    busy: Annotated[KernelSeconds, "of them those in kernels, by the profiler"]
 
 
 class WithoutStop(TypedDict):

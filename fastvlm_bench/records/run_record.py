@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from fastvlm_bench.records.apart_record import Energy, MemoryParts, Outside, PassCostsRecord, WithoutStop
+from fastvlm_bench.records.apart_record import Energy, KernelsRecord, MemoryParts, Outside, PassCostsRecord, WithoutStop
 from fastvlm_bench.records.sample_line import Amount, Bytes, Count, Limits, Positive
 from fastvlm_bench.records.shared_record import Merged, Rank, Shard, Time
 
@@ -264,6 +264,7 @@ class RunRecord(TypedDict):
     merged: NotRequired[Annotated[Merged, "of a run by the command merge"]]
     memory: NotRequired[Annotated[list[MemoryParts], "parts of a peak, of each suite and method"]]
     costs: NotRequired[Annotated[list[PassCostsRecord], "of each suite and method that drafts; not for batches"]]
+    kernels: NotRequired[Annotated[list[KernelsRecord], "of each suite and method, with --phases"]]
     without_stop: NotRequired[Annotated[list[WithoutStop], "of each suite and method that stops in doubt"]]
     generation: NotRequired[Annotated[Generation, "settings of generate that were in force"]]
     engine: NotRequired[Annotated[EngineRecord, "with --engine graphs"]]

@@ -29,8 +29,13 @@ def time_columns(rows: Sequence[Row]) -> list[Cells]:
 
         return cell
 
+    kernels = [
+        column("kernels,\n% of verify", lambda r: share(r.phases.kernels_verify)),
+        column("kernels,\n% of draft", lambda r: share(r.phases.kernels_draft)),
+    ]
     return [
         *(column(f"{name}\n%", phase(name)) for name in PHASES),
+        *(kernels if any(row.phases.kernels_e2e is not None for row in rows) else ()),
         column("decode\n% of e2e", lambda r: share(r.phases.decode_share)),
         column("predicted\ndecode ×", lambda r: number(r.costs.predicted_decode_speedup)),
         column("measured\n/predicted", lambda r: number(r.costs.measured_over_predicted)),

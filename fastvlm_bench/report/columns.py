@@ -46,6 +46,7 @@ SOURCES = (
     "speedup.e2e_speedup_ceiling",
     "phases.phase_vision", "phases.phase_prefill", "phases.phase_draft", "phases.phase_verify", "phases.phase_other",
     "phases.phases_by",
+    "phases.kernels_prefill", "phases.kernels_draft", "phases.kernels_verify", "phases.kernels_e2e",
     "memory.peak_rss_bytes", "memory.peak_rss_delta_bytes", "memory.peak_allocated_bytes",
     "memory.peak_allocated_delta_bytes", "memory.peak_reserved_bytes", "memory.peak_reserved_delta_bytes",
     "memory.extra_bytes",

@@ -23,6 +23,7 @@ from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES
 from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.decoding.build import Built, build
+from fastvlm_bench.engine.graphs import Graphs, engine_named
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.machine.environment import describe_environment
@@ -53,8 +54,12 @@ class Tuning:
         clock, loaded = Clock(target.device), dict[Path, Any]()
         methods = [build(spec, target, drafts_of(config), clock, loaded) for spec in config.specs]
         self.runner = Runner(target, methods, clock, max_new_tokens=config.max_new_tokens,
-                             generation=config.generation, seed=config.seed)  # fmt: skip
+                             generation=config.generation, seed=config.seed,
+                             engine=engine_named(config.engine))  # fmt: skip
         self.runner.self_check(suite)
+        self.runner.check_engine(suite)
+        for reason in self.runner.engine.reasons:
+            say(f"engine graphs: {reason}; run by eager")
         if target.device.type == "cpu":
             if config.threads is None:
                 self.runner.fastest_threads(suite, sorted({1, torch.get_num_threads()}), rounds=1)
@@ -214,6 +219,7 @@ def tune(
         "command": list(command) or ["fastvlm-bench", *sys.argv[1:]], "config": config.to_dict(), "started_at": began,
         "environment": describe_environment(tuning.runner.target.device), "winner": winner, "draft": draft.get("name"),
         "advice": advice, "tuned": tuned, "written_to": str(place) if place else None,
+        **({"engine": engine.described()} if isinstance(engine := tuning.runner.engine, Graphs) else {}),
         "candidates": [
             {"method": name, before_key: before, "samples": len(race.logs.get(name, [])),
              "decode_speedup": math.exp(race.score(name)) if name in race.logs else None,

@@ -10,10 +10,13 @@ from torch import Tensor
 from transformers import MinNewTokensLengthLogitsProcessor
 
 from fastvlm_bench.analysis.prediction import PassCosts
+from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.medusa import Medusa
+from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.drafts.heads import MedusaHeads
 from fastvlm_bench.drafts.imitation_head import Draft
-from fastvlm_bench.engine.layer_gate import LayerGate, Mode
+from fastvlm_bench.engine.layer_gate import Mode
+from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.recurrent_state import undoable
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
@@ -31,22 +34,25 @@ FULL_PASSES = 8
 
 def measure_costs(
     target: Target, inputs: dict[str, Tensor], answer: Sequence[int], draft: Draft, *, positions: int = POSITIONS,
-    attempts: int | None = None, stops: bool = False,
+    attempts: int | None = None, stops: bool = False, methods: tuple[Method, Method] | None = None, most: int = 0,
 ) -> PassCosts:  # fmt: skip
     """Median seconds over repeated passes on one prompt and a known text, with the calls that the decoding loop makes.
 
     The whole target and the draft are timed in turn, so that other work of the machine slows both alike.
     positions: most positions of a verification. Verifications of 1, 2, 4, 8 .. and `positions` are timed, those between
-    are interpolated. stops: the loop also looks at the draft's confidence.
+    are interpolated. stops: the loop also looks at the draft's confidence. methods: the reference and the method of
+    this draft whose passes are priced, under their engine; by default of the engine eager. most: tokens that they may
+    emit after a prompt, by which recorded passes have their slots.
     """
     if isinstance(draft.head, MedusaHeads):
         return _costs_at_the_end(target, inputs, answer, draft, positions, attempts or ATTEMPTS)
     counts = sorted({positions, *(2**power for power in range(positions.bit_length()) if 2**power < positions)})
-    whole, drafted = (_Probe(target.device, exit_of, list(answer), counts, stops) for exit_of in (None, draft))
+    both = methods or (Standard(), FastVLM(draft))
+    whole, drafted = (_Probe(target.device, method, list(answer), counts, stops) for method in both)
     with torch.inference_mode():
         for probe in [whole, drafted] * (attempts or ATTEMPTS):
             unstopped(target.model)(
-                **inputs, max_new_tokens=positions + 2, min_new_tokens=positions + 2, do_sample=False, num_beams=1,
+                **inputs, max_new_tokens=max(most, positions + 2), min_new_tokens=2, do_sample=False, num_beams=1,
                 custom_generate=probe,
             )  # fmt: skip
     middle = statistics.median
@@ -92,43 +98,51 @@ def costs_of(
 
 
 class _Probe:
-    """A `custom_generate` that times single passes, of the whole target or of a draft, and rolls each of them back."""
+    """A `custom_generate` that times single passes, of the whole target or of a draft, and rolls each of them back.
 
-    def __init__(self, device: Any, draft: Draft | None, answer: list[int], counts: Sequence[int], stops: bool) -> None:
-        self.clock, self.draft, self.answer, self.counts, self.stops = Clock(device), draft, answer, counts, stops
+    method: of whose kind they are, behind its gate if it has one, and run by its engine.
+    """
+
+    def __init__(self, device: Any, method: Method, answer: list[int], counts: Sequence[int], stops: bool) -> None:
+        self.clock, self.method, self.answer, self.counts, self.stops = Clock(device), method, answer, counts, stops
         self.full: list[float] = []
         self.drafts: list[float] = []
         self.verifications: dict[int, list[float]] = {count: [] for count in counts}
 
     def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
-        if self.draft is None:
-            session = Session(model, input_ids, clock=self.clock, **prepared)
+        with self.method.around(model):
+            session = Session(model, input_ids, self.method.gate, clock=self.clock, **prepared)
             session.prefill()
             session.record_past()
-            with undoable(decoder_layers(model)):
-                for attempt in range(2 * FULL_PASSES):
-                    _, seconds = self._timed(session, 1, [], dict(session.kwargs))
-                    session.roll_back(1)
-                    self.full += [seconds] if attempt >= FULL_PASSES else []  # the first passes are slower
-            return session.sequences
-        gate = LayerGate.of(model, self.draft)
-        session = Session(model, input_ids, gate, clock=self.clock, **prepared)
-        tokens = (self.answer * self.counts[-1])[: self.counts[-1]]
-        with gate.installed(self.draft.new_cache()):
-            session.prefill()
-            session.record_past()
-            for attempt in range(2):
-                for count in self.counts:
-                    drafted, verified = self._round(session, gate, tokens[: count - 1])
-                    if attempt:  # the first passes of each shape are slower
-                        self.drafts += drafted
-                        self.verifications[count].append(verified)
+            session.processors = without_least(session.processors)
+            self.method.engine.take_over(session, self.method)
+            if self.method.gate is None:
+                with undoable(decoder_layers(model)):
+                    self._whole(session)
+            else:
+                self._drafting(session)
         return session.sequences
 
-    def _round(self, session: Session, gate: LayerGate, ahead: list[int]) -> tuple[list[float], float]:
+    def _whole(self, session: Session) -> None:
+        for attempt in range(2 * FULL_PASSES):
+            _, seconds = self._timed(session, 1, [], dict(session.kwargs))
+            session.roll_back(1)
+            self.full += [seconds] if attempt >= FULL_PASSES else []  # the first passes are slower
+
+    def _drafting(self, session: Session) -> None:
+        tokens = (self.answer * self.counts[-1])[: self.counts[-1]]
+        for attempt in range(2):
+            for count in self.counts:
+                drafted, verified = self._round(session, tokens[: count - 1])
+                if attempt:  # the first passes of each shape are slower
+                    self.drafts += drafted
+                    self.verifications[count].append(verified)
+
+    def _round(self, session: Session, ahead: list[int]) -> tuple[list[float], float]:
+        gate = session.gate
         gate.kept.clear()
         gate.mode, kwargs, seconds = Mode.DRAFT, dict(session.kwargs), []
-        kwargs["past_key_values"] = gate.draft_view(session.cache)
+        kwargs["past_key_values"] = session.draft_view()
         for place in range(len(ahead) + 1):
             outputs, took = self._timed(session, 1, ahead[:place], kwargs, self.stops)
             seconds.append(took)
@@ -167,9 +181,7 @@ class _EndProbe:
         with self.method.around(model):
             session.prefill()
             self.method.begin(session)
-            # What keeps the probe from ending early is no part of what decoding does.
-            own = [p for p in session.processors if not isinstance(p, MinNewTokensLengthLogitsProcessor)]
-            session.processors = type(session.processors)(own)
+            session.processors = without_least(session.processors)
             for attempt in range(2):
                 for count, seconds in self.passes.items():
                     started = self.clock.now()
@@ -183,3 +195,8 @@ class _EndProbe:
                         self.drafts.append(drafted - started)
                         seconds.append(ended - drafted)
         return session.sequences
+
+
+def without_least(processors: Any) -> Any:
+    """What keeps a probe from ending with its first token is no part of what decoding does."""
+    return type(processors)([p for p in processors if not isinstance(p, MinNewTokensLengthLogitsProcessor)])

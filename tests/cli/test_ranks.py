@@ -83,6 +83,18 @@ def test_two_processes_are_one(given: list[str], one: Run, tmp_path: Path) -> No
     assert [suite["samples"] for suite in run.meta["suites"]] == [suite["samples"] for suite in one.meta["suites"]]
 
 
+@pytest.mark.slow
+def test_two_processes_with_recorded_passes_are_one_with_eager_ones(given: list[str], one: Run, tmp_path: Path) -> None:
+    """Each process records its own passes, and the samples are divided as ever."""
+    said, run = measured([*given, "--engine", "graphs"], 2, tmp_path / "out")
+    assert [code for code, _, _ in said] == [0, 0], said
+    assert tokens(run) == tokens(one)
+    assert {min(ranks) for ranks in ranks_of(run).values()} == {0, 1}
+    assert run.meta["engine"]["passes"] > 0 and run.meta["engine"]["eager"] == []
+    assert run.meta["config"]["engine"] == "graphs"
+    assert not any(notice["name"] == "EagerEngine" for notice in run.meta["warnings"])
+
+
 def dies_after(lines: int, ranks: tuple[int, ...], number: int = signal.SIGKILL) -> Callable[[int], None]:
     """These ranks get a signal when they have measured so many lines."""
 

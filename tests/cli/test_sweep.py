@@ -120,11 +120,12 @@ def test_refused(arguments: list[str], says: list[str], refused: Callable[..., s
 
 
 @pytest.mark.slow
-def test_predict_first_says_what_it_leaves_out(call: Call, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["eager", "graphs"])
+def test_predict_first_says_what_it_leaves_out(call: Call, tmp_path: Path, engine: str) -> None:
     """The raw exit 1 drafts nonsense, and a head is good: no prediction holds the former a winner."""
     result = call("sweep", "--limit", "6", "--exit-layer", "1", "--head", "eagle", "--head", "raw", "--gamma", "2,8",
                   "--stop", "0", "--max-new-tokens", "40", "--warmup", "0", "--threads", "1", "--predict-first",
-                  "--out", tmp_path)  # fmt: skip
+                  "--engine", engine, "--out", tmp_path)  # fmt: skip
     assert result.exit_code == 0, result.output
     run = read_run(next(tmp_path.glob("*/")))
     predicted = {entry["method"]: entry["decode_speedup"] for entry in run.meta["sweep"]["predicted"]}

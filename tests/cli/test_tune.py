@@ -160,13 +160,15 @@ def test_tuning_writes_what_run_takes(steady: None, draft: Path, call: Call, tmp
 def test_any_method_is_tuned_by_naming_candidates(steady: None, draft: Path, call: Call, tmp_path: Path) -> None:
     before = (draft / MANIFEST).read_bytes()
     named = [f"-mprompt-lookup:gamma={gamma}" for gamma in (2, 6, 20)]
-    result = call("tune", "--draft", draft.parent, *named, "--budget", "2", *SHORT, "--out", tmp_path / "out")
+    result = call("tune", "--draft", draft.parent, *named, "--budget", "2", *SHORT, "--engine", "graphs", "--out",
+                  tmp_path / "out")  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "best: prompt-lookup:gamma=6 decodes 2.00×" in result.stdout and "-m prompt-lookup:gamma=6" in result.stdout
     assert "advice not written" in result.stdout and (draft / MANIFEST).read_bytes() == before
     record = json.loads(next((tmp_path / "out").glob("*/tune.json")).read_text())
     tried = {each["method"]: each["tried_decode_speedup"] for each in record["candidates"]}
     assert len(tried) == 3 and max(tried, key=lambda label: tried[label]) == "prompt-lookup:gamma=6"
+    assert record["engine"]["passes"] > 3 and record["engine"]["self_check"].startswith("identical")
 
 
 @pytest.mark.parametrize(

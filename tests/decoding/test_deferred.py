@@ -17,6 +17,7 @@ from fastvlm_bench.engine.drafting import Drafts
 from fastvlm_bench.engine.processors import at_each_place
 from fastvlm_bench.engine.rows import Row
 from fastvlm_bench.errors import NonFiniteLogits
+from fastvlm_bench.machine.clock import Clock
 
 COUNT = 24
 
@@ -137,3 +138,37 @@ def test_a_penalty_that_leaves_the_prompt_out_counts_from_a_place() -> None:
     ids, logits = torch.arange(20)[None], torch.ones(1, 4, 50)
     said = at_each_place(chain, ids, 9, logits)
     assert [int((row < 1).sum()) for row in said] == [0, 0, 1, 2]
+
+
+class Behind(Clock):
+    """A clock of a GPU: the host runs ahead of the device, whose passes take a millisecond each."""
+
+    def __init__(self, passed: list[int]) -> None:
+        super().__init__("cpu")
+        self.passed, self.spans = passed, list[int]()
+
+    def mark(self) -> Any:
+        return (self.now(), len(self.passed))
+
+    def between(self, first: int, second: int) -> float:
+        self.spans.append(second - first)
+        return (second - first) * 1e-9
+
+
+@pytest.mark.usefixtures("deferring")
+@pytest.mark.parametrize("kind", ["fastvlm", "control"])
+def test_drafting_ends_behind_its_last_pass(llava: Any, inputs: dict[str, Tensor], kind: str) -> None:
+    """By the host's clock the last draft pass of a full round would be a part of the verification."""
+    passed: list[int] = []
+    clock = Behind(passed)
+    method: Any = Control(gamma=3, clock=clock) if kind == "control" else FastVLM(oracle_draft(llava, 2), gamma=3,
+                                                                                clock=clock)  # fmt: skip
+    hook = llava.register_forward_hook(lambda *_: passed.append(1))
+    try:
+        generate(llava, inputs, method, count=COUNT)
+    finally:
+        hook.remove()
+    rounds = method.last.rounds
+    more = kind == "fastvlm"  # the last draft goes through the early layers, too
+    assert clock.spans == [r.drafted + more for r in rounds]
+    assert [round(r.draft_s * 1e9) for r in rounds] == clock.spans and all(r.verify_s > 0 for r in rounds)

@@ -69,3 +69,48 @@ def test_a_scripted_model_takes_time_of_its_own() -> None:
     started = clock.now()
     clock.advance(0.25)
     assert (started, clock.now() - started) == (2.0, 0.25)
+
+
+def test_a_round_is_divided_where_the_device_ends_drafting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host gives drafting away in 1 ms and waits for the rest while it verifies; the device drafts for 5 ms."""
+    host, stream, order = [0.0], [0.0], list[str]()
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = stream[0]
+            order.append("record")
+
+        def elapsed_time(self, other: "Event") -> float:
+            order.append("read")
+            return other.at - self.at
+
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(
+        cuda=SimpleNamespace(Event=Event), accelerator=SimpleNamespace(synchronize=lambda device: order.append("wait")),
+    ))  # fmt: skip
+    clock = Clock("cuda:0")
+    monkeypatch.setattr(clock, "now", lambda: host[0])
+    began = clock.mark()
+    host[0], stream[0] = 0.001, 5.0
+    drafted = clock.mark()
+    host[0] = 0.008  # the verification's read has waited for all
+    assert clock.apart(began, drafted, 0.001, 0.007) == (pytest.approx(0.005), pytest.approx(0.003))
+    assert order == ["record", "record", "read"], "nothing waits"
+    host[0] = 0.004  # the two clocks differ by a little: the parts never exceed the whole
+    assert clock.apart(began, drafted, 0.001, 0.003) == (0.004, 0.0)
+
+
+def test_elsewhere_a_round_is_divided_by_the_host() -> None:
+    for clock in (Clock("cpu"), FakeClock([])):
+        assert clock.mark() is None and clock.apart(None, None, 1.0, 2.0) == (1.0, 2.0)
+
+
+def test_a_stamp_waits_for_a_device_without_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = list[str]()
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(accelerator=SimpleNamespace(synchronize=waits.append)))
+    clock = Clock("mps")
+    assert clock.between(clock.stamp(), clock.stamp()) >= 0 and waits == ["mps", "mps"]
+    Clock("cpu").stamp()
+    assert len(waits) == 2

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fastvlm_bench.analysis import stopping
 from fastvlm_bench.analysis.stopping import StopRule, check_stopping
 from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.errors import UsageError
@@ -36,6 +37,21 @@ def test_it_ends_when_the_interval_is_narrow_and_not_before_twenty_pairs() -> No
     assert quick.by is None and quick.widths() == {"fastvlm": None}
     quick.add([group(2.0, 1.0)])
     assert quick.by == "width"
+
+
+def test_what_the_looks_cost_grows_with_the_samples_and_no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look after each sample at all samples so far costs four times as much for twice the samples."""
+    costs, real = [0], stopping.medians
+    monkeypatch.setattr(stopping, "medians", lambda lines: costs.__setitem__(0, costs[0] + 1) or real(lines))
+    found = dict[int, int]()
+    for samples in (400, 800):
+        costs[0] = 0
+        rule, source = StopRule("standard", FakeClock(), 1e-9, None), random.Random(0)
+        for _ in range(samples):
+            rule.add([group(2.0 * source.gauss(1, 0.08), 1.0)])
+        assert rule.by is None
+        found[samples] = costs[0]
+    assert found[800] < 2.2 * found[400] and found[800] < 2 * 25 * 800, "each sample is looked at 21 times in all"
 
 
 def test_what_comes_before_the_samples_does_not_use_up_the_budget() -> None:
