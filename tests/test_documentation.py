@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -205,27 +206,31 @@ def test_what_the_card_of_smol_says_is_what_was_measured() -> None:
 
 
 @pytest.mark.slow
-def test_reference_table_is_what_the_records_say() -> None:
-    """The table in results/README.md is the output of the export command that stands above it, byte by byte."""
+def test_reference_tables_are_what_the_records_say() -> None:
+    """Each table in results/README.md is the output of the export command that stands above it, byte by byte."""
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"`(fastvlm-bench export [^`]*)`:\n\n(\|.*?)\n\n", page, flags=re.S)
-    assert found is not None
-    words = shlex.split(found.group(1))[1:]
-    arguments = [str(p) for w in words for p in (committed_runs() if w.startswith("results/") else [w])]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert result.stdout.strip() == found.group(2).strip()
+    found = re.findall(r"`(fastvlm-bench export [^`]*)`:\n\n(\|.*?)\n\n", page, flags=re.S)
+    named = []
+    for command, table in found:
+        words = shlex.split(command)[1:]
+        runs = [p for p in committed_runs() for word in words if fnmatch(f"results/{p.name}/", word)]
+        arguments = [*(word for word in words if not word.startswith("results/")), *map(str, runs)]
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert result.stdout.strip() == table.strip()
+        named += runs
+    assert sorted(named) == committed_runs(), "each reference run is in one table"
 
 
 @pytest.mark.slow
-def test_reference_table_of_the_readme_is_what_report_prints() -> None:
-    """Each line of the table is one of the run that the command above it names, in the same order."""
-    found = re.search(r"`fastvlm-bench report (results/[^`]*)`:\n\n```text\n(.*?)```", README, flags=re.S)
-    assert found is not None
-    arguments = ["report", str(ROOT / found.group(1))]
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "90"}, catch_exceptions=False)
-    told = iter([line.rstrip() for line in result.stdout.splitlines()])
-    lines = found.group(2).splitlines()
-    assert len(lines) > 12 and [line for line in lines if line not in told] == []
+def test_reference_tables_of_the_readme_are_what_report_prints() -> None:
+    """Each line of a table is one of the run that the command above it names, in the same order."""
+    found = re.findall(r"`fastvlm-bench report (results/[^`]*)`:\n\n```text\n(.*?)```", README, flags=re.S)
+    assert {read_run(ROOT / folder).meta["model"]["id"] for folder, _ in found} == {"tiny", "smol"}
+    for folder, table in found:
+        result = CliRunner().invoke(app, ["report", str(ROOT / folder)], env={"COLUMNS": "90"}, catch_exceptions=False)
+        told = iter([line.rstrip() for line in result.stdout.splitlines()])
+        lines = table.splitlines()
+        assert len(lines) > 9 and [line for line in lines if line not in told] == []
 
 
 @pytest.mark.slow

@@ -30,8 +30,9 @@ FEWEST_SAMPLES = 5
 PROBES = 3
 PROFILED = 16
 """So many tokens of an answer are watched by the profiler."""
-ENOUGH_TESTED, MOST_SAMPLES = 500, 20
-"""Decoding without a stop ends after so many tested drafts or samples: α is then known to about ±4 points."""
+ENOUGH_TESTED, MOST_SAMPLES, SHARE = 500, 20, 5
+"""Decoding without a stop ends after so many tested drafts, when α is known to about ±4 points, after so many samples,
+or after a fifth of the suite's, so that a short run of a slow model does not spend its time apart."""
 
 
 def memory_parts(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
@@ -118,12 +119,13 @@ def acceptance_without_stop(runner: Runner, suite: Suite) -> list[dict[str, Any]
     found: list[dict[str, Any]] = []
     if runner.size > 1 or len(suite.openings) < FEWEST_SAMPLES:
         return found
+    most = min(MOST_SAMPLES, len(suite.openings) // SHARE)
     for built in runner.methods:
         if not built.method.stops:
             continue
         rounds: list[Any] = []
         try:
-            for number, sample in enumerate(suite.openings[:MOST_SAMPLES]):
+            for number, sample in enumerate(suite.openings[:most]):
                 if sum(r.tested for r in rounds) >= ENOUGH_TESTED:
                     break
                 seed = seed_of(runner.seed, suite.name, built.label, number)

@@ -1,7 +1,9 @@
 """What `run` measures apart from the samples explains them: costs of single passes, and α without the stop in doubt."""
 
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 from fastvlm_bench.analysis.prediction import PassCosts, draft_passes, predicted_speedup
 from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.cli.app import app
+from fastvlm_bench.measuring import apart as apart_module
 from fastvlm_bench.records.record import read_run
 
 
@@ -30,7 +33,8 @@ def test_a_plain_pass_is_priced_as_one_and_nothing_else_is() -> None:
 
 
 @pytest.mark.slow
-def test_run_measures_them(tmp_path: Path) -> None:
+def test_run_measures_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart_module, "SHARE", 1)
     weak = "fastvlm:head=mlp,gamma=4"
     methods = ["-m", f"{weak},stop_below=0.7", "-m", f"{weak},stop_below=0", "-m", "hf-generate"]
     told = CliRunner().invoke(app, ["run", "--suite", "coco-caption", "--limit", "5", "--threads", "1", "--warmup", "0",
@@ -69,3 +73,22 @@ def test_several_processes_are_named(fake: SimpleNamespace) -> None:
     rows = summarise(run)
     assert "the 3 processes" in scope_of_intervals(rows)
     assert "between 3 processes" in conclusion(run, rows[1])
+
+
+@pytest.mark.parametrize(("samples", "decoded"), [(4, 0), (5, 1), (24, 4), (1000, 20)])
+def test_no_more_than_a_fifth_of_the_samples_is_decoded_apart(samples: int, decoded: int) -> None:
+    trace = SimpleNamespace(
+        rows=[SimpleNamespace(rounds=[SimpleNamespace(drafted=3, tested=2, accepted=1, emitted=2)])]
+    )
+    method = SimpleNamespace(stops=True, never_stopping=contextlib.nullcontext)
+    seen: list[int] = []
+
+    def decode(built: Any, suite: Any, prepared: Any, seed: int) -> Any:
+        seen.append(prepared)
+        return trace
+
+    runner: Any = SimpleNamespace(size=1, seed=0, methods=[SimpleNamespace(label="fastvlm", method=method)],
+                                  prepare=lambda one: one[0], decode=decode)  # fmt: skip
+    suite: Any = SimpleNamespace(name="mine", openings=list(range(samples)))
+    found = apart_module.acceptance_without_stop(runner, suite)
+    assert seen == list(range(decoded)) and [entry["tested"] for entry in found] == [2 * decoded] * bool(decoded)
