@@ -15,6 +15,7 @@ from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.layer_gate import Mode
 from fastvlm_bench.engine.pacing import Pacing
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.machine.clock import FakeClock
 
 EXITS, COUNT = range(1, LAYERS), 26
 
@@ -160,17 +161,8 @@ def modes(monkeypatch: pytest.MonkeyPatch, llava: Any) -> Iterator[list[Mode]]:
 
 def test_short_answers_are_decoded_plainly(llava: Any, inputs: dict[str, Any], modes: list[Mode]) -> None:
     """With a clock in which a drafting round costs more than a plain one, one-token answers soon are not drafted."""
-    ticks = iter(range(10**9))
-
-    class Slow:
-        """Each reading is a second later: a plain pass takes one, a drafting round at least two."""
-
-        def now(self) -> float:
-            return float(next(ticks))
-
-        synchronised = now
-
-    method: Any = Adaptive(oracle_draft(llava, 2, spoiled=0.0), clock=Slow())  # type: ignore[arg-type]
+    # Each reading is a second later: a plain pass takes one, a drafting round at least two.
+    method: Any = Adaptive(oracle_draft(llava, 2, spoiled=0.0), clock=FakeClock())
     for _ in range(40):
         generate(llava, inputs, method, 2)
     assert len(modes) == 40 and modes[:2] == [Mode.VERIFY] * 2
