@@ -122,7 +122,8 @@ def assemble(model: Any, tokenizer: Any, sight: Path, folder: Path) -> None:
     positions = len(seen["vision_tower.embeddings.position_embedding.weight"])
     layers = len({name.split(".")[3] for name in seen if name.startswith("vision_tower.encoder.layers.")})
     size = round(positions**0.5) * patch
-    told = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
+    left_out = ("quantization_config", "_name_or_path")  # the second is where the file lay on this machine
+    told = {key: value for key, value in model.config.to_dict().items() if key not in left_out}
     image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     config = LlavaConfig(
         vision_config=SiglipVisionConfig(

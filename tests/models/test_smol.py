@@ -81,7 +81,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sight: Path) -> Pat
     monkeypatch.setattr(smol_package.importlib.util, "find_spec", lambda name: found)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: smol_package.VERSION)
     monkeypatch.setattr(smol_package, "SHA256", smol_place.digest_of(file))
-    monkeypatch.setattr(smol, "language_model", lambda path: small_language_model())
+
+    def read(path: Path) -> tuple[Any, Any]:
+        model, tokenizer = small_language_model()
+        model.config._name_or_path = str(path.parent)  # as transformers writes it
+        return model, tokenizer
+
+    monkeypatch.setattr(smol, "language_model", read)
     return file
 
 
@@ -97,7 +103,8 @@ def test_it_is_made_once_and_whole(package: Path, sight: Path, monkeypatch: pyte
     assert (inputs["input_ids"] == image).sum() == SLOTS
     assert target.model.generation_config.repetition_penalty == smol.REPETITION_PENALTY
     folder = names.local_folder("smol")
-    assert folder is not None and [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert folder is not None and str(package.parent) not in (folder / "config.json").read_text()
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
     def never(path: Path) -> Any:
         raise AssertionError("it is there already")
