@@ -86,17 +86,17 @@ class Block(FastVLM):
     def round(self, session: Session) -> list[Round]:
         if self.topk:
             return [verified_tree(session, lambda: self._tree(session), self.clock)]
-        gate, clock = session.gate, self.clock
+        gate = session.gate
         gate.mode = Mode.DRAFT
         gate.kept.clear()
-        mark, started = clock.mark(), clock.now()
+        halves = self.clock.halves()
         drafts, read = self._blocks(session)
-        drafted, handed = clock.now(), clock.mark()
+        halves.drafted()
         gate.mode = Mode.VERIFY
         view = session.kwargs_ahead(read - 1) | {"past_key_values": session.cache_view(gate.exit_layer, read)}
         outputs = session.forward(read, drafts.ahead(read - 1), view)
         accepted, standing = session.accept(drafts, outputs.logits)
-        seconds = clock.apart(mark, handed, drafted - started, clock.now() - drafted)
+        seconds = halves.seconds()
         outputs["past_key_values"] = session.cache  # the next round goes on with the cache itself, not with the view
         emitted = session.emit(standing)
         session.keep(outputs, standing, ran=read)

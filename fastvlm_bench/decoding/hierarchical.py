@@ -95,13 +95,13 @@ class Hierarchical(Method):
     def round(self, session: Session) -> list[Round]:
         gate = session.gate
         assert isinstance(gate, LevelGate)
-        mark, started = self.clock.mark(), self.clock.now()
+        halves = self.clock.halves()
         levels = Levels(session, gate, self.stop_below)
         levels.fill(len(self.levels) - 1, self.gamma, self.each)
-        drafted, handed = self.clock.now(), self.clock.mark()
+        halves.drafted()
         outputs, drafts = levels.verify()
         accepted, standing = session.accept(drafts, outputs.logits)
-        seconds = self.clock.apart(mark, handed, drafted - started, self.clock.now() - drafted)
+        seconds = halves.seconds()
         emitted = session.emit(standing)
         session.keep(outputs, standing, ran=levels.read)
         (own,) = drafts.rounds(accepted, emitted, *seconds)

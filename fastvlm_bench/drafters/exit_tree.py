@@ -67,13 +67,13 @@ def verified_tree(session: Session, draft: Callable[[], Tree], clock: Any) -> Ro
     gate = session.gate
     gate.mode = Mode.DRAFT
     gate.kept.clear()
-    mark, started = clock.mark(), clock.now()
+    halves = clock.halves()
     tree = draft()
-    drafted, handed = clock.now(), clock.mark()
+    halves.drafted()
     gate.mode = Mode.VERIFY
     view = session.cache_view(gate.exit_layer, len(tree) + 1)
     outputs, path, standing = verify_tree(session, tree, session.kwargs_ahead(len(tree)) | {"past_key_values": view})
-    seconds = clock.apart(mark, handed, drafted - started, clock.now() - drafted)
+    seconds = halves.seconds()
     outputs["past_key_values"] = session.cache  # the next round goes on with the cache itself, not with the view
     (emitted,) = session.emit([standing])
     keep_tree(session, outputs, path, emitted, gate)

@@ -58,22 +58,16 @@ class Proposing(Method):
 
     def round(self, session: Session) -> list[Round]:
         """Draft, verify, accept, roll back."""
-        drafts, mark, began = session.new_drafts(self.gamma), self.clock.mark(), self.clock.now()
+        drafts, halves = session.new_drafts(self.gamma), self.clock.halves()
         self.propose(session, drafts)
-        draft_s, drafted = self.clock.now() - began, self.clock.mark()
-        outputs, accepted, standing, verify_s = self._verify(session, drafts)
-        draft_s, verify_s = self.clock.apart(mark, drafted, draft_s, verify_s)
+        halves.drafted()
+        outputs = session.forward_block(drafts.columns)  # the last token and all drafts
+        accepted, standing = session.accept(drafts, outputs.logits)
+        seconds = halves.seconds()
         emitted = session.emit(standing)
         self.verified(session, outputs, drafts, standing)
         session.keep(outputs, standing, drafts.count + 1)
-        return drafts.rounds(accepted, emitted, draft_s, verify_s)
-
-    def _verify(self, session: Session, drafts: Drafts) -> tuple[Any, Sequence[int], Tokens, float]:
-        """One pass over the last token and all drafts. Returns its output, what stands of each row, and its seconds."""
-        started = self.clock.now()
-        outputs = session.forward_block(drafts.columns)
-        accepted, standing = session.accept(drafts, outputs.logits)
-        return outputs, accepted, standing, self.clock.now() - started
+        return drafts.rounds(accepted, emitted, *seconds)
 
 
 class ProposingTrees(Proposing):
@@ -108,11 +102,11 @@ class ProposingTrees(Proposing):
     def round(self, session: Session) -> list[Round]:
         if self.topk == 1:
             return super().round(session)
-        mark, began = self.clock.mark(), self.clock.now()
+        halves = self.clock.halves()
         tree = self.tree(session)
-        drafted, handed = self.clock.now(), self.clock.mark()
+        halves.drafted()
         outputs, path, standing = verify_tree(session, tree)
-        seconds = self.clock.apart(mark, handed, drafted - began, self.clock.now() - drafted)
+        seconds = halves.seconds()
         (emitted,) = session.emit([standing])
         self.branch(session, tree, path, standing)
         keep_tree(session, outputs, path, emitted)

@@ -68,6 +68,28 @@ class Clock:
         own = min(self.between(began[1], drafted[1]), whole)
         return own, whole - own
 
+    def halves(self) -> "Halves":
+        """A round begins to draft."""
+        return Halves(self)
+
+
+class Halves:
+    """Times a round in two halves, each from its beginning to its end: drafting, then verification."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._began, self._started = clock, clock.mark(), clock.now()
+        self._drafted: tuple[float, tuple[float, Any] | None] | None = None
+
+    def drafted(self) -> None:
+        """Drafting ends, and verification begins."""
+        self._drafted = self._clock.now(), self._clock.mark()
+
+    def seconds(self) -> tuple[float, float]:
+        """(draft_s, verify_s), once the round has read what its verification says. AssertionError before `drafted`."""
+        assert self._drafted is not None
+        at, mark = self._drafted
+        return self._clock.apart(self._began, mark, at - self._started, self._clock.now() - at)
+
 
 class FakeClock(Clock):
     """A clock for tests: exact times without waiting.

@@ -98,6 +98,12 @@ def test_a_round_is_divided_where_the_device_ends_drafting(monkeypatch: pytest.M
     host[0] = 0.008  # the verification's read has waited for all
     assert clock.apart(began, drafted, 0.001, 0.007) == (pytest.approx(0.005), pytest.approx(0.003))
     assert order == ["record", "record", "read"], "nothing waits"
+    host[0], stream[0] = 0.0, 0.0
+    halves = clock.halves()
+    host[0], stream[0] = 0.001, 5.0
+    halves.drafted()
+    host[0] = 0.008
+    assert halves.seconds() == (pytest.approx(0.005), pytest.approx(0.003))
     host[0] = 0.004  # the two clocks differ by a little: the parts never exceed the whole
     assert clock.apart(began, drafted, 0.001, 0.003) == (0.004, 0.0)
 
@@ -105,6 +111,12 @@ def test_a_round_is_divided_where_the_device_ends_drafting(monkeypatch: pytest.M
 def test_elsewhere_a_round_is_divided_by_the_host() -> None:
     for clock in (Clock("cpu"), FakeClock([])):
         assert clock.mark() is None and clock.apart(None, None, 1.0, 2.0) == (1.0, 2.0)
+    clock = FakeClock(0)
+    halves = clock.halves()
+    clock.advance(0.25)
+    halves.drafted()
+    clock.advance(2.0)
+    assert halves.seconds() == (0.25, 2.0)
 
 
 def test_a_stamp_waits_for_a_device_without_events(monkeypatch: pytest.MonkeyPatch) -> None:
