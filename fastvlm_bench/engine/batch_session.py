@@ -88,7 +88,7 @@ class BatchSession(Session):
         if (recorded := self.recorded) is not None:
             if (outputs := recorded.forward(count, ahead, logits or count)) is not None:
                 return outputs
-            recorded.hand_back(kwargs)
+            recorded.hand_back(kwargs, ahead)
         ids = self.ids_with(ahead)
         if self._padded:
             added = ids.shape[1] - self.width

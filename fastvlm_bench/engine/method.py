@@ -59,7 +59,7 @@ class Method:
     @property
     def drafting(self) -> bool:
         """Whether a pass of the target that begins now drafts; else it verifies."""
-        return self.gate is not None and self.gate.mode is Mode.DRAFT
+        return self.gate is not None and self.gate.mode in (Mode.DRAFT, Mode.CATCH_UP)
 
     @property
     def stops(self) -> bool:

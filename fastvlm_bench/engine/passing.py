@@ -18,12 +18,12 @@ JUDGED = 512
 class Passing:
     """The passes of one method that may not come again. recorded: how many kinds of them were.
 
-    hopeless: whether less than half of the last `JUDGED` passes repeated one that was recorded.
+    hopeless: how many of `JUDGED` passes repeated a recording, where that was less than half; None so far.
     """
 
     def __init__(self) -> None:
         self.recorded = 0
-        self.hopeless = False
+        self.hopeless: float | None = None
         self._runs: Counter[Hashable] = Counter()
         self._passes = self._repeated = 0
 
@@ -54,4 +54,5 @@ class Passing:
             self._passes = self._repeated = 0
         self._passes += 1
         self._repeated += repeated
-        self.hopeless = self.hopeless or (self._passes >= JUDGED and self.share < 0.5)
+        if self._passes >= JUDGED and self.hopeless is None and self.share < 0.5:
+            self.hopeless = self.share

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from fastvlm_bench.engine.layer_gate import Mode
 from fastvlm_bench.engine.recordable import head_caches
@@ -87,13 +87,19 @@ class Recorded:
             found["position_ids"] = positions[..., -1:] - slot
         return found
 
-    def hand_back(self, kwargs: dict[str, Any]) -> None:
-        """Give the session its own caches again: no pass has run on the slots, and `eager` runs this one."""
+    def hand_back(self, kwargs: dict[str, Any], ahead: Tokens) -> None:
+        """Give the session its own caches again: no pass has run on the slots, and `eager` runs this one.
+
+        kwargs, ahead: of the pass. Recorded passes need no arguments for `ahead`, so these lack them still.
+        """
         session = self.session
         for cache, index, layer in self._before:
             cache.layers[index] = layer
         session.recorded = None
         gated = session._gate is not None and self.method.drafting
+        session.advance_kwargs(
+            BaseModelOutputWithPast(past_key_values=session.cache), kwargs, len(ahead[0]) if ahead else 0
+        )
         kwargs["past_key_values"] = session.draft_view() if gated else session.cache
 
     def forward(
@@ -149,10 +155,10 @@ class Recorded:
 
     def _passed_by(self, kind: Kind, given: tuple[Tensor, ...]) -> Any:
         """A pass of a kind that is not worth a recording. Where most are, the next generation is `eager`'s."""
-        if self.passing.hopeless and self.engine.refusal(self.method) is None:
-            what = f"that only {self.passing.share:.0%} of its drafting passes were repetitions"
-            name = type(self.method).__name__
-            self.engine.gives_up(self.method, f"{name} changes the layers that it skips so often {what}")
+        share = self.passing.hopeless
+        if share is not None and self.engine.refusal(self.method) is None:
+            self.engine.gives_up(self.method, f"{type(self.method).__name__} changes the layers that it skips so often "
+                                              f"that {share:.0%} of its drafting passes were repetitions")  # fmt: skip
         return self._plain(kind, given)
 
     def _first(self, key: Hashable, kind: Kind, given: tuple[Tensor, ...]) -> Any:

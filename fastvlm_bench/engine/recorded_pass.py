@@ -61,13 +61,13 @@ class Kind:
             for carrier, size in zip(carriers, sizes, strict=True):
                 carrier.give(rest[:size])
                 rest = rest[size:]
-            inputs = session.model.prepare_inputs_for_generation(ids, next_sequence_length=count, **kwargs)
-            if branches is not None:
-                inputs["attention_mask"] = branches.mask
-                inputs["position_ids"] = kwargs.get("position_ids", places[None])
-            elif slots.rows is not None:
-                inputs["attention_mask"] = slots.mask(session.model.dtype)
-                inputs["position_ids"] = kwargs.get("position_ids", places)
+            own = dict[str, Tensor]()
+            if branches is not None or slots.rows is not None:  # transformers would make another mask, and positions
+                own["attention_mask"] = slots.mask(session.model.dtype) if branches is None else branches.mask
+                there = kwargs["position_ids"] if "position_ids" in names else places.view(-1, count)
+                own["position_ids"] = there
+            inputs = session.model.prepare_inputs_for_generation(ids, next_sequence_length=count, **{**kwargs, **own})
+            inputs.update(own)
             outputs = session.model(**inputs, return_dict=True)
             taken = [carrier.taken() for carrier in carriers]
             self.counts = [len(each) for each in taken]

@@ -169,7 +169,7 @@ class Session(Choosing):
             recorded = self.recorded
             if (outputs := recorded.forward(count, ahead, logits or count)) is not None:
                 return outputs
-            recorded.hand_back(kwargs)
+            recorded.hand_back(kwargs, ahead)
         return self.model(**self.inputs_of(count, ahead, kwargs, logits), return_dict=True)
 
     def inputs_of(self, count: int, ahead: Tokens, kwargs: dict[str, Any], logits: int | None = None) -> dict[str, Any]:

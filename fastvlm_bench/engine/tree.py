@@ -93,7 +93,7 @@ def read_tree(session: Session, tree: Tree, first: int, kwargs: dict[str, Any]) 
         branches = Branches(before + depths, mask_of(session, tree, first, recorded.capacity))
         if (outputs := recorded.forward(count, [list(tree.tokens)], count, branches)) is not None:
             return outputs
-        recorded.hand_back(kwargs)
+        recorded.hand_back(kwargs, [list(tree.tokens)])
     inputs = session.inputs_of(count, [list(tree.tokens)], kwargs)
     positions = inputs.get("position_ids")
     root = before if positions is None else positions[..., :1] - first
