@@ -1,6 +1,7 @@
 """The engine `graphs` gives the tokens and the rounds that `eager` gives, and says what it leaves to `eager`."""
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from fastvlm_bench.engine.graphs import BLOCK, Graphs
 from fastvlm_bench.engine.measure import measure
 from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.pacing import Pacing
+from fastvlm_bench.measuring.bench import Bench
 from fastvlm_bench.models.layers import replaced
 
 COUNT = 24
@@ -256,6 +258,34 @@ def test_the_passes_of_one_generation_decide_what_is_recorded() -> None:
         for _ in range(passing.WORTH):
             recorded = known.worth(kind)
         assert recorded == (kind < passing.MOST - 1), "no more than so many kinds"
+
+
+@pytest.mark.parametrize("recorded", [0, 2])
+def test_a_generation_that_is_dropped_is_forgotten(recorded: int) -> None:
+    """It is decoded once more, and a method that learns would know its text and its clock twice."""
+
+    class Learning(Standard):
+        def __init__(self) -> None:
+            super().__init__()
+            self.known = ["before"]
+
+        def memory(self) -> list[str]:
+            return list(self.known)
+
+        def recall(self, memory: list[str]) -> None:
+            self.known = list(memory)
+
+    class Once(Bench):
+        def _decode(self, built: Any, suite: Any, prepared: Any, **options: Any) -> Any:
+            built.method.known.append(f"attempt {len(decoded)}")
+            self.engine.recorded += len(decoded) < recorded
+            decoded.append(built)
+
+    decoded = list[Any]()
+    bench, built = Once.__new__(Once), SimpleNamespace(method=Learning())
+    bench.engine = Graphs()
+    bench.decode(built, None, None)  # type: ignore[arg-type]
+    assert len(decoded) == recorded + 1 and built.method.known == ["before", f"attempt {recorded}"]
 
 
 @pytest.mark.parametrize("kind", ["attention", "eagle"])
