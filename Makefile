@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-BOTH_ENGINES := $(addprefix tests/decoding/test_,from_states.py medusa.py mtp.py identity.py skip_drafting.py)
+BOTH_ENGINES := $(addprefix tests/decoding/test_,from_states.py medusa.py mtp.py identity.py skip_drafting.py \
+	exit_trees.py block.py hierarchical.py adaptive.py batch.py) tests/families/test_batch_families.py
 
 .PHONY: demo test test-slow lint clean
 

@@ -29,11 +29,13 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 LOADING = ("device", "dtype", "device_map", "attn", "quantize", "trust_remote_code", "offline")
 CHOICES = {"dtype": DTYPES, "device_map": ("auto",), "attn": ("sdpa", "eager", "flash_attention_2"),
-           "quantize": ("4bit", "8bit"), "engine": ("eager", "graphs")}  # fmt: skip
+           "quantize": ("4bit", "8bit"), "engine": ("auto", "eager", "graphs")}  # fmt: skip
 NOT_MEASURED = ("out", "resume", "json", "require_lossless", "require_valid", "min_decode_speedup",
                 "min_alpha", "max_quality_drop", "margin", "variants", "java", "metrics",
                 "offline")  # fmt: skip
 """Fields of RunConfig that change where results go or what is said of them, not what is measured."""
+EAGER = "eager"
+"""The engine of records that name none."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
          "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control", "engine",
          "shard")  # fmt: skip
@@ -61,7 +63,7 @@ class RunConfig:
     suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first; `all` stands
     for every method that needs no option (`specs`), of which those that do not fit the model are left out. draft: a
     draft folder or a folder of them. device, dtype, device_map, attn, quantize, trust_remote_code, offline: as in
-    `load_target`. engine: how passes run, of every method alike.
+    `load_target`. engine: how passes run, of every method alike; a record's environment names the one that "auto" was.
     gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
     where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. batch_size: samples
@@ -97,7 +99,7 @@ class RunConfig:
     device_map: str | None = None
     attn: str | None = None
     quantize: str | None = None
-    engine: str = "eager"
+    engine: str = "auto"
     trust_remote_code: bool = False
     offline: bool = False
     threads: int | None = None
@@ -242,8 +244,10 @@ class RunConfig:
 
     def sha256(self) -> str:
         """Of the fields that define the measurement: a run may be resumed only with the same."""
-        new = {f.name: f.default for f in fields(self) if f.name in LATER}
-        measured = {name: value for name, value in self.measured().items() if not (name in new and value == new[name])}
+        new = {f.name: f.default for f in fields(self) if f.name in LATER} | {"engine": EAGER}
+        # What "auto" stands for is not known yet. A run that goes on by another engine is refused by its environment.
+        measured = self.measured() | ({"engine": EAGER} if self.engine == "auto" else {})
+        measured = {name: value for name, value in measured.items() if not (name in new and value == new[name])}
         return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 
 

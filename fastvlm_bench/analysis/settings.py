@@ -115,8 +115,9 @@ def settings_of(run: Run, arm: Arm) -> Settings:
 
 
 def engine_of(run: Run) -> str:
-    """The engine of all methods of a run. Older records do not name it: there was one."""
-    return str(run.meta["config"].get("engine") or "eager")
+    """The engine of all methods of a run: what `auto` stood for. Older records do not name it: there was one."""
+    used = (run.meta.get("environment") or {}).get("engine")
+    return str(used or run.meta["config"].get("engine") or "eager")
 
 
 def draft_id(draft: Mapping[str, Any]) -> str:

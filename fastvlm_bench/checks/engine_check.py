@@ -4,7 +4,7 @@ Methods are later compared with the reference, which the same engine decodes. So
 seen there: it must be seen here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from fastvlm_bench.checks.losslessness import judge_output
 from fastvlm_bench.checks.self_check import Plain, limit_of
 from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.engine.batch_inputs import collate
 from fastvlm_bench.engine.engine import Eager
 from fastvlm_bench.engine.graphs import Graphs
 from fastvlm_bench.engine.measure import measure
@@ -84,6 +85,24 @@ def engine_check(model: Any, inputs: Mapping[str, Any], engine: Eager, limit: in
     difference = max(float((a - b).abs().max()) for a, b in pairs) / scale
     moved = float(Plain(model, inputs)(expected[:BLOCK]).moved.max()) if len(expected) >= BLOCK else 0.0
     return Compared(outcome, difference, limit_of(moved, scale, model.dtype))
+
+
+def rows_check(model: Any, singles: Sequence[Mapping[str, Any]], pad: int, engine: Eager, limit: int) -> str:
+    """Decode a batch by `eager` and by `engine`. Returns the first outcome that rounding does not explain, or the last.
+
+    singles: the inputs of each row. pad: the id that fills up shorter prompts.
+    """
+    said, outcome = [], SAME[0]
+    for each in (Eager(), engine):
+        method = Standard()
+        method.engine = each
+        batch = collate([dict(single) for single in singles], pad)
+        said.append([row.token_ids for row in measure(method, model, batch, limit).rows])
+    for single, expected, own in zip(singles, *said, strict=True):
+        outcome = judge_output(model, dict(single), own, expected, limit=limit)["outcome"]
+        if outcome not in SAME:
+            break
+    return outcome
 
 
 def static_check(model: Any, inputs: Mapping[str, Any], method: Method, engine: Graphs, limit: int) -> None:

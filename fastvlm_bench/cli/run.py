@@ -47,7 +47,7 @@ def run(
     device_map: DeviceMap = None,
     attn: Attn = None,
     quantize: Quantize = None,
-    engine: Engine = "eager",
+    engine: Engine = "auto",
     trust_remote_code: TrustRemoteCode = False,
     offline: Offline = False,
     method: Annotated[list[str] | None, typer.Option("--method", "-m", metavar="METHOD", help="name or name:key=value,…; repeatable; see `methods`.", rich_help_panel=HOW)] = None,

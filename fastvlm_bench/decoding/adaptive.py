@@ -8,8 +8,10 @@ before it, and on the clock, and its output does not. With sampling the output k
 whether to draft on never depends on a token that was drawn in the same round.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.drafts.imitation_head import Draft
@@ -66,9 +68,11 @@ class Adaptive(FastVLM):
     def reset(self) -> None:
         self.pacing = Pacing(self.explore)
 
-    def unrecordable(self, session: Session) -> str | None:
-        attends = session.gate.head is not None and session.gate.head.attends
-        return "adaptive's head reads plain passes later, with what only Python keeps of them" if attends else None
+    def memory(self) -> Any:
+        return copy.deepcopy(self.pacing)
+
+    def recall(self, memory: Any) -> None:
+        self.pacing = copy.deepcopy(memory)
 
     def round(self, session: Session) -> list[Round]:
         if not self._paced:
@@ -76,7 +80,7 @@ class Adaptive(FastVLM):
         before = len(session.rows[0].tokens)
         if not self.pacing.drafts(before):
             return self._plain(session)
-        session.gate.catch_up()
+        (session.recorded or session.gate).catch_up()
         self.pacing.begin()
         self._chances = []
         (own,) = super().round(session)

@@ -80,9 +80,6 @@ class Block(FastVLM):
             self.gamma = draft.head.places
         return draft
 
-    def unrecordable(self, session: Session) -> str | None:
-        return "a block's further places are read from what only Python keeps of the head"
-
     def round(self, session: Session) -> list[Round]:
         if self.topk:
             return [verified_tree(session, lambda: self._tree(session), self.clock)]
@@ -108,10 +105,9 @@ class Block(FastVLM):
         These are the last emitted token and all drafts, but for an EOS.
         """
         drafts, read, more = session.new_drafts(self.gamma), 0, True
-        view = session.gate.draft_view(session.cache)
         while (upto := drafts.count + (not drafts.ended)) > read:
             more = more and drafts.wanted
-            kwargs = session.kwargs_ahead(upto - 1) | {"past_key_values": view}
+            kwargs = session.kwargs_ahead(upto - 1) | {"past_key_values": session.draft_view()}
             logits = self._pass(session, upto - read, drafts.ahead(upto - 1), kwargs, wide=more)
             read = upto
             more = more and self._take(session, drafts, logits)
@@ -153,8 +149,7 @@ class Block(FastVLM):
 
     def _tree(self, session: Session) -> Tree:
         """The most probable paths of one block. Every node passes the early layers, in the order of the tree."""
-        view = session.gate.draft_view(session.cache)
-        logits = self._pass(session, 1, (), session.kwargs | {"past_key_values": view}, wide=True)
+        logits = self._pass(session, 1, (), session.kwargs | {"past_key_values": session.draft_view()}, wide=True)
         depth = min(self.gamma, session.remaining - 1, logits.shape[1])
         if depth < 1:
             return Tree([], [])
@@ -168,5 +163,5 @@ class Block(FastVLM):
         ]
         tree = product_tree(candidates, self.nodes or NODES, self.stop_below, session.end_tokens)
         if len(tree):
-            read_tree(session, tree, 1, session.kwargs_ahead(len(tree)) | {"past_key_values": view})
+            read_tree(session, tree, 1, session.kwargs_ahead(len(tree)) | {"past_key_values": session.draft_view()})
         return tree

@@ -45,6 +45,8 @@ class Clasp(SkipDrafting):
     ValueError for values out of range. UsageError for a model whose layers cannot be run by hand.
     """
 
+    takes_recorded_batches = False  # it runs layers by hand, over the caches of all rows
+
     def __init__(
         self, *, gamma: int = 10, stop_below: float = 0.0, skip: float = 0.5, every: int = 4,
         clock: Clock | None = None,
@@ -100,8 +102,9 @@ class Clasp(SkipDrafting):
     def skip_set(self, session: Session) -> SkipSet:
         return self._skipped
 
-    def unrecordable(self, session: Session) -> str | None:
-        return "clasp chooses the skipped layers anew in each round"
+    @property
+    def passes_by(self) -> bool:
+        return self.drafting
 
     def propose(self, session: Session, drafts: Drafts) -> None:
         super().propose(session, drafts)

@@ -103,8 +103,9 @@ class FastVLM(Method):
         if self.topk:
             check_takes_trees(model, remedy="draft a chain: topk=1")
 
-    def unrecordable(self, session: Session) -> str | None:
-        return "a tree of drafts has a mask of its own in each round" if self.topk else None
+    @property
+    def beyond(self) -> int:
+        return self.nodes or 0
 
     def begin(self, session: Session) -> None:
         if self.topk and session.takes_several:

@@ -18,6 +18,8 @@ from fastvlm_bench.drafters.levels import Levels
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.drafts.manifest import choose_draft, read_manifests
 from fastvlm_bench.engine.cache_view import text_cache
+from fastvlm_bench.engine.engine import Carrier
+from fastvlm_bench.engine.gate_carrier import LevelCarrier
 from fastvlm_bench.engine.level_gate import LevelGate
 from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.session import Session
@@ -82,8 +84,8 @@ class Hierarchical(Method):
         self.gate = LevelGate(decoder_layers(model), self.levels)
         return self.gate.installed()
 
-    def unrecordable(self, session: Session) -> str | None:
-        return "its levels hand states on that only Python keeps"
+    def carriers(self) -> list[Carrier]:
+        return [LevelCarrier(self.gate)] if isinstance(self.gate, LevelGate) else []
 
     def begin(self, session: Session) -> None:
         kinds = {type(one) for i, one in enumerate(text_cache(session.cache).layers) if i not in session.fixed}

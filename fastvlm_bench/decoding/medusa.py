@@ -114,6 +114,10 @@ class Medusa(ProposingTrees):
         """How many places a round may draft."""
         return min(self.gamma, len(self.heads.blocks))
 
+    @property
+    def beyond(self) -> int:
+        return self.nodes or 0
+
     def carriers(self) -> list[Carrier]:
         return [self.states]
 

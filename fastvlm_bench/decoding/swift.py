@@ -7,6 +7,7 @@ What was learnt is kept from one generation to the next, until `reset`: so the t
 before it, and its output does not.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,8 +138,15 @@ class Swift(SkipDrafting):
     def skip_set(self, session: Session) -> SkipSet:
         return self.known.proposals.set_of(self.known.best)
 
-    def unrecordable(self, session: Session) -> str | None:
-        return "swift tries another set of skipped layers again and again"
+    @property
+    def passes_by(self) -> bool:
+        return self.drafting
+
+    def memory(self) -> Any:
+        return copy.deepcopy(self.learning)
+
+    def recall(self, memory: Any) -> None:
+        self.learning = copy.deepcopy(memory)
 
     def propose(self, session: Session, drafts: Drafts) -> None:
         super().propose(session, drafts)

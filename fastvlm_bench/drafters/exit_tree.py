@@ -82,8 +82,8 @@ def verified_tree(session: Session, draft: Callable[[], Tree], clock: Any) -> Ro
 
 def grow(session: Session, shape: Shape) -> Tree:
     """The tree that follows the output. Every node has passed the early layers, in the order of the tree."""
-    gate, view = session.gate, session.gate.draft_view(session.cache)
-    outputs = session.forward(1, (), session.kwargs | {"past_key_values": view})
+    gate = session.gate
+    outputs = session.forward(1, (), session.kwargs | {"past_key_values": session.draft_view()})
     tree, level, chances = Tree([], []), [ROOT], [1.0]
     for _ in range(min(shape.depth, session.remaining - 1)):
         found = _next_level(session, shape, tree, level, chances, outputs.logits)
@@ -95,7 +95,7 @@ def grow(session: Session, shape: Shape) -> Tree:
         tokens, parents = [token for token, _, _ in found], [parent for _, parent, _ in found]
         tree = Tree([*tree.tokens, *tokens], [*tree.parents, *parents])
         chances = [chance for _, _, chance in found]
-        kwargs = session.kwargs_ahead(len(tree)) | {"past_key_values": view}
+        kwargs = session.kwargs_ahead(len(tree)) | {"past_key_values": session.draft_view()}
         outputs = read_tree(session, tree, level[0] + 1, kwargs)
     return tree
 

@@ -57,6 +57,10 @@ class FromStates(ProposingTrees):
     def weight_bytes(self) -> int:
         return self.head.weight_bytes if self.head is not None else 0
 
+    @property
+    def beyond(self) -> int:
+        return self.nodes if self.topk > 1 else 0
+
     beside = "a head that reads the target's states runs passes of its own"
 
     def carriers(self) -> list[Carrier]:

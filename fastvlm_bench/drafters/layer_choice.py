@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from fastvlm_bench.engine.cache_view import text_cache
+from fastvlm_bench.engine.slots import SlotLayer, Taken
 
 MASK = "attention_mask"
 
@@ -57,7 +58,7 @@ def choose_layers(
 
     cache: as it is after the pass that was seen. places: (rows,), which token of that pass, on the states' device.
     """
-    view, left, before = cache_copy(cache), len(set(may)), 0
+    view, left, before = cache_copy(cache, seen.columns), len(set(may)), 0
     count = min(count, left)
     # Way j is the best way to skip j of the layers so far. `states`, (rows, ways, width), are those of the ways low and
     # up; fewer need not be followed, because too few layers are left to skip. Way 0 is the target's own states.
@@ -163,7 +164,8 @@ def mask_of(mask: Tensor | None, held: Any, columns: int, places: Tensor, states
     before = torch.arange(kept, device=states.device)[None, :] < last[:, None]
     if mask is not None:
         mask = mask.expand(rows, *mask.shape[1:])[:, 0]
-        row = mask.gather(1, places.view(-1, 1, 1).expand(rows, 1, mask.shape[-1]))[:, 0, mask.shape[-1] - kept :]
+        first = 0 if isinstance(held, Taken) else mask.shape[-1] - kept
+        row = mask.gather(1, places.view(-1, 1, 1).expand(rows, 1, mask.shape[-1]))[:, 0, first : first + kept]
         before = before & (row if row.dtype is torch.bool else row >= 0)
     itself = torch.eye(ways, dtype=torch.bool, device=states.device).expand(rows, ways, ways)
     reads = torch.cat([before[:, None].expand(rows, ways, kept), itself], dim=-1)[:, None]
@@ -173,18 +175,21 @@ def mask_of(mask: Tensor | None, held: Any, columns: int, places: Tensor, states
     return torch.zeros(reads.shape, dtype=dtype, device=reads.device).masked_fill_(~reads, torch.finfo(dtype).min)
 
 
-def cache_copy(cache: Any) -> Any:
+def cache_copy(cache: Any, columns: int = 0) -> Any:
     """A cache with the same tensors. What is appended to it does not reach the original.
 
     A sliding layer becomes one without a window, which hands out all that it holds: what a pass recorded beyond the
-    window is what its earlier tokens read. The mask keeps the window.
+    window is what its earlier tokens read. The mask keeps the window. So does a layer of slots, of which only those
+    count that are taken: by the tokens before the latest pass, and by the `columns` of that pass.
     """
     view = copy.copy(cache)
-    view.layers = [_plain(layer) for layer in cache.layers]
+    view.layers = [_plain(layer, columns) for layer in cache.layers]
     return view
 
 
-def _plain(layer: Any) -> Any:
+def _plain(layer: Any, columns: int) -> Any:
+    if isinstance(layer, SlotLayer):
+        return layer.as_growing(columns)
     if not isinstance(layer, DynamicSlidingWindowLayer):
         return copy.copy(layer)
     plain = DynamicLayer()

@@ -6,6 +6,9 @@ method.py           THE LOOP around every method: prefill, then rounds until eve
 proposing.py        the round of methods whose drafts come from elsewhere than the target's first layers
 engine.py           how passes run: eager, as transformers writes them
 graphs.py           or as graphs: each kind of pass is recorded once, and repeated
+recorded.py         a generation whose passes are recorded, and the slots that it lies in
+recorded_pass.py    one of its passes, as a call of the model and as a record
+passing.py          whether a pass that may not come again is worth a recording
 recordable.py       whether the passes of a session can be recorded
 tape.py             records the operations of a pass and repeats them, on a CPU
 cuda_graph.py       the same on CUDA
@@ -22,6 +25,7 @@ drafting.py         the drafts of one round, and which rows go on drafting
 accept.py           which drafted tokens stand
 processors.py       logits processors at all places at once; those that keep a state are refused
 layer_gate.py       runs a part of any decoder by gating its layers
+head_cache.py       the KV cache of a gated head
 level_gate.py       the same for several exits, one above the other
 cache_view.py       the KV cache as verification must see it
 recurrent_state.py  states of recurrent layers: copied before a pass, replayed after a rejection

@@ -85,15 +85,24 @@ class BatchSession(Session):
 
     def forward(self, count: int, ahead: Tokens, kwargs: dict[str, Any], logits: int | None = None) -> Any:
         """As in `Session`: run one pass over the last `count` columns of output + `ahead`."""
-        columns = self._columns(ahead)
-        ids = self._ids if columns is None else torch.cat([self._ids, columns], dim=1)
+        if (recorded := self.recorded) is not None:
+            if (outputs := recorded.forward(count, ahead, logits or count)) is not None:
+                return outputs
+            recorded.hand_back(kwargs, ahead)
+        ids = self.ids_with(ahead)
         if self._padded:
-            mask = self._mask if columns is None else torch.cat([self._mask, self._mask.new_ones(columns.shape)], dim=1)
+            added = ids.shape[1] - self.width
+            mask = torch.cat([self._mask, self._mask.new_ones(len(ids), added)], dim=1) if added else self._mask
             kwargs = {**kwargs, self._mask_key: mask}
         if "logits_to_keep" in kwargs:
             kwargs = {**kwargs, "logits_to_keep": logits or count}
         inputs = self.model.prepare_inputs_for_generation(ids, next_sequence_length=count, **kwargs)
         return self.model(**inputs, return_dict=True)
+
+    def ids_with(self, ahead: Tokens) -> Tensor:
+        """(rows, columns): the ids of the rows that go on, padded on the left, and `ahead` after them."""
+        columns = self._columns(ahead)
+        return self._ids if columns is None else torch.cat([self._ids, columns], dim=1)
 
     def _columns(self, ahead: Tokens) -> Tensor | None:
         """`ahead` as a tensor, (rows, k), on the model's device; None if it has no column."""
@@ -168,7 +177,7 @@ class BatchSession(Session):
         kept = [len(tokens[index]) for index in staying]
         self.advance_kwargs(outputs, self.kwargs, ran)
         width, longest = self.width, max(row.length for row in self.rows)
-        layers = self._layers()
+        layers = self._layers() if self.recorded is None else []  # slots stay where they are
         # The passes ran the unread columns of `_ids` and the first `beyond` of these columns. So the last token that a
         # row keeps has not been run yet, and the caches end `unread` columns before the ids.
         beyond = ran - self.unread
@@ -180,6 +189,8 @@ class BatchSession(Session):
         rows, standing = (torch.tensor(numbers, device=self.device) for numbers in (staying, kept))
         if self._gate is not None:
             self._gate.follow_rows(rows, ran - standing)
+        if self.recorded is not None and len(staying) < len(tokens):
+            self.recorded.keep_rows(rows)
         if len(staying) == len(tokens) and len(set(kept)) == 1:
             self._cut_back(layers, ids, beyond + unread - kept[0])
             return
@@ -196,6 +207,8 @@ class BatchSession(Session):
                 move_layer(layer, cached)
         for key, value in self.kwargs.items():
             if key in ALONG_TEXT and isinstance(value, Tensor):
+                if self.recorded is not None:  # recorded passes know them by their slots
+                    continue
                 self.kwargs[key] = along.text(value, batch_dim=value.ndim - 2)
             elif key != "past_key_values":
                 self.kwargs[key] = _rows_of(value, rows, len(tokens))
@@ -211,7 +224,7 @@ class BatchSession(Session):
         self._ids, added = ids, ids.shape[1] - self._mask.shape[1]
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), added)], dim=1)
         for key in ALONG_TEXT:
-            if (value := self.kwargs.get(key)) is not None and rejected:
+            if (value := self.kwargs.get(key)) is not None and rejected and self.recorded is None:
                 self.kwargs[key] = value[..., :-rejected]
 
     def _layers(self) -> list[tuple[Any, bool]]:

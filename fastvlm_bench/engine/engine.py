@@ -47,6 +47,14 @@ class Eager:
     recorded = late = 0  # how many passes were recorded, and how many of them after the warm-up
     reasons: Mapping[str, None] = {}  # why another engine decoded instead
 
+    def refusal(self, method: Any) -> str | None:
+        """Why another engine decodes this method, as far as is known; None where none does."""
+        return None
+
+    def described(self) -> dict[str, Any]:
+        """What run.json says of it, beside its name."""
+        return {}
+
     def notices(self) -> list[dict[str, str]]:
         """Warnings for run.json."""
         return []

@@ -5,7 +5,7 @@ norms, soft-capping and the LM head stay the model's own, and layer indices neve
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from typing import Any, Protocol
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fastvlm_bench.drafts.imitation_head import Draft
-from fastvlm_bench.engine.cache_view import text_cache
-from fastvlm_bench.engine.recurrent_state import make_restorable, undoable
-from fastvlm_bench.errors import UsageError
+from fastvlm_bench.engine.head_cache import check_seen, like_cache, shifted
+from fastvlm_bench.engine.recurrent_state import undoable
 from fastvlm_bench.models.layers import decoder_layers, replaced
 from fastvlm_bench.models.t5 import handing_on, shares_position_bias
 
@@ -24,13 +23,15 @@ from fastvlm_bench.models.t5 import handing_on, shares_position_bias
 class Mode(Enum):
     """FULL: every layer runs, and a head with KV reads along: the prefill. PLAIN: every layer runs, for one token.
 
-    DRAFT: layers below the exit, then the head. VERIFY: only layers from the exit on.
+    DRAFT: layers below the exit, then the head. VERIFY: only layers from the exit on. CATCH_UP: only the head, over
+    tokens of plain passes (where passes are recorded; else it is called by itself).
     """
 
     FULL = 0
     DRAFT = 1
     VERIFY = 2
     PLAIN = 3
+    CATCH_UP = 4
 
 
 class Head(Protocol):
@@ -68,11 +69,11 @@ class LayerGate:
         self.kept: list[Tensor] = []
         self._prompt_shape: tuple[int, ...] = ()  # of the states that arrived at the exit with the prompt
         self.head_cache: Any = None
-        self._missed: list[tuple[Tensor, Any, dict[str, Any]]] = []  # the head's inputs in plain passes
+        self.missed: list[tuple[Tensor, Any, dict[str, Any]]] = []  # the head's inputs in plain passes
         # `last`, `previous` and `_prompt` serve only a head that recurs.
         self.last: Tensor | None = None  # the last layer's states in the latest pass that ran it, (rows, k, width)
         self.previous: Tensor | None = None  # the head's next `previous`, (rows, 1, width)
-        self.fixed: Tensor | None = None  # where a recorded verification finds the kept states
+        self.fixed: Tensor | None = None  # where a recorded pass finds the states that it begins with
         self._further: tuple[None, ...] | None = None  # a None for each value that a layer returns after its states
         self._prompt: tuple[Tensor, Any, dict[str, Any]] | None = None  # the head's inputs, until the last layer ran
 
@@ -84,7 +85,7 @@ class LayerGate:
     @contextmanager
     def installed(self, head_cache: Any = None) -> Iterator["LayerGate"]:
         """Replace each layer's `forward` for the time of one generation, and restore it exactly."""
-        self.mode, self.kept, self._missed, self.head_cache, self._prompt_shape = Mode.FULL, [], [], head_cache, ()
+        self.mode, self.kept, self.missed, self.head_cache, self._prompt_shape = Mode.FULL, [], [], head_cache, ()
         gated = [(layer, self._gated(index, layer.forward)) for index, layer in enumerate(self.layers)]
         if shares_position_bias(self.layers):
             gated = [(layer, handing_on(self.layers, forward)) for layer, forward in gated]
@@ -94,19 +95,21 @@ class LayerGate:
             with undoable([*self.layers, *getattr(self.head, "layers", ())]), replaced(gated):
                 yield self
         finally:
-            self.kept, self._missed, self.head_cache, self.last, self.previous = [], [], None, None, None
+            self.kept, self.missed, self.head_cache, self.last, self.previous = [], [], None, None, None
 
     def _gated(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         if index < self.exit_layer:
 
             def below(states: Tensor, *args: Any, **kwargs: Any) -> Any:
-                return self._handed_on(states) if self.mode is Mode.VERIFY else forward(states, *args, **kwargs)
+                skipped = self.mode in (Mode.VERIFY, Mode.CATCH_UP)
+                return self._handed_on(states) if skipped else forward(states, *args, **kwargs)
 
             return below
         if index > self.exit_layer:
 
             def above(states: Tensor, *args: Any, **kwargs: Any) -> Any:
-                return self._handed_on(states) if self.mode is Mode.DRAFT else forward(states, *args, **kwargs)
+                skipped = self.mode in (Mode.DRAFT, Mode.CATCH_UP)
+                return self._handed_on(states) if skipped else forward(states, *args, **kwargs)
 
             recurs = self.head is not None and self.head.recurs
             return self._remembered(above) if recurs and index == len(self.layers) - 1 else above
@@ -120,10 +123,14 @@ class LayerGate:
                 if head is not None:
                     states = self._draft(head, states, args, self._with_own_cache(kwargs) if fills else kwargs)
                 return self._handed_on(states)
+            if self.mode is Mode.CATCH_UP and head is not None:
+                before = {"previous": self.previous} if recurs else {}
+                head(self.fixed if self.fixed is not None else states, *args, **self._with_own_cache(kwargs), **before)
+                return self._handed_on(states)
             if self.mode is Mode.VERIFY:
                 states = self.kept_states() if self.fixed is None else self.fixed
             elif self.mode is Mode.PLAIN and fills:
-                self._missed.append((states, args, kwargs | ({"previous": self.previous} if recurs else {})))
+                self.missed.append((states, args, kwargs | ({"previous": self.previous} if recurs else {})))
             elif not self._prompt_shape:
                 self._prompt_shape = tuple(states.shape)
             if self.mode is Mode.FULL and fills and head is not None:  # prefill: the head runs once, to fill its KV
@@ -143,9 +150,24 @@ class LayerGate:
 
         return at_exit
 
+    @property
+    def key(self) -> Hashable:
+        """What tells a pass from others of its width: its mode, and how much a head says that may say more."""
+        return self.mode, getattr(self.head, "window", None)
+
+    @property
+    def drafts(self) -> list[tuple[Head | None, Output | None]]:
+        """The head, and the LM head that takes the target's place, of each exit."""
+        return [(self.head, self.output)]
+
+    @property
+    def head_caches(self) -> list[Any]:
+        """The caches of heads that have KV."""
+        return [] if self.head_cache is None else [self.head_cache]
+
     def catch_up(self) -> None:
         """Let a head with KV read the tokens of plain passes, which it has not seen. Call it before drafting."""
-        missed, self._missed = self._missed, []
+        missed, self.missed = self.missed, []
         for states, args, kwargs in missed:
             if self.head is not None:
                 self.head(states, *args, **self._with_own_cache(kwargs))
@@ -182,7 +204,7 @@ class LayerGate:
     def _remembered(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         def last(states: Tensor, *args: Any, **kwargs: Any) -> Any:
             result = forward(states, *args, **kwargs)
-            if self.mode is not Mode.DRAFT:
+            if self.mode not in (Mode.DRAFT, Mode.CATCH_UP):
                 self._remember(result)
             return result
 
@@ -247,46 +269,3 @@ class LayerGate:
 
     def _with_own_cache(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         return {**kwargs, "past_key_values": self.head_cache}
-
-
-def shifted(states: Tensor) -> Tensor:
-    """At each position the state of the position before, (batch, tokens, width); zeros at the first."""
-    return nn.functional.pad(states, (0, 0, 1, 0))[:, :-1]
-
-
-def like_cache(cache: Any, exit_layer: int, default: Any) -> Any:
-    """An empty cache for the head, with the kinds of layer (full, sliding, cross-attending) that follow the exit.
-
-    cache: the target's. Its layers from the exit on are copied before the prompt reaches them, so the copies are empty.
-    default: returned where the cache has no layers, or has already seen a part of the prompt.
-    """
-    if hasattr(cache, "self_attention_cache"):
-        own, cross = (
-            like_cache(part, exit_layer, default) for part in (cache.self_attention_cache, cache.cross_attention_cache)
-        )
-        return type(cache)(own, cross)
-    layers = getattr(cache, "layers", ())  # a DynamicCache made without a configuration gets them as they are needed
-    if len(layers) <= exit_layer or _has_seen(layers[exit_layer]):
-        return default
-    own = copy.copy(cache)
-    own.layers = copy.deepcopy(cache.layers[exit_layer:])
-    own.activate_past_recording()
-    make_restorable(own)
-    return own
-
-
-def check_seen(cache: Any, exit_layer: int, head_cache: Any) -> None:
-    """UsageError where the target's cache holds tokens of an earlier turn, which the head's own cache lacks."""
-    seen = [_has_seen(layer) for layer in getattr(text_cache(cache), "layers", ())[exit_layer : exit_layer + 1]]
-    if any(seen) and not any(map(_has_seen, text_cache(head_cache).layers)):
-        raise UsageError(
-            "past_key_values hold tokens that the draft's head, which has a cache of its own, has not seen: leave them "
-            "out, so that all is read again, or take a head without a cache, such as mlp"
-        )
-
-
-def _has_seen(layer: Any) -> bool:
-    """Whether a cache layer holds anything. A layer that only convolves (LFM2) cannot be asked for its length."""
-    if hasattr(layer, "get_seq_length"):
-        return int(layer.get_seq_length()) > 0
-    return any(getattr(layer, "is_conv_states_initialized", {}).values())

@@ -5,7 +5,7 @@ arrives at an exit is kept, so no pass computes layers again that have run for a
 is filled as their exit is passed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fastvlm_bench.drafts.imitation_head import Draft
-from fastvlm_bench.engine.layer_gate import LayerGate, Mode, check_seen, like_cache
+from fastvlm_bench.engine.head_cache import check_seen, like_cache
+from fastvlm_bench.engine.layer_gate import Head, LayerGate, Mode, Output
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import replaced
 from fastvlm_bench.models.t5 import handing_on, shares_position_bias
@@ -70,6 +71,32 @@ class LevelGate(LayerGate):
         self.start: Level | None = None
         self.end: Level | None = None
         self.first = 0
+        self.fixed: Tensor | None = None  # where a recorded pass finds the states that it begins with
+
+    @property
+    def key(self) -> Hashable:
+        """What tells a pass from others of its width: where it begins and ends."""
+        return self.mode, *(None if level is None else level.exit_layer for level in (self.start, self.end))
+
+    @property
+    def drafts(self) -> list[tuple[Head | None, Output | None]]:
+        return [(level.head, level.draft.output) for level in self.levels]
+
+    @property
+    def head_caches(self) -> list[Any]:
+        return [level.cache for level in self.levels if level.cache is not None]
+
+    @property
+    def passed(self) -> list[Level]:
+        """The levels at which states arrive in the pass that was aimed: those above its start, up to its end."""
+        low = 0 if self.start is None else self.start.exit_layer
+        high = len(self.layers) if self.end is None else self.end.exit_layer
+        return [level for level in self.levels if low < level.exit_layer <= high]
+
+    def entering(self) -> Tensor:
+        """The states that a pass begins with which does not begin at the embedding."""
+        assert self.start is not None and self.start.kept is not None
+        return self.start.kept[:, self.first :]
 
     def aim(self, start: int | None, end: int | None, first: int) -> None:
         """The next pass begins with what level `start` has kept from column `first` on, or with tokens (None).
@@ -116,8 +143,7 @@ class LevelGate(LayerGate):
             if self.end is not None and index > self.end.exit_layer:
                 return self._handed_on(states)
             if here is not None and here is self.start:
-                assert here.kept is not None
-                states = here.kept[:, self.first :]
+                states = self.entering() if self.fixed is None else self.fixed
             elif here is not None:
                 made = self._arrived(here, states, args, kwargs)
                 if here is self.end:

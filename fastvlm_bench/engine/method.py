@@ -34,6 +34,7 @@ class Method:
 
     sees = False  # whether `show` must be called before each generation
     takes_batches = True
+    takes_recorded_batches = True
     beside: str | None = None  # what runs beside the target's passes, and is never recorded
     levels: Sequence[Draft] = ()
     """The exits of a method that has several, from the lowest up."""
@@ -58,7 +59,7 @@ class Method:
     @property
     def drafting(self) -> bool:
         """Whether a pass of the target that begins now drafts; else it verifies."""
-        return self.gate is not None and self.gate.mode is Mode.DRAFT
+        return self.gate is not None and self.gate.mode in (Mode.DRAFT, Mode.CATCH_UP)
 
     @property
     def stops(self) -> bool:
@@ -78,6 +79,13 @@ class Method:
     def reset(self) -> None:
         """Forget what earlier generations have taught the method, if it remembers anything: a new task begins."""
 
+    def memory(self) -> Any:
+        """A copy of what earlier generations have taught the method; None where it learns nothing."""
+        return None
+
+    def recall(self, memory: Any) -> None:
+        """Know what `memory` gave, and nothing later: the generations since then are dropped."""
+
     @property
     def drafter(self) -> dict[str, Any] | None:
         """What drafts, for run.json, where it is not a draft of our own: its name, source and weights' hash."""
@@ -95,20 +103,26 @@ class Method:
 
     def pass_key(self) -> Hashable:
         """What tells a pass of the target that runs now from others of its width; None for one not to be recorded."""
-        return self.gate.mode if self.gate is not None else "whole"
+        return self.gate.key if self.gate is not None else "whole"
 
     @property
     def keys_passes(self) -> bool:
         """Whether the method has a `pass_key` of its own."""
         return type(self).pass_key is not Method.pass_key
 
+    @property
+    def beyond(self) -> int:
+        """How many columns a pass may have beyond the longest output, as a tree has."""
+        return 0
+
+    @property
+    def passes_by(self) -> bool:
+        """Whether the pass that runs now is of a kind that may not come again: see `engine/passing.py`."""
+        return False
+
     def carriers(self) -> list[Carrier]:
         """What hands tensors from pass to pass, so that a recorded pass knows them."""
         return [GateCarrier(self.gate)] if self.gate is not None else []
-
-    def unrecordable(self, session: Session) -> str | None:
-        """Why the passes of this method cannot be recorded; None where they can."""
-        return None
 
     def show(self, shown: Sequence[tuple[Any, ...]]) -> None:
         """Called outside the clock, if the method `sees`, with what each row that is decoded next is asked.

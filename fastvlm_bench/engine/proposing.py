@@ -91,9 +91,6 @@ class ProposingTrees(Proposing):
     def branch(self, session: Session, tree: Tree, path: Sequence[int], standing: Sequence[int]) -> None:
         """What `verified` is for a chain. path: the nodes that stand; standing: their tokens and the target's own."""
 
-    def unrecordable(self, session: Session) -> str | None:
-        return "a tree of drafts has a mask of its own in each round" if self.topk > 1 else None
-
     def begin(self, session: Session) -> None:
         super().begin(session)
         if self.topk > 1 and session.takes_several:

@@ -7,25 +7,28 @@ from torch import Tensor
 
 from fastvlm_bench.engine.slots import KINDS
 from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.models.own_masks import refuses_own_masks
 
 
-def unfit(session: Any) -> str | None:
+def unfit(session: Any, method: Any) -> str | None:
     """Why the passes of a session cannot be recorded; None where nothing speaks against it."""
-    model = session.model
-    if session.takes_several:
-        return "a batch is decoded by eager: its rows move in the cache"
+    model, several = session.model, session.takes_several
+    if several and not method.takes_recorded_batches:
+        return f"{type(method).__name__} decodes a batch by eager: it reads all rows at the same length"
+    if several and (fault := refuses_own_masks(model)):
+        return f"{type(model).__name__} takes no mask for rows of different lengths ({fault})"
     if model.config.is_encoder_decoder or not hasattr(session.cache, "layers"):
         return f"{type(model).__name__} has a cache that is not of its text alone"
     if session.fixed:
         return f"{type(model).__name__} attends to its image in layers of their own"
     if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
         return "the model lies on several devices"
-    for layer in [*session.cache.layers, *getattr(head_cache(session), "layers", ())]:
+    for layer in [*session.cache.layers, *(one for cache in head_caches(session) for one in cache.layers)]:
         if type(layer) not in KINDS:
             known = next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("transformers"))
             return f"{type(model).__name__} keeps {known.__name__} state"
     mask = session.kwargs.get("attention_mask")
-    if mask is not None and not bool(mask.all()):
+    if not several and mask is not None and not bool(mask.all()):
         return "the prompt is padded"
     return None
 
@@ -46,15 +49,16 @@ def hidden(session: Any, method: Any) -> str | None:
     return None
 
 
-def head_cache(session: Any) -> Any:
-    """The cache of a gated head that has KV; None where there is none."""
-    return session._gate.head_cache if session._gate is not None else None
+def head_caches(session: Any) -> list[Any]:
+    """The caches of gated heads that have KV."""
+    return session._gate.head_caches if session._gate is not None else []
 
 
 def weights(session: Any) -> list[Tensor]:
-    """All that stays as it is while the session decodes: of the target, the head and a reduced LM head."""
+    """All that stays as it is while the session decodes: of the target, of heads and of reduced LM heads."""
     gate = session._gate
-    modules = [session.model, *([gate.head] if gate is not None and isinstance(gate.head, torch.nn.Module) else [])]
-    reduced = vars(gate.output).values() if gate is not None and gate.output is not None else ()
-    found = [one for module in modules for one in (*module.parameters(), *module.buffers())]
-    return found + [one for one in reduced if isinstance(one, Tensor)]
+    modules, found = [session.model], list[Tensor]()
+    for head, output in gate.drafts if gate is not None else ():
+        modules += [head] if isinstance(head, torch.nn.Module) else []
+        found += [one for one in vars(output).values() if isinstance(one, Tensor)] if output is not None else []
+    return found + [one for module in modules for one in (*module.parameters(), *module.buffers())]

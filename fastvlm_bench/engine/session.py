@@ -55,7 +55,7 @@ class Session(Choosing):
         self.model, self.config, self.clock, self.streamer, self._gate = model, generation_config, clock, streamer, gate
         self.prompt_length = input_ids.shape[1]
         self.rows, self.ended = [Row(0, self.prompt_length)], list[Row]()
-        # One buffer for the whole output: growing by concatenation would cost a copy for each token.
+        # One buffer for the whole output: to grow it by concatenation would copy it for each token.
         self._ids = input_ids.new_zeros(len(input_ids), max(generation_config.max_length, self.prompt_length) + 1)
         self._ids[:, : self.prompt_length] = input_ids
         self.length = self.prompt_length
@@ -169,7 +169,7 @@ class Session(Choosing):
             recorded = self.recorded
             if (outputs := recorded.forward(count, ahead, logits or count)) is not None:
                 return outputs
-            recorded.hand_back(kwargs)
+            recorded.hand_back(kwargs, ahead)
         return self.model(**self.inputs_of(count, ahead, kwargs, logits), return_dict=True)
 
     def inputs_of(self, count: int, ahead: Tokens, kwargs: dict[str, Any], logits: int | None = None) -> dict[str, Any]:

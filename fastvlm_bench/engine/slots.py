@@ -6,6 +6,7 @@ drafts nothing is done: the next pass starts before them and writes over them, a
 `start` as well, hides what is beyond.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,17 +20,41 @@ KINDS = (DynamicLayer, DynamicSlidingWindowLayer)
 class Slots:
     """Where a pass writes. capacity: how many slots there are. start: a tensor, so that a recorded pass reads it anew.
 
-    columns: the slots of the pass that runs, (k,); made by `open`.
+    columns: the slots of the pass that runs, (k,); made by `open`. In a batch of `rows` every row has slots of its own
+    from the first on, whatever its length: then start is (rows,), and columns (rows that go on, k).
     """
 
-    def __init__(self, capacity: int, device: torch.device) -> None:
-        self.capacity = capacity
-        self.start = torch.zeros((), dtype=torch.long, device=device)
+    def __init__(self, capacity: int, device: torch.device, rows: int | None = None) -> None:
+        self.capacity, self.rows = capacity, rows
+        self.start = torch.zeros(() if rows is None else rows, dtype=torch.long, device=device)
         self.columns = self.start[None]
+
+    def begin(self, starts: Sequence[int]) -> None:
+        """The next pass begins at these slots: of the only sequence, or one for each row that goes on."""
+        self.rows = None if self.rows is None else len(starts)
+        with torch.inference_mode():
+            if self.rows is None:
+                self.start.fill_(starts[0])
+            else:
+                self.start[: self.rows] = torch.tensor(starts, device=self.start.device)
 
     def open(self, count: int) -> None:
         """A pass over `count` tokens begins. This is a part of the pass, and is recorded with it."""
-        self.columns = self.start + torch.arange(count, device=self.start.device)
+        start = self.start if self.rows is None else self.start[: self.rows, None]
+        self.columns = start + torch.arange(count, device=self.start.device)
+
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """(rows that go on, 1, k, slots), to be added to the attention's logits: a column reads what is not after it.
+
+        transformers makes masks for rows that end in the same column, which those of a batch do not in their slots.
+        """
+        seen = torch.arange(self.capacity, device=self.start.device) <= self.columns[:, None, :, None]
+        zero = torch.zeros((), dtype=dtype, device=self.start.device)
+        return torch.where(seen, zero, torch.finfo(dtype).min)
+
+
+class Taken(DynamicLayer):
+    """What the slots of a layer hold that are taken. A pass's mask is as wide as all of them."""
 
 
 class SlotLayer(CacheLayerMixin):
@@ -64,8 +89,28 @@ class SlotLayer(CacheLayerMixin):
             own[:, :, first:length].copy_(kept)
             own[:, :, length:].zero_()  # a NaN there would reach the output through the mask
 
+    def fill_rows(self, layer: DynamicLayer, lengths: Sequence[int]) -> None:
+        """As `fill` for a batch, whose rows end in the last column of `layer`: each begins in its first slot."""
+        assert layer.keys is not None and layer.values is not None
+        rows, _, width, _ = layer.keys.shape
+        first = width - torch.tensor(lengths, device=self.device)
+        index = (first[:, None] + torch.arange(width, device=self.device)).clamp_max(width - 1)[:, None, :, None]
+        for own, kept in ((self.keys, layer.keys), (self.values, layer.values)):
+            own[:rows, :, :width] = kept.gather(2, index.expand_as(kept))
+            own[:rows, :, width:] = 0  # a NaN there would reach the output through the mask
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Of a batch keep these rows, (n,), in this order: they become the first ones."""
+        for states in (self.keys, self.values):
+            states[: len(rows)] = states.index_select(0, rows)
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write the pass's keys and values to its slots. Returns all slots."""
+        if (rows := self.slots.rows) is not None:
+            place = self.slots.columns[:, None, :, None]
+            self.keys[:rows].scatter_(2, place.expand_as(key_states), key_states)
+            self.values[:rows].scatter_(2, place.expand_as(value_states), value_states)
+            return self.keys[:rows], self.values[:rows]
         self.keys.index_copy_(2, self.slots.columns, key_states)
         self.values.index_copy_(2, self.slots.columns, value_states)
         return self.keys, self.values
@@ -79,6 +124,19 @@ class SlotLayer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         return self.slots.capacity
+
+    def as_growing(self, count: int) -> "Taken":
+        """A growing layer with the same tensors: of the tokens before the latest pass, and of the `count` of that."""
+        end, layer = int(self.slots.start) + count, Taken()
+        layer.lazy_initialization(self.keys, self.values)
+        layer.keys, layer.values = self.keys[:, :, :end], self.values[:, :, :end]
+        return layer
+
+    def keep_columns(self, before: int, columns: Tensor) -> None:
+        """Of the columns after the first `before` tokens keep these, (k,), in this order. What is beyond is free."""
+        with torch.inference_mode():  # in which the slots were made
+            for states in (self.keys, self.values):
+                states[:, :, before : before + len(columns)] = states.index_select(2, columns + before)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Nothing is to be done: the next pass starts before the tokens that are removed."""

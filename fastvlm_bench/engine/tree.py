@@ -6,8 +6,6 @@ down. So the rule is exact for greedy decoding and for sampling alike: every emi
 target's own distribution, and the drafts only decide how many are known after one pass.
 """
 
-import inspect
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +18,11 @@ from fastvlm_bench.drafts.manifest import first_line
 from fastvlm_bench.engine.accept import draw
 from fastvlm_bench.engine.cache_view import text_cache
 from fastvlm_bench.engine.layer_gate import LayerGate
+from fastvlm_bench.engine.recorded_pass import Branches
 from fastvlm_bench.engine.session import Session
+from fastvlm_bench.engine.slots import SlotLayer
 from fastvlm_bench.errors import UsageError
-from fastvlm_bench.models.layers import decoder_layers, owner
+from fastvlm_bench.models.own_masks import refuses_own_masks
 from fastvlm_bench.records.trace import Round
 
 ROOT = -1
@@ -77,25 +77,7 @@ class Tree:
 
 def check_takes_trees(model: Any, remedy: str = "draft a chain") -> None:
     """UsageError if the model cannot verify trees: recurrent states, windows and convolutions know one past only."""
-    text = model.config.get_text_config(decoder=True)
-    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
-    window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
-    fault = ""
-    if getattr(model.config, "is_encoder_decoder", False):
-        fault = "it is an encoder-decoder"
-    elif kinds:
-        fault = f"it has layers of the kind {min(kinds)}"
-    elif window and not getattr(text, "layer_types", None):
-        fault = "it has sliding windows"
-    elif "position_ids" not in inspect.signature(model.forward).parameters:
-        fault = "its forward takes no position_ids"
-    elif len(decoder_layers(model)) != len(set(decoder_layers(model))):
-        fault = "its layers share weights"
-    elif not hasattr(sys.modules[type(owner(model, decoder_layers(model))).__module__], "create_causal_mask"):
-        fault = "it makes its masks itself, from one mark for each token"
-    elif (attention := getattr(text, "_attn_implementation", None)) not in (None, "eager", "sdpa"):
-        fault = f"its attention, {attention}, takes no mask of its own for each token: try --attn sdpa"
-    if fault:
+    if fault := refuses_own_masks(model):
         raise UsageError(f"{type(model).__name__} cannot verify a tree of drafts ({fault}); {remedy}")
 
 
@@ -105,22 +87,34 @@ def read_tree(session: Session, tree: Tree, first: int, kwargs: dict[str, Any]) 
     The columns before were read already, and their KV lies in this order. kwargs: of the session, for all columns.
     UsageError if the model takes no 4-D mask, as far as `check_takes_trees` could not tell. Returns the pass's output.
     """
-    count = len(tree) + 1 - first
-    inputs = session.inputs_of(count, [list(tree.tokens)], kwargs)
-    before = session.length - 1
+    count, before = len(tree) + 1 - first, session.length - 1
     depths = torch.tensor([0, *tree.depths][first:], device=session.device)
+    if (recorded := session.recorded) is not None:
+        branches = Branches(before + depths, mask_of(session, tree, first, recorded.capacity))
+        if (outputs := recorded.forward(count, [list(tree.tokens)], count, branches)) is not None:
+            return outputs
+        recorded.hand_back(kwargs, [list(tree.tokens)])
+    inputs = session.inputs_of(count, [list(tree.tokens)], kwargs)
     positions = inputs.get("position_ids")
     root = before if positions is None else positions[..., :1] - first
     inputs["position_ids"] = (root + depths)[None] if positions is None else root + depths
-    seen = torch.cat([torch.ones(count, before, dtype=torch.bool), tree.sees[first:]], dim=1).to(session.device)
-    blocked = torch.finfo(session.model.dtype).min
-    mask = torch.zeros(1, 1, *seen.shape, dtype=session.model.dtype, device=session.device)
-    inputs["attention_mask"] = mask.masked_fill_(~seen, blocked)
+    inputs["attention_mask"] = mask_of(session, tree, first, before + len(tree) + 1)
     try:
         return session.model(**inputs, return_dict=True)
     except (ValueError, TypeError, IndexError) as error:  # code of a checkpoint's own may make masks of a 2-D one
         raise UsageError(f"{type(session.model).__name__} cannot verify a tree of drafts (it takes no 4-D mask: "
                          f"{first_line(error)}); draft a chain: topk=1") from error  # fmt: skip
+
+
+def mask_of(session: Session, tree: Tree, first: int, width: int) -> Tensor:
+    """(1, 1, columns from `first` on, width), to be added to the attention's logits: each column reads the text before
+    the tree, its ancestors and itself, and nothing beyond."""
+    sees, before = tree.sees[first:], session.length - 1
+    seen = torch.zeros(len(sees), width, dtype=torch.bool)
+    seen[:, :before] = True
+    seen[:, before : before + sees.shape[1]] = sees
+    mask = torch.zeros(1, 1, *seen.shape, dtype=session.model.dtype, device=session.device)
+    return mask.masked_fill_(~seen.to(session.device), torch.finfo(mask.dtype).min)
 
 
 def verify_tree(session: Session, tree: Tree, kwargs: dict[str, Any] | None = None) -> tuple[Any, list[int], list[int]]:
@@ -142,22 +136,26 @@ def keep_tree(session: Session, outputs: Any, path: Sequence[int], tokens: int, 
     before, columns = session.length - tokens - 1, [0, *(node + 1 for node in path)]
     layers = [layer for i, layer in enumerate(text_cache(session.cache).layers) if i not in session.fixed]
     if gate is not None:
-        layers += text_cache(gate.head_cache).layers if gate.head_cache is not None else []
+        layers += [layer for cache in gate.head_caches for layer in text_cache(cache).layers]
         gate.follow_branch(columns[-1:])
+    places = torch.tensor(columns, device=session.device)
     for layer in layers:
-        keep_columns(layer, before, columns)
+        keep_columns(layer, before, places)
     session.finish(outputs, len(path) + 1)
 
 
-def keep_columns(layer: Any, before: int, columns: Sequence[int]) -> None:
-    """Of what a layer's cache holds after its first `before` tokens, keep these columns, in this order."""
+def keep_columns(layer: Any, before: int, columns: Tensor) -> None:
+    """Of what a layer's cache holds after its first `before` tokens, keep these columns, (k,), in this order."""
     if getattr(layer, "keys", None) is None or not layer.keys.numel():
+        return
+    columns = columns.to(layer.keys.device)
+    if isinstance(layer, SlotLayer):
+        layer.keep_columns(before, columns)
         return
     if type(layer) is not DynamicLayer:
         raise UsageError(f"a cache of {type(layer).__name__} cannot keep one branch of a tree; draft a chain")
-    places = torch.tensor(columns, device=layer.keys.device) + before
     layer.keys, layer.values = (
-        torch.cat([states[..., :before, :], states.index_select(-2, places)], dim=-2)
+        torch.cat([states[..., :before, :], states.index_select(-2, columns + before)], dim=-2)
         for states in (layer.keys, layer.values)
     )
 

@@ -88,12 +88,12 @@ def pass_costs(runner: Runner, suite: Suite) -> list[dict[str, Any]]:
 
 
 def passes_key(method: FastVLM, model: Any) -> Hashable:
-    """What tells the passes of two methods apart: the exit, the head, and what `graphs` may refuse of them.
+    """What tells the passes of two methods apart: the exit, the head, and what `graphs` has refused of them.
 
     γ only says how many there are.
     """
     draft = method.draft_for(model)
-    return draft.exit_layer, None if draft.head is None else id(draft.head), type(method).unrecordable
+    return draft.exit_layer, None if draft.head is None else id(draft.head), method.engine.refusal(method)
 
 
 def costs_of_passes(runner: Runner, suite: Suite, prepared: Prepared, method: FastVLM, gamma: int) -> PassCosts | None:

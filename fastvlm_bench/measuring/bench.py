@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fastvlm_bench.checks.batch_check import batch_self_check
-from fastvlm_bench.checks.engine_check import engine_check, static_check
+from fastvlm_bench.checks.engine_check import SAME, engine_check, rows_check, static_check
 from fastvlm_bench.checks.longest_prompt import positions
 from fastvlm_bench.checks.ranking import OptionRanker
 from fastvlm_bench.checks.self_check import Checked, Plain, self_check
@@ -144,6 +144,17 @@ class Bench:
         if not found.passed:
             self.engine.refuse(f"{type(model).__name__}: recorded passes are not the eager ones ({found})")
             return
+        if self.size > 1:
+            some = [self.inputs(sample) for sample in suite.openings[: self.size]]
+            outcome = rows_check(model, some, self.pad_token_id, self.engine, limit)
+            if outcome not in SAME:
+                self.engine.refuse(
+                    f"{type(model).__name__}: recorded passes of a batch are not the eager ones ({outcome})"
+                )
+                return
+        if self.engine.auto and not self.engine.recorded and self.engine.reasons:
+            self.engine.refuse(next(iter(self.engine.reasons)))
+            return
         for method in (built.method for built in self.methods):
             if isinstance(method, HfGenerate):
                 with contextlib.suppress(*FAILURES):  # it fails again, and is recorded, when it is measured
@@ -212,9 +223,12 @@ class Bench:
         `generation` more options of `generate`.
 
         Where the engine recorded a pass meanwhile, or took to another way, what was timed is dropped, and all is
-        decoded once more.
+        decoded once more. A method that learns does not know the dropped one, whose clock and text it would know twice.
         """
-        for _ in range(ATTEMPTS):
+        memory = built.method.memory()
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                built.method.recall(memory)
             before = self.engine.recorded, len(self.engine.reasons)
             trace = self._decode(built, suite, prepared, **options)
             if (self.engine.recorded, len(self.engine.reasons)) == before:

@@ -40,7 +40,7 @@ def measure_suites(
     from fastvlm_bench.checks.preflight import in_lines, preflight
     from fastvlm_bench.checks.self_check import said
     from fastvlm_bench.decoding.advice import whence
-    from fastvlm_bench.engine.graphs import Graphs, engine_named
+    from fastvlm_bench.engine.graphs import AUTO, Graphs, engine_named
     from fastvlm_bench.machine.conditions import RECORDED, watch
     from fastvlm_bench.measuring.apart import acceptance_without_stop, kernel_shares, memory_parts, pass_costs
     from fastvlm_bench.measuring.promising import promising
@@ -74,7 +74,9 @@ def measure_suites(
         facts = preflight(target, suites, config.max_new_tokens, config.batch_size)
         for line in in_lines(facts, target.device):
             live.say(f"preflight: {line}")
-        conditions, engine = watch(target.device), engine_named(config.engine)
+        asked = writer.meta["environment"].get("engine") if config.engine == AUTO else None  # as a resumed run began
+        engine = engine_named(asked or config.engine, target.device, alone=team is None)
+        conditions = watch(target.device)
         runner = Runner(
             target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions,
             generation=config.generation, seed=config.seed, phases=config.phases, size=config.batch_size,
@@ -105,6 +107,7 @@ def measure_suites(
             runner.methods, methods, left_out = kept, kept, left_out + out
         environment = {
             **describe_environment(target.device),
+            "engine": engine.name,
             "self_check": {str(layer): found.difference for layer, found in checked.items()},
             "self_check_own": {str(layer): found.own for layer, found in checked.items()},
             "self_check_limit": {str(layer): found.limit for layer, found in checked.items()},
@@ -172,7 +175,7 @@ def measure_suites(
             seen = [*writer.meta.get("conditions", []), conditions.summary()]
             outside = {"model_load_s": load_s, "first_call_s": runner.first_call_s}
             writer.update(warnings=before + new, conditions=seen, outside=[*writer.meta.get("outside", []), outside])
-            if isinstance(engine, Graphs):
+            if engine.name == Graphs.name:
                 writer.update(engine=engine.described())
             if refiner is not None:
                 refiner.save(writer.folder / "refined")

@@ -117,6 +117,7 @@ class Environment(TypedDict):
     cpu: NotRequired[Annotated[str | None, "name of the CPU"]]
     gpu: NotRequired[Annotated[str | None, "name of the GPU in use; null on the CPU"]]
     threads: NotRequired[Annotated[Positive | None, "torch's threads"]]
+    engine: NotRequired[Annotated[str, "how passes ran, of every method alike: what `auto` stood for"]]
     commit: NotRequired[Annotated[str | None, "commit of the checkout that ran"]]
     dirty: NotRequired[Annotated[bool | None, "whether that checkout had changes"]]
     torch: NotRequired[Annotated[str | None, "version of torch"]]

@@ -55,7 +55,7 @@ class Tuning:
         methods = [build(spec, target, drafts_of(config), clock, loaded) for spec in config.specs]
         self.runner = Runner(target, methods, clock, max_new_tokens=config.max_new_tokens,
                              generation=config.generation, seed=config.seed,
-                             engine=engine_named(config.engine))  # fmt: skip
+                             engine=engine_named(config.engine, target.device))  # fmt: skip
         self.runner.self_check(suite)
         self.runner.check_engine(suite)
         for reason in self.runner.engine.reasons:
@@ -217,9 +217,10 @@ def tune(
     before_key = "tried_decode_speedup" if named else "predicted_decode_speedup"
     record = {
         "command": list(command) or ["fastvlm-bench", *sys.argv[1:]], "config": config.to_dict(), "started_at": began,
-        "environment": describe_environment(tuning.runner.target.device), "winner": winner, "draft": draft.get("name"),
+        "environment": {**describe_environment(tuning.runner.target.device), "engine": tuning.runner.engine.name},
+        "winner": winner, "draft": draft.get("name"),
         "advice": advice, "tuned": tuned, "written_to": str(place) if place else None,
-        **({"engine": engine.described()} if isinstance(engine := tuning.runner.engine, Graphs) else {}),
+        **({"engine": engine.described()} if (engine := tuning.runner.engine).name == Graphs.name else {}),
         "candidates": [
             {"method": name, before_key: before, "samples": len(race.logs.get(name, [])),
              "decode_speedup": math.exp(race.score(name)) if name in race.logs else None,

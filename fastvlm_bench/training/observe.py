@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from fastvlm_bench.drafts.heads import ImitationHead
-from fastvlm_bench.engine.layer_gate import like_cache, shifted
+from fastvlm_bench.engine.head_cache import like_cache, shifted
 from fastvlm_bench.engine.session import Session
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.models.checkpoint_settings import unstopped

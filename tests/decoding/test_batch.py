@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from covering import covering
-from targets import LAYERS, PROMPT, OracleHead, generate, random_llava
+from targets import LAYERS, PROMPT, RECORDED, OracleHead, RecordableOracle, generate, random_llava
 from torch import Tensor
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TextStreamer
 
@@ -38,7 +38,8 @@ class RaggedOracle(OracleHead):
 
 
 def ragged_draft(model: Any, exit_layer: int, spoiled: float = 0.25) -> Draft:
-    return Draft(exit_layer, RaggedOracle(model, exit_layer, spoiled))  # type: ignore[arg-type]
+    kind = RecordableOracle if RECORDED else RaggedOracle
+    return Draft(exit_layer, kind(model, exit_layer, spoiled))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

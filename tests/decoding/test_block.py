@@ -98,7 +98,7 @@ def test_it_drafts_as_after_a_prefill(
     real = Block._said
 
     def watched(self: Any, session: Any, logits: Tensor) -> Tensor:
-        seen.append((session.length, logits[0]))
+        seen.append((session.length, logits[0].clone()))  # a recorded pass writes over its logits
         return real(self, session, logits)
 
     monkeypatch.setattr(Block, "_said", watched)

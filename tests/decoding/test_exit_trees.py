@@ -10,7 +10,7 @@ from covering import covering
 from decoding.test_batch import batch, decode, singles  # noqa: F401 - fixtures
 from decoding.test_sampling import options, outputs, products, prompt, said, target  # noqa: F401 - fixtures
 from families.builders import build, plain
-from targets import LAYERS, OracleHead, generate, oracle_draft
+from targets import LAYERS, RecordableOracle, generate, jumbled, oracle_draft
 
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.layerskip import LayerSkip
@@ -50,15 +50,15 @@ def forks(trees: list[Tree]) -> bool:
     return any(len(set(tree.parents)) < len(tree) for tree in trees)
 
 
-def blurred(model: Any, exit_layer: int, noise: float = 0.6, seed: int = 0) -> Draft:
+def blurred(model: Any, exit_layer: int, noise: float = 0.6) -> Draft:
     """An oracle whose states are blurred: its likeliest token is often wrong, and its second or third one right."""
 
-    class Blurred(OracleHead):
+    class Blurred(RecordableOracle):
         def forward(self, states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             made = super().forward(states, *args, **kwargs)
-            return made + noise * made.std() * torch.randn(made.shape, generator=self.generator)
+            return made + noise * jumbled(made)
 
-    return Draft(exit_layer, Blurred(model, exit_layer, 0.0, seed))  # type: ignore[arg-type]
+    return Draft(exit_layer, Blurred(model, exit_layer, 0.0))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

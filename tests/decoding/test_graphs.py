@@ -1,31 +1,40 @@
 """The engine `graphs` gives the tokens and the rounds that `eager` gives, and says what it leaves to `eager`."""
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from covering import covering
+from decoding.test_batch import batch, decode, expected, singles  # noqa: F401 - fixtures
 from targets import LAYERS, generate, oracle_draft
 from torch import Tensor
 
 from fastvlm_bench.checks.engine_check import engine_check
 from fastvlm_bench.decoding.adaptive import Adaptive
+from fastvlm_bench.decoding.block import Block
+from fastvlm_bench.decoding.clasp import Clasp
 from fastvlm_bench.decoding.control import Control
 from fastvlm_bench.decoding.draft_verify import DraftVerify
 from fastvlm_bench.decoding.early_exit import EarlyExit
 from fastvlm_bench.decoding.fastvlm import FastVLM
+from fastvlm_bench.decoding.hierarchical import Hierarchical
 from fastvlm_bench.decoding.layerskip import LayerSkip
+from fastvlm_bench.decoding.medusa import Medusa
 from fastvlm_bench.decoding.prompt_lookup import PromptLookup
 from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.decoding.swift import Swift
 from fastvlm_bench.drafts.heads import new_head
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.drafts.skip_set import SkipSet
-from fastvlm_bench.engine import graphs, slots
+from fastvlm_bench.engine import graphs, passing, slots
 from fastvlm_bench.engine.engine import Eager
 from fastvlm_bench.engine.graphs import BLOCK, Graphs
 from fastvlm_bench.engine.measure import measure
 from fastvlm_bench.engine.method import Method
+from fastvlm_bench.engine.pacing import Pacing
+from fastvlm_bench.measuring.bench import Bench
 from fastvlm_bench.models.layers import replaced
 
 COUNT = 24
@@ -40,6 +49,7 @@ def both(model: Any, inputs: dict[str, Tensor], method: Method, engine: Graphs, 
     said, rounds = [], []
     for each in (Eager(), engine):
         method.engine = each
+        method.reset()
         said.append(generate(model, inputs, method, **{"count": COUNT, **options}))
         rounds.append(counted(method))
     assert said[0] == said[1] and rounds[0] == rounds[1]
@@ -73,6 +83,19 @@ METHODS = {
     "control": lambda model: Control(gamma=3),
     "prompt-lookup": lambda model: PromptLookup(max_ngram=1, gamma=4),
     "draft-verify": lambda model: DraftVerify(SkipSet.of_layers([2]), gamma=4),
+    "swift": lambda model: Swift(gamma=4, skip=0.2, share=0.3),
+    "clasp": lambda model: Clasp(gamma=4, skip=0.2, every=1),
+    "hierarchical": lambda model: Hierarchical([draft(model, 1, "mlp"), draft(model, 3, "attention")], each="3"),
+    "hierarchical, three": lambda model: Hierarchical(
+        [draft(model, 1, "attention"), draft(model, 2, "raw"), draft(model, 4, "raw")], each="2", stop_below=0.02
+    ),
+    "block": lambda model: Block(draft(model, 3, "block")),
+    "block, several": lambda model: Block(draft(model, 3, "block"), gamma=9),
+    "block, tree": lambda model: Block(draft(model, 3, "block"), topk=2, nodes=6),
+    "tree": lambda model: LayerSkip(LAYERS - 1, gamma=4, topk=3, nodes=12),
+    "tree, a head that attends": lambda model: FastVLM(draft(model, 2, "attention"), gamma=3, topk=2),
+    "tree, a head that recurs": lambda model: FastVLM(draft(model, 2, "eagle"), gamma=3, topk=3, branch_above=0.0),
+    "medusa tree": lambda model: Medusa(draft(model, LAYERS, "medusa"), topk=2, nodes=6),
 }
 
 
@@ -80,7 +103,7 @@ METHODS = {
 def test_every_method(llava: Any, inputs: dict[str, Tensor], name: str) -> None:
     engine = Graphs()
     method = METHODS[name](llava)
-    both(llava, inputs, method, engine)
+    assert both(llava, inputs, method, engine) == generate(llava, inputs, count=COUNT) or name == "early-exit"
     recorded = engine.recorded
     assert recorded and not engine.reasons
     both(llava, inputs, method, engine)
@@ -137,15 +160,45 @@ def test_slots_lie_in_the_cache_that_is_measured(llava: Any, inputs: dict[str, T
     assert trace.cache_bytes == 2 * LAYERS * text.num_key_value_heads * text.head_dim * BLOCK * 4
 
 
+IN_A_BATCH = {
+    "standard": lambda model: Standard(),
+    "control": lambda model: Control(gamma=3),
+    "attention": lambda model: FastVLM(draft(model, 2, "attention"), gamma=5),
+    "eagle": lambda model: FastVLM(draft(model, 1, "eagle"), gamma=3),
+    "layerskip": lambda model: LayerSkip(LAYERS - 1, gamma=4),
+    "prompt-lookup": lambda model: PromptLookup(max_ngram=1, gamma=4),
+    "swift": lambda model: Swift(gamma=4, skip=0.2, share=0.3),
+    "medusa": lambda model: Medusa(draft(model, LAYERS, "medusa")),
+}
+
+
+@pytest.mark.parametrize("name", IN_A_BATCH)
+def test_rows_of_a_batch(llava: Any, singles: Any, batch: dict[str, Tensor], name: str) -> None:  # noqa: F811
+    """Rows of other lengths, which end at other times, as `eager` decodes them; `test_batch.py` has every case."""
+    engine, method = Graphs(), IN_A_BATCH[name](llava)
+    eos = generate(llava, singles[1], count=COUNT)[7]
+    for options in ({}, {"eos_token_id": eos}):
+        found = []
+        for each in (Eager(), engine):
+            method.engine = each
+            method.reset()
+            said = decode(llava, batch, method, COUNT, **options)
+            found.append((said, [[(r.drafted, r.accepted) for r in row.rounds] for row in method.trace.rows]))
+        assert found[0] == found[1] and (not options or len({len(row) for row in said}) > 1)
+    recorded = engine.recorded
+    assert recorded and not engine.reasons
+    decode(llava, batch, method, COUNT, eos_token_id=eos)
+    assert engine.recorded == recorded or name == "swift", "another batch of the same size repeats what is there"
+
+
 # ------------------------------------------------------------------------------------------ what is left to eager
 
 
-def test_a_batch_is_left_to_eager(llava: Any, inputs: dict[str, Tensor]) -> None:
-    engine, method = Graphs(), Standard()
+def test_clasp_in_a_batch_is_left_to_eager(llava: Any, batch: dict[str, Tensor]) -> None:  # noqa: F811
+    engine, method = Graphs(), Clasp(gamma=3)
     method.engine = engine
-    two = {key: torch.cat([value, value]) for key, value in inputs.items()}
-    llava.generate(**two, max_new_tokens=4, do_sample=False, custom_generate=method)
-    assert engine.recorded == 0 and "a batch" in next(iter(engine.reasons))
+    decode(llava, batch, method, 4)
+    assert engine.recorded == 0 and "Clasp decodes a batch by eager" in next(iter(engine.reasons))
     assert [notice["name"] for notice in engine.notices()] == ["EagerEngine"]
 
 
@@ -158,13 +211,101 @@ def test_a_head_that_reads_a_number_is_left_to_eager(llava: Any, inputs: dict[st
     assert "depends on the numbers in a tensor" in next(iter(engine.reasons))
 
 
-def test_adaptive_with_a_head_that_attends_is_left_to_eager(llava: Any, inputs: dict[str, Tensor]) -> None:
+class Changing(DraftVerify):
+    """Skips other layers in each round."""
+
+    passes_by, turn = True, 0
+
+    def reset(self) -> None:
+        self.turn = 0
+
+    def skip_set(self, session: Any) -> SkipSet:
+        self.turn += 1
+        return SkipSet(frozenset({1 + self.turn % 3}), frozenset({1 + self.turn // 3 % 3}))
+
+
+def test_layers_that_change_again_and_again_are_left_to_eager(
+    llava: Any, inputs: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At first passes run on the slots as they are, and only verification is recorded. Then the method is given up."""
+    monkeypatch.setattr(passing, "JUDGED", 12)
+    engine, method = Graphs(), Changing(SkipSet(), gamma=1)
+    for reasons in (1, 1):
+        both(llava, inputs, method, engine)
+        assert len(engine.reasons) == reasons and 1 <= engine.recorded <= 2
+    assert "so often that 0% of its drafting passes were repetitions" in next(iter(engine.reasons))
+
+
+def test_a_kind_that_passes_by_is_recorded_once_it_has_run_often(
+    llava: Any, inputs: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passing, "WORTH", 3)
+    engine, method = Graphs(), DraftVerify(SkipSet.of_layers([2]), gamma=4)
+    monkeypatch.setattr(DraftVerify, "passes_by", property(lambda self: self.drafting))
+    both(llava, inputs, method, engine)
+    assert engine.passing(method).recorded == 1 and not engine.reasons
+    assert engine.passing(method).share > 0.5
+
+
+def test_the_passes_of_one_generation_decide_what_is_recorded() -> None:
+    """So a generation that is decoded once more records nothing more, and settles."""
+    known = passing.Passing()
+    for _ in range(3):
+        known.begin()
+        assert [known.worth("a") for _ in range(passing.WORTH - 1)] == [False] * (passing.WORTH - 1)
+    assert known.worth("a") and known.recorded == 1
+    for kind in range(passing.MOST + 1):
+        for _ in range(passing.WORTH):
+            recorded = known.worth(kind)
+        assert recorded == (kind < passing.MOST - 1), "no more than so many kinds"
+
+
+@pytest.mark.parametrize("recorded", [0, 2])
+def test_a_generation_that_is_dropped_is_forgotten(recorded: int) -> None:
+    """It is decoded once more, and a method that learns would know its text and its clock twice."""
+
+    class Learning(Standard):
+        def __init__(self) -> None:
+            super().__init__()
+            self.known = ["before"]
+
+        def memory(self) -> list[str]:
+            return list(self.known)
+
+        def recall(self, memory: list[str]) -> None:
+            self.known = list(memory)
+
+    class Once(Bench):
+        def _decode(self, built: Any, suite: Any, prepared: Any, **options: Any) -> Any:
+            built.method.known.append(f"attempt {len(decoded)}")
+            self.engine.recorded += len(decoded) < recorded
+            decoded.append(built)
+
+    decoded = list[Any]()
+    bench, built = Once.__new__(Once), SimpleNamespace(method=Learning())
+    bench.engine = Graphs()
+    bench.decode(built, None, None)  # type: ignore[arg-type]
+    assert len(decoded) == recorded + 1 and built.method.known == ["before", f"attempt {recorded}"]
+
+
+@pytest.mark.parametrize("kind", ["attention", "eagle"])
+def test_a_head_that_attends_catches_up_after_plain_rounds(llava: Any, inputs: dict[str, Tensor], kind: str) -> None:
+    """In passes of few widths: what it then drafts is what `eager` drafts. `test_adaptive.py` has every order."""
+
+    class Turns(Pacing):
+        def drafts(self, before: int) -> bool:
+            return before % 12 > 8
+
+        def worth(self, chance: float) -> bool:
+            return True
+
+    class Adapting(Adaptive):
+        def reset(self) -> None:
+            self.pacing = Turns(32)
+
     engine = Graphs()
-    for kind, recorded in (("attention", False), ("mlp", True)):
-        method = Adaptive(draft(llava, 2, kind), gamma=3)
-        method.engine = engine
-        assert generate(llava, inputs, method, count=COUNT) == generate(llava, inputs, count=COUNT)
-        assert bool(engine.recorded) == recorded
+    both(llava, inputs, Adapting(draft(llava, 2, kind), gamma=3), engine)
+    assert engine.recorded and not engine.reasons
 
 
 class Hooked(Standard):
@@ -227,15 +368,26 @@ def test_a_mutant_whose_slots_start_too_early_is_seen(
 
 
 def test_a_family_that_fails_on_slots_is_left_to_eager_from_its_first_pass_on(
-    llava: Any, inputs: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+    llava: Any,
+    inputs: dict[str, Tensor],
+    expected: Any,  # noqa: F811
+    batch: dict[str, Tensor],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever its code raises: the caches are those that read the prompt, and the answer is complete."""
 
-    def unknown(self: slots.SlotLayer, query_length: int) -> tuple[int, int]:
+    def unknown(self: slots.SlotLayer, *given: Any) -> Any:
         raise AttributeError("what is this cache?\nsecond line")
 
-    monkeypatch.setattr(slots.SlotLayer, "get_mask_sizes", unknown)
-    for kind in ("raw", "attention"):
+    for asked in ("get_mask_sizes", "update"):
+        monkeypatch.setattr(slots.SlotLayer, asked, unknown)
+    # The first pass may read one token, or drafts or a tree as well, and the rows of a batch.
+    drafts = [FastVLM(draft(llava, 2, "raw"), gamma=3), FastVLM(draft(llava, 2, "attention"), gamma=3)]
+    at_the_end = [Medusa(draft(llava, LAYERS, "medusa"), **given) for given in ({}, {"topk": 2, "nodes": 5})]
+    for method in (*drafts, *at_the_end):
         engine = Graphs()
-        both(llava, inputs, FastVLM(draft(llava, 2, kind), gamma=3), engine, count=8)
+        both(llava, inputs, method, engine, count=8)
         assert list(engine.reasons) == ["LlavaForConditionalGeneration: AttributeError: what is this cache?"]
+    at_the_end[0].engine = engine = Graphs()
+    assert decode(llava, batch, at_the_end[0], 8) == [row[:8] for row in expected]
+    assert list(engine.reasons) == ["LlavaForConditionalGeneration: AttributeError: what is this cache?"]

@@ -7,7 +7,6 @@ import pytest
 from targets import LAYERS, generate
 from torch import Tensor
 
-from fastvlm_bench.decoding.adaptive import Adaptive
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.layerskip import LayerSkip
 from fastvlm_bench.decoding.standard import Standard
@@ -59,7 +58,11 @@ def test_of_graphs_they_are_of_recorded_passes(llava: Any, inputs: dict[str, Ten
 
 def test_a_method_that_graphs_refuses_has_prices_of_its_own(llava: Any) -> None:
     draft = Draft(LAYERS - 1, new_head("attention", llava, LAYERS - 1))
-    keys = [passes_key(each, llava) for each in (FastVLM(draft), FastVLM(draft, gamma=3), Adaptive(draft))]
+    engine, methods = Graphs(), (FastVLM(draft), FastVLM(draft, gamma=3), FastVLM(draft, gamma=5))
+    for each in methods:
+        each.engine = engine
+    engine.gives_up(methods[2], "its passes cannot be recorded")
+    keys = [passes_key(each, llava) for each in methods]
     assert keys[0] == keys[1] != keys[2]
     raw = [passes_key(each, llava) for each in (LayerSkip(2), LayerSkip(2, gamma=7), LayerSkip(3))]
     assert raw[0] == raw[1] != raw[2]
