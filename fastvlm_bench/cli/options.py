@@ -35,6 +35,7 @@ Revision = Annotated[str | None, typer.Option(metavar="NAME", help="The branch, 
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=MODEL)]
 Dtype = Annotated[str, typer.Option(metavar="NAME", help="auto (float32 on the CPU), float32 (fp32), bfloat16 (bf16) or float16 (fp16).", rich_help_panel=MODEL)]
 DeviceMap = Annotated[str | None, typer.Option(metavar="NAME", help="auto: spread the layers over all devices (accelerate).", rich_help_panel=MODEL)]
+TensorParallel = Annotated[bool, typer.Option("--tensor-parallel/--no-tensor-parallel", help="Under torchrun: each process holds a part of the target's matrices, and all decode in step, for targets larger than a device.", rich_help_panel=MODEL)]
 Attn = Annotated[str | None, typer.Option("--attn", "--attn-implementation", metavar="NAME", help="sdpa, eager or flash_attention_2; default: transformers' choice.", rich_help_panel=MODEL)]
 Quantize = Annotated[str | None, typer.Option(metavar="BITS", help="4bit or 8bit (bitsandbytes).", rich_help_panel=MODEL)]
 Engine = Annotated[str, typer.Option(metavar="NAME", help="How passes run, of every method alike: eager, or graphs, which records each kind of pass once and repeats it. See docs/engines.md.", rich_help_panel=HOW)]

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from fastvlm_bench.models.tensor_parallel import whole
+
 _FULL_BYTES = 1 << 20
 
 
@@ -22,7 +24,7 @@ def weights_sha256(model: Any) -> str:
         return str(cached)
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
-        flat = parameter.detach().flatten()
+        flat = whole(parameter.detach()).flatten()
         edge = _FULL_BYTES // 4
         pieces = [flat] if flat.numel() <= 2 * edge else [flat[:edge], flat[-edge:]]
         digest.update(f"{name}{tuple(parameter.shape)}".encode())

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models import tensor_parallel as divided
 from fastvlm_bench.models.checkpoint_settings import check_file, settle
 from fastvlm_bench.models.fingerprint import (
     config_fields,
@@ -125,7 +126,7 @@ def pick_device(name: str) -> torch.device:
 def load_target(
     name: str = "tiny", *, device: str = "auto", dtype: str = "auto", device_map: str | None = None,
     attn: str | None = None, quantize: str | None = None, trust_remote_code: bool = False, offline: bool = False,
-    text_alone: bool = False,
+    text_alone: bool = False, tensor_parallel: bool = False,
 ) -> Target:  # fmt: skip
     """Load a target for inference: `tiny`, `smol`, a checkpoint folder, a hub id, or ID@REVISION.
 
@@ -133,8 +134,8 @@ def load_target(
     device_map `auto` spreads the layers over all devices (accelerate). attn: transformers' attention implementation.
     quantize: `4bit` or `8bit` (bitsandbytes). trust_remote_code: run the checkpoint's own Python code. A hub id is
     downloaded by `transformers`, with its progress bar, if it is not in the cache and not `offline`. text_alone: a
-    language model that reads no images will do, as a draft; its processor is then its tokenizer. UsageError where the
-    target cannot be loaded.
+    language model that reads no images will do, as a draft; its processor is then its tokenizer. tensor_parallel: the
+    processes that have met (`torch.distributed`) hold a part each. UsageError where the target cannot be loaded.
     """
     check_model_name(name)
     drafts = text_alone  # a model that may do without images drafts
@@ -163,18 +164,24 @@ def load_target(
                 if processor is None:
                     processor = (AutoTokenizer.from_pretrained if text_alone else load_processor)(source, **shared)
                 reading = "its weights"
-                if name != "tiny" and not device_map:
+                if tensor_parallel:
+                    divided.check(name, config, place)
+                elif name != "tiny" and not device_map:
                     check_room(config, name, wanted, quantize, place, trust_remote_code)
                 stored, digest = getattr(config, "dtype", None), None
                 if rounds(stored, wanted) and not quantize:  # its fingerprint is that of the values before rounding
-                    digest = weights_sha256(load_weights(name, source, text_alone, dtype=stored, **shared)[0])
-                placed = _placement(place, device_map, attn, quantize)
+
+                    def stored_digest() -> str:
+                        return weights_sha256(load_weights(name, source, text_alone, dtype=stored, **shared)[0])
+
+                    digest = divided.led(stored_digest) if tensor_parallel else stored_digest()
+                placed = _placement(place, device_map, attn, quantize) | (divided.options() if tensor_parallel else {})
                 model, unused = load_weights(name, source, text_alone, dtype=wanted, **shared, **placed)
         except UsageError:
             raise
         except Exception as error:  # a damaged file makes other libraries raise whatever they have
             raise UsageError(f"model '{name}' cannot be loaded: {reason(error, reading, here, forbidden)}") from None
-    if device_map or quantize:
+    if device_map or quantize or tensor_parallel:
         place = model.get_input_embeddings().weight.device
     else:
         model.to(place)
