@@ -29,7 +29,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 LOADING = ("device", "dtype", "device_map", "attn", "quantize", "trust_remote_code", "offline")
 CHOICES = {"dtype": DTYPES, "device_map": ("auto",), "attn": ("sdpa", "eager", "flash_attention_2"),
-           "quantize": ("4bit", "8bit"), "engine": ("eager", "graphs")}  # fmt: skip
+           "quantize": ("4bit", "8bit", "int8"), "engine": ("eager", "graphs")}  # fmt: skip
 NOT_MEASURED = ("out", "resume", "json", "require_lossless", "require_valid", "min_decode_speedup",
                 "min_alpha", "max_quality_drop", "margin", "variants", "java", "metrics",
                 "offline")  # fmt: skip

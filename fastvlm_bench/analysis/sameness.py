@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from fastvlm_bench.analysis.arms import Measured, Pair, by_dialog, same_samples
 from fastvlm_bench.analysis.statistics import rule_of_three
 
+OUTCOMES = ("near-tie", "unsteady", "violation", "unchecked")
+"""How an output that differs was judged, in the order of the fields of `Sameness`."""
+
 
 @dataclass(frozen=True)
 class Sameness:
@@ -47,7 +50,9 @@ def sameness_of(paired: Sequence[Pair] | None, sampled: bool) -> Sameness:
     """
     if paired is None:
         return Sameness()
-    judged = Sameness(**_outcomes(paired))
+    counts = _outcomes(paired)
+    near, unsteady, violations, unchecked = (counts[each] if counts else None for each in OUTCOMES)
+    judged = Sameness(near_ties=near, unsteady=unsteady, violations=violations, unchecked=unchecked)
     if sampled:
         return judged
     differing = [(ours, ours.divergence(theirs)) for ours, theirs in paired
@@ -75,8 +80,8 @@ def _follows(ours: Measured) -> bool:
     return any("own_context" in each for each in judged) and all(each.get("outcome") == "identical" for each in judged)
 
 
-def _outcomes(paired: Sequence[Pair]) -> dict[str, int | None]:
-    """By field, the number of samples with this outcome in any repeat; None if none was judged."""
+def _outcomes(paired: Sequence[Pair]) -> Counter[str]:
+    """The number of samples with each outcome in any repeat; empty if none was judged."""
     counts: Counter[str] = Counter()
     for ours, _ in paired:
         if len(ours.lines) == 1:
@@ -84,8 +89,7 @@ def _outcomes(paired: Sequence[Pair]) -> dict[str, int | None]:
                 counts[judged["outcome"]] += 1
         else:
             counts.update({found["outcome"] for line in ours.lines if (found := line.get("losslessness"))})
-    names = {"near_ties": "near-tie", "unsteady": "unsteady", "violations": "violation", "unchecked": "unchecked"}
-    return {field: counts[outcome] if counts else None for field, outcome in names.items()}
+    return counts
 
 
 def _margin(paired: Sequence[Pair]) -> float | None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fastvlm_bench.drafts.manifest import AT_THE_END, HEAD_LAYERS, KINDS
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.models.layers import decoder_layers, output_embeddings
+from fastvlm_bench.models.packed import packed
 from fastvlm_bench.models.tensor_parallel import rejoined, whole
 
 
@@ -263,10 +264,8 @@ def floating(layer: nn.Module) -> nn.Parameter:
 
 
 def unpacked(layer: nn.Module) -> nn.Module:
-    """A copy of the layer with plain matrices in the place of packed ones (`--quantize`), which cannot be trained.
-
-    Likewise of those that processes share (`--tensor-parallel`): copies would compute with the layer's own parts.
-    """
+    """A copy of the layer with plain matrices in the place of packed ones (`--quantize`), which cannot be trained, or
+    shared ones (`--tensor-parallel`), of which a copy would compute with a part."""
     memo: dict[int, Any] = {}
     for module in layer.modules():
         if isinstance(module, nn.Linear) and not module.weight.is_floating_point():
@@ -279,7 +278,7 @@ def unpacked(layer: nn.Module) -> nn.Module:
                 if module.bias is not None:
                     plain.bias = nn.Parameter(module.bias.detach().to(floating(layer)))
             memo[id(module)] = plain  # deepcopy takes this for its copy of `module`
-        elif isinstance(module, nn.Linear) and hasattr(module.weight, "full_tensor"):
+        elif isinstance(module, nn.Linear) and (packed(module.weight) or hasattr(module.weight, "full_tensor")):
             memo[id(module)] = rejoined(module)
     return copy.deepcopy(layer, memo)
 

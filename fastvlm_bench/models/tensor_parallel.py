@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.packed import plain
 
 PROVEN = {"llama": "LLaVA", "qwen2": "LLaVA-OneVision", "qwen2_vl_text": "Qwen2-VL", "qwen2_5_vl_text": "Qwen2.5-VL"}
 """Kinds of text decoders for which tests decode the tokens of one process in two, and a model of each."""
@@ -64,9 +65,9 @@ def whole(parameter: Tensor) -> Tensor:
 
 
 def rejoined(module: nn.Linear) -> nn.Linear:
-    """The whole of a linear layer of which each process holds a part, as `whole`."""
-    plain = nn.Linear(module.in_features, module.out_features, module.bias is not None, device="meta")
-    plain.weight = nn.Parameter(whole(module.weight.detach()).clone())
+    """A linear layer with plain matrices, of one that is packed or of which each process holds a part (`whole`)."""
+    made = nn.Linear(module.in_features, module.out_features, module.bias is not None, device="meta")
+    made.weight = nn.Parameter(whole(plain(module.weight.detach())).clone())
     if module.bias is not None:
-        plain.bias = nn.Parameter(whole(module.bias.detach()).clone())
-    return plain
+        made.bias = nn.Parameter(whole(module.bias.detach()).clone())
+    return made
