@@ -29,7 +29,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 LOADING = ("device", "dtype", "device_map", "attn", "quantize", "trust_remote_code", "offline")
 CHOICES = {"dtype": DTYPES, "device_map": ("auto",), "attn": ("sdpa", "eager", "flash_attention_2"),
-           "quantize": ("4bit", "8bit"), "engine": ("auto", "eager", "graphs")}  # fmt: skip
+           "quantize": ("4bit", "8bit", "int8"), "engine": ("auto", "eager", "graphs")}  # fmt: skip
 NOT_MEASURED = ("out", "resume", "json", "require_lossless", "require_valid", "min_decode_speedup",
                 "min_alpha", "max_quality_drop", "margin", "variants", "java", "metrics",
                 "offline")  # fmt: skip
@@ -38,7 +38,7 @@ EAGER = "eager"
 """The engine of records that name none."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
          "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control", "engine",
-         "shard")  # fmt: skip
+         "shard", "tensor_parallel")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 
 
@@ -63,7 +63,8 @@ class RunConfig:
     suites: at least one name. methods: as typed; `standard` is added if it is missing, and comes first; `all` stands
     for every method that needs no option (`specs`), of which those that do not fit the model are left out. draft: a
     draft folder or a folder of them. device, dtype, device_map, attn, quantize, trust_remote_code, offline: as in
-    `load_target`. engine: how passes run, of every method alike; a record's environment names the one that "auto" was.
+    `load_target`. tensor_parallel: torchrun's processes hold a part of the target each, and decode in step. engine: how
+    passes run, of every method alike; a record's environment names the one that "auto" was.
     gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
     in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
     where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. batch_size: samples
@@ -97,6 +98,7 @@ class RunConfig:
     device: str = "auto"
     dtype: str = "auto"
     device_map: str | None = None
+    tensor_parallel: bool = False
     attn: str | None = None
     quantize: str | None = None
     engine: str = "auto"
@@ -154,6 +156,8 @@ class RunConfig:
         whole("top_k", self.top_k, 1)
         check_loading(device=self.device, dtype=self.dtype, device_map=self.device_map, attn=self.attn,
                       quantize=self.quantize, engine=self.engine)  # fmt: skip
+        if self.tensor_parallel:
+            check_tensor_parallel(self)
         if not self.suites or len(set(self.suites)) != len(self.suites):
             raise UsageError(f"suites are {', '.join(self.suites) or 'missing'}; name at least one, each once")
         if self.refine and max(self.repeats, self.invocations) > 1:
@@ -263,6 +267,14 @@ def check_loading(*, device: str, **chosen: str | None) -> None:
         is_gpu = device.lower().startswith(("gpu", "nvidia"))
         meant = "; did you mean 'cuda'?" if is_gpu else did_you_mean(device, DEVICES)
         raise UsageError(f"unknown device '{device}': one of {', '.join(DEVICES)}{meant}")
+
+
+def check_tensor_parallel(config: RunConfig) -> None:
+    """UsageError for options that do not go together with a target that processes share."""
+    for name, given in (("--device-map", config.device_map), ("--quantize", config.quantize),
+                        ("--engine graphs", config.engine == "graphs"), ("--phases", config.phases)):  # fmt: skip
+        if given:
+            raise UsageError(f"{name} and --tensor-parallel exclude each other: leave one out")
 
 
 def check_writable(folder: Path) -> None:

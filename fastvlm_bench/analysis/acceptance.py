@@ -56,11 +56,11 @@ def acceptance_of(meta: Mapping[str, Any], arm: Arm) -> Acceptance:
         alpha=alpha,
         draft_acceptance_rate=divide(own.accepted, own.drafted) if own.tested else None,
         tau=tau,
-        acceptance_by_position=by_position(arm.lines()),
-        accepted_per_round=tuple(n / own.rounds for n in rounds_by_accepted(arm.lines())) if own.tested else (),
+        acceptance_by_position=by_position(arm),
+        accepted_per_round=tuple(n / own.rounds for n in rounds_by_accepted(arm)) if own.tested else (),
         rounds=own.rounds,
         drafted_per_round=divide(own.drafted, own.rounds),
-        undrafted=sum(not round_[0] for line in arm.lines() for round_ in line["rounds"]) if drafts else None,
+        undrafted=sum(n for (drafted, *_), n in arm.kinds_of_rounds.items() if not drafted) if drafts else None,
         alpha_without_stop=unstopped[0],
         tau_without_stop=unstopped[1],
         alpha_by_level=by_level(arm.lines(), alpha),
@@ -90,27 +90,25 @@ def by_level(lines: Iterable[Mapping[str, Any]], alpha: float | None) -> tuple[f
     return (*(accepted / tested for tested, accepted in sums.values()), alpha)
 
 
-def by_position(lines: Iterable[Mapping[str, Any]]) -> tuple[float, ...]:
+def by_position(arm: Arm) -> tuple[float, ...]:
     """For each draft position i, the share of the tested drafts that were accepted: #(accepted > i) / #(tested > i)."""
-    return tuple(accepted / tested for tested, accepted in counts_by_position(lines))
+    return tuple(accepted / tested for tested, accepted in counts_by_position(arm))
 
 
-def counts_by_position(lines: Iterable[Mapping[str, Any]]) -> list[tuple[int, int]]:
+def counts_by_position(arm: Arm) -> list[tuple[int, int]]:
     """For each draft position how many drafts were tested there, at least one, and how many of them accepted."""
-    tested: list[int] = []
-    accepted: list[int] = []
-    for line in lines:
-        for _, tested_now, accepted_now, *_ in line["rounds"]:
-            while len(tested) < tested_now:
-                tested.append(0)
-                accepted.append(0)
-            for i in range(tested_now):
-                tested[i] += 1
-                accepted[i] += i < accepted_now
-    return list(zip(tested, accepted, strict=True))
+    kinds = arm.kinds_of_rounds.items()
+    most = max((tested for (_, tested, _), _ in kinds), default=0)
+    return [
+        (sum(n for (_, tested, _), n in kinds if tested > place),
+         sum(n for (_, tested, accepted), n in kinds if tested > place and accepted > place))
+        for place in range(most)
+    ]  # fmt: skip
 
 
-def rounds_by_accepted(lines: Iterable[Mapping[str, Any]]) -> list[int]:
+def rounds_by_accepted(arm: Arm) -> list[int]:
     """How many rounds accepted 0, 1, 2, .. drafts, up to the most that one accepted."""
-    counts = Counter(accepted for line in lines for _, _, accepted, *_ in line["rounds"])
+    counts: Counter[int] = Counter()
+    for (_, _, accepted), n in arm.kinds_of_rounds.items():
+        counts[accepted] += n
     return [counts[accepted] for accepted in range(max(counts, default=-1) + 1)]

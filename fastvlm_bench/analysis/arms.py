@@ -1,16 +1,17 @@
 """Groups the lines of a run: one `Arm` per suite and method, and in it one `Measured` per sample."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, islice
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastvlm_bench.records.record import Run
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(NamedTuple):
     """One sample of one arm, or one turn of several: medians over its repeats, and the lines that they come from.
 
     lines: of samples.jsonl, one per repeat, in the order of the repeats. tokens: new tokens, EOS included. ttft_s,
@@ -51,10 +52,12 @@ class Measured:
     def within(self, invocation: int) -> "Measured | None":
         """The same sample with the repeats of one invocation only; None if that invocation did not measure it."""
         own = [line for line in self.lines if (line.get("invocation") or 0) == invocation]
-        return replace(self, lines=tuple(own), **medians(own)) if own else None
+        return self._replace(lines=tuple(own), **medians(own)) if own else None
 
     def same_tokens(self, other: "Measured") -> bool:
         """Whether each repeat has the same token ids as that repeat of `other`. Both must have equally many repeats."""
+        if len(self.lines) == 1 == len(other.lines):
+            return bool(self.lines[0]["token_ids"] == other.lines[0]["token_ids"])
         return all(a["token_ids"] == b["token_ids"] for a, b in zip(self.lines, other.lines, strict=True))
 
     def divergence(self, other: "Measured") -> int | None:
@@ -80,6 +83,17 @@ Pair = tuple[Measured, Measured]
 """A sample as our arm measured it, and as the arm that it is compared with did."""
 
 
+class Pairs(list[Pair]):
+    """Pairs of which it is known whether each is an observation of its own: no batches, and one turn a sample.
+
+    Of a data set's samples that is asked again and again, and to look for it in each line is most of the work.
+    """
+
+    def __init__(self, found: Iterable[Pair] = (), single: bool = False) -> None:
+        super().__init__(found)
+        self.single = single
+
+
 @dataclass(frozen=True)
 class RoundSums:
     """Sums over rounds: tokens, and seconds inside the model's forward passes (`records.trace.Round`)."""
@@ -93,11 +107,30 @@ class RoundSums:
     verify_s: float
 
 
+RoundKinds = Mapping[tuple[int, int, int], int]
+"""(drafted, tested, accepted) -> how many rounds have these counts."""
+AT_ONCE = 10_000
+"""So many rounds are summed up in one call."""
+
+
 def sum_rounds(lines: Iterable[Mapping[str, Any]]) -> RoundSums:
     """The sums over all rounds of these lines."""
-    rounds = [round_ for line in lines for round_ in line["rounds"]]
-    drafted, tested, accepted, emitted, draft_s, verify_s = (sum(r[i] for r in rounds) for i in range(6))
-    return RoundSums(len(rounds), drafted, tested, accepted, emitted, float(draft_s), float(verify_s))
+    columns = list(zip(*chain.from_iterable(line["rounds"] for line in lines), strict=True)) or [()] * 6
+    drafted, tested, accepted, emitted, draft_s, verify_s = map(sum, columns)
+    return RoundSums(len(columns[0]), drafted, tested, accepted, emitted, float(draft_s), float(verify_s))
+
+
+def tally(lines: Iterable[Mapping[str, Any]]) -> tuple[RoundSums, RoundKinds]:
+    """The sums over all rounds of these lines, and how many rounds there are of each kind."""
+    rounds = chain.from_iterable(line["rounds"] for line in lines)
+    kinds: Counter[tuple[int, int, int]] = Counter()
+    sums: list[Any] = [0] * 6
+    while some := list(islice(rounds, AT_ONCE)):
+        columns = list(zip(*some, strict=True))
+        sums = [sum(column, so_far) for column, so_far in zip(columns, sums, strict=True)]
+        kinds.update(zip(*columns[:3], strict=True))
+    drafted, tested, accepted, emitted, draft_s, verify_s = sums
+    return RoundSums(kinds.total(), drafted, tested, accepted, emitted, float(draft_s), float(verify_s)), kinds
 
 
 @dataclass(frozen=True)
@@ -118,13 +151,37 @@ class Arm:
 
     def lines(self) -> Iterator[Mapping[str, Any]]:
         """Every line of the measured samples. The lines of failed samples are left out."""
-        for sample in self.measured.values():
-            yield from sample.lines
+        return chain.from_iterable(sample.lines for sample in self.measured.values())
+
+    @cached_property
+    def single(self) -> bool:
+        """Whether each measured sample was decoded alone, and has one turn."""
+        return not any("batch" in line or "dialog" in line for line in self.lines())
 
     @cached_property
     def rounds(self) -> RoundSums:
         """The sums over all rounds of the measured samples."""
-        return sum_rounds(self.lines())
+        return self._tally[0]
+
+    @property
+    def kinds_of_rounds(self) -> RoundKinds:
+        """How many rounds of the measured samples have which counts."""
+        return self._tally[1]
+
+    @cached_property
+    def _tally(self) -> tuple[RoundSums, RoundKinds]:
+        return tally(self.lines())
+
+    @cached_property
+    def peaks(self) -> Mapping[str, int]:
+        """The largest of each number of bytes that was measured, by its name in a line's `memory`."""
+        different = {id(found): found for line in self.lines() if (found := line.get("memory"))}  # most lines share it
+        known: dict[str, int] = {}
+        for memory in different.values():
+            for name, value in memory.items():
+                if type(value) is int and value > known.get(name, -1):
+                    known[name] = value
+        return known
 
 
 def told_apart(meta: Mapping[str, Any], key: str, arm: Arm) -> Mapping[str, Any] | None:
@@ -151,16 +208,19 @@ def _arm(
     references: Mapping[str, tuple[str, ...]],
 ) -> Arm:  # fmt: skip
     """references: by sample id. The arms of a suite share them."""
-    faulty = {sample for sample, own in lines.items() if any(line["error"] is not None for line in own)}
-    turns: dict[str, list[str]] = {}
-    for sample in suite["samples"]:
-        turns.setdefault(whole_id(sample), []).append(sample["sample_id"])
-    failed = frozenset(one for own in turns.values() if faulty.intersection(own) for one in own if one in lines)
-    there = {one for own in turns.values() if all(one in lines for one in own) for one in own}
+    faulty = {line["sample_id"] for own in lines.values() for line in own if line["error"] is not None}
+    there: Collection[str] = lines.keys()
+    failed = frozenset(faulty)
+    if any("dialog" in sample for sample in suite["samples"]):
+        turns: dict[str, list[str]] = {}
+        for sample in suite["samples"]:
+            turns.setdefault(whole_id(sample), []).append(sample["sample_id"])
+        failed = frozenset(one for own in turns.values() if faulty.intersection(own) for one in own if one in lines)
+        there = {one for own in turns.values() if all(one in lines for one in own) for one in own}
     measured = {
-        sample["sample_id"]: _measured(sample, references[sample["sample_id"]], lines[sample["sample_id"]])
+        name: _measured(sample, references[name], lines[name])
         for sample in suite["samples"]
-        if sample["sample_id"] in there and sample["sample_id"] not in failed
+        if (name := sample["sample_id"]) in there and name not in failed
     }
     return Arm(suite, method, measured, failed, max((len(own) for own in lines.values()), default=0))
 
@@ -173,6 +233,11 @@ def whole_id(sample: Mapping[str, Any]) -> str:
 def _measured(
     sample: Mapping[str, Any], references: tuple[str, ...], lines: Sequence[Mapping[str, Any]]
 ) -> Measured:  # fmt: skip
+    if len(lines) == 1:  # a data set is mostly measured once
+        (line,) = lines
+        ttft_s, decode_s = line["ttft_s"], line["decode_s"]
+        return Measured(sample["sample_id"], sample["image_id"], references, (line,), len(line["token_ids"]), ttft_s,
+                        decode_s, ttft_s + decode_s)  # fmt: skip
     return Measured(
         sample_id=sample["sample_id"],
         image_id=sample["image_id"],
@@ -184,7 +249,7 @@ def _measured(
 
 def medians(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The fields of a `Measured` that are medians over its lines: tokens, and seconds."""
-    if len(lines) == 1:  # a data set is mostly measured once
+    if len(lines) == 1:
         (line,) = lines
         return {"tokens": len(line["token_ids"]), "ttft_s": line["ttft_s"], "decode_s": line["decode_s"],
                 "e2e_s": line["ttft_s"] + line["decode_s"]}  # fmt: skip
@@ -196,22 +261,30 @@ def medians(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def pairs(arm: Arm, reference: Arm) -> list[Pair]:
+def pairs(arm: Arm, reference: Arm) -> Pairs:
     """(ours, reference) for each sample that neither arm failed and that both ran in the same repeats.
 
     Of a sample of several turns there is a pair for each turn, or none at all.
     """
     both = [(ours, reference.measured.get(sample_id)) for sample_id, ours in arm.measured.items()]
-    alone = {
-        ours.dialog
-        for ours, theirs in both
-        if theirs is None or [a["repeat"] for a in ours.lines] != [b["repeat"] for b in theirs.lines]
-    }
-    return [(ours, theirs) for ours, theirs in both if theirs is not None and ours.dialog not in alone]
+    fitting = [(ours, theirs) for ours, theirs in both if theirs is not None and _same_repeats(ours, theirs)]
+    if arm.single and reference.single:
+        return Pairs(fitting, single=True)
+    kept = {ours.sample_id for ours, _ in fitting}
+    alone = {ours.dialog for ours, _ in both if ours.sample_id not in kept}
+    return Pairs((ours, theirs) for ours, theirs in fitting if ours.dialog not in alone)
+
+
+def _same_repeats(ours: Measured, theirs: Measured) -> bool:
+    if len(ours.lines) == 1 == len(theirs.lines):
+        return bool(ours.lines[0]["repeat"] == theirs.lines[0]["repeat"])
+    return [a["repeat"] for a in ours.lines] == [b["repeat"] for b in theirs.lines]
 
 
 def by_dialog(paired: Sequence[Pair]) -> list[list[Pair]]:
     """The pairs of each sample: one, or of a sample of several turns one for each."""
+    if isinstance(paired, Pairs) and paired.single:
+        return [[pair] for pair in paired]
     found: dict[str, list[Pair]] = {}
     for pair in paired:
         found.setdefault(pair[0].dialog, []).append(pair)
@@ -220,4 +293,6 @@ def by_dialog(paired: Sequence[Pair]) -> list[list[Pair]]:
 
 def same_samples(paired: Sequence[Pair]) -> int:
     """How many samples have the same token ids in both arms, in every turn and repeat."""
+    if isinstance(paired, Pairs) and paired.single:
+        return sum(ours.same_tokens(theirs) for ours, theirs in paired)
     return sum(all(ours.same_tokens(theirs) for ours, theirs in turns) for turns in by_dialog(paired))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from fastvlm_bench.analysis.arms import Arm, Measured, Pair, medians
+from fastvlm_bench.analysis.arms import Arm, Measured, Pair, Pairs, medians
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run
 
@@ -53,8 +53,10 @@ def whole(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def by_batch(paired: Sequence[Pair]) -> list[Pair]:
     """One pair per observation: a batch as a whole, a sample with all its turns, or a sample that has one turn."""
+    if isinstance(paired, Pairs) and paired.single:
+        return paired
     if all(batch_of(ours.lines[0]) is None and "dialog" not in ours.lines[0] for ours, _ in paired):
-        return list(paired)
+        return Pairs(paired, single=True)
     groups: dict[Any, list[Pair]] = {}
     for ours, theirs in paired:
         number = batch_of(ours.lines[0])
@@ -88,6 +90,8 @@ def _together(samples: Sequence[Measured]) -> Measured:
 
 def latencies(arm: Arm) -> list[Measured]:
     """The samples whose seconds are latencies of a request: those that were decoded alone."""
+    if arm.single:
+        return list(arm.measured.values())
     return [sample for sample in arm.measured.values() if batch_of(sample.lines[0]) is None]
 
 

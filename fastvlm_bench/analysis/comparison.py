@@ -203,5 +203,5 @@ def _pairs(arm: Arm, against: Arm) -> list[tuple[Measured, Measured]]:
 
 
 def _first_outputs(arm: Arm) -> Arm:
-    trimmed = {key: replace(m, lines=m.lines[:1]) for key, m in arm.measured.items()}
+    trimmed = {key: m._replace(lines=m.lines[:1]) for key, m in arm.measured.items()}
     return Arm(arm.suite, arm.method, trimmed, arm.failed, 1)

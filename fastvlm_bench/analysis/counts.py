@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastvlm_bench.analysis.arms import Arm, Pair, by_dialog, whole_id
+from fastvlm_bench.analysis.arms import Arm, Pair, Pairs, by_dialog, whole_id
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,19 @@ class Counts:
 
 def counts_of(arm: Arm, paired: Sequence[Pair] | None) -> Counts:
     """The counts of an arm. paired: (ours, the reference's), None for the reference itself."""
-    decoding = [_decodes(pairs) for pairs in by_dialog(paired or ())]
+    if isinstance(paired, Pairs) and paired.single:
+        decoding = [ours.decodes and theirs.decodes for ours, theirs in paired]
+    else:
+        decoding = [_decodes(pairs) for pairs in by_dialog(paired or ())]
     return Counts(
         samples=len({whole_id(sample) for sample in arm.suite["samples"]}),
         turns=len(arm.suite["samples"]),
-        samples_ok=len({sample.dialog for sample in arm.measured.values()}),
-        samples_failed=len({whole_id(sample) for sample in arm.suite["samples"] if sample["sample_id"] in arm.failed}),
+        samples_ok=len(arm.measured if arm.single else {sample.dialog for sample in arm.measured.values()}),
+        samples_failed=len(
+            {whole_id(sample) for sample in arm.suite["samples"] if sample["sample_id"] in arm.failed}
+            if arm.failed
+            else ()
+        ),
         samples_paired=len(decoding),
         samples_one_token=sum(not decodes for decodes in decoding),
         repeats=arm.repeats,

@@ -36,5 +36,4 @@ def peak_and_delta(arm: Arm, reference: Arm | None, kind: str) -> tuple[int | No
 
 def peak(arm: Arm, kind: str) -> int | None:
     """The largest peak over all measured samples and repeats, in bytes. kind: "rss", "allocated" or "reserved"."""
-    found = [(line.get("memory") or {}).get(f"peak_{kind}_bytes") for line in arm.lines()]
-    return max((value for value in found if value is not None), default=None)
+    return arm.peaks.get(f"peak_{kind}_bytes")

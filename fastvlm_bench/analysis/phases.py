@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastvlm_bench.analysis.arms import Arm, sum_rounds, told_apart
+from fastvlm_bench.analysis.arms import Arm, RoundSums, sum_rounds, told_apart
 from fastvlm_bench.analysis.statistics import divide
 
 PHASES = ("vision", "prefill", "draft", "verify", "other")
@@ -45,7 +45,7 @@ def phases_of(meta: Mapping[str, Any], arm: Arm) -> Phases:
     decode_s = sum(line["decode_s"] for line in lines)
     e2e_s = sum(line["ttft_s"] + line["decode_s"] for line in lines)
     visions = [line["vision_s"] for line in lines]
-    shares, told_by = phase_shares(lines)
+    shares, told_by = phase_shares(lines, own)
     return Phases(
         draft_share=divide(own.draft_s, decode_s),
         verify_share=divide(own.verify_s, decode_s),
@@ -73,8 +73,12 @@ def kernel_shares(meta: Mapping[str, Any], arm: Arm) -> dict[str, float | None]:
     return {**shares, "kernels_e2e": divide(sum(busy.values()), sum(wall.values()))}
 
 
-def phase_shares(lines: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float | None], str]:
+def phase_shares(
+    lines: Sequence[Mapping[str, Any]], own: RoundSums | None = None
+) -> tuple[dict[str, float | None], str]:
     """({phase: its share of the end-to-end seconds of these lines}, how the phases were told apart).
+
+    own: the sums of their rounds, if they are there already.
 
     The phases are those of `--phases` if every line has them, else those of the loop's own clock. By that clock, draft
     and verify include the choice of tokens, and prefill includes what `generate` does around the loop. Image encoding
@@ -89,7 +93,7 @@ def phase_shares(lines: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float | 
         if any(line["phases"]["vision_s"] is None for line in lines):
             sums["vision"] = None
     else:
-        own = sum_rounds(lines)
+        own = sum_rounds(lines) if own is None else own
         seen = all(line["vision_s"] is not None for line in lines)
         sums = {
             "vision": sum(line["vision_s"] for line in lines) if seen else None,

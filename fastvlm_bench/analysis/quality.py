@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from fastvlm_bench import metrics
-from fastvlm_bench.analysis.arms import Arm, Pair, scored
+from fastvlm_bench.analysis.arms import Arm, Measured, Pair, scored
 from fastvlm_bench.analysis.bounds import Steps, alone
 from fastvlm_bench.analysis.differences import BETTER, WORSE, Difference, adjusted, difference_of, no_difference, word
 from fastvlm_bench.analysis.flips import Flips, count_flips
@@ -138,11 +138,14 @@ def _compared(metric: str, arm: Arm, paired: Sequence[Pair] | None, margin: floa
     groups = _by_group(metric, arm)
     if not paired:
         return Quality(metric, found.value, None, "", found.parts, groups)
-    if all(scored(a) == scored(b) for ours, theirs in paired for a, b in zip(ours.lines, theirs.lines, strict=True)):
+    texts, other = ([sample.text for sample in side] for side in zip(*paired, strict=True))
+    if texts == other and all(
+        scored(a) == scored(b) for ours, theirs in paired if len(ours.lines) > 1
+        for a, b in zip(ours.lines, theirs.lines, strict=True)
+    ):  # fmt: skip
         unchanged = count_flips(found.per_sample, found.per_sample, range(len(found.per_sample)))
         return Quality(metric, found.value, **vars(no_difference(len(paired))), parts=found.parts, groups=groups,
                        flips=unchanged)  # fmt: skip
-    texts, other = ([sample.text for sample in side] for side in zip(*paired, strict=True))
     references, images = ([getattr(ours, name) for ours, _ in paired] for name in ("references", "image_id"))
     # Texts that differ in a later repeat are not identical, although the first repeat alone is scored.
     own_difference = yield from _difference(metric, arm.suite, texts, other, references, images, margin)
@@ -152,9 +155,14 @@ def _compared(metric: str, arm: Arm, paired: Sequence[Pair] | None, margin: floa
 
 def _by_group(metric: str, arm: Arm) -> dict[str, float]:
     found: dict[str, float] = {}
-    for name in group_names(arm.suite):
-        ids = {sample["sample_id"] for sample in arm.suite["samples"] if sample.get("group", "") == name}
-        own = [s for s in arm.measured.values() if s.sample_id in ids]
+    if not (names := group_names(arm.suite)):
+        return found
+    group_of = {sample["sample_id"]: sample.get("group") or "" for sample in arm.suite["samples"]}
+    members: dict[str, list[Measured]] = {name: [] for name in ("", *names)}
+    for sample in arm.measured.values():
+        members[group_of[sample.sample_id]].append(sample)
+    for name in names:
+        own = members[name]
         part = score(metric, arm.suite, [s.text for s in own], [s.references for s in own], name)
         if part is not None:
             found[name] = part.value

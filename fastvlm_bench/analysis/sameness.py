@@ -1,10 +1,14 @@
 """The group `sameness` of a row: whether an arm gives the reference's tokens, and how the others were judged."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fastvlm_bench.analysis.arms import Measured, Pair, by_dialog, same_samples
 from fastvlm_bench.analysis.statistics import rule_of_three
+
+OUTCOMES = ("near-tie", "unsteady", "violation", "unchecked")
+"""How an output that differs was judged, in the order of the fields of `Sameness`."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,9 @@ def sameness_of(paired: Sequence[Pair] | None, sampled: bool) -> Sameness:
     """
     if paired is None:
         return Sameness()
-    judged = Sameness(near_ties=_outcomes(paired, "near-tie"), unsteady=_outcomes(paired, "unsteady"),
-                      violations=_outcomes(paired, "violation"), unchecked=_outcomes(paired, "unchecked"))  # fmt: skip
+    counts = _outcomes(paired)
+    near, unsteady, violations, unchecked = (counts[each] if counts else None for each in OUTCOMES)
+    judged = Sameness(near_ties=near, unsteady=unsteady, violations=violations, unchecked=unchecked)
     if sampled:
         return judged
     differing = [(ours, ours.divergence(theirs)) for ours, theirs in paired
@@ -58,7 +63,7 @@ def sameness_of(paired: Sequence[Pair] | None, sampled: bool) -> Sameness:
         different_rate_upper=None if differing else rule_of_three(len({ours.image_id for ours, _ in paired})),
         diverged=tuple(f"{ours.sample_id}@{index}" for ours, index in differing),
         near_tie_margin=_margin(paired),
-        other_contexts=sum(_after_others(turns) for turns in by_dialog(paired)),
+        other_contexts=sum(_after_others(turns) for turns in by_dialog(paired) if len(turns) > 1),
     )
 
 
@@ -75,14 +80,20 @@ def _follows(ours: Measured) -> bool:
     return any("own_context" in each for each in judged) and all(each.get("outcome") == "identical" for each in judged)
 
 
-def _outcomes(paired: Sequence[Pair], outcome: str) -> int | None:
-    """Number of samples with this outcome in any repeat; None if none was judged."""
-    judged = [[found["outcome"] for line in ours.lines if (found := line.get("losslessness"))] for ours, _ in paired]
-    return sum(outcome in outcomes for outcomes in judged) if any(judged) else None
+def _outcomes(paired: Sequence[Pair]) -> Counter[str]:
+    """The number of samples with each outcome in any repeat; empty if none was judged."""
+    counts: Counter[str] = Counter()
+    for ours, _ in paired:
+        if len(ours.lines) == 1:
+            if judged := ours.lines[0].get("losslessness"):
+                counts[judged["outcome"]] += 1
+        else:
+            counts.update({found["outcome"] for line in ours.lines if (found := line.get("losslessness"))})
+    return counts
 
 
 def _margin(paired: Sequence[Pair]) -> float | None:
     """The largest gap of a near-tie as a share of its epsilon; None where there is no near-tie."""
-    found = [line.get("losslessness") or {} for ours, _ in paired for line in ours.lines]
-    ties = [each for each in found if each.get("outcome") == "near-tie" and each.get("epsilon")]
+    found = (line.get("losslessness") for ours, _ in paired for line in ours.lines)
+    ties = [each for each in found if each and each.get("outcome") == "near-tie" and each.get("epsilon")]
     return max((each["gap"] / each["epsilon"] for each in ties), default=None)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from fastvlm_bench.analysis.arms import Measured, Pair
 from fastvlm_bench.analysis.batches import by_batch
@@ -119,9 +120,10 @@ def speedup_of(paired: Sequence[Pair] | None, sampled: bool) -> Speedup:
     """
     if paired is None:
         return Speedup()
-    decode, e2e = speedups(paired, geometric_mean_ratio, sampled)
-    decode_totals, e2e_totals = speedups(paired, ratio_of_totals, sampled)
     units = by_batch(paired)
+    of_decoding, of_e2e = _seconds(units, sampled)
+    decode, e2e = geometric_mean_ratio(*of_decoding), geometric_mean_ratio(*of_e2e)
+    decode_totals, e2e_totals = ratio_of_totals(*of_decoding), ratio_of_totals(*of_e2e)
     ratios = [theirs.e2e_s / ours.e2e_s * (ours.tokens / theirs.tokens if sampled else 1)
               for ours, theirs in units if ours.e2e_s > 0]  # fmt: skip
     logs = [math.log(ratio) if ratio > 0 else 0.0 for ratio in ratios]
@@ -151,14 +153,26 @@ def speedups(
     because sampled answers of the two arms differ in length. The samples of one batch are one observation. Intervals
     are clustered by image; a batch counts as one of its first sample's image.
     """
-    paired = by_batch(paired)
-    decoding = [(ours, theirs) for ours, theirs in paired if ours.decodes and theirs.decodes]
+    decoding, e2e = _seconds(by_batch(paired), per_token)
+    return estimator(*decoding), estimator(*e2e)
 
-    def combined(own: Sequence[Pair], seconds: Callable[[Measured, bool], float]) -> Estimate | None:
-        theirs_s = [seconds(theirs, per_token) for _, theirs in own]
-        return estimator(theirs_s, [seconds(ours, per_token) for ours, _ in own], [ours.image_id for ours, _ in own])
 
-    return combined(decoding, decode_seconds), combined(paired, e2e_seconds)
+Compared = tuple[list[float], list[float], list[str]]
+"""Of each observation the reference's seconds, ours, and its image."""
+
+
+def _seconds(units: Sequence[Pair], per_token: bool) -> tuple[Compared, Compared]:
+    """What is compared of these observations: (decoding where both decode, end to end)."""
+    decoding = [pair for pair in units if pair[0].decodes and pair[1].decodes]
+
+    def compared(own: Sequence[Pair], seconds: Callable[[Measured], float]) -> Compared:
+        return ([seconds(theirs) for _, theirs in own], [seconds(ours) for ours, _ in own],
+                [ours.image_id for ours, _ in own])  # fmt: skip
+
+    if per_token:
+        return (compared(decoding, lambda of: decode_seconds(of, True)),
+                compared(units, lambda of: e2e_seconds(of, True)))  # fmt: skip
+    return compared(decoding, attrgetter("decode_s")), compared(units, attrgetter("e2e_s"))
 
 
 def decode_seconds(of: Measured, per_token: bool) -> float:

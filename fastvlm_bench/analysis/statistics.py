@@ -4,9 +4,10 @@ Every function returns None where there are too few data for its answer: "too fe
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import compress
 from statistics import fmean, median, variance
 
 CONFIDENCE = 0.95
@@ -104,14 +105,17 @@ def clustered_error(residuals: Sequence[float], clusters: Sequence[Hashable] | N
     SE² = G/(G-1) · Σ over clusters of (sum of residuals)² (Miller, arXiv 2411.00640). None for clusters: each residual
     is its own, and SE² is n · variance.
     """
-    sums: dict[Hashable, float] = {}
-    for place, residual in enumerate(residuals):
-        cluster = place if clusters is None else clusters[place]
-        sums[cluster] = sums.get(cluster, 0.0) + residual
-    groups = len(sums)
+    if clusters is None:
+        totals: Collection[float] = residuals
+    else:
+        sums: dict[Hashable, float] = {}
+        for residual, cluster in zip(residuals, clusters, strict=True):
+            sums[cluster] = sums.get(cluster, 0.0) + residual
+        totals = sums.values()
+    groups = len(totals)
     if groups < 2:
         return None, groups
-    return math.sqrt(groups / (groups - 1) * math.fsum(s * s for s in sums.values())), groups
+    return math.sqrt(groups / (groups - 1) * math.fsum([s * s for s in totals])), groups
 
 
 def geometric_mean_ratio(
@@ -123,12 +127,11 @@ def geometric_mean_ratio(
     clusters: the image of each pair. Pairs of one image are not independent: the interval is cluster-robust, with as
     many degrees of freedom as there are images, less one.
     """
-    pairs = list(zip(numerators, denominators, strict=True))
-    kept = [place for place, (a, b) in enumerate(pairs) if a > 0 and b > 0]
-    logs = [math.log(pairs[place][0] / pairs[place][1]) for place in kept]
+    kept = [a > 0 and b > 0 for a, b in zip(numerators, denominators, strict=True)]
+    logs = [math.log(a / b) for a, b in zip(compress(numerators, kept), compress(denominators, kept), strict=True)]
     if not logs:
         return None
-    found = mean_difference(logs, [place if clusters is None else clusters[place] for place in kept], confidence)
+    found = mean_difference(logs, None if clusters is None else list(compress(clusters, kept)), confidence)
     assert found is not None
     low, high = (None if bound is None else math.exp(bound) for bound in (found.low, found.high))
     return Estimate(math.exp(found.value), low, high, found.n, found.groups)
@@ -142,12 +145,11 @@ def ratio_of_totals(
 
     clusters: the image of each pair; SE as in `clustered_error`.
     """
-    pairs = list(zip(numerators, denominators, strict=True))
-    n, total = len(pairs), math.fsum(b for _, b in pairs)
-    if not pairs or total <= 0:
+    n, total = len(denominators), math.fsum(denominators)
+    if not n or total <= 0:
         return None
-    ratio = math.fsum(a for a, _ in pairs) / total
-    error, groups = clustered_error([a - ratio * b for a, b in pairs], clusters)
+    ratio = math.fsum(numerators) / total
+    error, groups = clustered_error([a - ratio * b for a, b in zip(numerators, denominators, strict=True)], clusters)
     own = None if groups == n else groups
     if error is None:
         return Estimate(ratio, None, None, n, own)
@@ -234,11 +236,11 @@ def relative_spread(values: Sequence[float]) -> float | None:
 
 
 def mean_difference(
-    differences: Sequence[float], clusters: Sequence[Hashable], confidence: float = CONFIDENCE
+    differences: Sequence[float], clusters: Sequence[Hashable] | None, confidence: float = CONFIDENCE
 ) -> Estimate | None:
     """Mean paired difference with a cluster-robust t interval, with G - 1 degrees of freedom.
 
-    `clusters` names the image of each difference: questions about one image are not independent.
+    `clusters` names the image of each difference: questions about one image are not independent. None: each is its own.
     """
     n = len(differences)
     if not n:

@@ -39,19 +39,21 @@ class Times:
 
 def spread(values: Sequence[float]) -> Spread:
     """Median, p5 and p95 of one value per sample."""
-    return Spread(middle(values), percentile(values, 5), percentile(values, 95))
+    ordered = sorted(values)  # once: of sorted values the next ones only see that they are
+    return Spread(middle(ordered), percentile(ordered, 5), percentile(ordered, 95))
 
 
 def times_of(arm: Arm) -> Times:
     """The times of an arm. An answer of one token has no decoding phase, and counts in no number about decoding."""
     everyone, alone = list(arm.measured.values()), latencies(arm)
     decoding = [sample for sample in everyone if sample.decodes]
+    alone_decoding = decoding if arm.single else [sample for sample in alone if sample.decodes]
     e2e_s = sum(sample.e2e_s for sample in everyone)
-    per_token = [sample.tpot_s for sample in alone if sample.tpot_s is not None]
+    per_token = sorted(sample.decode_s / (sample.tokens - sample.answers) for sample in alone_decoding)
     return Times(
         ttft_s=spread([sample.ttft_s for sample in alone]),
         tpot_s=spread(per_token),
-        decode_s=spread([sample.decode_s for sample in alone if sample.decodes]),
+        decode_s=spread([sample.decode_s for sample in alone_decoding]),
         e2e_s=spread([sample.e2e_s for sample in alone]),
         new_tokens_median=middle([sample.tokens for sample in everyone]),
         decode_tokens_per_s=divide(sum(s.tokens - 1 for s in decoding), sum(s.decode_s for s in decoding)),

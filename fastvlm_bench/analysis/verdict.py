@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from fastvlm_bench.analysis.arms import Arm, arms
@@ -251,10 +252,11 @@ def _reasons(run: Run, own: Sequence[Arm], status: str) -> Iterable[str]:
         yield f"the run is {status}, not finished; go on with --resume {run.folder}"
     if run.torn:
         yield "the last line is torn: the run was killed while writing it; go on with --resume"
+    failed = [line for line in run.lines if line["error"] is not None]
     broken = [
         f"{line['suite']}/{line['sample_id']}/{line['method']}: {problem}"
         for arm in own
-        for line in (*arm.lines(), *(x for x in run.lines if x["error"] is not None and _of(x, arm)))
+        for line in chain(arm.lines(), (x for x in failed if _of(x, arm)))
         for problem in check_line(line, arm.suite["max_new_tokens"])
     ]
     if broken:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from fastvlm_bench.drafts.manifest import AT_THE_END, HEAD_LAYERS, KINDS
 from fastvlm_bench.errors import UsageError, did_you_mean
 from fastvlm_bench.models.layers import decoder_layers, output_embeddings
+from fastvlm_bench.models.packed import packed
+from fastvlm_bench.models.tensor_parallel import rejoined, whole
 
 
 class ImitationHead(nn.Module):
@@ -262,7 +264,8 @@ def floating(layer: nn.Module) -> nn.Parameter:
 
 
 def unpacked(layer: nn.Module) -> nn.Module:
-    """A copy of the layer with plain matrices in the place of packed ones (`--quantize`), which cannot be trained."""
+    """A copy of the layer with plain matrices in the place of packed ones (`--quantize`), which cannot be trained, or
+    shared ones (`--tensor-parallel`), of which a copy would compute with a part."""
     memo: dict[int, Any] = {}
     for module in layer.modules():
         if isinstance(module, nn.Linear) and not module.weight.is_floating_point():
@@ -275,6 +278,8 @@ def unpacked(layer: nn.Module) -> nn.Module:
                 if module.bias is not None:
                     plain.bias = nn.Parameter(module.bias.detach().to(floating(layer)))
             memo[id(module)] = plain  # deepcopy takes this for its copy of `module`
+        elif isinstance(module, nn.Linear) and (packed(module.weight) or hasattr(module.weight, "full_tensor")):
+            memo[id(module)] = rejoined(module)
     return copy.deepcopy(layer, memo)
 
 
@@ -282,7 +287,7 @@ def _copy(output: Any) -> nn.Linear:
     bias = getattr(output, "bias", None)
     made = nn.Linear(output.in_features, output.out_features, bias is not None)
     with torch.no_grad():
-        made.weight.copy_(output.weight)
+        made.weight.copy_(whole(output.weight.detach()))
         if bias is not None:
             made.bias.copy_(bias)
     return made

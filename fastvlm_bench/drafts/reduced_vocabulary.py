@@ -9,6 +9,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from fastvlm_bench.models.tensor_parallel import whole
+
 
 class ReducedOutput:
     """Stands in for the LM head while drafting: logits of the whole width, minus infinity where a token is left out."""
@@ -17,7 +19,7 @@ class ReducedOutput:
         self.replaces: nn.Module = output
         self.ids = ids
         self.width = output.weight.shape[0]
-        self.weight = output.weight.detach()[ids].clone()  # a copy: rows that lie apart would be slow to read
+        self.weight = whole(output.weight.detach())[ids].clone()  # a copy: rows that lie apart would be slow to read
         bias: Tensor | None = getattr(output, "bias", None)
         self.bias = None if bias is None else bias.detach()[ids].clone()
 

@@ -29,7 +29,7 @@ from fastvlm_bench.measuring.ending import SUMMARY, end_run
 from fastvlm_bench.measuring.invocation import invoke_all
 from fastvlm_bench.measuring.live import Live
 from fastvlm_bench.measuring.measure_suites import measure_suites
-from fastvlm_bench.measuring.ranks import Team, check_several, join, leave, several
+from fastvlm_bench.measuring.ranks import Team, check_alone, check_several, join, leave, several
 from fastvlm_bench.measuring.sharing import follow, lead
 from fastvlm_bench.measuring.signals import INTERRUPTED, TERMINATED, catch_signals, code_of, deaf
 from fastvlm_bench.method_spec import METHODS, REFERENCE
@@ -57,6 +57,7 @@ def run_benchmark(
         answers=answers, after=after, command=command, sweep=sweep,
     )  # fmt: skip
     if not several():
+        check_alone(config)
         return _run(config, None, **given)
     check_several(config, **{"a sweep": sweep is not None})
     team = join(config)

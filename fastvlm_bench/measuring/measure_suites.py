@@ -53,7 +53,9 @@ def measure_suites(
     with live:
         live.say(f"loading {config.model}")
         began = time.perf_counter()
-        placed = {} if team is None else {"device": team.device(config.device)}
+        placed: dict[str, Any] = {} if team is None else {"device": team.device(config.device)}
+        in_step = team is not None and team.in_step
+        placed |= {"tensor_parallel": True} if in_step else {}
         target = load_target(config.model, **config.loading | placed)
         load_s = time.perf_counter() - began
         clock = Clock(target.device)
@@ -90,7 +92,9 @@ def measure_suites(
             live.say(f"engine graphs: {reason}; run by eager")
         if target.device.type == "cpu":
             threads = config.threads or writer.meta["environment"].get("threads")
-            if threads is None:
+            if threads is None and in_step and team is not None:
+                threads = team.threads(thread_limit())  # a search by each one's clock would not stay in step
+            elif threads is None:
                 live.say("looking for the thread count at which standard decoding is fastest")
                 limit = thread_limit() if team is None else team.threads(thread_limit())
                 threads = runner.fastest_threads(suites[0], thread_counts(limit))
@@ -122,7 +126,8 @@ def measure_suites(
         )
         if team is not None:
             torch.set_num_threads(team.agree(writer.meta, torch.get_num_threads()))
-        follows = team is not None and not team.leads  # what is measured apart, the leader measures
+        # What is measured apart, the leader measures; where all decode in step nothing is, as it goes by the clock.
+        follows = team is not None and (in_step or not team.leads)
         refiner = _refiner(target, methods) if config.refine else None
 
         def after(group: Group) -> None:

@@ -17,7 +17,7 @@ from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import BenchError, UsageError
 from fastvlm_bench.measuring.part import Part
 from fastvlm_bench.records.mixing import differing
-from fastvlm_bench.records.rank_files import RankWriter
+from fastvlm_bench.records.rank_files import RankWriter, Unrecorded
 from fastvlm_bench.records.record import Key, RunWriter, read_meta
 from fastvlm_bench.suites.shares import batches
 from fastvlm_bench.suites.suite import Suite
@@ -30,6 +30,13 @@ STARTED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 def several() -> bool:
     """Whether this process was started as one of several."""
     return all(name in os.environ for name in STARTED_BY) and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def check_alone(config: RunConfig) -> None:
+    """UsageError for what one process cannot do."""
+    if config.tensor_parallel:
+        raise UsageError("--tensor-parallel divides the target among several processes, and one was started: "
+                         "torchrun --nproc-per-node N -m fastvlm_bench run --tensor-parallel …")  # fmt: skip
 
 
 def check_several(config: RunConfig, **others: Any) -> None:
@@ -48,6 +55,8 @@ class Team:
 
     rank: int
     world: int
+    in_step: bool = False
+    """Whether each holds a part of the target, so that all decode the same samples, which the leader alone records."""
     places: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Suite -> which of its batches this process measures."""
     parts: Sequence[Mapping[str, Sequence[int]]] = ()
@@ -64,7 +73,7 @@ class Team:
         return self.rank == 0
 
     def part(self, config: RunConfig) -> Part:
-        return Part.of(config, self.rank, self.places)
+        return Part.of(config, None if self.in_step else self.rank, self.places)
 
     def device(self, name: str) -> str:
         """The device of this process: with several GPUs each takes its own."""
@@ -79,8 +88,8 @@ class Team:
     def divide(self, writer: RunWriter, suites: Sequence[Suite], config: RunConfig) -> RankWriter:
         """In the leader: give each process its part of what is not measured yet. Returns the leader's own writer."""
         done = writer.completed
-        parts = [{suite.name: missing(suite, done, config)[rank :: self.world] for suite in suites}
-                 for rank in range(self.world)]  # fmt: skip
+        shares = 1 if self.in_step else self.world
+        parts = [{suite.name: missing(suite, done, config)[rank::shares] for suite in suites} for rank in range(shares)]
         begun = _begun(parts, suites, done, config)
         said = {key: text for key, text in writer.said.items() if (key[0], key[1], key[3]) in begun}
         self._from_leader({"folder": str(writer.folder.absolute()), "parts": parts, "completed": begun, "said": said})
@@ -93,8 +102,10 @@ class Team:
         self.told = True
         if given is None:
             return None
-        self.places = given["parts"][self.rank]
+        self.places = given["parts"][0 if self.in_step else self.rank]
         folder = Path(given["folder"])
+        if self.in_step:
+            return Unrecorded(folder, self.rank, given["completed"], read_meta(folder), None, given["said"])
         return RankWriter(folder, self.rank, given["completed"], read_meta(folder), None, given["said"])
 
     def agree(self, meta: Mapping[str, Any] | None, threads: int = 1, error: str | None = None) -> int:
@@ -203,8 +214,8 @@ def join(config: RunConfig) -> Team:
     """Meet the other processes. UsageError for a device that all would have to share."""
     from fastvlm_bench.training import parallel
 
-    parallel.start(config.device, config.device_map, gradients=False)
-    return Team(parallel.rank(), parallel.world())
+    parallel.start(config.device, config.device_map, gradients=config.tensor_parallel)
+    return Team(parallel.rank(), parallel.world(), in_step=config.tensor_parallel)
 
 
 def leave() -> None:

@@ -28,7 +28,8 @@ def lead(team: Team, config: RunConfig, suites: Sequence[Suite], writer: RunWrit
 
     BenchError where a process failed or is gone; what all of them measured is kept, and what is missing is told.
     """
-    live.say(f"{team.world} processes share the samples; this bar is of the first one's")
+    live.say(f"{team.world} processes hold the target together, and decode in step" if team.in_step else
+             f"{team.world} processes share the samples; this bar is of the first one's")  # fmt: skip
     failure: BenchError | None = None
     reports: list[dict[str, Any]] = []
     with _laid_together(team, config, suites, writer):

@@ -21,7 +21,7 @@ The three variants differ only in when and how the texts are normalised:
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -77,7 +77,8 @@ def score(
             f" choose one of: {', '.join(get_args(Variant))}"
         )
     check_samples(predictions, references)
-    per_sample = [_accuracy(p, answers, variant) for p, answers in zip(predictions, references, strict=True)]
+    forms = _Forms(variant)
+    per_sample = [_accuracy(p, answers, variant, forms) for p, answers in zip(predictions, references, strict=True)]
     return MetricScore(sum(per_sample) / len(per_sample), per_sample)
 
 
@@ -89,20 +90,37 @@ def normalise(answer: str, variant: Variant = "normalised") -> str:
     return _plain_words(_without_punctuation(_on_one_line(answer)))
 
 
-def _accuracy(prediction: str, answers: Sequence[str], variant: Variant) -> float:
+class _Forms(dict[str, str]):
+    """The form of each answer that was met. A data set has ten answers a sample, and few that differ."""
+
+    def __init__(self, variant: Variant) -> None:
+        self.variant = variant
+
+    def __missing__(self, answer: str) -> str:
+        form = self[answer] = normalise(answer, self.variant)
+        return form
+
+
+def _accuracy(prediction: str, answers: Sequence[str], variant: Variant, forms: Mapping[str, str]) -> float:
     if variant == "normalised" and not prediction.strip():
         return 0.0
     if variant == "official" and len({_on_one_line(answer) for answer in answers}) == 1:
         given, people = _on_one_line(prediction), [_on_one_line(answer) for answer in answers]
     else:
-        given, people = normalise(prediction, variant), [normalise(answer, variant) for answer in answers]
-    agreeing, others = people.count(given), len(people) - 1
+        given, people = forms[prediction], [forms[answer] for answer in answers]
+    return _agreement(people.count(given), len(people))
+
+
+@lru_cache(maxsize=1024)
+def _agreement(agreeing: int, people: int) -> float:
+    """The accuracy of an answer that so many of the people gave."""
+    others = people - 1
     if others == 0:
         return float(agreeing)
     enough = min(3, others)
     # Leaving out one of the agreeing people removes one match; leaving out anyone else removes none.
-    total = agreeing * min(1.0, (agreeing - 1) / enough) + (len(people) - agreeing) * min(1.0, agreeing / enough)
-    return total / len(people)
+    total = agreeing * min(1.0, (agreeing - 1) / enough) + (people - agreeing) * min(1.0, agreeing / enough)
+    return total / people
 
 
 def _on_one_line(text: str) -> str:

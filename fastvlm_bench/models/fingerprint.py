@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+from fastvlm_bench.models.packed import plain
+from fastvlm_bench.models.tensor_parallel import whole
+
 _FULL_BYTES = 1 << 20
 
 
@@ -22,7 +25,7 @@ def weights_sha256(model: Any) -> str:
         return str(cached)
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
-        flat = parameter.detach().flatten()
+        flat = whole(plain(parameter.detach())).flatten()
         edge = _FULL_BYTES // 4
         pieces = [flat] if flat.numel() <= 2 * edge else [flat[:edge], flat[-edge:]]
         digest.update(f"{name}{tuple(parameter.shape)}".encode())

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models import tensor_parallel as divided
 from fastvlm_bench.models.checkpoint_settings import check_file, settle
 from fastvlm_bench.models.fingerprint import (
     config_fields,
@@ -27,6 +28,7 @@ from fastvlm_bench.models.inputs import placed
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.memory_need import check_room
 from fastvlm_bench.models.names import check_model_name, default_drafts, long_dtype
+from fastvlm_bench.models.packed import held_bytes
 from fastvlm_bench.models.processor import load_processor, read_images
 from fastvlm_bench.models.prompting import Earlier, render, text_options
 from fastvlm_bench.models.source import source_of
@@ -35,6 +37,8 @@ from fastvlm_bench.models.whole import load_weights, reads_text_alone
 from fastvlm_bench.visible import note
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INT8 = "int8"
+"""The packing by torchao: weights alone, each row with a scale of its own. What is computed stays floating-point."""
 PHASE_1 = "phase1.json"
 """A file in the folder of a model that `train --finetune-backbone` made: its origin, and how its answers changed."""
 
@@ -103,7 +107,7 @@ class Target:
             "dtype": str(parameters[0].dtype).removeprefix("torch."),
             "attention": getattr(self.model.config, "_attn_implementation", None), "device": str(self.device),
             "layers": len(self.layers), "parameters": sum(p.numel() for p in parameters),
-            "weights_bytes": sum(p.numel() * p.element_size() for p in parameters),
+            "weights_bytes": sum(map(held_bytes, parameters)),
         }  # fmt: skip
 
 
@@ -125,16 +129,17 @@ def pick_device(name: str) -> torch.device:
 def load_target(
     name: str = "tiny", *, device: str = "auto", dtype: str = "auto", device_map: str | None = None,
     attn: str | None = None, quantize: str | None = None, trust_remote_code: bool = False, offline: bool = False,
-    text_alone: bool = False,
+    text_alone: bool = False, tensor_parallel: bool = False,
 ) -> Target:  # fmt: skip
     """Load a target for inference: `tiny`, `smol`, a checkpoint folder, a hub id, or ID@REVISION.
 
     dtype `auto` is float32 on the CPU, where identical outputs are promised, and the checkpoint's own elsewhere.
     device_map `auto` spreads the layers over all devices (accelerate). attn: transformers' attention implementation.
-    quantize: `4bit` or `8bit` (bitsandbytes). trust_remote_code: run the checkpoint's own Python code. A hub id is
+    quantize: `4bit` or `8bit` (bitsandbytes), or `int8` (torchao). trust_remote_code: run the checkpoint's own Python
+    code. A hub id is
     downloaded by `transformers`, with its progress bar, if it is not in the cache and not `offline`. text_alone: a
-    language model that reads no images will do, as a draft; its processor is then its tokenizer. UsageError where the
-    target cannot be loaded.
+    language model that reads no images will do, as a draft; its processor is then its tokenizer. tensor_parallel: the
+    processes that have met (`torch.distributed`) hold a part each. UsageError where the target cannot be loaded.
     """
     check_model_name(name)
     drafts = text_alone  # a model that may do without images drafts
@@ -163,18 +168,24 @@ def load_target(
                 if processor is None:
                     processor = (AutoTokenizer.from_pretrained if text_alone else load_processor)(source, **shared)
                 reading = "its weights"
-                if name != "tiny" and not device_map:
+                if tensor_parallel:
+                    divided.check(name, config, place)
+                elif name != "tiny" and not device_map:
                     check_room(config, name, wanted, quantize, place, trust_remote_code)
                 stored, digest = getattr(config, "dtype", None), None
                 if rounds(stored, wanted) and not quantize:  # its fingerprint is that of the values before rounding
-                    digest = weights_sha256(load_weights(name, source, text_alone, dtype=stored, **shared)[0])
-                placed = _placement(place, device_map, attn, quantize)
+
+                    def stored_digest() -> str:
+                        return weights_sha256(load_weights(name, source, text_alone, dtype=stored, **shared)[0])
+
+                    digest = divided.led(stored_digest) if tensor_parallel else stored_digest()
+                placed = _placement(place, device_map, attn, quantize) | (divided.options() if tensor_parallel else {})
                 model, unused = load_weights(name, source, text_alone, dtype=wanted, **shared, **placed)
         except UsageError:
             raise
         except Exception as error:  # a damaged file makes other libraries raise whatever they have
             raise UsageError(f"model '{name}' cannot be loaded: {reason(error, reading, here, forbidden)}") from None
-    if device_map or quantize:
+    if device_map or quantize or tensor_parallel:
         place = model.get_input_embeddings().weight.device
     else:
         model.to(place)
@@ -193,7 +204,8 @@ def load_target(
 def _check_packages(device_map: str | None, attn: str | None, quantize: str | None) -> None:
     """UsageError for an option whose package is not installed, before anything is downloaded."""
     needed = [
-        (device_map, f"--device-map {device_map}", "accelerate"), (quantize, f"--quantize {quantize}", "bitsandbytes"),
+        (device_map, f"--device-map {device_map}", "accelerate"),
+        (quantize, f"--quantize {quantize}", "torchao" if quantize == INT8 else "bitsandbytes"),
         (quantize, f"--quantize {quantize}", "accelerate"),
         (attn == "flash_attention_2", "--attn flash_attention_2", "flash_attn"),
     ]  # fmt: skip
@@ -207,9 +219,19 @@ def _placement(place: torch.device, device_map: str | None, attn: str | None, qu
     """The keyword arguments of `from_pretrained` for the device, the attention implementation and quantization."""
     options: dict[str, Any] = {"attn_implementation": attn} if attn else {}
     if quantize:
-        from transformers import BitsAndBytesConfig
-
-        options["quantization_config"] = BitsAndBytesConfig(**{f"load_in_{quantize}": True})
+        options["quantization_config"] = _packing(quantize)
     if device_map or quantize:  # quantized weights are made on the device where they stay
         options["device_map"] = device_map or {"": place}
     return options
+
+
+def _packing(quantize: str) -> Any:
+    """The quantization that `from_pretrained` is asked for."""
+    if quantize == INT8:
+        from torchao.quantization import Int8WeightOnlyConfig
+        from transformers import TorchAoConfig
+
+        return TorchAoConfig(Int8WeightOnlyConfig())
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(**{f"load_in_{quantize}": True})

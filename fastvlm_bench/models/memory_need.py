@@ -11,7 +11,7 @@ from fastvlm_bench.machine.limits import available_bytes
 from fastvlm_bench.models.layers import output_embeddings
 from fastvlm_bench.models.whole import reads_text_alone
 
-BITS = {"4bit": 4.5, "8bit": 8.5}  # of a weight, its share of its block's scale included
+BITS = {"4bit": 4.5, "8bit": 8.5, "int8": 8.5}  # of a weight, its share of its block's scale included
 GIB = 1 << 30
 
 

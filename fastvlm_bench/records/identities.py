@@ -41,7 +41,7 @@ def _ends(line: Mapping[str, Any], eos: Collection[int]) -> list[str]:
 
 def _tokens(line: Mapping[str, Any], max_new_tokens: int | None) -> list[str]:
     ids, problems = line["token_ids"], []
-    emitted = sum(round_[3] for round_ in line["rounds"])
+    emitted = sum([round_[3] for round_ in line["rounds"]])
     if not ids:
         return ["no token at all: prefill always gives one"]
     if len(ids) != 1 + emitted:
@@ -58,6 +58,9 @@ def _tokens(line: Mapping[str, Any], max_new_tokens: int | None) -> list[str]:
 def _rounds(rounds: list[list[Any]]) -> list[str]:
     problems = []
     for index, (drafted, tested, accepted, emitted, draft_s, verify_s) in enumerate(rounds):
+        if 0 <= accepted <= tested <= drafted and tested - 1 <= accepted == emitted - 1 \
+                and type(draft_s) is float and type(verify_s) is float and draft_s >= 0 <= verify_s:  # fmt: skip
+            continue  # as nearly all are: of a million lines the checks one by one take long
         last = index == len(rounds) - 1
         if not 0 <= accepted <= tested <= drafted:
             problems.append(f"round {index}: not 0 <= accepted {accepted} <= tested {tested} <= drafted {drafted}")
@@ -95,7 +98,7 @@ def _seconds(line: Mapping[str, Any]) -> list[str]:
             problems.append(f"{name} is {line[name]!r}, not a time")
     if problems:
         return problems
-    inside = math.fsum(r[4] + r[5] for r in line["rounds"])
+    inside = math.fsum([r[4] + r[5] for r in line["rounds"]])
     if inside > line["decode_s"] * SLACK + SLACK_S:
         problems.append(f"rounds take {inside:.6g} s, more than decode_s {line['decode_s']:.6g}")
     parts = line["prefill_s"] + (line["vision_s"] or 0.0)

@@ -72,6 +72,23 @@ class RankWriter:
             self._file = -1
 
 
+class Unrecorded(RankWriter):
+    """Of a process that decodes the same samples as the leader, which records them."""
+
+    def __init__(
+        self, folder: Path, rank: int, completed: set[Key], meta: dict[str, Any], run: RunWriter | None,
+        said: Mapping[TurnKey, str | None] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        self.folder, self.rank, self.completed, self._meta, self._run = folder, rank, completed, meta, run
+        self.said = said
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Nothing: the leader has the same line."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+
 Writer = RunWriter | RankWriter
 
 

@@ -138,7 +138,8 @@ def read_run(folder: Path) -> Run:
         if key[:2] not in known or key[2] not in labels:
             raise CorruptRecord(f"{path}, line {number} is of {key[:3]}, which {RUN_FILE} does not know")
         latest[key] = line
-    kept = sorted(latest.values(), key=lambda line: line["seq"])
+    kept = lines if len(latest) == len(lines) else sorted(latest.values(), key=lambda line: line["seq"])
+    del latest
     check_files(folder, meta, whole)
     _check_totals(path, meta, kept)
     attach(folder, meta["suites"])

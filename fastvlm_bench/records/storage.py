@@ -25,6 +25,8 @@ BOTH_PRINTED = "--json and --csv - both go to the standard output; give --csv a 
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
 """Names of the temporary files of `write_atomically`, by process id. A user's own hidden files must not match."""
 _SEAL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
+_SEAL_BYTES = len(b',"crc32":"00000000"}')
+_READ = json.JSONDecoder().raw_decode
 
 
 def finite(value: Any) -> Any:
@@ -47,11 +49,12 @@ def seal(line: Mapping[str, Any]) -> bytes:
 
 def unseal(raw: bytes) -> dict[str, Any]:
     """The line of these bytes (without line feed). ValueError if it is not JSON or its CRC does not match."""
-    line = json.loads(raw)
-    found = _SEAL.search(raw)
-    if not isinstance(line, dict) or found is None:
+    text = raw.decode("ascii")
+    line, end = _READ(text)
+    found = _SEAL.match(raw, max(0, len(raw) - _SEAL_BYTES))
+    if not isinstance(line, dict) or found is None or end != len(text):
         raise ValueError("it is not an object that ends in its crc32")
-    if zlib.crc32(raw[: found.start()] + b"}") != int(found[1], 16):
+    if zlib.crc32(b"}", zlib.crc32(memoryview(raw)[: found.start()])) != int(found[1], 16):
         raise ValueError("its crc32 does not match")
     return line
 

@@ -155,7 +155,7 @@ def acceptance_by_position(series: Sequence[Series]) -> Data:
     return [
         {**_names(one), "position": position, "tested": tested, "accepted_share": accepted / tested}
         for one in series
-        for position, (tested, accepted) in enumerate(counts_by_position(one.arm.lines()), start=1)
+        for position, (tested, accepted) in enumerate(counts_by_position(one.arm), start=1)
     ]
 
 
@@ -163,7 +163,7 @@ def accepted_per_round(series: Sequence[Series]) -> Data:
     """A row for each count of accepted drafts: in how many rounds of a drafting method it came, and their share."""
     found = []
     for one in series:
-        counts = rounds_by_accepted(one.arm.lines())
+        counts = rounds_by_accepted(one.arm)
         if one.row.acceptance.alpha is not None:
             total = sum(counts)
             found += [{**_names(one), "accepted": accepted, "rounds": counts[accepted],

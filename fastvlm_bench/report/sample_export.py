@@ -1,10 +1,10 @@
 """Every line of samples.jsonl as a line of CSV, with the score of its text."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from fastvlm_bench import metrics
-from fastvlm_bench.analysis.arms import arms, scored, sum_rounds
+from fastvlm_bench.analysis.arms import Arm, arms, scored, sum_rounds
 from fastvlm_bench.analysis.quality import score
 from fastvlm_bench.analysis.verdict import judge
 from fastvlm_bench.records.record import Run
@@ -47,7 +47,9 @@ def sample_values(run: Run) -> Iterable[dict[str, Any]]:
              for suite in run.meta["suites"] for sample in suite["samples"]}  # fmt: skip
     reference = {(x["suite"], x["sample_id"], x["repeat"]): x["token_ids"]
                  for x in run.lines if x["method"] == run.meta["reference"]}  # fmt: skip
-    scores, status = scores_by_line(run), judge(run).status
+    own_arms = arms(run)
+    scores, status = scores_by_line(run, own_arms), judge(run, own=own_arms).status
+    del own_arms
     for line in waited(run.lines, len(run.lines), "writing samples"):
         suite, sample = known[line["suite"], line["sample_id"]]
         base, ids, done = reference.get((line["suite"], line["sample_id"], line["repeat"])), line["token_ids"], {}
@@ -69,10 +71,13 @@ def sample_values(run: Run) -> Iterable[dict[str, Any]]:
         }  # fmt: skip
 
 
-def scores_by_line(run: Run) -> dict[str, dict[int, float]]:
-    """{score_<metric>: {seq: value}}: each repeat of an arm is scored as a corpus of its own."""
+def scores_by_line(run: Run, all_arms: Sequence[Arm] | None = None) -> dict[str, dict[int, float]]:
+    """{score_<metric>: {seq: value}}: each repeat of an arm is scored as a corpus of its own.
+
+    all_arms: those of `arms`, if they are there already.
+    """
     scores: dict[str, dict[int, float]] = {}
-    for arm in arms(run):
+    for arm in arms(run) if all_arms is None else all_arms:
         for repeat in sorted({line["repeat"] for line in arm.lines()}):
             own = [(line, sample.references) for sample in arm.measured.values() for line in sample.lines
                    if line["repeat"] == repeat]  # fmt: skip

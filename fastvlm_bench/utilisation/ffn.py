@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers, output_embeddings
+from fastvlm_bench.models.packed import packed
 
 MIXES = re.compile(r"attention|attn|mamba|delta|conv|mixer|recurren|lru|ssm|router|adapter|lora", re.IGNORECASE)
 
@@ -32,7 +33,7 @@ def down_projections(model: Any) -> list[nn.Linear]:
                 f"no FFN that is a linear map onto its {width} states")  # fmt: skip
             raise UsageError(f"the utilisation of {name} cannot be told: its layer {number} has {what}; choose a model "
                              "with one FFN in each layer")  # fmt: skip
-        if not own[0].weight.is_floating_point():
+        if packed(own[0].weight) or not own[0].weight.is_floating_point():
             raise UsageError(f"the utilisation of {name} cannot be told from packed weights; leave --quantize out")
         found.append(own[0])
     return found
@@ -63,6 +64,6 @@ def _fed(down: nn.Linear, others: Sequence[nn.Linear], width: int) -> bool:
 def directions(model: Any, tokens: Sequence[int]) -> Tensor:
     """(tokens, width): the LM head's row of each token, float32: in which direction states say it."""
     weight = output_embeddings(model).weight
-    if not weight.is_floating_point():
+    if packed(weight) or not weight.is_floating_point():
         raise UsageError("the utilisation cannot be told from a packed LM head; leave --quantize out")
     return weight.detach()[list(tokens)].float()

@@ -2,13 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from several import launched
+from several import free_port, launched
 from targets import random_llava
 
 from fastvlm_bench.cli.app import app
@@ -17,6 +19,7 @@ from fastvlm_bench.records.rank_files import RankWriter
 from fastvlm_bench.records.record import Run, read_run
 
 SAMPLES = 7
+ROOT = Path(__file__).parents[2]
 Measured = tuple[list[tuple[int, str, str]], Run]
 
 
@@ -156,6 +159,57 @@ def test_what_the_leader_or_another_refuses_ends_all(given: list[str], tmp_path:
     assert said[1] == (0, "", "") and not list((tmp_path / "out").iterdir())
     said = launched(lambda rank: int(app([*given, "--exit-layer", "9", "-m", "layerskip"])), 2, tmp_path / "said")
     assert said[0][0] == 2 and said[1][1:] == ("", ""), said
+
+
+DIES = '''"""Standard decoding, of which the rank that DIES names is killed at its third answer."""
+
+import os
+import signal
+
+from fastvlm_bench.decoding.standard import Standard
+from fastvlm_bench.method_spec import MethodKind
+
+METHOD = MethodKind("dies", lossless=True)
+
+
+class Dies(Standard):
+    answers = 0
+
+    def begin(self, session):
+        Dies.answers += 1
+        if Dies.answers == 3 and os.environ["RANK"] == os.environ.get("DIES"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().begin(session)
+'''
+
+
+@pytest.mark.slow
+def test_torchrun_itself_starts_them_and_what_a_killed_one_lacks_is_resumed(
+    given: list[str], one: Run, tmp_path: Path
+) -> None:
+    """As it is typed: torchrun starts new processes, and ends the others when one was killed."""
+    (tmp_path / "dies.py").write_text(DIES)
+    out = tmp_path / "out"
+
+    def torchrun(*more: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        own = [*given, "-m", str(tmp_path / "dies.py"), "--out", str(out), *more]
+        launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+        known = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+        return subprocess.run([sys.executable, *launch, "-m", "fastvlm_bench", *own], capture_output=True, text=True,
+                              env={**os.environ, **known, **environment})  # fmt: skip
+
+    lost = torchrun(DIES="1")
+    (folder,) = out.iterdir()
+    run = read_run(folder)
+    assert lost.returncode and 0 < len(run.lines) < 6 * SAMPLES, lost.stderr
+    assert run.meta["status"] != "success" and "samples are missing" in lost.stderr
+    whole = torchrun("--resume", str(folder))
+    assert whole.returncode == 0 and "VALID" in whole.stdout, whole.stderr
+    again = read_run(folder)
+    own = {key: value for key, value in tokens(again).items() if not key[2].endswith("dies.py")}
+    assert own == tokens(one) and len(again.lines) == 6 * SAMPLES and again.sealed
+    assert {line["rank"] for line in again.lines} == {0, 1} and not list(folder.glob("samples.rank*"))
+    assert list(out.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ CHANGED: dict[str, Any] = {
     "budget": 60.0, "invocations": 3, "shard": "2/3", "energy": 5.0, "java": True, "metrics": ("anls",),
     "batch_size": 4,
     "device_map": "auto", "attn": "eager", "quantize": "4bit", "trust_remote_code": True, "offline": True,
+    "tensor_parallel": True,
 }  # fmt: skip
 SAMPLED: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 20}
 
@@ -116,7 +117,8 @@ def test_allowed(options: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_it_round_trips_through_json() -> None:
-    single = {"require_lossless": False, "invocations": 1, "refine": False, "batch_size": 1, "shard": None}
+    single = {"require_lossless": False, "invocations": 1, "refine": False, "batch_size": 1, "shard": None,
+              "tensor_parallel": False}  # fmt: skip
     config = RunConfig(**CHANGED | SAMPLED | single)
     stored = json.loads(json.dumps(config.to_dict()))
     assert RunConfig.from_dict(stored) == config

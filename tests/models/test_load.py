@@ -104,6 +104,7 @@ def test_a_draft_fits_its_target_in_bfloat16() -> None:
     ("options", "message"),
     [
         ({"quantize": "4bit"}, "--quantize 4bit needs the package bitsandbytes: pip install bitsandbytes"),
+        ({"quantize": "int8"}, "--quantize int8 needs the package torchao: pip install torchao"),
         ({"attn": "flash_attention_2"}, "--attn flash_attention_2 needs the package flash-attn"),
         ({"device_map": "auto", "device": "cpu"}, "--device cpu and --device-map exclude each other"),
         ({"device_map": "auto", "device": "auto"}, "--device-map auto needs the package accelerate"),

@@ -51,6 +51,26 @@ def test_images_of_unequal_size_count_by_the_image_of_a_random_sample() -> None:
     assert one is not None and even is not None and one.margin() > 2 * even.margin()
 
 
+@pytest.mark.parametrize("lost", [3, 40])
+def test_many_images_of_few_kinds_have_the_bounds_of_weights_drawn_for_each(
+    monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    """The sum of n weights of Exp(1) is one of Gamma(n): the same bounds, but for what 10,000 draws leave open."""
+    drawn, real = list[int](), bounds._weights
+    monkeypatch.setattr(bounds, "_weights", lambda seed: drawn.append(seed) or real(seed))
+    differences = [-0.3] * lost + [1.0] + [0.0] * (1200 - lost - 1)
+    each = mean_bounds(differences, list(range(1200)), 1.0)
+    assert drawn == [0, 1, 2, 3, 4]
+    drawn.clear()
+    monkeypatch.setattr(bounds, "MANY", 1000)
+    kinds = mean_bounds(differences, list(range(1200)), 1.0)
+    assert drawn == [], "three kinds of images need no blocks of weights"
+    assert each is not None and kinds is not None and kinds.value == each.value
+    ours, theirs = kinds.interval(), each.interval()
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.05)
+    assert mean_bounds([i / 1200 for i in range(1200)], list(range(1200)), 1.0) and drawn, "all of them differ"
+
+
 def test_a_single_image_and_no_sample() -> None:
     assert mean_bounds([], [], 1.0) is None and pooled_bounds([], [], [], sum, [1.0], [1.0]) is None
     found = mean_bounds([0.0, 0.0], ["a", "a"], 1.0)
