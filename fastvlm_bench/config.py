@@ -279,6 +279,8 @@ def check_tensor_parallel(config: RunConfig) -> None:
 
 def check_writable(folder: Path) -> None:
     """UsageError unless `folder` is, or could be made, a folder that takes files: tried, with nothing left."""
+    if str(folder) == "-":
+        raise UsageError("'-' is the standard output, and a folder is written: name one")
     nearest = folder.expanduser().absolute()
     while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent

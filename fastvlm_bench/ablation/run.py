@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastvlm_bench.ablation.table import ablation_csv, ablation_markdown, ablation_rows
-from fastvlm_bench.config import RunConfig
+from fastvlm_bench.config import RunConfig, check_writable
 from fastvlm_bench.errors import FAILED_SAMPLES, UsageError
 from fastvlm_bench.measuring.benchmark import run_benchmark
 from fastvlm_bench.records.record import list_runs, read_run
@@ -20,6 +20,7 @@ def ablate(settings: TrainSettings, run: RunConfig, also: Sequence[Path], *, qui
     are added to the table, for example those of a fine-tuned backbone. Returns the exit code.
     """
     out = Path(run.out)
+    check_writable(out)
     code = train(settings, quiet=quiet)
     if code:
         return code

@@ -131,7 +131,7 @@ def report(
     from fastvlm_bench.analysis.verdict import require_valid as all_valid
     from fastvlm_bench.errors import UsageError
     from fastvlm_bench.records.storage import check_target_file
-    from fastvlm_bench.report.memory_picture import draw_memory
+    from fastvlm_bench.report.memory_picture import check_memory_picture, draw_memory
     from fastvlm_bench.report.one_screen import print_screen
     from fastvlm_bench.report.plots import check_plots, write_plots
     from fastvlm_bench.report.terminal import print_report
@@ -147,6 +147,8 @@ def report(
         check_target_file(html, "--html")
     if plots is not None:
         check_plots(plots, to or "pdf")
+    if memory_picture is not None:
+        check_memory_picture(memory_picture)
     check_trackers(trackers or [])
     judged, printing = [], print_report if details else print_screen
     read = _runs(runs, results)

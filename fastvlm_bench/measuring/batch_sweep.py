@@ -1,9 +1,7 @@
 """`run --batch-size 1,2,4,8`: one run per size, in one folder, and the table over the sizes."""
 
 import contextlib
-import secrets
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from fastvlm_bench.measuring.before_loading import check
 from fastvlm_bench.measuring.benchmark import run_benchmark
 from fastvlm_bench.measuring.ranks import check_several, several
 from fastvlm_bench.records.record import RUN_FILE, Run, read_meta, read_run
+from fastvlm_bench.records.run_folders import new_folder_name
 from fastvlm_bench.records.storage import BOTH_PRINTED, STANDARD_OUTPUT, check_target_file
 from fastvlm_bench.report.batch_table import print_sizes, sizes_csv, sizes_json
 from fastvlm_bench.report.export import save
@@ -57,9 +56,8 @@ def run_sizes(
         raise UsageError(f"--resume {resume} is not a folder; give the one that holds the sweep's runs")
     if resume is not None and (resume / RUN_FILE).exists():
         raise UsageError(f"--resume {resume} is a single run; with several batch sizes give the folder that holds them")
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     suites = "+".join(Path(suite).stem for suite in config.suites)
-    name = f"{stamp}-{Path(config.model).name}-{suites}-batches-{secrets.token_hex(2)}"
+    name = new_folder_name(config.model, suites, "batches")
     folder = resume or Path(config.out) / name
     there = {int(read_meta(path.parent)["config"].get("batch_size") or 1): path.parent
              for path in sorted(folder.glob(f"*/{RUN_FILE}"))}  # fmt: skip

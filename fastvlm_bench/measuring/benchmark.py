@@ -1,8 +1,6 @@
 """`run`, from configuration to exit code: check, load, build, warm up, measure, record, judge, report."""
 
-import secrets
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +33,7 @@ from fastvlm_bench.measuring.signals import INTERRUPTED, TERMINATED, catch_signa
 from fastvlm_bench.method_spec import METHODS, REFERENCE
 from fastvlm_bench.records.rank_files import fold
 from fastvlm_bench.records.record import Run, RunWriter, read_meta, read_run
+from fastvlm_bench.records.run_folders import new_folder_name
 from fastvlm_bench.records.storage import BOTH_PRINTED, STANDARD_OUTPUT, check_target_file, is_special, now
 from fastvlm_bench.report.export import rows_csv, run_json, run_markdown, save
 from fastvlm_bench.report.one_screen import print_screen
@@ -252,9 +251,7 @@ def _create(
 ) -> RunWriter:
     """Make the run's folder and record what is known before the model is loaded."""
     names = "+".join(suite.name for suite in suites)
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    model = Path(config.model).name
-    run_id = f"{stamp}-{model}-{names}{'-sweep' if sweep is not None else ''}-{secrets.token_hex(2)}"
+    run_id = new_folder_name(config.model, names, *(["sweep"] if sweep is not None else []))
     return RunWriter.create(Path(config.out) / run_id, {
         "run_id": run_id, "status": "started", "command": list(command) or ["fastvlm-bench", *sys.argv[1:]],
         "config": config.to_dict(),

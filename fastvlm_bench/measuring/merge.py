@@ -1,8 +1,6 @@
 """`merge`: one run of the folders that the jobs of `run --shard i/N` left."""
 
-import secrets
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +8,7 @@ from fastvlm_bench.config import NOT_MEASURED, RunConfig, check_writable
 from fastvlm_bench.measuring.ending import end_run
 from fastvlm_bench.records.merging import Shards, merge_frequencies, merged_lines, merged_meta, read_shards
 from fastvlm_bench.records.record import Run, RunWriter
+from fastvlm_bench.records.run_folders import new_folder_name
 from fastvlm_bench.suites.shares import Share, interleaved
 
 
@@ -26,8 +25,7 @@ def merge(folders: Sequence[Path], out: Path, allow_missing: bool = False) -> Ru
         for place, suite in enumerate(first.meta["suites"])
     }  # fmt: skip
     fields = merged_meta(shards, samples)
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    run_id = f"{stamp}-{Path(config.model).name}-{'+'.join(samples)}-merged-{secrets.token_hex(2)}"
+    run_id = new_folder_name(config.model, "+".join(samples), "merged")
     with RunWriter.create(out / run_id, {
         **fields, "run_id": run_id, "status": "started", "command": ["fastvlm-bench", *sys.argv[1:]],
         "config_sha256": config.sha256(), "completed_at": None, "totals": {}, "verdict": None, "error": None,

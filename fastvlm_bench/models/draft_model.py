@@ -10,7 +10,7 @@ from PIL import Image
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.fingerprint import weights_sha256
 from fastvlm_bench.models.load import Target, load_target
-from fastvlm_bench.models.prompting import Earlier, messages_of
+from fastvlm_bench.models.prompting import Earlier, messages_of, template_refuses
 
 _loaded: WeakValueDictionary[tuple[str, ...], Target] = WeakValueDictionary()
 
@@ -25,10 +25,17 @@ class TextModel(Target):
         plain = [{**message, "content": message["content"][0]["text"]} for message in parts]
         if getattr(self.processor, "chat_template", None) is None:
             return "\n".join(str(message["content"]) for message in plain)
+        refused = None
         for messages in (plain, parts):  # templates of VLMs take parts alone
-            text = str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+            try:
+                text = str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+            except Exception as error:  # a template is a program of the checkpoint's
+                refused = error
+                continue
             if prompt in text:
                 return text
+        if refused is not None:
+            raise template_refuses(self.id, refused)
         raise UsageError(f"the chat template of model '{self.id}' leaves the prompt out: mend its chat_template.jinja")
 
     def encode(

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models import tensor_parallel as divided
 from fastvlm_bench.models.checkpoint_settings import check_file, settle
+from fastvlm_bench.models.faulty_files import faulty_file
 from fastvlm_bench.models.fingerprint import (
     config_fields,
     processor_fields,
@@ -32,7 +33,7 @@ from fastvlm_bench.models.packed import held_bytes
 from fastvlm_bench.models.processor import load_processor, read_images
 from fastvlm_bench.models.prompting import Earlier, render, text_options
 from fastvlm_bench.models.source import source_of
-from fastvlm_bench.models.unloadable import reason
+from fastvlm_bench.models.unloadable import lacking, reason
 from fastvlm_bench.models.whole import load_weights, reads_text_alone
 from fastvlm_bench.visible import note
 
@@ -184,7 +185,10 @@ def load_target(
         except UsageError:
             raise
         except Exception as error:  # a damaged file makes other libraries raise whatever they have
-            raise UsageError(f"model '{name}' cannot be loaded: {reason(error, reading, here, forbidden)}") from None
+            why = reason(error, reading, here, forbidden)
+            if here and not lacking(error):
+                why = faulty_file(Path(source)) or why
+            raise UsageError(f"model '{name}' cannot be loaded: {why}") from None
     if device_map or quantize or tensor_parallel:
         place = model.get_input_embeddings().weight.device
     else:

@@ -15,6 +15,10 @@ from fastvlm_bench.errors import UsageError
 
 Earlier = Sequence[tuple[str, str]]
 """The turns before: (prompt, the model's own answer) of each."""
+IMAGE_AS_TEXT = "'type': 'image'"
+"""What a template that knows texts alone makes of the place of an image."""
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+"""Where a checkpoint may have its template, the one that is read first in front."""
 # model_type -> (text for a question, text for any other prompt)
 FALLBACKS = {
     "blip-2": ("Question: {} Short answer:", "{}"),
@@ -47,12 +51,12 @@ def render(
     """
     if (template := template_of(processor, model_type)) is not None:
         own = {} if getattr(processor, "chat_template", None) is not None else {"chat_template": template}
-        text = _filled(processor, messages_of(prompt, images, earlier), own)
-        if own and "'type': 'image'" in text:
+        text = _filled(processor, messages_of(prompt, images, earlier), model, own)
+        if IMAGE_AS_TEXT in text and IMAGE_AS_TEXT not in prompt:
             raise UsageError(
                 f"model '{model}' has a chat template for text alone: add a chat_template.jinja that writes images"
             )
-        if images > 1 and text == _filled(processor, messages_of(prompt, images - 1, earlier), own):
+        if images > 1 and text == _filled(processor, messages_of(prompt, images - 1, earlier), model, own):
             raise UsageError(f"model '{model}' ({model_type}) has a chat template that leaves out all images but the "
                              "first: choose a model that reads several")  # fmt: skip
         place = 0
@@ -89,8 +93,23 @@ def messages_of(prompt: str, images: int = 1, earlier: Earlier = ()) -> list[dic
     return messages
 
 
-def _filled(processor: Any, messages: list[dict[str, Any]], own: dict[str, Any]) -> str:
-    return str(processor.apply_chat_template(messages, add_generation_prompt=True, **own))
+def _filled(processor: Any, messages: list[dict[str, Any]], model: str, own: dict[str, Any]) -> str:
+    """The template's text. A template is a program of the checkpoint's: whatever it raises is a UsageError."""
+    try:
+        return str(processor.apply_chat_template(messages, add_generation_prompt=True, **own))
+    except Exception as error:
+        raise template_refuses(model, error) from None
+
+
+def template_refuses(model: str, error: Exception) -> UsageError:
+    """What to say where a chat template cannot be filled in: its own message, and the file that it stands in."""
+    folder = Path(model)
+    file = next((name for name in TEMPLATE_FILES if (folder / name).is_file()), TEMPLATE_FILES[0])
+    said = " ".join(str(error).split())[:160] or "no message"
+    return UsageError(
+        f"model '{model}': its chat template cannot be filled in with an image and a text "
+        f"({type(error).__name__}: {said}); mend {folder / file if folder.is_dir() else file}"
+    )
 
 
 def _no_template(processor: Any, model: str) -> str:

@@ -1,10 +1,20 @@
-"""Which run folders a user means who names run folders, folders of them, or both, as a shell's `results/*/` does."""
+"""What a new run folder is called, and which ones a user means who names some, as a shell's `results/*/` does."""
 
+import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import RUN_FILE, list_runs
+from fastvlm_bench.visible import visible
+
+
+def new_folder_name(model: str, *parts: str) -> str:
+    """TIME-MODEL-PART-…-XXXX, unlike any other. What a terminal would obey in the model's name is written out: the
+    folder's name is printed, and stands in every export."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    return "-".join([stamp, visible(Path(model).name), *parts, secrets.token_hex(2)])
 
 
 def run_folders(named: Sequence[Path]) -> tuple[list[Path], list[Path]]:

@@ -234,7 +234,7 @@ def export_runs(
     rows = [row for own, _ in judged for row in own]
     if form == "csv":
         return rows_csv(rows, excel_safe)
-    why = [f"INVALID, do not publish: {run.run_id}: {'; '.join(verdict.reasons)}"
+    why = [visible(f"INVALID, do not publish: {run.run_id}: {'; '.join(verdict.reasons)}")
            for run, (_, verdict) in zip(runs, judged, strict=True) if verdict.status == INVALID]  # fmt: skip
     if form == "latex":
         return rows_latex(rows, names) + "".join(f"% {' '.join(text.split())}\n" for text in why)

@@ -5,6 +5,7 @@ from pathlib import Path
 from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run
+from fastvlm_bench.records.storage import check_target_file
 from fastvlm_bench.report import drawing, figure_data
 from fastvlm_bench.report.breakdown import memory_parts
 from fastvlm_bench.report.figures import AROUND_BARS, LINE, legend_columns
@@ -13,14 +14,20 @@ from fastvlm_bench.report.picture_style import FORMATS, WIDTHS, blank, save_pict
 OPTION = "--memory-picture"
 
 
+def check_memory_picture(path: Path) -> None:
+    """UsageError for a file that is not .png, .svg or .pdf or cannot be written, before anything is printed."""
+    if path.suffix.removeprefix(".") not in FORMATS:
+        raise UsageError(f"{OPTION} {path}: the name must end in .png, .svg or .pdf")
+    check_target_file(path, OPTION)
+
+
 def draw_memory(run: Run, path: Path) -> None:
     """Write a picture with one panel per suite.
 
     UsageError without matplotlib, for a file that is not .png, .svg or .pdf or cannot be written, and for a record
     without the parts of memory.
     """
-    if path.suffix.removeprefix(".") not in FORMATS:
-        raise UsageError(f"{OPTION} {path}: the name must end in .png, .svg or .pdf")
+    check_memory_picture(path)
     suites = [suite["name"] for suite in run.meta["suites"] if memory_parts(run, suite["name"])]
     if not suites:
         raise UsageError(f"{run.folder} does not say what its memory was made of; run it again with this version")

@@ -21,6 +21,7 @@ from fastvlm_bench.report.numbers import mebibytes, milliseconds, number, ratio
 from fastvlm_bench.report.sentences import best
 from fastvlm_bench.report.sweep import copy_line, fewer, predicted_out, print_grids, sentences
 from fastvlm_bench.report.terminal import failed_cell, headline, quality_cell, suite_headline
+from fastvlm_bench.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,7 +78,7 @@ def print_screen(
         reasons = fewer(verdict.reasons) if swept else verdict.reasons
         say(console, "INVALID: " + "; ".join(reasons), "bold red")
     say(console, "every table: report --details; answers token by token: show", "dim")
-    console.print(f"records: {run.folder}", markup=False, highlight=False, emoji=False, soft_wrap=True)
+    console.print(visible(f"records: {run.folder}"), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def _print_swept(console: "Console", run: Run, rows: Sequence[Row], found: BestCell) -> None:

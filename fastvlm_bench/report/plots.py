@@ -23,6 +23,8 @@ def check_plots(folder: Path, form: str) -> None:
     """UsageError for an unknown format, and for a folder that cannot be made or written."""
     if form not in FORMATS:
         raise UsageError(f"unknown format '{form}'{did_you_mean(form, FORMATS)}; {OPTION} draws {', '.join(FORMATS)}")
+    if str(folder) == "-":
+        raise UsageError(f"{OPTION} -: '-' is the standard output, and a folder is written: name one")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -7,7 +7,6 @@ so that its speed-up does not profit from having won.
 """
 
 import math
-import secrets
 import sys
 import tempfile
 import time
@@ -34,6 +33,7 @@ from fastvlm_bench.measuring.promising import MARGIN, predicted_speedups
 from fastvlm_bench.measuring.runner import Runner
 from fastvlm_bench.method_spec import METHODS
 from fastvlm_bench.models.load import load_target
+from fastvlm_bench.records.run_folders import new_folder_name
 from fastvlm_bench.records.storage import encode_document, now, write_atomically
 from fastvlm_bench.report.numbers import ratio
 from fastvlm_bench.suites.suite import Suite
@@ -208,8 +208,7 @@ def tune(
              "at": now(), "speedup_low": found.low if found else None, "speedup_high": found.high if found else None,
              "beats_standard": beats}  # fmt: skip
     advice = {**options, "speedup": round(found.value, 3) if found else 0.0}
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    folder = Path(config.out) / f"{stamp}-{Path(config.model).name}-{suite.name}-tune-{secrets.token_hex(2)}"
+    folder = Path(config.out) / new_folder_name(config.model, suite.name, "tune")
     draft = built.described.get("draft") or {}
     chain = built.described["name"] == OURS and not built.described["options"].get("topk")  # advice is for chains
     place, why = written(drafts_of(config), draft.get("name") if chain else None, advice, tuned)

@@ -1,12 +1,17 @@
 """The text around one image: the processor's template first, else the family's own words, else a refusal."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.draft_model import TextModel
+from fastvlm_bench.models.names import TINY
+from fastvlm_bench.models.processor import load_processor
 from fastvlm_bench.models.prompting import render, text_options
 
 QUESTION, CAPTION = "What colour is it? Answer with one word.", "Describe this image in detail."
@@ -97,3 +102,55 @@ def test_advice_on_a_missing_template_can_be_followed(tmp_path: Path) -> None:
     assert "add chat_template.jinja to its folder" in told[str(tmp_path)]
     assert "to a copy of its files, and give that folder as the model" in told["someone/model"]
     assert "OfImagesAlone, which takes no text beside an image" in told["x"] and "jinja" not in told["x"]
+
+
+TEMPLATES = {
+    "raises": ("{{ raise_exception('Only text is supported, sorry!') }}", "Only text is supported, sorry!"),
+    "wants plain text": ("{% for m in messages %}USER: {{ '<image>' + m['content'] }}{% endfor %}", "TypeError"),
+    "does not parse": ("{% for m in messages %}{{ m.content", "TemplateSyntaxError"),
+    "divides by zero": ("{{ 1 / 0 }}", "ZeroDivisionError"),
+    "asks for what is not there": ("{{ nothing.there.at_all }}", "UndefinedError"),
+    "includes another file": ("{% include 'other' %}", "no loader"),
+    "goes on for long": ("{% for i in range(100000000) %}{% endfor %}", "Range too big"),
+}
+
+
+@pytest.fixture(scope="module")
+def llava() -> Any:
+    return load_processor(str(TINY))
+
+
+@pytest.mark.parametrize("case", TEMPLATES)
+def test_a_template_that_cannot_be_filled_in_is_one_line_with_its_message_and_its_file(
+    case: str, llava: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template, said = TEMPLATES[case]
+    monkeypatch.setattr(llava, "chat_template", template)
+    for file in ("tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / file).write_text("x")
+        with pytest.raises(UsageError) as refusal:
+            render(llava, "llava", CAPTION, str(tmp_path))
+        told = str(refusal.value)
+        assert said in told and told.endswith(f"mend {tmp_path / file}") and "\n" not in told
+    drafter = TextModel("second", None, SimpleNamespace(
+        chat_template=template, apply_chat_template=partial(llava.apply_chat_template, chat_template=template)
+    ), torch.device("cpu"), None)  # fmt: skip
+    if case != "wants plain text":
+        with pytest.raises(UsageError, match="model 'second': its chat template cannot be filled in"):
+            drafter.render(CAPTION)
+
+
+def test_a_template_for_text_alone_is_told_before_its_text_is_read(llava: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes the place of the image as Python would print it, and the image has no place in the text."""
+    monkeypatch.setattr(llava, "chat_template", "{% for m in messages %}{{ m['content'] | trim }}{% endfor %}")
+    with pytest.raises(UsageError, match="'m' has a chat template for text alone"):
+        render(llava, "llava", CAPTION, "m")
+
+
+def test_a_second_model_whose_template_takes_parts_alone_is_asked_in_parts(llava: Any) -> None:
+    """Its template raises on plain text, which is tried first."""
+    template = "{% for m in messages %}{% for p in m['content'] %}{{ '<' + p['text'] + '>' }}{% endfor %}{% endfor %}"
+    drafter = TextModel("second", None, SimpleNamespace(
+        chat_template=template, apply_chat_template=partial(llava.apply_chat_template, chat_template=template)
+    ), torch.device("cpu"), None)  # fmt: skip
+    assert drafter.render(CAPTION) == f"<{CAPTION}>"

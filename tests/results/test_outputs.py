@@ -149,3 +149,28 @@ def test_a_device_gets_all_bytes_or_the_error(tmp_path: Path) -> None:
     assert got == [bytes(300_000)]
     with pytest.raises(WriteFailed, match="No space left"):
         write_output(Path("/dev/full"), b"x")
+
+
+@pytest.mark.parametrize("words", [
+    ["run", "-m", "standard", "--out"], ["train", "--suite", "describe", "--out"], ["sweep", "--out"],
+    ["tune", "--out"],
+    ["skip-search", "--suite", "describe", "--out"], ["ablate", "--suite", "describe", "--out"],
+    ["merge", "{run}", "{run}", "--out"], ["suites", "prepare", "vqav2", "--data"], ["report", "{run}", "--plots"],
+], ids=lambda words: words[0])  # fmt: skip
+def test_a_dash_is_no_folder(
+    words: list[str], places: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    result = CliRunner().invoke(app, [*(word.format(**places) for word in words), "-"])
+    assert result.exit_code == 2, result.output
+    assert "'-' is the standard output, and a folder is written" in result.stderr
+    assert set(tmp_path.iterdir()) == before and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("name", ["picture.csv", "none/picture.png"])
+def test_a_picture_of_memory_is_looked_at_before_anything_is_printed(
+    name: str, places: dict[str, str], tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(app, ["report", places["run"], "--memory-picture", str(tmp_path / name)])
+    assert result.exit_code == 2 and not result.stdout and f"--memory-picture {tmp_path / name}" in result.stderr

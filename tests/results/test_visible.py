@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
+from fastvlm_bench.records.run_folders import new_folder_name
 from fastvlm_bench.report.csv_text import to_csv
 from fastvlm_bench.visible import note, visible
 
@@ -34,10 +35,19 @@ def test_reports_of_a_hostile_record(fake: SimpleNamespace, arguments: tuple[str
     def change(line: dict[str, object]) -> dict[str, object]:
         return line | {"text": f"{ORDERS[order]} [red]x[/p3] {line['text']}"}
 
-    run = fake.write(suites=[fake.suite(n=4)], change=change, meta={"model": {"id": f"scan[/p3]{ORDERS[order]}"}})
+    run = fake.write(suites=[fake.suite(n=4)], change=change, meta={
+        "run_id": f"run{ORDERS[order]}", "model": {"id": f"scan[/p3]{ORDERS[order]}"}, "status": "interrupted",
+    })  # fmt: skip
     result = CliRunner().invoke(app, [arguments[0], str(run.folder), *arguments[1:]], catch_exceptions=False)
     assert result.exit_code == 0 and "scan" in result.stdout or arguments[0] == "show"
     assert not [c for c in result.output if unicodedata.category(c) == "Cc" and c != "\n" or c in "\u202e\u2067"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_folders_name_has_no_order(order: str) -> None:
+    name = new_folder_name(f"/models/scan{ORDERS[order]}", "vqav2", "sweep")
+    assert visible(name) == name and "-scan" in name and "-vqav2-sweep-" in name
+    assert not set(name) & {"/", "\t", "\n"}
 
 
 def test_errors_and_notes(capsys: pytest.CaptureFixture[str]) -> None:
