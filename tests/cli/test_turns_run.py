@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from suites.conftest import picture
-from suites.test_formats import lines as write_lines
+from suites.official import lines as write_lines
 from through_runner import Record
 from typer.testing import CliRunner
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from cli.test_ranks import dies_after, launched, ranks_of, tokens
 from suites.conftest import picture
-from suites.test_formats import lines as write_lines
+from suites.official import lines as write_lines
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
