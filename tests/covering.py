@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+REPRESENTATIVE_HEADS = ("attention", "eagle", None)
+"""Of the heads at an early exit: one with a KV cache, one that also reads the state before, and none."""
+
 
 def covering(cases: Iterable[Any], quick: Iterable[Any] | Callable[[Any], bool]) -> list[Any]:
     """`cases` as pytest parameters, in their order; a tuple is the values of several arguments.

@@ -72,7 +72,7 @@ SHAPES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize(
-    ("exit_layer", "shape"), covering(product(EXITS, range(len(SHAPES))), [(1 + i % 4, i) for i in range(len(SHAPES))])
+    ("exit_layer", "shape"), covering(product(EXITS, range(len(SHAPES))), [(1, 0), (4, 3), (2, 5)])
 )
 def test_it_is_standard_decoding(llava: Any, inputs: Any, expected: list[int], exit_layer: int, shape: int) -> None:
     given = SHAPES[shape]
@@ -89,7 +89,7 @@ def test_it_is_standard_decoding(llava: Any, inputs: Any, expected: list[int], e
     assert method.asked <= blocks * len(rounds)
 
 
-@pytest.mark.parametrize("given", [{}, {"gamma": 9}, {"topk": 3, "nodes": 7}], ids=str)
+@pytest.mark.parametrize("given", covering([{}, {"gamma": 9}, {"topk": 3, "nodes": 7}], [{"gamma": 9}]), ids=str)
 def test_it_drafts_as_after_a_prefill(
     llava: Any, inputs: Any, expected: list[int], given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +123,7 @@ def test_its_first_place_is_what_fastvlm_drafts(llava: Any, inputs: Any, expecte
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("place", covering(range(1, 12), [3, 4, 8]))
+@pytest.mark.parametrize("place", covering(range(1, 12), [4, 8]))
 def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: int) -> None:
     eos = expected[place]
     wanted = expected[: expected.index(eos) + 1]
@@ -154,8 +154,11 @@ def test_sampling_keeps_the_targets_distribution(target: Any, prompt: Any, said:
     assert distance(found, products(target, prompt, said, 3)) < 1e-5
 
 
-FAMILIES = ("qwen2_5_vl", "blip2_t5")
-MORE = ("llava_next", "mllama", "qwen3_5", "gemma3", "paligemma2", "lfm2_vl", "kosmos2", "internvl", "smolvlm", "blip2")
+FAMILIES = ("qwen2_5_vl",)
+MORE = (
+    "blip2_t5", "llava_next", "mllama", "qwen3_5", "gemma3", "paligemma2", "lfm2_vl", "kosmos2", "internvl", "smolvlm",
+    "blip2",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *(pytest.param(n, marks=pytest.mark.slow) for n in MORE)])

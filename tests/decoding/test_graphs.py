@@ -54,7 +54,7 @@ def draft(model: Any, exit_layer: int, kind: str) -> Draft:
 
 @pytest.mark.parametrize(("exit_layer", "gamma", "kind"), covering(
     [(n, g, kind) for n in range(1, LAYERS) for g in (1, 3, 8) for kind in ("raw", "mlp", "attention", "eagle")],
-    [(1, 3, "attention"), (2, 8, "eagle"), (3, 1, "mlp"), (4, 3, "raw")],
+    [(1, 3, "attention"), (4, 8, "eagle")],
 ))  # fmt: skip
 def test_every_exit_gamma_and_head(
     llava: Any, inputs: dict[str, Tensor], exit_layer: int, gamma: int, kind: str
@@ -76,7 +76,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", covering(METHODS, ["standard", "layerskip", "draft-verify"]))
 def test_every_method(llava: Any, inputs: dict[str, Tensor], name: str) -> None:
     engine = Graphs()
     method = METHODS[name](llava)
@@ -87,7 +87,7 @@ def test_every_method(llava: Any, inputs: dict[str, Tensor], name: str) -> None:
     assert engine.recorded == recorded, "another generation of the same size repeats what is there"
 
 
-@pytest.mark.parametrize("place", covering(range(1, 8), [2, 5]))
+@pytest.mark.parametrize("place", covering(range(1, 8), [5]))
 def test_an_eos_within_a_round_and_after_it(llava: Any, inputs: dict[str, Tensor], place: int) -> None:
     eos = generate(llava, inputs, count=COUNT)[place]
     both(llava, inputs, LayerSkip(LAYERS - 1, gamma=4), Graphs(), eos_token_id=eos)

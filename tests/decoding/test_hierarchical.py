@@ -39,7 +39,7 @@ def expected(llava: Any, inputs: dict[str, Any]) -> list[int]:
 
 
 CASES = list(product(HIERARCHIES, (1, 3, 8)))
-QUICK = [((3,), 8), ((1, 3), 1), ((2, 4), 3), ((1, 2, 3, 4), 8)]
+QUICK = [((2, 4), 3), ((1, 2, 3, 4), 8)]
 
 
 @pytest.mark.parametrize(("exits", "gamma"), covering(CASES, QUICK))
@@ -59,7 +59,7 @@ def test_it_is_standard_decoding(
     assert all(checked), "each level must reject now and then"
 
 
-@pytest.mark.parametrize("exits", covering([[1, 2], [1, 3], [2, 4], [1, 2, 4]], [[1, 3], [1, 2, 4]]), ids=str)
+@pytest.mark.parametrize("exits", covering([[1, 2], [1, 3], [2, 4], [1, 2, 4]], [[1, 2, 4]]), ids=str)
 def test_perfect_levels_never_reject(llava: Any, inputs: Any, expected: list[int], exits: list[int]) -> None:
     """So the KV of every layer and head is that of the text, after whatever passes: rejections below spoil nothing."""
     drafts = [oracle_draft(llava, exits[0], 0.5), *(oracle_draft(llava, layer, 0.0) for layer in exits[1:])]
@@ -83,7 +83,7 @@ def test_one_level_is_fastvlm(llava: Any, inputs: Any, expected: list[int]) -> N
         assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp", "attention", "twig", None])
+@pytest.mark.parametrize("head", covering(["linear", "mlp", "attention", "twig", None], ["attention", None]))
 def test_heads(llava: Any, inputs: Any, expected: list[int], head: str | None) -> None:
     torch.manual_seed(3)
     drafts = [
@@ -96,7 +96,7 @@ def test_heads(llava: Any, inputs: Any, expected: list[int], head: str | None) -
         generate(llava, inputs, Hierarchical([Draft(1, None), Draft(2, new_head("eagle", llava, 2))]), 4)
 
 
-@pytest.mark.parametrize("stop_below", covering([0.02, 0.3, 0.9], [0.02, 0.3]))
+@pytest.mark.parametrize("stop_below", covering([0.02, 0.3, 0.9], [0.3]))
 def test_doubt(llava: Any, inputs: Any, expected: list[int], stop_below: float) -> None:
     method = Hierarchical(oracles(llava, (1, 2, 4)), each="3", gamma=6, stop_below=stop_below)
     assert generate(llava, inputs, method, COUNT) == expected
@@ -105,7 +105,7 @@ def test_doubt(llava: Any, inputs: Any, expected: list[int], stop_below: float) 
 PLACES = range(1, 12)
 
 
-@pytest.mark.parametrize("place", covering(PLACES, [2, 5, 9]))
+@pytest.mark.parametrize("place", covering(PLACES, [2, 5]))
 def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: int) -> None:
     eos = expected[place]
     wanted = expected[: expected.index(eos) + 1]
@@ -115,14 +115,17 @@ def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: 
         assert method.last is not None and method.last.stop == "eos" and method.last.token_ids == wanted
 
 
-@pytest.mark.parametrize("count", covering([1, 2, 3, 4, 7], [1, 2, 4]))
+@pytest.mark.parametrize("count", covering([1, 2, 3, 4, 7], [1, 4]))
 def test_token_limit(llava: Any, inputs: Any, expected: list[int], count: int) -> None:
     for spoiled in (0.0, 0.5):
         method = Hierarchical(oracles(llava, (1, 2, 4), spoiled), each="2", gamma=9)
         assert generate(llava, inputs, method, count) == expected[:count]
 
 
-@pytest.mark.parametrize("changes", [{"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2}], ids=str)
+PROCESSORS = ({"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2})
+
+
+@pytest.mark.parametrize("changes", covering(PROCESSORS, PROCESSORS[:1]), ids=str)
 def test_processors_see_the_right_prefix(llava: Any, inputs: Any, changes: dict[str, Any]) -> None:
     wanted = generate(llava, inputs, None, COUNT, **changes)
     method = Hierarchical(oracles(llava, (1, 3), 0.0), each="2", gamma=5)
@@ -189,6 +192,7 @@ def test_testing_against_the_lowest_levels_distribution_would_be_seen(target: An
 
 
 FULL = ("qwen2_5_vl", "blip2_t5")
+QUICK_FAMILIES = ("qwen2_5_vl", "qwen3_5")
 REFUSED = ("qwen3_5",)
 MORE = (
     "mllama", "llava_next", "idefics3", "paligemma2", "blip2", "glm4v", "lfm2_vl", "gemma4", "llama4", "florence2",
@@ -196,7 +200,7 @@ MORE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*FULL, *REFUSED, *(pytest.param(n, marks=pytest.mark.slow) for n in MORE)])
+@pytest.mark.parametrize("name", covering([*FULL, *REFUSED, *MORE], QUICK_FAMILIES))
 def test_families(name: str) -> None:
     """Exact with every family whose cache can be cut back at will; others are refused in one line."""
     model, given, _ = build(name)

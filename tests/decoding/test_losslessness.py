@@ -225,7 +225,7 @@ def test_out_of_memory_on_every_sample_ends_the_run(
 
 
 NO_NUMBERS = list(product((float("nan"), float("inf"), -float("inf")), (False, True)))
-EACH = [NO_NUMBERS[0], NO_NUMBERS[3], NO_NUMBERS[4]]
+EACH = [NO_NUMBERS[1], NO_NUMBERS[4]]
 
 
 @pytest.mark.parametrize(("value", "sampled"), covering(NO_NUMBERS, EACH))

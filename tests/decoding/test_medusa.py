@@ -94,7 +94,7 @@ CASES = [(shape, {}) for shape in SHAPES] + [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("shape", "changes"), covering(CASES, [*CASES[:5], CASES[5], CASES[8]]), ids=str)
+@pytest.mark.parametrize(("shape", "changes"), covering(CASES, [CASES[0], CASES[3], CASES[8]]), ids=str)
 def test_it_is_standard_decoding(llava: Any, inputs: Any, shape: dict[str, Any], changes: dict[str, Any]) -> None:
     wanted = generate(llava, inputs, count=COUNT, **changes)
     method = Known(llava, [wanted], **shape)
@@ -115,7 +115,7 @@ HEADS_OF_ITS_OWN = [(draft, topk) for draft in ({}, {"own_output": 1}, "reduced"
 
 
 @pytest.mark.parametrize(
-    ("draft", "topk"), covering(HEADS_OF_ITS_OWN, [({}, 1), ({"own_output": 1}, 3), ("reduced", 1)]), ids=str
+    ("draft", "topk"), covering(HEADS_OF_ITS_OWN, [({"own_output": 1}, 3), ("reduced", 1)]), ids=str
 )
 def test_heads_of_its_own(llava: Any, inputs: Any, expected: list[int], draft: Any, topk: int) -> None:
     made = random_heads(llava, **({} if draft == "reduced" else draft))
@@ -124,7 +124,7 @@ def test_heads_of_its_own(llava: Any, inputs: Any, expected: list[int], draft: A
     assert generate(llava, inputs, Medusa(made, topk=topk), COUNT) == expected
 
 
-@pytest.mark.parametrize(("place", "topk"), covering(product((1, 5, 12), (1, 3)), [(1, 1), (5, 3)]))
+@pytest.mark.parametrize(("place", "topk"), covering(product((1, 5, 12), (1, 3)), [(5, 3)]))
 def test_eos_and_limits(llava: Any, inputs: Any, expected: list[int], place: int, topk: int) -> None:
     eos = expected[place]
     wanted = expected[: expected.index(eos) + 1]
@@ -156,9 +156,7 @@ def test_doubt_leaves_out(llava: Any, inputs: Any, expected: list[int]) -> None:
 BATCHES = [(shape, ends) for shape in ({}, {"gamma": 2}, {"stop_below": 0.3}) for ends in (False, True)]
 
 
-@pytest.mark.parametrize(
-    ("shape", "ends"), covering(BATCHES, [({}, True), ({"gamma": 2}, False), ({"stop_below": 0.3}, True)]), ids=str
-)
+@pytest.mark.parametrize(("shape", "ends"), covering(BATCHES, [({"gamma": 2}, True)]), ids=str)
 def test_batches(llava: Any, batch: Any, each: Any, shape: dict[str, Any], ends: bool) -> None:  # noqa: F811
     eos = [each[0][6], each[2][15]] if ends else []
     wanted = [row[: next((i + 1 for i, t in enumerate(row) if t in eos), BATCH_COUNT)] for row in each]
@@ -198,9 +196,10 @@ def test_image_placeholders_are_never_drafted(
 
 
 TREES = ("qwen2_5_vl",)
-CHAINS = ("blip2_t5", "qwen3_5")
+CHAINS = ("qwen3_5",)
 MORE = (
-    "llava", "aya_vision", "mllama", "llava_next", "idefics3", "paligemma2", "blip2", "glm4v", "lfm2_vl", "gemma4",
+    "blip2_t5", "llava", "aya_vision", "mllama", "llava_next", "idefics3", "paligemma2", "blip2", "glm4v", "lfm2_vl",
+    "gemma4",
     "llama4", "florence2", "qwen3_vl", "gemma3", "internvl", "smolvlm", "kosmos2",
 )  # fmt: skip
 

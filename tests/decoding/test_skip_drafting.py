@@ -22,7 +22,7 @@ from fastvlm_bench.engine.measure import measure
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers
 
-COUNT, LAYERS = 32, 7
+COUNT, LAYERS = 24, 7
 MIXED = SkipSet(frozenset([1, 2, 4]), frozenset([2, 3]))
 METHODS: dict[str, Callable[..., Any]] = {
     "attentions and MLPs": lambda **given: DraftVerify(MIXED, **given),
@@ -44,7 +44,7 @@ def expected(target: Any, inputs: dict[str, Tensor]) -> list[int]:
     return generate(target, inputs, count=COUNT)
 
 
-@pytest.mark.parametrize("name", covering(METHODS, lambda name: name not in ("nothing", "clasp, seldom")))
+@pytest.mark.parametrize("name", covering(METHODS, ["attentions and MLPs", "clasp"]))
 def test_greedy(target: Any, inputs: dict[str, Tensor], expected: list[int], name: str) -> None:
     accepted = rejected = 0
     for given in ({"gamma": 1}, {"gamma": 4}, {"gamma": 9, "stop_below": 0.3}):
@@ -61,7 +61,7 @@ PROCESSED = [(name, given) for name in METHODS for given in PROCESSORS]
 
 @pytest.mark.parametrize(
     ("name", "given"),
-    covering(PROCESSED, [("attentions and MLPs", PROCESSORS[0]), ("swift", PROCESSORS[1]), ("clasp", PROCESSORS[0])]),
+    covering(PROCESSED, [("swift", PROCESSORS[1]), ("clasp", PROCESSORS[0])]),
 )
 def test_processors(target: Any, inputs: dict[str, Tensor], name: str, given: dict[str, Any]) -> None:
     wanted = generate(target, inputs, count=20, **given)

@@ -41,6 +41,7 @@ def alpha(method: Swift) -> float:
     return sum(r.accepted for r in method.last.rounds) / max(sum(r.tested for r in method.last.rounds), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_it_finds_a_better_set_and_keeps_it(target: Any, inputs: dict[str, Tensor]) -> None:
     method, found = Swift(gamma=4, skip=0.25, share=0.9), list[float]()
@@ -63,7 +64,7 @@ def test_it_is_the_same_each_time_and_reset_forgets(target: Any, inputs: dict[st
     def story(method: Swift) -> list[Any]:
         told = []
         for one in pictures(inputs, 2):
-            generate(target, one, method, 20)
+            generate(target, one, method, 16)
             assert method.last is not None
             told.append((method.known.best, [(r.drafted, r.accepted) for r in method.last.rounds]))
         return told
