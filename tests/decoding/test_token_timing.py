@@ -110,9 +110,7 @@ class Knowing:
         return 40
 
 
-@pytest.mark.parametrize(
-    ("spoiled", "stop_below"), covering([(0.0, 0.0), (0.25, 0.0), (0.0, 0.5)], [(0.25, 0.0), (0.0, 0.5)])
-)
+@pytest.mark.parametrize(("spoiled", "stop_below"), covering([(0.0, 0.0), (0.25, 0.0), (0.0, 0.5)], [(0.25, 0.0)]))
 def test_what_the_target_would_say_stands(
     tiny: Any, asked: Any, few: Any, monkeypatch: pytest.MonkeyPatch, spoiled: float, stop_below: float
 ) -> None:
@@ -135,7 +133,7 @@ def test_in_the_vocabulary_of_sentencepiece(
     assert stood(method)[0] > 8
 
 
-@pytest.mark.parametrize("place", covering([0, 1, 5, 9], [1, 5]))
+@pytest.mark.parametrize("place", covering([0, 1, 5, 9], [5]))
 def test_eos_and_limits(tiny: Any, asked: Any, few: Any, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
     _, _, inputs, known = asked
     Knowing(monkeypatch, few, tiny.processor.decode(known[: place + 3]), spoiled=0.1)
@@ -160,7 +158,10 @@ def test_the_end_of_an_answer_is_drafted(tiny: Any, asked: Any, few: Any, monkey
     assert last.accepted == last.drafted == last.emitted
 
 
-@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2}])
+OPTIONS = ({}, {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2})
+
+
+@pytest.mark.parametrize("options", covering(OPTIONS, OPTIONS[1:]))
 def test_any_bytes_may_be_said(llava: Any, inputs: Any, few: Any, options: dict[str, Any]) -> None:
     """A target of random weights says broken characters and tokens that are no text; the draft model must follow."""
     _, words = random_llava(2)

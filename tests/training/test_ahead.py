@@ -43,7 +43,7 @@ COSTS = PassCosts(1.0, 0.05, [1.0 + 0.01 * k for k in range(11)])
 @pytest.fixture(scope="module")
 def trained(target: Target, examples: list[Example]) -> HeadTrainer:
     made = trainer_of(target, ["medusa:heads=3", "medusa:heads=2,own_output=1,name=own"], examples, lr=0.03)
-    losses = [made.update(examples[:6]) for _ in range(25)]
+    losses = [made.update(examples[:6]) for _ in range(16)]
     for name in ("medusa", "own"):
         assert losses[-1][name] < 0.8 * losses[0][name], name
     return made
