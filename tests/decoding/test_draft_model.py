@@ -186,6 +186,7 @@ def test_ragged_rows(llava: Any, target: Any, alike: Any, singles: Any) -> None:
     assert rows(llava, batch, method, eos_token_id=eos) == [row[:n] for row, n in zip(wanted, ends, strict=True)]
 
 
+@pytest.mark.slow
 def test_a_copy_stays_perfect_in_a_batch(llava: Any, target: Any, singles: Any) -> None:
     method = drafting(copy.deepcopy(llava), target, *singles, gamma=4)
     assert rows(llava, collate(singles, 0), method) == [generate(llava, single, count=COUNT) for single in singles]
@@ -195,9 +196,7 @@ def test_a_copy_stays_perfect_in_a_batch(llava: Any, target: Any, singles: Any) 
 # ------------------------------------------------------------------------------------------ families
 
 
-@pytest.mark.parametrize(
-    "name", covering(["qwen2_5_vl", "idefics3", "gemma3", "qwen3_5", "mllama"], ["qwen2_5_vl", "qwen3_5"])
-)
+@pytest.mark.parametrize("name", covering(["qwen2_5_vl", "idefics3", "gemma3", "qwen3_5", "mllama"], ["qwen3_5"]))
 def test_families_as_targets_and_drafts(name: str) -> None:
     """M-RoPE, tiles, sliding windows, recurrent states, cross-attention: each draft is what the model itself says."""
     torch.manual_seed(0)

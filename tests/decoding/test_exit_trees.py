@@ -171,15 +171,14 @@ def test_sampling_keeps_the_targets_distribution(target: Any, prompt: Any, said:
 
 
 TREES = ("qwen2_5_vl",)
-CHAINS = ("blip2_t5",)
 MORE = (
-    "llava_next", "qwen3_5", "mllama",
+    "blip2_t5", "llava_next", "qwen3_5", "mllama",
     "aya_vision", "idefics3", "paligemma2", "blip2", "glm4v", "lfm2_vl", "gemma4", "llama4", "florence2", "qwen3_vl",
     "gemma3", "internvl", "smolvlm", "kosmos2",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*TREES, *CHAINS, *(pytest.param(n, marks=pytest.mark.slow) for n in MORE)])
+@pytest.mark.parametrize("name", covering([*TREES, *MORE], TREES))
 def test_families(name: str) -> None:
     """Trees of every family are exact, with a head and without, or refused in one line."""
     model, given, _ = build(name)

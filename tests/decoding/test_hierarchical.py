@@ -39,7 +39,7 @@ def expected(llava: Any, inputs: dict[str, Any]) -> list[int]:
 
 
 CASES = list(product(HIERARCHIES, (1, 3, 8)))
-QUICK = [((2, 4), 3), ((1, 2, 3, 4), 8)]
+QUICK = [((2, 4), 3), ((1, 2, 4), 8)]
 
 
 @pytest.mark.parametrize(("exits", "gamma"), covering(CASES, QUICK))
@@ -71,16 +71,16 @@ def test_perfect_levels_never_reject(llava: Any, inputs: Any, expected: list[int
     assert sum(r.levels[0][1] - r.levels[0][2] for r in rounds) > 2
 
 
-def test_one_level_is_fastvlm(llava: Any, inputs: Any, expected: list[int]) -> None:
-    for stop_below in (0.0, 0.1):
-        found = []
-        for method in (
-            FastVLM(oracle_draft(llava, 2), gamma=4, stop_below=stop_below),
-            Hierarchical([oracle_draft(llava, 2)], gamma=4, stop_below=stop_below),
-        ):
-            assert generate(llava, inputs, method, COUNT) == expected and method.last is not None
-            found.append([(r.drafted, r.tested, r.accepted, r.emitted, list(r.rejected)) for r in method.last.rounds])
-        assert found[0] == found[1]
+@pytest.mark.parametrize("stop_below", covering([0.0, 0.1], [0.1]))
+def test_one_level_is_fastvlm(llava: Any, inputs: Any, expected: list[int], stop_below: float) -> None:
+    found = []
+    for method in (
+        FastVLM(oracle_draft(llava, 2), gamma=4, stop_below=stop_below),
+        Hierarchical([oracle_draft(llava, 2)], gamma=4, stop_below=stop_below),
+    ):
+        assert generate(llava, inputs, method, COUNT) == expected and method.last is not None
+        found.append([(r.drafted, r.tested, r.accepted, r.emitted, list(r.rejected)) for r in method.last.rounds])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("head", covering(["linear", "mlp", "attention", "twig", None], ["attention", None]))

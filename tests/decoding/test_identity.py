@@ -38,7 +38,7 @@ def expected(llava: Any, inputs: dict[str, Any]) -> list[int]:
 
 @pytest.mark.parametrize(
     ("exit_layer", "gamma"),
-    covering(product(EXITS, (1, 2, 3, 5, 8, 50)), [(1, 1), (2, 8), (4, 50)]),
+    covering(product(EXITS, (1, 2, 3, 5, 8, 50)), [(1, 1), (2, 50), (4, 5)]),
 )
 def test_oracle_draft(llava: Any, inputs: dict[str, Any], expected: list[int], exit_layer: int, gamma: int) -> None:
     method = FastVLM(oracle_draft(llava, exit_layer), gamma=gamma)
@@ -53,10 +53,10 @@ def test_oracle_draft(llava: Any, inputs: dict[str, Any], expected: list[int], e
 
 
 EXITS_OF_HEADS = list(product(EXITS, (*HEADS, None)))
-EACH_HEAD = [(EXITS[number % len(EXITS)], head) for number, head in enumerate((*HEADS, None))]
+FEW_HEADS = [(1, "mlp"), (2, "eagle"), (3, "attention"), (4, None)]
 
 
-@pytest.mark.parametrize(("exit_layer", "head"), covering(EXITS_OF_HEADS, EACH_HEAD))
+@pytest.mark.parametrize(("exit_layer", "head"), covering(EXITS_OF_HEADS, FEW_HEADS))
 def test_untrained_heads(
     llava: Any, inputs: dict[str, Any], expected: list[int], exit_layer: int, head: str | None
 ) -> None:

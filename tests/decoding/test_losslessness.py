@@ -41,7 +41,7 @@ def test_the_same_ids_are_identical_and_cost_no_pass(expected: list[int]) -> Non
     assert judge_output(None, {}, list(expected), expected, limit=COUNT) == {"outcome": "identical"}
 
 
-@pytest.mark.parametrize("place", [0, 1, 7, COUNT - 1])
+@pytest.mark.parametrize("place", covering([0, 1, 7, COUNT - 1], [0, 7]))
 def test_a_flipped_token_is_a_violation_where_it_stands(
     llava: Any, inputs: dict[str, Any], expected: list[int], place: int
 ) -> None:
@@ -194,9 +194,10 @@ class Failing(Method):
         return found
 
 
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("tried 3 GiB"), RuntimeError("DefaultCPUAllocator: not enough memory: 3 GiB")]
-)
+NO_MEMORY = [torch.OutOfMemoryError("tried 3 GiB"), RuntimeError("DefaultCPUAllocator: not enough memory: 3 GiB")]
+
+
+@pytest.mark.parametrize("error", covering(NO_MEMORY, NO_MEMORY[1:]), ids=["device", "host"])
 def test_out_of_memory_in_one_arm_of_one_sample(llava: Any, inputs: dict[str, Any], error: Exception) -> None:
     lines = run(llava, inputs, Failing(FastVLM(oracle_draft(llava, 2), gamma=4), error, {2}), samples=3)
     failed = [line for line in lines if line["error"]]

@@ -135,6 +135,7 @@ def test_several_images_in_one_prompt(saved: Saved, target: Target, count: int) 
         assert decode(target.model, inputs, method, FEW) == expected, f"{name}, exit {exit_layer}, gamma {gamma}"
 
 
+@pytest.mark.slow
 def test_half_precision(saved: Saved, call: Callable[..., Any], tmp_path: Path) -> None:
     name, folder, _ = saved
     result = call(
