@@ -300,6 +300,7 @@ def test_wrong_padding_and_streamers_are_refused(llava: Any, batch: Any) -> None
         decode(llava, batch, method, streamer=streamer)
 
 
+@pytest.mark.slow  # test_gate_mutants.py has it in the default run
 def test_the_self_check_passes_and_catches_a_wrong_move(
     llava: Any, singles: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,6 +169,7 @@ def test_sampling_keeps_the_targets_distribution(target: Any, prompt: Any, said:
     assert distance(enumerated(target, prompt, method, **given), products(target, prompt, said, 3)) < 1e-5
 
 
+@pytest.mark.slow
 def test_testing_against_the_lowest_levels_distribution_would_be_seen(target: Any, prompt: Any, said: Any) -> None:  # noqa: F811
     """What a level has checked is distributed as the level says, no longer as the one below."""
 

@@ -226,10 +226,9 @@ def test_out_of_memory_on_every_sample_ends_the_run(
 
 
 NO_NUMBERS = list(product((float("nan"), float("inf"), -float("inf")), (False, True)))
-EACH = [NO_NUMBERS[1], NO_NUMBERS[4]]
 
 
-@pytest.mark.parametrize(("value", "sampled"), covering(NO_NUMBERS, EACH))
+@pytest.mark.parametrize(("value", "sampled"), covering(NO_NUMBERS, NO_NUMBERS[1:2]))
 def test_logits_that_are_no_numbers_fail_the_sample_and_no_other(
     llava: Any, inputs: dict[str, Any], value: float, sampled: bool
 ) -> None:
@@ -257,7 +256,7 @@ def test_logits_that_are_no_numbers_fail_the_sample_and_no_other(
     assert all(line["token_ids"] for line in lines[-2:]), "later samples are sound"
 
 
-@pytest.mark.parametrize(("value", "sampled"), covering(NO_NUMBERS, EACH))
+@pytest.mark.parametrize(("value", "sampled"), covering(NO_NUMBERS, NO_NUMBERS[4:5]))
 def test_logits_that_are_no_numbers_are_seen_in_the_loop_of_transformers(
     llava: Any, inputs: dict[str, Any], value: float, sampled: bool
 ) -> None:

@@ -109,7 +109,7 @@ def test_every_family_reads_answers_side_by_side_as_one_by_one(name: str) -> Non
 
 DRAFTS = sorted(path.parent.name for path in TINY_DRAFTS.glob(f"*/{MANIFEST}") if path.parent.name != "medusa")
 """Those that read at an early layer: Medusa's heads read the last, so nothing but the target's own ranks is theirs."""
-QUICK = ("eagle-exit1", "mlp-exit2")
+QUICK = ("eagle-exit1",)
 
 
 @pytest.mark.parametrize("folder", covering(DRAFTS, QUICK))
