@@ -123,7 +123,8 @@ def test_its_first_place_is_what_fastvlm_drafts(llava: Any, inputs: Any, expecte
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("place", covering(range(1, 12), [4, 8]))
+@pytest.mark.slow
+@pytest.mark.parametrize("place", range(1, 12))
 def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: int) -> None:
     eos = expected[place]
     wanted = expected[: expected.index(eos) + 1]
@@ -134,12 +135,14 @@ def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: 
         assert method.last is not None and method.last.stop == "eos" and method.last.token_ids == wanted
 
 
-@pytest.mark.parametrize("count", covering([1, 2, 3, 7], [1, 3]))
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_token_limit(llava: Any, inputs: Any, expected: list[int], count: int) -> None:
     for shape in ({}, {"gamma": 9}, {"topk": 2}):
         assert generate(llava, inputs, Known(random_block(llava, 2), expected, 0.0, **shape), count) == expected[:count]
 
 
+@pytest.mark.slow
 def test_processors(llava: Any, inputs: Any) -> None:
     wanted = generate(llava, inputs, None, COUNT, repetition_penalty=1.3)
     for shape in ({"gamma": 6}, {"topk": 3}):
@@ -147,7 +150,8 @@ def test_processors(llava: Any, inputs: Any) -> None:
         assert generate(llava, inputs, method, COUNT, repetition_penalty=1.3) == wanted
 
 
-@pytest.mark.parametrize("shape", covering([{"gamma": 2}, {"topk": 2, "nodes": 3}], [{"gamma": 2}]), ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [{"gamma": 2}, {"topk": 2, "nodes": 3}], ids=str)
 def test_sampling_keeps_the_targets_distribution(target: Any, prompt: Any, said: Any, shape: Any) -> None:  # noqa: F811
     method = Block(random_block(target, 1, places=2), **shape)
     found = outputs(target, prompt, method, **options(target, said, max_new_tokens=3))

@@ -93,7 +93,8 @@ def test_no_pass_is_spent_in_vain(llava: Any, target: Any, inputs: Any) -> None:
     assert read[1:] == [n for i, r in enumerate(rounds) if r.drafted for n in [1 + bool(i), *[1] * (r.drafted - 1)]]
 
 
-@pytest.mark.parametrize("place", covering([0, 1, 4, 9], [4]))
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [0, 1, 4, 9])
 def test_eos_and_limits(llava: Any, target: Any, alike: Any, inputs: Any, place: int) -> None:
     known = generate(llava, inputs, count=COUNT)
     for second in (alike, llava.__class__(llava.config).eval() if place == 4 else alike):
@@ -141,7 +142,8 @@ def test_a_token_that_the_draft_model_cannot_read(llava: Any, target: Any, input
     assert stood(method)[0] > 2 and known[3] not in drafted
 
 
-@pytest.mark.parametrize("length", [3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [3, 4])
 def test_every_sampled_sequence_has_the_targets_probability(inputs: Any, words: Any, length: int) -> None:
     """By enumeration of all draws and coins, as in test_sampling.py, with three tokens to choose from."""
     model = random_llava(2)[0]

@@ -135,7 +135,8 @@ def test_heads(llava: Any, inputs: Any, expected: list[int], head: str | None) -
 PLACES = range(1, 12)
 
 
-@pytest.mark.parametrize(("place", "gamma"), covering(product(PLACES, (1, 4)), [(2, 1), (5, 4)]))
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "gamma"), product(PLACES, (1, 4)))
 def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: int, gamma: int) -> None:
     eos = expected[place]
     wanted = expected[: expected.index(eos) + 1]
@@ -145,7 +146,8 @@ def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: 
         assert method.last is not None and method.last.stop == "eos" and method.last.token_ids == wanted
 
 
-@pytest.mark.parametrize("count", covering([1, 2, 3, 8], [1, 3]))
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
 def test_token_limit(llava: Any, inputs: Any, expected: list[int], count: int) -> None:
     method = FastVLM(oracle_draft(llava, 2, 0.0), gamma=5, topk=2)
     assert generate(llava, inputs, method, count) == expected[:count]
@@ -154,7 +156,8 @@ def test_token_limit(llava: Any, inputs: Any, expected: list[int], count: int) -
 PROCESSORS = ({"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2})
 
 
-@pytest.mark.parametrize("changes", covering(PROCESSORS, PROCESSORS[:1]), ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", PROCESSORS, ids=str)
 def test_processors_see_each_nodes_prefix(llava: Any, inputs: Any, changes: dict[str, Any]) -> None:
     wanted = generate(llava, inputs, None, COUNT, **changes)
     method = FastVLM(oracle_draft(llava, 2, 0.0), gamma=4, topk=3)
@@ -162,6 +165,7 @@ def test_processors_see_each_nodes_prefix(llava: Any, inputs: Any, changes: dict
     assert method.last is not None and all(r.accepted >= bool(r.drafted) for r in method.last.rounds)
 
 
+@pytest.mark.slow
 def test_sampling_keeps_the_targets_distribution(target: Any, prompt: Any, said: Any) -> None:  # noqa: F811
     method = LayerSkip(1, gamma=2, topk=2, nodes=4, branch_above=0.0)
     found = outputs(target, prompt, method, **options(target, said, max_new_tokens=3))

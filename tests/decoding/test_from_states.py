@@ -74,6 +74,7 @@ def test_the_output_is_the_targets_and_the_state_is_that_of_the_text(case: Case)
     assert compared > 30
 
 
+@pytest.mark.slow
 def test_it_ends_where_the_target_ends(case: Case) -> None:
     for place in (0, 7):
         eos = case.expected[place]
@@ -82,6 +83,7 @@ def test_it_ends_where_the_target_ends(case: Case) -> None:
         assert case.decode(case.method(gamma=4), count=count) == case.expected[:count]
 
 
+@pytest.mark.slow
 def test_processors_and_doubt(case: Case) -> None:
     options = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2}
     assert case.decode(case.method(gamma=3), **options) == case.plain(**options)

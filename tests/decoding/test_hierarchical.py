@@ -96,7 +96,8 @@ def test_heads(llava: Any, inputs: Any, expected: list[int], head: str | None) -
         generate(llava, inputs, Hierarchical([Draft(1, None), Draft(2, new_head("eagle", llava, 2))]), 4)
 
 
-@pytest.mark.parametrize("stop_below", covering([0.02, 0.3, 0.9], [0.3]))
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_below", [0.02, 0.3, 0.9])
 def test_doubt(llava: Any, inputs: Any, expected: list[int], stop_below: float) -> None:
     method = Hierarchical(oracles(llava, (1, 2, 4)), each="3", gamma=6, stop_below=stop_below)
     assert generate(llava, inputs, method, COUNT) == expected
@@ -105,7 +106,8 @@ def test_doubt(llava: Any, inputs: Any, expected: list[int], stop_below: float) 
 PLACES = range(1, 12)
 
 
-@pytest.mark.parametrize("place", covering(PLACES, [2, 5]))
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
 def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: int) -> None:
     eos = expected[place]
     wanted = expected[: expected.index(eos) + 1]
@@ -115,7 +117,8 @@ def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: 
         assert method.last is not None and method.last.stop == "eos" and method.last.token_ids == wanted
 
 
-@pytest.mark.parametrize("count", covering([1, 2, 3, 4, 7], [1, 4]))
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
 def test_token_limit(llava: Any, inputs: Any, expected: list[int], count: int) -> None:
     for spoiled in (0.0, 0.5):
         method = Hierarchical(oracles(llava, (1, 2, 4), spoiled), each="2", gamma=9)
@@ -125,7 +128,8 @@ def test_token_limit(llava: Any, inputs: Any, expected: list[int], count: int) -
 PROCESSORS = ({"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2})
 
 
-@pytest.mark.parametrize("changes", covering(PROCESSORS, PROCESSORS[:1]), ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", PROCESSORS, ids=str)
 def test_processors_see_the_right_prefix(llava: Any, inputs: Any, changes: dict[str, Any]) -> None:
     wanted = generate(llava, inputs, None, COUNT, **changes)
     method = Hierarchical(oracles(llava, (1, 3), 0.0), each="2", gamma=5)

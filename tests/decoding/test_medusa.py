@@ -122,7 +122,8 @@ def test_heads_of_its_own(llava: Any, inputs: Any, expected: list[int], draft: A
     assert generate(llava, inputs, Medusa(made, topk=topk), COUNT) == expected
 
 
-@pytest.mark.parametrize(("place", "topk"), covering(product((1, 5, 12), (1, 3)), [(5, 3)]))
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "topk"), product((1, 5, 12), (1, 3)))
 def test_eos_and_limits(llava: Any, inputs: Any, expected: list[int], place: int, topk: int) -> None:
     eos = expected[place]
     wanted = expected[: expected.index(eos) + 1]
@@ -141,6 +142,7 @@ def test_perfect_heads_draft_everything(llava: Any, inputs: Any, expected: list[
         assert [r.accepted for r in method.last.rounds] == [HEADS] * ((COUNT - 1) // (HEADS + 1))
 
 
+@pytest.mark.slow
 def test_doubt_leaves_out(llava: Any, inputs: Any, expected: list[int]) -> None:
     """The product of the probabilities counts: certain heads draft on, uncertain ones are not asked further."""
     drafted = []

@@ -54,6 +54,7 @@ def test_it_is_standard_decoding(llava: Any, inputs: dict[str, Tensor], gamma: i
     assert generate(llava, inputs, PromptLookup(gamma=gamma), COUNT, eos_token_id=eos, **options) == wanted
 
 
+@pytest.mark.slow
 def test_rows_copy_what_they_copy_alone(llava: Any) -> None:
     _, tokenizer = random_llava(2)
     singles, options = [], repetitive(llava, 0)

@@ -59,16 +59,18 @@ PROCESSORS: list[dict[str, Any]] = [{"repetition_penalty": 1.4}, {"no_repeat_ngr
 PROCESSED = [(name, given) for name in METHODS for given in PROCESSORS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "given"),
-    covering(PROCESSED, [("swift", PROCESSORS[1]), ("clasp", PROCESSORS[0])]),
+    PROCESSED,
 )
 def test_processors(target: Any, inputs: dict[str, Tensor], name: str, given: dict[str, Any]) -> None:
     wanted = generate(target, inputs, count=20, **given)
     assert generate(target, inputs, METHODS[name](gamma=4), 20, **given) == wanted
 
 
-@pytest.mark.parametrize("name", covering(["attentions and MLPs", "swift", "clasp"], ["swift"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["attentions and MLPs", "swift", "clasp"])
 def test_it_stops_at_eos(target: Any, inputs: dict[str, Tensor], expected: list[int], name: str) -> None:
     for place in (1, 2, 5, 8):
         eos = expected[place]
@@ -111,7 +113,8 @@ def short(target: Any, inputs: dict[str, Tensor]) -> tuple[list[int], dict[str, 
     return said, options(target, said, max_new_tokens=3), products(target, inputs, said, 3)
 
 
-@pytest.mark.parametrize("name", covering(["attentions and MLPs", "clasp"], ["clasp"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["attentions and MLPs", "clasp"])
 def test_sampling_keeps_the_distribution(target: Any, inputs: dict[str, Tensor], short: Any, name: str) -> None:
     _, given, wanted = short
     assert distance(outputs(target, inputs, METHODS[name](gamma=2), **given), wanted) < 1e-5

@@ -133,7 +133,8 @@ def test_in_the_vocabulary_of_sentencepiece(
     assert stood(method)[0] > 8
 
 
-@pytest.mark.parametrize("place", covering([0, 1, 5, 9], [5]))
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [0, 1, 5, 9])
 def test_eos_and_limits(tiny: Any, asked: Any, few: Any, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
     _, _, inputs, known = asked
     Knowing(monkeypatch, few, tiny.processor.decode(known[: place + 3]), spoiled=0.1)
@@ -199,6 +200,7 @@ def test_the_draft_model_is_told_the_answer_whatever_was_drafted(
     assert len(checked) > 4 and max(checked) > 1
 
 
+@pytest.mark.slow
 def test_rows_draft_alone(tiny: Any, few: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = load_suite("describe", limit=2).samples
     singles = [tiny.encode(open_image(sample), sample.prompt + " Please." * i) for i, sample in enumerate(samples)]
@@ -249,7 +251,8 @@ def test_families_draft_in_another_vocabulary(name: str, tiny: Any, asked: Any) 
 # ------------------------------------------------------------------------------------------ sampling
 
 
-@pytest.mark.parametrize("text", covering([" a the a", " the", " zebra"], [" a the a"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [" a the a", " the", " zebra"])
 def test_every_sampled_sequence_has_the_targets_probability(
     inputs: Any, few: Any, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
