@@ -65,7 +65,7 @@ def test_it_is_the_same_each_time_and_reset_forgets(target: Any, inputs: dict[st
     def story(method: Swift) -> list[Any]:
         told = []
         for one in pictures(inputs, 2):
-            generate(target, one, method, 16)
+            generate(target, one, method, 20)
             assert method.last is not None
             told.append((method.known.best, [(r.drafted, r.accepted) for r in method.last.rounds]))
         return told
