@@ -135,6 +135,7 @@ def test_a_mutant_that_flips_one_token_in_many_is_caught(
     assert LosslessViolation.exit_code == 5
 
 
+@pytest.mark.slow  # test_gate_mutants.py has such faults in the default run
 def test_a_cache_that_is_not_rolled_back_is_caught(
     llava: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -218,7 +218,8 @@ def test_rows_draft_alone(tiny: Any, few: Any, monkeypatch: pytest.MonkeyPatch) 
     assert not method.tellers
 
 
-@pytest.mark.parametrize("name", covering(["gemma3", "qwen3_5"], ["qwen3_5"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma3", "qwen3_5"])
 def test_families_draft_in_another_vocabulary(name: str, tiny: Any, asked: Any) -> None:
     """Sliding windows and recurrent states are told what replaced the drafts, and are rolled back for it."""
     from families.spelling import tokenizer as spelling
@@ -277,6 +278,7 @@ def _kept(found: list[int], drafted: list[tuple[int, ...]]) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_drafts_that_were_drawn_would_be_exact_too() -> None:
     """Chi-square of the rule itself: proposals drawn from any q, each verified as if it were certain, leave p."""
     from scipy.stats import chisquare
