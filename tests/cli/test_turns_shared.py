@@ -68,7 +68,8 @@ def test_a_dialog_is_never_split_among_shards(suite: Suite, size: int, of: int) 
     assert list(map(len, owners.values())) == [1] * len(TURNS)
 
 
-@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
 def test_merged_shards_of_dialogs_are_the_run_of_one_process(
     measure: Callable[..., Run], tmp_path: Path, size: int
 ) -> None:
