@@ -136,7 +136,7 @@ PLACES = range(1, 12)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "gamma"), product(PLACES, (1, 4)))
+@pytest.mark.parametrize(("place", "gamma"), list(product(PLACES, (1, 4))))
 def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: int, gamma: int) -> None:
     eos = expected[place]
     wanted = expected[: expected.index(eos) + 1]

@@ -123,7 +123,7 @@ def test_heads_of_its_own(llava: Any, inputs: Any, expected: list[int], draft: A
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "topk"), product((1, 5, 12), (1, 3)))
+@pytest.mark.parametrize(("place", "topk"), list(product((1, 5, 12), (1, 3))))
 def test_eos_and_limits(llava: Any, inputs: Any, expected: list[int], place: int, topk: int) -> None:
     eos = expected[place]
     wanted = expected[: expected.index(eos) + 1]
