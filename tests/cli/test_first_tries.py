@@ -185,6 +185,7 @@ def test_a_flag_of_a_file_can_be_taken_back(words: tuple[str, ...]) -> None:
     assert flags and all(param.secondary_opts for param in flags)
 
 
+@pytest.mark.slow
 def test_other_names_in_a_run_of_which_only_results_are_told(call: Call, tmp_path: Path) -> None:
     """The record holds one name for each setting, so that the run is the same as with the other names."""
     result = call(

@@ -116,7 +116,8 @@ def test_a_heads_own_cache_follows_the_rows(llava: Any, singles: Any, batch: Any
     assert len({len(row) for row in cut}) > 1
 
 
-@pytest.mark.parametrize("head", covering(["mlp", "twig", "eagle"], ["eagle"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["mlp", "twig", "eagle"])
 def test_rows_draft_what_they_draft_alone(llava: Any, singles: Any, batch: Any, expected: Any, head: str) -> None:
     """The drafts are the same in every round, so whatever a head remembers, KV or a last state, moved with its row."""
 

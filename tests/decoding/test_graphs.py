@@ -159,6 +159,7 @@ def test_a_head_that_reads_a_number_is_left_to_eager(llava: Any, inputs: dict[st
     assert "depends on the numbers in a tensor" in next(iter(engine.reasons))
 
 
+@pytest.mark.slow
 def test_adaptive_with_a_head_that_attends_is_left_to_eager(llava: Any, inputs: dict[str, Tensor]) -> None:
     engine = Graphs()
     for kind, recorded in (("attention", False), ("mlp", True)):

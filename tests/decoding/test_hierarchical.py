@@ -165,7 +165,8 @@ SAMPLED: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", covering(SAMPLED, [SAMPLED[2]]), ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SAMPLED, ids=str)
 def test_sampling_keeps_the_targets_distribution(target: Any, prompt: Any, said: Any, shape: Any) -> None:  # noqa: F811
     """By enumeration of every draw and coin of every level."""
     given = options(target, said, max_new_tokens=3)

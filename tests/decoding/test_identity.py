@@ -38,7 +38,7 @@ def expected(llava: Any, inputs: dict[str, Any]) -> list[int]:
 
 @pytest.mark.parametrize(
     ("exit_layer", "gamma"),
-    covering(product(EXITS, (1, 2, 3, 5, 8, 50)), [(1, 1), (2, 50), (4, 5)]),
+    covering(product(EXITS, (1, 2, 3, 5, 8, 50)), [(1, 1), (2, 8), (4, 5)]),
 )
 def test_oracle_draft(llava: Any, inputs: dict[str, Any], expected: list[int], exit_layer: int, gamma: int) -> None:
     method = FastVLM(oracle_draft(llava, exit_layer), gamma=gamma)

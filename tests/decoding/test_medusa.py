@@ -114,7 +114,8 @@ def test_it_is_standard_decoding(llava: Any, inputs: Any, shape: dict[str, Any],
 HEADS_OF_ITS_OWN = [(draft, topk) for draft in ({}, {"own_output": 1}, "reduced") for topk in (1, 3)]
 
 
-@pytest.mark.parametrize(("draft", "topk"), covering(HEADS_OF_ITS_OWN, [({"own_output": 1}, 3)]), ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize(("draft", "topk"), HEADS_OF_ITS_OWN, ids=str)
 def test_heads_of_its_own(llava: Any, inputs: Any, expected: list[int], draft: Any, topk: int) -> None:
     made = random_heads(llava, **({} if draft == "reduced" else draft))
     if draft == "reduced":
@@ -225,6 +226,7 @@ def test_families(name: str) -> None:
     assert trees == 1 or name not in TREES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "key", "value"), [("paligemma2", "final_logit_softcapping", 3.0)])
 def test_what_follows_the_lm_head(name: str, key: str, value: float) -> None:
     """The heads' logits are capped as the model caps its own, so that their probabilities mean the same."""

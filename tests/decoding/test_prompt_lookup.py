@@ -39,7 +39,7 @@ def repetitive(model: Any, seed: int) -> Any:
     return {"suppress_tokens": [t for t in range(model.config.text_config.vocab_size) if t not in allowed]}
 
 
-@pytest.mark.parametrize(("gamma", "seed"), covering(product((1, 3, 10), (0, 1)), [(3, 0), (10, 1)]))
+@pytest.mark.parametrize(("gamma", "seed"), covering(product((1, 3, 10), (0, 1)), [(3, 0)]))
 def test_it_is_standard_decoding(llava: Any, inputs: dict[str, Tensor], gamma: int, seed: int) -> None:
     options = repetitive(llava, seed)
     expected = generate(llava, inputs, count=COUNT, **options)

@@ -123,6 +123,7 @@ def test_a_draft_ranks_by_what_it_would_write(tiny: Target, inputs: dict[str, An
     assert found != pytest.approx(ranker.log_likelihoods(tokens, inputs), abs=1e-2)
 
 
+@pytest.mark.slow
 def test_small_memory_means_small_groups(tiny: Target, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = option_tokens(tiny, "What color is it?", ANSWERS)
     whole = OptionRanker(tiny).log_likelihoods(tokens, inputs)

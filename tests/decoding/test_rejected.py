@@ -62,6 +62,7 @@ def test_every_way_of_drafting(llava: Any, inputs: dict[str, Any], kind: str, ho
         assert any(len(done.rejected) > 1 for done in row.rounds)
 
 
+@pytest.mark.slow
 def test_a_batch(llava: Any, batch: dict[str, Any]) -> None:  # noqa: F811
     rows = measure(FastVLM(ragged_draft(llava, 2), gamma=4), llava, batch, COUNT).rows
     assert all(check(row) > 0 for row in rows)

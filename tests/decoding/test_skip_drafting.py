@@ -89,7 +89,8 @@ def singles() -> list[dict[str, Tensor]]:
     return made
 
 
-@pytest.mark.parametrize("name", covering(["attentions and MLPs", "swift", "clasp"], ["swift"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["attentions and MLPs", "swift", "clasp"])
 def test_batches_with_ragged_acceptance(target: Any, singles: list[dict[str, Tensor]], name: str) -> None:
     batch, wanted = collate(singles, 0), [generate(target, single, count=20) for single in singles]
     assert len({tuple(row) for row in wanted}) == len(wanted)

@@ -25,8 +25,8 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.layers import decoder_layers
 from fastvlm_bench.models.t5 import shares_position_bias
 
-FAST = ("mllama", "blip2_t5")
-"""A decoder with cross-attention, and an encoder-decoder; `decoding` has plain decoders and sliding windows."""
+FAST = ("blip2_t5",)
+"""An encoder-decoder; `decoding` has plain decoders, sliding windows, and cross-attention."""
 COUNT = 19
 SHORT = 8
 """Tokens where next to nothing that is drafted stands: each is a round."""

@@ -210,6 +210,7 @@ def test_eleven_methods_at_the_margin_are_seldom_called_same(fake: SimpleNamespa
     assert errors <= due(runs)
 
 
+@pytest.mark.slow
 def test_of_eleven_equal_methods_one_is_seldom_better_worse_or_equivalent(few_draws: None) -> None:
     source, runs, n = random.Random(5), 60, 100
 

@@ -67,6 +67,7 @@ def simulated(seed: int, applies: Any = None, *, shift: float = 0.03, noise: flo
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", list(EFFECTS))
 def test_three_per_cent_are_seen(what: str) -> None:
     """Of 100 samples x 4 methods, at a noise of 2 % a line: power above 0.8."""

@@ -203,6 +203,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
     assert made[0] == made[1]
 
 
+@pytest.mark.slow
 def test_folder_and_choice(both: Path, given: dict[str, Any]) -> None:
     manifest = read_manifest(both / "medusa")
     assert (manifest.exit_layer, manifest.head, manifest.head_options) == (4, "medusa", {"heads": 3, "own_output": 0})
@@ -234,6 +235,7 @@ def test_folder_and_choice(both: Path, given: dict[str, Any]) -> None:
     assert build(MethodSpec.parse("fastvlm"), target, both, Clock("cpu")).exit_layer == 1
 
 
+@pytest.mark.slow
 def test_a_wrong_manifest_is_told(both: Path, tmp_path: Path) -> None:
     told = json.loads((both / "medusa" / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**told, "exit_layer": 2}))

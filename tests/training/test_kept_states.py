@@ -87,6 +87,7 @@ def test_each_text_passes_once_and_alone(target: Target, examples: list[Example]
     assert all(torch.equal(a, b) for a, b in zip(again, other, strict=True)) and len(gradient) == len(again)
 
 
+@pytest.mark.slow
 def test_no_more_is_kept_than_memory_allows(
     target: Target, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +154,7 @@ def test_families_that_pack_keep_what_they_gave(name: str, tmp_path: Path) -> No
         assert close(view.last_states(), whole.last_states())
 
 
+@pytest.mark.slow
 def test_a_draft_of_few_tokens_learns_on_these_alone(target: Target, examples: list[Example]) -> None:
     """With all tokens the losses are those of the whole vocabulary; what may not be drafted teaches nothing."""
     size = target.model.config.get_text_config().vocab_size

@@ -274,6 +274,7 @@ def test_loss_that_is_not_finite_ends_in_one_line(
         fit.train(TrainSettings(**given, out=str(tmp_path / "draft")))
 
 
+@pytest.mark.slow
 def test_one_text_that_does_not_fit_ends_in_one_line(
     given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
