@@ -155,6 +155,7 @@ def measured(suite: Suite, target: Target, method: Any, monkeypatch: pytest.Monk
     return record.lines
 
 
+@pytest.mark.slow
 def test_a_turn_after_other_answers_is_judged_after_these(
     suite: Suite, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,7 +75,7 @@ def decode(model: Any, batch: dict[str, Tensor], method: Any, count: int = COUNT
 RAGGED = [(1, 3), (2, 1), (2, 7), (3, 4), (LAYERS - 1, 5)]
 
 
-@pytest.mark.parametrize(("exit_layer", "gamma"), covering(RAGGED, [RAGGED[0], RAGGED[-1]]))
+@pytest.mark.parametrize(("exit_layer", "gamma"), covering(RAGGED, RAGGED[:1]))
 def test_ragged_acceptance(llava: Any, batch: Any, expected: Any, exit_layer: int, gamma: int) -> None:
     method = FastVLM(ragged_draft(llava, exit_layer), gamma=gamma)
     assert decode(llava, batch, method) == expected

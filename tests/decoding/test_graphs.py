@@ -94,6 +94,7 @@ def test_an_eos_within_a_round_and_after_it(llava: Any, inputs: dict[str, Tensor
     both(llava, inputs, LayerSkip(LAYERS - 1, gamma=4), Graphs(), eos_token_id=eos)
 
 
+@pytest.mark.slow
 def test_another_image_and_a_longer_limit(
     llava: Any, inputs: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,7 +120,7 @@ def test_noise_beyond_what_rounding_explains_makes_no_near_tie(
 
 
 @HALF
-@pytest.mark.parametrize("place", [0, PLACE])
+@pytest.mark.parametrize("place", covering([0, PLACE], [PLACE]))
 def test_noise_of_blocks_excuses_no_larger_gap_and_not_the_first_token(
     model: Any, asked: dict[str, Any], expected: list[int], moved_by: float, place: int
 ) -> None:

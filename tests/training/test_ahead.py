@@ -114,9 +114,7 @@ def test_packed_texts_do_not_mix(target: Target, examples: list[Example], traine
             assert [right for right, _ in a.further] == [right for right, _ in b.further]
 
 
-@pytest.mark.parametrize(
-    ("name", "stop_below"), covering(product(("medusa", "own"), (0.0, 0.3)), [("medusa", 0.0), ("own", 0.3)])
-)
+@pytest.mark.parametrize(("name", "stop_below"), covering(product(("medusa", "own"), (0.0, 0.3)), [("medusa", 0.0)]))
 def test_validation_promises_what_the_loop_accepts(
     target: Target, examples: list[Example], trained: HeadTrainer, name: str, stop_below: float
 ) -> None:

@@ -155,6 +155,7 @@ def test_nothing_to_simulate() -> None:
     assert (found.alpha, found.tau, found.speedup(PassCosts(1.0, 0.1, [1.0]))) == (0.0, 0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_costs_are_measured(target: Any, examples: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastvlm_bench.training import costs as module
     from fastvlm_bench.training.costs import POSITIONS, measure_costs

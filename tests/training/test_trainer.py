@@ -54,6 +54,7 @@ def test_every_head_learns_and_the_target_stays(target: Target, examples: list[E
         assert all(p.dtype == torch.float32 and p.grad is not None for p in student.head.parameters())
 
 
+@pytest.mark.slow
 def test_two_recipes_together_are_each_alone(target: Target, examples: list[Example]) -> None:
     recipes = ["gated-mlp", "attention:exit_layer=1", "eagle:exit_layer=3"]
 
