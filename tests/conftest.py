@@ -1,21 +1,44 @@
 """Fixtures shared by all tests."""
 
-import os
-from typing import Any
+import gc
+
+gc.disable()  # until all is collected: what imports make stays, and looking through it again and again costs seconds
+
+import functools  # noqa: E402
+import os  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from typing import Any  # noqa: E402
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: for this process and those that tests start
 
 import huggingface_hub  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+import typer.testing  # noqa: E402
 from targets import PROMPT, random_llava  # noqa: E402
 from torch import Tensor  # noqa: E402
+
+
+def pytest_collection_finish() -> None:
+    """What was loaded is never looked through again: runs of the tool, and so most tests, collect all the garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Tests compare tokens, not times; one thread keeps two test processes from fighting for two cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_built_once() -> Iterator[None]:
+    """Building the commands of the tool is most of the time of a call that does little, and no call changes them."""
+    once = functools.cache(typer.main.get_command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", once)
+        patch.setattr(typer.testing, "_get_command", once)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

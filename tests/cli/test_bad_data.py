@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from suites.test_formats import MAKE
+from suites.official import MAKE
 
 from fastvlm_bench.measuring import benchmark
 from suites import conftest as official

@@ -13,6 +13,8 @@ from cut_run import cut_run
 from fastvlm_bench.records.record import SAMPLES_FILE, read_run
 
 FEW = ("run", "--suite", "coco-caption", "--threads", "1", "--warmup", "0", "--max-new-tokens", "6")
+FIVE = ("--limit", "5")
+"""Samples: a batch of three, and one of what is left."""
 METHODS = ("-m", "fastvlm", "-m", "early-exit", "-m", "hf-generate")
 
 
@@ -27,7 +29,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from fastvlm_bench.cli.app import app
 
     out = tmp_path_factory.mktemp("results")
-    arguments = [*FEW, "--limit", "7", "--batch-size", "3", "--out", str(out), *METHODS]
+    arguments = [*FEW, *FIVE, "--batch-size", "3", "--out", str(out), *METHODS]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "100"})
     assert result.exit_code == 0, result.output
     return result, newest(out)
@@ -35,11 +37,11 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_each_sample_has_its_line(ran: Any) -> None:
     _, run = ran
-    assert len(run.lines) == 7 * 4 and not any(line["error"] for line in run.lines)
+    assert len(run.lines) == 5 * 4 and not any(line["error"] for line in run.lines)
     batches: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for line in run.lines:
         batches.setdefault((line["method"], line["batch"]["id"]), []).append(line)
-    assert sorted(len(lines) for lines in batches.values()) == [1] * 4 + [3] * 8
+    assert sorted(len(lines) for lines in batches.values()) == [2] * 4 + [3] * 4
     for lines in batches.values():
         whole = lines[0]["batch"]
         assert [line["batch"]["row"] for line in lines] == list(range(whole["size"]))
@@ -50,7 +52,7 @@ def test_each_sample_has_its_line(ran: Any) -> None:
 @pytest.mark.slow
 def test_answers_are_those_of_single_samples(ran: Any, call: Callable[..., Any], tmp_path: Path) -> None:
     _, run = ran
-    call(*FEW, "--limit", "7", "--out", tmp_path, *METHODS)
+    call(*FEW, *FIVE, "--out", tmp_path, *METHODS)
     alone = {(x["sample_id"], x["method"]): x["token_ids"] for x in newest(tmp_path).lines}
     for line in run.lines:
         assert line["token_ids"] == alone[line["sample_id"], line["method"]]
@@ -58,21 +60,21 @@ def test_answers_are_those_of_single_samples(ran: Any, call: Callable[..., Any],
 
 def test_report_says_batches(ran: Any) -> None:
     result, run = ran
-    assert "n = 7 in batches of 3" in result.stdout and "TTFT" not in result.stdout
-    assert "3 batches measured in both arms; at least 5 are needed" in " ".join(result.stdout.split())
+    assert "n = 5 in batches of 3" in result.stdout and "TTFT" not in result.stdout
+    assert "2 batches measured in both arms; at least 5 are needed" in " ".join(result.stdout.split())
 
 
 @pytest.mark.slow
 def test_resume_measures_torn_batches_again(ran: Any, call: Callable[..., Any], tmp_path: Path) -> None:
     _, run = ran
     folder = Path(shutil.copytree(run.folder, tmp_path / "run"))
-    cut_run(folder, 4 * 4 + 2)  # one batch, one sample and a half of the next
-    result = call(*FEW, "--limit", "7", "--batch-size", "3", *METHODS, "--out", run.folder.parent,
+    cut_run(folder, 3 * 4 + 2)  # one batch, and a half of the next
+    result = call(*FEW, *FIVE, "--batch-size", "3", *METHODS, "--out", run.folder.parent,
                   "--resume", folder)  # fmt: skip
     assert result.exit_code == 0, result.output
     again = read_run(folder)
     assert [line["seq"] for line in again.lines][:12] == list(range(12)), "the first batch is not measured again"
-    assert all(line["seq"] >= 18 for line in again.lines[12:]), "a batch is measured as a whole"
+    assert all(line["seq"] >= 14 for line in again.lines[12:]), "a batch is measured as a whole"
     assert {(x["sample_id"], x["method"]): x["token_ids"] for x in again.lines} == {
         (x["sample_id"], x["method"]): x["token_ids"] for x in run.lines
     }
@@ -140,7 +142,7 @@ def test_bad_uses(refused: Callable[..., str], ran: Any, tmp_path: Path) -> None
     assert "is not a folder" in refused("run", "--batch-size", "1,2", "--resume", tmp_path / "none")
     assert "needs one batch size" in refused("run", "--batch-size", "1,2", "--predictions-out", tmp_path / "p")
     assert "another configuration (batch_size: 3 -> 2)" in refused(
-        *FEW, "--limit", "7", "--batch-size", "2", *METHODS, "--out", run.folder.parent,
+        *FEW, *FIVE, "--batch-size", "2", *METHODS, "--out", run.folder.parent,
         "--resume", run.folder,
     )  # fmt: skip
     assert "--temperature is for single samples" in refused("run", "--batch-size", "2", "--temperature", "0.7")

@@ -31,16 +31,17 @@ def without_projector(tmp_path: Path) -> Path:
 FEW = ("--samples", "2", "--held-out", "1", "--threads", "1")
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("run", "--suite", "describe", "--limit", "1", "--threads", "1"),
-        ("run", "--suite", "describe", "--limit", "1", "--threads", "1", "--dtype", "bfloat16"),
-        ("models", "--check", "tiny"),
-        ("train", "--suite", "describe", *FEW),
-        ("ablate", "--suite", "describe", *FEW),
-    ],
-)
+LOADING: list[tuple[str, ...]] = [
+    ("run", "--suite", "describe", "--limit", "1", "--threads", "1"),
+    ("run", "--suite", "describe", "--limit", "1", "--threads", "1", "--dtype", "bfloat16"),
+    ("models", "--check", "tiny"),
+    ("train", "--suite", "describe", *FEW),
+    ("ablate", "--suite", "describe", *FEW),
+]
+
+
+@pytest.mark.parametrize("command", [pytest.param(command, marks=() if place in (0, 2) else pytest.mark.slow)
+                                     for place, command in enumerate(LOADING)])  # fmt: skip
 def test_missing_weights(
     command: tuple[str, ...], without_projector: Path, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

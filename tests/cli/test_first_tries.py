@@ -16,6 +16,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 import typer
+from covering import covering
 from rich.console import Console
 
 from fastvlm_bench import __version__
@@ -150,9 +151,10 @@ def test_completion_is_shown_and_installed(tmp_path: Path) -> None:
     assert "--install-completion" in helped and "--show-completion" in helped
 
 
-@pytest.mark.parametrize(
-    ("typed", "offered"), [("ab", "ablate"), ("run --num", "--num-speculative-tokens"), ("suites pr", "prepare")]
-)
+TYPED = [("ab", "ablate"), ("run --num", "--num-speculative-tokens"), ("suites pr", "prepare")]
+
+
+@pytest.mark.parametrize(("typed", "offered"), covering(TYPED, TYPED[1:2]))
 def test_completion_completes(typed: str, offered: str) -> None:
     words = f"fastvlm-bench {typed}"
     found = program(_FASTVLM_BENCH_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(words.count(" ")))
@@ -183,6 +185,7 @@ def test_a_flag_of_a_file_can_be_taken_back(words: tuple[str, ...]) -> None:
     assert flags and all(param.secondary_opts for param in flags)
 
 
+@pytest.mark.slow
 def test_other_names_in_a_run_of_which_only_results_are_told(call: Call, tmp_path: Path) -> None:
     """The record holds one name for each setting, so that the run is the same as with the other names."""
     result = call(

@@ -16,6 +16,7 @@ from fastvlm_bench.records.record import read_run
 FEW = ("run", "--threads", "1", "--warmup", "0", "--max-new-tokens", "4", "--limit", "2", "--quiet")
 
 
+@pytest.mark.slow
 def test_run_keeps_and_prints_all_before(call: Callable[..., Any], tmp_path: Path) -> None:
     result = call(*FEW, "--limit", "5", "--min-decode-speedup", "900", "--min-alpha", "0.0001", "--out", tmp_path)
     assert result.exit_code == 8 and "fastvlm" in result.stdout

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from covering import covering
 
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import UsageError, WriteFailed
@@ -62,8 +63,13 @@ def send(number: int, place: int = 2) -> Step:
     return lambda _, now: os.kill(os.getpid(), number) if now == place else None
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("times", [1, 2, 5])
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+TIMES = [(*told, times) for told in SIGNALS for times in (1, 2, 5)]
+PLACES = [(*told, place) for place in ("ending.judge", "ending.run_markdown", "benchmark.show_results")
+          for told in SIGNALS]  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "code", "times"), covering(TIMES, [TIMES[1], TIMES[3]]))
 def test_signals_in_quick_succession_are_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any, number: int, code: int, times: int
 ) -> None:
@@ -97,8 +103,7 @@ def test_a_later_signal_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("place", ["ending.judge", "ending.run_markdown", "benchmark.show_results"])
+@pytest.mark.parametrize(("number", "code", "place"), covering(PLACES, [PLACES[0], PLACES[3], PLACES[4]]))
 def test_a_signal_while_it_scores_or_reports(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any, number: int, code: int, place: str
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from suites.conftest import write
-from suites.test_formats import MAKE
+from suites.official import MAKE
 
 from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.records.record import Run, read_run

@@ -71,6 +71,7 @@ def one(given: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(given: list[str], one: Run, tmp_path: Path) -> None:
     said, run = measured(given, 2, tmp_path / "out")
     assert [code for code, _, _ in said] == [0, 0], said

@@ -201,9 +201,8 @@ def test_interrupted_twice(tmp_path: Path, wait_s: float, call: Callable[..., An
     assert (folder / "samples.jsonl").read_text().startswith(before) and len(read_run(folder).lines) == 80
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # test_kept_work.py has signals, and test_sweep.py a run that goes on, in the default run
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_then_resumed(
     tmp_path: Path, number: int, code: int, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

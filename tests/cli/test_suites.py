@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from suites.conftest import write
-from suites.test_formats import MAKE
+from suites.official import MAKE
 
 from fastvlm_bench.suites.suite import suite_names
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from suites.conftest import write
-from suites.test_formats import MAKE
+from suites.official import MAKE
 
 ROOT = Path(__file__).parents[2]
 

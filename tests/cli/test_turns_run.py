@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from suites.conftest import picture
-from suites.test_formats import lines as write_lines
+from suites.official import lines as write_lines
 from through_runner import Record
 from typer.testing import CliRunner
 
@@ -155,6 +155,7 @@ def measured(suite: Suite, target: Target, method: Any, monkeypatch: pytest.Monk
     return record.lines
 
 
+@pytest.mark.slow
 def test_a_turn_after_other_answers_is_judged_after_these(
     suite: Suite, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +184,7 @@ def test_a_turn_whose_earlier_answer_is_lacking_fails_too(
     assert not any(line["error"] for line in lines if line["method"] == "standard")
 
 
+@pytest.mark.slow
 def test_batches_hold_one_turn_of_each_sample(suite: Suite, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     single = measured(suite, target, Standard(), monkeypatch)
     batched = measured(suite, target, Standard(), monkeypatch, size=2)
@@ -193,6 +195,7 @@ def test_batches_hold_one_turn_of_each_sample(suite: Suite, target: Target, monk
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_remembers_what_was_said(suite: Suite, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = measured(suite, target, Standard(), monkeypatch)
     built = [Built("standard", Standard(), True, None, {}), Built("other", Standard(), True, None, {})]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from cli.test_ranks import dies_after, launched, ranks_of, tokens
 from suites.conftest import picture
-from suites.test_formats import lines as write_lines
+from suites.official import lines as write_lines
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
@@ -68,7 +68,8 @@ def test_a_dialog_is_never_split_among_shards(suite: Suite, size: int, of: int) 
     assert list(map(len, owners.values())) == [1] * len(TURNS)
 
 
-@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
 def test_merged_shards_of_dialogs_are_the_run_of_one_process(
     measure: Callable[..., Run], tmp_path: Path, size: int
 ) -> None:

@@ -99,7 +99,7 @@ def distance(gamma: int, length: int) -> float:
     return sum(abs(ours.get(s, 0.0) - theirs.get(s, 0.0)) for s in {*ours, *theirs}) / 2
 
 
-@pytest.mark.parametrize(("gamma", "length"), [(1, 3), (2, 2)])
+@pytest.mark.parametrize(("gamma", "length"), covering([(1, 3), (2, 2)], [(1, 3)]))
 def test_every_sequence_has_exactly_the_targets_probability(gamma: int, length: int) -> None:
     assert distance(gamma, length) < 1e-12
 
@@ -129,8 +129,9 @@ def chi_square_p(size: int, seed: int) -> float:
     return float(chisquare(found[there], expected[there]).pvalue)
 
 
-def test_samples_follow_the_target() -> None:
-    assert min(chi_square_p(3000, seed) for seed in range(3)) > 1e-3
+@pytest.mark.parametrize("seed", covering(range(3), [0]))
+def test_samples_follow_the_target(seed: int) -> None:
+    assert chi_square_p(3000, seed) > 1e-3
 
 
 # ------------------------------------------------------------------------------------------ mutants
@@ -144,7 +145,7 @@ def no_clamp(p: Tensor, q: Tensor) -> Tensor:
     return (p - q).abs()
 
 
-@pytest.mark.parametrize("mutant", [resample_from_p, no_clamp])
+@pytest.mark.parametrize("mutant", covering([resample_from_p, no_clamp], [resample_from_p]))
 def test_a_wrong_residual_is_caught(mutant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accept, "residual", mutant)
     assert distance(1, 2) > 1e-3
@@ -166,7 +167,7 @@ def test_a_ratio_that_is_wrong_by_a_tenth_is_caught(factor: float, monkeypatch: 
 def test_never_accepting_and_always_accepting_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (2.0, -1.0):
         monkeypatch.setattr(accept, "_uniform", lambda generator, number=number: number)
-        assert chi_square_p(3000, 0) < 1e-4
+        assert chi_square_p(1000, 0) < 1e-4
 
 
 # ------------------------------------------------------------------------------------------ edges

@@ -76,7 +76,7 @@ def decode(model: Any, batch: dict[str, Tensor], method: Any, count: int = COUNT
 RAGGED = [(1, 3), (2, 1), (2, 7), (3, 4), (LAYERS - 1, 5)]
 
 
-@pytest.mark.parametrize(("exit_layer", "gamma"), covering(RAGGED, RAGGED[::2]))
+@pytest.mark.parametrize(("exit_layer", "gamma"), covering(RAGGED, RAGGED[:1]))
 def test_ragged_acceptance(llava: Any, batch: Any, expected: Any, exit_layer: int, gamma: int) -> None:
     method = FastVLM(ragged_draft(llava, exit_layer), gamma=gamma)
     assert decode(llava, batch, method) == expected
@@ -92,7 +92,7 @@ def test_ragged_acceptance(llava: Any, batch: Any, expected: Any, exit_layer: in
     ("head", "exit_layer"),
     covering(
         product(("mlp", "attention", "twig", "eagle", None), (1, 3)),
-        [("mlp", 3), ("attention", 1), ("twig", 3), ("eagle", 1), (None, 3)],
+        [("attention", 1)],
     ),
 )
 def test_heads(llava: Any, batch: Any, expected: Any, head: str | None, exit_layer: int) -> None:
@@ -100,7 +100,7 @@ def test_heads(llava: Any, batch: Any, expected: Any, head: str | None, exit_lay
     assert decode(llava, batch, FastVLM(draft, gamma=4)) == expected
 
 
-@pytest.mark.parametrize("head", covering(["attention", "twig", "eagle"], ["attention", "eagle"]))
+@pytest.mark.parametrize("head", covering(["attention", "twig", "eagle"], ["eagle"]))
 def test_a_heads_own_cache_follows_the_rows(llava: Any, singles: Any, batch: Any, head: str) -> None:
     """Each row's drafts are those of the row alone, so the head's KV was moved as the target's was."""
     draft = Draft(2, new_head(head, llava, 2))
@@ -117,7 +117,8 @@ def test_a_heads_own_cache_follows_the_rows(llava: Any, singles: Any, batch: Any
     assert len({len(row) for row in cut}) > 1
 
 
-@pytest.mark.parametrize("head", covering(["mlp", "twig", "eagle"], ["eagle"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["mlp", "twig", "eagle"])
 def test_rows_draft_what_they_draft_alone(llava: Any, singles: Any, batch: Any, expected: Any, head: str) -> None:
     """The drafts are the same in every round, so whatever a head remembers, KV or a last state, moved with its row."""
 
@@ -131,11 +132,11 @@ def test_rows_draft_what_they_draft_alone(llava: Any, singles: Any, batch: Any, 
     torch.manual_seed(0)
     draft = Draft(LAYERS - 2, new_head(head, llava, LAYERS - 2))
     rows: list[list[list[int]]] = [[] for _ in singles]
-    assert decode(llava, batch, Watched(draft, gamma=3)) == expected
+    assert decode(llava, batch, Watched(draft, gamma=3), 12) == [row[:12] for row in expected]
     together = rows
     for single, own in zip(singles, together, strict=True):
         rows = [[]]
-        generate(llava, single, Watched(draft, gamma=3), count=COUNT)
+        generate(llava, single, Watched(draft, gamma=3), count=12)
         assert [own] == rows
 
 
@@ -180,7 +181,7 @@ def test_acceptance_of_a_row_does_not_depend_on_the_others(llava: Any, batch: An
     assert all(r.accepted == r.drafted for row in method.trace.rows[1:] for r in row.rounds)
 
 
-@pytest.mark.parametrize("place", covering([0, 1, 3, 8, 15], [0, 8]))
+@pytest.mark.parametrize("place", covering([0, 1, 3, 8, 15], [0]))
 def test_rows_end_at_different_times(llava: Any, batch: Any, expected: Any, place: int) -> None:
     eos = [expected[0][place], expected[1][(place * 7 + 2) % COUNT], expected[3][20]]
     ends = [next((i + 1 for i, t in enumerate(row) if t in eos), COUNT) for row in expected]
@@ -241,7 +242,7 @@ def test_no_pass_is_spent_on_finished_rows(llava: Any, batch: Any, expected: Any
     assert rows == [len(lengths), *(sum(n > place for n in lengths) for place in range(1, max(lengths)))]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", covering([1, 2, 3, 8], [1, 3]))
 def test_token_limit(llava: Any, batch: Any, expected: Any, count: int) -> None:
     for method in (FastVLM(ragged_draft(llava, 2), gamma=5), Standard()):
         assert decode(llava, batch, method, count) == [row[:count] for row in expected]
@@ -265,11 +266,11 @@ def test_processors_see_the_row_without_padding(llava: Any, batch: Any, singles:
     def processors() -> LogitsProcessorList:
         return LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.5)])
 
-    wanted = [generate(llava, single, count=COUNT, logits_processor=processors()) for single in singles]
+    wanted = [generate(llava, single, count=12, logits_processor=processors()) for single in singles]
     for method in (Standard(), FastVLM(ragged_draft(llava, 2), gamma=5)):
-        assert decode(llava, batch, method, logits_processor=processors()) == wanted
-    few = [generate(llava, s, count=COUNT, eos_token_id=wanted[0][1], min_new_tokens=6) for s in singles]
-    assert decode(llava, batch, Standard(), eos_token_id=wanted[0][1], min_new_tokens=6) == few
+        assert decode(llava, batch, method, 12, logits_processor=processors()) == wanted
+    few = [generate(llava, s, count=12, eos_token_id=wanted[0][1], min_new_tokens=6) for s in singles]
+    assert decode(llava, batch, Standard(), 12, eos_token_id=wanted[0][1], min_new_tokens=6) == few
 
 
 def test_seconds_of_rows_add_up_to_the_batchs(llava: Any, batch: Any, expected: Any) -> None:
@@ -301,11 +302,11 @@ def test_wrong_padding_and_streamers_are_refused(llava: Any, batch: Any) -> None
         decode(llava, batch, method, streamer=streamer)
 
 
+@pytest.mark.slow  # test_gate_mutants.py has it in the default run
 def test_the_self_check_passes_and_catches_a_wrong_move(
     llava: Any, singles: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drafts = (None, Draft(2, None), Draft(2, new_head("attention", llava, 2)))
-    assert all(batch_self_check(llava, singles[:3], draft) < 1e-4 for draft in drafts)
+    assert batch_self_check(llava, singles[:3], Draft(2, new_head("attention", llava, 2))) < 1e-4
     real = Move.columns
     monkeypatch.setattr(Move, "columns", lambda self, *given: (real(self, *given) - 1).clamp_min(0))
     with pytest.raises(
@@ -313,6 +314,11 @@ def test_the_self_check_passes_and_catches_a_wrong_move(
     ) as caught:
         batch_self_check(llava, singles[:3], Draft(2, None))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_self_check_passes_without_a_head_and_without_a_draft(llava: Any, singles: Any) -> None:
+    assert all(batch_self_check(llava, singles[:3], draft) < 1e-4 for draft in (None, Draft(2, None)))
 
 
 def test_collate_pads_and_fills() -> None:

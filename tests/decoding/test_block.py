@@ -72,7 +72,7 @@ SHAPES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize(
-    ("exit_layer", "shape"), covering(product(EXITS, range(len(SHAPES))), [(1 + i % 4, i) for i in range(len(SHAPES))])
+    ("exit_layer", "shape"), covering(product(EXITS, range(len(SHAPES))), [(1, 0), (4, 3), (2, 5)])
 )
 def test_it_is_standard_decoding(llava: Any, inputs: Any, expected: list[int], exit_layer: int, shape: int) -> None:
     given = SHAPES[shape]
@@ -89,7 +89,7 @@ def test_it_is_standard_decoding(llava: Any, inputs: Any, expected: list[int], e
     assert method.asked <= blocks * len(rounds)
 
 
-@pytest.mark.parametrize("given", [{}, {"gamma": 9}, {"topk": 3, "nodes": 7}], ids=str)
+@pytest.mark.parametrize("given", covering([{}, {"gamma": 9}, {"topk": 3, "nodes": 7}], [{"gamma": 9}]), ids=str)
 def test_it_drafts_as_after_a_prefill(
     llava: Any, inputs: Any, expected: list[int], given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +123,8 @@ def test_its_first_place_is_what_fastvlm_drafts(llava: Any, inputs: Any, expecte
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("place", covering(range(1, 12), [3, 4, 8]))
+@pytest.mark.slow
+@pytest.mark.parametrize("place", range(1, 12))
 def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: int) -> None:
     eos = expected[place]
     wanted = expected[: expected.index(eos) + 1]
@@ -134,12 +135,14 @@ def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: 
         assert method.last is not None and method.last.stop == "eos" and method.last.token_ids == wanted
 
 
-@pytest.mark.parametrize("count", covering([1, 2, 3, 7], [1, 3]))
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_token_limit(llava: Any, inputs: Any, expected: list[int], count: int) -> None:
     for shape in ({}, {"gamma": 9}, {"topk": 2}):
         assert generate(llava, inputs, Known(random_block(llava, 2), expected, 0.0, **shape), count) == expected[:count]
 
 
+@pytest.mark.slow
 def test_processors(llava: Any, inputs: Any) -> None:
     wanted = generate(llava, inputs, None, COUNT, repetition_penalty=1.3)
     for shape in ({"gamma": 6}, {"topk": 3}):
@@ -147,15 +150,19 @@ def test_processors(llava: Any, inputs: Any) -> None:
         assert generate(llava, inputs, method, COUNT, repetition_penalty=1.3) == wanted
 
 
-@pytest.mark.parametrize("shape", covering([{"gamma": 2}, {"topk": 2, "nodes": 3}], [{"gamma": 2}]), ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [{"gamma": 2}, {"topk": 2, "nodes": 3}], ids=str)
 def test_sampling_keeps_the_targets_distribution(target: Any, prompt: Any, said: Any, shape: Any) -> None:  # noqa: F811
     method = Block(random_block(target, 1, places=2), **shape)
     found = outputs(target, prompt, method, **options(target, said, max_new_tokens=3))
     assert distance(found, products(target, prompt, said, 3)) < 1e-5
 
 
-FAMILIES = ("qwen2_5_vl", "blip2_t5")
-MORE = ("llava_next", "mllama", "qwen3_5", "gemma3", "paligemma2", "lfm2_vl", "kosmos2", "internvl", "smolvlm", "blip2")
+FAMILIES = ("qwen2_5_vl",)
+MORE = (
+    "blip2_t5", "llava_next", "mllama", "qwen3_5", "gemma3", "paligemma2", "lfm2_vl", "kosmos2", "internvl", "smolvlm",
+    "blip2",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *(pytest.param(n, marks=pytest.mark.slow) for n in MORE)])

@@ -29,7 +29,7 @@ def deferring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("deferring")
 @pytest.mark.parametrize(("exit_layer", "gamma"), covering(
-    [(n, g) for n in (1, 2, 3, 4) for g in (1, 3, 8)], [(1, 1), (2, 3), (3, 8), (4, 3)]
+    [(n, g) for n in (1, 2, 3, 4) for g in (1, 3, 8)], [(1, 1), (3, 8)]
 ))  # fmt: skip
 def test_the_output_is_the_targets(llava: Any, inputs: dict[str, Tensor], exit_layer: int, gamma: int) -> None:
     method = FastVLM(oracle_draft(llava, exit_layer), gamma=gamma)
@@ -38,7 +38,7 @@ def test_the_output_is_the_targets(llava: Any, inputs: dict[str, Tensor], exit_l
 
 
 @pytest.mark.usefixtures("deferring")
-@pytest.mark.parametrize("place", covering(range(1, 10), [1, 4, 7]))
+@pytest.mark.parametrize("place", covering(range(1, 10), [4]))
 def test_nothing_is_drafted_after_an_eos(llava: Any, inputs: dict[str, Tensor], place: int) -> None:
     plain = generate(llava, inputs, count=COUNT)
     eos = plain[place]

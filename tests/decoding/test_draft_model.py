@@ -55,9 +55,12 @@ def drafting(second: Any, target: Any, *inputs: dict[str, Tensor], **options: An
     return show(Watched(given(second, target.processor, *inputs), target=target, **options), len(inputs))
 
 
-@pytest.mark.parametrize(
-    ("gamma", "options"), [(1, {}), (6, {}), (5, {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2})]
-)
+GREEDY: list[tuple[int, dict[str, Any]]] = [
+    (1, {}), (6, {}), (5, {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2})
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gamma", "options"), covering(GREEDY, GREEDY[1:2]))
 def test_it_is_standard_decoding(
     llava: Any, target: Any, alike: Any, inputs: Any, gamma: int, options: dict[str, Any]
 ) -> None:
@@ -90,7 +93,8 @@ def test_no_pass_is_spent_in_vain(llava: Any, target: Any, inputs: Any) -> None:
     assert read[1:] == [n for i, r in enumerate(rounds) if r.drafted for n in [1 + bool(i), *[1] * (r.drafted - 1)]]
 
 
-@pytest.mark.parametrize("place", covering([0, 1, 4, 9], [1, 4]))
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [0, 1, 4, 9])
 def test_eos_and_limits(llava: Any, target: Any, alike: Any, inputs: Any, place: int) -> None:
     known = generate(llava, inputs, count=COUNT)
     for second in (alike, llava.__class__(llava.config).eval() if place == 4 else alike):
@@ -100,6 +104,7 @@ def test_eos_and_limits(llava: Any, target: Any, alike: Any, inputs: Any, place:
         assert generate(llava, inputs, method, place + 1) == known[: place + 1]
 
 
+@pytest.mark.slow
 def test_doubt_stops_drafting(llava: Any, target: Any, alike: Any, inputs: Any) -> None:
     known, lengths = generate(llava, inputs, count=COUNT), []
     for stop_below in (0.0, 0.04, 0.9):
@@ -109,22 +114,22 @@ def test_doubt_stops_drafting(llava: Any, target: Any, alike: Any, inputs: Any) 
     assert lengths[0] > lengths[1] > lengths[2] == 0
 
 
-def test_another_image_size_and_a_larger_head(llava: Any, target: Any, words: Any, inputs: Any) -> None:
-    """A draft model with fewer image tokens, fewer layers and an LM head that is padded: its own prompt is its own."""
-    for more in (7, -9):
-        config = build_config(words, 2)
-        config.vision_config.image_size, config.image_seq_length = 60, 9
-        config.text_config.vocab_size += more
-        torch.manual_seed(3)
-        second = hf.LlavaForConditionalGeneration(config).eval()
-        ids = inputs["input_ids"][0].tolist()
-        short = [token for token in ids if token != config.image_token_index]
-        at = ids.index(config.image_token_index)
-        own = torch.tensor([short[:at] + [config.image_token_index] * 9 + short[at:]])
-        seen = {"input_ids": own, "attention_mask": torch.ones_like(own), "pixel_values": torch.randn(1, 3, 60, 60)}
-        method = drafting(second, target, seen, gamma=3)
-        assert generate(llava, inputs, method, 12) == generate(llava, inputs, count=12)
-        assert drafts_of_its_own(method, every=1) > 6
+@pytest.mark.parametrize("more", covering([7, -9], [7]))
+def test_another_image_size_and_another_head(llava: Any, target: Any, words: Any, inputs: Any, more: int) -> None:
+    """A draft model with fewer image tokens and layers, and a padded LM head or a smaller one, has its own prompt."""
+    config = build_config(words, 2)
+    config.vision_config.image_size, config.image_seq_length = 60, 9
+    config.text_config.vocab_size += more
+    torch.manual_seed(3)
+    second = hf.LlavaForConditionalGeneration(config).eval()
+    ids = inputs["input_ids"][0].tolist()
+    short = [token for token in ids if token != config.image_token_index]
+    at = ids.index(config.image_token_index)
+    own = torch.tensor([short[:at] + [config.image_token_index] * 9 + short[at:]])
+    seen = {"input_ids": own, "attention_mask": torch.ones_like(own), "pixel_values": torch.randn(1, 3, 60, 60)}
+    method = drafting(second, target, seen, gamma=3)
+    assert generate(llava, inputs, method, 12) == generate(llava, inputs, count=12)
+    assert drafts_of_its_own(method, every=1) > 6
 
 
 def test_a_token_that_the_draft_model_cannot_read(llava: Any, target: Any, inputs: Any) -> None:
@@ -138,7 +143,8 @@ def test_a_token_that_the_draft_model_cannot_read(llava: Any, target: Any, input
     assert stood(method)[0] > 2 and known[3] not in drafted
 
 
-@pytest.mark.parametrize("length", [3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [3, 4])
 def test_every_sampled_sequence_has_the_targets_probability(inputs: Any, words: Any, length: int) -> None:
     """By enumeration of all draws and coins, as in test_sampling.py, with three tokens to choose from."""
     model = random_llava(2)[0]
@@ -183,6 +189,7 @@ def test_ragged_rows(llava: Any, target: Any, alike: Any, singles: Any) -> None:
     assert rows(llava, batch, method, eos_token_id=eos) == [row[:n] for row, n in zip(wanted, ends, strict=True)]
 
 
+@pytest.mark.slow
 def test_a_copy_stays_perfect_in_a_batch(llava: Any, target: Any, singles: Any) -> None:
     method = drafting(copy.deepcopy(llava), target, *singles, gamma=4)
     assert rows(llava, collate(singles, 0), method) == [generate(llava, single, count=COUNT) for single in singles]
@@ -192,9 +199,7 @@ def test_a_copy_stays_perfect_in_a_batch(llava: Any, target: Any, singles: Any) 
 # ------------------------------------------------------------------------------------------ families
 
 
-@pytest.mark.parametrize(
-    "name", covering(["qwen2_5_vl", "idefics3", "gemma3", "qwen3_5", "mllama"], ["qwen2_5_vl", "qwen3_5", "mllama"])
-)
+@pytest.mark.parametrize("name", covering(["qwen2_5_vl", "idefics3", "gemma3", "qwen3_5", "mllama"], ["qwen3_5"]))
 def test_families_as_targets_and_drafts(name: str) -> None:
     """M-RoPE, tiles, sliding windows, recurrent states, cross-attention: each draft is what the model itself says."""
     torch.manual_seed(0)
@@ -211,7 +216,8 @@ def test_families_as_targets_and_drafts(name: str) -> None:
             assert stood(method) == (sum(len(own) for _, _, own in method.seen), 0) and stood(method)[0] > 8
 
 
-@pytest.mark.parametrize("name", covering(["gemma3", "qwen3_vl"], ["gemma3"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma3", "qwen3_vl"])
 def test_rows_of_families(name: str) -> None:
     """Sliding windows and M-RoPE in a ragged batch: rows of a draft model that lag by another number of tokens."""
     torch.manual_seed(0)
@@ -260,7 +266,7 @@ TEMPLATES = {
 """Chat templates of a language model, for a text or for parts, and what they make of a prompt."""
 
 
-@pytest.mark.parametrize("template", covering(TEMPLATES, lambda template: template != list(TEMPLATES)[1]))
+@pytest.mark.parametrize("template", covering(TEMPLATES, [list(TEMPLATES)[2]]))
 def test_a_language_model_drafts_without_the_image(tiny: Any, tmp_path: Path, template: str | None) -> None:
     words = copy.deepcopy(tiny.processor.tokenizer)
     words.chat_template = template

@@ -63,7 +63,7 @@ def blurred(model: Any, exit_layer: int, noise: float = 0.6) -> Draft:
 
 @pytest.mark.parametrize(
     ("exit_layer", "gamma", "shape"),
-    covering(product(EXITS, (1, 3, 8), range(len(SHAPES))), [(1, 1, 0), (1, 8, 1), (2, 3, 2), (3, 8, 0), (4, 3, 1)]),
+    covering(product(EXITS, (1, 3, 8), range(len(SHAPES))), [(1, 8, 1), (2, 3, 2), (4, 1, 0)]),
 )
 def test_it_is_standard_decoding(
     llava: Any, inputs: Any, expected: list[int], trees: list[Tree], exit_layer: int, gamma: int, shape: int
@@ -88,7 +88,7 @@ def test_a_branch_beside_the_likeliest_stands(llava: Any, inputs: Any, expected:
     assert emitted[1] > emitted[0] > 1
 
 
-@pytest.mark.parametrize("exit_layer", covering(EXITS, [1, 3]))
+@pytest.mark.parametrize("exit_layer", covering(EXITS, [1]))
 def test_a_perfect_head_is_always_accepted(
     llava: Any, inputs: Any, expected: list[int], trees: list[Tree], exit_layer: int
 ) -> None:
@@ -101,7 +101,7 @@ def test_a_perfect_head_is_always_accepted(
     assert method.last is not None and all(r.accepted >= bool(r.drafted) for r in method.last.rounds)
 
 
-@pytest.mark.parametrize("head", covering([*HEADS, None], ["mlp", "attention", "eagle", None]))
+@pytest.mark.parametrize("head", covering([*HEADS, None], ["attention", "eagle"]))
 def test_heads(llava: Any, inputs: Any, expected: list[int], head: str | None) -> None:
     """Of every kind, untrained. What is drafted after a tree is what is drafted where the prompt has these tokens."""
     torch.manual_seed(2)
@@ -135,7 +135,8 @@ def test_heads(llava: Any, inputs: Any, expected: list[int], head: str | None) -
 PLACES = range(1, 12)
 
 
-@pytest.mark.parametrize(("place", "gamma"), covering(product(PLACES, (1, 4)), [(2, 1), (5, 4), (8, 4)]))
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "gamma"), list(product(PLACES, (1, 4))))
 def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: int, gamma: int) -> None:
     eos = expected[place]
     wanted = expected[: expected.index(eos) + 1]
@@ -145,13 +146,18 @@ def test_eos_at_each_place(llava: Any, inputs: Any, expected: list[int], place: 
         assert method.last is not None and method.last.stop == "eos" and method.last.token_ids == wanted
 
 
-@pytest.mark.parametrize("count", covering([1, 2, 3, 8], [1, 3]))
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
 def test_token_limit(llava: Any, inputs: Any, expected: list[int], count: int) -> None:
     method = FastVLM(oracle_draft(llava, 2, 0.0), gamma=5, topk=2)
     assert generate(llava, inputs, method, count) == expected[:count]
 
 
-@pytest.mark.parametrize("changes", [{"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}], ids=str)
+PROCESSORS = ({"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", PROCESSORS, ids=str)
 def test_processors_see_each_nodes_prefix(llava: Any, inputs: Any, changes: dict[str, Any]) -> None:
     wanted = generate(llava, inputs, None, COUNT, **changes)
     method = FastVLM(oracle_draft(llava, 2, 0.0), gamma=4, topk=3)
@@ -159,6 +165,7 @@ def test_processors_see_each_nodes_prefix(llava: Any, inputs: Any, changes: dict
     assert method.last is not None and all(r.accepted >= bool(r.drafted) for r in method.last.rounds)
 
 
+@pytest.mark.slow
 def test_sampling_keeps_the_targets_distribution(target: Any, prompt: Any, said: Any) -> None:  # noqa: F811
     method = LayerSkip(1, gamma=2, topk=2, nodes=4, branch_above=0.0)
     found = outputs(target, prompt, method, **options(target, said, max_new_tokens=3))
@@ -168,15 +175,14 @@ def test_sampling_keeps_the_targets_distribution(target: Any, prompt: Any, said:
 
 
 TREES = ("qwen2_5_vl",)
-CHAINS = ("blip2_t5",)
 MORE = (
-    "llava_next", "qwen3_5", "mllama",
+    "blip2_t5", "llava_next", "qwen3_5", "mllama",
     "aya_vision", "idefics3", "paligemma2", "blip2", "glm4v", "lfm2_vl", "gemma4", "llama4", "florence2", "qwen3_vl",
     "gemma3", "internvl", "smolvlm", "kosmos2",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*TREES, *CHAINS, *(pytest.param(n, marks=pytest.mark.slow) for n in MORE)])
+@pytest.mark.parametrize("name", covering([*TREES, *MORE], TREES))
 def test_families(name: str) -> None:
     """Trees of every family are exact, with a head and without, or refused in one line."""
     model, given, _ = build(name)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from families.builders import build, plain
+from families.builders import FAMILIES, build, plain
 from families.proof import COUNT, decode
 from families.shapes import IMAGE
 from state_heads import Text, Watched, check_told, head_config, head_weights, new_eagle, new_mtp, save_head, train
@@ -53,7 +53,8 @@ class Case:
             return decode(self.model, self.inputs, method, **self.options, **options)
 
 
-QUICK = [("qwen2_5_vl", "eagle3"), ("gemma3", "eagle"), ("qwen3_5", "mtp")]
+QUICK = [("qwen2_5_vl", "eagle3"), ("qwen3_5", "mtp")]
+"""`eagle` is what the quick tests of batches take."""
 EACH = [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow, id="-".join(case)) for case in CASES]
 
 
@@ -73,6 +74,7 @@ def test_the_output_is_the_targets_and_the_state_is_that_of_the_text(case: Case)
     assert compared > 30
 
 
+@pytest.mark.slow
 def test_it_ends_where_the_target_ends(case: Case) -> None:
     for place in (0, 7):
         eos = case.expected[place]
@@ -81,6 +83,7 @@ def test_it_ends_where_the_target_ends(case: Case) -> None:
         assert case.decode(case.method(gamma=4), count=count) == case.expected[:count]
 
 
+@pytest.mark.slow
 def test_processors_and_doubt(case: Case) -> None:
     options = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2}
     assert case.decode(case.method(gamma=3), **options) == case.plain(**options)
@@ -146,7 +149,7 @@ def test_a_placeholder_beyond_the_lm_head(tmp_path: Path) -> None:
 
 
 def test_a_model_with_several_streams_is_refused(tmp_path: Path) -> None:
-    model, inputs, _ = build("glm5_next")
+    model, inputs = FAMILIES["glm5_next"]()
     method = Eagle3Method(new_eagle(model, tmp_path / "head"))
     with pytest.raises(UsageError, match="several states of each token .* use another method") as caught:
         decode(model, inputs, method)

@@ -49,7 +49,7 @@ def expected(small: Any, singles: Any) -> list[list[int]]:
     return [generate(small, single, count=COUNT) for single in singles]
 
 
-@pytest.fixture(scope="module", params=covering(["eagle3 of two layers", "eagle"], ["eagle3 of two layers"]))
+@pytest.fixture(scope="module", params=covering(["eagle3 of two layers", "eagle"], ["eagle"]))
 def method(request: pytest.FixtureRequest, small: Any, singles: Any, expected: Any, tmp_path_factory: Any) -> Any:
     """A kind of method, and a head that was taught the answer of one row, so that acceptance is ragged."""
     folder, kind = tmp_path_factory.mktemp("head") / "head", request.param.split()[0]
@@ -84,6 +84,7 @@ def test_rows_accept_on_their_own_and_read_their_own_text(small: Any, singles: A
         assert check_told(made, small, singles, expected) > 25
 
 
+@pytest.mark.slow
 def test_rows_end_at_different_times(small: Any, singles: Any, expected: Any, method: Any) -> None:
     for place in (0, 3):
         eos = [expected[0][place], expected[1][(5 * place + 1) % COUNT]]
@@ -101,6 +102,7 @@ def test_equally_long_rows_and_one(small: Any, singles: Any, expected: Any, meth
     assert decode(small, singles[1], method(gamma=3), 5) == [expected[1][:5]]
 
 
+@pytest.mark.slow
 def test_processors_see_each_row(small: Any, singles: Any, method: Any) -> None:
     def options() -> dict[str, Any]:
         return {"logits_processor": LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.4)])}
@@ -114,7 +116,8 @@ def test_a_tree_takes_one_sequence(small: Any, singles: Any, method: Any) -> Non
         decode(small, collate(singles, 0), method(topk=2))
 
 
-@pytest.mark.parametrize("topk", covering([1, 2], [1]))
+@pytest.mark.slow
+@pytest.mark.parametrize("topk", [1, 2])
 def test_sampling_keeps_the_distribution(tmp_path: Path, small: Any, singles: Any, topk: int) -> None:
     """By enumeration of every draw. Of the three tokens that may be said, the head does not know one."""
     model, prompt, length = small, singles[1], 3

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from transformers import DynamicCache, TextStreamer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
@@ -93,7 +94,7 @@ def test_what_is_not_kept_of_each_pass_is_refused(target: Target, inputs: Any, a
             generate(target, inputs, custom_generate=method, return_dict_in_generate=True, **{asked: True})
 
 
-@pytest.mark.parametrize("eos_inside", [False, True])
+@pytest.mark.parametrize("eos_inside", covering([False, True], [True]))
 def test_a_second_turn_goes_on_with_the_cache_of_the_first(target: Target, inputs: Any, eos_inside: bool) -> None:
     """Heads with a cache of their own have seen nothing of the first turn, and say so."""
     ends = {"eos_token_id": generate(target, inputs)[0, -NEW // 2].item()} if eos_inside else {}

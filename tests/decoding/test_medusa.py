@@ -94,7 +94,7 @@ CASES = [(shape, {}) for shape in SHAPES] + [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("shape", "changes"), covering(CASES, [*CASES[:5], CASES[5], CASES[8]]), ids=str)
+@pytest.mark.parametrize(("shape", "changes"), covering(CASES, [CASES[0], CASES[8]]), ids=str)
 def test_it_is_standard_decoding(llava: Any, inputs: Any, shape: dict[str, Any], changes: dict[str, Any]) -> None:
     wanted = generate(llava, inputs, count=COUNT, **changes)
     method = Known(llava, [wanted], **shape)
@@ -114,9 +114,8 @@ def test_it_is_standard_decoding(llava: Any, inputs: Any, shape: dict[str, Any],
 HEADS_OF_ITS_OWN = [(draft, topk) for draft in ({}, {"own_output": 1}, "reduced") for topk in (1, 3)]
 
 
-@pytest.mark.parametrize(
-    ("draft", "topk"), covering(HEADS_OF_ITS_OWN, [({}, 1), ({"own_output": 1}, 3), ("reduced", 1)]), ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("draft", "topk"), HEADS_OF_ITS_OWN, ids=str)
 def test_heads_of_its_own(llava: Any, inputs: Any, expected: list[int], draft: Any, topk: int) -> None:
     made = random_heads(llava, **({} if draft == "reduced" else draft))
     if draft == "reduced":
@@ -124,7 +123,8 @@ def test_heads_of_its_own(llava: Any, inputs: Any, expected: list[int], draft: A
     assert generate(llava, inputs, Medusa(made, topk=topk), COUNT) == expected
 
 
-@pytest.mark.parametrize(("place", "topk"), covering(product((1, 5, 12), (1, 3)), [(1, 1), (5, 3)]))
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "topk"), list(product((1, 5, 12), (1, 3))))
 def test_eos_and_limits(llava: Any, inputs: Any, expected: list[int], place: int, topk: int) -> None:
     eos = expected[place]
     wanted = expected[: expected.index(eos) + 1]
@@ -143,6 +143,7 @@ def test_perfect_heads_draft_everything(llava: Any, inputs: Any, expected: list[
         assert [r.accepted for r in method.last.rounds] == [HEADS] * ((COUNT - 1) // (HEADS + 1))
 
 
+@pytest.mark.slow
 def test_doubt_leaves_out(llava: Any, inputs: Any, expected: list[int]) -> None:
     """The product of the probabilities counts: certain heads draft on, uncertain ones are not asked further."""
     drafted = []
@@ -156,9 +157,7 @@ def test_doubt_leaves_out(llava: Any, inputs: Any, expected: list[int]) -> None:
 BATCHES = [(shape, ends) for shape in ({}, {"gamma": 2}, {"stop_below": 0.3}) for ends in (False, True)]
 
 
-@pytest.mark.parametrize(
-    ("shape", "ends"), covering(BATCHES, [({}, True), ({"gamma": 2}, False), ({"stop_below": 0.3}, True)]), ids=str
-)
+@pytest.mark.parametrize(("shape", "ends"), covering(BATCHES, [({"gamma": 2}, True)]), ids=str)
 def test_batches(llava: Any, batch: Any, each: Any, shape: dict[str, Any], ends: bool) -> None:  # noqa: F811
     eos = [each[0][6], each[2][15]] if ends else []
     wanted = [row[: next((i + 1 for i, t in enumerate(row) if t in eos), BATCH_COUNT)] for row in each]
@@ -170,6 +169,7 @@ def test_batches(llava: Any, batch: Any, each: Any, shape: dict[str, Any], ends:
     assert sum(r.accepted for row in rows for r in row.rounds) > 15
 
 
+@pytest.mark.slow
 def test_batches_with_processors(llava: Any, batch: Any, singles: Any) -> None:  # noqa: F811
     given = {"logits_processor": LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.5)])}
     wanted = [generate(llava, single, count=BATCH_COUNT, **given) for single in singles]
@@ -198,9 +198,10 @@ def test_image_placeholders_are_never_drafted(
 
 
 TREES = ("qwen2_5_vl",)
-CHAINS = ("blip2_t5", "qwen3_5")
+CHAINS = ("qwen3_5",)
 MORE = (
-    "llava", "aya_vision", "mllama", "llava_next", "idefics3", "paligemma2", "blip2", "glm4v", "lfm2_vl", "gemma4",
+    "blip2_t5", "llava", "aya_vision", "mllama", "llava_next", "idefics3", "paligemma2", "blip2", "glm4v", "lfm2_vl",
+    "gemma4",
     "llama4", "florence2", "qwen3_vl", "gemma3", "internvl", "smolvlm", "kosmos2",
 )  # fmt: skip
 
@@ -225,6 +226,7 @@ def test_families(name: str) -> None:
     assert trees == 1 or name not in TREES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "key", "value"), [("paligemma2", "final_logit_softcapping", 3.0)])
 def test_what_follows_the_lm_head(name: str, key: str, value: float) -> None:
     """The heads' logits are capped as the model caps its own, so that their probabilities mean the same."""

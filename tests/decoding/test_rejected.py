@@ -1,8 +1,10 @@
 """What was drafted and rejected reaches the trace and the record: every way of drafting, greedy, drawn, in batches."""
 
+from itertools import product
 from typing import Any
 
 import pytest
+from covering import covering
 from decoding.test_batch import batch, ragged_draft, singles  # noqa: F401
 from decoding.test_medusa import random_heads
 from decoding.test_transformers_loops import few_words
@@ -20,9 +22,11 @@ from fastvlm_bench.engine.measure import measure
 from fastvlm_bench.engine.tree import ROOT, Tree
 from fastvlm_bench.records.trace import Generation
 
-COUNT = 40
-DRAWN = {"do_sample": True, "temperature": 1.5, "top_k": 0, "top_p": 1.0}
-GREEDY = {"do_sample": False}
+COUNT = 24
+HOW: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "drawn": {"do_sample": True, "temperature": 1.5, "top_k": 0, "top_p": 1.0},
+}
 
 
 def check(row: Generation, chain: bool = True) -> int:
@@ -40,21 +44,25 @@ def check(row: Generation, chain: bool = True) -> int:
     return found
 
 
-@pytest.mark.parametrize("how", [GREEDY, DRAWN], ids=["greedy", "drawn"])
-@pytest.mark.parametrize("kind", ["fastvlm", "layerskip", "prompt-lookup", "medusa", "tree", "hf-prompt-lookup"])
-def test_every_way_of_drafting(llava: Any, inputs: dict[str, Any], kind: str, how: dict[str, Any]) -> None:
+KINDS = ("fastvlm", "layerskip", "prompt-lookup", "medusa", "tree", "hf-prompt-lookup")
+QUICK = [("fastvlm", "drawn"), ("prompt-lookup", "greedy"), ("tree", "greedy"), ("hf-prompt-lookup", "greedy")]
+
+
+@pytest.mark.parametrize(("kind", "how"), covering(product(KINDS, HOW), QUICK))
+def test_every_way_of_drafting(llava: Any, inputs: dict[str, Any], kind: str, how: str) -> None:
     method: Any = {
         "fastvlm": lambda: FastVLM(oracle_draft(llava, 2), gamma=5), "layerskip": lambda: LayerSkip(2, gamma=3),
         "prompt-lookup": lambda: PromptLookup(gamma=4), "hf-prompt-lookup": lambda: HfPromptLookup(gamma=4),
         "medusa": lambda: Medusa(random_heads(llava)), "tree": lambda: Medusa(random_heads(llava), topk=3, nodes=12),
     }[kind]()  # fmt: skip
-    options = {**how, **(few_words(llava, 0) if "lookup" in kind else {})}
+    options = {**HOW[how], **(few_words(llava, 0) if "lookup" in kind else {})}
     (row,) = measure(method, llava, inputs, COUNT, generation=options, seed=3).rows
     assert check(row, chain=kind not in ("tree", "hf-prompt-lookup")) > 0
     if kind == "tree":
         assert any(len(done.rejected) > 1 for done in row.rounds)
 
 
+@pytest.mark.slow
 def test_a_batch(llava: Any, batch: dict[str, Any]) -> None:  # noqa: F811
     rows = measure(FastVLM(ragged_draft(llava, 2), gamma=4), llava, batch, COUNT).rows
     assert all(check(row) > 0 for row in rows)

@@ -41,6 +41,7 @@ def alpha(method: Swift) -> float:
     return sum(r.accepted for r in method.last.rounds) / max(sum(r.tested for r in method.last.rounds), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_it_finds_a_better_set_and_keeps_it(target: Any, inputs: dict[str, Tensor]) -> None:
     method, found = Swift(gamma=4, skip=0.25, share=0.9), list[float]()
@@ -58,6 +59,7 @@ def test_it_finds_a_better_set_and_keeps_it(target: Any, inputs: dict[str, Tenso
     assert known.trials > 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_it_is_the_same_each_time_and_reset_forgets(target: Any, inputs: dict[str, Tensor]) -> None:
     def story(method: Swift) -> list[Any]:
@@ -85,9 +87,9 @@ def test_with_no_share_it_tries_nothing(target: Any, inputs: dict[str, Tensor]) 
 
 def test_another_model_begins_anew(target: Any, inputs: dict[str, Tensor]) -> None:
     method = Swift(gamma=4, skip=0.25, share=0.6)
-    generate(target, inputs, method, 24)
+    generate(target, inputs, method, 8)
     other = muted_llava(6)[0]
-    assert generate(other, inputs, method, 24) == generate(other, inputs, count=24)
+    assert generate(other, inputs, method, 16) == generate(other, inputs, count=16)
     assert len(method.known.proposals.units) == 2 * 4
 
 

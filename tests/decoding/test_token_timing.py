@@ -110,9 +110,7 @@ class Knowing:
         return 40
 
 
-@pytest.mark.parametrize(
-    ("spoiled", "stop_below"), covering([(0.0, 0.0), (0.25, 0.0), (0.0, 0.5)], [(0.25, 0.0), (0.0, 0.5)])
-)
+@pytest.mark.parametrize(("spoiled", "stop_below"), covering([(0.0, 0.0), (0.25, 0.0), (0.0, 0.5)], [(0.25, 0.0)]))
 def test_what_the_target_would_say_stands(
     tiny: Any, asked: Any, few: Any, monkeypatch: pytest.MonkeyPatch, spoiled: float, stop_below: float
 ) -> None:
@@ -135,7 +133,8 @@ def test_in_the_vocabulary_of_sentencepiece(
     assert stood(method)[0] > 8
 
 
-@pytest.mark.parametrize("place", covering([0, 1, 5, 9], [1, 5]))
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [0, 1, 5, 9])
 def test_eos_and_limits(tiny: Any, asked: Any, few: Any, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
     _, _, inputs, known = asked
     Knowing(monkeypatch, few, tiny.processor.decode(known[: place + 3]), spoiled=0.1)
@@ -160,7 +159,10 @@ def test_the_end_of_an_answer_is_drafted(tiny: Any, asked: Any, few: Any, monkey
     assert last.accepted == last.drafted == last.emitted
 
 
-@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2}])
+OPTIONS = ({}, {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2})
+
+
+@pytest.mark.parametrize("options", covering(OPTIONS, OPTIONS[1:]))
 def test_any_bytes_may_be_said(llava: Any, inputs: Any, few: Any, options: dict[str, Any]) -> None:
     """A target of random weights says broken characters and tokens that are no text; the draft model must follow."""
     _, words = random_llava(2)
@@ -198,6 +200,7 @@ def test_the_draft_model_is_told_the_answer_whatever_was_drafted(
     assert len(checked) > 4 and max(checked) > 1
 
 
+@pytest.mark.slow
 def test_rows_draft_alone(tiny: Any, few: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = load_suite("describe", limit=2).samples
     singles = [tiny.encode(open_image(sample), sample.prompt + " Please." * i) for i, sample in enumerate(samples)]
@@ -215,7 +218,8 @@ def test_rows_draft_alone(tiny: Any, few: Any, monkeypatch: pytest.MonkeyPatch) 
     assert not method.tellers
 
 
-@pytest.mark.parametrize("name", covering(["gemma3", "qwen3_5"], ["qwen3_5"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma3", "qwen3_5"])
 def test_families_draft_in_another_vocabulary(name: str, tiny: Any, asked: Any) -> None:
     """Sliding windows and recurrent states are told what replaced the drafts, and are rolled back for it."""
     from families.spelling import tokenizer as spelling
@@ -248,7 +252,8 @@ def test_families_draft_in_another_vocabulary(name: str, tiny: Any, asked: Any) 
 # ------------------------------------------------------------------------------------------ sampling
 
 
-@pytest.mark.parametrize("text", covering([" a the a", " the", " zebra"], [" a the a"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [" a the a", " the", " zebra"])
 def test_every_sampled_sequence_has_the_targets_probability(
     inputs: Any, few: Any, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
@@ -273,6 +278,7 @@ def _kept(found: list[int], drafted: list[tuple[int, ...]]) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_drafts_that_were_drawn_would_be_exact_too() -> None:
     """Chi-square of the rule itself: proposals drawn from any q, each verified as if it were certain, leave p."""
     from scipy.stats import chisquare

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from targets import LAYERS, generate, oracle_draft
 from torch import Tensor
 
@@ -126,7 +127,7 @@ def draws(method: Method) -> Callable[[Round], int]:
     return (lambda done: done.drafted + 1) if head is not None else (lambda done: 0)
 
 
-@pytest.mark.parametrize("stop_below", [0.0, 1e-9])
+@pytest.mark.parametrize("stop_below", covering([0.0, 1e-9], [1e-9]))
 @pytest.mark.parametrize(
     "method", [
         lambda llava, stop: FastVLM(oracle_draft(llava, 2), gamma=GAMMA, stop_below=stop),

@@ -5,6 +5,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from fake_stream import FakeStream
 
 from fastvlm_bench.machine.clock import Clock, FakeClock
 
@@ -73,34 +74,19 @@ def test_a_scripted_model_takes_time_of_its_own() -> None:
 
 def test_a_round_is_divided_where_the_device_ends_drafting(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host gives drafting away in 1 ms and waits for the rest while it verifies; the device drafts for 5 ms."""
-    host, stream, order = [0.0], [0.0], list[str]()
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-
-        def record(self) -> None:
-            self.at = stream[0]
-            order.append("record")
-
-        def elapsed_time(self, other: "Event") -> float:
-            order.append("read")
-            return other.at - self.at
-
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(
-        cuda=SimpleNamespace(Event=Event), accelerator=SimpleNamespace(synchronize=lambda device: order.append("wait")),
-    ))  # fmt: skip
+    host, stream = [0.0], FakeStream()
+    stream.install(monkeypatch)
     clock = Clock("cuda:0")
     monkeypatch.setattr(clock, "now", lambda: host[0])
     began = clock.mark()
-    host[0], stream[0] = 0.001, 5.0
+    host[0], stream.now = 0.001, 5.0
     drafted = clock.mark()
     host[0] = 0.008  # the verification's read has waited for all
     assert clock.apart(began, drafted, 0.001, 0.007) == (pytest.approx(0.005), pytest.approx(0.003))
-    assert order == ["record", "record", "read"], "nothing waits"
-    host[0], stream[0] = 0.0, 0.0
+    assert stream.log == ["record", "record", "read"], "nothing waits"
+    host[0], stream.now = 0.0, 0.0
     halves = clock.halves()
-    host[0], stream[0] = 0.001, 5.0
+    host[0], stream.now = 0.001, 5.0
     halves.drafted()
     host[0] = 0.008
     assert halves.seconds() == (pytest.approx(0.005), pytest.approx(0.003))

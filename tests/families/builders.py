@@ -97,22 +97,28 @@ def vary(model: Any, inputs: dict[str, Tensor], count: int) -> list[int]:
         if len(tokens) == count:
             best = max(best, (len(set(tokens)), -seed))
         if best[0] >= 11:
-            break
+            return tokens
     randomise(model, -best[1])
     return plain(model, inputs, count)
 
 
-def build(name: str, count: int = 24) -> tuple[Any, dict[str, Tensor], list[int]]:
+MOST = 24
+"""Tokens of the outputs of all families."""
+
+
+def build(name: str, count: int = MOST) -> tuple[Any, dict[str, Tensor], list[int]]:
     """The family's model, inputs and plain greedy output. Each caller has a model of its own, which it may change."""
-    made, random_state = _built(name, count)
+    (model, inputs, expected), random_state = _built(name)
     torch.set_rng_state(random_state)  # a head that is built next is the same one, whoever asked before
-    return copy.deepcopy(made)
+    if count > len(expected):
+        raise ValueError(f"{count} tokens asked for, but the outputs have {len(expected)}: raise MOST")
+    return (*copy.deepcopy((model, inputs)), expected[:count])
 
 
 @cache
-def _built(name: str, count: int) -> tuple[tuple[Any, dict[str, Tensor], list[int]], Tensor]:
+def _built(name: str) -> tuple[tuple[Any, dict[str, Tensor], list[int]], Tensor]:
     """Finding weights whose output varies takes up to twelve generations, and several files ask for a family."""
     torch.manual_seed(0)
     model, inputs = FAMILIES[name]()
-    made = model, inputs, vary(model, inputs, count)
+    made = model, inputs, vary(model, inputs, MOST)
     return made, torch.get_rng_state()

@@ -142,6 +142,7 @@ def test_rows_end_at_different_times(family: Any) -> None:
             assert decode(model, batch, Scripted(expected, 2, spoiled, gamma=5), eos_token_id=eos) == cut(eos)
 
 
+@pytest.mark.slow
 def test_self_check(family: Any) -> None:
     model, _, singles, _ = family
     assert batch_self_check(model, singles, None) < 1e-4

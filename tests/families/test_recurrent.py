@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from families.builders import build, plain, randomise, vary
 from families.proof import COUNT, Scripted, decode
 from families.recurrent import OTHER_TEXTS, inkling2, llava_over, qwen3_5, qwen4_exp
@@ -121,7 +122,10 @@ def test_weights_are_not_read_again(family: Family, monkeypatch: pytest.MonkeyPa
     assert len(calls) == whole > 0
 
 
-@pytest.mark.parametrize("mutant", ["nothing restored", "nothing replayed", "all replayed"])
+MUTANTS = ("nothing restored", "nothing replayed", "all replayed")
+
+
+@pytest.mark.parametrize("mutant", covering(MUTANTS, MUTANTS[:1]))
 def test_a_state_left_wrong_shows(family: Family, mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The self-check and the identity tests are not blind: they notice each fault in the rollback."""
     model, inputs, expected = family
@@ -156,6 +160,7 @@ def test_other_arms(family: Family) -> None:
     assert len(alone) == COUNT and alone != expected  # not lossless: an untrained head
 
 
+@pytest.mark.slow
 def test_a_head_that_starts_within_the_convolution(family: Family) -> None:
     """A prompt shorter than the convolution's kernel: the head's own states are padded as the target's are."""
     model, inputs, _ = family

@@ -121,7 +121,7 @@ def test_mmspec_of_several_turns(saved: Saved, call: Callable[..., Any], tmp_pat
     assert judged == ["identical"] * 3 and lines[2]["prompt_tokens"] > lines[0]["prompt_tokens"]
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", covering([2, 3], [3]))
 def test_several_images_in_one_prompt(saved: Saved, target: Target, count: int) -> None:
     name, _, _ = saved
     inputs = several_images(target, load_suite("coco-caption", limit=3), count)
@@ -135,6 +135,7 @@ def test_several_images_in_one_prompt(saved: Saved, target: Target, count: int) 
         assert decode(target.model, inputs, method, FEW) == expected, f"{name}, exit {exit_layer}, gamma {gamma}"
 
 
+@pytest.mark.slow
 def test_half_precision(saved: Saved, call: Callable[..., Any], tmp_path: Path) -> None:
     name, folder, _ = saved
     result = call(

@@ -18,7 +18,7 @@ import yaml
 from fuzz.test_checkpoint_files import damaged
 from fuzz.test_data_files import Damage, in_bytes, in_lines, in_toml, outcome, texts
 from suites.conftest import write
-from suites.test_formats import MAKE, visdial
+from suites.official import MAKE, visdial
 from suites.test_mmspec_mmstar import mmspec, mmspec_row
 from typer.testing import CliRunner
 

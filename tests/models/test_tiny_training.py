@@ -11,6 +11,7 @@ from fastvlm_bench.embedded import train
 from fastvlm_bench.embedded.parts import build_config, build_tokenizer
 
 
+@pytest.mark.slow
 def test_training_of_the_embedded_model_resumes_exactly(tmp_path: Path) -> None:
     """Stopped after half of a stage and resumed, a stage ends with the very weights of an uninterrupted one."""
     tokenizer = build_tokenizer(train.tokenizer_texts(0, scenes=50))

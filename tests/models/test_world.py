@@ -45,6 +45,7 @@ def texts(count: int, seed: int = 8) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_splits_are_disjoint_by_construction() -> None:
     train = {s.digest() for s in scenes(3000)}
     held_out = {s.digest() for s in scenes(1000, held_out=True)}

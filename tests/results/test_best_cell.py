@@ -39,6 +39,7 @@ def winner(seconds: list[dict[str, float]]) -> int:
     return min(range(len(seconds)), key=lambda cell: sum(math.log(value) for value in seconds[cell].values()))
 
 
+@pytest.mark.slow
 def test_equal_cells_are_told_from_the_winner_in_at_most_5_percent() -> None:
     source, wrong, naive = random.Random(7), 0, 0
     for _ in range(TRIALS):

@@ -52,7 +52,7 @@ SHORTS = {"none": (), "one": ("early-exit",), "all": LABELS}
 EACH = [(name, list(SHORTS)[place % 3]) for place, name in enumerate(COMPARED)]
 
 
-@pytest.mark.parametrize(("name", "which"), covering(product(COMPARED, SHORTS), [*EACH, (COMPARED[0], "all")]))
+@pytest.mark.parametrize(("name", "which"), covering(product(COMPARED, SHORTS), EACH[:3]))
 def test_a_figure_has_one_kind_of_speedup_and_names_it(name: str, which: str, fake: SimpleNamespace) -> None:
     shorts = SHORTS[which]
     series = of(fake.run(suites=[fake.suite(n=8)], labels=LABELS, change=lambda line: short(line, *shorts)))
@@ -89,7 +89,10 @@ def test_no_methods_decoding_is_ranked_against_anothers_whole_request(fake: Simp
     assert said.startswith("Fastest end to end of 2 lossless methods") and ": hf-generate answers" in said
 
 
-@pytest.mark.parametrize("kind", FIGURES, ids=lambda kind: kind.name)
+FEW = ("speedup-memory", "accepted-per-round")
+
+
+@pytest.mark.parametrize("kind", covering(FIGURES, lambda kind: kind.name in FEW), ids=lambda kind: kind.name)
 def test_a_lossy_method_is_called_so_in_every_picture(kind: Any, fake: SimpleNamespace) -> None:
     """By what it is, or by what one of its outputs shows."""
 

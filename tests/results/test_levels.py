@@ -61,7 +61,7 @@ LOSSES = [(n, loss, drawn) for n, loss in SIZES for drawn in (only_lost, lost_an
     ("n", "loss", "drawn"),
     covering(
         LOSSES,
-        [(50, 0.005, only_lost), (50, 0.06, lost_and_won), (200, 0.02, partly_lost), (600, 0.005, lost_and_won)],
+        [(50, 0.005, only_lost), (50, 0.06, lost_and_won), (200, 0.02, partly_lost)],
     ),
 )
 def test_a_loss_of_the_margin_is_seldom_called_equivalent(few_draws: None, n: int, loss: float, drawn: Drawn) -> None:
@@ -123,7 +123,8 @@ class Captions:
 
 
 @pytest.mark.parametrize(("n", "share", "runs"), [
-    (50, 0.02, 30), (200, 0.005, 40), (600, 0.005, 30),
+    (50, 0.02, 30),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in ((200, 0.005, 40), (600, 0.005, 30))),
     *(pytest.param(n, share, 400, marks=pytest.mark.slow) for n, share in ((50, 0.08), (200, 0.02), (600, 0.005))),
 ])  # fmt: skip
 def test_bleu_4_holds_its_level_where_few_texts_change(few_draws: None, n: int, share: float, runs: int) -> None:
@@ -158,6 +159,7 @@ def test_equivalence_is_within_reach_of_enough_samples(few_draws: None) -> None:
 # ------------------------------------------------------------------------------------------ several methods
 
 
+@pytest.mark.slow
 def test_of_eleven_equal_methods_one_is_seldom_called_faster_or_slower(fake: SimpleNamespace) -> None:
     """From lines to words: unadjusted, a run in three has such a word among 11 methods, and more over two suites."""
     methods = [fake.method("standard"), *(fake.method(f"hf-generate:{n}") for n in range(11))]
@@ -208,6 +210,7 @@ def test_eleven_methods_at_the_margin_are_seldom_called_same(fake: SimpleNamespa
     assert errors <= due(runs)
 
 
+@pytest.mark.slow
 def test_of_eleven_equal_methods_one_is_seldom_better_worse_or_equivalent(few_draws: None) -> None:
     source, runs, n = random.Random(5), 60, 100
 

@@ -1,10 +1,12 @@
 """`report --memory-picture` of many methods: no label over another, and nothing outside the picture."""
 
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from covering import covering
 
 from fastvlm_bench.report import memory_picture
 from fastvlm_bench.report.memory_picture import draw_memory
@@ -20,8 +22,10 @@ def part(suite: str, label: str, head: int) -> dict[str, Any]:
             "device_used_bytes": None}  # fmt: skip
 
 
-@pytest.mark.parametrize("suites", [("coco-caption",), ("coco-caption", "vqa-v2")])
-@pytest.mark.parametrize("count", [1, 12])
+SUITES = (("coco-caption",), ("coco-caption", "vqa-v2"))
+
+
+@pytest.mark.parametrize(("count", "suites"), covering(product((1, 12), SUITES), [(1, SUITES[0]), (12, SUITES[1])]))
 def test_labels_and_legend_have_their_own_place(
     fake: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suites: tuple[str, ...], count: int
 ) -> None:

@@ -67,6 +67,7 @@ def simulated(seed: int, applies: Any = None, *, shift: float = 0.03, noise: flo
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", list(EFFECTS))
 def test_three_per_cent_are_seen(what: str) -> None:
     """Of 100 samples x 4 methods, at a noise of 2 % a line: power above 0.8."""
@@ -78,6 +79,7 @@ def test_three_per_cent_are_seen(what: str) -> None:
     assert sum(effect.shift for effect in named) / len(named) == pytest.approx(0.03, abs=0.012)
 
 
+@pytest.mark.slow
 def test_without_an_effect_few_runs_are_warned() -> None:
     assert sum(simulated(seed).p < ORDER_P for seed in range(150)) <= 0.07 * 150
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from covering import covering
 
 from fastvlm_bench.analysis.notices import Notice
 from fastvlm_bench.analysis.remedies import ENOUGH_TESTED, LOOP, NO_DRAFTS, SHORT, UNPAID, WASTED
@@ -57,7 +58,7 @@ def warned(fake: SimpleNamespace, name: str, situation: str, options: dict[str, 
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
-@pytest.mark.parametrize("name", DRAFTING)
+@pytest.mark.parametrize("name", covering(DRAFTING, ["fastvlm", "prompt-lookup", "draft-model"]))
 def test_advice_is_of_options_that_the_method_has_and_each_cause_has_one_warning(
     fake: SimpleNamespace, name: str, situation: str
 ) -> None:

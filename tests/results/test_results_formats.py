@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from suites.conftest import write
-from suites.test_formats import MAKE
+from suites.official import MAKE
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app

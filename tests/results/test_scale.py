@@ -79,6 +79,7 @@ WORK: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WORK)
 def test_work_grows_no_faster_than_the_samples(folders: dict[int, Path], name: str) -> None:
     for folder in folders.values():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from results.test_results_formats import FILES
 from suites.as_tables import write_table
-from suites.test_formats import MAKE
+from suites.official import MAKE
 from suites.test_mmspec_mmstar import mmstar_rows
 from suites.test_table_suites import mmmu_row
 from typer.testing import CliRunner

@@ -135,6 +135,7 @@ def watched(fake: SimpleNamespace, until_width: float, repeats: int, temperature
     return rule, summarise(run)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("repeats", "temperature", "batch"), [(1, 0.0, 1), (4, 0.0, 1), (3, 0.7, 1), (2, 0.0, 3)])
 def test_the_width_at_which_it_ends_is_the_reports(
     fake: SimpleNamespace, repeats: int, temperature: float, batch: int
@@ -148,6 +149,7 @@ def test_the_width_at_which_it_ends_is_the_reports(
     assert rule.groups % repeats == 0, "it ends after the last repeat of a sample"
 
 
+@pytest.mark.slow
 def test_more_repeats_do_not_end_a_suite_earlier(fake: SimpleNamespace) -> None:
     once, four_times = (watched(fake, 0.06, repeats, 0.0, 1)[0] for repeats in (1, 4))
     assert four_times.groups / 4 > 0.6 * once.groups, "a quarter of the samples would do if repeats were samples"

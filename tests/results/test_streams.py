@@ -53,6 +53,7 @@ def calling(arguments: tuple[str, ...], streams: dict[int, int | None], told: Pa
     return in_child(child)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [
     pytest.param({2: reader_gone}, id="the progress has no reader"), pytest.param({2: None}, id="no error stream"),
     pytest.param({1: reader_gone}, id="the output has no reader"), pytest.param({1: None, 2: None}, id="no stream"),

@@ -1,4 +1,4 @@
-"""The official data sets of `test_formats`, as people have them from the hub: parquet files with images in them."""
+"""The official data sets of `official`, as people have them from the hub: parquet files with images in them."""
 
 import io
 import json

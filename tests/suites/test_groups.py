@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from suites.conftest import write
-from suites.test_formats import MAKE, made
+from suites.official import MAKE, made
 
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import UsageError

@@ -7,7 +7,7 @@ import huggingface_hub.constants
 import pytest
 from suites.as_tables import write_table
 from suites.fake_hub import COMMIT, Hub, hub
-from suites.test_formats import MAKE
+from suites.official import MAKE
 from suites.test_table_suites import cache, essence, mmmu_row
 
 from fastvlm_bench.errors import UsageError

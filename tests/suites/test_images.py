@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from suites.test_formats import MAKE
+from suites.official import MAKE
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app

@@ -7,7 +7,7 @@ import pytest
 from suites.as_tables import Rows, png, write_table
 from suites.conftest import picture
 from suites.fake_hub import Hub, hub
-from suites.test_formats import lines
+from suites.official import lines
 from suites.test_table_suites import cache
 
 from fastvlm_bench.errors import UsageError

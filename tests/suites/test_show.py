@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from suites.test_formats import MAKE
+from suites.official import MAKE
 
 from fastvlm_bench.suites.definition import describe_suites, read_definition
 from fastvlm_bench.suites.show import answers, described, listed

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow
 import pytest
 from suites.as_tables import Rows, png, write_table
-from suites.test_formats import MAKE
+from suites.official import MAKE
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suites import catalogue

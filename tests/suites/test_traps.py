@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from suites.test_formats import MAKE
+from suites.official import MAKE
 
 from fastvlm_bench.metrics import load
 from fastvlm_bench.suites.definition import describe_suites, read_definition

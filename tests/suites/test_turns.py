@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from suites.conftest import picture
-from suites.test_formats import lines
+from suites.official import lines
 
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.suites.suite import Suite, check_images, images_sha256, load_suite

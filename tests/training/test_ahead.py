@@ -43,7 +43,7 @@ COSTS = PassCosts(1.0, 0.05, [1.0 + 0.01 * k for k in range(11)])
 @pytest.fixture(scope="module")
 def trained(target: Target, examples: list[Example]) -> HeadTrainer:
     made = trainer_of(target, ["medusa:heads=3", "medusa:heads=2,own_output=1,name=own"], examples, lr=0.03)
-    losses = [made.update(examples[:6]) for _ in range(25)]
+    losses = [made.update(examples[:6]) for _ in range(16)]
     for name in ("medusa", "own"):
         assert losses[-1][name] < 0.8 * losses[0][name], name
     return made
@@ -114,9 +114,7 @@ def test_packed_texts_do_not_mix(target: Target, examples: list[Example], traine
             assert [right for right, _ in a.further] == [right for right, _ in b.further]
 
 
-@pytest.mark.parametrize(
-    ("name", "stop_below"), covering(product(("medusa", "own"), (0.0, 0.3)), [("medusa", 0.0), ("own", 0.3)])
-)
+@pytest.mark.parametrize(("name", "stop_below"), covering(product(("medusa", "own"), (0.0, 0.3)), [("medusa", 0.0)]))
 def test_validation_promises_what_the_loop_accepts(
     target: Target, examples: list[Example], trained: HeadTrainer, name: str, stop_below: float
 ) -> None:
@@ -203,6 +201,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
     assert made[0] == made[1]
 
 
+@pytest.mark.slow
 def test_folder_and_choice(both: Path, given: dict[str, Any]) -> None:
     manifest = read_manifest(both / "medusa")
     assert (manifest.exit_layer, manifest.head, manifest.head_options) == (4, "medusa", {"heads": 3, "own_output": 0})
@@ -234,6 +233,7 @@ def test_folder_and_choice(both: Path, given: dict[str, Any]) -> None:
     assert build(MethodSpec.parse("fastvlm"), target, both, Clock("cpu")).exit_layer == 1
 
 
+@pytest.mark.slow
 def test_a_wrong_manifest_is_told(both: Path, tmp_path: Path) -> None:
     told = json.loads((both / "medusa" / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**told, "exit_layer": 2}))

@@ -20,7 +20,7 @@ PLACES = 3
 @pytest.fixture(scope="module")
 def trained(target: Target, examples: list[Example]) -> HeadTrainer:
     made = trainer_of(target, [f"block:exit_layer=1,places={PLACES}"], examples, lr=0.03)
-    losses = [made.update(examples[:6])["block-exit1"] for _ in range(25)]
+    losses = [made.update(examples[:6])["block-exit1"] for _ in range(12)]
     assert losses[-1] < 0.8 * losses[0]
     return made
 

@@ -24,7 +24,8 @@ from fastvlm_bench.training.recipe import Recipe
 from fastvlm_bench.training.samples import TrainingSample
 from fastvlm_bench.training.trainer import HeadTrainer
 
-FAST = ("llava", "gemma3")
+FAST = ("gemma3",)
+"""Sliding windows; the other tests of this room train on a LLaVA."""
 COUNT = 24
 NO_ATTENTION_HEAD = {"paligemma2": (2,), "mllama": (2,)}
 """As in tests/families: exits at which a copied layer makes no head."""
@@ -111,6 +112,7 @@ def shared_kv() -> tuple[GivenTarget, list[Example]]:
     return target, [Example(sample, tuple(expected), False), Example(sample, tuple(expected[:15]), False)]
 
 
+@pytest.mark.slow
 def test_shared_kv_is_trained_at_its_exit_and_refused_beyond() -> None:
     target, texts = shared_kv()
     sample = texts[0].sample

@@ -1,5 +1,6 @@
 """What the target gave for a text stands for another pass of it, and no text passes twice."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,13 +25,15 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max())))
 
 
-def passes(target: Target) -> list[int]:
+@pytest.fixture
+def seen(target: Target) -> Iterator[list[int]]:
     """A list to which every pass of the target's first layer adds the number of its texts, in the layer's own work."""
-    seen: list[int] = []
-    target.layers[0].self_attn.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(len(args[0] if args else kwargs["hidden_states"])), with_kwargs=True
+    found: list[int] = []
+    hook = target.layers[0].self_attn.register_forward_pre_hook(
+        lambda _, args, kwargs: found.append(len(args[0] if args else kwargs["hidden_states"])), with_kwargs=True
     )
-    return seen
+    yield found
+    hook.remove()
 
 
 def trainer_of(target: Target, examples: list[Example], **given: Any) -> HeadTrainer:
@@ -62,9 +65,8 @@ def test_views_are_those_of_a_pass(target: Target, examples: list[Example]) -> N
             assert close(mine.float(), own.float())
 
 
-def test_each_text_passes_once_and_alone(target: Target, examples: list[Example]) -> None:
+def test_each_text_passes_once_and_alone(target: Target, examples: list[Example], seen: list[int]) -> None:
     """So an update does not depend on the texts beside it, nor on the updates before it."""
-    seen = passes(target)
     trainer = trainer_of(target, examples)
     assert trainer.keeps
     seen.clear()
@@ -85,6 +87,7 @@ def test_each_text_passes_once_and_alone(target: Target, examples: list[Example]
     assert all(torch.equal(a, b) for a, b in zip(again, other, strict=True)) and len(gradient) == len(again)
 
 
+@pytest.mark.slow
 def test_no_more_is_kept_than_memory_allows(
     target: Target, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +154,7 @@ def test_families_that_pack_keep_what_they_gave(name: str, tmp_path: Path) -> No
         assert close(view.last_states(), whole.last_states())
 
 
+@pytest.mark.slow
 def test_a_draft_of_few_tokens_learns_on_these_alone(target: Target, examples: list[Example]) -> None:
     """With all tokens the losses are those of the whole vocabulary; what may not be drafted teaches nothing."""
     size = target.model.config.get_text_config().vocab_size

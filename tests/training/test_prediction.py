@@ -51,7 +51,7 @@ class Scripted(FastVLM):
 
 @pytest.mark.parametrize(
     ("share", "ends_with_eos"),
-    covering(product((0.3, 0.75, 1.0), (False, True)), [(0.3, False), (0.75, True), (1.0, False)]),
+    covering(product((0.3, 0.75, 1.0), (False, True)), [(0.75, True), (1.0, False)]),
 )
 def test_rounds_are_those_of_the_loop(llava: Any, inputs: dict[str, Any], share: float, ends_with_eos: bool) -> None:
     text = generate(llava, inputs, count=COUNT)
@@ -155,6 +155,7 @@ def test_nothing_to_simulate() -> None:
     assert (found.alpha, found.tau, found.speedup(PassCosts(1.0, 0.1, [1.0]))) == (0.0, 0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_costs_are_measured(target: Any, examples: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastvlm_bench.training import costs as module
     from fastvlm_bench.training.costs import POSITIONS, measure_costs

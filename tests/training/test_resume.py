@@ -104,7 +104,7 @@ def uninterrupted(out: Path, given: dict[str, Any]) -> Path:
     return out
 
 
-def test_finished_training_leaves_and_repeats(given: dict[str, Any], whole: Path, tmp_path: Path) -> None:
+def test_a_finished_training_leaves(given: dict[str, Any], whole: Path) -> None:
     uninterrupted(whole, given)
     assert list(weights(whole)) == ["eagle-exit1/head.safetensors", "mlp-exit1/head.safetensors"]
     assert [line["done"] for line in curve(whole)] == [2, 3, 4, 5]
@@ -112,18 +112,22 @@ def test_finished_training_leaves_and_repeats(given: dict[str, Any], whole: Path
     handler = signal.getsignal(signal.SIGINT)
     assert fit.train(TrainSettings(**given, out=str(whole))) == 0, "nothing is left to do"
     assert weights(whole) == made and curve(whole) == lines and signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.slow
+def test_a_training_repeats(given: dict[str, Any], whole: Path, tmp_path: Path) -> None:
+    uninterrupted(whole, given)
     again = tmp_path / "again"
     assert fit.train(TrainSettings(**given, out=str(again))) == 0
-    assert weights(again) == made and curve(again) == lines
+    assert weights(again) == weights(whole) and curve(again) == curve(whole)
 
 
 EVENTS = 60
 """More events than a training has: once one is not killed any more, all before it were killed at every place."""
 
 
-@pytest.mark.parametrize(
-    "events", [(7, 19, 3), pytest.param(None, marks=pytest.mark.slow)]
-)  # slow: one kill at every sixth event
+@pytest.mark.slow
+@pytest.mark.parametrize("events", [(7, 19, 3), None])  # None: one kill at every sixth event
 def test_killed_anywhere(given: dict[str, Any], whole: Path, tmp_path: Path, events: Any) -> None:
     uninterrupted(whole, given)
     if events is not None:  # one training, killed again and again
@@ -270,6 +274,7 @@ def test_loss_that_is_not_finite_ends_in_one_line(
         fit.train(TrainSettings(**given, out=str(tmp_path / "draft")))
 
 
+@pytest.mark.slow
 def test_one_text_that_does_not_fit_ends_in_one_line(
     given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ def test_the_advice_counts_the_pass_that_ends_in_doubt() -> None:
     assert best.speedup == pytest.approx(40 / (39 * 0.1 + 40)) and best.stop_below > 0
 
 
+@pytest.mark.slow
 def test_measured_costs(idle_target: Target, told: list[Example]) -> None:
     units, costs = measure_skip_costs(idle_target, told[0])
     assert len(units) == 2 * 4 and len(costs.verify_s) == 17

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from torch import Tensor
 
 from fastvlm_bench.drafts.heads import HEADS
@@ -53,12 +54,13 @@ def test_every_head_learns_and_the_target_stays(target: Target, examples: list[E
         assert all(p.dtype == torch.float32 and p.grad is not None for p in student.head.parameters())
 
 
+@pytest.mark.slow
 def test_two_recipes_together_are_each_alone(target: Target, examples: list[Example]) -> None:
     recipes = ["gated-mlp", "attention:exit_layer=1", "eagle:exit_layer=3"]
 
     def trained(chosen: list[str]) -> HeadTrainer:
         trainer = new_trainer(target, chosen, examples, seed=3)
-        for number in range(3):
+        for number in range(2):
             trainer.update(examples[number : number + 3])
         return trainer
 
@@ -95,14 +97,14 @@ def test_weights_are_relative(target: Target, examples: list[Example]) -> None:
     assert boosted["mlp-exit2"] == pytest.approx(repeated["mlp-exit2"], rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: not enough memory"),
-        MemoryError(),
-    ],
-)
+NO_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: not enough memory"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", covering(NO_MEMORY, NO_MEMORY[1:2]), ids=["device", "host", "python"])
 def test_memory_that_runs_out_halves_the_micro_batch(
     target: Target, examples: list[Example], monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
