@@ -1,5 +1,8 @@
 """Do a target's answers depend on the picture? `python -m fastvlm_bench.embedded.swapped --model smol [--json FILE]`.
 
+With `--exact-words` the image's places hold the embeddings of the right words instead of what smol's tower makes of the
+picture. What its answers still do not tell, its language model cannot tell, however well it were shown the picture.
+
 Every question is asked twice: with its own held-out picture, and with another one to which another answer is right. The
 answers compete by the log-probability of their first token, so that no word has to be found in free text.
 
@@ -10,7 +13,8 @@ mentions: of the kinds of things in a free description, how many are in the pict
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastvlm_bench.embedded.depth import loss
 from fastvlm_bench.models.load import Target, load_target
@@ -61,9 +66,34 @@ def asked(scene: Scene, other: Scene) -> Iterator[Asked]:
                         tuple(COLORS))  # fmt: skip
 
 
+Shown = Callable[[Sequence[Scene]], None]
+"""Told of the scenes whose pictures the target is about to see."""
+
+
+@contextmanager
+def exact_words(target: Target) -> Iterator[Shown]:
+    """The target reads each slot's right word in the place of what its tower makes of the picture."""
+    from fastvlm_bench.embedded.sight import labels, word_embeddings
+
+    embeddings, given = word_embeddings(target.model, target.processor.tokenizer), list[Scene]()
+
+    def show(scenes: Sequence[Scene]) -> None:
+        given[:] = scenes
+
+    def replace(_: Any, __: Any, seen: Tensor) -> Tensor:
+        return embeddings[labels(given)].to(seen).view_as(seen)
+
+    hook = target.model.model.multi_modal_projector.register_forward_hook(replace)
+    try:
+        yield show
+    finally:
+        hook.remove()
+
+
 @torch.inference_mode()
-def log_probabilities(target: Target, scene: Scene, question: Asked) -> dict[str, float]:
+def log_probabilities(target: Target, scene: Scene, question: Asked, show: Shown) -> dict[str, float]:
     """Candidate -> log-probability of its likeliest first token: capital or not, after a space or not."""
+    show([scene])
     logits = target.model(**target.encode(render(scene), question.text)).logits[0, -1].float().log_softmax(-1)
     encode = target.processor.tokenizer.encode
     return {
@@ -75,7 +105,7 @@ def log_probabilities(target: Target, scene: Scene, question: Asked) -> dict[str
     }  # fmt: skip
 
 
-def compare(target: Target, scenes: int) -> dict[str, Any]:
+def compare(target: Target, scenes: int, show: Shown = lambda _: None) -> dict[str, Any]:
     """{measure: mean, interval and number of scenes}; see the module's docstring."""
     rng = np.random.default_rng(SEED)
     worlds = [sample_scene(rng, held_out=True) for _ in range(scenes)]
@@ -84,7 +114,7 @@ def compare(target: Target, scenes: int) -> dict[str, Any]:
         other = worlds[(number + 1) % scenes]
         each: dict[str, list[tuple[float, float, float]]] = {}
         for question in _few(list(asked(scene, other)), rng):
-            own, swapped = (log_probabilities(target, shown, question) for shown in (scene, other))
+            own, swapped = (log_probabilities(target, shown, question, show) for shown in (scene, other))
             margins = [said[question.own] - said[question.other] for said in (own, swapped)]
             moved = 0.5 + 0.5 * float(np.sign(margins[0] - margins[1]))
             right = [float(max(said, key=lambda word: said[word]) == question.own) for said in (own, swapped)]  # noqa: B023
@@ -97,7 +127,7 @@ def compare(target: Target, scenes: int) -> dict[str, Any]:
         preferred, with_own, with_other = (list(column) for column in zip(*rows, strict=True))
         out["questions"][kind] = {"scenes": len(rows), "prefers": loss(preferred, [0.5] * len(preferred)),
                                   "accuracy": loss(with_own, with_other)}  # fmt: skip
-    out["mentions"] = mentions(target, worlds[: min(DESCRIBED, scenes)])
+    out["mentions"] = mentions(target, worlds[: min(DESCRIBED, scenes)], show)
     return out
 
 
@@ -107,9 +137,10 @@ def _few(questions: Sequence[Asked], rng: np.random.Generator, most: int = 2) ->
     return [own[i] for own in kinds.values() for i in rng.permutation(len(own))[:most]]
 
 
-def mentions(target: Target, worlds: Sequence[Scene]) -> dict[str, Any]:
+def mentions(target: Target, worlds: Sequence[Scene], show: Shown) -> dict[str, Any]:
     """Of each description the share of its picture's kinds that it names, against those of the next picture."""
     samples = [TrainingSample(str(n), str(n), PROMPT, partial(render, scene)) for n, scene in enumerate(worlds)]
+    show(worlds)
     texts = [target.decode(list(ids)).lower() for ids, _ in greedy_answers(target, samples, MOST)]
     kinds = [{item.kind for item in scene.objects} for scene in worlds]
     own, other = list[float](), list[float]()
@@ -126,10 +157,16 @@ def main() -> None:
     parser.add_argument("--model", default="smol")
     parser.add_argument("--scenes", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--exact-words", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    found = compare(load_target(args.model, device="cpu"), args.scenes)
+    target = load_target(args.model, device="cpu")
+    if args.exact_words:
+        with exact_words(target) as show:
+            found = compare(target, args.scenes, show)
+    else:
+        found = compare(target, args.scenes)
     print(json.dumps(found, indent=2))
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n")

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastvlm_bench.analysis.batches import batch_of
 from fastvlm_bench.analysis.stopping import StopRule
-from fastvlm_bench.config import RunConfig
+from fastvlm_bench.config import EAGER, RunConfig
 from fastvlm_bench.errors import Absent, DeviceLost, UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.machine.energy import open_meter
@@ -77,7 +77,8 @@ def measure_suites(
         for line in in_lines(facts, target.device):
             live.say(f"preflight: {line}")
         asked = writer.meta["environment"].get("engine") if config.engine == AUTO else None  # as a resumed run began
-        engine = engine_named(asked or config.engine, target.device, alone=team is None)
+        wanted = EAGER if in_step else asked or config.engine  # what processes send each other cannot be recorded
+        engine = engine_named(wanted, target.device, alone=team is None)
         conditions = watch(target.device)
         runner = Runner(
             target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions,
