@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from fastvlm_bench.engine.engine import Eager
+from fastvlm_bench.engine.few_rows import FewRows
 from fastvlm_bench.engine.passing import Passing
 from fastvlm_bench.engine.recordable import hidden, unfit
 from fastvlm_bench.engine.recorded import Recorded, RecordedRows, Store
@@ -43,6 +44,7 @@ class Graphs(Eager):
         self._known: WeakSet[Any] = WeakSet()  # methods that `hidden` has looked at
         self._eager: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # methods whose passes cannot be recorded
         self._passing: WeakKeyDictionary[Any, Passing] = WeakKeyDictionary()
+        self._few_rows: WeakKeyDictionary[Any, FewRows] = WeakKeyDictionary()
 
     def take_over(self, session: Any, method: Any) -> None:
         """Give the session's caches slots, and let its passes be recorded ones; or do nothing, and tell why."""
@@ -75,6 +77,12 @@ class Graphs(Eager):
         """What is known of the passes of a method that may not come again."""
         return self._passing.setdefault(method, Passing())
 
+    def few_rows(self, model: Any) -> FewRows:
+        """How this model's linear maps of a few rows are computed in recorded passes on a CPU."""
+        if model not in self._few_rows:
+            self._few_rows[model] = FewRows(sum(one.nbytes for one in model.parameters()))
+        return self._few_rows[model]
+
     def made(self, passes: int, seconds: float) -> None:
         """A loop of transformers has compiled so many graphs, in a generation that took so long."""
         self.recorded += passes
@@ -83,7 +91,8 @@ class Graphs(Eager):
     def described(self) -> dict[str, Any]:
         """Its entry in run.json."""
         return {"passes": self.recorded, "record_s": self.record_s, "record_bytes": self.record_bytes,
-                "late": self.late, "self_check": self.checked, "eager": list(self.reasons)}  # fmt: skip
+                "late": self.late, "turned": sum(each.turned for each in self._few_rows.values()),
+                "self_check": self.checked, "eager": list(self.reasons)}  # fmt: skip
 
     def notices(self) -> list[dict[str, str]]:
         """Warnings for run.json: what `eager` decoded, and what was recorded late."""

@@ -1,6 +1,7 @@
 """One pass of a generation on slots: as a call of the gated model, and as the record of it that is repeated."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -87,9 +88,9 @@ class Pass:
         slots, layers = of.store.slots, of.store.layers(of.method)
         changing = [slots.start, *self._fixed, *(one for layer in layers for one in (layer.keys, layer.values))]
         run = kind.call(self._fixed)
-        with told():
-            made = CudaGraph if slots.start.is_cuda else Tape
-            self._graph = made(run, changing, weights(of.session))
+        cuda = slots.start.is_cuda
+        with told(), nullcontext() if cuda else of.engine.few_rows(of.session.model):
+            self._graph = (CudaGraph if cuda else Tape)(run, changing, weights(of.session))
         self.nbytes = self._graph.nbytes
         said, *self._taken = self._graph.outputs
         self._counts = kind.counts

@@ -225,6 +225,13 @@ class EngineRecord(TypedDict):
     record_s: Annotated[Amount, "seconds that recording took"]
     record_bytes: Annotated[Bytes, "bytes that recorded passes hold"]
     late: Annotated[Count, "of them recorded after the warm-up; the sample was then decoded once more"]
+    turned: NotRequired[
+        Annotated[
+            Count,
+            "kinds of products of a few rows, by rows and shape of the weights, that are "
+            "computed in another order than the model's, because that is faster",
+        ]
+    ]
     self_check: Annotated[str, "how a first answer of the reference compares with the engine eager's"]
     eager: Annotated[list[str], "why eager decoded instead, for a method or all of them"]
 
