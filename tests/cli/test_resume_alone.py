@@ -29,7 +29,7 @@ UNUSUAL: dict[str, Any] = {
 OTHERS: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 4, "phases": True, "budget": 9.0,
                           "until_width": 0.1}  # fmt: skip
 """These do not go with some of the above."""
-ALONE: dict[str, Any] = {"energy": 5.0, "refine": True}
+ALONE: dict[str, Any] = {"energy": 5.0, "refine": True, "tensor_parallel": True}
 
 
 @pytest.fixture

@@ -108,8 +108,8 @@ def test_an_eos_that_the_output_runs_past_is_an_internal_error(
 def test_the_warm_up_takes_different_shapes_and_survives_failures() -> None:
     seen: list[tuple[int, ...]] = []
 
-    class Fails:
-        clock, trace, sees = None, None, False
+    class Fails(Standard):
+        trace, sees = None, False
 
         def __call__(self, *_: Any, **__: Any) -> Any:
             raise RuntimeError("out of memory")

@@ -66,7 +66,8 @@ def test_unknown_and_gated_models(hub: type[FakeApi]) -> None:
 
 
 def test_local_folders_never_ask(hub: type[FakeApi], tmp_path: Any) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    for name in ("config.json", "processor_config.json", "tokenizer.json"):  # a folder in which no file is at fault
+        (tmp_path / name).write_text("{}")
     assert "local_files_only=True" in refusal(str(tmp_path))
     assert not hub.asked
 

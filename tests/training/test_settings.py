@@ -103,7 +103,7 @@ def test_recipe_without_exit_and_wrong_loss() -> None:
         ({"device": "tpu"}, "unknown device 'tpu': one of"),
         ({"attn": "flash"}, "unknown attn 'flash': one of sdpa, eager, flash_attention_2"),
         ({"device_map": "balanced"}, "unknown device-map 'balanced': one of auto"),
-        ({"quantize": "4bits"}, "unknown quantize '4bits': one of 4bit, 8bit; did you mean '4bit'"),
+        ({"quantize": "4bits"}, "unknown quantize '4bits': one of 4bit, 8bit, int8; did you mean '4bit'"),
         ({"quantize": "4bit", "finetune_backbone": "full", "exit_layers": ("1",)},
          "--finetune-backbone full trains float32 weights, and --quantize 4bit packs them; leave one of the two out"),
         ({"quantize": "8bit", "finetune_backbone": "lora", "exit_layers": ("1",)}, "leave one of the two out"),
