@@ -181,18 +181,22 @@ def test_what_the_readme_says_of_the_embedded_target_is_what_was_measured() -> N
 
 def test_what_the_card_of_smol_says_is_what_was_measured() -> None:
     folder = SIGHT.parent
-    sight, swapped = (json.loads((folder / f"{name}.json").read_text()) for name in ("sight", "swapped"))
+    names = ("sight", "swapped", "exact_words")
+    sight, swapped, exact = (json.loads((folder / f"{name}.json").read_text()) for name in names)
     card = " ".join((folder / "README.md").read_text(encoding="utf-8").split())
-    asked = swapped["questions"]
     rows = {
-        "kinds of things that a free description names": swapped["mentions"],
-        "balance of two colours moves towards the picture's": asked["colour"]["prefers"],
-        "balance of yes and no does": asked["yes/no"]["prefers"],
-        "balance of two numbers does": asked["number"]["prefers"],
+        "kinds of things that a free description names": lambda of: of["mentions"],
+        "balance of two colours moves towards the picture's": lambda of: of["questions"]["colour"]["prefers"],
+        "balance of yes and no does": lambda of: of["questions"]["yes/no"]["prefers"],
+        "balance of two numbers does": lambda of: of["questions"]["number"]["prefers"],
     }
     for measure, row in rows.items():
-        own, other, low, high = (f"{100 * row[key]:.0f} %" for key in ("whole", "less", "low", "high"))
-        assert f"| {measure} | {own} | {other} | {low} to {high} |" in card
+        (own, other, *between), (perfect, _, *apart) = (
+            [f"{100 * row(of)[key]:.0f}" for key in ("whole", "less", "low", "high")] for of in (swapped, exact)
+        )
+        assert (f"| {measure} | {own} % | {other} % | {' to '.join(between)} | {perfect} % | {' to '.join(apart)} |"
+                in card)  # fmt: skip
+    assert exact["scenes"] == swapped["scenes"] and exact["seed"] == swapped["seed"]
     for told in (
         f"On {sight['scenes']} scenes",
         f"right for {100 * sight['words']:.1f} % of the places, all {len(sight['by_slot'])} of a picture for "
