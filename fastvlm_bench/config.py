@@ -64,20 +64,18 @@ class RunConfig:
     for every method that needs no option (`specs`), of which those that do not fit the model are left out. draft: a
     draft folder or a folder of them. device, dtype, device_map, attn, quantize, trust_remote_code, offline: as in
     `load_target`. tensor_parallel: torchrun's processes hold a part of the target each, and decode in step. engine: how
-    passes run, of every method alike; a record's environment names the one that "auto" was.
-    gamma, exit_layer: for the methods that do not name their own. split, data, limit: as
-    in `load_suite`. max_new_tokens: None is the suite's. prompt_set: None is each suite's default (lmms
-    where it has that); "custom" with the text as `prompt`. threads: None lets the runner choose. batch_size: samples
-    decoded at a time; 1 is the honest setting for latency. temperature: None or
-    0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases: tell the
-    phases of each generation apart by hooks, and by events on a device. refine: drafts learn between samples. control:
-    in half precision, measure `control` beside the methods. margin: the difference in points of 100 that counts as
-    none. variants: "METRIC=VARIANT" each. min_decode_speedup, min_alpha, max_quality_drop: as in `Floors`.
-    java: METEOR and SPICE of captions, too. metrics: further metrics of every
-    suite, each by its name or the path of its file.
-    until_width, budget: as in `StopRule`, for each suite. invocations: processes, each with all the repeats.
-    shard: "i/N", the share of each suite's samples that is measured, as in `Share.parse`.
-    energy: seconds of the blocks in which energy is measured. `validate` adds the checks that look at the disk.
+    passes run, of every method alike; a record's environment names the one that "auto" was. gamma, exit_layer: for the
+    methods that do not name their own. split, data, limit: as in `load_suite`. max_new_tokens: None is the suite's.
+    prompt_set: None is each suite's default (lmms where it has that); "custom" with the text as `prompt`. threads: None
+    lets the runner choose. batch_size: samples decoded at a time; 1 is the honest setting for latency. temperature:
+    None or 0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases:
+    tell the phases of each generation apart by hooks, and by events on a device. refine: drafts learn between samples.
+    control: in half precision, measure `control` beside the methods. margin: the difference in points of 100 that
+    counts as none. variants: "METRIC=VARIANT" each. min_decode_speedup, min_alpha, max_quality_drop: as in `Floors`.
+    java: METEOR and SPICE of captions, too. metrics: further metrics of every suite, each by its name or the path of
+    its file. until_width, budget: as in `StopRule`, for each suite. invocations: processes, each with all the repeats.
+    shard: "i/N", the share of each suite's samples that is measured, as in `Share.parse`. energy: seconds of the blocks
+    in which energy is measured. `validate` adds the checks that look at the disk.
     """
 
     suites: tuple[str, ...] = ("coco-caption",)

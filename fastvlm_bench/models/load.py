@@ -137,10 +137,10 @@ def load_target(
     dtype `auto` is float32 on the CPU, where identical outputs are promised, and the checkpoint's own elsewhere.
     device_map `auto` spreads the layers over all devices (accelerate). attn: transformers' attention implementation.
     quantize: `4bit` or `8bit` (bitsandbytes), or `int8` (torchao). trust_remote_code: run the checkpoint's own Python
-    code. A hub id is
-    downloaded by `transformers`, with its progress bar, if it is not in the cache and not `offline`. text_alone: a
-    language model that reads no images will do, as a draft; its processor is then its tokenizer. tensor_parallel: the
-    processes that have met (`torch.distributed`) hold a part each. UsageError where the target cannot be loaded.
+    code. A hub id is downloaded by `transformers`, with its progress bar, if it is not in the cache and not `offline`.
+    text_alone: a language model that reads no images will do, as a draft; its processor is then its tokenizer.
+    tensor_parallel: the processes that have met (`torch.distributed`) hold a part each. UsageError where the target
+    cannot be loaded.
     """
     check_model_name(name)
     drafts = text_alone  # a model that may do without images drafts
