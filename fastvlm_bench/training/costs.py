@@ -38,7 +38,8 @@ def measure_costs(
 ) -> PassCosts:  # fmt: skip
     """Median seconds over repeated passes on one prompt and a known text, with the calls that the decoding loop makes.
 
-    The whole target and the draft are timed in turn, so that other work of the machine slows both alike.
+    The prompt is read with the first half of `answer`, so that attention has as much to read as in the middle of a
+    generation. The whole target and the draft are timed in turn, so that other work of the machine slows both alike.
     positions: most positions of a verification. Verifications of 1, 2, 4, 8 .. and `positions` are timed, those between
     are interpolated. stops: the loop also looks at the draft's confidence. methods: the reference and the method of
     this draft whose passes are priced, under their engine; by default of the engine eager. most: tokens that they may
@@ -46,19 +47,39 @@ def measure_costs(
     """
     if isinstance(draft.head, MedusaHeads):
         return _costs_at_the_end(target, inputs, answer, draft, positions, attempts or ATTEMPTS)
+    inputs, answer, before = half_way(target, inputs, answer)
     counts = sorted({positions, *(2**power for power in range(positions.bit_length()) if 2**power < positions)})
     both = methods or (Standard(), FastVLM(draft))
     whole, drafted = (_Probe(target.device, method, list(answer), counts, stops) for method in both)
     with torch.inference_mode():
         for probe in [whole, drafted] * (attempts or ATTEMPTS):
             unstopped(target.model)(
-                **inputs, max_new_tokens=max(most, positions + 2), min_new_tokens=2, do_sample=False, num_beams=1,
-                custom_generate=probe,
+                **inputs, max_new_tokens=max(most - before, positions + 2), min_new_tokens=2, do_sample=False,
+                num_beams=1, custom_generate=probe,
             )  # fmt: skip
     middle = statistics.median
     timed = [middle(drafted.verifications[count]) for count in counts]
     between = np.interp(range(1, positions + 1), counts, timed).tolist()
     return PassCosts(middle(whole.full), middle(drafted.drafts), between)
+
+
+def half_way(
+    target: Target, inputs: dict[str, Tensor], answer: Sequence[int]
+) -> tuple[dict[str, Tensor], Sequence[int], int]:  # fmt: skip
+    """The inputs with the first half of the answer, the other half, and how many tokens the first has.
+
+    An encoder-decoder reads its prompt elsewhere, and stays at the answer's beginning.
+    """
+    before = 0 if target.model.config.is_encoder_decoder else len(answer) // 2
+    if not before:
+        return inputs, answer, 0
+    ids = inputs["input_ids"]
+    more = ids.new_tensor([answer[:before]])
+    longer = {
+        name: torch.cat((value, more if name == "input_ids" else value[:, -1:].expand(-1, before)), dim=1)
+        for name, value in inputs.items() if isinstance(value, Tensor) and value.shape == ids.shape
+    }  # fmt: skip
+    return {**inputs, **longer}, answer[before:], before
 
 
 def _costs_at_the_end(

@@ -15,7 +15,7 @@ from fastvlm_bench.drafts.heads import new_head
 from fastvlm_bench.drafts.imitation_head import Draft
 from fastvlm_bench.engine.graphs import Graphs
 from fastvlm_bench.measuring.apart import passes_key
-from fastvlm_bench.training.costs import measure_costs
+from fastvlm_bench.training.costs import half_way, measure_costs
 
 POSITIONS, ATTEMPTS, COUNT = 4, 2, 24
 
@@ -55,6 +55,27 @@ def test_of_graphs_they_are_of_recorded_passes(llava: Any, inputs: dict[str, Ten
     # They are the very passes of the run: neither method records its first generation anew, but for other widths.
     assert generate(llava, inputs, reference, count=COUNT) == answer and engine.recorded == recorded
     assert generate(llava, inputs, method, count=COUNT) == answer and engine.recorded <= recorded + 1
+
+
+def test_passes_are_priced_in_the_middle_of_an_answer(llava: Any, inputs: dict[str, Tensor]) -> None:
+    """Attention reads more there than at the prompt's end, and a whole pass pays for that in more layers."""
+    target: Any = SimpleNamespace(model=llava, device=llava.device)
+    answer, read = generate(llava, inputs, count=COUNT), list[tuple[int, ...]]()
+    watching = llava.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(kwargs["input_ids"].shape) or None, with_kwargs=True
+    )
+    try:
+        measure_costs(target, inputs, answer, Draft(2, None), positions=POSITIONS, attempts=1)
+    finally:
+        watching.remove()
+    prompt = inputs["input_ids"].shape[1]
+    assert [shape[1] for shape in read if shape[1] > POSITIONS] == [prompt + COUNT // 2] * 2
+    longer, rest, before = half_way(target, inputs, answer)
+    assert (before, rest) == (COUNT // 2, answer[COUNT // 2 :]) and set(longer) == set(inputs)
+    assert longer["input_ids"][0, prompt:].tolist() == answer[:before]
+    assert longer["attention_mask"].shape == longer["input_ids"].shape and bool(longer["attention_mask"].all())
+    assert longer["pixel_values"] is inputs["pixel_values"]
+    assert half_way(target, inputs, answer[:1]) == (inputs, answer[:1], 0)
 
 
 def test_a_method_that_graphs_refuses_has_prices_of_its_own(llava: Any) -> None:
