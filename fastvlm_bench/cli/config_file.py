@@ -114,7 +114,7 @@ def _shown(value: Any) -> str:
 
 
 def _read(path: Path, where: str) -> dict[str, Any]:
-    """The file's keys and values; the recorded configuration of a run."""
+    """The file's keys and values; the recorded configuration of a run. CorruptRecord if that is not as it was sealed."""
     if path.is_dir():
         path = path / RUN_FILE
         if not path.is_file():
@@ -132,7 +132,12 @@ def _read(path: Path, where: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{where} is {_shown(found)}; it must be keys with values, as in limit: 20")
     recorded = found.get("config")
-    return recorded if isinstance(recorded, dict) and "run_id" in found else found
+    if not isinstance(recorded, dict) or "run_id" not in found:
+        return found
+    from fastvlm_bench.records.sealing import check_fields
+
+    check_fields(path, found)
+    return recorded
 
 
 def _parse(text: str, kind: str) -> Any:

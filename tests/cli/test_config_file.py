@@ -258,3 +258,11 @@ def test_the_example_of_the_page_is_run_and_recorded(call: Callable[..., Any], t
     config = read_run(folder).meta["config"]
     assert config == {**RunConfig().to_dict(), **wanted}
     assert {line["method"] for line in read_run(folder).lines} == set(wanted["methods"])
+
+
+def test_an_altered_record_is_no_configuration(call: Callable[..., Any], tmp_path: Path) -> None:
+    meta = json.loads(RECORDED[0].read_text(encoding="utf-8"))
+    meta["config"]["max_new_tokens"] = 3
+    result = call("run", "--config", write(tmp_path, "run.json", json.dumps(meta)))
+    assert result.exit_code == 6 and "Traceback" not in result.output
+    assert "config.max_new_tokens does not fit the seal" in " ".join(result.stderr.split())
