@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastvlm_bench.errors import Terminated
+from fastvlm_bench.records.undisturbed import stop_now
 
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after SIGINT and SIGTERM, by the convention of shells: 128 + the signal's number."""
@@ -40,7 +41,7 @@ def catch_signals() -> None:
         now_s = time.monotonic()
         if now_s - last_s[0] >= GRACE_S:
             last_s[0] = now_s
-            raise _KINDS[signal.Signals(number)]
+            stop_now(_KINDS[signal.Signals(number)])
 
     for number in _KINDS:
         signal.signal(number, stop)

@@ -14,6 +14,7 @@ apart_record.py          its fields of what was measured apart from the samples
 sample_line.py           a line of samples.jsonl, field by field
 schema.py                JSON schemas of both
 run_folders.py           the run folders that a user means who names folders
+undisturbed.py           moments in which Ctrl-C waits
 storage.py               sealed lines, files replaced as a whole, locks
 identities.py            checks that the numbers within one line agree
 compact.py               keeps a million lines in memory

@@ -30,6 +30,7 @@ from fastvlm_bench.records.storage import (
     sync_folder,
     write_atomically,
 )
+from fastvlm_bench.records.undisturbed import undisturbed
 
 __all__ = ["RUN_FILE", "SAMPLES_FILE", "SCHEMA_VERSION", "Run", "RunWriter", "list_runs", "read_meta", "read_run"]
 
@@ -193,10 +194,11 @@ class RunWriter:
         data = b"".join(
             seal({"v": SCHEMA_VERSION, "seq": seq, **line}) for seq, line in enumerate(lines, start=self._seq)
         )
-        self.restore()
-        write_lines(self._file, data, self.folder / SAMPLES_FILE, self._seq)
-        self._seq += len(lines)
-        self._digest.add(data)
+        with undisturbed():
+            self.restore()
+            write_lines(self._file, data, self.folder / SAMPLES_FILE, self._seq)
+            self._seq += len(lines)
+            self._digest.add(data)
 
     def finish(self, status: str, **fields: Any) -> None:
         """Write the final `run.json` ("success", "interrupted" or "error", and any other fields) and close."""

@@ -1,5 +1,6 @@
 """What was measured is kept and said: signals in quick succession or while scoring, full disks, removed folders."""
 
+import importlib
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from fastvlm_bench.errors import UsageError, WriteFailed
 from fastvlm_bench.measuring import benchmark
 from fastvlm_bench.measuring.signals import GRACE_S, catch_signals, deaf, own_signals
 from fastvlm_bench.records.record import RunWriter, read_meta, read_run
+from fastvlm_bench.records.undisturbed import undisturbed
 
 CONFIG = {"suites": ("vqav2",), "limit": 4, "threads": 1}
 Step = Callable[[RunWriter, int], object]
@@ -86,6 +88,45 @@ def test_signals_in_quick_succession_are_one(
     assert f"interrupted; 2 samples are kept; go on with --resume {folder}" in capsys.readouterr().err
     assert read_run(folder).meta["status"] == "interrupted" and len(read_run(folder).lines) == 4
     assert run(monkeypatch, tmp_path, resume=folder)[0] == 0 and len(read_run(folder).lines) == 8
+
+
+@pytest.mark.parametrize(("number", "code"), covering(SIGNALS, SIGNALS[:1]))
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", ["record.seal", "record.write_lines", "sealing.Digest.add"])
+def test_a_signal_while_a_line_is_written_waits_for_its_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step: str, when: str, number: int, code: int
+) -> None:
+    """Else the file has a line that is not in the seal, and the run counts as altered."""
+    place, _, name = f"fastvlm_bench.records.{step}".rpartition(".")
+    owner = RunWriter.__init__.__globals__["Digest"] if name == "add" else importlib.import_module(place)
+    real, calls = getattr(owner, name), list[int]()
+
+    def step_with_signal(*args: Any) -> Any:
+        calls.append(len(calls))
+        if when == "before" and len(calls) == 5:
+            os.kill(os.getpid(), number)
+        found = real(*args)
+        if when == "after" and len(calls) == 5:
+            os.kill(os.getpid(), number)
+        return found
+
+    with monkeypatch.context() as during:
+        during.setattr(owner, name, step_with_signal)
+        told, folder = run(during, tmp_path)
+    found = read_run(folder)
+    assert told == code and found.meta["status"] == "interrupted"
+    assert len(found.lines) == (4 if step == "record.seal" else 5)
+    assert run(monkeypatch, tmp_path, resume=folder)[0] == 0
+    assert len({(line["sample_id"], line["method"]) for line in read_run(folder).lines}) == 8
+
+
+def test_a_line_that_cannot_be_written_is_told_before_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    catch_signals()
+    with pytest.raises(WriteFailed), undisturbed():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise WriteFailed("the disk is full")
+    with undisturbed():
+        pass  # the program is on its way out already
 
 
 def test_a_later_signal_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
