@@ -59,10 +59,10 @@ run)
 smol)
   methods=smol
   printf '%s\n' standard fastvlm:head=eagle fastvlm:head=attention fastvlm:head=mlp layerskip:exit_layer=15,gamma=2 \
-    adaptive prompt-lookup:gamma=2 hf-prompt-lookup hf-generate > "$out/smol.methods"
-  measured stories --model smol --limit 20
-  measured coco-caption --model smol --limit 40
-  measured vqav2 --model smol --limit 60
+    adaptive prompt-lookup:gamma=2 hf-generate > "$out/smol.methods"
+  measured stories --model smol --engine graphs --limit 20
+  measured coco-caption --model smol --engine graphs --limit 20
+  measured vqav2 --model smol --engine graphs --limit 40
   ;;
 *) echo "$0: '$step' is not tune, run or smol" >&2; exit 2 ;;
 esac
