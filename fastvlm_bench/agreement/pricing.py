@@ -17,7 +17,6 @@ from fastvlm_bench.sweeping.grid import RAW
 from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.costs import measure_costs
 
-PROBES = 3
 TIMED = 4
 """How many raw exits are timed, the first and the last among them."""
 
@@ -60,7 +59,7 @@ def price(
     inputs, layers = example.inputs(target), len(target.layers)
 
     def costs(draft: Draft) -> PassCosts:
-        found = measure_costs(target, inputs, example.answer, draft, positions=positions, attempts=PROBES, stops=stops)
+        found = measure_costs(target, inputs, example.answer, draft, positions=positions, stops=stops)
         report()
         return found
 

@@ -103,7 +103,7 @@ def costs_of_passes(runner: Runner, suite: Suite, prepared: Prepared, method: Fa
         answer = runner.decode(reference, suite, prepared).rows[0]
         return measure_costs(
             runner.target, prepared.inputs, answer.token_ids, method.draft_for(runner.target.model),
-            positions=gamma + 1, attempts=PROBES, stops=method.stops, methods=(reference.method, method),
+            positions=gamma + 1, stops=method.stops, methods=(reference.method, method),
             most=runner.limit(suite),
         )  # fmt: skip
     except FAILURES:

@@ -28,8 +28,11 @@ from fastvlm_bench.training.answers import Example
 from fastvlm_bench.training.trainer import HeadTrainer
 
 POSITIONS = 11
-ATTEMPTS = 5
-FULL_PASSES = 8
+ATTEMPTS = 9
+"""Turns that count, of the whole target and of the draft. A machine may change its speed within a second, so that
+many short turns tell how their passes compare, and few long ones do not."""
+FULL_PASSES = 4
+"""Passes of the whole target in a turn."""
 
 
 def measure_costs(
@@ -39,7 +42,8 @@ def measure_costs(
     """Median seconds over repeated passes on one prompt and a known text, with the calls that the decoding loop makes.
 
     The prompt is read with the first half of `answer`, so that attention has as much to read as in the middle of a
-    generation. The whole target and the draft are timed in turn, so that other work of the machine slows both alike.
+    generation. The whole target and the draft are timed in turn, so that other work of the machine slows both alike;
+    the first turn of each, in which passes of each shape run for the first time, does not count.
     positions: most positions of a verification. Verifications of 1, 2, 4, 8 .. and `positions` are timed, those between
     are interpolated. stops: the loop also looks at the draft's confidence. methods: the reference and the method of
     this draft whose passes are priced, under their engine; by default of the engine eager. most: tokens that they may
@@ -52,7 +56,7 @@ def measure_costs(
     both = methods or (Standard(), FastVLM(draft))
     whole, drafted = (_Probe(target.device, method, list(answer), counts, stops) for method in both)
     with torch.inference_mode():
-        for probe in [whole, drafted] * (attempts or ATTEMPTS):
+        for probe in [whole, drafted] * (1 + (attempts or ATTEMPTS)):
             unstopped(target.model)(
                 **inputs, max_new_tokens=max(most - before, positions + 2), min_new_tokens=2, do_sample=False,
                 num_beams=1, custom_generate=probe,
@@ -126,6 +130,7 @@ class _Probe:
 
     def __init__(self, device: Any, method: Method, answer: list[int], counts: Sequence[int], stops: bool) -> None:
         self.clock, self.method, self.answer, self.counts, self.stops = Clock(device), method, answer, counts, stops
+        self.turns = 0
         self.full: list[float] = []
         self.drafts: list[float] = []
         self.verifications: dict[int, list[float]] = {count: [] for count in counts}
@@ -142,22 +147,22 @@ class _Probe:
                     self._whole(session)
             else:
                 self._drafting(session)
+        self.turns += 1
         return session.sequences
 
     def _whole(self, session: Session) -> None:
-        for attempt in range(2 * FULL_PASSES):
+        for _ in range(FULL_PASSES):
             _, seconds = self._timed(session, 1, [], dict(session.kwargs))
             session.roll_back(1)
-            self.full += [seconds] if attempt >= FULL_PASSES else []  # the first passes are slower
+            self.full += [seconds] if self.turns else []
 
     def _drafting(self, session: Session) -> None:
         tokens = (self.answer * self.counts[-1])[: self.counts[-1]]
-        for attempt in range(2):
-            for count in self.counts:
-                drafted, verified = self._round(session, tokens[: count - 1])
-                if attempt:  # the first passes of each shape are slower
-                    self.drafts += drafted
-                    self.verifications[count].append(verified)
+        for count in self.counts:
+            drafted, verified = self._round(session, tokens[: count - 1])
+            if self.turns:
+                self.drafts += drafted
+                self.verifications[count].append(verified)
 
     def _round(self, session: Session, ahead: list[int]) -> tuple[list[float], float]:
         gate = session.gate

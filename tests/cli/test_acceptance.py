@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from fastvlm_bench.agreement import pricing
 from fastvlm_bench.cli.app import app
+from fastvlm_bench.training import costs
 
 (RUN,) = (Path(__file__).parents[2] / "results").glob("*-tiny-describe-*")
 
@@ -22,7 +22,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     arguments = ("acceptance --limit 2 --max-new-tokens 8 --exit-layer 2,6 --head raw --head mlp --gamma 2 --stop 0 "
                  f"--threads 1 --quiet --json {out}/all.json --csv {out}/rates.csv --picture {out}/m.svg")  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pricing, "PROBES", 1)  # that passes are timed is enough here
+        patch.setattr(costs, "ATTEMPTS", 1)  # that passes are timed is enough here
         result = CliRunner().invoke(app, arguments.split(), catch_exceptions=False, env={"COLUMNS": "80"})
     assert result.exit_code == 0, result.output
     return result, out

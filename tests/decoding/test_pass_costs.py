@@ -50,7 +50,7 @@ def test_of_graphs_they_are_of_recorded_passes(llava: Any, inputs: dict[str, Ten
         llava.watching.remove()
     assert recorded >= 1 + 1 + 3, "a whole pass, a drafting one, and verifications of 1, 2 and 4 positions"
     assert engine.recorded == recorded and not engine.reasons
-    assert len(calls) == 2 * ATTEMPTS, "only prompts are read by a call of the model"
+    assert len(calls) == 2 * (1 + ATTEMPTS), "only prompts are read by a call of the model"
     assert len(costs.verify_s) == POSITIONS and min(costs.standard_s, costs.draft_s, *costs.verify_s) > 0
     # They are the very passes of the run: neither method records its first generation anew, but for other widths.
     assert generate(llava, inputs, reference, count=COUNT) == answer and engine.recorded == recorded
@@ -69,7 +69,7 @@ def test_passes_are_priced_in_the_middle_of_an_answer(llava: Any, inputs: dict[s
     finally:
         watching.remove()
     prompt = inputs["input_ids"].shape[1]
-    assert [shape[1] for shape in read if shape[1] > POSITIONS] == [prompt + COUNT // 2] * 2
+    assert [shape[1] for shape in read if shape[1] > POSITIONS] == [prompt + COUNT // 2] * 4
     longer, rest, before = half_way(target, inputs, answer)
     assert (before, rest) == (COUNT // 2, answer[COUNT // 2 :]) and set(longer) == set(inputs)
     assert longer["input_ids"][0, prompt:].tolist() == answer[:before]
