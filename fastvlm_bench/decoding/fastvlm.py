@@ -13,7 +13,6 @@ stopped. A row is one sequence of a batch. Tokens are given as one list per row,
 """
 
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ class FastVLM(Method):
         self.topk, self.nodes, self.branch_above = tree_options(topk, nodes, branch_above)
         if target is not None:
             self._check_trees(target.model)
-        self._fits: Callable[[], Any] = lambda: None  # the model that the draft was last seen to fit
+        self._fits: tuple[Any, ...] = ()  # the model that the draft was last seen to fit, its dtype and its device
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, model: Any = None, **options: Any) -> "FastVLM":
@@ -93,10 +92,11 @@ class FastVLM(Method):
         if isinstance(self.draft, Path):
             self.draft = Draft.load(self.draft, model)
         draft: Draft = self.draft
-        if self._fits() is not model:
+        fits = (weakref.ref(model), model.dtype, model.device)  # a model that was cast or moved is another
+        if self._fits != fits:
             draft.check_shape(model)
             self._check_trees(model)
-            self._fits = weakref.ref(model)
+            self._fits = fits
         return draft
 
     def _check_trees(self, model: Any) -> None:

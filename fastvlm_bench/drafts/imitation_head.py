@@ -73,6 +73,13 @@ class Draft:
             if getattr(self.manifest, name) != found:
                 raise UsageError(f"this draft was loaded for a model with {getattr(self.manifest, name)} as its "
                                  f"{name.removeprefix('target_')}, not {found}; load one for this model")  # fmt: skip
+        layers = decoder_layers(model)
+        like = floating(layers[min(self.exit_layer, len(layers) - 1)])
+        for own in list(self.head.parameters())[:1] if self.head is not None else ():
+            for name, had, found in (("dtype", own.dtype, like.dtype), ("device", own.device, like.device)):
+                if had != found:
+                    raise UsageError(f"this draft was loaded for a model with {had} as its {name}, not {found}; "
+                                     "load one for this model")  # fmt: skip
 
     @classmethod
     def load(cls, folder: Path, model: Any) -> "Draft":

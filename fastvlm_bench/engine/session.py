@@ -47,6 +47,9 @@ class Session(Choosing):
         model_kwargs.pop("synced_gpus", None)
         if generation_config.num_beams > 1:
             raise UsageError("beams are not supported: pass num_beams=1")
+        if generation_config.use_cache is False:
+            raise UsageError("use_cache=False is not supported: every method goes on from the KV of what it has read; "
+                             "leave it out (in generation_config.json, too)")  # fmt: skip
         for asked in UNKEPT:
             if getattr(generation_config, asked, None):
                 raise UsageError(f"{asked} is not supported: the passes of drafts would be among them; leave it out")

@@ -28,6 +28,7 @@ ASSISTANT = (
     "assistant_ensemble_weight", "speculation_type",
 )  # fmt: skip
 """What a model asks for where transformers' own loop drafts with it."""
+LARGEST_ID = int(torch.iinfo(torch.long).max)
 DRAWN = tuple(field for field in SAMPLING if field not in ("temperature", "top_k", "top_p"))
 """What is in force where tokens are drawn, and nothing in a greedy run."""
 HONOURED = (*SETTINGS, *DRAWN, *TOKENS, *ASSISTANT)
@@ -135,7 +136,7 @@ def _check_tokens(settings: Mapping[str, Any], name: str) -> None:
     for field in TOKENS:
         value = settings.get(field)
         ids = value if isinstance(value, list) and field == "eos_token_id" else [] if value is None else [value]
-        if wrong := [token for token in ids if not isinstance(token, int) or isinstance(token, bool)]:
+        if wrong := [token for token in ids if type(token) is not int or not -1 <= token <= LARGEST_ID]:
             raise _refused(name, field, wrong[0], "which is no token id")
 
 

@@ -135,3 +135,25 @@ def test_a_draft_is_checked_again_on_another_model(target: Target, inputs: Any) 
     with pytest.raises(UsageError, match=f"loaded for a model with {len(layers)} as its layers, not 3"):
         other.generate(**inputs, max_new_tokens=2, do_sample=False, custom_generate=method)
     generate(target, inputs, custom_generate=method, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_draft_is_checked_again_on_a_model_of_another_dtype(inputs: Any, again: bool) -> None:
+    """A second model, and the first where it was cast between two calls."""
+    target = load_target("tiny", device="cpu")
+    cast = {key: value.double() if value.is_floating_point() else value for key, value in inputs.items()}
+    for head in HEADS:
+        method = FastVLM.from_pretrained(TINY_DRAFTS / head)
+        generate(target, inputs, custom_generate=method, max_new_tokens=2)
+        other = target.model if again else copy.deepcopy(target.model)
+        other.double()
+        with pytest.raises(UsageError, match=r"for a model with torch.float32 as its dtype, not torch.float64; load"):
+            other.generate(**cast, max_new_tokens=2, do_sample=False, custom_generate=method)
+        target.model.float()
+        generate(target, inputs, custom_generate=method, max_new_tokens=2)
+
+
+def test_without_a_cache_nothing_is_decoded(target: Target, inputs: Any) -> None:
+    for method in methods():
+        with pytest.raises(UsageError, match="use_cache=False is not supported: .*; leave it out"):
+            generate(target, inputs, custom_generate=method, use_cache=False)

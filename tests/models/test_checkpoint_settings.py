@@ -255,6 +255,7 @@ WRONG: list[dict[str, Any]] = [
     {"forced_eos_token_id": "end"}, {"exponential_decay_length_penalty": [1]}, {"min_new_tokens": "nine"},
     {"eos_token_id": "</s>"}, {"pad_token_id": [1]}, {"eos_token_id": [2, None]}, {"stop_strings": 7},
     {"encoder_repetition_penalty": 0}, {"begin_suppress_tokens": {"a": 1}}, {"min_length": [3]},
+    *({field: 10**30} for field in TOKENS), {"pad_token_id": -(10**30)}, {"eos_token_id": [2, -2]},
 ]  # fmt: skip
 
 
