@@ -45,6 +45,11 @@ tune)
       tuned --head raw --exit-layer 1,2,4,6
       tuned -m medusa -m medusa:stop_below=0.1 -m medusa:stop_below=0.3 -m medusa:topk=2
       tuned $(candidates adaptive draft eagle-exit1 attention-exit1 attention-exit2 twig-exit1)
+      tree=fastvlm:head=eagle,exit_layer=1,gamma=16
+      tuned -m $tree,topk=2 -m $tree,topk=2,branch_above=0.05 -m $tree,topk=3,nodes=24 -m $tree,topk=2,stop_below=0.3
+      tuned -m block -m block:gamma=8 -m block:least=0.3 -m block:topk=2 -m block:topk=3,nodes=24
+      tuned -m hierarchical:levels=1+2,head=attention -m hierarchical:levels=1+2,head=attention,each=8,gamma=16 \
+        -m hierarchical:levels=2+6,head=mlp -m hierarchical:levels=1+6,head=attention+mlp,gamma=16
       for method in prompt-lookup draft-verify swift clasp; do tuned $(candidates $method gamma 1 2 4 6 10); done
       printf '%s\n' hf-prompt-lookup hf-generate early-exit
     } > "$out/$suite.methods"
@@ -58,8 +63,9 @@ run)
   ;;
 smol)
   methods=smol
-  printf '%s\n' standard fastvlm:head=eagle fastvlm:head=attention fastvlm:head=mlp layerskip:exit_layer=15,gamma=2 \
-    adaptive prompt-lookup:gamma=2 hf-generate > "$out/smol.methods"
+  # γ and stop of the eagle head are what `tune --model smol --suite stories --head eagle --engine graphs` found
+  printf '%s\n' standard fastvlm:head=eagle,gamma=6,stop_below=0.7 fastvlm:head=attention fastvlm:head=mlp \
+    layerskip:exit_layer=15,gamma=2 adaptive:draft=eagle-exit2 prompt-lookup:gamma=2 hf-generate > "$out/smol.methods"
   measured stories --model smol --engine graphs --limit 20
   measured coco-caption --model smol --engine graphs --limit 20
   measured vqav2 --model smol --engine graphs --limit 40
