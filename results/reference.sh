@@ -47,7 +47,7 @@ tune)
       tuned $(candidates adaptive draft eagle-exit1 attention-exit1 attention-exit2 twig-exit1)
       tree=fastvlm:head=eagle,exit_layer=1,gamma=16
       tuned -m $tree,topk=2 -m $tree,topk=2,branch_above=0.05 -m $tree,topk=3,nodes=24 -m $tree,topk=2,stop_below=0.3
-      tuned -m block -m block:gamma=8 -m block:least=0.3 -m block:topk=2 -m block:topk=3,nodes=24
+      tuned $(candidates block gamma 4 8 12 16) -m block:gamma=8,least=0.3 -m block:topk=3,nodes=24
       tuned -m hierarchical:levels=1+2,head=attention -m hierarchical:levels=1+2,head=attention,each=8,gamma=16 \
         -m hierarchical:levels=2+6,head=mlp -m hierarchical:levels=1+6,head=attention+mlp,gamma=16
       for method in prompt-lookup draft-verify swift clasp; do tuned $(candidates $method gamma 1 2 4 6 10); done
