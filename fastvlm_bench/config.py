@@ -38,7 +38,7 @@ EAGER = "eager"
 """The engine of records that name none."""
 LATER = ("temperature", "top_p", "top_k", "ignore_eos", "phases", "until_width", "budget", "invocations", "energy",
          "refine", "device_map", "attn", "quantize", "trust_remote_code", "batch_size", "control", "engine",
-         "shard", "tensor_parallel")  # fmt: skip
+         "shard", "tensor_parallel", "compile")  # fmt: skip
 """Fields that older records lack. At their defaults they say nothing new, so that such a run can still be resumed."""
 
 
@@ -64,8 +64,9 @@ class RunConfig:
     for every method that needs no option (`specs`), of which those that do not fit the model are left out. draft: a
     draft folder or a folder of them. device, dtype, device_map, attn, quantize, trust_remote_code, offline: as in
     `load_target`. tensor_parallel: torchrun's processes hold a part of the target each, and decode in step. engine: how
-    passes run, of every method alike; a record's environment names the one that "auto" was. gamma, exit_layer: for the
-    methods that do not name their own. split, data, limit: as in `load_suite`. max_new_tokens: None is the suite's.
+    passes run, of every method alike; a record's environment names the one that "auto" was. compile: torch compiles
+    parts of the layers (`compile_parts`). gamma, exit_layer: for the methods that do not name their own. split, data,
+    limit: as in `load_suite`. max_new_tokens: None is the suite's.
     prompt_set: None is each suite's default (lmms where it has that); "custom" with the text as `prompt`. threads: None
     lets the runner choose. batch_size: samples decoded at a time; 1 is the honest setting for latency. temperature:
     None or 0 is greedy; top_p and top_k belong to it. ignore_eos: every output has the length of the limit. phases:
@@ -100,6 +101,7 @@ class RunConfig:
     attn: str | None = None
     quantize: str | None = None
     engine: str = "auto"
+    compile: bool = False
     trust_remote_code: bool = False
     offline: bool = False
     threads: int | None = None
@@ -270,7 +272,8 @@ def check_loading(*, device: str, **chosen: str | None) -> None:
 def check_tensor_parallel(config: RunConfig) -> None:
     """UsageError for options that do not go together with a target that processes share."""
     for name, given in (("--device-map", config.device_map), ("--quantize", config.quantize),
-                        ("--engine graphs", config.engine == "graphs"), ("--phases", config.phases)):  # fmt: skip
+                        ("--engine graphs", config.engine == "graphs"), ("--phases", config.phases),
+                        ("--compile", config.compile)):  # fmt: skip
         if given:
             raise UsageError(f"{name} and --tensor-parallel exclude each other: leave one out")
 

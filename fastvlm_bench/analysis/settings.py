@@ -115,9 +115,13 @@ def settings_of(run: Run, arm: Arm) -> Settings:
 
 
 def engine_of(run: Run) -> str:
-    """The engine of all methods of a run: what `auto` stood for. Older records do not name it: there was one."""
-    used = (run.meta.get("environment") or {}).get("engine")
-    return str(used or run.meta["config"].get("engine") or "eager")
+    """The engine of all methods of a run: what `auto` stood for, and whether parts of the layers were compiled.
+
+    Older records do not name it: there was one.
+    """
+    environment = run.meta.get("environment") or {}
+    used = str(environment.get("engine") or run.meta["config"].get("engine") or "eager")
+    return f"{used}, compiled" if environment.get("compiled") else used
 
 
 def draft_id(draft: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from fastvlm_bench.cli.options import (
     RESULTS,
     WHAT,
     Attn,
+    Compile,
     Config,
     Details,
     Device,
@@ -72,6 +73,7 @@ def sweep(
     attn: Attn = None,
     quantize: Quantize = None,
     engine: Engine = "auto",
+    compile: Compile = False,
     trust_remote_code: TrustRemoteCode = False,
     offline: Offline = False,
     max_new_tokens: MaxNewTokens = None,
@@ -114,7 +116,7 @@ def sweep(
             suites=suites, model=chosen_model(context, model, revision), draft=draft, split=split,
             data=str(data) if data else None, limit=limit, repeats=repeats, warmup=warmup, max_new_tokens=max_new_tokens,
             prompt_set=prompt_set, prompt=prompt, seed=seed, device=device, dtype=dtype, device_map=device_map, attn=attn,
-            quantize=quantize, engine=engine, trust_remote_code=trust_remote_code, offline=offline, threads=threads, out=str(out),
+            quantize=quantize, engine=engine, compile=compile, trust_remote_code=trust_remote_code, offline=offline, threads=threads, out=str(out),
             require_lossless=require_lossless, temperature=temperature, top_p=top_p, top_k=top_k,
         )  # fmt: skip
         check_model_name(asked.model)
@@ -150,6 +152,7 @@ def tune(
     attn: Attn = None,
     quantize: Quantize = None,
     engine: Engine = "auto",
+    compile: Compile = False,
     trust_remote_code: TrustRemoteCode = False,
     offline: Offline = False,
     max_new_tokens: MaxNewTokens = None,
@@ -177,7 +180,7 @@ def tune(
     asked = RunConfig(
         suites=(suite,), model=chosen_model(context, model, revision), draft=draft, split=split,
         data=str(data) if data else None, limit=limit, max_new_tokens=max_new_tokens, prompt_set=prompt_set,
-        prompt=prompt, seed=seed, device=device, dtype=dtype, device_map=device_map, attn=attn, quantize=quantize, engine=engine,
+        prompt=prompt, seed=seed, device=device, dtype=dtype, device_map=device_map, attn=attn, quantize=quantize, engine=engine, compile=compile,
         trust_remote_code=trust_remote_code, offline=offline, threads=threads, out=str(out), temperature=temperature,
         top_p=top_p, top_k=top_k, budget=budget * 60,
     )  # fmt: skip

@@ -3,7 +3,6 @@
 Under the engine `graphs` it gets its own fast path: its static cache, and on CUDA its own compilation of the model.
 """
 
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from fastvlm_bench.errors import NonFiniteLogits
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.machine.failures import device_lost
 from fastvlm_bench.method_spec import MethodKind
+from fastvlm_bench.models.compiled import graphs_compiled
 from fastvlm_bench.records.trace import Round
 
 METHOD = MethodKind("transformers' own generate: the check that standard is no slower", lossless=True, group="checks")
@@ -110,7 +110,7 @@ class HfGenerate(Method):
         if not isinstance(self.engine, Graphs) or self.engine.refusal(self) is not None:
             super().generate(model, decode, **options)
             return
-        failure, began, before = "", time.perf_counter(), compiled()
+        failure, began, before = "", time.perf_counter(), graphs_compiled()
         try:
             super().generate(model, self._static(decode), **options, **static_cache(options))
         except Exception as error:  # a family's own code may not know such a cache, in whatever way
@@ -121,7 +121,7 @@ class HfGenerate(Method):
             super().generate(model, decode, **options)  # where this fails as well, it was not for the cache
             self.engine.gives_up(self, f"hf-generate: transformers' static cache fails for {type(model).__name__} "
                                        f"({failure}), so its growing cache")  # fmt: skip
-        elif made := compiled() - before:
+        elif (made := graphs_compiled() - before) and self.engine.parts is None:  # else they are counted already
             self.engine.made(made, time.perf_counter() - began)
 
     def _static(self, decode: Any) -> Any:
@@ -160,9 +160,3 @@ def static_cache(options: dict[str, Any]) -> dict[str, Any]:
     """The options of `generate` for its static cache, with as many slots as `graphs` would give."""
     longest = options["input_ids"].shape[1] + options["max_new_tokens"]
     return {"cache_implementation": "static", "max_cache_len": -(-(longest + 1) // BLOCK) * BLOCK}
-
-
-def compiled() -> int:
-    """How many graphs torch has compiled in this process."""
-    dynamo = sys.modules.get("torch._dynamo.utils")  # to import it takes a second, and nothing else would need it
-    return 0 if dynamo is None else int(dynamo.counters["stats"]["unique_graphs"])

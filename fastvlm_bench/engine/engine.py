@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from fastvlm_bench.models.compiled import Compiled, graphs_compiled
+
 
 class Carrier(Protocol):
     """Something that hands tensors from pass to pass beside the model's own inputs and outputs, as a layer gate does.
@@ -46,6 +48,12 @@ class Eager:
     watching: Any = None
     recorded = late = 0  # how many passes were recorded, and how many of them after the warm-up
     reasons: Mapping[str, None] = {}  # why another engine decoded instead
+    parts: Compiled | None = None  # what `--compile` compiled
+
+    @property
+    def made_so_far(self) -> int:
+        """How many passes were recorded, and graphs compiled: a generation in which one was made is timed again."""
+        return self.recorded + (graphs_compiled() if self.parts else 0)
 
     def refusal(self, method: Any) -> str | None:
         """Why another engine decodes this method, as far as is known; None where none does."""
@@ -57,7 +65,10 @@ class Eager:
 
     def notices(self) -> list[dict[str, str]]:
         """Warnings for run.json."""
-        return []
+        if not self.late:
+            return []
+        return [{"name": "RecordedLate", "message": f"{self.late} kinds of pass ran for the first time among the "
+                 "measured samples, which were then decoded once more; warm up longer"}]  # fmt: skip
 
     def take_over(self, session: Any, method: Any) -> None:
         """Called when the prompt has been read: the passes that follow are the engine's."""

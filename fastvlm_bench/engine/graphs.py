@@ -100,10 +100,7 @@ class Graphs(Eager):
             return []
         told = [{"name": "EagerEngine", "message": f"{reason}: run by the engine eager, so that its times are not "
                                                    "those of graphs"} for reason in self.reasons]  # fmt: skip
-        if self.late:
-            told.append({"name": "RecordedLate", "message": f"{self.late} kinds of pass ran for the first time among "
-                         "the measured samples, which were then decoded once more; warm up longer"})  # fmt: skip
-        return told
+        return told + super().notices()
 
     def refuse(self, reason: str) -> None:
         """From now on all methods are decoded by `eager`."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import Module
 
 from fastvlm_bench.checks.batch_check import batch_self_check
 from fastvlm_bench.checks.engine_check import SAME, engine_check, rows_check, static_check
@@ -20,10 +21,12 @@ from fastvlm_bench.engine.batch_inputs import collate, unevenness
 from fastvlm_bench.engine.engine import Eager
 from fastvlm_bench.engine.graphs import Graphs
 from fastvlm_bench.engine.measure import GREEDY, measure
+from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.machine.conditions import Conditions, CpuConditions
 from fastvlm_bench.machine.failures import FAILURES
 from fastvlm_bench.measuring.part import Part
+from fastvlm_bench.models.compiled import compile_parts
 from fastvlm_bench.models.inputs import shapes as shapes_of
 from fastvlm_bench.models.layers import vision_module
 from fastvlm_bench.models.load import Target
@@ -104,6 +107,19 @@ class Bench:
         self.pad_token_id = pad if isinstance(pad, int) else 0
         self.checked_unevenness: set[frozenset[str]] = {frozenset()}
         self.ranker = OptionRanker(target)
+
+    def compile_parts(self) -> None:
+        """Let torch compile parts of the target's layers, and of the drafts', for all methods alike (`--compile`).
+
+        UsageError where torch cannot, or where the engine records passes on a CPU: its tapes see torch's operations,
+        and compiled code is none.
+        """
+        if isinstance(self.engine, Graphs) and self.target.device.type == "cpu":
+            raise UsageError("--compile and --engine graphs exclude each other on a CPU, where a recorded pass cannot "
+                             "see compiled code: leave one out")  # fmt: skip
+        held = [thing for built in self.methods for thing in (*vars(built.method).values(), *built.method.levels)]
+        heads = [thing if isinstance(thing, Module) else getattr(thing, "head", None) for thing in held]
+        self.engine.parts = compile_parts(self.target.model, [head for head in heads if isinstance(head, Module)])
 
     def self_check(self, suite: Suite) -> dict[int, Checked]:
         """Check each exit layer in use on the suite's first sample, and a small batch if batches are decoded.
@@ -222,16 +238,17 @@ class Bench:
         """Decode once with one method, as `measure` times it. options: `seed` and `phases` of `measure`; in
         `generation` more options of `generate`.
 
-        Where the engine recorded a pass meanwhile, or took to another way, what was timed is dropped, and all is
-        decoded once more. A method that learns does not know the dropped one, whose clock and text it would know twice.
+        Where a pass was recorded or compiled meanwhile, or the engine took to another way, what was timed is dropped,
+        and all is decoded once more. A method that learns does not know the dropped one, whose clock and text it would
+        know twice.
         """
         memory = built.method.memory()
         for attempt in range(ATTEMPTS):
             if attempt:
                 built.method.recall(memory)
-            before = self.engine.recorded, len(self.engine.reasons)
+            before = self.engine.made_so_far, len(self.engine.reasons)
             trace = self._decode(built, suite, prepared, **options)
-            if (self.engine.recorded, len(self.engine.reasons)) == before:
+            if (self.engine.made_so_far, len(self.engine.reasons)) == before:
                 break
         return trace
 

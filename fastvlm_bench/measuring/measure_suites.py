@@ -85,6 +85,9 @@ def measure_suites(
             generation=config.generation, seed=config.seed, phases=config.phases, size=config.batch_size,
             part=Part.of(config) if team is None else team.part(config), engine=engine,
         )  # fmt: skip
+        if config.compile:
+            live.say("compiling the norms and feed-forward networks of the layers")
+            runner.compile_parts()
         checked = runner.self_check(suites[0])
         for layer, found in checked.items():
             live.say(f"self-check, exit {layer}: {said(found)}")
@@ -113,6 +116,7 @@ def measure_suites(
         environment = {
             **describe_environment(target.device),
             "engine": engine.name,
+            **({"compiled": engine.parts.classes} if engine.parts else {}),
             "self_check": {str(layer): found.difference for layer, found in checked.items()},
             "self_check_own": {str(layer): found.own for layer, found in checked.items()},
             "self_check_limit": {str(layer): found.limit for layer, found in checked.items()},
@@ -165,9 +169,9 @@ def measure_suites(
                     runner.warm_up(suite, config.warmup)  # last, so that every method comes to the samples alike
                     if stop is not None:
                         stop.start()
-                    warm = engine.recorded
+                    warm = engine.made_so_far
                     runner.run(suite, config.repeats, writer, after, stop, invocation)
-                    engine.late += engine.recorded - warm
+                    engine.late += engine.made_so_far - warm
                     if stop is not None:
                         writer.update(stopped={**writer.meta.get("stopped", {}), suite.name: stop.summary()})
             if config.energy is not None:
@@ -183,6 +187,8 @@ def measure_suites(
             writer.update(warnings=before + new, conditions=seen, outside=[*writer.meta.get("outside", []), outside])
             if engine.name == Graphs.name:
                 writer.update(engine=engine.described())
+            if engine.parts:
+                writer.update(compiled=engine.parts.described())
             if refiner is not None:
                 refiner.save(writer.folder / "refined")
                 writer.update(refined=refiner.summary())

@@ -27,6 +27,7 @@ t5.py           the position bias of T5, which skipped blocks must hand on
 generation_settings.py  what of a checkpoint's generation settings is in force, and what is overridden
 checkpoint_settings.py  which of them hold for every generation, and which a run decides itself
 fingerprint.py  tells a target by its weights
+compiled.py     `--compile`: torch compiles parts of the layers
 own_masks.py    whether a model takes a mask of one's own, for trees and rows of slots
 families.py     the families that were tried, with status and reason
 """

@@ -11,7 +11,7 @@ from fastvlm_bench.records.storage import flatten
 
 MODEL = ("class", "quantized", "weights_sha256", "processor_sha256", "config", "processor", "dtype", "device",
          "attention", "layers", "parameters")  # fmt: skip
-ENVIRONMENT = ("cpu", "gpu", "threads", "torch", "transformers", "cuda", "driver", "engine")
+ENVIRONMENT = ("cpu", "gpu", "threads", "torch", "transformers", "cuda", "driver", "engine", "compiled")
 METHOD = ("name", "spec", "lossless", "options", "draft", "file_sha256")
 SUITE = ("version", "split", "sha256", "images_sha256", "prompt", "max_new_tokens")
 SAMPLE = ("prompt", "rendered")

@@ -118,6 +118,7 @@ class Environment(TypedDict):
     gpu: NotRequired[Annotated[str | None, "name of the GPU in use; null on the CPU"]]
     threads: NotRequired[Annotated[Positive | None, "torch's threads"]]
     engine: NotRequired[Annotated[str, "how passes ran, of every method alike: what `auto` stood for"]]
+    compiled: NotRequired[Annotated[list[str], "with --compile: classes of the parts of layers that torch compiled"]]
     commit: NotRequired[Annotated[str | None, "commit of the checkout that ran"]]
     dirty: NotRequired[Annotated[bool | None, "whether that checkout had changes"]]
     torch: NotRequired[Annotated[str | None, "version of torch"]]
@@ -236,6 +237,15 @@ class EngineRecord(TypedDict):
     eager: Annotated[list[str], "why eager decoded instead, for a method or all of them"]
 
 
+class CompiledRecord(TypedDict):
+    """What torch compiled, of the latest invocation. All of it happens outside the clock."""
+
+    modules: Annotated[Count, "compiled modules, of the target and of drafts' heads"]
+    graphs: Annotated[Count, "graphs that torch compiled in the process"]
+    compile_s: Annotated[Amount, "seconds of the first compilation"]
+    left_out: Annotated[dict[str, str], "class of a part: why torch does not compile it"]
+
+
 class RunRecord(TypedDict):
     """A run: what was asked for, of what, where, and how it ended. Times are UTC."""
 
@@ -276,6 +286,7 @@ class RunRecord(TypedDict):
     without_stop: NotRequired[Annotated[list[WithoutStop], "of each suite and method that stops in doubt"]]
     generation: NotRequired[Annotated[Generation, "settings of generate that were in force"]]
     engine: NotRequired[Annotated[EngineRecord, "with --engine graphs"]]
+    compiled: NotRequired[Annotated[CompiledRecord, "with --compile"]]
     conditions: NotRequired[Annotated[list[dict[str, Any]], "what slowed the machine down, one entry an invocation"]]
     outside: NotRequired[Annotated[list[Outside], "one entry an invocation"]]
     stopped: NotRequired[Annotated[dict[str, Stopped], "by suite, with --until-width or --budget"]]

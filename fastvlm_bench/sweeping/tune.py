@@ -56,6 +56,8 @@ class Tuning:
         self.runner = Runner(target, methods, clock, max_new_tokens=config.max_new_tokens,
                              generation=config.generation, seed=config.seed,
                              engine=engine_named(config.engine, target.device))  # fmt: skip
+        if config.compile:
+            self.runner.compile_parts()
         self.runner.self_check(suite)
         self.runner.check_engine(suite)
         for reason in self.runner.engine.reasons:
@@ -216,7 +218,8 @@ def tune(
     before_key = "tried_decode_speedup" if named else "predicted_decode_speedup"
     record = {
         "command": list(command) or ["fastvlm-bench", *sys.argv[1:]], "config": config.to_dict(), "started_at": began,
-        "environment": {**describe_environment(tuning.runner.target.device), "engine": tuning.runner.engine.name},
+        "environment": {**describe_environment(tuning.runner.target.device), "engine": tuning.runner.engine.name,
+                        **({"compiled": parts.classes} if (parts := tuning.runner.engine.parts) else {})},
         "winner": winner, "draft": draft.get("name"),
         "advice": advice, "tuned": tuned, "written_to": str(place) if place else None,
         **({"engine": engine.described()} if (engine := tuning.runner.engine).name == Graphs.name else {}),

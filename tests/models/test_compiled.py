@@ -1,0 +1,140 @@
+"""`--compile`: which parts of the layers torch compiles, what it says where it cannot; that nothing else changes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from targets import random_llava
+from torch import nn
+
+from fastvlm_bench.cli.app import app
+from fastvlm_bench.drafts.heads import new_head
+from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models import compiled
+from fastvlm_bench.models.compiled import compile_parts, parts
+from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.records.record import read_run
+
+
+def test_parts_take_one_tensor_and_nothing_else() -> None:
+    class Attention(nn.Module):
+        def forward(self, states: Any, mask: Any) -> Any:
+            return states
+
+    class Open(nn.Module):
+        def forward(self, states: Any, **more: Any) -> Any:
+            return states
+
+    class Network(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x
+
+    layer = nn.Module()
+    layer.attention, layer.open, layer.network, layer.norm = Attention(), Open(), Network(), nn.LayerNorm(4)
+    assert list(parts(layer)) == [layer.network]
+    model = random_llava(2)[0]
+    assert {type(part).__name__ for part in parts(decoder_layers(model)[0])} == {"LlamaMLP", "LlamaRMSNorm"}
+
+
+def instead(monkeypatch: pytest.MonkeyPatch, failing: tuple[str, ...] = ()) -> list[nn.Module]:
+    """No compilation: the modules that would be, and a failure where parts of these classes are called."""
+    asked: list[nn.Module] = []
+
+    def compile(self: nn.Module, **options: Any) -> None:
+        assert options == {"dynamic": True, "fullgraph": True}
+        asked.append(self)
+
+        def call(*given: Any, **named: Any) -> Any:
+            if type(self).__name__ in failing:
+                raise RuntimeError("no compiler\nhere")
+            return self._call_impl(*given, **named)
+
+        self._compiled_call_impl = call
+
+    monkeypatch.setattr(nn.Module, "compile", compile)
+    return asked
+
+
+def test_heads_get_what_the_target_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = instead(monkeypatch)
+    model = random_llava(2)[0]
+    head = new_head("attention", model, 1)
+    found = compile_parts(model, [head])
+    assert found.classes == ["LlamaMLP", "LlamaRMSNorm"] and not found.left_out
+    copied = [part for part in head.modules() if type(part).__name__ in found.classes]
+    own = [part for layer in decoder_layers(model) for part in parts(layer)]
+    assert copied and {id(part) for part in asked} == {id(part) for part in [*own, *copied]}
+    assert found.modules == len(own) + len(copied)
+
+
+def test_what_torch_cannot_compile_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(monkeypatch, failing=("LlamaMLP",))
+    model = random_llava(2)[0]
+    found = compile_parts(model)
+    assert found.classes == ["LlamaRMSNorm"] and found.left_out == {"LlamaMLP": "RuntimeError: no compiler"}
+    for layer in decoder_layers(model):
+        assert layer.get_submodule("mlp")._compiled_call_impl is None
+
+
+def test_where_it_compiles_nothing_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(monkeypatch, failing=("LlamaMLP", "LlamaRMSNorm"))
+    with pytest.raises(UsageError, match=r"^--compile: torch compiles no part .*RuntimeError: no compiler\); leave it"):
+        compile_parts(random_llava(2)[0])
+
+
+ASKED = ["run", "--suite", "describe", "--limit", "2", "--max-new-tokens", "12", "--threads", "1", "--warmup", "0",
+         "-m", "fastvlm:gamma=3,stop_below=0", "--compile"]  # fmt: skip
+
+
+def ended(*options: str) -> int | None:
+    with pytest.raises(SystemExit) as exit_:
+        app([*ASKED, *options])
+    code = exit_.value.code
+    assert code is None or isinstance(code, int)
+    return code
+
+
+def test_recorded_passes_of_a_cpu_exclude_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended("--engine", "graphs", "--out", str(tmp_path)) == 2
+    assert "--compile and --engine graphs exclude each other on a CPU" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_sample_in_which_something_was_compiled_is_decoded_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instead(monkeypatch)
+    made = [0]
+    monkeypatch.setattr("fastvlm_bench.engine.engine.graphs_compiled", lambda: made[0])
+    from fastvlm_bench.measuring import bench
+
+    decoded, plain = list[str](), bench.measure
+
+    def measure(method: Any, *given: Any, **options: Any) -> Any:
+        decoded.append(type(method).__name__)
+        made[0] += len(decoded) == 1  # the first generation of all compiles something
+        return plain(method, *given, **options)
+
+    monkeypatch.setattr(bench, "measure", measure)
+    assert ended("--out", str(tmp_path)) in (0, None)
+    assert decoded == ["Standard", "Standard", "FastVLM", "FastVLM", "Standard"]  # 2 samples, and the first again
+    run = read_run(next(tmp_path.glob("2*")))
+    assert run.meta["environment"]["compiled"] == ["LlamaMLP", "LlamaRMSNorm"]
+    assert [notice["name"] for notice in run.meta["warnings"] if notice["name"] == "RecordedLate"] == ["RecordedLate"]
+
+
+@pytest.mark.slow
+def test_outputs_are_the_same_whatever_is_compiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("-m", "medusa", "-m", "layerskip:exit_layer=2,gamma=4", "-m", "hf-generate", "--warmup", "1")
+    assert ended(*more, "--out", str(tmp_path / "with")) in (0, None)
+    run = read_run(next((tmp_path / "with").glob("2*")))
+    assert run.meta["verdict"]["status"] == "VALID" and run.meta["compiled"]["graphs"] > 0
+    assert run.meta["compiled"]["left_out"] == {} and run.meta["compiled"]["modules"] > 36  # heads, too
+    assert ended(*more, "--no-compile", "--out", str(tmp_path / "without")) in (0, None)
+    plain = read_run(next((tmp_path / "without").glob("2*")))
+    texts = [{(line["sample_id"], line["method"]): line["token_ids"] for line in each.lines} for each in (run, plain)]
+    assert texts[0] == texts[1] and "compiled" not in plain.meta["environment"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as refused:
+        app(["compare", str(run.folder), str(plain.folder)])
+    assert refused.value.code == 2 and "engine: eager, compiled / eager" in " ".join(capsys.readouterr().err.split())
+    assert compiled.graphs_compiled() > 0
