@@ -155,8 +155,11 @@ def differing(runs: Sequence[Run], of_suites: bool = False) -> tuple[list[str], 
     first, *others = runs
     found = [f"{first.run_id} and {other.run_id} ({'; '.join(fields)})"
              for other in others if (fields := differences(identity(first), identity(other), of_suites))]  # fmt: skip
-    notes = [f"{first.run_id} and {other.run_id} differ in {field}"
-             for other in others for field in differences(_versions(first), _versions(other))]  # fmt: skip
+    same: dict[str, list[str]] = {}  # a folder of runs of two commits is one note, not one a run
+    for other in others:
+        for field in differences(_versions(first), _versions(other)):
+            same.setdefault(field, []).append(other.run_id)
+    notes = [f"{first.run_id} and {', '.join(ids)} differ in {field}" for field, ids in same.items()]
     notes += generation_notes(runs)
     notes += [f"{run.run_id} is {run.meta['status']}, not finished" for run in runs if run.meta["status"] != "success"]
     return found, notes

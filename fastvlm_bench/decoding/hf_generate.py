@@ -67,12 +67,13 @@ class FirstToken(StoppingCriteriaList):
 
 @dataclass(frozen=True)
 class Timed:
-    """What the loop returned, (B, T) with the prompt, the new tokens of each row, and the clock (s).
+    """What the loop returned, the new tokens of each row, and the clock (s).
 
+    returned: (B, T) with the prompt, or transformers' whole output where that was asked for.
     began: at the loop's start. first: when the first token was known on the host. ended: when the last one was.
     """
 
-    sequences: Tensor
+    returned: Any
     new: list[list[int]]
     began: float
     first: float
@@ -85,17 +86,18 @@ def timed_loop(model: Any, input_ids: Tensor, prepared: dict[str, Any], clock: C
     finite, first = Finite(), FirstToken(prepared.pop("stopping_criteria"), clock)
     processors = LogitsProcessorList([finite, *(prepared.pop("logits_processor", None) or [])])
     try:
-        sequences: Tensor = model._sample(
+        returned = model._sample(
             input_ids, logits_processor=processors, stopping_criteria=first, **prepared
         )  # fmt: skip
     except RuntimeError:  # when sampling, torch itself refuses to draw from NaN
         finite.check()
         raise
     finite.check()
+    sequences: Tensor = getattr(returned, "sequences", returned)
     new = sequences[:, input_ids.shape[1] :].tolist()
     ended = clock.synchronised()
     assert first.known is not None
-    return Timed(sequences, new, began, first.known, ended)
+    return Timed(returned, new, began, first.known, ended)
 
 
 class HfGenerate(Method):
@@ -135,7 +137,7 @@ class HfGenerate(Method):
 
         return looked
 
-    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
+    def __call__(self, model: Any, input_ids: Tensor, **prepared: Any) -> Any:
         criteria, most = further(prepared["stopping_criteria"]), prepared["generation_config"].max_length
         ran = timed_loop(model, input_ids, prepared, self.clock)
         given = prepared["generation_config"].eos_token_id
@@ -153,7 +155,7 @@ class HfGenerate(Method):
             alive = [row for row in rows if len(row.tokens) > number]
             settle(alive, [Round(0, 0, 0, 1, 0.0, decode_s / passes)] * len(alive), decode_s / passes)
         self.trace = traced(rows, ran.began, ran.first, ran.ended)
-        return ran.sequences
+        return ran.returned
 
 
 def static_cache(options: dict[str, Any]) -> dict[str, Any]:

@@ -126,16 +126,19 @@ class Session(Choosing):
     def returned(self) -> Any:
         """What `generate` returns: the sequences, or transformers' output with them and the KV of all but the last.
 
-        The cache is left out where it cannot be cut back to these tokens: of several rows, and of layers with states.
+        The cache is left out where it cannot be cut back to these tokens: of several rows, of layers with states, and
+        of layers that passes leave out.
         """
         if not self.config.return_dict_in_generate:
             return self.sequences
         layers = [] if self.takes_several else list(text_cache(self.cache).layers)
         plain = bool(layers) and not self.fixed and all(type(layer) is DynamicLayer for layer in layers)
+        beyond = [layer.get_seq_length() - (self.length - 1) for layer in layers] if plain else [-1]
+        plain = min(beyond) >= 0  # layers that some passes leave out have read less
         if plain:
-            for layer in layers:  # an EOS may end the output within a round
-                if beyond := layer.get_seq_length() - (self.length - 1):
-                    layer.crop(-beyond)
+            for layer, count in zip(layers, beyond, strict=True):  # an EOS may end the output within a round
+                if count:
+                    layer.crop(-count)
         coded = self.model.config.is_encoder_decoder
         output = GenerateEncoderDecoderOutput if coded else GenerateDecoderOnlyOutput
         return output(sequences=self.sequences, past_key_values=self.cache if plain and not coded else None)

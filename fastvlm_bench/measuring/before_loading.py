@@ -143,7 +143,7 @@ def check_same_data(meta: Mapping[str, Any], suites: Sequence[Suite], config: Ru
         now = described_suite(suite, config)
         images = before.get("images_sha256")
         if before["sha256"] != now["sha256"] or (images and images != now["images_sha256"]):
-            what = "annotations or names" if before["sha256"] != suite.sha256 else "images"
+            what = "annotations, or names or sizes of images," if before["sha256"] != suite.sha256 else "images"
             raise UsageError(f"the {what} of {suite.name} have changed since {meta['run_id']} was begun; put them "
                              "back, or start a new run")  # fmt: skip
         if changed := changed_suite(before, now):

@@ -54,6 +54,8 @@ QUIET = ("do_sample", "temperature", "top_k", "top_p", "max_length", "max_new_to
 """Fields of DECIDED that a run does not speak of: very many checkpoints have them, or they change no answer."""
 NEUTRAL = SAMPLING | SEARCH
 _STOPS = "adds_stop_strings"
+NGRAMS, LONGEST_NGRAM = ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 2**16
+"""transformers makes a list of this length for each prompt: a slip of some zeros fills the memory, with no word."""
 NEED_EOS = ("exponential_decay_length_penalty", "min_length", "min_new_tokens")
 KNOWN = {*HONOURED, *DECIDED, "transformers_version", "_from_model_config"}
 """Every field that transformers has today; a test compares."""
@@ -141,20 +143,24 @@ def _check_tokens(settings: Mapping[str, Any], name: str) -> None:
 
 
 def _check_processors(model: Any, settings: Any, name: str) -> None:
-    """Build and call the logits processor of each honoured field by itself, so that the one that fails is named."""
+    """Build and call the logits processor of each honoured field by itself, so that the one that fails is named.
+
+    Those of drawn tokens, too, though the run may be greedy: else they fail in the first sample of one that draws.
+    """
     ids = torch.zeros((1, 3), dtype=torch.long, device=model.device)
     scores = torch.zeros((1, int(model.config.get_text_config(decoder=True).vocab_size)), device=model.device)
     tokens = {field: getattr(settings, field, None) for field in TOKENS}
-    for field in SETTINGS:
+    neutral = {**SETTINGS, **{field: SAMPLING[field] for field in DRAWN}}
+    for field in neutral:
         value = getattr(settings, field, None)
-        if (
-            field == "guidance_scale" or value is None or value == SETTINGS[field]
-        ):  # the first needs a pass of the model
+        if field == "guidance_scale" or value is None or value == neutral[field]:  # the first needs a pass of the model
             continue
         if field in NEED_EOS and tokens["eos_token_id"] is None:
             raise _refused(name, field, value, "which needs an eos_token_id, and the checkpoint has none")
+        if field in NGRAMS and (type(value) is not int or value > LONGEST_NGRAM):
+            raise _refused(name, field, value, f"which is no whole number up to {LONGEST_NGRAM}")
         try:
-            alone = GenerationConfig(**{field: value, **tokens, "max_length": 9})
+            alone = GenerationConfig(**{field: value, **tokens, "max_length": 9, "do_sample": field in DRAWN})
             model._prepare_special_tokens(alone, kwargs_has_attention_mask=True, device=model.device)
             processors = model._get_logits_processor(
                 generation_config=alone, input_ids_seq_length=3, encoder_input_ids=ids,

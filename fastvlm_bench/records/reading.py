@@ -58,6 +58,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
         with uncollected():
             meta = json.loads(path.read_bytes())
     except FileNotFoundError:
+        begun = Path(folder) / SAMPLES_FILE
+        if begun.is_file() and not begun.stat().st_size:  # the samples file is made before run.json
+            raise UsageError(f"{folder} was killed before it recorded anything; remove it and start anew") from None
         raise UsageError(f"{folder} is not a run folder: it has no {RUN_FILE}; give a folder under results/") from None
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None

@@ -16,8 +16,12 @@ def cell_text(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What begins a formula in a spreadsheet."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What begins a formula in a spreadsheet: some skip white space, and take full-width signs for their own."""
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value)
 
 
 def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]], excel_safe: bool = False) -> str:
@@ -35,7 +39,7 @@ def csv_lines(header: Sequence[str], rows: Iterable[Sequence[Any]], excel_safe: 
         text = cell_text(value)
         if value is None or isinstance(value, int | float):  # most cells, in which nothing needs quotes
             return text
-        if excel_safe and isinstance(value, str) and text.startswith(FORMULA):
+        if excel_safe and text.startswith(FORMULA) and not _numbers(value):
             text = f"'{text}"
         return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
 

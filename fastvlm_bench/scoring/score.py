@@ -115,7 +115,9 @@ def score_file(
             raise UsageError(f"{prediction_file}: no sample of the {whole} of {source} has a prediction"
                              + (f" both there and in {reference_file}" if reference_file else ""))  # fmt: skip
         texts, others = ([found[entry.sample_id] for entry in entries] for found in (there, beside))
-        notes.append(f"{len(entries)} of the {whole} samples of {source} have a prediction; scores are of these alone")
+        where = f" in both {prediction_file} and {reference_file}" if reference_file else ""
+        notes.append(f"{len(entries)} of the {whole} samples of {source} have a prediction{where}; "
+                     "scores are of these alone")  # fmt: skip
     else:
         texts = results_formats.read(prediction_file, definition.results, entries, source, allow_missing, odd)
     java_named = java_metrics() if definition.kind == "caption" else ()
@@ -142,6 +144,9 @@ def score_file(
         values |= {name: found.value, **found.parts}
         for group in quality.group_names(described):
             own = [index for index, entry in enumerate(entries) if entry.group == group]
+            if not own:  # of a subset; no metric is asked for the score of nothing
+                values[f"{name}[{group}]"], reasons[f"{name}[{group}]"] = None, "no sample of it has a prediction"
+                continue
             part = quality.score(name, described, [texts[i] for i in own], [references[i] for i in own], group)
             values[f"{name}[{group}]"] = None if part is None else part.value
             if part is None:

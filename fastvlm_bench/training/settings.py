@@ -6,6 +6,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +205,16 @@ class TrainSettings:
                 )
             if layers is not None and recipe.exit_layer >= layers:
                 raise UsageError(f"exit layer {recipe.exit_layer} is not within 1 .. {layers - 1} of '{self.model}'")
+        self._check_backbone()
         check_writable(Path(self.out))
         return self
+
+    def _check_backbone(self) -> None:
+        """What phase 1 cannot do, which it would say itself, but only when the target's answers are made."""
+        if self.finetune_backbone == "lora" and find_spec("peft") is None:
+            raise UsageError("--finetune-backbone lora needs peft: pip install 'fastvlm-bench[lora]'")
+        if self.finetune_backbone and self.dtype not in ("auto", "float32"):
+            raise UsageError(f"--finetune-backbone trains float32 weights; leave --dtype {self.dtype} out")
 
     def as_dict(self) -> dict[str, Any]:
         return {f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v for f in fields(self)}

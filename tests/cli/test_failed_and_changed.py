@@ -129,4 +129,4 @@ def test_resume_refuses_changed_data(
     image.write_bytes(content)
     own_data.write_text(own_data.read_text().replace("a white image", "a black image"))
     message = refused(*arguments(own_data, "--resume", folder))
-    assert "the annotations or names of jsonl have changed" in message
+    assert "the annotations, or names or sizes of images, of jsonl have changed" in message

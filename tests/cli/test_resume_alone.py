@@ -90,7 +90,6 @@ def test_the_cases_name_every_field() -> None:
         (("-m", "layerskip:exit_layer=1"), "methods", ["standard", "layerskip:exit_layer=1"]),
         (("--batch-size", 4), "batch_size", 4), (("--control",), "control", True),
         (("--metric", "bleu4"), "metrics", ["bleu4"]), (("--model", "tiny"), "model", "tiny"),
-        (("--out", "elsewhere"), "out", "elsewhere"),
     ],
 )  # fmt: skip
 def test_what_is_typed_wins(
@@ -112,6 +111,15 @@ def test_a_typed_option_that_differs_is_refused_by_its_name_alone(tmp_path: Path
     done = call("--resume", folder, "--limit", 2, "--margin", 1)
     assert done.exit_code == 2
     assert f"{folder} was made with another configuration (limit: 3 -> 2); leave those options out" in done.stderr
+
+
+def test_another_place_is_refused_and_its_own_is_not(tmp_path: Path, asked: list[RunConfig]) -> None:
+    folder = recorded(tmp_path / "results", RunConfig())
+    done = call("--resume", folder, "--out", tmp_path / "elsewhere")
+    assert done.exit_code == 2 and f"--resume goes on in {folder}; leave one of them out" in done.stderr
+    for own in (tmp_path / "results", tmp_path):  # of a single run, and of a folder of runs
+        assert call("--resume", folder, "--out", own).exit_code == 0
+    assert [config.out for config in asked] == [str(tmp_path / "results"), str(tmp_path)]
 
 
 def test_a_file_of_config_counts_as_typed(tmp_path: Path, asked: list[RunConfig]) -> None:

@@ -10,10 +10,13 @@ from covering import covering
 from transformers import DynamicCache, TextStreamer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from fastvlm_bench.decoding.build import build
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.standard import Standard
 from fastvlm_bench.engine.method import Method
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.machine.clock import Clock
+from fastvlm_bench.method_spec import MethodSpec
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.models.names import TINY_DRAFTS
 from fastvlm_bench.suites.suite import load_suite, open_image
@@ -85,6 +88,23 @@ def test_whole_outputs_where_they_are_asked_for(target: Target, inputs: Any) -> 
         assert found.past_key_values.get_seq_length() == expected.past_key_values.get_seq_length()
         for own, other in zip(found.past_key_values.layers, expected.past_key_values.layers, strict=True):
             torch.testing.assert_close(own.keys, other.keys, atol=1e-4, rtol=1e-4)
+
+
+OTHERS = ("layerskip:exit_layer=2,topk=2", "adaptive", "early-exit:exit_layer=6", "hierarchical:levels=2+8", "medusa",
+          "prompt-lookup", "draft-verify", "swift", "clasp", "hf-generate")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", covering(OTHERS, ["early-exit:exit_layer=6", "hf-generate"]))
+def test_whole_outputs_of_every_other_method(target: Target, inputs: Any, text: str) -> None:
+    """Layers that passes leave out have not read what was emitted: no cache is then given that lacks it."""
+    method = build(MethodSpec.parse(text), target, TINY_DRAFTS, Clock()).method
+    plain = generate(target, inputs, custom_generate=method)
+    found = generate(target, inputs, custom_generate=method, return_dict_in_generate=True)
+    assert torch.equal(found.sequences, plain)
+    if found.past_key_values is None:
+        assert text.startswith("early-exit")
+    else:
+        assert {layer.get_seq_length() for layer in found.past_key_values.layers} == {plain.shape[1] - 1}
 
 
 @pytest.mark.parametrize("asked", ["output_scores", "output_logits", "output_attentions", "output_hidden_states"])

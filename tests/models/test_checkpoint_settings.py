@@ -256,6 +256,8 @@ WRONG: list[dict[str, Any]] = [
     {"eos_token_id": "</s>"}, {"pad_token_id": [1]}, {"eos_token_id": [2, None]}, {"stop_strings": 7},
     {"encoder_repetition_penalty": 0}, {"begin_suppress_tokens": {"a": 1}}, {"min_length": [3]},
     *({field: 10**30} for field in TOKENS), {"pad_token_id": -(10**30)}, {"eos_token_id": [2, -2]},
+    {"min_p": -1}, {"top_h": "much"}, {"typical_p": [1]}, {"epsilon_cutoff": "abc"}, {"eta_cutoff": {"a": 1}},
+    {"encoder_no_repeat_ngram_size": 10**30}, {"encoder_no_repeat_ngram_size": 10**9}, {"no_repeat_ngram_size": 1e308},
 ]  # fmt: skip
 
 

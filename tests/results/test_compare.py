@@ -140,6 +140,9 @@ def test_methods_draft_and_commit_are_not_identity(fake: SimpleNamespace) -> Non
     assert identity(a) == identity(b)
     notes = compare([a, b]).notes
     assert len(notes) == 1 and f"differ in commit: {'0' * 40} / {'f' * 40}" in notes[0]
+    c = fake.run(suites=[fake.suite(n=8)], meta={"environment": {"commit": "f" * 40}})
+    (note,) = compare([a, b, c]).notes  # of all runs that differ alike
+    assert note.startswith(f"{a.run_id} and {b.run_id}, {c.run_id} differ in commit: ")
 
 
 def test_fewer_than_two_runs(fake: SimpleNamespace) -> None:

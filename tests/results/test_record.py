@@ -101,6 +101,9 @@ def test_folders_that_are_no_runs(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="empty is not a run folder"):
         read_run(tmp_path / "empty")
+    (tmp_path / "empty" / "samples.jsonl").touch()
+    with pytest.raises(UsageError, match="empty was killed before it recorded anything; remove it and start anew"):
+        read_run(tmp_path / "empty")
     (folder / "samples.jsonl").unlink()
     with pytest.raises(CorruptRecord, match=r"samples\.jsonl is gone, and run\.json sealed 8 lines"):
         read_run(folder)

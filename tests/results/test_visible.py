@@ -57,12 +57,15 @@ def test_errors_and_notes(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "fastvlm-bench: note: of \\x1b[2Jall\n"
 
 
-@pytest.mark.parametrize("text", ["=1+2", "+1", "-1+2", "@SUM(A1)", "\t=1", "\r=1"])
+@pytest.mark.parametrize(
+    "text", ["=1+2", "+1", "-1+2", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff20A"]
+)
 def test_a_text_is_no_formula_where_that_is_asked_for(text: str) -> None:
-    rows = [[text, -1.5, "plain", None]]
-    (safe,) = list(csv.reader(io.StringIO(to_csv(["a", "b", "c", "d"], rows, excel_safe=True), newline="")))[1:]
-    (bare,) = list(csv.reader(io.StringIO(to_csv(["a", "b", "c", "d"], rows), newline="")))[1:]
-    assert safe == [f"'{text}", "-1.5", "plain", ""] and bare == [text, "-1.5", "plain", ""]
+    rows, header = [[text, -1.5, "plain", None, [text, "b"], [-1, 2]]], ["a", "b", "c", "d", "e", "f"]
+    (safe,) = list(csv.reader(io.StringIO(to_csv(header, rows, excel_safe=True), newline="")))[1:]
+    (bare,) = list(csv.reader(io.StringIO(to_csv(header, rows), newline="")))[1:]
+    assert bare == [text, "-1.5", "plain", "", f"{text};b", "-1;2"]
+    assert safe == [f"'{text}", "-1.5", "plain", "", f"'{text};b", "-1;2"]
 
 
 def test_excel_safe_is_for_csv(fake: SimpleNamespace) -> None:

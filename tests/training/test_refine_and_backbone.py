@@ -157,6 +157,11 @@ def test_phase_1_refuses_what_it_cannot(
     lora = TrainSettings(**{**given, "finetune_backbone": "lora"}, out=str(tmp_path / "d"))
     with pytest.raises(UsageError, match=r"lora needs peft: pip install 'fastvlm-bench\[lora\]'"):
         backbone.finetune(lora, model, examples, folder, Display(quiet=True))
+    with pytest.raises(UsageError, match=r"lora needs peft: pip install 'fastvlm-bench\[lora\]'"):
+        lora.validate()  # before the target has made its answers
+    for given_as, dtype in (("bf16", "bfloat16"), ("float16", "float16")):
+        with pytest.raises(UsageError, match=f"trains float32 weights; leave --dtype {dtype} out"):
+            TrainSettings(**{**given, "dtype": given_as}, out=str(tmp_path / "d")).validate()
     with pytest.raises(UsageError, match="needs to know the exits that it trains: give --exit-layer, as 1,2"):
         TrainSettings(**{**given, "exit_layers": ("auto",)}, out=str(tmp_path / "d"))
     model.model.bfloat16()
