@@ -1,7 +1,7 @@
 """What phase 1 did to the model's answers: the suite's own metrics, before and after, on the same held-out samples."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,15 @@ from fastvlm_bench.training.settings import DEFAULT_TOKENS, TrainSettings
 SAMPLES = 200
 
 
-def report_quality(
+def measure_quality(
     settings: TrainSettings,
     before: Target,
     after: Target,
     held_out: Sequence[TrainingSample],
     path: Path,
     display: Display,
-) -> list[dict[str, Any]]:
-    """Print and keep (quality.json) each metric's value before and after, and the paired difference.
+) -> None:
+    """Keep (quality.json) each metric's value before and after, and the paired difference.
 
     Embedded suites are scored on their embedded split, which is held out from training; other suites on the samples
     that were held out. Without references only the number of unchanged answers is reported. path: the file to write.
@@ -51,13 +51,16 @@ def report_quality(
             most = read_definition(name).max_new_tokens if settings.suites else DEFAULT_TOKENS
             rows += _rows(name, scored, before, after, own, settings.max_new_tokens or most, display.say)
     write_atomically(path, (json.dumps(rows, indent=1) + "\n").encode())
+
+
+def tell_quality(rows: Sequence[Mapping[str, Any]], display: Display) -> None:
+    """Print what `measure_quality` kept. A training that goes on says it again, since nobody may have seen it."""
     for row in rows:
         value = "" if row["before"] is None else f" {row['before']:.4f} -> {row['after']:.4f},"
         between = "" if row["low"] is None else f" [{row['low']:+.4f}, {row['high']:+.4f}]"
         change = "" if row["delta"] is None else f" Δ {row['delta']:+.4f}{between} ({row['verdict']}),"
         display.conclude(f"quality, {row['suite']} {row['metric']}:{value}{change} "
                          f"unchanged answers {row['unchanged']} of {row['n']}")  # fmt: skip
-    return rows
 
 
 def _rows(

@@ -13,7 +13,7 @@ from fastvlm_bench.machine.failures import out_of_memory
 from fastvlm_bench.models.load import Target, load_target
 from fastvlm_bench.training import backbone, parallel
 from fastvlm_bench.training.answers import Example, ends
-from fastvlm_bench.training.backbone_quality import report_quality
+from fastvlm_bench.training.backbone_quality import measure_quality, tell_quality
 from fastvlm_bench.training.costs import costs_of
 from fastvlm_bench.training.display import Display
 from fastvlm_bench.training.folder import QUALITY, STATE, TrainingFolder
@@ -113,8 +113,10 @@ class Training:
             path = self.folder.path / QUALITY
             if not path.is_file():
                 # Training has changed the weights of `self.target`, so the model as it was is loaded again.
-                report_quality(s, load_target(s.model, **here), after, texts.held_out, path, self.display)
-            backbone.remember(Path(made), s, json.loads(path.read_text(encoding="utf-8")))
+                measure_quality(s, load_target(s.model, **here), after, texts.held_out, path, self.display)
+            quality = json.loads(path.read_text(encoding="utf-8"))
+            tell_quality(quality, self.display)
+            backbone.remember(Path(made), s, quality)
 
         parallel.lead(tell)
         self.target = after

@@ -84,7 +84,9 @@ def made_weights(out: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["full", "lora"])
-def test_phase_1(given: dict[str, Any], tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_phase_1(
+    given: dict[str, Any], tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     if how == "lora":
         pytest.importorskip("peft")
     given = {**given, "finetune_backbone": how, "backbone_lr": 5e-3 if how == "full" else 2e-2}
@@ -116,7 +118,19 @@ def test_phase_1(given: dict[str, Any], tmp_path: Path, how: str, monkeypatch: p
     monkeypatch.setattr(backbone._Backbone, "_save", stops)
     assert fit.train(TrainSettings(**given, out=str(halves))) == 130
     monkeypatch.setattr(backbone._Backbone, "_save", save)
+    # Stopped again between what is kept of the quality and what is said of it, it is said in the end.
+    kept = fit.measure_quality
+
+    def keeps(*arguments: Any) -> None:
+        kept(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit, "measure_quality", keeps)
+    capsys.readouterr()
+    assert fit.train(TrainSettings(**given, out=str(halves))) == 130
+    assert (halves / "quality.json").is_file() and "unchanged answers" not in capsys.readouterr().out
     assert fit.train(TrainSettings(**given, out=str(halves))) == 0
+    assert "unchanged answers" in capsys.readouterr().out
     one, other = made_weights(out), made_weights(halves)
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
     assert (halves / "head.safetensors").read_bytes() == (out / "head.safetensors").read_bytes()
