@@ -21,7 +21,7 @@ UNUSUAL: dict[str, Any] = {
     "data": "/some/data", "limit": 7, "repeats": 2, "warmup": 1, "max_new_tokens": 9, "prompt_set": "llava",
     "prompt": "Say {question}", "seed": 5, "device": "cpu", "dtype": "float32", "device_map": "auto", "attn": "eager",
     "quantize": "4bit", "trust_remote_code": True, "offline": True, "threads": 1, "batch_size": 2, "control": False,
-    "engine": "graphs",
+    "engine": "graphs", "compile": True,
     "ignore_eos": True, "invocations": 2, "shard": "2/3", "require_lossless": True, "require_valid": True,
     "min_decode_speedup": 1.5, "min_alpha": 0.2, "max_quality_drop": 3.0, "margin": 2.0,
     "variants": ("vqa_accuracy=official",), "java": True, "metrics": ("rouge_l",),
