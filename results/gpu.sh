@@ -1,5 +1,6 @@
 #!/bin/sh
-# Measures every method by both engines on a GPU, on the embedded model and on random weights in LLaVA-1.5-7B's shape:
+# Measures every method on a GPU, by both engines and by recorded passes of compiled parts, on the embedded model and on
+# random weights in LLaVA-1.5-7B's shape:
 #   sh results/gpu.sh [--device cuda|cuda:N|cpu] [--shape 7b|small] [--out FOLDER] [--limit N] [--tokens N]
 #     [--methods "NAME NAME …"] [--dry-run]
 #
@@ -12,7 +13,7 @@ refuse() { echo "$0: $1" >&2; exit 2; }
 while [ $# -gt 0 ]; do
   case $1 in
   --dry-run) dry=echo; shift; continue ;;
-  -h | --help) sed -n '2,8s/^# *//p' "$0"; exit 0 ;;
+  -h | --help) sed -n '2,9s/^# *//p' "$0"; exit 0 ;;
   --device | --shape | --out | --limit | --tokens | --methods) [ $# -gt 1 ] || refuse "$1 needs a value" ;;
   *) refuse "'$1' is no option; see $0 --help" ;;
   esac
@@ -33,7 +34,8 @@ small) limit=${limit:-2} tokens=${tokens:-12} energy=1 ;;
 *) refuse "--shape is '$shape'; it must be 7b or small" ;;
 esac
 case $limit$tokens in *[!0-9]*) refuse "--limit and --tokens are whole numbers, not '$limit' and '$tokens'" ;; esac
-if [ "$device" = cpu ]; then dtype='float32' more='--threads 1'; else dtype='bfloat16' more=''; fi
+# Compiled parts go with recorded passes on a GPU, and with eager ones on a CPU.
+if [ "$device" = cpu ]; then dtype='float32' more='--threads 1' under=eager; else dtype='bfloat16' more='' under=graphs; fi
 python=${PYTHON:-python3} here=$(dirname "$0") named=''
 for method in $methods; do named="$named -m $method"; done
 
@@ -51,9 +53,11 @@ for target in embedded random; do
   if [ $target = embedded ]; then model=tiny; else model=$out/target; fi
   write "$out/$target.predict.json" $python -m fastvlm_bench predict --model "$model" --dtype $dtype \
     --device "measured:$out/roofline.json" --exit-layer 2 --json
-  for engine in eager graphs; do
+  for engine in eager graphs compiled; do
+    passes="--engine $engine"
+    if [ $engine = compiled ]; then passes="--engine $under --compile"; fi
     bench run --model "$model" --suite coco-caption --limit "$limit" --max-new-tokens "$tokens" --ignore-eos \
-      --device "$device" --dtype $dtype --engine $engine --phases --energy $energy $more $named \
+      --device "$device" --dtype $dtype $passes --phases --energy $energy $more $named \
       --out "$out/$target-$engine"
   done
 done

@@ -14,7 +14,7 @@ from typing import Any
 from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.records.record import read_run
 
-ENGINES = ("eager", "graphs")
+ENGINES = ("eager", "graphs", "compiled")
 HEADERS = ("target", "engine", "method", "tokens/s", "decode speed-up", "same", "allocator MiB", "NVML MiB", "J/token",
            "kernels", "of the roofline")  # fmt: skip
 
