@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
+from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.cli.app import app
 from fastvlm_bench.declared import declaration
 from fastvlm_bench.method_spec import METHODS
@@ -251,6 +252,29 @@ def test_reference_sentences_are_what_the_records_say() -> None:
     for sentence in sentences:
         suite, _, claim = sentence.partition(": ")
         assert suite in said and claim in said, sentence
+
+
+def test_what_is_said_of_the_predictions_is_what_the_tables_say() -> None:
+    errors, prices = list[float](), list[float]()
+    for folder in committed_runs():
+        run = read_run(folder)
+        for row in summarise(run):
+            totals, predicted = row.speedup.decode_speedup_totals, row.costs.predicted_decode_speedup
+            errors += [abs(predicted / totals.value - 1)] if predicted and totals else []
+        standard = [entry["standard_s"] for entry in run.meta["costs"]]
+        prices += [max(standard) / min(standard) - 1] if standard else []
+    within = [sum(error <= limit for error in errors) for limit in (0.05, 0.1)]
+    told = (f"Of these {len(errors)} predictions {within[0]} lie within 5 % of it, {within[1]} within 10 %, "
+            f"the furthest is {100 * max(errors):.0f} % off")  # fmt: skip
+    page = " ".join((RESULTS / "README.md").read_text(encoding="utf-8").split())
+    assert told in page and f"differs between methods of one run by up to {100 * max(prices):.0f} %" in page
+
+
+def test_no_record_names_a_place_of_the_machine_that_made_it() -> None:
+    listed = subprocess.run(["git", "ls-files", "results/*.json"], cwd=ROOT, capture_output=True, text=True)
+    files = [ROOT / name for name in listed.stdout.split()]
+    assert len(files) > 20
+    assert [path.name for path in files if re.search(r'"/(?!/)[^"\s]+/', path.read_text(encoding="utf-8"))] == []
 
 
 def test_reference_runs_are_whole_and_valid() -> None:

@@ -15,6 +15,7 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import METHODS, MethodSpec
 from fastvlm_bench.models.load import Target
+from fastvlm_bench.models.names import as_recorded
 
 
 @dataclass
@@ -78,7 +79,7 @@ def build(
         spec, options = replace(spec, options={**spec.options, **advice}), {**options, **advice}
     elif METHODS[spec.name].skips:
         skip_set = choose_skip_set(drafts, model=target.id, draft=options.get("draft"), layers=count)
-        options["draft"] = str(skip_set)
+        options["draft"] = as_recorded(skip_set)
     elif not 1 <= options.get("exit_layer", 1) < count:
         raise UsageError(f"exit_layer={options['exit_layer']} is not within 1 .. {count - 1} of {target.id}")
     read = draft or skip_set

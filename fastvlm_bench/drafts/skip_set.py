@@ -12,6 +12,7 @@ from typing import Any
 
 from fastvlm_bench.drafts.manifest import first_line
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.models.names import as_recorded
 
 SKIP = "skip.json"
 SEARCH_COMMAND = "fastvlm-bench skip-search"
@@ -134,7 +135,7 @@ def load_skip_set(folder: Path, model: Any) -> SkipManifest:
 def named(folder: Path, told: SkipManifest) -> Mapping[str, Any]:
     """The entry of run.json: the folder's name, its hash, and what it skips."""
     return {
-        "name": folder.resolve().name, "source": str(folder),
+        "name": folder.resolve().name, "source": as_recorded(folder),
         "sha256": hashlib.sha256((folder / SKIP).read_bytes()).hexdigest(),
         "attention": sorted(told.attention), "mlp": sorted(told.mlp), "validation": told.validation,
     }  # fmt: skip

@@ -16,6 +16,14 @@ OWN = {
 }
 """The models that come with the tool, and a line about each."""
 
+
+def as_recorded(folder: Path) -> str:
+    """A draft's folder as records name it: one that comes with the tool is named alike wherever that is installed."""
+    package = EMBEDDED.resolve().parents[1]
+    found = folder.resolve()
+    return found.relative_to(package).as_posix() if found.is_relative_to(EMBEDDED.resolve()) else str(folder)
+
+
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 TORCH_DTYPES = {"float": "float32", "half": "float16"}
 """What torch calls them besides."""

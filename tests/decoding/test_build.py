@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from fastvlm_bench.errors import UsageError
 from fastvlm_bench.machine.clock import Clock
 from fastvlm_bench.method_spec import METHODS, MethodSpec
 from fastvlm_bench.models.load import load_target
-from fastvlm_bench.models.names import layer_count
+from fastvlm_bench.models.names import TINY_DRAFTS, layer_count
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +134,17 @@ def test_a_faulty_file_is_told_in_one_line(
 def test_an_exit_beyond_the_model_is_refused(target: Any) -> None:
     with pytest.raises(UsageError, match=rf"exit_layer=99 is not within 1 .. {layer_count('tiny') - 1} of tiny"):
         build(MethodSpec.parse("layerskip:exit_layer=99"), target, None, Clock())
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_skip_set_of_the_package_is_named_alike_on_every_machine(
+    target: Any, tmp_path: Path, elsewhere: bool
+) -> None:
+    """`compare` puts runs of two machines side by side, and a record tells nothing of the place of an installation."""
+    drafts = TINY_DRAFTS
+    if elsewhere:
+        drafts = tmp_path / "drafts"
+        shutil.copytree(TINY_DRAFTS / "skip", drafts / "mine")
+    built = build(MethodSpec.parse("draft-verify"), target, drafts, Clock("cpu"))
+    named = str(drafts / "mine") if elsewhere else "fastvlm_bench/embedded/drafts/skip"
+    assert built.described["options"]["draft"] == built.described["draft"]["source"] == named
