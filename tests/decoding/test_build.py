@@ -144,7 +144,7 @@ def test_a_skip_set_of_the_package_is_named_alike_on_every_machine(
     drafts = TINY_DRAFTS
     if elsewhere:
         drafts = tmp_path / "drafts"
-        shutil.copytree(TINY_DRAFTS / "skip", drafts / "mine")
+        shutil.copytree(TINY_DRAFTS / "skip", drafts / "skip")
     built = build(MethodSpec.parse("draft-verify"), target, drafts, Clock("cpu"))
-    named = str(drafts / "mine") if elsewhere else "fastvlm_bench/embedded/drafts/skip"
+    named = str(drafts / "skip") if elsewhere else "fastvlm_bench/embedded/drafts/skip"
     assert built.described["options"]["draft"] == built.described["draft"]["source"] == named
