@@ -16,7 +16,8 @@ COLUMNS = (
     "decode_speedup_geomean", "decode_low", "decode_high", "e2e_speedup_geomean", "identical",
     "samples", "quality_change",
 )  # fmt: skip
-METHODS = ("fastvlm", "layerskip", "medusa", "block")
+BLOCK = "block"
+METHODS = ("fastvlm", "layerskip", "medusa", BLOCK)
 """What decodes with a trained draft, or with the raw exit."""
 
 
@@ -24,7 +25,8 @@ def ablation_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row for each draft and suite: runs in the order given, methods in the order of their run.
 
     predicted_speedup was computed when the draft was trained, from held-out text and the costs on that machine, for
-    predicted_gamma and predicted_stop_below, the best of a grid; gamma and stop_below are those that were measured.
+    predicted_gamma and predicted_stop_below, the best of a grid, and for `fastvlm` alone where a draft is decoded by
+    `block`, too; gamma and stop_below are those that were measured.
     decode_speedup_geomean is measured, with its 95 % interval, against standard decoding of the same target.
     quality_change: what phase 1 did to the target's scores, for drafts of a fine-tuned backbone.
     """
@@ -41,8 +43,9 @@ def ablation_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _row(row: Row, method: dict[str, Any], tuned: dict[str, Any] | None) -> dict[str, Any]:
     draft = method.get("draft") or {}
-    data = draft.get("data", {})
-    recipe, advice = data.get("recipe", {}), draft.get("advice", {})
+    data, name = draft.get("data", {}), method["options"].get("draft") or row.method.partition(":")[0]
+    blocks = method["name"] == BLOCK  # a block draft is measured by `fastvlm`, too, of which its advice speaks
+    recipe, advice = data.get("recipe", {}), {} if blocks else draft.get("advice", {})
     speedup = row.speedup.decode_speedup_geomean or Estimate(float("nan"), None, None, 0)
     e2e = row.speedup.e2e_speedup_geomean
     head = draft.get("head", "none (raw exit)")
@@ -51,7 +54,7 @@ def _row(row: Row, method: dict[str, Any], tuned: dict[str, Any] | None) -> dict
     validation = list(draft.get("validation", {}).values())
     return {
         "suite": row.suite, "target": f"{tuned['of']} + phase 1 ({tuned['how']})" if tuned else row.model,
-        "draft": method["options"].get("draft") or row.method.partition(":")[0],
+        "draft": f"{name}, by {BLOCK}" if blocks and name != BLOCK else name,
         "exit": method["options"].get("exit_layer", "none"), "head": head,
         "losses": " ".join(f"{name} {weight:g}" for name, weight in draft.get("losses", {}).items()),
         "refined": "" if not draft else "yes" if recipe.get("refine") and data.get("refine_updates") else "no",

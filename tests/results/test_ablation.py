@@ -41,6 +41,13 @@ def test_csv_has_every_column_at_full_precision() -> None:
     assert [float(line["decode_speedup_geomean"]) for line in read] == [row["decode_speedup_geomean"] for row in rows]
 
 
+def test_a_draft_of_two_methods_has_two_rows_that_are_told_apart() -> None:
+    """What training promised of a block draft is for `fastvlm`, which decodes with its first place alone."""
+    chain, block = [row for row in ablation_rows(runs()) if row["head"] == "block"]
+    assert (chain["draft"], block["draft"]) == ("block-exit1", "block-exit1, by block")
+    assert chain["predicted_speedup"] and block["predicted_speedup"] is None and block["tau"] != chain["tau"]
+
+
 def test_a_prediction_for_another_setting_says_for_which() -> None:
     """Predicted at γ 2 and measured at γ 10, the two do not stand side by side without a word."""
     rows = ablation_rows(runs())
