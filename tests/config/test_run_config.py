@@ -23,7 +23,7 @@ CHANGED: dict[str, Any] = {
     "budget": 60.0, "invocations": 3, "shard": "2/3", "energy": 5.0, "java": True, "metrics": ("anls",),
     "batch_size": 4,
     "device_map": "auto", "attn": "eager", "quantize": "4bit", "trust_remote_code": True, "offline": True,
-    "tensor_parallel": True,
+    "tensor_parallel": True, "compile": True,
 }  # fmt: skip
 SAMPLED: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 20}
 
