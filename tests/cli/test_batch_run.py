@@ -69,8 +69,7 @@ def test_resume_measures_torn_batches_again(ran: Any, call: Callable[..., Any], 
     _, run = ran
     folder = Path(shutil.copytree(run.folder, tmp_path / "run"))
     cut_run(folder, 3 * 4 + 2)  # one batch, and a half of the next
-    result = call(*FEW, *FIVE, "--batch-size", "3", *METHODS, "--out", run.folder.parent,
-                  "--resume", folder)  # fmt: skip
+    result = call(*FEW, *FIVE, "--batch-size", "3", *METHODS, "--out", tmp_path, "--resume", folder)
     assert result.exit_code == 0, result.output
     again = read_run(folder)
     assert [line["seq"] for line in again.lines][:12] == list(range(12)), "the first batch is not measured again"
