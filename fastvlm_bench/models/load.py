@@ -146,7 +146,7 @@ def load_target(
     drafts = text_alone  # a model that may do without images drafts
     if device_map and device != "auto":
         raise UsageError(f"--device {device} and --device-map exclude each other: leave one out")
-    _check_packages(device_map, attn, quantize)
+    _check_packages(device_map, attn, quantize, tensor_parallel)
     place = pick_device(device)
     wanted: Any = DTYPES.get(long_dtype(dtype)) or (torch.float32 if place.type == "cpu" and not quantize else "auto")
     with asks_nothing(offline):
@@ -205,10 +205,11 @@ def load_target(
                   settled.asked, settled.criteria)  # fmt: skip
 
 
-def _check_packages(device_map: str | None, attn: str | None, quantize: str | None) -> None:
+def _check_packages(device_map: str | None, attn: str | None, quantize: str | None, divided: bool) -> None:
     """UsageError for an option whose package is not installed, before anything is downloaded."""
     needed = [
         (device_map, f"--device-map {device_map}", "accelerate"),
+        (divided, "--tensor-parallel", "accelerate"),
         (quantize, f"--quantize {quantize}", "torchao" if quantize == INT8 else "bitsandbytes"),
         (quantize, f"--quantize {quantize}", "accelerate"),
         (attn == "flash_attention_2", "--attn flash_attention_2", "flash_attn"),

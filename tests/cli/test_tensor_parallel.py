@@ -17,6 +17,7 @@ from fastvlm_bench.models import tensor_parallel
 from fastvlm_bench.models.load import load_target
 from fastvlm_bench.records.record import Run, read_run
 
+pytest.importorskip("accelerate")
 METHODS = ("layerskip:exit_layer=1,gamma=3", "control:gamma=2")
 
 

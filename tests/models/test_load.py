@@ -109,6 +109,7 @@ def test_a_draft_fits_its_target_in_bfloat16() -> None:
         ({"attn": "flash_attention_2"}, "--attn flash_attention_2 needs the package flash-attn"),
         ({"device_map": "auto", "device": "cpu"}, "--device cpu and --device-map exclude each other"),
         ({"device_map": "auto", "device": "auto"}, "--device-map auto needs the package accelerate"),
+        ({"tensor_parallel": True}, "--tensor-parallel needs the package accelerate: pip install accelerate"),
     ],
 )
 def test_options_that_cannot_be_had(options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
