@@ -28,7 +28,7 @@ from fastvlm_bench.training.micro_batch import MicroBatch
 from fastvlm_bench.training.muon import Muon
 from fastvlm_bench.training.observe import Observer
 from fastvlm_bench.training.order import Order
-from fastvlm_bench.training.settings import TrainSettings
+from fastvlm_bench.training.settings import TrainSettings, check_lora
 from fastvlm_bench.training.tail import Tail
 
 SAVE_EVERY_S = 60.0
@@ -100,10 +100,9 @@ class _Backbone:
         if self.settings.finetune_backbone == "full":
             self.target.layers.requires_grad_(True)
             return model
-        try:
-            import peft
-        except ImportError:
-            raise UsageError("--finetune-backbone lora needs peft: pip install 'fastvlm-bench[lora]'") from None
+        check_lora()
+        import peft
+
         names = {id(module): name for name, module in model.named_modules()}
         linear = [names[id(m)] for layer in self.target.layers for m in layer.modules() if isinstance(m, nn.Linear)]
         torch.manual_seed(self.settings.seed)

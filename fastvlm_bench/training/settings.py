@@ -211,8 +211,8 @@ class TrainSettings:
 
     def _check_backbone(self) -> None:
         """What phase 1 cannot do, which it would say itself, but only when the target's answers are made."""
-        if self.finetune_backbone == "lora" and find_spec("peft") is None:
-            raise UsageError("--finetune-backbone lora needs peft: pip install 'fastvlm-bench[lora]'")
+        if self.finetune_backbone == "lora":
+            check_lora()
         if self.finetune_backbone and self.dtype not in ("auto", "float32"):
             raise UsageError(f"--finetune-backbone trains float32 weights; leave --dtype {self.dtype} out")
 
@@ -235,3 +235,9 @@ def whole_numbers(option: str, text: str, *, or_auto: bool = False) -> list[int]
             end = ", or auto" if or_auto else ""
             raise UsageError(f"{option} has '{part}'; it must be whole numbers of at least 1, as 4,8{end}")
     return [int(part) for part in parts]
+
+
+def check_lora() -> None:
+    """UsageError unless peft is installed."""
+    if find_spec("peft") is None:
+        raise UsageError("--finetune-backbone lora needs peft: pip install 'fastvlm-bench[lora]'")
