@@ -38,7 +38,7 @@ DeviceMap = Annotated[str | None, typer.Option(metavar="NAME", help="auto: sprea
 TensorParallel = Annotated[bool, typer.Option("--tensor-parallel/--no-tensor-parallel", help="Under torchrun: each process holds a part of the target's matrices, and all decode in step, for targets larger than a device.", rich_help_panel=MODEL)]
 Attn = Annotated[str | None, typer.Option("--attn", "--attn-implementation", metavar="NAME", help="sdpa, eager or flash_attention_2; default: transformers' choice.", rich_help_panel=MODEL)]
 Quantize = Annotated[str | None, typer.Option(metavar="BITS", help="4bit or 8bit (bitsandbytes), or int8 (torchao).", rich_help_panel=MODEL)]
-Engine = Annotated[str, typer.Option(metavar="NAME", help="How passes run, of every method alike: eager; graphs, which records each kind of pass once and repeats it; or auto, which is graphs on CUDA where it says the same, else eager. See docs/engines.md.", rich_help_panel=HOW)]
+Engine = Annotated[str, typer.Option(metavar="NAME", help="How passes run, of every method alike: eager; graphs, which records each kind of pass once and repeats it; or auto, which is graphs on CUDA and on a CPU where it says the same, else eager. See docs/engines.md.", rich_help_panel=HOW)]
 Compile = Annotated[bool, typer.Option("--compile/--no-compile", help="Let torch compile the norms and feed-forward networks of the layers, for every method alike.", rich_help_panel=HOW)]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code/--no-trust-remote-code", help="Run Python code that the model brings.", rich_help_panel=MODEL)]
 Offline = Annotated[bool, typer.Option("--offline/--no-offline", help="Never ask the hub: only what is in the cache.", rich_help_panel=MODEL)]

@@ -12,6 +12,7 @@ few_rows.py         the fastest order of products of a few rows, on a CPU
 passing.py          whether a pass that may not come again is worth a recording
 recordable.py       whether the passes of a session can be recorded
 tape.py             records the operations of a pass and repeats them, on a CPU
+scratch.py          the memory in which repeated operations make what is soon dead
 cuda_graph.py       the same on CUDA
 slots.py            a KV cache that stays where it is, so that rolling back is to start earlier
 gate_carrier.py     what the layer gate hands from one recorded pass to the next

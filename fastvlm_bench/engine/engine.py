@@ -12,6 +12,9 @@ from torch import Tensor
 
 from fastvlm_bench.models.compiled import Compiled, graphs_compiled
 
+LATE = 0.1
+"""Where more generations than this share were decoded once more, a warning says so."""
+
 
 class Carrier(Protocol):
     """Something that hands tensors from pass to pass beside the model's own inputs and outputs, as a layer gate does.
@@ -47,6 +50,8 @@ class Eager:
     name = "eager"
     watching: Any = None
     recorded = late = 0  # how many passes were recorded, and how many of them after the warm-up
+    measured = repeated = 0  # how many generations after the warm-up, and how many of them were decoded once more
+    _measures = False
     reasons: Mapping[str, None] = {}  # why another engine decoded instead
     parts: Compiled | None = None  # what `--compile` compiled
 
@@ -65,10 +70,26 @@ class Eager:
 
     def notices(self) -> list[dict[str, str]]:
         """Warnings for run.json."""
-        if not self.late:
+        if self.repeated <= LATE * self.measured:
             return []
         return [{"name": "RecordedLate", "message": f"{self.late} kinds of pass ran for the first time among the "
-                 "measured samples, which were then decoded once more; warm up longer"}]  # fmt: skip
+                 f"measured samples, so that {self.repeated} of {self.measured} outputs were decoded once more; warm "
+                 "up longer"}]  # fmt: skip
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """The time after the warm-up: what is recorded in it is late."""
+        made, self._measures = self.made_so_far, True
+        try:
+            yield
+        finally:
+            self.late += self.made_so_far - made
+            self._measures = False
+
+    def decoded(self, again: bool) -> None:
+        """A generation has ended. again: it was decoded once more, since something was recorded meanwhile."""
+        self.measured += self._measures
+        self.repeated += self._measures and again
 
     def take_over(self, session: Any, method: Any) -> None:
         """Called when the prompt has been read: the passes that follow are the engine's."""

@@ -16,14 +16,15 @@ from fastvlm_bench.engine.few_rows import FewRows
 from fastvlm_bench.engine.passing import Passing
 from fastvlm_bench.engine.recordable import hidden, unfit
 from fastvlm_bench.engine.recorded import Recorded, RecordedRows, Store
+from fastvlm_bench.engine.scratch import Scratch
 from fastvlm_bench.method_spec import MAX_GAMMA
 
 BLOCK = 128
 """The slots of a generation are a multiple of this, so that generations of like lengths share recorded passes."""
 
 AUTO = "auto"
-GRAPHS_ON = frozenset({"cuda"})
-"""Devices on which `auto` is `graphs`: eager passes wait for launches and Python there, not for the device."""
+GRAPHS_ON = frozenset({"cuda", "cpu"})
+"""Devices on which `auto` is `graphs`: eager passes of one sequence wait for launches and Python there."""
 
 
 class Graphs(Eager):
@@ -40,6 +41,7 @@ class Graphs(Eager):
         self.refused: str | None = None  # for all methods, as by the self-check
         self.checked = "not run"  # what the self-check said
         self.late = 0  # passes that were recorded after the warm-up
+        self.scratch = Scratch()
         self._stores: WeakKeyDictionary[Any, dict[Hashable, Store]] = WeakKeyDictionary()
         self._known: WeakSet[Any] = WeakSet()  # methods that `hidden` has looked at
         self._eager: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # methods whose passes cannot be recorded
@@ -115,12 +117,14 @@ class Graphs(Eager):
         self.reasons.setdefault(reason)
 
 
-def engine_named(name: str, device: Any, alone: bool = True) -> Eager:
+def engine_named(name: str, device: Any, alone: bool = True, compiled: bool = False) -> Eager:
     """A new engine of a run on a `torch.device`, by the name that `--engine` takes.
 
     alone: whether no other process decodes a part of the same run. Else `auto` does not give way, because it would in
-    this process only: what `eager` decodes in place of `graphs` is warned of.
+    this process only: what `eager` decodes in place of `graphs` is warned of. compiled: whether torch compiles parts of
+    the model, which a tape cannot see.
     """
     if name == AUTO:
-        return Graphs(auto=alone) if device.type in GRAPHS_ON else Eager()
+        unseen = compiled and device.type == "cpu"
+        return Graphs(auto=alone) if device.type in GRAPHS_ON and not unseen else Eager()
     return Graphs() if name == Graphs.name else Eager()

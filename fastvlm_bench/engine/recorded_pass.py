@@ -88,9 +88,9 @@ class Pass:
         slots, layers = of.store.slots, of.store.layers(of.method)
         changing = [slots.start, *self._fixed, *(one for layer in layers for one in (layer.keys, layer.values))]
         run = kind.call(self._fixed)
-        cuda = slots.start.is_cuda
+        what, cuda = (run, changing, weights(of.session)), slots.start.is_cuda
         with told(), nullcontext() if cuda else of.engine.few_rows(of.session.model):
-            self._graph = (CudaGraph if cuda else Tape)(run, changing, weights(of.session))
+            self._graph = CudaGraph(*what) if cuda else Tape(*what, of.engine.scratch)
         self.nbytes = self._graph.nbytes
         said, *self._taken = self._graph.outputs
         self._counts = kind.counts

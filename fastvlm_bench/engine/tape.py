@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fastvlm_bench.engine.scratch import Call, Scratch, place, tensors
+
 aten = torch.ops.aten
 Step = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 COPIES = (aten.clone.default, aten.contiguous.default, aten.to.dtype, aten._to_copy.default, aten.reshape.default)
@@ -31,28 +33,30 @@ class Tape:
     """The operations of one call of `run`. outputs: what it returned, in tensors that `replay` writes anew.
 
     changing: the tensors that `run` reads and that others write between two calls, and those that it writes itself.
-    weights: what stays as it is. It may read nothing else but what it makes. nbytes: of all that it keeps for itself.
+    weights: what stays as it is. It may read nothing else but what it makes. scratch: where it makes what nobody reads
+    between two calls. nbytes: of its outputs, and by how much the scratch has grown.
     CannotRecord where a repetition would not be the same.
     """
 
     def __init__(
-        self, run: Callable[[], tuple[Tensor, ...]], changing: Iterable[Tensor], weights: Iterable[Tensor]
+        self, run: Callable[[], tuple[Tensor, ...]], changing: Iterable[Tensor], weights: Iterable[Tensor],
+        scratch: Scratch,
     ) -> None:  # fmt: skip
-        recorder = _Recorder(changing, weights)
+        recorder, before = _Recorder(changing, weights), scratch.nbytes
         with torch.inference_mode():
             with recorder:
                 self.outputs = run()
             known = [output.clone() for output in self.outputs]
+            calls = scratch.lay_out(recorder.calls, recorder.made - {place(one) for one in self.outputs})
             for write in (_written_directly, _written_by_a_copy):
-                self._steps = _steps(recorder, write)
+                self._steps = _steps(calls, write)
                 self.replay()
                 if all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(known, self.outputs, strict=True)):
                     break
             else:
                 raise CannotRecord("its operations, repeated, do not give the same numbers")
-        # The steps know only those tensors that they need; all others are freed with the recorder.
-        self.nbytes = sum({_place(one): one.untyped_storage().nbytes() for call in recorder.calls
-                           for one in _tensors(call[3]) if _place(one) in recorder.made}.values())  # fmt: skip
+        own = {place(one): one.untyped_storage().nbytes() for one in tensors(self.outputs)}
+        self.nbytes = sum(own.values()) + scratch.nbytes - before
 
     def replay(self) -> None:
         """Do all of it again, with what stands in the changing tensors now."""
@@ -76,11 +80,11 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self, changing: Iterable[Tensor], weights: Iterable[Tensor]) -> None:
         super().__init__()
-        self._weights = {_place(tensor) for tensor in weights}
+        self._weights = {place(tensor) for tensor in weights}
         self.made: set[int] = set()
-        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
-        self._changing = {_place(tensor) for tensor in changing}
-        self._constant: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
+        self.calls: list[Call] = []
+        self._changing = {place(tensor) for tensor in changing}
+        self._constant: list[Call] = []
         self._alive: list[Any] = []  # so that no two results get the same place
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -90,17 +94,17 @@ class _Recorder(TorchDispatchMode):
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self._alive.append((given, made))
         if func is aten.lift_fresh.default:  # a tensor made of Python's numbers, which are the same each time
-            self.made |= {_place(tensor) for tensor in given}
+            self.made |= {place(tensor) for tensor in given}
         for tensor in given:
-            if all(_place(tensor) not in known for known in (self._changing, self._weights, self.made)):
+            if all(place(tensor) not in known for known in (self._changing, self._weights, self.made)):
                 raise CannotRecord(f"{func} reads a tensor that is no weight and is not made by the pass")
-        self.made |= {_place(tensor) for tensor in made} - {_place(tensor) for tensor in given}
-        changes = any(_place(tensor) in self._changing for tensor in given)
+        self.made |= {place(tensor) for tensor in made} - {place(tensor) for tensor in given}
+        changes = any(place(tensor) in self._changing for tensor in given)
         if func._schema.is_mutable:
             self._write(func, args, kwargs, result, changes, given)
             return result
-        places = {_place(tensor) for tensor in given}
-        if made and all(_place(tensor) in places for tensor in made):
+        places = {place(tensor) for tensor in given}
+        if made and all(place(tensor) in places for tensor in made):
             return result  # a view: it is where it is
         if not changes and torch.Tag.nondeterministic_seeded not in func.tags:
             self._constant.append((func, args, kwargs, result))
@@ -117,10 +121,10 @@ class _Recorder(TorchDispatchMode):
         schema = func._schema.arguments
         named = {**dict(zip((each.name for each in schema), args, strict=False)), **kwargs}
         written = {
-            _place(leaf) for each in schema if each.alias_info is not None and each.alias_info.is_write
+            place(leaf) for each in schema if each.alias_info is not None and each.alias_info.is_write
             for leaf in tree_leaves(named.get(each.name)) if isinstance(leaf, Tensor)
         }  # fmt: skip
-        made_here = [call for call in self._constant if written & {_place(t) for t in _tensors(call[3])}]
+        made_here = [call for call in self._constant if written & {place(t) for t in tensors(call[3])}]
         if not changes and made_here:  # a constant that is filled in steps
             self._constant.append((func, args, kwargs, result))
             return
@@ -134,7 +138,7 @@ class _Recorder(TorchDispatchMode):
 
     def _do_again(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         self.calls.append((func, args, kwargs, result))
-        self._changing |= {_place(tensor) for tensor in _tensors(result)}
+        self._changing |= {place(tensor) for tensor in tensors(result)}
 
 
 def _depends(func: Any, args: Any) -> bool:
@@ -144,17 +148,9 @@ def _depends(func: Any, args: Any) -> bool:
     return bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags))
 
 
-def _place(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
-def _tensors(found: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
-
-
-def _steps(recorder: _Recorder, write: Callable[..., list[Step] | None]) -> list[Step]:
+def _steps(calls: list[Call], write: Callable[..., list[Step] | None]) -> list[Step]:
     steps, masks = list[Step](), dict[int, Tensor]()
-    for func, args, kwargs, result in recorder.calls:
+    for func, args, kwargs, result in calls:
         if func._schema.is_mutable:
             steps.append((func._op, args, kwargs))
             continue
@@ -167,11 +163,11 @@ def _steps(recorder: _Recorder, write: Callable[..., list[Step] | None]) -> list
 
 def _written_by_a_copy(func: Any, args: Any, kwargs: Any, result: Any) -> list[Step]:
     """Do it as it was done, and copy what it makes to where the others look for it."""
-    places, do = _tensors(result), func._op
+    own, do = tensors(result), func._op
 
     def again() -> None:
-        for place, found in zip(places, _tensors(do(*args, **kwargs)), strict=True):
-            place.copy_(found)
+        for one, found in zip(own, tensors(do(*args, **kwargs)), strict=True):
+            one.copy_(found)
 
     return [(again, (), {})]
 

@@ -114,7 +114,7 @@ class Bench:
         UsageError where torch cannot, or where the engine records passes on a CPU: its tapes see torch's operations,
         and compiled code is none.
         """
-        if isinstance(self.engine, Graphs) and self.target.device.type == "cpu":
+        if self.engine.name == Graphs.name and self.target.device.type == "cpu":
             raise UsageError("--compile and --engine graphs exclude each other on a CPU, where a recorded pass cannot "
                              "see compiled code: leave one out")  # fmt: skip
         held = [thing for built in self.methods for thing in (*vars(built.method).values(), *built.method.levels)]
@@ -250,6 +250,7 @@ class Bench:
             trace = self._decode(built, suite, prepared, **options)
             if (self.engine.made_so_far, len(self.engine.reasons)) == before:
                 break
+        self.engine.decoded(again=attempt > 0)
         return trace
 
     def _decode(

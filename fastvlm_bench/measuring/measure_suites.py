@@ -78,7 +78,7 @@ def measure_suites(
             live.say(f"preflight: {line}")
         asked = writer.meta["environment"].get("engine") if config.engine == AUTO else None  # as a resumed run began
         wanted = EAGER if in_step else asked or config.engine  # what processes send each other cannot be recorded
-        engine = engine_named(wanted, target.device, alone=team is None)
+        engine = engine_named(wanted, target.device, alone=team is None, compiled=config.compile)
         conditions = watch(target.device)
         runner = Runner(
             target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions,
@@ -169,9 +169,8 @@ def measure_suites(
                     runner.warm_up(suite, config.warmup)  # last, so that every method comes to the samples alike
                     if stop is not None:
                         stop.start()
-                    warm = engine.made_so_far
-                    runner.run(suite, config.repeats, writer, after, stop, invocation)
-                    engine.late += engine.made_so_far - warm
+                    with engine.measuring():
+                        runner.run(suite, config.repeats, writer, after, stop, invocation)
                     if stop is not None:
                         writer.update(stopped={**writer.meta.get("stopped", {}), suite.name: stop.summary()})
             if config.energy is not None:

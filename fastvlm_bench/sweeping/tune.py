@@ -55,7 +55,7 @@ class Tuning:
         methods = [build(spec, target, drafts_of(config), clock, loaded) for spec in config.specs]
         self.runner = Runner(target, methods, clock, max_new_tokens=config.max_new_tokens,
                              generation=config.generation, seed=config.seed,
-                             engine=engine_named(config.engine, target.device))  # fmt: skip
+                             engine=engine_named(config.engine, target.device, compiled=config.compile))  # fmt: skip
         if config.compile:
             self.runner.compile_parts()
         self.runner.self_check(suite)

@@ -9,14 +9,14 @@ import torch
 from covering import covering
 
 from fastvlm_bench.analysis.settings import engine_of
-from fastvlm_bench.engine import graphs, slots
+from fastvlm_bench.engine import slots
 from fastvlm_bench.engine.graphs import Graphs, engine_named
 from fastvlm_bench.records.record import Run, read_run
 
 OPTIONS = ("run", "--suite", "describe", "--limit", "1", "--max-new-tokens", "10", "--warmup", "1", "--threads", "1",
            "-m", "layerskip:exit_layer=2")  # fmt: skip
 ASKED = ["graphs", "auto"]
-"""`auto`, the default, on a device that takes graphs."""
+"""`auto`, the default, is graphs on a CPU."""
 
 
 def ran(call: Callable[..., Any], out: Path, engine: str) -> Run:
@@ -27,10 +27,7 @@ def ran(call: Callable[..., Any], out: Path, engine: str) -> Run:
 
 
 @pytest.mark.parametrize("asked", covering(ASKED, ASKED[:1]))
-def test_a_run_names_its_engine_and_what_recording_took(
-    call: Callable[..., Any], tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(graphs, "GRAPHS_ON", {"cpu"})
+def test_a_run_names_its_engine_and_what_recording_took(call: Callable[..., Any], tmp_path: Path, asked: str) -> None:
     run = ran(call, tmp_path, asked)
     assert run.meta["config"]["engine"] == asked
     assert run.meta["environment"]["engine"] == engine_of(run) == "graphs"
@@ -46,7 +43,6 @@ def test_an_engine_that_says_otherwise_is_refused_before_anything_is_measured(
     call: Callable[..., Any], tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nobody asked for it, all methods are `eager`'s, the record says so, and there is nothing to warn of."""
-    monkeypatch.setattr(graphs, "GRAPHS_ON", {"cpu"})
 
     def early(self: slots.Slots, count: int) -> None:
         self.columns = self.start + torch.arange(count) - 3
@@ -62,9 +58,11 @@ def test_an_engine_that_says_otherwise_is_refused_before_anything_is_measured(
     assert "recorded passes are not the eager ones" in engine["eager"][0] and warned == ["EagerEngine"]
 
 
-def test_auto_is_graphs_on_cuda() -> None:
+def test_auto_is_graphs_where_recordings_are_known_to_work() -> None:
     names = {device: engine_named("auto", torch.device(device)).name for device in ("cuda", "cuda:1", "cpu", "mps")}
-    assert names == {"cuda": "graphs", "cuda:1": "graphs", "cpu": "eager", "mps": "eager"}
+    assert names == {"cuda": "graphs", "cuda:1": "graphs", "cpu": "graphs", "mps": "eager"}
+    parts = {device: engine_named("auto", torch.device(device), compiled=True).name for device in ("cuda", "cpu")}
+    assert parts == {"cuda": "graphs", "cpu": "eager"}, "a tape cannot see compiled code"
     for name in ("eager", "graphs"):
         assert all(engine_named(name, torch.device(device)).name == name for device in names)
 

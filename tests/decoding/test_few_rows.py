@@ -14,6 +14,7 @@ from fastvlm_bench.decoding.prompt_lookup import PromptLookup
 from fastvlm_bench.engine import few_rows
 from fastvlm_bench.engine.few_rows import MOST_ROWS, FewRows, Product, linear, orders, turned
 from fastvlm_bench.engine.graphs import Graphs
+from fastvlm_bench.engine.scratch import Scratch
 from fastvlm_bench.engine.tape import Tape
 from fastvlm_bench.machine.clock import FakeClock
 
@@ -99,10 +100,10 @@ def test_a_tape_repeats_what_is_turned_and_not_the_search_for_it() -> None:
     torch.manual_seed(2)
     layer, states = torch.nn.Linear(8, 6), torch.randn(3, 8)
     with FewRows(1024):
-        plain = len(Tape(lambda: (layer(states[:1]),), [states], layer.parameters()))
+        plain = len(Tape(lambda: (layer(states[:1]),), [states], layer.parameters(), Scratch()))
     products = Turning(0)
     with products:
-        tape = Tape(lambda: (layer(states),), [states], layer.parameters())
+        tape = Tape(lambda: (layer(states),), [states], layer.parameters(), Scratch())
     with torch.inference_mode():
         states.copy_(torch.randn(3, 8))
         tape.replay()

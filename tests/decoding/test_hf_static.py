@@ -10,12 +10,29 @@ from transformers import StaticCache
 from transformers.generation import CompileConfig
 
 from fastvlm_bench.checks.engine_check import static_check
+from fastvlm_bench.decoding import hf_generate
 from fastvlm_bench.decoding.hf_generate import HfGenerate
 from fastvlm_bench.engine.engine import Eager
 from fastvlm_bench.engine.graphs import BLOCK, Graphs
 from fastvlm_bench.engine.measure import measure
 
 COUNT = 12
+
+
+@pytest.fixture(autouse=True)
+def static_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf_generate, "STATIC_ON", {"cpu"})
+
+
+def test_on_a_cpu_where_nothing_is_compiled_it_keeps_its_growing_cache(
+    llava: Any, inputs: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(StaticCache, "update", lambda *_, **__: pytest.fail("a static cache"))
+    engine = Graphs()
+    method = under(engine)
+    static_check(llava, inputs, method, engine, COUNT)
+    assert said(llava, inputs, method) == generate(llava, inputs, count=COUNT) and not engine.reasons
 
 
 def under(engine: Eager) -> HfGenerate:

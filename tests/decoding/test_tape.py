@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastvlm_bench.engine.scratch import Scratch
 from fastvlm_bench.engine.tape import CannotRecord, Tape
 
 WEIGHT = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
@@ -14,7 +15,7 @@ BIAS = torch.randn(6, generator=torch.Generator().manual_seed(1))
 
 def taped(run: Callable[[Tensor], Tensor], given: Tensor, *written: Tensor) -> tuple[Tape, Tensor]:
     """The tape of `run(given)`, and the tensor from which it reads."""
-    return Tape(lambda: (run(given),), [given, *written], [WEIGHT, BIAS]), given
+    return Tape(lambda: (run(given),), [given, *written], [WEIGHT, BIAS], Scratch()), given
 
 
 def attention(x: Tensor) -> Tensor:
