@@ -13,6 +13,8 @@ from fastvlm_bench.analysis.comparison import Comparison, compare, differences, 
 from fastvlm_bench.errors import BenchError, UsageError
 from fastvlm_bench.records.record import Run, list_runs, read_meta, read_run
 
+MOST_HELD = 100_000
+"""Runs of more lines are not held in memory beside each other."""
 SHOWN = 8
 """So many reasons are told of what was left out, and so many names of each; the rest is counted."""
 
@@ -49,7 +51,8 @@ def compare_newest(results_dir: Path, folders: Sequence[Path] | None = None) -> 
 def find_comparable(results_dir: Path, folders: Sequence[Path] | None = None) -> Comparable:
     """The newest runs below a folder that are comparable; where there are none, the newest that differ only in suites.
 
-    A run that cannot be read, or has no sample, is left out. So is a sweep over batch sizes: `batches` shows those.
+    A run that cannot be read, or has no sample, is left out. So is a sweep over batch sizes: `batches` shows those. A
+    run of very many lines is given without them, for `compare` reads one run after the other.
     folders: the run folders, if they are not all that lie below `results_dir`. UsageError, with the reason and the
     remedy, if nothing remains that could stand side by side.
     """
@@ -64,7 +67,8 @@ def find_comparable(results_dir: Path, folders: Sequence[Path] | None = None) ->
         runs: list[Run] = []
         for candidate in chosen:
             try:
-                runs.append(_with_samples(candidate.run.folder))
+                read = _with_samples(candidate.run.folder)
+                runs.append(read if len(read.lines) <= MOST_HELD else candidate.run)
             except BenchError as error:
                 left_out[_name(candidate.run.folder, results_dir)] = str(error)
                 candidates.remove(candidate)

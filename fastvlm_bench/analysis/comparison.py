@@ -18,7 +18,8 @@ from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import Verdict, judge, stamped
 from fastvlm_bench.errors import IncompatibleRuns, UsageError
-from fastvlm_bench.records.record import Run
+from fastvlm_bench.records.compact import compacted
+from fastvlm_bench.records.record import Run, read_run
 from fastvlm_bench.records.storage import flatten
 
 SUITE_IDENTITY = ("version", "split", "sha256", "prompt", "max_new_tokens")
@@ -26,6 +27,8 @@ MODEL_IDENTITY = ("weights_sha256", "dtype", "device", "attention")
 CONFIG_IDENTITY = ("temperature", "top_k", "top_p", "ignore_eos")
 """Settings of a run that change what is measured. Methods, their options and the draft are what one compares."""
 HARDWARE = ("cpu", "gpu", "threads")
+COMPARED = ("repeat", "token_ids", "text", "ranks", "batch", "dialog", "invocation")
+"""The fields of the first run's lines that a sample of another run is compared with, beside the seconds."""
 VERSIONS = ("tool", "commit", "python", "torch", "transformers", "cuda", "driver")
 """A difference in these is worth a note, not a refusal: to compare two versions is a fair question."""
 
@@ -122,7 +125,8 @@ def compare(
 ) -> Comparison:
     """Compare runs with the first one. IncompatibleRuns lists every differing identity field, unless `force`.
 
-    of_suites: the runs may be of different suites, and the rows of all suites are given. left_out: as in Comparison.
+    A run without lines is read when its turn comes, and not kept. of_suites: the runs may be of different suites, and
+    the rows of all suites are given. left_out: as in Comparison.
     """
     if len(runs) < 2:
         raise UsageError(f"compare needs two runs, not {len(runs)}; name their folders")
@@ -130,16 +134,13 @@ def compare(
     found, notes = differing(runs, of_suites)
     if found and not force:
         raise IncompatibleRuns(f"these runs cannot be compared: {'; '.join(found)}; --force shows them all the same")
-    every = [arms(run) for run in runs]
-    summaries = [summarise(run, own=own) for run, own in zip(runs, every, strict=True)]
-    verdicts = [judge(run, rows, own=own) for run, rows, own in zip(runs, summaries, every, strict=True)]
-    begun: list[tuple[ComparedRow, list[Steps[Quality]]]] = []
-    for index, own in enumerate(every):
-        for row, arm in zip(stamped(summaries[index], verdicts[index]), own, strict=True):
-            against = _counterpart(arm, every[0]) if index else None
-            begun.append(_compared(index, row, arm, against, margin_of(first.meta["config"])))
-    ended = iter(together([steps for _, of_row in begun for steps in of_row]))
-    rows = [replace(row, quality=tuple(next(ended) for _ in of_row) or row.quality) for row, of_row in begun]
+    base, rows, verdicts = list[Arm](), list[ComparedRow](), list[Verdict]()
+    for index, run in enumerate(runs):
+        verdict, of_run, own = _of_run(index, run, base, margin_of(first.meta["config"]))
+        verdicts.append(verdict)
+        rows += of_run
+        base = base if index else [_light(arm) for arm in own]
+        del own  # of a data set there is room for one run's lines
     qualities = adjust([row.quality for row in rows])
     rows = [replace(row, quality=quality) for row, quality in zip(rows, qualities, strict=True)]
     shown = runs if of_suites else runs[:1]
@@ -148,6 +149,26 @@ def compare(
     names = list(dict.fromkeys(row.row.settings.method_name for row in rows))
     rows.sort(key=lambda row: (suites.index(row.row.suite), names.index(row.row.settings.method_name)))
     return Comparison(tuple(runs), tuple(rows), tuple(found), tuple(notes), of_suites, tuple(left_out), tuple(verdicts))
+
+
+def _of_run(index: int, run: Run, base: Sequence[Arm], margin: float) -> tuple[Verdict, list[ComparedRow], list[Arm]]:
+    """What is said of one run, its rows beside those of the first one (`base`), and its arms."""
+    whole = run if run.lines else read_run(run.folder)
+    own = arms(whole)
+    summaries = summarise(whole, own=own)
+    verdict = judge(whole, summaries, own=own)
+    begun = [_compared(index, row, arm, _counterpart(arm, base), margin)
+             for row, arm in zip(stamped(summaries, verdict), own, strict=True)]  # fmt: skip
+    ended = iter(together([steps for _, of_row in begun for steps in of_row]))
+    rows = [replace(row, quality=tuple(next(ended) for _ in of_row) or row.quality) for row, of_row in begun]
+    return verdict, rows, own
+
+
+def _light(arm: Arm) -> Arm:
+    """The arm with as much of its lines as another run is compared with."""
+    measured = {key: m._replace(lines=tuple(compacted({name: line[name] for name in COMPARED if name in line})
+                                            for line in m.lines)) for key, m in arm.measured.items()}  # fmt: skip
+    return Arm(arm.suite, arm.method, measured, arm.failed, arm.repeats)
 
 
 def differing(runs: Sequence[Run], of_suites: bool = False) -> tuple[list[str], list[str]]:

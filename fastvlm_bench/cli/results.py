@@ -105,7 +105,7 @@ def compare(
     if not runs:
         found = compare_newest(results)
     elif force or all((folder / RUN_FILE).exists() or not folder.is_dir() for folder in runs):
-        found = compare_runs(_runs(runs, results), force=force)
+        found = compare_runs(_runs(runs, results, lines=False), force=force)
     else:
         _ask_for_no_results(runs, results)
         found = compare_newest(runs[0] if len(runs) == 1 else Path(), _named(runs))
@@ -255,9 +255,10 @@ def audit(
         deliver(lambda: exported(found, form), out)
 
 
-def _runs(folders: list[Path] | None, results: Path) -> list[Any]:
+def _runs(folders: list[Path] | None, results: Path, lines: bool = True) -> list[Any]:
+    """The runs that are meant. lines: else only their run.json is read."""
     from fastvlm_bench.errors import UsageError
-    from fastvlm_bench.records.record import list_runs, read_run
+    from fastvlm_bench.records.record import Run, list_runs, read_meta, read_run
 
     if folders:
         _ask_for_no_results(folders, results)
@@ -266,7 +267,7 @@ def _runs(folders: list[Path] | None, results: Path) -> list[Any]:
         found = list_runs(results)[:1]
     if not found:
         raise UsageError(f"no run under {results}; make one with fastvlm-bench run, or name a run folder")
-    return [read_run(folder) for folder in found]
+    return [read_run(folder) if lines else Run(folder, read_meta(folder), []) for folder in found]
 
 
 def _ask_for_no_results(folders: list[Path], results: Path) -> None:

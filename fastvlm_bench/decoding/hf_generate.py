@@ -114,7 +114,7 @@ class HfGenerate(Method):
 
     def generate(self, model: Any, decode: Any, **options: Any) -> None:
         """Call `generate`: under `graphs` with its static cache, or the growing one where that fails or is slow."""
-        if model.device.type not in STATIC_ON or not isinstance(self.engine, Graphs) or self.engine.refusal(self):
+        if not isinstance(self.engine, Graphs) or self.engine.refusal(self) or model.device.type not in STATIC_ON:
             super().generate(model, decode, **options)
             return
         failure, began, before = "", time.perf_counter(), graphs_compiled()

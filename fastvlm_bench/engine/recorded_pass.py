@@ -1,7 +1,6 @@
 """One pass of a generation on slots: as a call of the gated model, and as the record of it that is repeated."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -88,9 +87,15 @@ class Pass:
         slots, layers = of.store.slots, of.store.layers(of.method)
         changing = [slots.start, *self._fixed, *(one for layer in layers for one in (layer.keys, layer.values))]
         run = kind.call(self._fixed)
-        what, cuda = (run, changing, weights(of.session)), slots.start.is_cuda
-        with told(), nullcontext() if cuda else of.engine.few_rows(of.session.model):
-            self._graph = CudaGraph(*what) if cuda else Tape(*what, of.engine.scratch)
+        known = weights(of.session)
+
+        def few() -> tuple[Tensor, ...]:
+            with of.engine.few_rows(of.session.model):
+                return run()
+
+        with told():
+            self._graph = (CudaGraph(run, changing, known) if slots.start.is_cuda
+                           else Tape(few, changing, known, of.engine.scratch))  # fmt: skip
         self.nbytes = self._graph.nbytes
         said, *self._taken = self._graph.outputs
         self._counts = kind.counts

@@ -28,26 +28,27 @@ class Scratch:
 
         movable: the places, as `place` names them, of what the calls make and nobody else reads.
         """
-        last = {place(one): number for number, call in enumerate(calls) for one in tensors(call[1:])}
+        touched = [{place(one): one for one in tensors(call[1:])} for call in calls]
+        last = {where: number for number, own in enumerate(touched) for where in own}
         free = {size: list(known) for size, known in self._known.items()}
         here, moved, laid = dict[int, UntypedStorage](), dict[int, Tensor](), list[Call]()
 
         def move(one: Tensor) -> Tensor:
-            if place(one) not in here:
+            if (there := here.get(place(one))) is None:
                 return one
             if id(one) not in moved:
                 lies = one.storage_offset(), one.size(), one.stride()
-                moved[id(one)] = torch.empty(0, dtype=one.dtype).set_(here[place(one)], *lies)
+                moved[id(one)] = torch.empty(0, dtype=one.dtype).set_(there, *lies)
             return moved[id(one)]
 
-        for number, (func, args, kwargs, result) in enumerate(calls):
-            for made in {place(one): one for one in tensors(result)}.values():
-                if place(made) in movable and place(made) not in here:
-                    here[place(made)] = self._free(made.untyped_storage().nbytes(), free)
-            laid.append((func, *tree_map_only(Tensor, move, (args, kwargs, result))))
-            for dead in {place(one) for one in tensors((args, kwargs, result))}:
-                if last[dead] == number and dead in here:
-                    free[here[dead].nbytes()].append(here[dead])
+        for number, ((func, *rest), own) in enumerate(zip(calls, touched, strict=True)):
+            for where in own:
+                if where in movable and where not in here:
+                    here[where] = self._free(own[where].untyped_storage().nbytes(), free)
+            laid.append((func, *tree_map_only(Tensor, move, rest)))
+            for where in own:
+                if last[where] == number and where in here:
+                    free[here[where].nbytes()].append(here[where])
         return laid
 
     def _free(self, nbytes: int, free: dict[int, list[UntypedStorage]]) -> UntypedStorage:

@@ -47,7 +47,8 @@ class Tape:
             with recorder:
                 self.outputs = run()
             known = [output.clone() for output in self.outputs]
-            calls = scratch.lay_out(recorder.calls, recorder.made - {place(one) for one in self.outputs})
+            made = {place(one) for call in recorder.calls for one in tensors(call[3])} & recorder.made
+            calls = scratch.lay_out(recorder.calls, made - {place(one) for one in self.outputs})
             for write in (_written_directly, _written_by_a_copy):
                 self._steps = _steps(calls, write)
                 self.replay()

@@ -3,7 +3,6 @@
 Failures are UsageError (a folder that cannot be used) or CorruptRecord (a file that was changed after it was written).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from fastvlm_bench.errors import BenchError, CorruptRecord, UsageError
 from fastvlm_bench.records.compact import Compactor, uncollected
 from fastvlm_bench.records.document_frequencies import attach
 from fastvlm_bench.records.sealing import SAMPLES_FILE, check_fields, check_files, is_sealed, sealed_lines
-from fastvlm_bench.records.storage import unseal
+from fastvlm_bench.records.storage import parse, unseal
 from fastvlm_bench.visible import waited
 
 SCHEMA_VERSION = 1
@@ -56,7 +55,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     path = Path(folder) / RUN_FILE
     try:
         with uncollected():
-            meta = json.loads(path.read_bytes())
+            meta = parse(path.read_bytes())
     except FileNotFoundError:
         begun = Path(folder) / SAMPLES_FILE
         if begun.is_file() and not begun.stat().st_size:  # the samples file is made before run.json

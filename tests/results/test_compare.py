@@ -1,15 +1,18 @@
 """Runs side by side: who may stand there, what the ratios are, and what happens with --force."""
 
+import gc
 import io
 import json
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import pytest
 from rich.console import Console
 
+from fastvlm_bench.analysis import comparison
 from fastvlm_bench.analysis.comparison import (
     CONFIG_IDENTITY,
     HARDWARE,
@@ -23,7 +26,7 @@ from fastvlm_bench.analysis.comparison import (
 from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import IncompatibleRuns, UsageError
-from fastvlm_bench.records.record import Run
+from fastvlm_bench.records.record import Run, read_meta, read_run
 from fastvlm_bench.report.compare import print_comparison
 
 REFERENCE_RUN = max((Path(__file__).parents[2] / "results").glob("*-tiny-describe-*"))
@@ -84,6 +87,43 @@ def test_outputs_and_quality_across_runs(fake: SimpleNamespace) -> None:
     later = [row for row in rows if row.row.run_id == "b"]
     assert [(row.identical, row.compared) for row in later] == [(7, 8)] * 2
     assert all(q.delta is not None and q.delta.value < 0 for row in later for q in row.quality)
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_of_the_first_run_no_more_is_kept_than_the_others_are_compared_with(
+    fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, repeats: int
+) -> None:
+    """Whatever of its lines is kept or left out, the comparison is the same: plain, repeated, failed."""
+
+    def other(line: dict[str, Any]) -> dict[str, Any]:
+        odd = int(line["sample_id"]) % 3
+        return {
+            **line,
+            "text": f"{line['text']} twice" if odd else line["text"],
+            "error": "broken" if odd == 2 else None,
+        }
+
+    suites = [fake.suite(n=12)]
+    runs = [fake.run(suites=suites, repeats=2), fake.run(suites=suites, repeats=repeats, change=other, seed=3)]
+    light = compare(runs)
+    monkeypatch.setattr(comparison, "_light", lambda arm: arm)
+    assert light.rows == compare(runs).rows and light.verdicts == compare(runs).verdicts
+
+
+def test_runs_without_lines_are_read_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, held = REFERENCE_RUN.parent / "demo", list[ref[Run]]()
+
+    def read(path: Path) -> Run:
+        gc.collect()
+        assert not any(one() for one in held), "another run's lines are still there"
+        run = read_run(path)
+        held.append(ref(run))
+        return run
+
+    whole = compare([read_run(folder)] * 3)
+    monkeypatch.setattr(comparison, "read_run", read)
+    found = compare([Run(folder, read_meta(folder), [])] * 3)
+    assert len(held) == 3 and found.rows == whole.rows and not any(run.lines for run in found.runs)
 
 
 def test_unequal_repeats_still_pair(fake: SimpleNamespace) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from fastvlm_bench.errors import BenchError, CorruptRecord, UsageError
 from fastvlm_bench.records.record import RunWriter, list_runs, read_meta, read_run
-from fastvlm_bench.records.storage import differences, seal, unseal
+from fastvlm_bench.records.storage import differences, parse, seal, unseal
 
 
 @pytest.fixture
@@ -66,6 +66,26 @@ def test_every_flipped_bit_of_a_line_is_seen() -> None:
             damaged[position] ^= 1 << bit
             with pytest.raises(ValueError):
                 unseal(bytes(damaged))
+
+
+READ = [f'{{"a":{text}}}' for text in (
+    "18446744073709551615", "18446744073709551616", "-9223372036854775809", "9" * 40, f"[1,{'8' * 20}]", "1e400",
+    "0.1", "-0.0", "5e-324", "12345678901234567890.5", "1E22", "NaN", "-Infinity", '"\\ud800"', '"\\ud83d\\ude00"',
+    '"é"', "1,\"a\":2", "[[]]", "{}", "null", "",
+)] + ["", "[", "{} {}", "\ufeff{}", " [1 ,\n 12345678901234567890123 ] "]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", READ)
+def test_what_is_read_is_what_json_reads(text: str) -> None:
+    raw = text.encode()
+    try:
+        expected = json.loads(raw)
+    except ValueError as error:
+        with pytest.raises(ValueError) as found:
+            parse(raw)
+        assert str(found.value) == str(error)
+    else:
+        assert repr(parse(raw)) == repr(expected), "types included"
 
 
 @pytest.mark.parametrize("number", [1, 5, 8])
