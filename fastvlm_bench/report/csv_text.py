@@ -1,5 +1,6 @@
 """Values as the text of cells, and rows of them as CSV that reads back the same."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -20,6 +21,11 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "
 """What begins a formula in a spreadsheet: some skip white space, and take full-width signs for their own."""
 
 
+QUOTED = re.compile('[,"\r\n]')
+NUMBERS = frozenset({int, float})
+"""Types of which `repr` is the text of a cell."""
+
+
 def _numbers(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value)
 
@@ -32,16 +38,17 @@ def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]], excel_safe: boo
     return "".join(csv_lines(header, rows, excel_safe))
 
 
-def csv_lines(header: Sequence[str], rows: Iterable[Sequence[Any]], excel_safe: bool = False) -> Iterator[str]:
+def csv_lines(header: Sequence[str], rows: Iterable[Iterable[Any]], excel_safe: bool = False) -> Iterator[str]:
     """The same line by line, for tables that are longer than memory should hold."""
 
     def cell(value: Any) -> str:
         text = cell_text(value)
-        if value is None or isinstance(value, int | float):  # most cells, in which nothing needs quotes
+        if isinstance(value, int | float):
             return text
         if excel_safe and text.startswith(FORMULA) and not _numbers(value):
             text = f"'{text}"
-        return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
+        return '"' + text.replace('"', '""') + '"' if QUOTED.search(text) else text
 
-    for row in chain([header], rows):
-        yield ",".join(map(cell, row)) + "\n"
+    for row in chain([header], rows):  # most cells are empty or numbers, in which nothing needs quotes
+        yield ",".join(["" if value is None else repr(value) if type(value) in NUMBERS else cell(value)
+                        for value in row]) + "\n"  # fmt: skip

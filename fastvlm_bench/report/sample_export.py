@@ -37,7 +37,7 @@ def samples_csv(run: Run, excel_safe: bool = False) -> str:
 def sample_lines(runs: Iterable[Run], excel_safe: bool = False) -> Iterator[str]:
     """The lines of this table, of several runs one after the other, with one header."""
     header = sample_columns()
-    rows = ([values.get(name) for name in header] for run in runs for values in sample_values(run))
+    rows = (map(values.get, header) for run in runs for values in sample_values(run))
     return csv_lines(header, rows, excel_safe)
 
 
@@ -59,7 +59,7 @@ def sample_values(run: Run) -> Iterable[dict[str, Any]]:
                 "identical": None if base is None else ids == base, **vars(sum_rounds([line])),
             }  # fmt: skip
         yield {
-            **{name: value for name, value in line.items() if name not in ("rounds", "token_ids")},
+            **line, "rounds": None, "token_ids": None,
             "losslessness": (line.get("losslessness") or {}).get("outcome"),
             "losslessness_gap": (line.get("losslessness") or {}).get("gap"),
             **{f"batch_{key}": value for key, value in (line.get("batch") or {}).items()},
