@@ -52,6 +52,9 @@ class DraftModel(SecondModel):
     def open(self, shown: Sequence[dict[str, Any]], most: int) -> None:
         self._follower = Follower(self.second.model, self.together(shown), most, self.clock)
 
+    def followers(self) -> Sequence[Follower]:
+        return [self.follower]
+
     def close(self) -> None:
         self._follower = None
 

@@ -60,6 +60,9 @@ class TokenTiming(SecondModel):
             follower = Follower(self.second.model, inputs, LONGER * most, self.clock)
             self.tellers[place] = Teller(follower, self.other, self.ends)
 
+    def followers(self) -> Sequence[Follower]:
+        return [teller.follower for teller in self.tellers.values()]
+
     def close(self) -> None:
         self.tellers.clear()
 

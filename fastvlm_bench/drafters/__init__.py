@@ -7,6 +7,7 @@ wording.py           text of tokens, and the tokens that continue others and say
 time_warping.py      aligns two spellings of one text
 from_states.py       methods that draft with a head which reads states of the target's own passes
 state_reader.py      feeds such a head, row by row, and keeps its cache
+recorded_reader.py   the same by recorded passes, for one sequence
 target_states.py     those states, by hooks on the decoder layers
 draft_tree.py        grows a tree of drafts with such a head
 levels.py            one round of exits that check each other

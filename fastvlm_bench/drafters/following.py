@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from fastvlm_bench.engine.batch_inputs import collate
 from fastvlm_bench.engine.batch_session import BatchSession
+from fastvlm_bench.engine.method import Method
 from fastvlm_bench.engine.proposing import Proposing
 from fastvlm_bench.engine.recurrent_state import can_roll_back, undoable
 from fastvlm_bench.engine.rows import Row, Tokens
@@ -148,6 +149,18 @@ class Follower:
         self._keep(BaseModelOutputWithPast(past_key_values=session.cache), [tail], [""])
 
 
+class DraftPasses(Method):
+    """Stands for the second model's own passes, where the engine `graphs` records them."""
+
+    def __init__(self, gamma: int) -> None:
+        super().__init__()
+        self.gamma = gamma
+
+    @property
+    def beyond(self) -> int:
+        return self.gamma + 1
+
+
 class SecondModel(Proposing):
     """A method whose drafts come from a model of its own, which is shown the image and the prompt by `show`.
 
@@ -158,7 +171,6 @@ class SecondModel(Proposing):
     """
 
     sees = True
-    beside = "a draft model of its own runs its passes"
 
     def __init__(
         self, model: str | Target, *, target: Target, gamma: int = 10, stop_below: float = 0.0,
@@ -170,7 +182,7 @@ class SecondModel(Proposing):
         if self.second.model is target.model:
             raise UsageError(f"the draft model is the target itself, loaded once: load {self.second.id} a second time")
         self._shown: list[dict[str, Any]] = []
-        self._most = 0
+        self._most, self._passes = 0, DraftPasses(gamma)
 
     @property
     def drafter(self) -> dict[str, Any]:
@@ -209,6 +221,17 @@ class SecondModel(Proposing):
 
     def around(self, model: Any) -> AbstractContextManager[Any]:
         return self._at_work(super().around(model))
+
+    def record_beside(self, session: Session) -> str | None:
+        if session.takes_several:
+            return "a draft model that drafts for several rows runs passes of its own"
+        for follower in self.followers():
+            self.engine.take_over(follower.session, self._passes)
+        return None
+
+    def followers(self) -> Sequence[Follower]:
+        """The sessions of the second model that are open."""
+        raise NotImplementedError
 
     def open(self, shown: Sequence[dict[str, Any]], most: int) -> None:
         """Let the second model read the prompt. shown: its inputs of each row. most: new tokens of each row."""

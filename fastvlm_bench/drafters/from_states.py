@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from fastvlm_bench.drafters.draft_tree import grow
+from fastvlm_bench.drafters.recorded_reader import recorded
 from fastvlm_bench.drafters.state_reader import Reader
 from fastvlm_bench.drafters.target_states import TargetStates
 from fastvlm_bench.drafts.state_heads import StateHead
@@ -61,8 +62,6 @@ class FromStates(ProposingTrees):
     def beyond(self) -> int:
         return self.nodes if self.topk > 1 else 0
 
-    beside = "a head that reads the target's states runs passes of its own"
-
     def carriers(self) -> list[Carrier]:
         return [self._reader.target]
 
@@ -77,6 +76,16 @@ class FromStates(ProposingTrees):
     def begin(self, session: Session) -> None:
         super().begin(session)
         self._reader.begun({row.place: row.tokens[-1:] for row in session.rows})
+
+    def record_beside(self, session: Session) -> str | None:
+        if session.takes_several or self.topk > 1:
+            return "a head that drafts a tree, or for several rows, runs passes of its own"
+        known, capacity = self.engine.beside(self), session.recorded.capacity
+        found = recorded(self._reader, known, self.engine, session.model, capacity)
+        if isinstance(found, str):
+            return found
+        self._reader = found
+        return None
 
     def propose(self, session: Session, drafts: Drafts) -> None:
         reader = self._reader

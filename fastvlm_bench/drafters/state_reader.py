@@ -49,7 +49,7 @@ class Reader:
             embeds = embeds[:, 1:]
         self._before = [one[:, -1:] for one in states], positions[..., -1:]
         rows, count = embeds.shape[:2]
-        seen = self._cached
+        seen = self.cached
         lengths = [seen + count] * rows
         if rows > 1 and target.mask is not None:
             lengths = [max(length - 1, 0) for length in target.mask.sum(dim=1).tolist()]
@@ -115,7 +115,7 @@ class Reader:
             states, positions = [one[:, :most] for one in states], positions[..., :most]
         read = self.head.fuse(states)
         tokens = torch.tensor([row + row[-1:] * (most - len(row)) for row in new], device=self.device)
-        before = self._cached
+        before = self.cached
         mask = self._mask(most, before + most, before)
         own = self.head(self.head.embed(tokens).to(read), read, positions, self.cache, mask)
         self._settle(own, positions, counts, before)
@@ -142,7 +142,7 @@ class Reader:
         """Read the last draft of each row, after the head's own state. Returns the logits after it."""
         tokens = torch.tensor([row[-1:] for row in columns], device=self.device)
         self.positions = self.positions + 1
-        width = self._cached + 1
+        width = self.cached + 1
         embeds = self.head.embed(tokens).to(self.states)
         self.states = self.head(embeds, self.states, self.positions, self.cache, self._mask(1, width, self._width))
         return self.head.logits(self.states)
@@ -153,7 +153,7 @@ class Reader:
             layer.crop(-drawn)
 
     @property
-    def _cached(self) -> int:
+    def cached(self) -> int:
         """Columns of the cache."""
         return int(self.cache.layers[0].get_seq_length())
 

@@ -37,6 +37,7 @@ class StateHead(nn.Module):
     vocabulary = 0
     merged = True
     own_embeddings = False
+    takes_slots = False  # whether its layers may read a cache of a fixed size under a mask
 
     def fuse(self, states: Sequence[Tensor]) -> Tensor:
         """One state for each position, (rows, k, width), of those that the head reads."""
@@ -103,6 +104,8 @@ class Borrowed:
 
 class Eagle(StateHead):
     """What EAGLE heads share. has: names of the weights in the head's files. embeddings: the target's own."""
+
+    takes_slots = True
 
     def __init__(self, head: HeadFormat, has: frozenset[str], embeddings: nn.Module, vocabulary: int) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ engine.py           how passes run: eager, as transformers writes them
 graphs.py           or as graphs: each kind of pass is recorded once, and repeated
 recorded.py         a generation whose passes are recorded, and the slots that it lies in
 recorded_pass.py    one of its passes, as a call of the model and as a record
+side_passes.py      the passes of a head that drafts beside the target, recorded
 few_rows.py         the fastest order of products of a few rows, on a CPU
 passing.py          whether a pass that may not come again is worth a recording
 recordable.py       whether the passes of a session can be recorded

@@ -91,6 +91,10 @@ class Eager:
         self.measured += self._measures
         self.repeated += self._measures and again
 
+    def beside(self, method: Any) -> dict[int, Any]:
+        """What the method's drafter has recorded beside the target's passes, by the number of slots."""
+        return {}
+
     def take_over(self, session: Any, method: Any) -> None:
         """Called when the prompt has been read: the passes that follow are the engine's."""
 

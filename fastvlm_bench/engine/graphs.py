@@ -45,6 +45,7 @@ class Graphs(Eager):
         self._stores: WeakKeyDictionary[Any, dict[Hashable, Store]] = WeakKeyDictionary()
         self._known: WeakSet[Any] = WeakSet()  # methods that `hidden` has looked at
         self._eager: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # methods whose passes cannot be recorded
+        self._beside: WeakKeyDictionary[Any, dict[int, Any]] = WeakKeyDictionary()
         self._passing: WeakKeyDictionary[Any, Passing] = WeakKeyDictionary()
         self._few_rows: WeakKeyDictionary[Any, FewRows] = WeakKeyDictionary()
 
@@ -68,8 +69,11 @@ class Graphs(Eager):
         if key not in stores:
             stores[key] = Store(session, capacity)
         session.recorded = (RecordedRows if several else Recorded)(self, stores[key], session, method)
-        if method.beside:
-            self.reasons.setdefault(method.beside)
+        if (left := method.record_beside(session)) is not None:
+            self.reasons.setdefault(left)
+
+    def beside(self, method: Any) -> dict[int, Any]:
+        return self._beside.setdefault(method, {})
 
     def refusal(self, method: Any) -> str | None:
         """Why this method is decoded by `eager`, as far as is known; None where it is not."""

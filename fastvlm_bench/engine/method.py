@@ -35,7 +35,6 @@ class Method:
     sees = False  # whether `show` must be called before each generation
     takes_batches = True
     takes_recorded_batches = True
-    beside: str | None = None  # what runs beside the target's passes, and is never recorded
     levels: Sequence[Draft] = ()
     """The exits of a method that has several, from the lowest up."""
 
@@ -134,6 +133,13 @@ class Method:
 
     def begin(self, session: Session) -> None:
         """Called once after the prefill, unless every row has stopped at its first token."""
+
+    def record_beside(self, session: Session) -> str | None:
+        """Called once the target's passes are recorded: what drafts beside them is to be recorded, too.
+
+        Returns why it is not; None where it is, or where nothing drafts beside them.
+        """
+        return None
 
     def around(self, model: Any) -> AbstractContextManager[Any]:
         """The context in which the model decodes once: with a draft, its layers are gated."""

@@ -75,9 +75,9 @@ class Phases:
     def _helper_phase(self) -> str:
         return "draft" if self._prefilled else "prefill"
 
-    def pass_began(self) -> None:
-        """A recorded pass of the target begins, which calls no module. `pass_ended` must follow."""
-        self._begin(self._phase())
+    def pass_began(self, model: nn.Module) -> None:
+        """A recorded pass of this model begins, which calls no module. `pass_ended` must follow."""
+        self._begin(self._phase() if model is self.model else self._helper_phase())
 
     def pass_ended(self) -> None:
         self._end()

@@ -11,10 +11,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from fastvlm_bench.engine.layer_gate import Mode
 from fastvlm_bench.engine.recordable import head_caches
-from fastvlm_bench.engine.recorded_pass import Branches, Kind, Pass, hand_over
+from fastvlm_bench.engine.recorded_pass import Branches, Kind, Pass, cause, hand_over
 from fastvlm_bench.engine.rows import Tokens
 from fastvlm_bench.engine.slots import SlotLayer, Slots, seen
-from fastvlm_bench.engine.tape import CannotRecord
 
 ALONG = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 """Arguments with one value for each token. A new token has the last one's, as transformers appends it."""
@@ -146,7 +145,7 @@ class Recorded:
         if not comes_again:
             self.passing.repeated()
         if watching is not None:
-            watching.pass_began()
+            watching.pass_began(self.session.model)
         outputs = known(given, self.carriers)
         if watching is not None:
             watching.pass_ended()
@@ -193,9 +192,7 @@ class Recorded:
         """A pass failed: nothing of it is kept, and from the next generation on the method is decoded by `eager`."""
         for carrier in self.carriers:
             carrier.undo()
-        own = isinstance(error, CannotRecord)
-        what = str(error) if own else f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        self.engine.gives_up(self.method, f"{type(self.session.model).__name__}: {what}")
+        self.engine.gives_up(self.method, f"{type(self.session.model).__name__}: {cause(error)}")
 
 
 class RecordedRows(Recorded):

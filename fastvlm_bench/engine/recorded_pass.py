@@ -11,7 +11,7 @@ from transformers.utils import import_utils
 from fastvlm_bench.engine.cuda_graph import CudaGraph
 from fastvlm_bench.engine.engine import Carrier
 from fastvlm_bench.engine.recordable import weights
-from fastvlm_bench.engine.tape import Tape
+from fastvlm_bench.engine.tape import CannotRecord, Tape
 
 
 class Branches(NamedTuple):
@@ -87,15 +87,7 @@ class Pass:
         slots, layers = of.store.slots, of.store.layers(of.method)
         changing = [slots.start, *self._fixed, *(one for layer in layers for one in (layer.keys, layer.values))]
         run = kind.call(self._fixed)
-        known = weights(of.session)
-
-        def few() -> tuple[Tensor, ...]:
-            with of.engine.few_rows(of.session.model):
-                return run()
-
-        with told():
-            self._graph = (CudaGraph(run, changing, known) if slots.start.is_cuda
-                           else Tape(few, changing, known, of.engine.scratch))  # fmt: skip
+        self._graph = record(of.engine, of.session.model, run, changing, weights(of.session))
         self.nbytes = self._graph.nbytes
         said, *self._taken = self._graph.outputs
         self._counts = kind.counts
@@ -107,6 +99,29 @@ class Pass:
         self._graph.replay()
         hand_over(carriers, self._counts, self._taken)
         return self.output
+
+
+def record(
+    engine: Any, model: Any, run: Callable[[], tuple[Tensor, ...]], changing: Sequence[Tensor], known: Sequence[Tensor]
+) -> "Tape | CudaGraph":  # fmt: skip
+    """The record of what `run` computes: a CUDA graph or a tape. changing, known: as `Tape` takes them.
+
+    engine: the `Graphs`. model: whose linear maps of a few rows are known.
+    """
+
+    def few() -> tuple[Tensor, ...]:
+        with engine.few_rows(model):
+            return run()
+
+    with told():
+        return CudaGraph(run, changing, known) if changing[0].is_cuda else Tape(few, changing, known, engine.scratch)
+
+
+def cause(error: Exception) -> str:
+    """Why a pass could not be recorded, in one line."""
+    if isinstance(error, CannotRecord):
+        return str(error)
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def hand_over(carriers: Sequence[Carrier], counts: Sequence[int], taken: Sequence[Tensor]) -> None:

@@ -191,7 +191,7 @@ def test_the_draft_model_is_told_the_answer_whatever_was_drafted(
         ids = torch.cat([seen["input_ids"], torch.tensor([teller.tokens[:read]], dtype=torch.long)], dim=1)
         own = second(**{**seen, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).past_key_values
         for layer, its in zip(own.layers, follower.cache.layers, strict=True):
-            assert torch.allclose(layer.keys, its.keys, atol=1e-4)
+            assert torch.allclose(layer.keys, its.keys[:, :, : layer.keys.shape[2]], atol=1e-4)
         checked.append(follower.unread)
         real(session, drafts)
 
