@@ -1,6 +1,7 @@
 """The engine `graphs` gives the tokens and the rounds that `eager` gives, and says what it leaves to `eager`."""
 
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 from covering import covering
 from decoding.test_batch import batch, decode, expected, singles  # noqa: F401 - fixtures
-from targets import LAYERS, generate, oracle_draft
+from second_models import given, off, show
+from state_heads import new_eagle, train
+from targets import LAYERS, generate, oracle_draft, random_llava
 from torch import Tensor
 
 from fastvlm_bench.checks.engine_check import engine_check
@@ -16,7 +19,10 @@ from fastvlm_bench.decoding.adaptive import Adaptive
 from fastvlm_bench.decoding.block import Block
 from fastvlm_bench.decoding.clasp import Clasp
 from fastvlm_bench.decoding.control import Control
+from fastvlm_bench.decoding.draft_model import DraftModel
 from fastvlm_bench.decoding.draft_verify import DraftVerify
+from fastvlm_bench.decoding.eagle import Eagle1Method
+from fastvlm_bench.decoding.eagle3 import Eagle3Method
 from fastvlm_bench.decoding.early_exit import EarlyExit
 from fastvlm_bench.decoding.fastvlm import FastVLM
 from fastvlm_bench.decoding.hierarchical import Hierarchical
@@ -162,6 +168,49 @@ def test_slots_lie_in_the_cache_that_is_measured(llava: Any, inputs: dict[str, T
     assert trace.cache_bytes == 2 * LAYERS * text.num_key_value_heads * text.head_dim * BLOCK * 4
 
 
+BESIDE = ("eagle", "eagle3", "draft-model")
+
+
+@pytest.mark.parametrize("name", covering(BESIDE, ["eagle3", "draft-model"]))
+@pytest.mark.parametrize("options", [{}, {"eos": 9}, {"stop_below": 0.02}], ids=str)
+def test_what_drafts_beside_the_target_is_recorded_too(
+    llava: Any, inputs: dict[str, Tensor], name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """The same tokens and rounds; and once all is recorded, the drafter's module is called for the prompt alone."""
+    said, engine = generate(llava, inputs, count=COUNT), Graphs()
+    eos = {"eos_token_id": said[options["eos"]]} if "eos" in options else {}
+    more = {key: value for key, value in options.items() if key != "eos"}
+    if name == "draft-model":
+        module = off(llava, 0.03)
+        target = given(llava, random_llava(2)[1])
+        method: Any = DraftModel(given(module, target.processor, inputs), target=target, gamma=4, **more)
+        show(method)
+    else:
+        module = new_eagle(llava, tmp_path / "head", name, 120 if name == "eagle3" else None)
+        train(module, llava, inputs, said)
+        method = (Eagle3Method if name == "eagle3" else Eagle1Method)(draft=module, gamma=4, **more)
+    found = both(llava, inputs, method, engine, **eos)
+    assert found == said[: said.index(eos["eos_token_id"]) + 1] if eos else found == said
+    assert sum(r.accepted for r in method.last.rounds) > 2 and not engine.reasons
+    recorded, calls = engine.recorded, list[bool]()
+    with module.register_forward_pre_hook(lambda *_: calls.append(True)):
+        assert generate(llava, inputs, method, count=COUNT, **eos) == found
+    assert engine.recorded == recorded and len(calls) == 1
+
+
+def test_a_drafter_that_reads_a_number_goes_on_by_its_own_passes(
+    llava: Any, inputs: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = new_eagle(llava, tmp_path / "head", "eagle", None)
+    embed, engine = type(head).embed, Graphs()
+    monkeypatch.setattr(type(head), "embed", lambda self, tokens: embed(self, tokens * bool((tokens >= 0).all())))
+    method = Eagle1Method(draft=head, gamma=3)
+    for _ in range(2):
+        assert both(llava, inputs, method, engine) == generate(llava, inputs, count=COUNT)
+    assert list(engine.reasons) == ["Eagle1: aten.is_nonzero.default depends on the numbers in a tensor"]
+    assert engine.recorded, "the target's passes are recorded all the same"
+
+
 IN_A_BATCH = {
     "standard": lambda model: Standard(),
     "control": lambda model: Control(gamma=3),
@@ -174,7 +223,7 @@ IN_A_BATCH = {
 }
 
 
-@pytest.mark.parametrize("name", IN_A_BATCH)
+@pytest.mark.parametrize("name", covering(IN_A_BATCH, ["standard", "layerskip"]))
 def test_rows_of_a_batch(llava: Any, singles: Any, batch: dict[str, Tensor], name: str) -> None:  # noqa: F811
     """Rows of other lengths, which end at other times, as `eager` decodes them; `test_batch.py` has every case."""
     engine, method = Graphs(), IN_A_BATCH[name](llava)
