@@ -63,12 +63,12 @@ run)
   ;;
 smol)
   methods=smol
-  # γ and stop of the eagle head are what `tune --model smol --suite stories --head eagle --engine graphs` found
+  # γ and stop of the eagle head are what `tune --model smol --suite stories --head eagle` found
   printf '%s\n' standard fastvlm:head=eagle,gamma=6,stop_below=0.7 fastvlm:head=attention fastvlm:head=mlp \
     layerskip:exit_layer=15,gamma=2 adaptive:draft=eagle-exit2 prompt-lookup:gamma=2 hf-generate > "$out/smol.methods"
-  measured stories --model smol --engine graphs --limit 20
-  measured coco-caption --model smol --engine graphs --limit 20
-  measured vqav2 --model smol --engine graphs --limit 40
+  measured stories --model smol --limit 20
+  measured coco-caption --model smol --limit 20
+  measured vqav2 --model smol --limit 40
   ;;
 *) echo "$0: '$step' is not tune, run or smol" >&2; exit 2 ;;
 esac

@@ -6,6 +6,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,19 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "results" / "
 SOURCES = sorted((ROOT / "fastvlm_bench").rglob("*.py"))
 
 
-def strings(path: Path) -> Iterator[str]:
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def strings(path: Path) -> tuple[str, ...]:
+    return tuple(said(tree(path)))
+
+
+def said(source: ast.Module) -> Iterator[str]:
     """All that a source file says to anyone: its messages, help texts and docstrings, joined where they are split."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(source):
         if isinstance(node, ast.JoinedStr):
             yield "".join(str(part.value) if isinstance(part, ast.Constant) else " " for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -82,7 +93,7 @@ def imported(paths: list[Path]) -> dict[str, Path]:
     """Top-level modules that are imported from outside the standard library and the package."""
     found: dict[str, Path] = {}
     for path in paths:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             names: list[str] = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
