@@ -27,8 +27,8 @@ MODEL_IDENTITY = ("weights_sha256", "dtype", "device", "attention")
 CONFIG_IDENTITY = ("temperature", "top_k", "top_p", "ignore_eos")
 """Settings of a run that change what is measured. Methods, their options and the draft are what one compares."""
 HARDWARE = ("cpu", "gpu", "threads")
-COMPARED = ("repeat", "token_ids", "text", "ranks", "batch", "dialog", "invocation")
-"""The fields of the first run's lines that a sample of another run is compared with, beside the seconds."""
+COMPARED = ("repeat", "invocation", "token_ids", "text", "ranks", "ttft_s", "decode_s", "batch", "dialog")
+"""The fields of the first run's lines that a sample of another run is compared with."""
 VERSIONS = ("tool", "commit", "python", "torch", "transformers", "cuda", "driver")
 """A difference in these is worth a note, not a refusal: to compare two versions is a fair question."""
 

@@ -89,23 +89,37 @@ def test_outputs_and_quality_across_runs(fake: SimpleNamespace) -> None:
     assert all(q.delta is not None and q.delta.value < 0 for row in later for q in row.quality)
 
 
+def in_batches(line: dict[str, Any]) -> dict[str, Any]:
+    number, row = divmod(int(line["sample_id"]), 4)
+    seconds = {name: 4 * line[name] for name in ("ttft_s", "decode_s")}
+    return {**line, "batch": {"id": number, "size": 4, "row": row, **seconds}}
+
+
+def in_turns(line: dict[str, Any]) -> dict[str, Any]:
+    number, turn = divmod(int(line["sample_id"]), 3)
+    return {**line, "dialog": f"talk {number}", "turn": turn}
+
+
+@pytest.mark.parametrize("kind", [dict, in_batches, in_turns])
 @pytest.mark.parametrize("repeats", [1, 2])
-def test_of_the_first_run_no_more_is_kept_than_the_others_are_compared_with(
-    fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, repeats: int
+def test_of_the_first_run_as_much_is_kept_as_the_others_are_compared_with(
+    fake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, repeats: int, kind: Any
 ) -> None:
-    """Whatever of its lines is kept or left out, the comparison is the same: plain, repeated, failed."""
+    """Whatever of its lines is left out, the comparison is the same: of repeats, failures, batches and turns."""
 
     def other(line: dict[str, Any]) -> dict[str, Any]:
-        odd = int(line["sample_id"]) % 3
-        return {
-            **line,
-            "text": f"{line['text']} twice" if odd else line["text"],
-            "error": "broken" if odd == 2 else None,
-        }
+        odd = int(line["sample_id"]) % 5
+        text = f"{line['text']} twice" if odd == 1 else line["text"]
+        return {**kind(line), "text": text, "error": "broken" if odd == 4 else None, "invocation": odd % 2}
 
-    suites = [fake.suite(n=12)]
-    runs = [fake.run(suites=suites, repeats=2), fake.run(suites=suites, repeats=repeats, change=other, seed=3)]
+    suite = fake.suite(n=12)
+    if kind is in_turns:
+        for sample in suite["samples"]:
+            sample |= {name: in_turns(sample)[name] for name in ("dialog", "turn")}
+    runs = [fake.run(suites=[suite], repeats=2, change=kind),
+            fake.run(suites=[suite], repeats=repeats, change=other, seed=3)]  # fmt: skip
     light = compare(runs)
+    assert any(row.compared for row in light.rows)
     monkeypatch.setattr(comparison, "_light", lambda arm: arm)
     assert light.rows == compare(runs).rows and light.verdicts == compare(runs).verdicts
 
