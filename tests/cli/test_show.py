@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-FEW = ("run", "--suite", "describe", "--limit", "2", "--max-new-tokens", "16", "--threads", "1", "--warmup", "0")
+FEW = ("run", "--suite", "describe", "--limit", "2", "--max-new-tokens", "16", "--threads", "1", "--warmup", "0",
+       "--engine", "eager")  # fmt: skip
 
 
 OTHERWISE = [pytest.param(how, marks=pytest.mark.slow) for how in (("--batch-size", "2"), ("--temperature", "1.2"))]

@@ -16,7 +16,7 @@ from fastvlm_bench.models.names import layer_count
 from fastvlm_bench.records.record import read_run
 
 GRID = ("sweep", "--suite", "describe", "--limit", "2", "--exit-layer", "1,4", "--gamma", "3", "--stop", "0,0.5",
-        "--max-new-tokens", "8", "--warmup", "0", "--threads", "1")  # fmt: skip
+        "--max-new-tokens", "8", "--warmup", "0", "--threads", "1", "--engine", "eager")  # fmt: skip
 Call = Callable[..., Any]
 
 

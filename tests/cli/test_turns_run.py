@@ -55,8 +55,8 @@ def target() -> Target:
 def ran(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("out")
     arguments = ["run", "--suite", "jsonl", "--data", suite.source, "--threads", "1", "--warmup", "0",
-                 "-m", "layerskip", "-m", "early-exit", "--max-new-tokens", str(LIMIT), "--out", str(out),
-                 "--predictions-out", str(out / "told.json")]  # fmt: skip
+                 "--engine", "eager", "-m", "layerskip", "-m", "early-exit", "--max-new-tokens", str(LIMIT),
+                 "--out", str(out), "--predictions-out", str(out / "told.json")]  # fmt: skip
     result = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "100"})
     assert result.exit_code == 0, result.output
     return result, out, read_run(next(out.glob("*/run.json")).parent)

@@ -64,6 +64,7 @@ with watch("cpu") as seen:
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_really_stopped() -> None:
     """Stopped for longer than the limit in its first measurement, not in its second."""
     process = subprocess.Popen(

@@ -43,6 +43,7 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 400])
 def test_tables_sort_and_nothing_scrolls_sideways(width: int, page: Page, golden: Path) -> None:
     shown(page, golden, width=width)
