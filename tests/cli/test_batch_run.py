@@ -12,19 +12,8 @@ from cut_run import cut_run
 
 from fastvlm_bench.records.record import SAMPLES_FILE, read_run
 
-FEW = (
-    "run",
-    "--suite",
-    "coco-caption",
-    "--threads",
-    "1",
-    "--warmup",
-    "0",
-    "--max-new-tokens",
-    "6",
-    "--engine",
-    "eager",
-)
+FEW = ("run", "--suite", "coco-caption", "--threads", "1", "--engine", "eager", "--warmup", "0",
+       "--max-new-tokens", "6")  # fmt: skip
 FIVE = ("--limit", "5")
 """Samples: a batch of three, and one of what is left."""
 METHODS = ("-m", "fastvlm", "-m", "early-exit", "-m", "hf-generate")

@@ -61,8 +61,9 @@ def seven_samples(folder: Path, model: Path) -> Path:
 
 def arguments(own_data: Path, *more: str | Path) -> list[str | Path]:
     folder = own_data.parent
-    return ["run", "--model", folder / "model", "--suite", "jsonl", "--data", own_data, "--threads", "1", "--engine",
-            "eager", "--device", "cpu", "--max-new-tokens", "4", "--warmup", "1", "--out", folder / "results", *METHODS, *more]  # fmt: skip
+    return ["run", "--model", folder / "model", "--suite", "jsonl", "--data", own_data, "--threads", "1", "--device",
+            "cpu", "--engine", "eager", "--max-new-tokens", "4", "--warmup", "1", "--out", folder / "results", *METHODS,
+            *more]  # fmt: skip
 
 
 def run(own_data: Path, call: Callable[..., Any], *more: str | Path) -> Any:
