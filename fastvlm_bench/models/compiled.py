@@ -49,13 +49,13 @@ def compile_parts(model: Any, heads: Iterable[nn.Module] = ()) -> Compiled:
     kinds = {type(part) for part in own}
     drafting = [part for head in heads for part in head.modules() if type(part) in kinds]
     for kind in sorted(kinds, key=lambda kind: kind.__name__):
-        alike = [part for part in own if type(part) is kind]
-        if reason := _failure(alike[0], model):
+        alike, quicker = [part for part in own if type(part) is kind], _compiled(kind)
+        if reason := _failure(alike[0], quicker, model):
             found.left_out[kind.__name__] = reason
             continue
         alike += [part for part in drafting if type(part) is kind]
         for part in alike:
-            part.compile(dynamic=True, fullgraph=True)
+            part.__class__ = quicker
         found.classes.append(kind.__name__)
         found.modules += len(alike)
     found.seconds = time.perf_counter() - began
@@ -74,18 +74,30 @@ def parts(layer: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def _failure(part: nn.Module, model: Any) -> str | None:
-    """Compile one part, and run it on passes of a few tokens. The reason, in a line, where that fails."""
+def _compiled(kind: type[nn.Module]) -> type[nn.Module]:
+    """The same class with its `forward` compiled, once for all modules of it.
+
+    Not the call of a module, which looks for `forward` anew: methods that skip parts of the layers put another one in
+    front of it for a while, and hooks run around it. Neither is to be compiled.
+    """
+    forward = torch.compile(kind.forward, dynamic=True, fullgraph=True)
+    names = {"forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    return type(kind.__name__, (kind,), names)
+
+
+def _failure(part: nn.Module, quicker: type[nn.Module], model: Any) -> str | None:
+    """Run one part by its compiled class on passes of a few tokens. The reason, in a line, where that fails."""
     width = model.config.get_text_config(decoder=True).hidden_size
     weight = next(iter(part.parameters()), next(iter(model.parameters())))
-    part.compile(dynamic=True, fullgraph=True)
+    plain, part.__class__ = type(part), quicker
     try:
         with torch.no_grad():
             for count in TRIED:
                 part(torch.zeros(1, count, width, dtype=model.dtype, device=weight.device))
     except Exception as error:  # a missing compiler, code that torch cannot follow: it raises whatever it has
-        part._compiled_call_impl = None
         return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:160]}"
+    finally:
+        part.__class__ = plain
     return None
 
 

@@ -1,18 +1,22 @@
 """`--compile`: which parts of the layers torch compiles, what it says where it cannot; that nothing else changes."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from targets import random_llava
 from torch import nn
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from fastvlm_bench.cli.app import app
 from fastvlm_bench.drafts.heads import new_head
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models import compiled
 from fastvlm_bench.models.compiled import compile_parts, parts
-from fastvlm_bench.models.layers import decoder_layers
+from fastvlm_bench.models.layers import decoder_layers, replaced
 from fastvlm_bench.records.record import read_run
 
 
@@ -37,43 +41,67 @@ def test_parts_take_one_tensor_and_nothing_else() -> None:
 
 
 def instead(monkeypatch: pytest.MonkeyPatch, failing: tuple[str, ...] = ()) -> list[nn.Module]:
-    """No compilation: the modules that would be, and a failure where parts of these classes are called."""
-    asked: list[nn.Module] = []
+    """No compilation: the modules whose compiled code has run, and a failure where it is of one of these classes."""
+    ran: list[nn.Module] = []
 
-    def compile(self: nn.Module, **options: Any) -> None:
+    def compile(forward: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         assert options == {"dynamic": True, "fullgraph": True}
-        asked.append(self)
 
-        def call(*given: Any, **named: Any) -> Any:
+        def call(self: nn.Module, *given: Any) -> Any:
             if type(self).__name__ in failing:
                 raise RuntimeError("no compiler\nhere")
-            return self._call_impl(*given, **named)
+            assert "forward" not in vars(self) or self.forward is not call, "what stands in front of it is not compiled"
+            ran.append(self)
+            return forward(self, *given)
 
-        self._compiled_call_impl = call
+        return call
 
-    monkeypatch.setattr(nn.Module, "compile", compile)
-    return asked
+    monkeypatch.setattr(torch, "compile", compile)
+    return ran
+
+
+def compiled_parts(module: nn.Module, ran: list[nn.Module]) -> list[nn.Module]:
+    """Those of the module's norms and networks that run by compiled code."""
+    found = [part for part in module.modules() if type(part).__name__ in ("LlamaMLP", "LlamaRMSNorm")]
+    ran.clear()
+    for part in found:
+        part(torch.zeros(1, 1, 192))
+    return [part for part in found if any(part is one for one in ran)]
 
 
 def test_heads_get_what_the_target_gets(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = instead(monkeypatch)
+    ran = instead(monkeypatch)
     model = random_llava(2)[0]
     head = new_head("attention", model, 1)
     found = compile_parts(model, [head])
     assert found.classes == ["LlamaMLP", "LlamaRMSNorm"] and not found.left_out
-    copied = [part for part in head.modules() if type(part).__name__ in found.classes]
+    copied = compiled_parts(head, ran)
     own = [part for layer in decoder_layers(model) for part in parts(layer)]
-    assert copied and {id(part) for part in asked} == {id(part) for part in [*own, *copied]}
+    assert len(copied) == 3 and all(compiled_parts(layer, ran) == list(parts(layer)) for layer in decoder_layers(model))
     assert found.modules == len(own) + len(copied)
 
 
+def test_what_stands_in_front_of_a_part_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As methods that skip parts put another `forward` there, which runs the part's own or not."""
+    ran = instead(monkeypatch)
+    model = random_llava(2)[0]
+    compile_parts(model)
+    mlp, states = decoder_layers(model)[0].get_submodule("mlp"), torch.ones(1, 1, 192)
+    expected = mlp(states)
+    with replaced([(mlp, partial(lambda forward, given: 2 * forward(given), mlp.forward))]):
+        ran.clear()
+        assert torch.equal(mlp(states), 2 * expected) and ran == [mlp]
+    assert torch.equal(mlp(states), expected) and "forward" not in vars(mlp)
+
+
 def test_what_torch_cannot_compile_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    instead(monkeypatch, failing=("LlamaMLP",))
+    ran = instead(monkeypatch, failing=("LlamaMLP",))
     model = random_llava(2)[0]
     found = compile_parts(model)
     assert found.classes == ["LlamaRMSNorm"] and found.left_out == {"LlamaMLP": "RuntimeError: no compiler"}
     for layer in decoder_layers(model):
-        assert layer.get_submodule("mlp")._compiled_call_impl is None
+        mlp = layer.get_submodule("mlp")
+        assert type(mlp) is LlamaMLP and mlp not in compiled_parts(layer, ran)
 
 
 def test_where_it_compiles_nothing_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,23 +162,13 @@ def test_a_sample_in_which_something_was_compiled_is_decoded_once_more(
 
 @pytest.mark.slow
 def test_outputs_are_the_same_whatever_is_compiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = (
-        "-m",
-        "medusa",
-        "-m",
-        "layerskip:exit_layer=2,gamma=4",
-        "-m",
-        "hf-generate",
-        "--warmup",
-        "1",
-        "--limit",
-        "5",
-    )
+    methods = ("medusa", "layerskip:exit_layer=2,gamma=4", "draft-verify", "swift:gamma=4", "clasp", "hf-generate")
+    more = (*(word for method in methods for word in ("-m", method)), "--warmup", "1", "--limit", "5")
     assert ended(*more, "--out", str(tmp_path / "with")) in (0, None)
     run = read_run(next((tmp_path / "with").glob("2*")))
     assert run.meta["verdict"]["status"] == "VALID" and run.meta["compiled"]["graphs"] > 0
     assert run.meta["compiled"]["left_out"] == {} and run.meta["compiled"]["modules"] > 36  # heads, too
-    assert ended(*more, "--no-compile", "--out", str(tmp_path / "without")) in (0, None)
+    assert ended(*more, "--no-compile", "--engine", "eager", "--out", str(tmp_path / "without")) in (0, None)
     plain = read_run(next((tmp_path / "without").glob("2*")))
     texts = [{(line["sample_id"], line["method"]): line["token_ids"] for line in each.lines} for each in (run, plain)]
     assert texts[0] == texts[1] and "compiled" not in plain.meta["environment"]
