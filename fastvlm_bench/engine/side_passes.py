@@ -17,7 +17,7 @@ Run = Callable[..., tuple[Tensor, ...]]
 
 
 class SidePasses:
-    """The passes of one head for all generations of one size. cache: the head's slots, which `take` fills.
+    """The passes of one head for all generations of one size. layers: the slots of its cache, which `take` fills.
 
     engine: the `Graphs`. model: the target, whose linear maps of a few rows the head shares. like: layers of the cache
     that the head has filled with the prompt.
