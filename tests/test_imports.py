@@ -14,7 +14,7 @@ HEAVY = ("torch", "transformers")
 ROOMS = (
     "__main__", "cli", "notebook", "agreement",
     "utilisation", "sweeping", "ablation", "embedded", "measuring", "training",
-    "config", "scoring", "checks",
+    "config", "option_checks", "scoring", "checks",
     "predicting", "report", "decoding", "analysis", "drafters", "engine", "method_spec", "foreign", "suites", "records",
     "drafts", "metrics",
     "world", "models", "machine", "sampling", "declared", "errors", "visible",
@@ -24,7 +24,7 @@ OLD_PATHS = ("suite", "cli.__main__", "models.tiny.train", "models.tiny.evaluate
 """Modules that only hand on what has moved. Nothing of the package imports them."""
 LIGHT_ROOMS = ("analysis", "report", "foreign", "suites", "records", "metrics", "scoring")
 LIGHT = (
-    "notebook", "config", "method_spec", "declared", "errors", "visible",
+    "notebook", "config", "option_checks", "method_spec", "declared", "errors", "visible",
     "sampling", "cli.app", "cli.config_file", "drafts.manifest", "models.names",
     "drafts.formats", "drafts.fitting",
     "drafts.speculation_profile", "predicting.asked", "predicting.devices",

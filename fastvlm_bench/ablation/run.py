@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastvlm_bench.ablation.table import ablation_csv, ablation_markdown, ablation_rows
-from fastvlm_bench.config import RunConfig, check_writable
+from fastvlm_bench.config import RunConfig
 from fastvlm_bench.errors import FAILED_SAMPLES, UsageError
 from fastvlm_bench.measuring.benchmark import run_benchmark
+from fastvlm_bench.option_checks import check_writable
 from fastvlm_bench.records.record import list_runs, read_run
 from fastvlm_bench.report.export import save
 from fastvlm_bench.training.fit import train

@@ -71,8 +71,8 @@ def models(
     if check is None:
         _list_models()
         return
-    from fastvlm_bench.config import check_loading
     from fastvlm_bench.models.names import check_model_name, long_dtype
+    from fastvlm_bench.option_checks import check_loading
     from fastvlm_bench.suites.suite import load_suite
 
     check, dtype = chosen_model(context, check, revision), long_dtype(dtype)
@@ -99,8 +99,8 @@ def doctor(
     from fastvlm_bench.machine.doctor import examine
 
     if threads is not None:
-        from fastvlm_bench.config import whole
         from fastvlm_bench.errors import UsageError
+        from fastvlm_bench.option_checks import whole
 
         whole("threads", threads, 1, os.cpu_count() or 1)
         if not roofline:

@@ -32,8 +32,8 @@ def predict(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)] = False,
 ) -> None:  # fmt: skip
     """Tell what decoding with a draft would take on a device, from the model's config.json alone."""
-    from fastvlm_bench.config import check_loading
     from fastvlm_bench.models.names import long_dtype
+    from fastvlm_bench.option_checks import check_loading
     from fastvlm_bench.predicting.asked import ALPHAS, BATCHES, GAMMAS, Asked, shares, whole_numbers
     from fastvlm_bench.predicting.devices import find_device
     from fastvlm_bench.predicting.surface import MOST_GAMMA

@@ -109,8 +109,8 @@ def prepare(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, and how large it is; fetch nothing.")] = False,
 ) -> None:  # fmt: skip
     """Download a suite's files from their official places, resumably; say what must be put there by hand."""
-    from fastvlm_bench.config import check_writable
     from fastvlm_bench.errors import UsageError
+    from fastvlm_bench.option_checks import check_writable
     from fastvlm_bench.suites.definition import read_definition
     from fastvlm_bench.suites.files import layout
     from fastvlm_bench.suites.hub_data import is_hub, spelled

@@ -4,8 +4,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastvlm_bench.config import NOT_MEASURED, RunConfig, check_writable
+from fastvlm_bench.config import NOT_MEASURED, RunConfig
 from fastvlm_bench.measuring.ending import end_run
+from fastvlm_bench.option_checks import check_writable
 from fastvlm_bench.records.merging import Shards, merge_frequencies, merged_lines, merged_meta, read_shards
 from fastvlm_bench.records.record import Run, RunWriter
 from fastvlm_bench.records.run_folders import new_folder_name

@@ -10,9 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fastvlm_bench.config import LOADING, check_loading, check_writable, whole
+from fastvlm_bench.config import LOADING
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.names import OWN, check_model_name, layer_count, long_dtype
+from fastvlm_bench.option_checks import check_loading, check_writable, whole
 from fastvlm_bench.suites.definition import read_definition
 from fastvlm_bench.training.recipe import Recipe, at_the_end
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from fastvlm_bench.config import whole
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.option_checks import whole
 from fastvlm_bench.training.settings import TrainSettings
 
 

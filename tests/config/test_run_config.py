@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from fastvlm_bench.config import LATER, NOT_MEASURED, RunConfig, check_writable
+from fastvlm_bench.config import LATER, NOT_MEASURED, RunConfig
 from fastvlm_bench.errors import UsageError
+from fastvlm_bench.option_checks import check_writable
 
 CHANGED: dict[str, Any] = {
     "suites": ("vqav2",), "model": "other/model", "draft": "drafts/x", "methods": ("layerskip",), "gamma": 4,
