@@ -15,6 +15,8 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
+from fastvlm_bench.analysis.comparison import compare
+from fastvlm_bench.analysis.statistics import Estimate
 from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.cli.app import app
 from fastvlm_bench.declared import declaration
@@ -23,6 +25,7 @@ from fastvlm_bench.metrics import METRICS
 from fastvlm_bench.models.names import TINY, TINY_DRAFTS
 from fastvlm_bench.models.smol_place import SIGHT
 from fastvlm_bench.records.record import read_run
+from fastvlm_bench.report.numbers import ratio
 from fastvlm_bench.report.terminal import print_report
 
 ROOT = Path(__file__).parents[1]
@@ -144,10 +147,10 @@ def test_the_picture_is_what_the_readmes_command_makes_of_its_record(tmp_path: P
 
 
 def committed_sweeps() -> list[Path]:
-    """The runs over batch sizes: folders of runs, other than the ablation's."""
+    """The runs over batch sizes: folders of runs."""
     listed = subprocess.run(["git", "ls-files", "results/*/*/run.json"], cwd=ROOT, capture_output=True, text=True)
     folders = {(ROOT / name).parents[1] for name in listed.stdout.split()}
-    return sorted(folder for folder in folders if not (folder / "ablation.md").is_file())
+    return sorted(folder for folder in folders if "-batches-" in folder.name)
 
 
 def test_tables_over_batch_sizes_are_what_the_records_say() -> None:
@@ -224,6 +227,25 @@ def test_reference_tables_are_what_the_records_say() -> None:
         assert result.stdout.strip() == table.strip()
         named += runs
     assert sorted(named) == committed_runs(), "each reference run is in one table"
+
+
+@pytest.mark.slow
+def test_the_table_of_engines_is_what_the_two_runs_say() -> None:
+    page = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"`fastvlm-bench compare --force ([^`]*)`", page)
+    eager, graphs = (read_run(ROOT / folder) for folder in command.split())
+    assert [run.meta["environment"]["engine"] for run in (eager, graphs)] == ["eager", "graphs"]
+    rows = compare([eager, graphs], force=True).rows
+    by_eager = {row.row.method: row.row.speedup.decode_speedup_geomean for row in rows if row.run == 0}
+
+    def cell(found: Estimate | None) -> str:
+        return "–" if found is None else ratio(found).replace("×", "")
+
+    told = [f"| `{label}` | {cell(row.decode)} | {cell(by_eager[label])} | "
+            f"{cell(row.row.speedup.decode_speedup_geomean)} |"
+            for row in rows if row.run == 1 and (label := row.row.method) == row.against]  # fmt: skip
+    table = page.split("| speed-up by `graphs` |\n")[1].split("\n\n")[0].splitlines()[1:]
+    assert len(table) == len(by_eager) and table == told
 
 
 @pytest.mark.slow
