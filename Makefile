@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BOTH_ENGINES := $(addprefix tests/decoding/test_,from_states.py medusa.py mtp.py identity.py skip_drafting.py \
-	exit_trees.py block.py hierarchical.py adaptive.py batch.py) tests/families/test_batch_families.py
+	exit_trees.py block.py hierarchical.py adaptive.py batch.py draft_model.py token_timing.py) \
+	tests/families/test_batch_families.py
 
 # Bytecode is kept, whatever the user's shell says: each worker, and each process that a test starts, would else compile
 # all files anew.
