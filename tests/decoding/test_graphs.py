@@ -15,6 +15,7 @@ from targets import LAYERS, generate, oracle_draft, random_llava
 from torch import Tensor
 
 from fastvlm_bench.checks.engine_check import engine_check
+from fastvlm_bench.checks.self_check import limit_of
 from fastvlm_bench.decoding.adaptive import Adaptive
 from fastvlm_bench.decoding.block import Block
 from fastvlm_bench.decoding.clasp import Clasp
@@ -402,6 +403,16 @@ def test_a_model_that_keeps_a_tensor_of_each_generation_is_left_to_eager(inputs:
     method.engine = engine
     assert generate(model, inputs, method, count=8) == generate(llava, inputs, count=8)
     assert "is no weight" in next(iter(engine.reasons)) and engine.recorded == 0
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_the_check_knows_rounding_however_short_the_answer_is(
+    llava: Any, inputs: dict[str, Tensor], count: int
+) -> None:
+    """What is let in is twice what blocks of this model move its logits, not the last place of the largest alone."""
+    found = engine_check(llava, inputs, Graphs(), count)
+    ulps = limit_of(0.0, 1.0, llava.dtype)
+    assert found.passed and found.limit > 1.5 * ulps, found
 
 
 def test_a_mutant_whose_slots_start_too_early_is_seen(
