@@ -84,9 +84,8 @@ def engine_check(model: Any, inputs: Mapping[str, Any], engine: Eager, limit: in
     pairs = list(zip(plain, own, strict=False))[: max(same, 1)]
     scale = max(float(a.abs().max()) for a, _ in pairs)
     difference = max(float((a - b).abs().max()) for a, b in pairs) / scale
-    block = (expected * BLOCK)[
-        :BLOCK
-    ]  # of a short answer, again: how far rounding moves logits is not a matter of text
+    # A short answer is read again and again: how far rounding moves logits does not depend on the text.
+    block = (expected * BLOCK)[:BLOCK]
     moved = float(Plain(model, inputs)(block).moved.max())
     return Compared(outcome, difference, limit_of(moved, scale, model.dtype))
 

@@ -78,7 +78,8 @@ def measure_suites(
             live.say(f"preflight: {line}")
         asked = writer.meta["environment"].get("engine") if config.engine == AUTO else None  # as a resumed run began
         wanted = EAGER if in_step else asked or config.engine  # what processes send each other cannot be recorded
-        engine = engine_named(wanted, target.device, alone=team is None, compiled=config.compile)
+        alone = team is None and config.shard is None
+        engine = engine_named(wanted, target.device, alone=alone, compiled=config.compile)
         conditions = watch(target.device)
         runner = Runner(
             target, methods, clock, max_new_tokens=config.max_new_tokens, conditions=conditions,
