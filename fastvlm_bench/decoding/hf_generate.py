@@ -25,7 +25,7 @@ from fastvlm_bench.records.trace import Round
 
 STATIC_ON = frozenset({"cuda"})
 """Devices on which transformers compiles the passes on its static cache. On a CPU it does not, and they take longer
-there than those on its growing cache (on the embedded model by 14 %)."""
+there than those on its growing cache."""
 
 METHOD = MethodKind("transformers' own generate: the check that standard is no slower", lossless=True, group="checks")
 

@@ -89,10 +89,11 @@ class Graphs(Eager):
             self._few_rows[model] = FewRows(sum(one.nbytes for one in model.parameters()))
         return self._few_rows[model]
 
-    def made(self, passes: int, seconds: float) -> None:
-        """A loop of transformers has compiled so many graphs, in a generation that took so long."""
+    def made(self, passes: int, seconds: float, nbytes: int = 0) -> None:
+        """So many passes were recorded, or compiled by a loop of transformers, in so long, and hold so many bytes."""
         self.recorded += passes
         self.record_s += seconds
+        self.record_bytes += nbytes
 
     def described(self) -> dict[str, Any]:
         """Its entry in run.json."""

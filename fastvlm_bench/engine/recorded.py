@@ -170,9 +170,7 @@ class Recorded:
             return None if self._before else self._plain(kind, given)
         self._before = []
         self._passes[key] = made
-        self.engine.recorded += 1
-        self.engine.record_s += time.perf_counter() - began
-        self.engine.record_bytes += made.nbytes
+        self.engine.made(1, time.perf_counter() - began, made.nbytes)
         return made(given, self.carriers)
 
     def _plain(self, kind: Kind, given: tuple[Tensor, ...]) -> Any:

@@ -71,6 +71,4 @@ class SidePasses:
             self._engine.reasons.setdefault(self.refused)
             return
         self._passes[key] = fixed, made
-        self._engine.recorded += 1
-        self._engine.record_s += time.perf_counter() - began
-        self._engine.record_bytes += made.nbytes
+        self._engine.made(1, time.perf_counter() - began, made.nbytes)

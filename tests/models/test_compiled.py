@@ -50,7 +50,6 @@ def instead(monkeypatch: pytest.MonkeyPatch, failing: tuple[str, ...] = ()) -> l
         def call(self: nn.Module, *given: Any) -> Any:
             if type(self).__name__ in failing:
                 raise RuntimeError("no compiler\nhere")
-            assert "forward" not in vars(self) or self.forward is not call, "what stands in front of it is not compiled"
             ran.append(self)
             return forward(self, *given)
 
