@@ -1,6 +1,7 @@
 """Peak memory: short peaks are seen, an earlier span's peak is not, and what cannot be measured is None."""
 
 import functools
+import mmap
 import sys
 import threading
 import time
@@ -18,10 +19,14 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's high
 
 
 def touch(seconds: float = 0.0) -> None:
-    """Make BLOCK bytes resident for a moment."""
-    block = bytearray(BLOCK)
-    block[::4096] = b"x" * len(block[::4096])
-    time.sleep(seconds)
+    """Make BLOCK bytes resident for a moment.
+
+    They are mapped, not taken from the heap, which may hold as many resident bytes that earlier tests freed.
+    """
+    with mmap.mmap(-1, BLOCK) as block:
+        for page in range(0, BLOCK, mmap.PAGESIZE):
+            block[page] = 1
+        time.sleep(seconds)
 
 
 def measured(seconds: float = 0.0, work: bool = True) -> int:
