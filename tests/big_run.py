@@ -3,6 +3,7 @@
 `python tests/big_run.py FOLDER [QUESTIONS [KIND]]` writes one: by default of 214,354 questions x 5 methods; KIND
 is vqa or caption.
 `python tests/big_run.py --time COMMAND FOLDER …` prints CPU seconds and peak memory of a command of fastvlm-bench.
+`python tests/big_run.py --open FOLDER` prints them of opening it as `run --resume` does.
 """
 
 import random
@@ -15,7 +16,7 @@ from typing import Any
 
 from fastvlm_bench.config import RunConfig
 from fastvlm_bench.measuring.ending import end_run
-from fastvlm_bench.records.record import RunWriter
+from fastvlm_bench.records.record import RunWriter, read_meta
 
 QUESTIONS, METHODS, TOKEN_S = 214_354, 5, 0.01
 WORDS = ("yes", "no", "red", "two", "a dog", "on the table", "3", "tennis racket", "blue and white", "left")
@@ -120,6 +121,10 @@ if __name__ == "__main__":
             app(sys.argv[2:])
         finally:
             print(f"{' '.join(sys.argv[2:])}: {spent(started_s)}", file=sys.stderr)
+    elif sys.argv[1] == "--open":
+        run_folder = Path(sys.argv[2])
+        RunWriter.resume(run_folder, read_meta(run_folder)["config_sha256"]).close()
+        print(f"opened: {spent(started_s)}", file=sys.stderr)
     else:
         folder, questions, kind = [*sys.argv[1:], *(str(QUESTIONS), "vqa")[len(sys.argv) - 2 :]]
         write(Path(folder), int(questions), kind=kind, judged=False)

@@ -140,23 +140,20 @@ class Arm:
     Each turn of a sample of several is an entry of its own. If one failed, the sample has failed, and all its turns are
     in `failed`; while one has no line yet, none is in either.
     suite, method: their entries in `run.json`. measured: by sample id, in the suite's order. failed: ids of samples.
-    repeats: the largest number of repeats that any sample has.
+    repeats: the largest number of repeats that any sample has. single: whether each measured sample was decoded alone,
+    and has one turn.
     """
 
     suite: Mapping[str, Any]
     method: Mapping[str, Any]
-    measured: dict[str, Measured]
+    measured: Mapping[str, Measured]
     failed: frozenset[str]
     repeats: int
+    single: bool
 
     def lines(self) -> Iterator[Mapping[str, Any]]:
         """Every line of the measured samples. The lines of failed samples are left out."""
         return chain.from_iterable(sample.lines for sample in self.measured.values())
-
-    @cached_property
-    def single(self) -> bool:
-        """Whether each measured sample was decoded alone, and has one turn."""
-        return not any("batch" in line or "dialog" in line for line in self.lines())
 
     @cached_property
     def rounds(self) -> RoundSums:
@@ -218,11 +215,13 @@ def _arm(
         failed = frozenset(one for own in turns.values() if faulty.intersection(own) for one in own if one in lines)
         there = {one for own in turns.values() if all(one in lines for one in own) for one in own}
     measured = {
-        name: _measured(sample, references[name], lines[name])
+        name: measured_of(sample, references[name], lines[name])
         for sample in suite["samples"]
         if (name := sample["sample_id"]) in there and name not in failed
     }
-    return Arm(suite, method, measured, failed, max((len(own) for own in lines.values()), default=0))
+    repeats = max((len(own) for own in lines.values()), default=0)
+    single = not any("batch" in line or "dialog" in line for one in measured.values() for line in one.lines)
+    return Arm(suite, method, measured, failed, repeats, single)
 
 
 def whole_id(sample: Mapping[str, Any]) -> str:
@@ -230,9 +229,10 @@ def whole_id(sample: Mapping[str, Any]) -> str:
     return str(sample.get("dialog") or sample["sample_id"])
 
 
-def _measured(
+def measured_of(
     sample: Mapping[str, Any], references: tuple[str, ...], lines: Sequence[Mapping[str, Any]]
 ) -> Measured:  # fmt: skip
+    """One sample of an arm. sample: its entry in the suite. lines: one per repeat, in their order."""
     if len(lines) == 1:  # a data set is mostly measured once
         (line,) = lines
         ttft_s, decode_s = line["ttft_s"], line["decode_s"]

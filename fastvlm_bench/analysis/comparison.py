@@ -11,6 +11,7 @@ from fastvlm_bench.analysis.arms import Arm, Measured, arms, by_dialog, pairs, s
 from fastvlm_bench.analysis.batches import batch_size
 from fastvlm_bench.analysis.bounds import Steps, together
 from fastvlm_bench.analysis.generation import generation_notes, in_force
+from fastvlm_bench.analysis.packed import packed
 from fastvlm_bench.analysis.quality import Quality, adjust, compare_quality, margin_of
 from fastvlm_bench.analysis.settings import engine_of
 from fastvlm_bench.analysis.speedup import speedups
@@ -18,7 +19,7 @@ from fastvlm_bench.analysis.statistics import Estimate, geometric_mean_ratio
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import Verdict, judge, stamped
 from fastvlm_bench.errors import IncompatibleRuns, UsageError
-from fastvlm_bench.records.compact import compacted
+from fastvlm_bench.records.compact import uncollected
 from fastvlm_bench.records.record import Run, read_run
 from fastvlm_bench.records.storage import flatten
 
@@ -27,8 +28,6 @@ MODEL_IDENTITY = ("weights_sha256", "dtype", "device", "attention")
 CONFIG_IDENTITY = ("temperature", "top_k", "top_p", "ignore_eos")
 """Settings of a run that change what is measured. Methods, their options and the draft are what one compares."""
 HARDWARE = ("cpu", "gpu", "threads")
-COMPARED = ("repeat", "invocation", "token_ids", "text", "ranks", "ttft_s", "decode_s", "batch", "dialog")
-"""The fields of the first run's lines that a sample of another run is compared with."""
 VERSIONS = ("tool", "commit", "python", "torch", "transformers", "cuda", "driver")
 """A difference in these is worth a note, not a refusal: to compare two versions is a fair question."""
 
@@ -134,13 +133,15 @@ def compare(
     found, notes = differing(runs, of_suites)
     if found and not force:
         raise IncompatibleRuns(f"these runs cannot be compared: {'; '.join(found)}; --force shows them all the same")
+    _share_samples(runs)
     base, rows, verdicts = list[Arm](), list[ComparedRow](), list[Verdict]()
     for index, run in enumerate(runs):
-        verdict, of_run, own = _of_run(index, run, base, margin_of(first.meta["config"]))
-        verdicts.append(verdict)
-        rows += of_run
-        base = base if index else [_light(arm) for arm in own]
-        del own  # of a data set there is room for one run's lines
+        with uncollected():
+            verdict, of_run, own = _of_run(index, run, base, margin_of(first.meta["config"]))
+            verdicts.append(verdict)
+            rows += of_run
+            base = base if index else packed(own)
+            del own  # of a data set there is room for one run's lines
     qualities = adjust([row.quality for row in rows])
     rows = [replace(row, quality=quality) for row, quality in zip(rows, qualities, strict=True)]
     shown = runs if of_suites else runs[:1]
@@ -153,7 +154,7 @@ def compare(
 
 def _of_run(index: int, run: Run, base: Sequence[Arm], margin: float) -> tuple[Verdict, list[ComparedRow], list[Arm]]:
     """What is said of one run, its rows beside those of the first one (`base`), and its arms."""
-    whole = run if run.lines else read_run(run.folder)
+    whole = run if run.lines else read_run(run.folder, run.meta)
     own = arms(whole)
     summaries = summarise(whole, own=own)
     verdict = judge(whole, summaries, own=own)
@@ -164,11 +165,12 @@ def _of_run(index: int, run: Run, base: Sequence[Arm], margin: float) -> tuple[V
     return verdict, rows, own
 
 
-def _light(arm: Arm) -> Arm:
-    """The arm with as much of its lines as another run is compared with."""
-    measured = {key: m._replace(lines=tuple(compacted({name: line[name] for name in COMPARED if name in line})
-                                            for line in m.lines)) for key, m in arm.measured.items()}  # fmt: skip
-    return Arm(arm.suite, arm.method, measured, arm.failed, arm.repeats)
+def _share_samples(runs: Sequence[Run]) -> None:
+    """Suites that are the same in all runs are kept once: of a data set each takes a quarter of a gigabyte."""
+    first = {suite["name"]: suite["samples"] for suite in runs[0].meta["suites"]}
+    for suite in (suite for run in runs[1:] for suite in run.meta["suites"]):
+        if suite["samples"] == first.get(suite["name"]):
+            suite["samples"] = first[suite["name"]]
 
 
 def differing(runs: Sequence[Run], of_suites: bool = False) -> tuple[list[str], list[str]]:
@@ -228,4 +230,4 @@ def _pairs(arm: Arm, against: Arm) -> list[tuple[Measured, Measured]]:
 
 def _first_outputs(arm: Arm) -> Arm:
     trimmed = {key: m._replace(lines=m.lines[:1]) for key, m in arm.measured.items()}
-    return Arm(arm.suite, arm.method, trimmed, arm.failed, 1)
+    return replace(arm, measured=trimmed, repeats=1)

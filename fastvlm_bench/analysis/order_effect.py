@@ -7,6 +7,7 @@ method takes, and how many rounds and drafts an answer needed. docs/measuring.md
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -168,7 +169,9 @@ def _unit(line: Mapping[str, Any]) -> Any:
 
 def _selection(own: Sequence[Arm]) -> set[Any] | None:
     """The units to look at; None for all."""
-    units = list(dict.fromkeys(_unit(line) for arm in own[:1] for line in arm.lines()))
+    units = [
+        unit for arm in own[:1] for unit in (arm.measured if arm.single else dict.fromkeys(map(_unit, arm.lines())))
+    ]
     if len(units) <= MOST_GROUPS:
         return None
     return {units[place * len(units) // MOST_GROUPS] for place in range(MOST_GROUPS)}
@@ -176,7 +179,10 @@ def _selection(own: Sequence[Arm]) -> set[Any] | None:
 
 def _observations(arm: Arm, chosen: set[Any] | None = None) -> dict[Key, _Observation]:
     rows: dict[Key, list[Mapping[str, Any]]] = {}
-    for line in arm.lines():
+    lines_of = arm.lines()
+    if arm.single and chosen is not None:  # the others need not be looked at, of a data set nearly all
+        lines_of = chain.from_iterable(arm.measured[unit].lines for unit in arm.measured if unit in chosen)
+    for line in lines_of:
         unit = _unit(line)
         if chosen is None or unit in chosen:
             rows.setdefault((unit, line["repeat"]), []).append(line)

@@ -115,12 +115,27 @@ def compare_quality(metric: str, arm: Arm, paired: Sequence[Pair] | None, margin
     """The metric of an arm and its difference over the pairs (ours, reference); None or no pairs give no difference.
 
     An exception in the metric is stored in `failure` and does not spoil the report: texts can be scored again, while
-    times would have to be measured again. margin: on the 0-1 scale.
+    times would have to be measured again. margin: on the 0-1 scale. The texts are taken from the pairs at once, so that
+    what waits for its weights holds no pairs.
     """
     try:
-        return (yield from _compared(metric, arm, paired, margin))
+        quality, differing = _alone(metric, arm, paired)
     except Exception as error:
-        return Quality(metric, None, None, "", failure=failure_of(error))
+        quality, differing = Quality(metric, None, None, "", failure=failure_of(error)), None
+    return _with_difference(quality, arm.suite, differing, margin)
+
+
+def _with_difference(
+    quality: Quality, suite: Mapping[str, Any], differing: "_Texts | None", margin: float
+) -> Steps[Quality]:  # fmt: skip
+    if differing is None:
+        return quality
+    try:
+        own_difference = yield from _difference(quality.metric, suite, *differing, margin)
+        changed = flips(quality.metric, suite, *differing)
+    except Exception as error:
+        return Quality(quality.metric, None, None, "", failure=failure_of(error))
+    return replace(quality, **vars(own_difference), flips=changed)
 
 
 def failure_of(error: Exception) -> str:
@@ -129,28 +144,28 @@ def failure_of(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
 
 
-def _compared(metric: str, arm: Arm, paired: Sequence[Pair] | None, margin: float) -> Steps[Quality]:
-    """The metric over all measured samples of the arm, and its difference over the pairs (ours, reference)."""
+_Texts = tuple[list[str], list[str], list[tuple[str, ...]], list[str]]
+"""Of each pair our text, the reference's, the references that both are scored by, and the image."""
+
+
+def _alone(metric: str, arm: Arm, paired: Sequence[Pair] | None) -> tuple[Quality, _Texts | None]:
+    """The metric over all measured samples of the arm, and the texts of the pairs (ours, reference) if any differ."""
     own = list(arm.measured.values())
     found, reason = attempt(metric, arm.suite, [s.text for s in own], [s.references for s in own])
     if found is None:
-        return Quality(metric, None, None, "", reason=reason)
-    groups = _by_group(metric, arm)
+        return Quality(metric, None, None, "", reason=reason), None
+    quality = Quality(metric, found.value, None, "", found.parts, _by_group(metric, arm))
     if not paired:
-        return Quality(metric, found.value, None, "", found.parts, groups)
+        return quality, None
     texts, other = ([sample.text for sample in side] for side in zip(*paired, strict=True))
+    # Texts that differ in a later repeat are not identical, although the first repeat alone is scored.
     if texts == other and all(
         scored(a) == scored(b) for ours, theirs in paired if len(ours.lines) > 1
         for a, b in zip(ours.lines, theirs.lines, strict=True)
     ):  # fmt: skip
         unchanged = count_flips(found.per_sample, found.per_sample, range(len(found.per_sample)))
-        return Quality(metric, found.value, **vars(no_difference(len(paired))), parts=found.parts, groups=groups,
-                       flips=unchanged)  # fmt: skip
-    references, images = ([getattr(ours, name) for ours, _ in paired] for name in ("references", "image_id"))
-    # Texts that differ in a later repeat are not identical, although the first repeat alone is scored.
-    own_difference = yield from _difference(metric, arm.suite, texts, other, references, images, margin)
-    changed = flips(metric, arm.suite, texts, other, references, images)
-    return Quality(metric, found.value, **vars(own_difference), parts=found.parts, groups=groups, flips=changed)
+        return replace(quality, **vars(no_difference(len(paired))), flips=unchanged), None
+    return quality, (texts, other, [ours.references for ours, _ in paired], [ours.image_id for ours, _ in paired])
 
 
 def _by_group(metric: str, arm: Arm) -> dict[str, float]:

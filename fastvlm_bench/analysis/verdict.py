@@ -22,6 +22,7 @@ from fastvlm_bench.analysis.remedies import draft_notices, slower, slower_notice
 from fastvlm_bench.analysis.speedup import FEWEST_SAMPLES
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.errors import InvalidRun
+from fastvlm_bench.records.compact import uncollected
 from fastvlm_bench.records.document_frequencies import cider_df
 from fastvlm_bench.records.identities import check_line
 from fastvlm_bench.records.record import Run
@@ -92,10 +93,11 @@ def judge(
 
 def judged_rows(run: Run, margin: float | None = None) -> tuple[list[Row], Verdict]:
     """The rows of `summarise`, each with the status of the verdict, and the verdict: for what leaves the tool."""
-    own = arms(run)
-    rows = summarise(run, margin, own)
-    verdict = judge(run, rows, own=own)
-    return stamped(rows, verdict), verdict
+    with uncollected():
+        own = arms(run)
+        rows = summarise(run, margin, own)
+        verdict = judge(run, rows, own=own)
+        return stamped(rows, verdict), verdict
 
 
 def stamped(rows: Iterable[Row], verdict: Verdict) -> list[Row]:

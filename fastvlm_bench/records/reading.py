@@ -123,25 +123,27 @@ def _line(path: Path, number: int, raw: bytes) -> dict[str, Any]:
     return line
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, meta: dict[str, Any] | None = None) -> Run:
     """Read and check a run folder. A torn last line is left out; where a key has several lines, the last one counts.
 
+    meta: its `run.json`, if that was read already.
     UsageError: not a run folder, no samples file, unknown schema. CorruptRecord: a damaged file, one that does not fit
     the seal, a line of a sample or method that `run.json` does not list, or other counts than `totals` has.
     """
     folder = Path(folder)
-    meta, path = read_meta(folder), folder / SAMPLES_FILE
+    meta, path = read_meta(folder) if meta is None else meta, folder / SAMPLES_FILE
     lines, whole = read_lines(path, sealed_lines(meta))
     known = {(suite["name"], sample["sample_id"]) for suite in meta["suites"] for sample in suite["samples"]}
     labels = {method["label"] for method in meta["methods"]}
     latest: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
-        key = (line.get("suite"), line.get("sample_id"), line.get("method"), line.get("repeat"))
-        if key[:2] not in known or key[2] not in labels:
-            raise CorruptRecord(f"{path}, line {number} is of {key[:3]}, which {RUN_FILE} does not know")
-        latest[key] = line
-    kept = lines if len(latest) == len(lines) else sorted(latest.values(), key=lambda line: line["seq"])
-    del latest
+    with uncollected():
+        for number, line in enumerate(lines, start=1):
+            key = (line.get("suite"), line.get("sample_id"), line.get("method"), line.get("repeat"))
+            if key[:2] not in known or key[2] not in labels:
+                raise CorruptRecord(f"{path}, line {number} is of {key[:3]}, which {RUN_FILE} does not know")
+            latest[key] = line
+        kept = lines if len(latest) == len(lines) else sorted(latest.values(), key=lambda line: line["seq"])
+        del latest
     check_files(folder, meta, whole)
     _check_totals(path, meta, kept)
     attach(folder, meta["suites"])

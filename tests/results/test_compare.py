@@ -120,17 +120,17 @@ def test_of_the_first_run_as_much_is_kept_as_the_others_are_compared_with(
             fake.run(suites=[suite], repeats=repeats, change=other, seed=3)]  # fmt: skip
     light = compare(runs)
     assert any(row.compared for row in light.rows)
-    monkeypatch.setattr(comparison, "_light", lambda arm: arm)
+    monkeypatch.setattr(comparison, "packed", lambda arms: arms)
     assert light.rows == compare(runs).rows and light.verdicts == compare(runs).verdicts
 
 
 def test_runs_without_lines_are_read_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     folder, held = REFERENCE_RUN.parent / "demo", list[ref[Run]]()
 
-    def read(path: Path) -> Run:
+    def read(path: Path, meta: dict[str, Any]) -> Run:
         gc.collect()
         assert not any(one() for one in held), "another run's lines are still there"
-        run = read_run(path)
+        run = read_run(path, meta)
         held.append(ref(run))
         return run
 

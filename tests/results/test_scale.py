@@ -12,9 +12,11 @@ import big_run
 import pytest
 from rich.console import Console
 
-from fastvlm_bench.analysis import bounds, order_effect
-from fastvlm_bench.analysis.arms import arms
+from fastvlm_bench.analysis import bounds, comparison, order_effect, verdict
+from fastvlm_bench.analysis.arms import arms, pairs
 from fastvlm_bench.analysis.comparison import compare
+from fastvlm_bench.analysis.packed import packed
+from fastvlm_bench.analysis.quality import compare_quality
 from fastvlm_bench.analysis.summary import summarise
 from fastvlm_bench.analysis.verdict import judged_rows
 from fastvlm_bench.measuring.live import Live
@@ -197,3 +199,46 @@ def test_the_bar_keeps_sums_not_ratios() -> None:
         live.show(Group("s", done, 50, [{**line, "method": "standard", "decode_s": 2.0},
                                         {**line, "method": "fastvlm", "decode_s": 1.0}]))  # fmt: skip
     assert live._sums == {"s": {"fastvlm": (pytest.approx(49 * 0.6931, rel=1e-3), 49)}}
+
+
+def test_garbage_is_not_looked_for_while_a_data_set_is_summed_up(
+    folders: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Millions of objects are made that all stay: to look through them again and again took a third of the time."""
+    looked_for, real = list[bool](), verdict.summarise
+
+    def summed_up(*given: Any, **named: Any) -> Any:
+        looked_for.append(gc.isenabled())
+        return real(*given, **named)
+
+    monkeypatch.setattr(verdict, "summarise", summed_up)
+    monkeypatch.setattr(comparison, "summarise", summed_up)
+    run = read_run(folders[SIZES[0]])
+    judged_rows(run)
+    compare([run, run])
+    assert looked_for == [False] * 3 and gc.isenabled()
+
+
+def test_what_waits_for_its_weights_holds_no_samples(folders: dict[int, Path]) -> None:
+    """Those of all methods wait together, and of a compared run each sample that is held has been unpacked."""
+    run = read_run(folders[SIZES[0]])
+    for line in run.lines:
+        line["text"] = "yes" if line["method"] == "standard" else "no"
+    reference, first, _ = arms(run)
+    paired = pairs(first, reference)
+    before = sys.getrefcount(paired)
+    steps = compare_quality("vqa_accuracy", first, paired)
+    assert sys.getrefcount(paired) == before
+    next(steps)  # it does wait
+    assert sys.getrefcount(paired) == before
+
+
+def test_of_the_first_of_compared_runs_a_sample_takes_a_few_bytes(folders: dict[int, Path]) -> None:
+    run = read_run(folders[SIZES[-1]])
+    own = arms(run)
+    tracemalloc.start()
+    kept = packed(own)
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert taken < 400 * len(run.lines)
+    assert [list(arm.measured) for arm in kept] == [list(arm.measured) for arm in own]
