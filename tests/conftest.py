@@ -18,6 +18,8 @@ import typer.testing  # noqa: E402
 from targets import PROMPT, random_llava  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from fastvlm_bench.analysis import bounds  # noqa: E402
+
 
 def pytest_collection_finish() -> None:
     """What was loaded is never looked through again: runs of the tool, and so most tests, collect all the garbage."""
@@ -49,6 +51,16 @@ def engine() -> None:
         from fastvlm_bench.engine.graphs import Graphs
 
         method.Eager = Graphs  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+def quick_bounds() -> Iterator[None]:
+    """A tenth of the draws, where no assertion depends on how exact the bounds of a quality difference are."""
+    with pytest.MonkeyPatch.context() as patch:
+        bounds._weights.cache_clear()
+        patch.setattr(bounds, "DRAWS", 1000)
+        yield
+    bounds._weights.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -5,17 +5,13 @@ from typing import Any
 
 import pytest
 
-REPRESENTATIVE_HEADS = ("attention", "eagle", None)
-"""Of the heads at an early exit: one with a KV cache, one that also reads the state before, and none."""
-
 
 def covering(cases: Iterable[Any], quick: Iterable[Any] | Callable[[Any], bool]) -> list[Any]:
     """`cases` as pytest parameters, in their order; a tuple is the values of several arguments.
 
-    quick: the cases of the default run, or whether a case is one. They stand for all that the test tells apart: a head
-    that attends and one that recurs, an early and a late exit, a small and a large γ, a family of each kind of layers.
-    Further values of the same kind, and pairs, wait for the slow run. ValueError where it names what is no case, or
-    leaves none.
+    quick: the cases of the default run, or whether a case is one. They are the one or two in which a fault would most
+    likely show: a head that attends and reads the state before, an exit and a γ in between, an unusual family. Further
+    values of the same kind, and pairs, wait for the slow run. ValueError where it names what is no case, or none.
     """
     there = list(cases)
     chosen = [case for case in there if quick(case)] if callable(quick) else list(quick)

@@ -280,6 +280,8 @@ def test_what_is_said_of_the_predictions_is_what_the_tables_say() -> None:
     errors, prices = list[float](), list[float]()
     for folder in committed_runs():
         run = read_run(folder)
+        for suite in run.meta["suites"]:
+            suite["metrics"] = []  # the bounds of quality take long, and no prediction is of them
         for row in summarise(run):
             totals, predicted = row.speedup.decode_speedup_totals, row.costs.predicted_decode_speedup
             errors += [abs(predicted / totals.value - 1)] if predicted and totals else []

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from parsed import tree
 
 PACKAGE = Path(__file__).parents[1] / "fastvlm_bench"
 HEAVY = ("torch", "transformers")
@@ -50,7 +51,7 @@ MODULES = modules()
 def imported(path: Path) -> set[str]:
     """Modules of the package that a file imports anywhere, in functions and for types too."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         names: list[str] = []
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fastvlm_bench":
             module = str(node.module).removeprefix("fastvlm_bench").lstrip(".")
@@ -77,7 +78,7 @@ def test_every_room_has_its_place_and_says_what_it_is() -> None:
     there = {name.split(".")[0] for name in imports()} - {""}
     assert there == set(ROOMS)
     for room in ROOMS:
-        docstring = ast.get_docstring(ast.parse(MODULES[room].read_text(encoding="utf-8")))
+        docstring = ast.get_docstring(tree(MODULES[room]))
         assert docstring and (
             "may import" in docstring.lower() or "." not in room and MODULES[room].name != "__init__.py"
         ), room

@@ -10,6 +10,11 @@ from typer.testing import CliRunner
 from fastvlm_bench.cli.app import app
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quickly(quick_bounds: None) -> None:
+    """These tests look at what commands do and say: results has the tests of the numbers."""
+
+
 @pytest.fixture
 def call() -> Callable[..., Any]:
     """Runs `fastvlm-bench ARGS`; an exception that is no clean exit fails the test."""

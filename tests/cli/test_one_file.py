@@ -21,7 +21,7 @@ from fastvlm_bench.records.record import Run, read_run
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.S)
 FILES = dict(zip(("lookup.py", "words.py"), BLOCKS, strict=True))
-FEW = ("run", "--threads", "1", "--warmup", "0", "--limit", "2", "--max-new-tokens", "24", "--quiet")
+FEW = ("run", "--threads", "1", "--warmup", "0", "--limit", "2", "--max-new-tokens", "16", "--quiet")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-FEW = ("run", "--suite", "describe", "--limit", "2", "--max-new-tokens", "16", "--threads", "1", "--warmup", "0",
+FEW = ("run", "--suite", "describe", "--limit", "2", "--max-new-tokens", "8", "--threads", "1", "--warmup", "0",
        "--engine", "eager")  # fmt: skip
 
 

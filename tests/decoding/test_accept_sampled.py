@@ -152,6 +152,7 @@ def test_a_wrong_residual_is_caught(mutant: Any, monkeypatch: pytest.MonkeyPatch
     assert chi_square_p(3000, 0) < 1e-4
 
 
+@pytest.mark.slow  # test_sampling.py adds up every probability in the default run
 @pytest.mark.parametrize("factor", covering([1.1, 1 / 1.1], [1.1]))
 def test_a_ratio_that_is_wrong_by_a_tenth_is_caught(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten per cent more or less acceptance: the uniform number is compared with p/q times the factor.

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from covering import REPRESENTATIVE_HEADS as REPRESENTATIVE
 from covering import covering
 from targets import LAYERS, generate, oracle_draft
 
@@ -64,9 +63,7 @@ def expected(llava: Any, inputs: dict[str, Any]) -> list[int]:
     return tokens
 
 
-@pytest.mark.parametrize(
-    ("exit_layer", "plain"), covering(product(EXITS, (0.0, 0.3, 0.8, 1.0)), [(1, 0.3), (2, 0.8), (3, 0.0), (4, 1.0)])
-)
+@pytest.mark.parametrize(("exit_layer", "plain"), covering(product(EXITS, (0.0, 0.3, 0.8, 1.0)), [(1, 0.3), (4, 1.0)]))
 def test_identical_in_every_order_of_rounds(
     llava: Any, inputs: dict[str, Any], expected: list[int], exit_layer: int, plain: float
 ) -> None:
@@ -94,7 +91,7 @@ def test_a_head_with_kv_takes_up_what_it_missed(
     assert drafted == accepted > 8 and sum(r.drafted == 0 for r in method.last.rounds) >= 2
 
 
-@pytest.mark.parametrize("head", covering([*HEADS, None], REPRESENTATIVE))
+@pytest.mark.parametrize("head", covering([*HEADS, None], ["eagle"]))
 def test_heads_draft_as_after_a_prefill(
     llava: Any, inputs: dict[str, Any], expected: list[int], head: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +118,7 @@ def test_heads_draft_as_after_a_prefill(
         assert late == seen[0] and len(late) == 4
 
 
+@pytest.mark.slow  # what is told of rounds without a stop is beside the output
 def test_never_stopping_drafts_to_gamma_in_every_round(llava: Any, inputs: dict[str, Any], expected: list[int]) -> None:
     method = adaptive(oracle_draft(llava, 2), Scripted(1, 1.0))
     assert method.stops

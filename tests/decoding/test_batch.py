@@ -255,6 +255,7 @@ def test_confidence_stop(llava: Any, batch: Any, expected: Any, stop_below: floa
     assert decode(llava, batch, method) == expected
 
 
+@pytest.mark.slow  # in the default run, four rows are of two lengths
 def test_one_row_and_equal_rows(llava: Any, singles: Any, expected: Any) -> None:
     assert decode(llava, singles[0], FastVLM(ragged_draft(llava, 2), gamma=4)) == expected[:1]
     alike = collate([singles[0], singles[3]], 0)  # equally long: no mask at first, one after the first ragged round

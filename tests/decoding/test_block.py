@@ -115,6 +115,7 @@ def test_it_drafts_as_after_a_prefill(
         assert count > 1 and torch.allclose(seen[0][1][:count], first[:count], atol=1e-3), "the KV of layers and head"
 
 
+@pytest.mark.slow  # in the default run, both say what the target says
 def test_its_first_place_is_what_fastvlm_drafts(llava: Any, inputs: Any, expected: list[int]) -> None:
     found = []
     for method in (FastVLM(random_block(llava, 3), gamma=1), Block(random_block(llava, 3), gamma=1)):

@@ -29,7 +29,7 @@ def deferring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("deferring")
 @pytest.mark.parametrize(("exit_layer", "gamma"), covering(
-    [(n, g) for n in (1, 2, 3, 4) for g in (1, 3, 8)], [(1, 1), (3, 8)]
+    [(n, g) for n in (1, 2, 3, 4) for g in (1, 3, 8)], [(3, 8)]
 ))  # fmt: skip
 def test_the_output_is_the_targets(llava: Any, inputs: dict[str, Tensor], exit_layer: int, gamma: int) -> None:
     method = FastVLM(oracle_draft(llava, exit_layer), gamma=gamma)
@@ -156,7 +156,7 @@ class Behind(Clock):
 
 
 @pytest.mark.usefixtures("deferring")
-@pytest.mark.parametrize("kind", ["fastvlm", "control"])
+@pytest.mark.parametrize("kind", covering(["fastvlm", "control"], ["fastvlm"]))
 def test_drafting_ends_behind_its_last_pass(llava: Any, inputs: dict[str, Tensor], kind: str) -> None:
     """By the host's clock the last draft pass of a full round would be a part of the verification."""
     passed: list[int] = []

@@ -72,6 +72,7 @@ def test_it_is_standard_decoding(
         assert drafts_of_its_own(method) > 3
 
 
+@pytest.mark.slow  # processors are the engine's: test_identity.py has them in the default run
 def test_processors_see_the_drafts_before(llava: Any, target: Any, inputs: Any) -> None:
     """A copy drafts what the target says only if a penalty sees, for each draft, those that stand before it."""
     options = {"repetition_penalty": 2.5, "no_repeat_ngram_size": 2}
@@ -175,6 +176,7 @@ def rows(model: Any, batch: Any, method: Any, **options: Any) -> list[list[int]]
     return [row.token_ids for row in method.trace.rows]
 
 
+@pytest.mark.slow  # rows are the engine's: test_batch.py has them in the default run
 def test_ragged_rows(llava: Any, target: Any, alike: Any, singles: Any) -> None:
     wanted, batch = [generate(llava, single, count=COUNT) for single in singles], collate(singles, 0)
     method = drafting(alike, target, *singles, gamma=5)
@@ -233,6 +235,7 @@ def test_rows_of_families(name: str) -> None:
     assert drafts_of_its_own(method, every=5, **never) > 5 and min(stood(method)) > 5
 
 
+@pytest.mark.slow  # the default run has a model that drafts with another's prompt, and a family
 def test_a_family_drafts_for_another() -> None:
     torch.manual_seed(0)
     words = spelling("<image>")
@@ -390,6 +393,7 @@ def test_a_state_that_cannot_be_rolled_back_is_refused(
         generate(llava, inputs, drafting(alike, target, inputs), 4)
 
 
+@pytest.mark.slow  # a corner: contexts of draft models are seldom so short
 def test_a_full_context_ends_drafting(llava: Any, target: Any, alike: Any, inputs: Any) -> None:
     second = copy.deepcopy(alike)
     second.config.text_config.max_position_embeddings = inputs["input_ids"].shape[1] + 9

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from families.builders import build
 from state_heads import head_config, save_head
 
@@ -17,9 +18,10 @@ def rotary(head: HeadFormat) -> Rotary:
     return Rotary(layer_config(head), head.sections, bool(head.rope.get("mrope_interleaved")))
 
 
-@pytest.mark.parametrize(("family", "sections"), [
-    ("qwen2_vl", [2, 2, 2]), ("qwen2_5_vl", [1, 3, 2]), ("qwen3_vl", [2, 2, 2]), ("qwen3_5", [2, 2, 2]),
-])  # fmt: skip
+AXES = [("qwen2_vl", [2, 2, 2]), ("qwen2_5_vl", [1, 3, 2]), ("qwen3_vl", [2, 2, 2]), ("qwen3_5", [2, 2, 2])]
+
+
+@pytest.mark.parametrize(("family", "sections"), covering(AXES, AXES[1:3]))
 def test_three_axes(family: str, sections: list[int], tmp_path: Any) -> None:
     model, _, _ = build(family)
     own: Any = model.model.language_model.rotary_emb

@@ -53,8 +53,8 @@ class Case:
             return decode(self.model, self.inputs, method, **self.options, **options)
 
 
-QUICK = [("qwen2_5_vl", "eagle3"), ("qwen3_5", "mtp")]
-"""`eagle` is what the quick tests of batches take."""
+QUICK = [("qwen2_5_vl", "eagle3")]
+"""`eagle` is what the quick tests of batches take, and `mtp` those of its checkpoints."""
 EACH = [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow, id="-".join(case)) for case in CASES]
 
 
@@ -138,6 +138,7 @@ def test_the_prompt_is_read_within_the_prefill(case: Case, monkeypatch: pytest.M
     assert seen[1] == (1, False) and all(count <= 3 and not fill for count, fill in seen[1:])
 
 
+@pytest.mark.slow  # a corner: one family has such a token
 def test_a_placeholder_beyond_the_lm_head(tmp_path: Path) -> None:
     """Mllama's image token has an embedding, but no logit."""
     model, inputs, expected = build("mllama")
@@ -156,6 +157,7 @@ def test_a_model_with_several_streams_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow  # an option of heads with embeddings of their own
 def test_what_a_head_reads_of_an_image_can_be_chosen(tmp_path: Path) -> None:
     """Where the head has embeddings of its own, text is read from them, and an image from the target or as a word."""
     model, inputs, expected = build("llava")

@@ -249,7 +249,12 @@ HIDDEN = "stale entry above the exit"
 """In bfloat16, one stale entry among fifty moves the logits of the self-check by less than rounding."""
 
 
-@pytest.mark.parametrize("name", covering(MUTANTS, lambda name: name not in ("scaled by 0.9", "scaled by 0.8")))
+QUICK = ("scaled by 0.95", "position off by one", "misses the token before", HIDDEN, "one entry too many",
+         "state of the round before")  # fmt: skip
+"""One of each kind: a layer's output, a position, the mask, the rollback's entries and their number, kept states."""
+
+
+@pytest.mark.parametrize("name", covering(MUTANTS, QUICK))
 def test_a_fault_is_refused_at_loading(subject: Subject, monkeypatch: Patch, name: str) -> None:
     MUTANTS[name](monkeypatch, subject.model)
     said = refusal(subject)
@@ -305,7 +310,7 @@ def rows_exchanged(patch: Patch) -> None:
     patch.setattr(Move, "keys", lambda self, *given: real(self, *given).flip(0))
 
 
-@pytest.mark.parametrize("mutant", covering([moved_by_one, sees_padding, rows_exchanged, None], [moved_by_one, None]))
+@pytest.mark.parametrize("mutant", covering([moved_by_one, sees_padding, rows_exchanged, None], [moved_by_one]))
 def test_a_fault_of_the_batch_is_refused_at_loading(
     subject: Subject, monkeypatch: Patch, mutant: Callable[[Patch], None] | None
 ) -> None:

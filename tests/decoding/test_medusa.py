@@ -136,6 +136,7 @@ def test_eos_and_limits(llava: Any, inputs: Any, expected: list[int], place: int
         assert generate(llava, inputs, Known(llava, [expected], spoiled, topk=topk), place + 1) == expected[: place + 1]
 
 
+@pytest.mark.slow  # in the default run, drafts stand and fall
 def test_perfect_heads_draft_everything(llava: Any, inputs: Any, expected: list[int]) -> None:
     for topk in (1, 2):
         method = Known(llava, [expected], 0.0, topk=topk)
@@ -266,6 +267,7 @@ def test_sampling_keeps_the_targets_distribution(target: Any, prompt: Any, said:
     assert sum(abs(found.get(s, 0.0) - wanted.get(s, 0.0)) for s in {*found, *wanted}) / 2 < 1e-5
 
 
+@pytest.mark.slow  # test_sampling.py has such mutants in the default run
 def test_a_draft_drawn_from_elsewhere_would_be_seen(target: Any, prompt: Any, said: Any) -> None:  # noqa: F811
     class Wrong(Medusa):
         """Says of its drafts that every token was as likely, though they were drawn from the heads' distributions."""

@@ -119,6 +119,7 @@ def test_noise_beyond_what_rounding_explains_makes_no_near_tie(
         assert found["epsilon"] == pytest.approx(epsilon, abs=0.02 * largest if model.dtype != torch.float32 else 1e-5)
 
 
+@pytest.mark.slow  # in the default run, no unsteady target excuses it
 @HALF
 @pytest.mark.parametrize("place", covering([0, PLACE], [PLACE]))
 def test_noise_of_blocks_excuses_no_larger_gap_and_not_the_first_token(

@@ -68,6 +68,7 @@ def test_a_batch(llava: Any, batch: dict[str, Any]) -> None:  # noqa: F811
     assert all(check(row) > 0 for row in rows)
 
 
+@pytest.mark.slow  # in the default run, as many are told as were rejected
 def test_where_nothing_is_rejected_nothing_is_told(llava: Any, inputs: dict[str, Any]) -> None:
     for method in (FastVLM(oracle_draft(llava, 2, spoiled=0.0), gamma=4), Control(gamma=4)):
         (row,) = measure(method, llava, inputs, COUNT).rows

@@ -6,6 +6,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from covering import covering
 from torch import Tensor, UntypedStorage
 
 from fastvlm_bench.engine.scratch import Scratch
@@ -66,7 +67,7 @@ def test_what_lives_at_different_times_lies_in_the_same_place() -> None:
     assert scratch.nbytes == before and tape.nbytes == 4 * SIZE, "a longer pass takes the places of the shorter one"
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", covering(range(12), range(4)))
 def test_passes_that_share_it_give_what_each_gives_alone(seed: int) -> None:
     scratch = Scratch()
     passes = [(run, *taped(run, scratch)) for run in (random(seed), random(seed + 100), chain)]

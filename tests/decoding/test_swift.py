@@ -79,6 +79,7 @@ def test_it_is_the_same_each_time_and_reset_forgets(target: Any, inputs: dict[st
     assert story(Swift(gamma=4, skip=0.25, share=0.9, seed=2)) != first
 
 
+@pytest.mark.slow  # a corner: a share of nothing
 def test_with_no_share_it_tries_nothing(target: Any, inputs: dict[str, Tensor]) -> None:
     method = Swift(gamma=4, skip=0.25, share=0.0)
     generate(target, inputs, method, 24)

@@ -101,10 +101,11 @@ class Faulty(HfPromptLookup):
         raise self.error
 
 
-@pytest.mark.parametrize(
-    "error", [AttributeError("no attribute 'num_hidden_layers'"), TypeError("x"), KeyError("y"), IndexError("z"),
-              NotImplementedError(), AssertionError("a\nb"), UsageError("u")]
-)  # fmt: skip
+RAISED = [AttributeError("no attribute 'num_hidden_layers'"), TypeError("x"), KeyError("y"), IndexError("z"),
+          NotImplementedError(), AssertionError("a\nb"), UsageError("u")]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", covering(RAISED, [RAISED[0], RAISED[5]]))
 def test_whatever_it_raises_fails_its_sample_alone(llava: Any, inputs: dict[str, Tensor], error: Exception) -> None:
     lines = run(llava, inputs, Faulty(error))
     failed = [line["error"] for line in lines if line["method"] == "fastvlm"]

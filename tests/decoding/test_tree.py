@@ -60,7 +60,7 @@ OPTIONS: list[dict[str, Any]] = [{}, {"repetition_penalty": 1.3}, {"no_repeat_ng
 CASES = [(options, seed) for options in OPTIONS for seed in range(3)]
 
 
-@pytest.mark.parametrize(("options", "seed"), covering(CASES, zip(OPTIONS, range(3), strict=True)))
+@pytest.mark.parametrize(("options", "seed"), covering(CASES, list(zip(OPTIONS, range(3), strict=True))[1:]))
 def test_it_is_standard_decoding(llava: Any, inputs: dict[str, Any], options: dict[str, Any], seed: int) -> None:
     known = generate(llava, inputs, count=COUNT, **options)
     method = RandomTrees(known, seed)

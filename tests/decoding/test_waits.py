@@ -102,12 +102,13 @@ def test_standard_waits_once_a_token(llava: Any, inputs: dict[str, Tensor]) -> N
     assert [(reads, sends) for _, reads, sends in found] == [(1, 0)] * 11
 
 
-@pytest.mark.parametrize(
-    "method", [
-        lambda llava: FastVLM(oracle_draft(llava, 2), gamma=GAMMA), lambda llava: LayerSkip(2, gamma=GAMMA),
-        lambda llava: Control(gamma=GAMMA), lambda llava: some_skipped(gamma=GAMMA),
-    ],
-)  # fmt: skip
+UNRULED: list[Callable[[Any], Method]] = [
+    lambda llava: FastVLM(oracle_draft(llava, 2), gamma=GAMMA), lambda llava: LayerSkip(2, gamma=GAMMA),
+    lambda llava: Control(gamma=GAMMA), lambda llava: some_skipped(gamma=GAMMA),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", covering(UNRULED, [UNRULED[0], UNRULED[2]]))
 @pytest.mark.usefixtures("deferring")
 def test_what_no_rule_looks_at_stays_on_the_device(
     llava: Any, inputs: dict[str, Tensor], method: Callable[[Any], Method]
@@ -127,15 +128,16 @@ def draws(method: Method) -> Callable[[Round], int]:
     return (lambda done: done.drafted + 1) if head is not None else (lambda done: 0)
 
 
+RULED: list[Callable[[Any, float], Method]] = [
+    lambda llava, stop: FastVLM(oracle_draft(llava, 2), gamma=GAMMA, stop_below=stop),
+    lambda llava, stop: LayerSkip(2, gamma=GAMMA, stop_below=stop),
+    lambda llava, stop: some_skipped(gamma=GAMMA, stop_below=stop),
+    lambda llava, stop: Adaptive(oracle_draft(llava, 2), gamma=GAMMA),
+]
+
+
 @pytest.mark.parametrize("stop_below", covering([0.0, 1e-9], [1e-9]))
-@pytest.mark.parametrize(
-    "method", [
-        lambda llava, stop: FastVLM(oracle_draft(llava, 2), gamma=GAMMA, stop_below=stop),
-        lambda llava, stop: LayerSkip(2, gamma=GAMMA, stop_below=stop),
-        lambda llava, stop: some_skipped(gamma=GAMMA, stop_below=stop),
-        lambda llava, stop: Adaptive(oracle_draft(llava, 2), gamma=GAMMA),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("method", covering(RULED, [RULED[0], RULED[3]]))
 def test_a_rule_costs_one_wait_a_drafted_token(
     llava: Any, inputs: dict[str, Tensor], method: Callable[[Any, float], Method], stop_below: float
 ) -> None:
@@ -166,7 +168,7 @@ def test_drafts_that_are_copied_cost_one_wait_a_round(llava: Any, inputs: dict[s
     assert others == [(1, 0)] * len(others)
 
 
-@pytest.mark.parametrize("stop_below", [0.0, 1e-9])
+@pytest.mark.parametrize("stop_below", covering([0.0, 1e-9], [1e-9]))
 def test_draws_are_looked_at_one_by_one(llava: Any, inputs: dict[str, Tensor], stop_below: float) -> None:
     """A draw must not meet a NaN, so the device is asked before; then the token is read, and its probability."""
     torch.manual_seed(0)

@@ -122,6 +122,7 @@ def test_rows_are_what_they_are_alone(family: Any) -> None:
     assert accepted > 50 and rejected > 20
 
 
+@pytest.mark.slow  # in the default run, rows of a plain decoder do
 def test_rows_end_at_different_times(family: Any) -> None:
     model, batch, _, expected = family
 
@@ -150,6 +151,7 @@ def test_self_check(family: Any) -> None:
         assert batch_self_check(model, singles, Draft(exit_layer, None)) < 1e-4
 
 
+@pytest.mark.slow  # in the default run, a batch of a plain decoder has heads
 def test_heads(family: Any, request: pytest.FixtureRequest) -> None:
     model, batch, _, expected = family
     limited = request.node.callspec.params["family"] in NO_ATTENTION_HEAD

@@ -69,6 +69,7 @@ def test_perfect_draft(family: Any) -> None:
     assert 3 <= len(method.last.rounds) <= 3 + said
 
 
+@pytest.mark.slow  # in the default run, heads that attend follow plain decoders
 def test_attention_head(family: Any, request: pytest.FixtureRequest) -> None:
     model, inputs, expected = family
     refused = NO_ATTENTION_HEAD.get(request.node.callspec.params["family"], ())

@@ -1,5 +1,7 @@
 """Token ids of every family's prompt: those that transformers itself makes of the message, BOS included."""
 
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -41,7 +43,9 @@ ADDED = {"llava", "llava_next", "idefics2", "nemotron_h_omni"}
 """Families whose template leaves BOS to the tokenizer, which adds it to a text unless told not to."""
 
 
+@cache
 def target_of(name: str) -> Target:
+    """No test changes it."""
     if package := unmade(name):
         pytest.skip(f"its processor needs {package}")
     model, _ = FAMILIES[name]()
@@ -161,7 +165,7 @@ def test_a_tokenizer_as_llama_has_it() -> None:
     tokenizer = hf.PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
     )
-    target = target_of("llava")
+    target = replace(target_of("llava"))
     target.processor = hf.LlavaProcessor(
         target.processor.image_processor, tokenizer, patch_size=8, vision_feature_select_strategy="default",
         num_additional_image_tokens=1, chat_template=PUBLISHED["llava"].template,

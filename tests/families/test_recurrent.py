@@ -151,6 +151,7 @@ def _whole(one: recurrent_state.Pass) -> Any:
     return lambda _: one.replay(one.tokens)
 
 
+@pytest.mark.slow  # in the default run, a draft of a recurrent model is verified
 def test_other_arms(family: Family) -> None:
     model, inputs, expected = family
     for gamma in (0, 3):

@@ -95,6 +95,7 @@ def target(saved: Saved) -> Target:
     return load_target(str(saved[1]), device="cpu")
 
 
+@pytest.mark.slow  # test_turns_run.py has turns in the default run
 def test_mmspec_of_several_turns(saved: Saved, call: Callable[..., Any], tmp_path: Path) -> None:
     """MMSpec's own files, small: the tokens of each turn are standard decoding's, or the family is refused by name."""
     name, folder, _ = saved
@@ -150,6 +151,7 @@ def test_half_precision(saved: Saved, call: Callable[..., Any], tmp_path: Path) 
     assert outcomes <= {"identical", "near-tie", "unsteady"}, f"{name}: {outcomes}"
 
 
+@pytest.mark.slow  # test_mixing.py and test_run.py name what differs, in the default run
 def test_a_changed_option_is_not_resumed(call: Callable[..., Any], tmp_path: Path) -> None:
     """Each option of loading that changes what is measured is part of the resume check."""
     options = ["run", "--limit", "2", "--warmup", "0", "--threads", "1", "--max-new-tokens", "4", "-m", "standard"]

@@ -35,6 +35,7 @@ def judged(model: Any, inputs: dict[str, Any], method: Any, reference: list[int]
     return judge_output(model, inputs, tokens, reference, limit=COUNT, passes=passes)
 
 
+@pytest.mark.slow  # it guards the builders of the tests, not the tool
 def test_the_familys_instance_selects_for_real() -> None:
     model, inputs = made(0)
     everything, _ = made(0, index_topk=512)

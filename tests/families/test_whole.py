@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.models.whole import computed, load_weights, sort_unexpected
 
-FAST = ("qwen2_vl", "blip2_t5")
+FAST = ("qwen2_vl",)
 BETWEEN = re.compile(
     r"projector|connector|merger|qformer|projection|image_to_text|aligner|adapter|embed_vision|mlp1|hmlp"
 )

@@ -126,6 +126,7 @@ def test_recorded_passes_of_a_cpu_exclude_it(tmp_path: Path, capsys: pytest.Capt
     assert "--compile and --engine graphs exclude each other on a CPU" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow  # test_graphs.py drops a generation in the default run
 def test_a_sample_in_which_something_was_compiled_is_decoded_once_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

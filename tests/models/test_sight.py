@@ -29,6 +29,7 @@ def small() -> tuple[sight.Sight, Tensor]:
     return sight.Sight(config), torch.randn(len(words()), WIDTH)
 
 
+@pytest.mark.slow  # the committed sight is final; test_resume.py stops trainings
 def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for stops in ([4], [2, 4]):
@@ -45,6 +46,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path, mon
     assert any(not torch.equal(one, small()[0].state_dict()[name]) for name, one in found[0].items())
 
 
+@pytest.mark.slow  # the committed sight is final
 def test_the_last_projector_comes_near_the_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a tower that tells all words apart, also where its states are far from any embedding."""
     model, embeddings = small()

@@ -17,6 +17,8 @@ from fastvlm_bench.cli.app import app
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.report.compare import print_comparison
 
+pytestmark = pytest.mark.usefixtures("quick_bounds")
+
 ROOT = Path(__file__).parents[2]
 Write = Callable[..., None]
 

@@ -21,6 +21,8 @@ from fastvlm_bench.report.html import html_of, write_html
 from fastvlm_bench.report.one_screen import short_labels
 from fastvlm_bench.report.plots import write_plots
 
+pytestmark = pytest.mark.usefixtures("quick_bounds")
+
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden-v1"
 

@@ -13,6 +13,9 @@ from hostile_texts import HOSTILE, hostile
 from fastvlm_bench.records.record import read_run
 from fastvlm_bench.report.html import write_html
 
+pytestmark = [pytest.mark.usefixtures("quick_bounds"), pytest.mark.slow]
+"""A browser takes seconds to start; test_html.py reads the pages themselves in the default run."""
+
 GOLDEN = Path(__file__).parent / "golden-v1"
 TITLE = "document.querySelector('#detail h3').textContent"
 LISTED = "[...document.querySelectorAll('#list li span:first-child')].map(e => e.textContent)"
@@ -43,7 +46,6 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 400])
 def test_tables_sort_and_nothing_scrolls_sideways(width: int, page: Page, golden: Path) -> None:
     shown(page, golden, width=width)
@@ -102,7 +104,6 @@ def test_hostile_texts_do_nothing(page: Page, fake: SimpleNamespace, tmp_path: P
     assert page.run("document.querySelector('.answer .text').textContent") == HOSTILE
 
 
-@pytest.mark.slow
 def test_tokens_are_coloured_by_what_became_of_them(page: Page, fake: SimpleNamespace, tmp_path: Path) -> None:
     """The text of the answer is what was emitted; struck through is what was rejected; each round says its time."""
 
@@ -128,7 +129,6 @@ def test_tokens_are_coloured_by_what_became_of_them(page: Page, fake: SimpleName
     assert line["sample_id"] in page.run(LISTED) and complaints(page, path) == []
 
 
-@pytest.mark.slow
 def test_filters_show_what_differs_and_the_worst_first(page: Page, fake: SimpleNamespace, tmp_path: Path) -> None:
     def change(line: dict[str, Any]) -> dict[str, Any]:
         if line["method"] == "fastvlm" and line["sample_id"] == "005":
@@ -166,7 +166,6 @@ def test_filters_show_what_differs_and_the_worst_first(page: Page, fake: SimpleN
     assert complaints(page, path) == []
 
 
-@pytest.mark.slow
 def test_what_differs_is_marked_from_its_own_runs_reference_on(
     page: Page, fake: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -188,7 +187,6 @@ def test_what_differs_is_marked_from_its_own_runs_reference_on(
     assert page.run(cards) == ["B: standard", "B: early-exit (lossy)"] and complaints(page, path) == []
 
 
-@pytest.mark.slow
 def test_texts_of_some_rounds_alone_are_boxes_and_no_error(page: Page, fake: SimpleNamespace, tmp_path: Path) -> None:
     """A record that knows the texts of the first tokens only, for whatever reason."""
     path = tmp_path / "report.html"

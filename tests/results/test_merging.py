@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from covering import covering
 from typer.testing import CliRunner
 
 from fastvlm_bench.analysis.verdict import judge, judged_rows
@@ -67,7 +68,7 @@ def stripped(run: Run) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in ("seq", "crc32", "shard")} for line in run.lines]
 
 
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("size", covering([1, 3], [3]))
 def test_merged_shards_are_the_run_of_one_process(fake: SimpleNamespace, tmp_path: Path, size: int) -> None:
     meta, lines = whole(fake, size)
     with RunWriter.create(tmp_path / "whole", meta) as writer:

@@ -16,6 +16,8 @@ from fastvlm_bench.cli.app import app
 from fastvlm_bench.errors import WriteFailed
 from fastvlm_bench.records.storage import write_atomically, write_output
 
+pytestmark = pytest.mark.usefixtures("quick_bounds")
+
 COMMANDS = {
     "export": ("export", "{run}", "--out", "{out}"), "latex": ("export", "{run}", "-f", "latex", "-o", "{out}"),
     "audit": ("audit", "{audit}", "-f", "csv", "--out", "{out}"), "show": ("show", "{run}", "--svg", "{out}.svg"),
@@ -103,7 +105,8 @@ def test_a_dash_is_the_standard_output(command: str, places: dict[str, str], tmp
 
 
 def run_with_csv(csv: str, tmp_path: Path, *more: str) -> Any:
-    asked = ["run", "--suite", "vqav2", "--limit", "1", "--warmup", "0", "--threads", "1", "-q", "-m", "standard"]
+    asked = ["run", "--suite", "vqav2", "--limit", "1", "--warmup", "0", "--threads", "1", "-q", "-m", "standard",
+             "--engine", "eager"]  # fmt: skip
     return CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "out"), "--csv", csv, *more])
 
 

@@ -14,6 +14,8 @@ from fastvlm_bench.cli import app as application
 from fastvlm_bench.cli.streams import Patient, make_patient
 from fastvlm_bench.records.record import read_run
 
+pytestmark = pytest.mark.usefixtures("quick_bounds")
+
 BRIEF = ("run", "--suite", "vqav2", "--limit", "2", "--warmup", "0", "--threads", "1", "-m", "standard")
 
 
@@ -72,7 +74,10 @@ def test_a_run_is_measured_whole_and_its_files_are_written(
     assert b"Traceback" not in (tmp_path / "told").read_bytes() if (tmp_path / "told").exists() else True
 
 
-@pytest.mark.parametrize("arguments", [("report",), ("report", "--details"), ("export",), ("suites",), ("methods",)])
+@pytest.mark.parametrize("arguments", [
+    ("report",), pytest.param(("report", "--details"), marks=pytest.mark.slow), ("export",),
+    *(pytest.param((command,), marks=pytest.mark.slow) for command in ("suites", "methods")),
+])  # fmt: skip
 def test_a_full_disk_under_the_output_is_told(
     fake: SimpleNamespace, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:

@@ -82,6 +82,7 @@ def test_an_ascii_terminal_gets_every_page(folder: Path) -> None:
     report(folder, "methods", PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
 
 
+@pytest.mark.slow  # test_an_ascii_terminal_gets_ascii has a locale, too
 def test_numbers_keep_their_point_under_a_comma_locale(folder: Path) -> None:
     """`locale` is never asked: the numbers are those of the C locale, whatever LC_ALL says and whether it exists."""
     plain = forked(folder)
@@ -95,9 +96,10 @@ def test_numbers_keep_their_point_under_a_comma_locale(folder: Path) -> None:
     assert done.stdout == "1234.50 1.50\n"
 
 
-@pytest.mark.parametrize(
-    "arguments", [("report",), ("report", "--details"), ("show",), ("export", "--format", "samples-csv")]
-)
+@pytest.mark.parametrize("arguments", [
+    ("report",), *(pytest.param(arguments, marks=pytest.mark.slow)
+                   for arguments in (("report", "--details"), ("show",), ("export", "--format", "samples-csv"))),
+])  # fmt: skip
 def test_a_closed_pipe_is_no_error(folder: Path, arguments: tuple[str, ...]) -> None:
     """As in `fastvlm-bench report | head -1`: the reader leaves before everything is written."""
     reader, writer = os.pipe()

@@ -3,15 +3,19 @@
 import csv
 import io
 import unicodedata
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
+from covering import covering
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
 from fastvlm_bench.records.run_folders import new_folder_name
 from fastvlm_bench.report.csv_text import to_csv
 from fastvlm_bench.visible import note, visible
+
+pytestmark = pytest.mark.usefixtures("quick_bounds")
 
 ORDERS = {
     "colour": "\x1b[31mred", "title": "\x1b]0;mine\x07", "clipboard": "\x1b]52;c;aGk=\x07", "C1": "\x9b2J",
@@ -27,10 +31,12 @@ def test_no_control_character_is_left(order: str) -> None:
     assert visible(shown) == shown
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("arguments", [
-    ("report",), ("report", "--details"), ("show",), ("export", "-f", "latex"), ("export", "-f", "markdown"),
-])  # fmt: skip
+SHOWN = [("report",), ("report", "--details"), ("show",), ("export", "-f", "latex"), ("export", "-f", "markdown")]
+
+
+@pytest.mark.parametrize(("arguments", "order"), covering(
+    product(SHOWN, ORDERS), [*product(SHOWN[2:3], ORDERS), *product(SHOWN, list(ORDERS)[:1])]
+))  # fmt: skip
 def test_reports_of_a_hostile_record(fake: SimpleNamespace, arguments: tuple[str, ...], order: str) -> None:
     def change(line: dict[str, object]) -> dict[str, object]:
         return line | {"text": f"{ORDERS[order]} [red]x[/p3] {line['text']}"}

@@ -86,6 +86,7 @@ def test_training(name: str, tmp_path: Path) -> None:
         assert differing <= 1, "float16 on disk may turn a close call"
 
 
+@pytest.mark.slow  # it guards the builders of the tests, not the tool
 def test_heads_differ() -> None:
     """The raw exit is not the target: there is something to learn in these builds."""
     model, inputs, expected = build("llava")
@@ -129,6 +130,7 @@ def test_shared_kv_is_trained_at_its_exit_and_refused_beyond() -> None:
         trainer.prepare(texts)
 
 
+@pytest.mark.slow  # in the default run, heads of a plain decoder have two routes
 @pytest.mark.parametrize("kind", covering(["attention", "eagle"], ["eagle"]))
 def test_recurrent_layers_are_trained_through_by_both_routes(kind: str) -> None:
     """A head that copies a recurrent layer gets the same gradients by both routes, packed and through the cache."""

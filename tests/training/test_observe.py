@@ -49,10 +49,10 @@ def test_both_routes_see_the_same(target: Target, examples: list[Example]) -> No
     assert observer.choose_route(examples) < 1e-4 and observer.packs
 
 
-EACH_HEAD = [(kind, (1, 3)[number % 2]) for number, kind in enumerate(HEADS)]
+FEW = [("mlp", 1), ("attention", 3), ("eagle", 3), ("block", 1)]
 
 
-@pytest.mark.parametrize(("kind", "exit_layer"), covering(product(HEADS, (1, 3)), EACH_HEAD))
+@pytest.mark.parametrize(("kind", "exit_layer"), covering(product(HEADS, (1, 3)), FEW))
 def test_both_routes_imitate_the_same(target: Target, examples: list[Example], kind: str, exit_layer: int) -> None:
     torch.manual_seed(0)
     head = new_head(kind, target.model, exit_layer)
@@ -124,7 +124,7 @@ TAILS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "change"), covering(TAILS, TAILS[1:4]))
+@pytest.mark.parametrize(("name", "change"), covering(TAILS, TAILS[2:4]))
 def test_tail_is_the_targets_own(name: str, change: Callable[[Any, nn.Module], None]) -> None:
     """Compared with the logits that `generate` itself chose from, whatever a family does to them."""
     own = Given(name)

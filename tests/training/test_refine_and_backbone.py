@@ -136,6 +136,7 @@ def test_phase_1(
     assert (halves / "head.safetensors").read_bytes() == (out / "head.safetensors").read_bytes()
 
 
+@pytest.mark.slow  # test_trainer.py halves micro-batches in the default run
 def test_phase_1_without_memory(
     given: dict[str, Any], examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,

@@ -18,7 +18,7 @@ from forked import in_child
 
 from fastvlm_bench.analysis.prediction import PassCosts
 from fastvlm_bench.errors import BenchError, UsageError
-from fastvlm_bench.training import answers, backbone, costs, fit, trainer, updates
+from fastvlm_bench.training import answers, backbone, costs, fit, outcome, trainer, updates
 from fastvlm_bench.training.folder import TrainingFolder
 from fastvlm_bench.training.settings import TrainSettings
 
@@ -40,6 +40,7 @@ def priced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "measure_costs", lambda *_: COSTS)
     monkeypatch.setattr(updates, "SAVE_EVERY_S", -1.0)
     monkeypatch.setattr(backbone, "SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(outcome, "draw_curve", lambda *_: None)  # test_outcome.py has the pictures
 
 
 def weights(out: Path) -> dict[str, bytes]:
@@ -264,6 +265,7 @@ def test_early_stop_is_early_after_a_kill_too(given: dict[str, Any], tmp_path: P
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
 
 
+@pytest.mark.slow  # test_trainer.py has the loss that names its samples
 def test_loss_that_is_not_finite_ends_in_one_line(
     given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
