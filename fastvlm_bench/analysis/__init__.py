@@ -36,6 +36,7 @@ remedies.py     what to do about a draft that does not pay
 floors.py       the bounds that a run must keep, for scripts
 verdict.py      all warnings; VALID or INVALID
 comparison.py   what `compare` computes
+packed.py       of the first of compared runs as much as the others are compared with
 comparable.py   which runs it shows when none is named
 best_cell.py    of a sweep: the fastest cell, and which cannot be told from it
 batch_sizes.py  runs at several batch sizes as rows

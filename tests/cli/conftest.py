@@ -1,6 +1,6 @@
 """The command line in this process: torch and the embedded model are loaded once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,26 @@ import pytest
 from typer.testing import CliRunner
 
 from fastvlm_bench.cli.app import app
+from fastvlm_bench.engine import graphs
+
+KEEP_AUTO = ("test_run", "test_engine", "test_sweep")
+"""Tests of the main command, of the engine, and of many methods together have the engine that users have."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quickly(quick_bounds: None) -> None:
     """These tests look at what commands do and say: results has the tests of the numbers."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def eagerly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """To record passes takes longer than the few tokens that most of these tests decode."""
+    if request.path.stem in KEEP_AUTO:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "GRAPHS_ON", frozenset({"cuda"}))
+        yield
 
 
 @pytest.fixture
