@@ -1,8 +1,9 @@
 """The group `speedup` of a row: the reference's seconds divided by an arm's, with intervals and a word for each."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from operator import attrgetter
 
 from fastvlm_bench.analysis.arms import Measured, Pair
@@ -128,7 +129,6 @@ def speedup_of(paired: Sequence[Pair] | None, sampled: bool) -> Speedup:
               for ours, theirs in units if ours.e2e_s > 0]  # fmt: skip
     logs = [math.log(ratio) if ratio > 0 else 0.0 for ratio in ratios]
     odd = set(outliers(logs)) if len(logs) == len(units) else set()
-    kept = [pair for place, pair in enumerate(units) if place not in odd]
     each = by_invocation(paired, sampled) if len(_invocations(paired)) > 1 else []
     return Speedup(
         decode_speedup_geomean=decode,
@@ -138,7 +138,7 @@ def speedup_of(paired: Sequence[Pair] | None, sampled: bool) -> Speedup:
         speedup_by_invocation=tuple(each) if len(each) > 1 else (),
         speedup_between=geometric_mean_ratio(each, [1.0] * len(each)) if len(each) > 1 else None,
         outliers=len(odd),
-        e2e_speedup_without_outliers=speedups(kept, geometric_mean_ratio, sampled)[1] if odd else None,
+        e2e_speedup_without_outliers=geometric_mean_ratio(*_without(odd, of_e2e)) if odd else None,
         ratio_spread=relative_spread(ratios),
         e2e_speedup_ceiling=amdahl_ceiling([theirs for _, theirs in units]),
     )
@@ -173,6 +173,13 @@ def _seconds(units: Sequence[Pair], per_token: bool) -> tuple[Compared, Compared
         return (compared(decoding, lambda of: decode_seconds(of, True)),
                 compared(units, lambda of: e2e_seconds(of, True)))  # fmt: skip
     return compared(decoding, attrgetter("decode_s")), compared(units, attrgetter("e2e_s"))
+
+
+def _without(odd: Collection[int], compared: Compared) -> Compared:
+    """What is compared, without the observations at these places."""
+    theirs_s, ours_s, images = compared
+    kept = [place not in odd for place in range(len(images))]
+    return list(compress(theirs_s, kept)), list(compress(ours_s, kept)), list(compress(images, kept))
 
 
 def decode_seconds(of: Measured, per_token: bool) -> float:

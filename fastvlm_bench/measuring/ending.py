@@ -5,6 +5,7 @@ from typing import Any
 
 from fastvlm_bench.analysis.verdict import judge
 from fastvlm_bench.records import document_frequencies
+from fastvlm_bench.records.compact import uncollected
 from fastvlm_bench.records.document_frequencies import Documents
 from fastvlm_bench.records.record import Run, RunWriter, read_run
 from fastvlm_bench.report.export import run_markdown, save
@@ -25,7 +26,8 @@ def end_run(writer: RunWriter, outcome: str, error: str | None, documents: Mappi
         run = read_run(writer.folder)
     fields: dict[str, Any] = {"error": error}
     if run.lines:
-        verdict = judge(run, status=outcome)
+        with uncollected():
+            verdict = judge(run, status=outcome)
         failed = sum(line["error"] is not None for line in run.lines)
         fields |= {
             "verdict": verdict.as_dict(), "warnings": [notice.as_dict() for notice in verdict.warnings],

@@ -7,6 +7,7 @@ from fastvlm_bench import metrics
 from fastvlm_bench.analysis.arms import Arm, arms, scored, sum_rounds
 from fastvlm_bench.analysis.quality import score
 from fastvlm_bench.analysis.verdict import judge
+from fastvlm_bench.records.compact import uncollected
 from fastvlm_bench.records.record import Run
 from fastvlm_bench.report.csv_text import csv_lines
 from fastvlm_bench.visible import waited
@@ -47,9 +48,10 @@ def sample_values(run: Run) -> Iterable[dict[str, Any]]:
              for suite in run.meta["suites"] for sample in suite["samples"]}  # fmt: skip
     reference = {(x["suite"], x["sample_id"], x["repeat"]): x["token_ids"]
                  for x in run.lines if x["method"] == run.meta["reference"]}  # fmt: skip
-    own_arms = arms(run)
-    scores, status = scores_by_line(run, own_arms), judge(run, own=own_arms).status
-    del own_arms
+    with uncollected():
+        own_arms = arms(run)
+        scores, status = scores_by_line(run, own_arms), judge(run, own=own_arms).status
+        del own_arms
     for line in waited(run.lines, len(run.lines), "writing samples"):
         suite, sample = known[line["suite"], line["sample_id"]]
         base, ids, done = reference.get((line["suite"], line["sample_id"], line["repeat"])), line["token_ids"], {}
