@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
+from operator import itemgetter
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -189,19 +190,30 @@ def told_apart(meta: Mapping[str, Any], key: str, arm: Arm) -> Mapping[str, Any]
 
 def arms(run: Run) -> list[Arm]:
     """The arms of a run, by suite and then method, in the order of `run.json`."""
-    found: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
-    for line in sorted(run.lines, key=lambda line: line["repeat"]):
-        found.setdefault((line["suite"], line["method"]), {}).setdefault(line["sample_id"], []).append(line)
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for line in sorted(run.lines, key=itemgetter("repeat")):
+        found.setdefault((line["suite"], line["method"]), []).append(line)
     own = []
     for suite in run.meta["suites"]:
         references = {sample["sample_id"]: tuple(sample["references"]) for sample in suite["samples"]}
         for method in run.meta["methods"]:
-            own.append(_arm(suite, method, found.pop((suite["name"], method["label"]), {}), references))
+            lines = _by_sample(found.pop((suite["name"], method["label"]), []))
+            own.append(_arm(suite, method, lines, references))
     return own
 
 
+def _by_sample(lines: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Mapping[str, Any], ...]]:
+    alone: dict[str, tuple[Mapping[str, Any], ...]] = {line["sample_id"]: (line,) for line in lines}
+    if len(alone) == len(lines):  # a data set is mostly measured once
+        return alone
+    repeated: dict[str, list[Mapping[str, Any]]] = {}
+    for line in lines:
+        repeated.setdefault(line["sample_id"], []).append(line)
+    return {name: tuple(own) for name, own in repeated.items()}
+
+
 def _arm(
-    suite: Mapping[str, Any], method: Mapping[str, Any], lines: Mapping[str, list[dict[str, Any]]],
+    suite: Mapping[str, Any], method: Mapping[str, Any], lines: Mapping[str, tuple[Mapping[str, Any], ...]],
     references: Mapping[str, tuple[str, ...]],
 ) -> Arm:  # fmt: skip
     """references: by sample id. The arms of a suite share them."""
@@ -230,19 +242,19 @@ def whole_id(sample: Mapping[str, Any]) -> str:
 
 
 def measured_of(
-    sample: Mapping[str, Any], references: tuple[str, ...], lines: Sequence[Mapping[str, Any]]
+    sample: Mapping[str, Any], references: tuple[str, ...], lines: tuple[Mapping[str, Any], ...]
 ) -> Measured:  # fmt: skip
     """One sample of an arm. sample: its entry in the suite. lines: one per repeat, in their order."""
-    if len(lines) == 1:  # a data set is mostly measured once
-        (line,) = lines
+    if len(lines) == 1:
+        line = lines[0]
         ttft_s, decode_s = line["ttft_s"], line["decode_s"]
-        return Measured(sample["sample_id"], sample["image_id"], references, (line,), len(line["token_ids"]), ttft_s,
+        return Measured(sample["sample_id"], sample["image_id"], references, lines, len(line["token_ids"]), ttft_s,
                         decode_s, ttft_s + decode_s)  # fmt: skip
     return Measured(
         sample_id=sample["sample_id"],
         image_id=sample["image_id"],
         references=references,
-        lines=tuple(lines),
+        lines=lines,
         **medians(lines),
     )
 
@@ -266,12 +278,15 @@ def pairs(arm: Arm, reference: Arm) -> Pairs:
 
     Of a sample of several turns there is a pair for each turn, or none at all.
     """
-    both = [(ours, reference.measured.get(sample_id)) for sample_id, ours in arm.measured.items()]
-    fitting = [(ours, theirs) for ours, theirs in both if theirs is not None and _same_repeats(ours, theirs)]
+    fitting, alone = list[Pair](), set[str]()
+    for sample_id, ours in arm.measured.items():
+        theirs = reference.measured.get(sample_id)
+        if theirs is not None and _same_repeats(ours, theirs):
+            fitting.append((ours, theirs))
+        else:
+            alone.add(ours.dialog)
     if arm.single and reference.single:
         return Pairs(fitting, single=True)
-    kept = {ours.sample_id for ours, _ in fitting}
-    alone = {ours.dialog for ours, _ in both if ours.sample_id not in kept}
     return Pairs((ours, theirs) for ours, theirs in fitting if ours.dialog not in alone)
 
 
@@ -289,6 +304,11 @@ def by_dialog(paired: Sequence[Pair]) -> list[list[Pair]]:
     for pair in paired:
         found.setdefault(pair[0].dialog, []).append(pair)
     return list(found.values())
+
+
+def count_samples(paired: Sequence[Pair]) -> int:
+    """How many samples the pairs are of; one may have several turns."""
+    return len(paired) if isinstance(paired, Pairs) and paired.single else len(by_dialog(paired))
 
 
 def same_samples(paired: Sequence[Pair]) -> int:

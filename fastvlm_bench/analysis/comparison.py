@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fastvlm_bench.analysis.arms import Arm, Measured, arms, by_dialog, pairs, same_samples
+from fastvlm_bench.analysis.arms import Arm, Measured, arms, count_samples, pairs, same_samples
 from fastvlm_bench.analysis.batches import batch_size
 from fastvlm_bench.analysis.bounds import Steps, together
 from fastvlm_bench.analysis.generation import generation_notes, in_force
@@ -213,7 +213,7 @@ def _compared(
     decode, e2e = speedups(paired, geometric_mean_ratio, row.settings.sampled)
     steps = [compare_quality(metric, arm, paired, margin) for metric in arm.suite["metrics"]]
     same = None if row.settings.sampled else same_samples(paired)
-    return ComparedRow(run, row, against.method["label"], decode, e2e, (), same, len(by_dialog(paired))), steps
+    return ComparedRow(run, row, against.method["label"], decode, e2e, (), same, count_samples(paired)), steps
 
 
 def _pairs(arm: Arm, against: Arm) -> list[tuple[Measured, Measured]]:

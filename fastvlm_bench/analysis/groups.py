@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from fastvlm_bench.analysis.arms import Arm, arms, by_dialog, pairs, same_samples
+from fastvlm_bench.analysis.arms import Arm, arms, count_samples, pairs, same_samples
 from fastvlm_bench.analysis.quality import group_names
 from fastvlm_bench.analysis.speedup import speedups
 from fastvlm_bench.analysis.statistics import Estimate, divide, geometric_mean_ratio
@@ -48,4 +48,4 @@ def _row(group: str, arm: Arm, reference: Arm, sampled: bool) -> GroupRow:
     alpha, tau = divide(rounds.accepted, rounds.tested), divide(rounds.emitted, rounds.rounds)
     samples = len({sample.dialog for sample in arm.measured.values()})
     return GroupRow(group, arm.method["label"], samples, decode, e2e, same_samples(paired),
-                    len(by_dialog(paired)), alpha, tau)  # fmt: skip
+                    count_samples(paired), alpha, tau)  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 from fastvlm_bench.analysis.arms import Arm, Measured, measured_of
 
 COMPARED = ("repeat", "invocation", "token_ids", "text", "ranks", "ttft_s", "decode_s", "batch", "dialog")
-"""The fields of a line that a sample of another run is compared with."""
+"""The fields of a line that a sample of another run is compared with. Both are scored by that run's references."""
 
 
 class Packed(Mapping[str, Measured]):
@@ -31,9 +31,8 @@ class Packed(Mapping[str, Measured]):
 
     def __getitem__(self, key: str) -> Measured:
         of_lines = marshal.loads(self._packed[key])
-        lines = [dict(zip(self._names[kind], values, strict=True)) for kind, *values in of_lines]
-        sample = self._samples[key]
-        return measured_of(sample, tuple(sample["references"]), lines)
+        lines = (dict(zip(self._names[kind], values, strict=True)) for kind, *values in of_lines)
+        return measured_of(self._samples[key], (), tuple(lines))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._packed)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fastvlm_bench.analysis.arms import Measured, Pair, by_dialog, same_samples
+from fastvlm_bench.analysis.arms import Measured, Pair, Pairs, by_dialog, same_samples
 from fastvlm_bench.analysis.statistics import rule_of_three
 
 OUTCOMES = ("near-tie", "unsteady", "violation", "unchecked")
@@ -55,15 +55,17 @@ def sameness_of(paired: Sequence[Pair] | None, sampled: bool) -> Sameness:
     judged = Sameness(near_ties=near, unsteady=unsteady, violations=violations, unchecked=unchecked)
     if sampled:
         return judged
-    differing = [(ours, ours.divergence(theirs)) for ours, theirs in paired
-                 if not (ours.same_tokens(theirs) or _follows(ours))]  # fmt: skip
+    same = [ours.same_tokens(theirs) for ours, theirs in paired]
+    differing = [(ours, ours.divergence(theirs)) for (ours, theirs), equal in zip(paired, same, strict=True)
+                 if not (equal or _follows(ours))]  # fmt: skip
+    single = isinstance(paired, Pairs) and paired.single
     return replace(
         judged,
-        identical=same_samples(paired),
+        identical=sum(same) if single else same_samples(paired),
         different_rate_upper=None if differing else rule_of_three(len({ours.image_id for ours, _ in paired})),
         diverged=tuple(f"{ours.sample_id}@{index}" for ours, index in differing),
-        near_tie_margin=_margin(paired),
-        other_contexts=sum(_after_others(turns) for turns in by_dialog(paired) if len(turns) > 1),
+        near_tie_margin=_margin(paired) if near else None,
+        other_contexts=0 if single else sum(_after_others(turns) for turns in by_dialog(paired) if len(turns) > 1),
     )
 
 
