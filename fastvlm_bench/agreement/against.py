@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from fastvlm_bench.agreement.guesses import Text
 from fastvlm_bench.agreement.pricing import Prices
 from fastvlm_bench.agreement.sources import Source
-from fastvlm_bench.analysis.arms import Arm, arms, pairs, sum_rounds, told_apart
+from fastvlm_bench.analysis.arms import Arm, arms, pairs, told_apart
 from fastvlm_bench.analysis.best_cell import is_cell
 from fastvlm_bench.analysis.prediction import PassCosts
+from fastvlm_bench.analysis.round_sums import sum_rounds
 from fastvlm_bench.analysis.statistics import divide
 from fastvlm_bench.errors import UsageError
 from fastvlm_bench.records.record import Run

@@ -3,6 +3,7 @@
 May import the rooms below `decoding`, and never brings torch.
 
 arms.py         groups the lines of a run by suite and method, and pairs them with the reference's
+round_sums.py   sums over the rounds of lines
 batches.py      puts the lines of one batch together again
 summary.py      from records to rows: a row is a suite x method, and its numbers are in the groups below
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastvlm_bench import metrics
-from fastvlm_bench.analysis.arms import Arm, arms, sum_rounds
+from fastvlm_bench.analysis.arms import Arm, arms
 from fastvlm_bench.analysis.batches import batch_size
 from fastvlm_bench.analysis.differences import IDENTICAL
 from fastvlm_bench.analysis.quality import Quality
+from fastvlm_bench.analysis.round_sums import sum_rounds
 from fastvlm_bench.analysis.statistics import Estimate, ratio_of_totals
 from fastvlm_bench.analysis.summary import Row, summarise
 from fastvlm_bench.analysis.verdict import invalid_reasons, row_reasons

@@ -1,7 +1,7 @@
-"""Measured samples of an arm of which only what another run is compared with is kept, in a few bytes each.
+"""Measured samples of an arm of which only what another run is compared with is kept, as bytes.
 
-Of a data set's run the objects of all lines take a gigabyte. Packed, a sample takes 200 bytes, and is made again
-whenever it is looked at.
+Of a data set's run the objects of all lines take a gigabyte. Packed, a sample takes a few hundred bytes, and is
+made again whenever it is looked at.
 """
 
 import marshal

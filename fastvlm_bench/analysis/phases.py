@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastvlm_bench.analysis.arms import Arm, RoundSums, sum_rounds, told_apart
+from fastvlm_bench.analysis.arms import Arm, told_apart
+from fastvlm_bench.analysis.round_sums import RoundSums, sum_rounds
 from fastvlm_bench.analysis.statistics import divide
 
 PHASES = ("vision", "prefill", "draft", "verify", "other")

@@ -111,6 +111,10 @@ def group_names(suite: Mapping[str, Any]) -> list[str]:
     return found if len(found) > 1 else []
 
 
+_Texts = tuple[list[str], list[str], list[tuple[str, ...]], list[str]]
+"""Of each pair our text, the reference's, the references that both are scored by, and the image."""
+
+
 def compare_quality(metric: str, arm: Arm, paired: Sequence[Pair] | None, margin: float = MARGIN) -> Steps[Quality]:
     """The metric of an arm and its difference over the pairs (ours, reference); None or no pairs give no difference.
 
@@ -119,14 +123,14 @@ def compare_quality(metric: str, arm: Arm, paired: Sequence[Pair] | None, margin
     what waits for its weights holds no pairs.
     """
     try:
-        quality, differing = _alone(metric, arm, paired)
+        quality, differing = _without_difference(metric, arm, paired)
     except Exception as error:
         quality, differing = Quality(metric, None, None, "", failure=failure_of(error)), None
     return _with_difference(quality, arm.suite, differing, margin)
 
 
 def _with_difference(
-    quality: Quality, suite: Mapping[str, Any], differing: "_Texts | None", margin: float
+    quality: Quality, suite: Mapping[str, Any], differing: _Texts | None, margin: float
 ) -> Steps[Quality]:  # fmt: skip
     if differing is None:
         return quality
@@ -144,11 +148,7 @@ def failure_of(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
 
 
-_Texts = tuple[list[str], list[str], list[tuple[str, ...]], list[str]]
-"""Of each pair our text, the reference's, the references that both are scored by, and the image."""
-
-
-def _alone(metric: str, arm: Arm, paired: Sequence[Pair] | None) -> tuple[Quality, _Texts | None]:
+def _without_difference(metric: str, arm: Arm, paired: Sequence[Pair] | None) -> tuple[Quality, _Texts | None]:
     """The metric over all measured samples of the arm, and the texts of the pairs (ours, reference) if any differ."""
     own = list(arm.measured.values())
     found, reason = attempt(metric, arm.suite, [s.text for s in own], [s.references for s in own])

@@ -91,16 +91,11 @@ def _pieces(line: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
-
-
 def _seconds(line: Mapping[str, Any]) -> list[str]:
     problems = []
     for name in ("ttft_s", "prefill_s", "decode_s"):
-        value = line[name]
-        if not (type(value) is float and 0 <= value < math.inf) and not _is_time(value):
-            problems.append(f"{name} is {value!r}, not a time")
+        if not isinstance(line[name], int | float) or not math.isfinite(line[name]) or line[name] < 0:
+            problems.append(f"{name} is {line[name]!r}, not a time")
     if problems:
         return problems
     inside = math.fsum([r[4] + r[5] for r in line["rounds"]])

@@ -49,8 +49,8 @@ def csv_lines(header: Sequence[str], rows: Iterable[Iterable[Any]], excel_safe: 
             text = f"'{text}"
         return '"' + text.replace('"', '""') + '"' if QUOTED.search(text) else text
 
-    strange, simple = QUOTED.search, None if excel_safe else str
-    for row in chain([header], rows):  # of a data set there are 50 million cells, most of them empty or simple
+    as_they_are = () if excel_safe else (str,)
+    for row in chain([header], rows):  # of a data set there are millions of cells, most of them empty or simple
         yield ",".join(["" if value is None else repr(value) if type(value) in NUMBERS
-                        else value if type(value) is simple and not strange(value) else cell(value)
+                        else value if type(value) in as_they_are and not QUOTED.search(value) else cell(value)
                         for value in row]) + "\n"  # fmt: skip

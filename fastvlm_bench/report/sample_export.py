@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from fastvlm_bench import metrics
-from fastvlm_bench.analysis.arms import Arm, arms, scored, sum_rounds
+from fastvlm_bench.analysis.arms import Arm, arms, scored
 from fastvlm_bench.analysis.quality import score
+from fastvlm_bench.analysis.round_sums import sum_rounds
 from fastvlm_bench.analysis.verdict import judge
 from fastvlm_bench.records.compact import uncollected
 from fastvlm_bench.records.record import Run

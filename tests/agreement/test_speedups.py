@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from covering import covering
 
 from fastvlm_bench.agreement.against import check_against, compare
 from fastvlm_bench.agreement.guesses import Guess, Text
@@ -63,11 +64,12 @@ def test_a_hierarchy_by_hand(prices: Prices) -> None:
     assert hierarchies([upper], [2], Matrix((upper,), ((None,),), (0.9,)), prices) == []
 
 
-def test_the_dynamic_programme_is_brute_force() -> None:
+@pytest.mark.parametrize("count", covering([6, 12], [6]))
+def test_the_dynamic_programme_is_brute_force(count: int) -> None:
     """On random costs and agreements, of all hierarchies with all numbers, by the recursion written out."""
     draws = random.Random(0)
     longer = 0
-    for _ in range(6):
+    for _ in range(count):
         layers, sources = 10, [Source(layer, "raw") for layer in (1, 3, 6, 8)]
         head = draws.uniform(0.005, 0.05)
         raw = {n: PassCosts(1.0, n / layers + head, [(layers - n) / layers * (1 + k / 20) + head for k in range(9)])
@@ -96,7 +98,7 @@ def test_the_dynamic_programme_is_brute_force() -> None:
         assert found[0].speedup >= every * (1 - 1e-9)
         assert len(found[0].levels) > 3 or found[0].speedup == pytest.approx(every)
         longer += len(found[0].levels) > 2
-    assert 0 < longer < 6, "now two exits are best, now more"
+    assert 0 < longer < count, "now two exits are best, now more"
 
 
 def test_expected_tokens_of_a_round() -> None:

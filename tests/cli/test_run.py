@@ -37,7 +37,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
         *FEW, "--limit", "2", "--warmup", "0", "--max-new-tokens", "8", "--suite", "coco-caption", "--suite", "vqav2",
         "--out", str(out), "--csv", str(out / "table.csv"),
     ]  # fmt: skip
-    for method in ("fastvlm", "layerskip", "early-exit", "hf-generate"):
+    for method in ("fastvlm", "fastvlm:head=mlp", "layerskip", "early-exit", "hf-generate"):
         arguments += ["--method", method]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "100"})
     assert result.exit_code == 0, result.output
@@ -56,13 +56,13 @@ def test_table(ran: Any) -> None:
 def test_record(ran: Any) -> None:
     _, _, run = ran
     assert run.meta["status"] == "success" and run.meta["verdict"]["status"] in ("VALID", "INVALID")
-    assert len(run.lines) == 2 * 2 * 5 and not any(line["error"] for line in run.lines)
+    assert len(run.lines) == 2 * 2 * 6 and not any(line["error"] for line in run.lines)
     assert run.meta["model"]["weights_sha256"] and run.meta["environment"]["threads"] == 1
     by_key: dict[tuple[str, str], dict[str, list[int]]] = {}
     for line in run.lines:
         by_key.setdefault((line["suite"], line["sample_id"]), {})[line["method"]] = line["token_ids"]
     for tokens in by_key.values():
-        for method in ("fastvlm", "layerskip", "hf-generate"):
+        for method in ("fastvlm", "fastvlm:head=mlp", "layerskip", "hf-generate"):
             assert tokens[method] == tokens["standard"]
 
 
@@ -121,8 +121,8 @@ def test_custom_generate_for_users() -> None:
 
 def test_csv_and_exports(ran: Any, call: Callable[..., Any]) -> None:
     _, out, run = ran
-    assert len((out / "table.csv").read_text().splitlines()) == 1 + 2 * 5
-    assert len((out / "table-samples.csv").read_text().splitlines()) >= 1 + 2 * 2 * 5
+    assert len((out / "table.csv").read_text().splitlines()) == 1 + 2 * 6
+    assert len((out / "table-samples.csv").read_text().splitlines()) >= 1 + 2 * 2 * 6
     for kind, piece in (
         ("csv", "decode_speedup_geomean"),
         ("latex", "\\toprule"),

@@ -310,7 +310,7 @@ def rows_exchanged(patch: Patch) -> None:
     patch.setattr(Move, "keys", lambda self, *given: real(self, *given).flip(0))
 
 
-@pytest.mark.parametrize("mutant", covering([moved_by_one, sees_padding, rows_exchanged, None], [moved_by_one]))
+@pytest.mark.parametrize("mutant", covering([moved_by_one, sees_padding, rows_exchanged, None], [moved_by_one, None]))
 def test_a_fault_of_the_batch_is_refused_at_loading(
     subject: Subject, monkeypatch: Patch, mutant: Callable[[Patch], None] | None
 ) -> None:

@@ -200,7 +200,7 @@ def test_testing_against_the_lowest_levels_distribution_would_be_seen(target: An
 
 
 FULL = ("qwen2_5_vl", "blip2_t5")
-QUICK_FAMILIES = ("qwen3_5",)
+QUICK_FAMILIES = ("qwen2_5_vl", "qwen3_5")
 REFUSED = ("qwen3_5",)
 MORE = (
     "mllama", "llava_next", "idefics3", "paligemma2", "blip2", "glm4v", "lfm2_vl", "gemma4", "llama4", "florence2",

@@ -298,7 +298,8 @@ def test_a_run_records_what_was_asked_for_in_vain(asks: Any, tmp_path: Path) -> 
     folder = asks(num_beams=4, early_stopping=True, repetition_penalty=1.1, return_dict_in_generate=True)
     result = CliRunner().invoke(app, [
         "run", "-s", "coco-caption", "--model", folder, "--limit", "1", "--max-new-tokens", "2", "--warmup", "0",
-        "-m", "standard", "-m", "hf-generate", "--threads", "1", "--engine", "eager", "--out", str(tmp_path),
+        "-m", "standard", "-m", "layerskip:exit_layer=1", "-m", "hf-generate", "--threads", "1", "--engine", "eager",
+        "--out", str(tmp_path),
     ])  # fmt: skip
     assert result.exit_code == 0, result.output
     (made,) = [path for path in tmp_path.iterdir() if (path / "run.json").is_file()]

@@ -126,7 +126,7 @@ def test_every_kind_is_drawn_within_its_square_and_in_its_colour() -> None:
 
 def test_things_stay_in_their_cells() -> None:
     """Outside of the occupied cells (and a shadow's height below) the picture is the empty landscape."""
-    for scene in scenes(30, seed=3):
+    for scene in scenes(60, seed=3):
         pixels, empty = np.asarray(render(scene)), np.asarray(landscape(scene.place, scene.time, scene.view))
         assert pixels.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
         changed = (pixels != empty).any(axis=-1)

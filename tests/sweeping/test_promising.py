@@ -24,7 +24,7 @@ def listened(llava: Any, inputs: dict[str, Any], draft: Draft) -> Any:
 def test_rounds_of_the_raw_exit(llava: Any, inputs: dict[str, torch.Tensor]) -> None:
     text = listened(llava, inputs, Draft(3, None))
     assert len(text.right) == COUNT - 1 and not all(text.right)
-    for gamma, stop in ((5, 0.0), (5, 0.02)):
+    for gamma, stop in ((1, 0.0), (5, 0.0), (5, 0.02)):
         method = FastVLM(Draft(3, None), gamma=gamma, stop_below=stop)
         generate(llava, inputs, method, COUNT)
         assert method.last is not None

@@ -78,7 +78,7 @@ def test_two_recipes_together_are_each_alone(target: Target, examples: list[Exam
 def test_micro_batch_does_not_change_the_gradients(target: Target, examples: list[Example]) -> None:
     found = []
     boosted = [{"mlp-exit2": [1.0 + BOOST] * e.taught} if n == 1 else {} for n, e in enumerate(examples[:5])]
-    for micro in (8, 2):  # of five texts, so that the last of the small ones holds one
+    for micro in (8, 2, 1):
         trainer = new_trainer(target, ["mlp", "attention"], examples, micro=micro)
         loss = trainer._backward(examples[:5], boosted, micro)
         found.append((gradients(trainer), loss))
